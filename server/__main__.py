@@ -1,0 +1,83 @@
+"""python -m server [serve | check | settings]"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from server import __version__, config
+from server.config import Settings
+from server.errors import LinesideError, StartError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m server", description="Lineside: recognition for the production line."
+    )
+    parser.add_argument("--version", action="version", version=f"lineside {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    serve = commands.add_parser("serve", help="serve the models over HTTP (the default)")
+    check = commands.add_parser("check", help="validate settings and bundles, say what would serve")
+    commands.add_parser("settings", help="print the table of settings")
+    for command in (serve, check):
+        command.add_argument("--config", type=Path, help="TOML file of settings")
+        for row in config.described():
+            text = (
+                f"{row.help} ({row.unit + ', ' if row.unit else ''}default {row.default or 'none'})"
+            )
+            command.add_argument(row.flag, dest=row.name, metavar="VALUE", help=text)
+    return parser
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    names = [row.name for row in config.described()]
+    flags = {name: value for name in names if (value := getattr(args, name)) is not None}
+    return config.load(os.environ, flags, args.config)
+
+
+def _serve(settings: Settings) -> int:
+    from server.serving import run
+    from server.startup import application, prepare
+
+    run(settings, application, prepare(settings))
+    return 0
+
+
+def _check(settings: Settings) -> int:
+    from server.startup import check
+
+    for line in check(settings):
+        print(line)
+    return 0
+
+
+def _print_settings() -> int:
+    print("| setting | environment | flag | type | default | unit | what |")
+    print("|---|---|---|---|---|---|---|")
+    for row in config.described():
+        cells = (f"`{row.name}`", f"`{row.env}`", f"`{row.flag}`", row.type, row.default, row.unit)
+        print("| " + " | ".join([*cells, row.help]) + " |")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 well, 1 a server that could not start or go on, 2 wrong use."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or (
+        arguments[0].startswith("--") and arguments[0] not in ("--help", "--version")
+    ):
+        arguments.insert(0, "serve")
+    args = _parser().parse_args(arguments)
+    try:
+        if args.command == "settings":
+            return _print_settings()
+        settings = _settings(args)
+        return _serve(settings) if args.command == "serve" else _check(settings)
+    except (StartError, LinesideError) as error:
+        print(f"lineside: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The image in a request's body, and the options beside it."""
+
+import io
+from typing import IO, TypeVar
+
+import msgspec
+from flask import Request, request
+
+from server.errors import InvalidFieldError, MissingFieldError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+FILE_FIELDS = ("file", "image")
+
+
+class InMemoryRequest(Request):
+    """Keeps uploaded files in memory: bodies are bounded, and an SD card should not be written to
+    for each frame."""
+
+    def _get_file_stream(
+        self,
+        total_content_length: int | None,
+        content_type: str | None,
+        filename: str | None = None,
+        content_length: int | None = None,
+    ) -> IO[bytes]:
+        return io.BytesIO()
+
+
+def read_image() -> bytes:
+    """The image of this request: multipart field `file` or `image`, or the raw body.
+
+    Raises MissingFieldError where there is none.
+    """
+    kind = request.mimetype
+    if kind == "multipart/form-data":
+        for name in FILE_FIELDS:
+            if name in request.files:
+                stream = request.files[name].stream
+                assert isinstance(stream, io.BytesIO)
+                return stream.getvalue()
+        raise MissingFieldError("the form has no file field named `file` or `image`")
+    if kind == "application/x-www-form-urlencoded":
+        raise MissingFieldError(
+            "no image: send it as the multipart field `file`, or as the body with"
+            " Content-Type: image/jpeg"
+        )
+    data = request.get_data(cache=False)
+    if not data:
+        raise MissingFieldError(
+            "no image: send it as the multipart field `file`, or as the request's body"
+        )
+    return data
+
+
+def read_options(kind: type[T]) -> T:
+    """`kind` from the query string and, where the body is a form, from its fields.
+
+    Raises InvalidFieldError naming a value that can't be used. Fields that `kind` does not know
+    are left alone.
+    """
+    values = request.args.to_dict()
+    if request.mimetype == "multipart/form-data":
+        values = {**request.form.to_dict(), **values}
+    known = {name: values[name] for name in kind.__struct_fields__ if values.get(name)}
+    try:
+        return msgspec.convert(known, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidFieldError(str(error)) from None

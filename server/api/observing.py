@@ -1,0 +1,52 @@
+"""Around every request: an id, the time it took, its count, its log line."""
+
+import logging
+import re
+import time
+import uuid
+
+from flask import Flask, Response, g, request
+
+from server.observe.logs import LOGGER
+from server.observe.metrics import Metrics
+
+logger = logging.getLogger(LOGGER)
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+# Scrapes and probes come every few seconds and say nothing of the line.
+QUIET = ("/metrics", "/livez", "/readyz")
+
+
+def observe_requests(app: Flask, metrics: Metrics) -> None:
+    """Counts, times and logs every request of `app`; takes the caller's X-Request-Id where it is
+    a plain name of at most 64 characters, else makes one."""
+
+    @app.before_request
+    def start() -> None:
+        g.started = time.perf_counter()
+        given = request.headers.get("X-Request-Id", "")
+        g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        seconds = time.perf_counter() - g.started
+        route = request.url_rule.rule if request.url_rule else "unmatched"
+        metrics.requests.labels(route, str(response.status_code)).inc()
+        metrics.request_duration.labels(route).observe(seconds)
+        if "error_code" in g and g.get("is_frame"):
+            metrics.refused.labels(g.error_code).inc()
+        response.headers["X-Request-Id"] = g.request_id
+        level = logging.DEBUG if request.path in QUIET else logging.INFO
+        if logger.isEnabledFor(level):
+            fields = {
+                "request_id": g.request_id,
+                "method": request.method,
+                "path": request.path,
+                "status": response.status_code,
+                "ms": round(seconds * 1000, 2),
+                **g.get("log_fields", {}),
+            }
+            if "error_code" in g:
+                fields["code"] = g.error_code
+            logger.log(level, "request", extra={"fields": fields})
+        return response

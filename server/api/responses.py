@@ -1,0 +1,89 @@
+"""Answers as bytes: JSON by msgspec, and the one shape of every error."""
+
+import logging
+import math
+
+import msgspec
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from server.errors import LinesideError
+from server.observe.logs import LOGGER
+
+logger = logging.getLogger(LOGGER)
+
+HTTP_CODES = {
+    400: "BAD_REQUEST",
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    408: "REQUEST_TIMEOUT",
+    411: "LENGTH_REQUIRED",
+    413: "BODY_TOO_LARGE",
+    415: "UNSUPPORTED_MEDIA_TYPE",
+    429: "RATE_LIMITED",
+}
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """What went wrong: a stable code for programs, a sentence for people."""
+
+    code: str
+    message: str
+    request_id: str
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """The shape of every error of Lineside's own routes."""
+
+    error: ErrorBody
+
+
+def to_json(value: object, status: int = 200) -> Response:
+    """`value` as a JSON response; NaN and infinity become null."""
+    return Response(msgspec.json.encode(value), status, content_type="application/json")
+
+
+def error_answer(status: int, code: str, message: str) -> Response:
+    """The error shape, with this request's id, remembered for the metrics and the log line."""
+    g.error_code = code
+    return to_json(ErrorAnswer(ErrorBody(code, message, g.get("request_id", ""))), status)
+
+
+def _known(error: LinesideError) -> Response:
+    response = error_answer(error.status, error.code, error.message)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return response
+
+
+def _http(error: HTTPException) -> Response:
+    status = error.code or 500
+    messages = {
+        404: f"there is nothing at {request.path}",
+        405: f"{request.method} is not possible at {request.path}",
+        413: "the request body, or one of its fields, is larger than this server takes",
+    }
+    message = messages.get(status, error.description or error.name)
+    response = error_answer(
+        status, HTTP_CODES.get(status, error.name.upper().replace(" ", "_")), message
+    )
+    if isinstance(allow := getattr(error, "valid_methods", None), list | tuple | set):
+        response.headers["Allow"] = ", ".join(sorted(allow))
+    return response
+
+
+def _unknown(error: Exception) -> Response:
+    """What we did not foresee: the caller learns the request id, the log learns the rest."""
+    logger.error(
+        "request failed", exc_info=error, extra={"fields": {"request_id": g.get("request_id", "")}}
+    )
+    return error_answer(
+        500, "INTERNAL", "the server failed; the log says why under this request id"
+    )
+
+
+def register_errors(app: Flask) -> None:
+    """Makes `app` answer every error in the one shape."""
+    app.register_error_handler(LinesideError, _known)
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(Exception, _unknown)

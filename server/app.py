@@ -1,0 +1,97 @@
+"""The factory: puts the parts together and does nothing else."""
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+from flask import Flask
+
+from server import config
+from server.api import health, models, recognize
+from server.api.body import InMemoryRequest
+from server.api.observing import observe_requests
+from server.api.responses import register_errors
+from server.config import Settings
+from server.errors import NotReadyError
+from server.observe.logs import LOGGER
+from server.observe.metrics import Metrics
+from server.recognition.admission import Admission
+from server.recognition.cores import granted_cores
+from server.recognition.frame import Limits
+from server.recognition.interpreter import InterpreterPool
+from server.recognition.manifest import MODEL, Bundle
+from server.recognition.recognizer import STAGES, Recognizer
+from server.store.bundles import BundleStore
+
+logger = logging.getLogger(LOGGER)
+
+
+def pool_size(settings: Settings) -> int:
+    """Interpreters a model: as set, or one a granted core."""
+    return settings.interpreters or granted_cores()
+
+
+def make_store(settings: Settings, metrics: Metrics, admission: Admission) -> BundleStore:
+    """The model repository of `settings`, whose models share `admission` and tell `metrics`."""
+    limits = Limits(max_pixels=settings.max_pixels, max_side=settings.max_side)
+    on_stage = metrics.on_stage(STAGES)
+
+    def load(bundle: Bundle) -> Recognizer:
+        started = time.perf_counter()
+        pool = InterpreterPool(
+            bundle.model_path, pool_size(settings), settings.threads_per_interpreter
+        )
+        recognizer = Recognizer(bundle, pool, admission, limits, on_stage)
+        recognizer.warm_up()
+        recognizer.check_golden()
+        seconds = time.perf_counter() - started
+        manifest = bundle.manifest
+        metrics.loaded(manifest, manifest.sha256.get(MODEL, ""), seconds)
+        metrics.interpreters.inc(pool.size)
+        logger.info(
+            "model loaded",
+            extra={
+                "fields": {
+                    "model": f"{manifest.name}/{manifest.version}",
+                    "seconds": round(seconds, 3),
+                    "interpreters": pool.size,
+                }
+            },
+        )
+        return recognizer
+
+    return BundleStore(Path(settings.models), settings.model, load, settings.recipe)
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The WSGI application; without `settings`, those of the environment.
+
+    The default model is loaded by a thread of its own, so that /livez answers meanwhile. Raises
+    StartError where settings or the models folder are unusable.
+    """
+    settings = settings or config.load(os.environ)
+    metrics = Metrics()
+    admission = Admission(pool_size(settings), settings.max_waiting)
+    metrics.watch(admission)
+    store = make_store(settings, metrics, admission)
+
+    app = Flask("server", static_folder=None)
+    app.request_class = InMemoryRequest
+    app.config["MAX_CONTENT_LENGTH"] = int(settings.max_body_mb * 1_000_000)
+    app.config["MAX_FORM_MEMORY_SIZE"] = int(settings.max_body_mb * 1_000_000)
+    observe_requests(app, metrics)
+    register_errors(app)
+    app.register_blueprint(recognize.blueprint(store, settings, metrics))
+    app.register_blueprint(models.blueprint(store))
+    app.register_blueprint(health.blueprint(store, metrics))
+
+    def preload() -> None:
+        try:
+            store.load(store.default)
+        except NotReadyError as error:
+            logger.error("no version may serve", extra={"fields": {"reason": error.message}})
+
+    threading.Thread(target=preload, name="preload", daemon=True).start()
+    return app

@@ -1,0 +1,154 @@
+"""Every setting once: name, type, default, unit, help; read strictly, before the port opens.
+
+Sources in order of increasing precedence: a TOML file, the environment (`LINESIDE_NAME`), flags
+(`--name`). An unknown key or an unusable value is a SettingsError that names it and its source.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from server.errors import SettingsError
+from server.recognition.manifest import Recipe
+
+PREFIX = "LINESIDE_"
+CONFIG = "LINESIDE_CONFIG"
+
+
+def _help(text: str, unit: str = "", **bounds: Any) -> Meta:
+    return Meta(description=text, extra={"unit": unit}, **bounds)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The server's settings; `described()` lists them with their help."""
+
+    host: Annotated[str, _help("address to listen on", min_length=1)] = "127.0.0.1"
+    port: Annotated[int, _help("port to listen on", ge=1, le=65535)] = 8080
+    models: Annotated[str, _help("folder of bundles, NAME/VERSION/ in it", min_length=1)] = "models"
+    model: Annotated[
+        str,
+        _help("bundle that answers when a request names none; where the folder holds only one, it"),
+    ] = "parts"
+    recipe: Annotated[
+        Recipe | None,
+        _help("how a bare model.tflite without bundle.json is fed, as a table of bundle.json"),
+    ] = None
+    interpreters: Annotated[
+        int, _help("interpreters a model; 0: one a core", "interpreters", ge=0, le=256)
+    ] = 0
+    threads_per_interpreter: Annotated[
+        int, _help("threads of each interpreter", "threads", ge=1, le=64)
+    ] = 1
+    max_waiting: Annotated[
+        int, _help("frames that may wait while all interpreters are busy", "frames", ge=0, le=1024)
+    ] = 16
+    max_wait_ms: Annotated[
+        float, _help("longest wait of a frame for an interpreter", "ms", gt=0, le=600_000)
+    ] = 5000.0
+    max_body_mb: Annotated[float, _help("largest request body", "MB", gt=0, le=1024)] = 16.0
+    max_pixels: Annotated[
+        int, _help("most pixels, width times height, of an image", "pixels", ge=1)
+    ] = 50_000_000
+    max_side: Annotated[int, _help("longest side of an image", "pixels", ge=1, le=65_535)] = 16_384
+    default_top_k: Annotated[
+        int, _help("labels in an answer when a request asks for no number", "labels", ge=1, le=1000)
+    ] = 5
+    stop_timeout: Annotated[
+        int, _help("time that frames in hand have to finish after SIGTERM", "s", ge=1, le=600)
+    ] = 30
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _help("least severe line that is logged")
+    ] = "info"
+    log_format: Annotated[Literal["json", "text"], _help("shape of a log line")] = "json"
+
+
+class Described(msgspec.Struct, frozen=True):
+    """One row of the settings table."""
+
+    name: str
+    env: str
+    flag: str
+    type: str
+    default: str
+    unit: str
+    help: str
+
+
+def _type_name(field: msgspec.inspect.Field) -> str:
+    kind = field.type.type if isinstance(field.type, msgspec.inspect.Metadata) else field.type
+    if isinstance(kind, msgspec.inspect.LiteralType):
+        return " or ".join(str(value) for value in kind.values)
+    names = {"IntType": "whole number", "FloatType": "number", "StrType": "text"}
+    return names.get(type(kind).__name__, "table")
+
+
+def described() -> list[Described]:
+    """The settings table, in the order of `Settings`."""
+    rows = []
+    info = msgspec.inspect.type_info(Settings)
+    assert isinstance(info, msgspec.inspect.StructType)
+    hints = get_type_hints(Settings, include_extras=True)
+    for field in info.fields:
+        meta = next(m for m in hints[field.name].__metadata__ if isinstance(m, Meta))
+        rows.append(
+            Described(
+                field.name,
+                PREFIX + field.name.upper(),
+                "--" + field.name.replace("_", "-"),
+                _type_name(field),
+                "" if field.default is None else str(field.default),
+                (meta.extra or {}).get("unit", ""),
+                meta.description or "",
+            )
+        )
+    return rows
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"the settings file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the settings file {path} can't be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"the settings file {path} is not valid TOML: {error}") from None
+
+
+def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
+    kinds = get_type_hints(Settings, include_extras=True)
+    if name not in kinds:
+        raise SettingsError(
+            f"{source}: there is no such setting; `python -m server settings` lists them"
+        )
+    try:
+        if not strict and isinstance(value, str) and name == "recipe":
+            return msgspec.json.decode(value, type=kinds[name])
+        return msgspec.convert(value, kinds[name], strict=strict)
+    except msgspec.DecodeError as error:
+        raise SettingsError(f"{source} can't be {value!r}: {error}") from None
+
+
+def load(
+    environ: Mapping[str, str], flags: Mapping[str, str] | None = None, file: Path | None = None
+) -> Settings:
+    """Settings from `file` (or the one LINESIDE_CONFIG names), `environ` and `flags` (by name).
+
+    Raises SettingsError for an unknown key, an unusable value or a missing file.
+    """
+    if file is None and environ.get(CONFIG):
+        file = Path(environ[CONFIG])
+    values: dict[str, Any] = {}
+    for name, value in (_read_file(file) if file else {}).items():
+        values[name] = _convert(name, value, f"{file}: {name}", strict=True)
+    for key, value in environ.items():
+        if key.startswith(PREFIX) and key != CONFIG:
+            name = key.removeprefix(PREFIX).lower()
+            values[name] = _convert(name, value, key, strict=False)
+    for name, value in (flags or {}).items():
+        values[name] = _convert(name, value, "--" + name.replace("_", "-"), strict=False)
+    return Settings(**values)

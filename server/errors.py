@@ -1,0 +1,88 @@
+"""Every error a caller can meet, each with its code and HTTP status.
+
+One handler (`server.api.responses`) turns any of them into
+``{"error": {"code", "message", "request_id"}}``. The message is written for the caller: it names
+what was wrong and what would be right, and never what only the log should know.
+"""
+
+
+class LinesideError(Exception):
+    """Base of all errors that are answered with a code and a status.
+
+    Attributes:
+        code: stable upper-case name, for programs.
+        status: HTTP status.
+        retry_after: seconds after which trying again makes sense, or None.
+    """
+
+    code = "INTERNAL"
+    status = 500
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+
+
+class BadRequestError(LinesideError):
+    code, status = "BAD_REQUEST", 400
+
+
+class MissingFieldError(BadRequestError):
+    code = "MISSING_FIELD"
+
+
+class InvalidFieldError(BadRequestError):
+    code = "INVALID_FIELD"
+
+
+class NotFoundError(LinesideError):
+    code, status = "NOT_FOUND", 404
+
+
+class ModelNotFoundError(NotFoundError):
+    code = "MODEL_NOT_FOUND"
+
+
+class BodyTooLargeError(LinesideError):
+    code, status = "BODY_TOO_LARGE", 413
+
+
+class ImageTooLargeError(LinesideError):
+    code, status = "IMAGE_TOO_LARGE", 413
+
+
+class UnsupportedImageError(LinesideError):
+    code, status = "UNSUPPORTED_IMAGE", 415
+
+
+class UndecodableImageError(LinesideError):
+    code, status = "UNDECODABLE_IMAGE", 422
+
+
+class OverloadedError(LinesideError):
+    code, status = "OVERLOADED", 503
+
+
+class NotReadyError(LinesideError):
+    code, status = "NOT_READY", 503
+
+
+class DeadlineExceededError(LinesideError):
+    code, status = "DEADLINE_EXCEEDED", 503
+
+
+class SupersededError(LinesideError):
+    code, status = "SUPERSEDED", 503
+
+
+class StartError(Exception):
+    """The server can't start as configured; the message is the one sentence the operator reads."""
+
+
+class SettingsError(StartError):
+    """A setting is unknown or unusable."""
+
+
+class BundleError(StartError):
+    """A model bundle is missing, incomplete, damaged, or doesn't fit its model."""

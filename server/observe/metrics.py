@@ -1,0 +1,99 @@
+"""The server's Prometheus metrics: base units, `_total` on counters, labels from closed sets."""
+
+from collections.abc import Callable, Sequence
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from server.recognition.admission import Admission
+from server.recognition.manifest import Manifest
+from server.recognition.recognizer import Answer
+
+# 1 ms to 10 s: a frame on a PC takes a few ms, one that waits on a loaded Raspberry Pi seconds.
+_MS = (1, 2.5, 5, 7.5, 10, 15, 25, 50, 100, 250, 500, 1000, 1500, 2500, 5000, 10_000)
+SECONDS = tuple(ms / 1000 for ms in _MS)
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
+
+class Metrics:
+    """All metrics in one registry of their own, so that two servers in one process do not mix."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.requests = self._counter("requests_total", "Requests answered", "route", "status")
+        self.request_duration = self._histogram(
+            "request_duration_seconds", "From a request's arrival to its answer", "route"
+        )
+        self.stage_duration = self._histogram(
+            "stage_duration_seconds", "One stage of one frame", "stage"
+        )
+        self.refused = self._counter(
+            "frames_refused_total", "Frames that got no labels, by error code", "reason"
+        )
+        self.waiting = self._gauge("waiting_frames", "Frames waiting for an interpreter")
+        self.busy = self._gauge("busy_interpreters", "Interpreters at work")
+        self.interpreters = self._gauge("interpreters", "Interpreters of all loaded models")
+        self.predictions = self._counter(
+            "predictions_total", "Frames by their best label", "model", "label"
+        )
+        self.verdicts = self._counter("verdicts_total", "Frames by verdict", "model", "verdict")
+        self.confidence = self._histogram(
+            "confidence", "Probability of the best label", "model", buckets=SHARES
+        )
+        self.model_load = self._gauge(
+            "model_load_seconds", "Time to load, warm up and check a version", "model", "version"
+        )
+        self.model_info = self._gauge(
+            "model_info",
+            "1 for each model that serves",
+            *("model", "version", "quantization", "sha256"),
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"lineside_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"lineside_{name}", text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, *labels: str, buckets: Sequence[float] = SECONDS
+    ) -> Histogram:
+        return Histogram(f"lineside_{name}", text, labels, registry=self.registry, buckets=buckets)
+
+    def on_stage(self, stages: tuple[str, ...]) -> Callable[[str, float], None]:
+        """A function (stage, seconds) that counts, with the label look-ups done beforehand."""
+        observers = {stage: self.stage_duration.labels(stage).observe for stage in stages}
+        return lambda stage, seconds: observers[stage](seconds)
+
+    def watch(self, admission: Admission) -> None:
+        """Takes the waiting and busy gauges from `admission` whenever Prometheus asks."""
+        self.waiting.set_function(lambda: admission.waiting)
+        self.busy.set_function(lambda: admission.busy)
+
+    def loaded(self, manifest: Manifest, sha256: str, seconds: float) -> None:
+        """Tells that a version was loaded in `seconds` and serves."""
+        version = str(manifest.version)
+        self.model_load.labels(manifest.name, version).set(seconds)
+        self.model_info.labels(manifest.name, version, manifest.quantization, sha256).set(1)
+
+    def answered(self, answer: Answer) -> None:
+        """Counts one recognised frame by label, confidence and verdict."""
+        self.predictions.labels(answer.model, answer.best.label).inc()
+        self.confidence.labels(answer.model).observe(answer.best.probability)
+        if answer.verdict is not None:
+            self.verdicts.labels(answer.model, answer.verdict).inc()
+
+    def render(self) -> bytes:
+        """The text exposition format, version 0.0.4."""
+        return generate_latest(self.registry)

@@ -1,0 +1,1 @@
+"""One frame, from bytes to labels. Knows no HTTP."""

@@ -1,0 +1,174 @@
+"""Bytes of an image file -> checked, decoded RGB pixels.
+
+The header is read first, so that an image of too many pixels is refused before memory is taken
+for it. JPEG goes through libjpeg-turbo (simplejpeg) in its strict mode, which tells a damaged
+file from a good one; everything else, and CMYK JPEG, goes through OpenCV.
+"""
+
+import io
+import math
+
+import cv2
+import msgspec
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from server.errors import ImageTooLargeError, UndecodableImageError, UnsupportedImageError
+from server.recognition.manifest import Recipe
+
+Pixels = NDArray[np.uint8]
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
+EXIF_ORIENTATION = 0x0112
+# Our own limit is checked right after the header; Pillow's would raise or warn before that.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """max_pixels: width times height an image may have; max_side: pixels of its longer side."""
+
+    max_pixels: int = 50_000_000
+    max_side: int = 16_384
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What an image file says of itself. Sizes in pixels as stored, before `orientation` (EXIF
+    1..8) is applied."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    orientation: int = 1
+
+    @property
+    def transposed(self) -> bool:
+        """Whether showing the image upright swaps its sides."""
+        return self.orientation >= 5
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
+    if "exif" not in image.info and image.format != "TIFF":
+        return 1
+    try:
+        value = image.getexif().get(EXIF_ORIENTATION, 1)
+    except (ValueError, SyntaxError, KeyError, TypeError, OSError, OverflowError):
+        return 1  # a damaged EXIF block says nothing about the pixels
+    return value if value in range(1, 9) else 1
+
+
+def read_header(data: bytes, limits: Limits) -> Header:
+    """Format, size and orientation of an image file, without decoding it.
+
+    Raises UnsupportedImageError for what is not an image type we read, ImageTooLargeError for
+    too many pixels, UndecodableImageError for a broken header.
+    """
+    if not data:
+        raise UnsupportedImageError("the image is empty: 0 bytes")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        header = Header(
+            image.format or "", image.mode, image.width, image.height, _orientation(image)
+        )
+    except UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        raise UnsupportedImageError(f"not an image this server reads ({known})") from None
+    except (OSError, SyntaxError, ValueError, OverflowError, TypeError, KeyError) as error:
+        raise UndecodableImageError(f"the image's header is damaged: {error}") from None
+    if header.width * header.height > limits.max_pixels or (
+        max(header.width, header.height) > limits.max_side
+    ):
+        raise ImageTooLargeError(
+            f"the image has {header.width} x {header.height} pixels; at most {limits.max_pixels}"
+            f" and {limits.max_side} a side are taken"
+        )
+    return header
+
+
+def scaled_size(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
+    """Size (width, height) that an upright image has after the resize, before crop or padding."""
+    if recipe.resize == "stretch":
+        return recipe.width, recipe.height
+    pick = max if recipe.resize == "crop" else min
+    ratio = pick(recipe.width / width, recipe.height / height)
+    return max(1, round(width * ratio)), max(1, round(height * ratio))
+
+
+def jpeg_eighths(header: Header, recipe: Recipe) -> int:
+    """Eighths (8, 4, 2 or 1) of its size at which a JPEG is decoded.
+
+    The smallest for which neither side falls below what the resize needs, so that the model
+    never sees a magnified image that the camera did not send.
+    """
+    if recipe.decode == "exact":
+        return 8
+    width, height = header.width, header.height
+    if header.transposed:
+        width, height = height, width
+    need_width, need_height = scaled_size(width, height, recipe)
+    for eighths in (1, 2, 4):
+        if (
+            math.ceil(width * eighths / 8) >= need_width
+            and math.ceil(height * eighths / 8) >= need_height
+        ):
+            return eighths
+    return 8
+
+
+def _decode_jpeg(data: bytes, header: Header, eighths: int) -> Pixels:
+    least = {
+        "min_width": math.ceil(header.width * eighths / 8),
+        "min_height": math.ceil(header.height * eighths / 8),
+    }
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "RGB", **least)
+    except ValueError as error:
+        # Bytes between segments are padding that some cameras write; the pixels are whole.
+        if "extraneous bytes" not in str(error):
+            raise UndecodableImageError(f"the JPEG is damaged: {error}") from None
+        pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False, **least)
+    return pixels  # type: ignore[no-any-return]
+
+
+def _decode_other(data: bytes, header: Header) -> Pixels:
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise UndecodableImageError(f"the {header.format} does not decode: {error.err}") from None
+    if pixels is None:
+        raise UndecodableImageError(
+            f"the {header.format} does not decode: it is cut off or damaged"
+        )
+    return np.asarray(pixels, np.uint8)
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Applies the EXIF orientation (Exif 2.3, tag 0x0112): 1 as is ... 8 rotated."""
+    if orientation == 1:
+        return pixels
+    if orientation >= 5:
+        pixels = cv2.transpose(pixels)  # type: ignore[assignment]
+    flips = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
+    if orientation in flips:
+        pixels = cv2.flip(pixels, flips[orientation])  # type: ignore[assignment]
+    return pixels
+
+
+def decode(data: bytes, recipe: Recipe, limits: Limits) -> Pixels:
+    """An image file's bytes as upright RGB pixels, uint8 [height, width, 3].
+
+    Grey is repeated over the three channels, alpha is dropped, 16-bit is reduced to its upper
+    8 bits, CMYK is converted, EXIF orientation is applied. A JPEG may come back smaller than it
+    is stored, see `jpeg_eighths`.
+
+    Raises UnsupportedImageError, ImageTooLargeError or UndecodableImageError.
+    """
+    header = read_header(data, limits)
+    if header.format == "JPEG" and header.mode != "CMYK":
+        pixels = _decode_jpeg(data, header, jpeg_eighths(header, recipe))
+    else:
+        pixels = _decode_other(data, header)
+    return _upright(pixels, header.orientation)

@@ -1,0 +1,117 @@
+"""LiteRT interpreters behind locks, and the pool that lends them; nothing else imports LiteRT.
+
+An interpreter is not thread-safe: between its `set_tensor` and the copy of its output no other
+thread may touch it. `invoke()` releases the GIL, so N interpreters of one thread each fill N cores.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter as LiteRT
+
+from server.errors import BundleError, OverloadedError
+from server.recognition.preprocessing import Tensor, TensorSpec
+
+
+def runtime() -> str:
+    """Name and version of the runtime that executes the models."""
+    return f"ai-edge-litert {version('ai-edge-litert')}"
+
+
+def _spec(details: dict[str, Any]) -> TensorSpec:
+    scale, zero_point = details["quantization"]
+    signature = details.get("shape_signature", details["shape"])
+    shape = tuple(int(n) for n in (signature if len(signature) else details["shape"]))
+    return TensorSpec(
+        details["name"], shape, np.dtype(details["dtype"]).name, float(scale), int(zero_point)
+    )
+
+
+class Interpreter:
+    """One LiteRT interpreter and the lock that guards it.
+
+    `_lock` guards the interpreter's tensors from `set_tensor` to the copy of its outputs.
+    Raises BundleError where the file is not a model that LiteRT can run.
+    """
+
+    def __init__(self, model: Path, threads: int) -> None:
+        self._lock = threading.Lock()
+        try:
+            self._litert = LiteRT(str(model), num_threads=threads)
+            self._litert.allocate_tensors()
+        except (ValueError, RuntimeError, OSError) as error:
+            raise BundleError(f"{model} can't be loaded by LiteRT: {error}") from None
+        inputs, outputs = self._litert.get_input_details(), self._litert.get_output_details()
+        self.inputs = tuple(_spec(details) for details in inputs)
+        self.outputs = tuple(_spec(details) for details in outputs)
+        self._input_indices = [details["index"] for details in inputs]
+        self._output_indices = [details["index"] for details in outputs]
+
+    def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Sets the inputs, invokes, and returns copies of the outputs, in the model's order.
+
+        Each tensor has its input's dtype and shape. Raises ValueError where one does not.
+        """
+        with self._lock:
+            for index, tensor in zip(self._input_indices, tensors, strict=True):
+                self._litert.set_tensor(index, tensor)
+            self._litert.invoke()
+            return tuple(self._litert.get_tensor(index) for index in self._output_indices)
+
+
+class InterpreterPool:
+    """Lends interpreters of one model, each to one borrower at a time.
+
+    `_free` guards `_idle`; the interpreter given back last is lent first, while its tensors are
+    still in the cache.
+    """
+
+    def __init__(self, model: Path, size: int, threads: int = 1) -> None:
+        """`size` interpreters of `threads` threads each. Raises BundleError as Interpreter does."""
+        self.model, self.size, self.threads = model, size, threads
+        self._free = threading.Condition()
+        self._idle = [Interpreter(model, threads) for _ in range(size)]
+        self.inputs, self.outputs = self._idle[0].inputs, self._idle[0].outputs
+
+    @property
+    def busy(self) -> int:
+        """Interpreters lent out at this moment."""
+        return self.size - len(self._idle)
+
+    @contextmanager
+    def lease(self, timeout: float | None = None) -> Iterator[Interpreter]:
+        """An interpreter for the length of the `with` block.
+
+        Waits at most `timeout` seconds (None: for ever), then raises OverloadedError.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._free:
+            while not self._idle:
+                left = None if deadline is None else deadline - time.monotonic()
+                if (left is not None and left <= 0) or not self._free.wait(left):
+                    raise OverloadedError(f"no interpreter came free in {timeout:.3g} s")
+            interpreter = self._idle.pop()
+        try:
+            yield interpreter
+        finally:
+            with self._free:
+                self._idle.append(interpreter)
+                self._free.notify()
+
+    def each(self, use: Callable[[Interpreter], object]) -> None:
+        """Lends every interpreter once, all of them at the same time, to `use`."""
+        with ExitStack() as leases:
+            for interpreter in [leases.enter_context(self.lease()) for _ in range(self.size)]:
+                use(interpreter)
+
+    def __repr__(self) -> str:
+        return (
+            f"<InterpreterPool {self.model.name}: {self.busy} of {self.size} busy,"
+            f" {self.threads} threads each>"
+        )

@@ -1,0 +1,221 @@
+"""bundle.json as types: how a model is fed, read and judged.
+
+`convert` writes it, `server` verifies it, both through this module. The recipe in it is the one
+source of truth for preprocessing: training, evaluation and serving pass the same `Recipe` to
+`frame.decode` and `preprocessing.to_tensor`.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from server.errors import BundleError
+
+MANIFEST, MODEL, LABELS, GOLDEN = "bundle.json", "model.tflite", "labels.txt", "golden"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+Positive = Annotated[int, msgspec.Meta(ge=1, le=8192)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an image becomes the model's input.
+
+    width, height: the model's input in pixels.
+    color: channel order; `gray` feeds one channel.
+    resize: `stretch` ignores the aspect ratio, `crop` keeps it and cuts the centre, `letterbox`
+        keeps it and pads with `pad`.
+    interpolation: `area`, `linear`, `cubic` and `nearest` are OpenCV's; `fast_area` goes linearly
+        to the input's size times a power of two and halves from there: as free of aliasing as
+        `area`, at a quarter of its time.
+    scale, offset: tensor = pixel * scale + offset, pixel in 0..255; one number or one a channel.
+    decode: `scaled` lets a JPEG be decoded at 1/2, 1/4 or 1/8, never below what the resize needs;
+        `exact` decodes every pixel.
+    pad: grey level 0..255 of letterbox bars.
+    dtype: of the model's input tensor; `uint8` and `int8` are quantised by the tensor's own scale
+        and zero point after the scaling above.
+    """
+
+    width: Positive
+    height: Positive
+    color: Literal["rgb", "bgr", "gray"] = "rgb"
+    resize: Literal["stretch", "crop", "letterbox"] = "stretch"
+    interpolation: Literal["fast_area", "area", "linear", "cubic", "nearest"] = "fast_area"
+    scale: float | tuple[float, float, float] = 1.0
+    offset: float | tuple[float, float, float] = 0.0
+    decode: Literal["scaled", "exact"] = "scaled"
+    pad: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
+    dtype: Literal["float32", "float16", "uint8", "int8"] = "float32"
+
+    @property
+    def channels(self) -> int:
+        """Channels of the tensor: 1 for gray, else 3."""
+        return 1 if self.color == "gray" else 3
+
+
+class VerdictPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a label means for the part in front of the camera.
+
+    accept: labels that pass; any other label fails.
+    min_probability: below it the verdict is `unsure`, whatever the label.
+    """
+
+    accept: tuple[str, ...]
+    min_probability: Share = 0.5
+
+
+class ClassReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One class in a validation: frames of it, and how many of them were found."""
+
+    images: int
+    precision: float
+    recall: float
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Validation of this model and of the float model it came from, on the same frames.
+
+    Accuracies are shares in 0..1. `interval` is the 95% Wilson interval of `top1`. `confusion` has
+    a row a true class and a column a predicted one, in the order of labels.txt. `details` names a
+    file of the bundle that holds everything else, where there is one.
+    """
+
+    images: int
+    top1: float
+    top1_float: float
+    interval: tuple[float, float]
+    classes: dict[str, ClassReport]
+    confusion: tuple[tuple[int, ...], ...]
+    size_ratio: float | None = None
+    latency_ratio: float | None = None
+    agreement: float | None = None
+    details: str | None = None
+
+
+class Baseline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the line looked like at validation, for measuring drift.
+
+    classes: share of each predicted label. confidence: shares of top-1 probability in ten bins of
+    0.1 from 0 to 1. brightness: shares of mean grey level in sixteen bins of 16 from 0 to 255.
+    """
+
+    classes: dict[str, float]
+    confidence: tuple[float, ...]
+    brightness: tuple[float, ...]
+
+
+class Golden(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A frame in `golden/` that a version must get right before it may serve.
+
+    The probability is compared with `tolerance`, since resize and kernels differ by processor.
+    """
+
+    file: str
+    label: str
+    probability: Share
+    tolerance: Share = 0.1
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """bundle.json.
+
+    sha256: hex digest of every file of the bundle but bundle.json, by its path in the bundle.
+    output: what the model's output is: `probabilities`, or `logits` that the server turns into
+        probabilities by softmax (`sigmoid` for independent labels).
+    """
+
+    format: Literal[1] = 1
+    name: str
+    version: Annotated[int, msgspec.Meta(ge=1)]
+    task: Literal["classify", "tensor"] = "classify"
+    sha256: dict[str, str]
+    recipe: Recipe | None = None
+    output: Literal["probabilities", "logits", "sigmoid"] = "probabilities"
+    quantization: Literal["float32", "float16", "dynamic", "int8"]
+    source: str = ""
+    license: str = ""
+    report: Report | None = None
+    verdict: VerdictPolicy | None = None
+    baseline: Baseline | None = None
+    golden: tuple[Golden, ...] = ()
+
+
+class Label(msgspec.Struct, frozen=True):
+    """One output of a classifier: `id` is an outside name such as a WordNet id, or ''."""
+
+    name: str
+    id: str = ""
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """A verified bundle on disk: its folder, bundle.json and labels."""
+
+    folder: Path
+    manifest: Manifest
+    labels: tuple[Label, ...]
+
+    @property
+    def model_path(self) -> Path:
+        return self.folder / MODEL
+
+
+def parse_labels(text: str) -> tuple[Label, ...]:
+    """Labels in output order from labels.txt: `LABEL` or `ID<TAB>LABEL` a line.
+
+    Raises BundleError for an empty line.
+    """
+    labels = []
+    for number, line in enumerate(text.splitlines(), 1):
+        id_, _, name = line.strip().rpartition("\t")
+        if not name:
+            raise BundleError(f"labels.txt line {number} is empty")
+        labels.append(Label(name.strip(), id_.strip()))
+    return tuple(labels)
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_files(folder: Path, expected: Mapping[str, str]) -> None:
+    """Raises BundleError naming the first file that is missing or differs from its digest."""
+    for name, sha256 in expected.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"{folder}: bundle.json names {name}, which lies outside the bundle")
+        if not path.is_file():
+            raise BundleError(f"{path} is missing")
+        if digest(path) != sha256:
+            raise BundleError(f"{path} is damaged: its sha256 differs from bundle.json's")
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """The bundle in `folder` (models/NAME/VERSION), every file checked against its sha256.
+
+    Raises BundleError, with one sentence that names the file and what is wrong with it.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing") from None
+    except OSError as error:
+        raise BundleError(f"{path} can't be read: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} is not a valid bundle.json: {error}") from None
+    if not NAME.fullmatch(manifest.name):
+        raise BundleError(f"{path}: the name {manifest.name!r} is not usable in an address")
+    for name in (MODEL, LABELS) if manifest.task == "classify" else (MODEL,):
+        if name not in manifest.sha256:
+            raise BundleError(f"{path} gives no sha256 for {name}")
+    if manifest.task == "classify" and manifest.recipe is None and manifest.golden:
+        raise BundleError(f"{path} has golden frames but no recipe to feed them by")
+    verify_files(folder, manifest.sha256)
+    text = (folder / LABELS).read_text("utf-8") if LABELS in manifest.sha256 else ""
+    return Bundle(folder, manifest, parse_labels(text))

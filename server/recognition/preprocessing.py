@@ -1,0 +1,125 @@
+"""RGB pixels -> input tensor, exactly as the bundle's recipe says.
+
+Pure functions; the only code in the project that does this, for training, evaluation and serving.
+"""
+
+import math
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from server.recognition.frame import Pixels, scaled_size
+from server.recognition.manifest import Recipe
+
+Tensor = NDArray[Any]
+
+INTERPOLATIONS = {
+    "area": cv2.INTER_AREA,
+    "linear": cv2.INTER_LINEAR,
+    "cubic": cv2.INTER_CUBIC,
+    "nearest": cv2.INTER_NEAREST,
+}
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """One tensor of a model. `scale` and `zero_point` are its quantisation: real = (q -
+    zero_point) * scale; a scale of 0 means that it is not quantised."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float = 0.0
+    zero_point: int = 0
+
+    @property
+    def quantized(self) -> bool:
+        return self.scale != 0.0 and self.dtype in ("uint8", "int8")
+
+
+def _resize(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixels:
+    width, height = size
+    if pixels.shape[1::-1] == size:
+        return pixels
+    if interpolation != "fast_area":
+        return np.asarray(
+            cv2.resize(pixels, size, interpolation=INTERPOLATIONS[interpolation]), np.uint8
+        )
+    # OpenCV averages 2 x 2 pixels with vector instructions, and any other ratio without.
+    ratio = max(pixels.shape[1] / width, pixels.shape[0] / height)
+    halvings = max(0, math.floor(math.log2(ratio)))
+    out = cv2.resize(
+        pixels, (width << halvings, height << halvings), interpolation=cv2.INTER_LINEAR
+    )
+    for left in reversed(range(halvings)):
+        out = cv2.resize(out, (width << left, height << left), interpolation=cv2.INTER_AREA)
+    return np.asarray(out, np.uint8)
+
+
+def _fit(pixels: Pixels, recipe: Recipe) -> Pixels:
+    """Cuts or pads the resized image to [recipe.height, recipe.width, 3], centred."""
+    height, width = pixels.shape[:2]
+    if (width, height) == (recipe.width, recipe.height):
+        return pixels
+    if recipe.resize == "crop":
+        top, left = (height - recipe.height) // 2, (width - recipe.width) // 2
+        return pixels[top : top + recipe.height, left : left + recipe.width]
+    out = np.full((recipe.height, recipe.width, 3), recipe.pad, np.uint8)
+    top, left = (recipe.height - height) // 2, (recipe.width - width) // 2
+    out[top : top + height, left : left + width] = pixels
+    return out
+
+
+def to_input_pixels(pixels: Pixels, recipe: Recipe) -> Pixels:
+    """RGB uint8 [h, w, 3] -> uint8 [recipe.height, recipe.width, recipe.channels], resized and in
+    the recipe's colour order, not yet scaled."""
+    size = scaled_size(pixels.shape[1], pixels.shape[0], recipe)
+    pixels = _fit(_resize(pixels, size, recipe.interpolation), recipe)
+    if recipe.color == "gray":
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)[..., None]
+    return pixels[..., ::-1] if recipe.color == "bgr" else pixels
+
+
+def scaling_table(recipe: Recipe, spec: TensorSpec) -> Tensor:
+    """What each pixel value 0..255 becomes: [256, channels] in the tensor's dtype.
+
+    tensor = pixel * scale + offset in float64, then rounded to the dtype; a quantised input is
+    quantised here: round(tensor / spec.scale + spec.zero_point), clipped to the dtype's range.
+    """
+    pixel = np.arange(256, dtype=np.float64)[:, None]
+    channels = recipe.channels
+    scale = np.broadcast_to(np.asarray(recipe.scale, np.float64), (channels,))
+    offset = np.broadcast_to(np.asarray(recipe.offset, np.float64), (channels,))
+    real = pixel * scale + offset
+    if not spec.quantized:
+        return real.astype(spec.dtype)
+    info = np.iinfo(spec.dtype)
+    return np.clip(np.rint(real / spec.scale + spec.zero_point), info.min, info.max).astype(
+        spec.dtype
+    )
+
+
+def apply_table(pixels: Pixels, table: Tensor) -> Tensor:
+    """uint8 [h, w, c] -> table's dtype [1, h, w, c], each value looked up in its channel's column.
+
+    A look-up gives the same bits on every processor, where multiplying and adding may be fused.
+    """
+    if table.dtype == np.uint8 and np.array_equal(table[:, 0], np.arange(256)):
+        return np.ascontiguousarray(pixels)[None]
+    if (table == table[:, :1]).all():
+        if table.dtype == np.float16:
+            return table[:, 0][pixels][None]
+        return np.asarray(cv2.LUT(pixels, np.ascontiguousarray(table[:, 0])))[None].reshape(
+            1, *pixels.shape
+        )
+    return np.stack([table[:, c][pixels[..., c]] for c in range(table.shape[1])], axis=-1)[None]
+
+
+def to_tensor(pixels: Pixels, recipe: Recipe, spec: TensorSpec) -> Tensor:
+    """RGB uint8 [h, w, 3] -> the model's input [1, recipe.height, recipe.width, channels].
+
+    dtype and quantisation are `spec`'s; values follow `scaling_table`.
+    """
+    return apply_table(to_input_pixels(pixels, recipe), scaling_table(recipe, spec))

@@ -1,0 +1,23 @@
+"""What the whole process needs set for frames to be cheap."""
+
+import ctypes
+
+import cv2
+
+# mallopt's parameters, from glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEEP_BYTES, LARGEST_KEPT_BYTES = 256 << 20, 32 << 20
+
+
+def set_up() -> None:
+    """OpenCV's own threads off; freed decode buffers kept instead of given back to the kernel.
+
+    Frames are the unit of parallel work, so threads within one only add switches. glibc hands
+    large freed blocks back at once, and taking them again costs hundreds of page faults a frame;
+    32 MiB is the largest block it can be told to keep (mallopt(3)). Without glibc this is a no-op.
+    """
+    cv2.setNumThreads(1)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)

@@ -1,0 +1,170 @@
+"""One frame's way through a loaded model: the steps in order, a stage timer around each."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+import numpy as np
+
+from server.errors import BundleError
+from server.recognition import frame, results
+from server.recognition.admission import Admission
+from server.recognition.interpreter import InterpreterPool
+from server.recognition.manifest import Bundle, Recipe
+from server.recognition.preprocessing import apply_table, scaling_table, to_input_pixels
+from server.recognition.results import Prediction, Probabilities
+
+STAGES = ("decode", "preprocess", "wait", "inference")
+OnStage = Callable[[str, float], None]
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What a caller may ask of one frame.
+
+    deadline: when the answer must be there, in seconds of time.monotonic(). latest_only: a newer
+    frame of `camera` may take this one's place while it waits.
+    """
+
+    top_k: int = 5
+    threshold: float = 0.0
+    deadline: float = math.inf
+    camera: str = ""
+    latest_only: bool = False
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What one frame was. `best` is the most probable label, whatever threshold `predictions` had
+    to pass; `timing` holds seconds by stage, and `total`."""
+
+    model: str
+    version: int
+    best: Prediction
+    predictions: tuple[Prediction, ...]
+    verdict: str | None
+    timing: dict[str, float]
+
+
+class StageTimer:
+    """Seconds spent in each stage of one frame; each is also told to `on_stage` as it ends."""
+
+    def __init__(self, on_stage: OnStage | None = None) -> None:
+        self._on_stage = on_stage
+        self._start = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        if self._on_stage is not None:
+            self._on_stage(name, seconds)
+
+    def total(self) -> dict[str, float]:
+        """The stages so far, and `total` seconds since this timer was made."""
+        return {**self.seconds, "total": time.perf_counter() - self._start}
+
+
+class Recognizer:
+    """A verified bundle with its interpreters; `admission` is shared by all models of a server.
+
+    Raises BundleError where recipe, labels and model do not belong together.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        pool: InterpreterPool,
+        admission: Admission,
+        limits: frame.Limits,
+        on_stage: OnStage | None = None,
+    ) -> None:
+        self.bundle, self.pool, self.admission, self.limits = bundle, pool, admission, limits
+        self.manifest, self.labels = bundle.manifest, bundle.labels
+        self._on_stage = on_stage
+        self.recipe = check_fit(bundle, pool)
+        self._table = scaling_table(self.recipe, pool.inputs[0])
+
+    def recognize(self, data: bytes, options: Options) -> Answer:
+        """An image file's bytes -> its answer.
+
+        Errors are those of `Admission.admit` and `frame.decode`; whichever is raised, no slot and
+        no interpreter stays lent.
+        """
+        timer = StageTimer(self._on_stage)
+        with self.admission.admit(
+            options.deadline, options.camera, latest_only=options.latest_only
+        ) as waited:
+            timer.add("wait", waited)
+            with timer.stage("decode"):
+                pixels = frame.decode(data, self.recipe, self.limits)
+            with timer.stage("preprocess"):
+                tensor = apply_table(to_input_pixels(pixels, self.recipe), self._table)
+            with self.pool.lease() as interpreter, timer.stage("inference"):
+                outputs = interpreter.run([tensor])
+        probabilities = results.to_probabilities(outputs[0], self.pool.outputs[0], self.manifest)
+        return self._answer(probabilities, options, timer)
+
+    def _answer(self, probabilities: Probabilities, options: Options, timer: StageTimer) -> Answer:
+        best = results.top_k(probabilities, self.labels, 1)[0]
+        return Answer(
+            self.manifest.name,
+            self.manifest.version,
+            best,
+            results.top_k(probabilities, self.labels, options.top_k, options.threshold),
+            results.judge(best, self.manifest.verdict),
+            timer.total(),
+        )
+
+    def warm_up(self) -> None:
+        """Runs each interpreter once on an empty input, so that the first frame pays no first-use
+        cost of the kernels."""
+        spec = self.pool.inputs[0]
+        empty = np.zeros([1, *spec.shape[1:]], spec.dtype)
+        self.pool.each(lambda interpreter: interpreter.run([empty]))
+
+    def check_golden(self) -> None:
+        """Raises BundleError naming the first golden frame that this model gets wrong."""
+        for golden in self.manifest.golden:
+            path = self.bundle.folder / golden.file
+            best = self.recognize(path.read_bytes(), Options(top_k=1)).predictions[0]
+            off = abs(best.probability - golden.probability)
+            if best.label != golden.label or off > golden.tolerance:
+                raise BundleError(
+                    f"golden frame {path} should be {golden.label} at {golden.probability:.3f}"
+                    f" but this model says {best.label} at {best.probability:.3f}"
+                )
+
+
+def check_fit(bundle: Bundle, pool: InterpreterPool) -> Recipe:
+    """The bundle's recipe, checked against the model's tensors and the labels.
+
+    Raises BundleError with the two sides that disagree.
+    """
+    recipe, where = bundle.manifest.recipe, bundle.folder
+    if recipe is None:
+        raise BundleError(f"{where}: no recipe says how an image is fed to this model")
+    if len(pool.inputs) != 1 or len(pool.outputs) != 1:
+        raise BundleError(
+            f"{where}: a classifier has one input and one output; this model has"
+            f" {len(pool.inputs)} and {len(pool.outputs)}"
+        )
+    shape, want = pool.inputs[0].shape[1:], (recipe.height, recipe.width, recipe.channels)
+    if shape != want or pool.inputs[0].dtype != recipe.dtype:
+        raise BundleError(
+            f"{where}: the recipe makes {recipe.dtype} {list(want)} but the model takes"
+            f" {pool.inputs[0].dtype} {list(shape)}"
+        )
+    classes = pool.outputs[0].shape[-1]
+    if classes != len(bundle.labels):
+        raise BundleError(
+            f"{where}: labels.txt has {len(bundle.labels)} labels but the model answers {classes}"
+        )
+    return recipe

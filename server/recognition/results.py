@@ -1,0 +1,64 @@
+"""Output tensor -> probabilities, labels, top-k and verdict. Pure functions."""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from server.recognition.manifest import Label, Manifest, VerdictPolicy
+from server.recognition.preprocessing import Tensor, TensorSpec
+
+Probabilities = NDArray[np.float32]
+
+
+class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One label with its probability 0..1; `id` is the label's outside name, where it has one."""
+
+    class_id: int
+    label: str
+    probability: float
+    id: str = ""
+
+
+def dequantize(tensor: Tensor, spec: TensorSpec) -> NDArray[np.float32]:
+    """real = (q - zero_point) * scale for a quantised tensor (TensorFlow Lite's 8-bit
+    quantisation specification), else the values as float32. Same shape."""
+    if not spec.quantized:
+        return np.asarray(tensor, np.float32)
+    return (tensor.astype(np.float32) - spec.zero_point) * np.float32(spec.scale)
+
+
+def to_probabilities(output: Tensor, spec: TensorSpec, manifest: Manifest) -> Probabilities:
+    """A classifier's output [1, ..., classes] -> float32 [classes] in 0..1, as
+    `manifest.output` says it is to be read."""
+    values = dequantize(output, spec).reshape(-1)
+    if manifest.output == "logits":
+        values = np.exp(values - values.max())
+        return np.asarray(values / values.sum(), np.float32)
+    if manifest.output == "sigmoid":
+        return np.asarray(1 / (1 + np.exp(-values)), np.float32)
+    return values
+
+
+def top_k(
+    probabilities: Probabilities, labels: Sequence[Label], k: int, threshold: float = 0.0
+) -> tuple[Prediction, ...]:
+    """The `k` most probable labels of at least `threshold`, best first; ties by class_id."""
+    k = min(k, len(labels))
+    best = np.argpartition(-probabilities, k - 1)[:k]
+    best = best[np.lexsort((best, -probabilities[best]))]
+    return tuple(
+        Prediction(int(i), labels[i].name, float(probabilities[i]), labels[i].id)
+        for i in best
+        if probabilities[i] >= threshold
+    )
+
+
+def judge(best: Prediction | None, policy: VerdictPolicy | None) -> str | None:
+    """`pass`, `fail` or `unsure` by the bundle's policy; None where it has none."""
+    if policy is None:
+        return None
+    if best is None or best.probability < policy.min_probability:
+        return "unsure"
+    return "pass" if best.label in policy.accept else "fail"

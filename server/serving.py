@@ -1,0 +1,63 @@
+"""Granian in front of the application: one worker with threads, watched by its parent."""
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
+from granian.server import Server
+
+from server.config import Settings
+from server.errors import StartError
+
+# Threads beyond those that work or wait, to refuse with and to answer probes from.
+SPARE_THREADS = 4
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises StartError where nothing can listen at `host`:`port`."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise StartError(f"can't listen on {host}:{port}: {reason}") from None
+
+
+def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> None:
+    """Serves `make_app(settings)` until SIGTERM or SIGINT, then lets frames in hand finish.
+
+    The application is made in the worker, so that no thread or interpreter crosses the fork.
+    A worker that dies is replaced. Raises StartError where the address can't be had.
+    """
+    check_address(settings.host, settings.port)
+    server = Server(
+        "server.app:create_app",
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.WSGI,
+        workers=1,
+        blocking_threads=slots + settings.max_waiting + SPARE_THREADS,
+        backpressure=slots + settings.max_waiting + SPARE_THREADS,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=1024,
+        respawn_failed_workers=True,
+        respawn_interval=0.1,
+        workers_kill_timeout=settings.stop_timeout,
+        log_level=LogLevels.error,
+        log_access=False,
+    )
+    try:
+        server.serve(target_loader=lambda _: make_app(settings))
+    except RuntimeError as error:
+        raise StartError(f"can't listen on {settings.host}:{settings.port}: {error}") from None
+    finally:
+        sys.stderr.flush()

@@ -1,0 +1,74 @@
+"""What happens before the first frame: settings and bundles checked, the process set up."""
+
+import atexit
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from server import config
+from server.config import Settings
+from server.errors import BundleError
+from server.recognition.cores import granted_cores
+from server.store.bundles import newest_intact, pick_default, versions
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+
+def prepare(settings: Settings) -> int:
+    """Checks what can be checked without loading a model; returns the frames worked on at once.
+
+    Imports nothing heavy, since it runs in the parent, which only watches the worker. Raises
+    BundleError where no version of the default model is intact.
+    """
+    folder = Path(settings.models)
+    found = versions(folder)
+    name = pick_default(found, settings.model, folder)
+    newest_intact(folder, name, found[name], settings.recipe)
+    return settings.interpreters or granted_cores()
+
+
+def application(settings: Settings | None = None) -> "Flask":
+    """The WSGI application in a process of its own, for any WSGI server: logging started, the
+    process set up. Without `settings`, those of the environment. Raises StartError."""
+    from server.app import create_app
+    from server.observe import logs
+    from server.recognition import process
+
+    settings = settings or config.load(os.environ)
+    atexit.register(logs.start(settings.log_level, settings.log_format).stop)
+    process.set_up()
+    return create_app(settings)
+
+
+def check(settings: Settings) -> Iterator[str]:
+    """Loads what would be served and yields a line for each finding.
+
+    Raises StartError, or NotReadyError, where the server would not come up.
+    """
+    from server.app import make_store, pool_size
+    from server.observe.metrics import Metrics
+    from server.recognition import process
+    from server.recognition.admission import Admission
+    from server.recognition.interpreter import runtime
+
+    process.set_up()
+    size = pool_size(settings)
+    store = make_store(settings, Metrics(), Admission(size, settings.max_waiting))
+    yield f"settings are valid; address {settings.host}:{settings.port}"
+    yield f"{size} interpreters of {settings.threads_per_interpreter} threads, {runtime()}"
+    for name in versions(Path(settings.models)):
+        try:
+            recognizer = store.load(name)
+        except BundleError as error:
+            yield f"{name}: {error}"
+            continue
+        manifest = recognizer.manifest
+        default = " (default)" if name == store.default else ""
+        yield (
+            f"{name}/{manifest.version}{default}: {manifest.quantization},"
+            f" {len(recognizer.labels)} labels, {len(manifest.golden)} golden frames right"
+        )
+        for failure in store.failures(name):
+            yield f"{name}/{failure.version} is refused: {failure.reason}"

@@ -1,0 +1,35 @@
+"""What all tests share: the shipped bundle, and one live server that serves it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live import ROOT, SHARED, LiveServer, live_server
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Path:
+    """The folder of the bundle that ships with the project."""
+    return ROOT / "models" / "parts" / "1"
+
+
+@pytest.fixture(scope="session")
+def sample(shipped: Path) -> bytes:
+    """A shipped sample frame of a scratched part."""
+    return next((shipped / "samples").glob("scratched*.jpg")).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def server(shipped: Path) -> Iterator[LiveServer]:
+    """A live server with the shipped bundle and settings as they come."""
+    with live_server(models=ROOT / "models", model="parts") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def frames() -> Path:
+    """Photographs in ../shared/frames; skips where a machine has none."""
+    folder = SHARED / "frames"
+    if not folder.is_dir():
+        pytest.skip("../shared/frames is not on this machine")
+    return folder

@@ -1,0 +1,114 @@
+"""A real server process on a free port, for tests."""
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class LiveServer:
+    """`python -m server` with the given settings (lower-case names), until `stop`.
+
+    `lines` collects its log as dictionaries; `await_event` waits for one of them.
+    """
+
+    def __init__(self, **settings: object) -> None:
+        self.port = free_port()
+        env = {k: v for k, v in os.environ.items() if not k.startswith("LINESIDE_")}
+        env |= {"LINESIDE_" + k.upper(): str(v) for k, v in settings.items()}
+        env["LINESIDE_PORT"] = str(self.port)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.lines: list[dict[str, Any]] = []
+        self._arrived: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "server"],
+            cwd=ROOT,
+            env=env,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for text in self.process.stderr:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                line = {"event": "stderr", "text": text.rstrip()}
+            self.lines.append(line)
+            self._arrived.put(line)
+        self._arrived.put({"event": "end"})
+
+    def await_event(self, name: str, timeout: float = 60) -> dict[str, Any]:
+        """The next log line whose event is `name`; fails where the server ends before it."""
+        while True:
+            line = self._arrived.get(timeout=timeout)
+            if line["event"] == name:
+                return line
+            assert line["event"] != "end", f"the server ended: {self.lines}"
+
+    def worker_pid(self) -> int:
+        """The process that answers: the only child of the one that was started."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return int(children.split()[0])
+
+    def memory(self) -> int:
+        """Resident bytes of the worker."""
+        statm = Path(f"/proc/{self.worker_pid()}/statm").read_text().split()
+        return int(statm[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def recognize(self, data: bytes, **params: Any) -> requests.Response:
+        """One raw frame to /v1/recognize."""
+        return requests.post(
+            self.url + "/v1/recognize",
+            data,
+            params=params,
+            headers={"Content-Type": "image/jpeg"},
+            timeout=60,
+        )
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM) -> int:
+        """Sends `sig`, waits, returns the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        try:
+            return self.process.wait(60)
+        finally:
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self._reader.join(10)
+            assert self.process.stderr is not None
+            self.process.stderr.close()
+
+
+@contextmanager
+def live_server(**settings: object) -> Iterator[LiveServer]:
+    """A server that has loaded its model, stopped at the end of the block."""
+    server = LiveServer(**settings)
+    try:
+        server.await_event("model loaded")
+        yield server
+    finally:
+        server.stop()
