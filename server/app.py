@@ -10,7 +10,7 @@ from flask import Flask
 
 from server import config
 from server.api import health, models, recognize
-from server.api.body import InMemoryRequest
+from server.api.forms import FrameRequest
 from server.api.observing import observe_requests
 from server.api.responses import register_errors
 from server.config import Settings
@@ -78,7 +78,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     store = make_store(settings, metrics, admission)
 
     app = Flask("server", static_folder=None)
-    app.request_class = InMemoryRequest
+    app.request_class = FrameRequest
     app.config["MAX_CONTENT_LENGTH"] = int(settings.max_body_mb * 1_000_000)
     app.config["MAX_FORM_MEMORY_SIZE"] = int(settings.max_body_mb * 1_000_000)
     observe_requests(app, metrics)

@@ -13,8 +13,11 @@ from granian.server import Server
 from server.config import Settings
 from server.errors import StartError
 
-# Threads beyond those that work or wait, to refuse with and to answer probes from.
-SPARE_THREADS = 4
+# Threads beyond those that work or wait: to refuse with, to answer probes from, and to read from
+# clients that send slowly. Granian starts them on demand and ends idle ones.
+SPARE_THREADS = 32
+# Granian's back-pressure counts open connections, idle ones too; cameras keep theirs open.
+MAX_CONNECTIONS = 1024
 
 
 def check_address(host: str, port: int) -> None:
@@ -45,10 +48,10 @@ def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> 
         interface=Interfaces.WSGI,
         workers=1,
         blocking_threads=slots + settings.max_waiting + SPARE_THREADS,
-        backpressure=slots + settings.max_waiting + SPARE_THREADS,
+        backpressure=MAX_CONNECTIONS,
         http=HTTPModes.http1,
         websockets=False,
-        backlog=1024,
+        backlog=MAX_CONNECTIONS,
         respawn_failed_workers=True,
         respawn_interval=0.1,
         workers_kill_timeout=settings.stop_timeout,

@@ -1,30 +1,16 @@
 """The image in a request's body, and the options beside it."""
 
 import io
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import msgspec
-from flask import Request, request
+from flask import request
 
 from server.errors import InvalidFieldError, MissingFieldError
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 FILE_FIELDS = ("file", "image")
-
-
-class InMemoryRequest(Request):
-    """Keeps uploaded files in memory: bodies are bounded, and an SD card should not be written to
-    for each frame."""
-
-    def _get_file_stream(
-        self,
-        total_content_length: int | None,
-        content_type: str | None,
-        filename: str | None = None,
-        content_length: int | None = None,
-    ) -> IO[bytes]:
-        return io.BytesIO()
 
 
 def read_image() -> bytes:
