@@ -10,7 +10,7 @@ from flask import Flask
 
 from server import config
 from server.api import health, models, recognize
-from server.api.forms import FrameRequest
+from server.api.forms import take_bodies
 from server.api.observing import observe_requests
 from server.api.responses import register_errors
 from server.config import Settings
@@ -40,9 +40,9 @@ def make_store(settings: Settings, metrics: Metrics, admission: Admission) -> Bu
 
     def load(bundle: Bundle) -> Recognizer:
         started = time.perf_counter()
-        pool = InterpreterPool(
-            bundle.model_path, pool_size(settings), settings.threads_per_interpreter
-        )
+        size = pool_size(settings)
+        wide = size if settings.wide_interpreter and size > 1 else 0
+        pool = InterpreterPool(bundle.model_path, size, settings.threads_per_interpreter, wide)
         recognizer = Recognizer(bundle, pool, admission, limits, on_stage)
         recognizer.warm_up()
         recognizer.check_golden()
@@ -78,9 +78,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     store = make_store(settings, metrics, admission)
 
     app = Flask("server", static_folder=None)
-    app.request_class = FrameRequest
-    app.config["MAX_CONTENT_LENGTH"] = int(settings.max_body_mb * 1_000_000)
-    app.config["MAX_FORM_MEMORY_SIZE"] = int(settings.max_body_mb * 1_000_000)
+    take_bodies(app, int(settings.max_body_mb * 1_000_000))
     observe_requests(app, metrics)
     register_errors(app)
     app.register_blueprint(recognize.blueprint(store, settings, metrics))

@@ -43,6 +43,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     threads_per_interpreter: Annotated[
         int, _help("threads of each interpreter", "threads", ge=1, le=64)
     ] = 1
+    wide_interpreter: Annotated[
+        bool, _help("one interpreter more, over all cores, for a frame that comes alone")
+    ] = True
     max_waiting: Annotated[
         int, _help("frames that may wait while all interpreters are busy", "frames", ge=0, le=1024)
     ] = 16
@@ -82,8 +85,19 @@ def _type_name(field: msgspec.inspect.Field) -> str:
     kind = field.type.type if isinstance(field.type, msgspec.inspect.Metadata) else field.type
     if isinstance(kind, msgspec.inspect.LiteralType):
         return " or ".join(str(value) for value in kind.values)
-    names = {"IntType": "whole number", "FloatType": "number", "StrType": "text"}
+    names = {
+        "BoolType": "true or false",
+        "IntType": "whole number",
+        "FloatType": "number",
+        "StrType": "text",
+    }
     return names.get(type(kind).__name__, "table")
+
+
+def _default_text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)
 
 
 def described() -> list[Described]:
@@ -100,7 +114,7 @@ def described() -> list[Described]:
                 PREFIX + field.name.upper(),
                 "--" + field.name.replace("_", "-"),
                 _type_name(field),
-                "" if field.default is None else str(field.default),
+                _default_text(field.default),
                 (meta.extra or {}).get("unit", ""),
                 meta.description or "",
             )

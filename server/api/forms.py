@@ -5,9 +5,9 @@ files to disk, which an SD card should not see for each frame.
 """
 
 import io
-from typing import IO
+from typing import IO, cast
 
-from flask import Request
+from flask import Flask, Request, Response, request
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 from werkzeug.datastructures import FileStorage, Headers, MultiDict
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
@@ -76,6 +76,11 @@ class FormParser(FormDataParser):
         return io.BytesIO(), form, files
 
 
+# A client still sending when its connection closes sees a broken pipe instead of its answer.
+MOST_DRAINED = 64 << 20
+CHUNK = 1 << 18
+
+
 class FrameRequest(Request):
     """A request whose body is read in one piece, and whose files stay in memory."""
 
@@ -93,3 +98,25 @@ class FrameRequest(Request):
         if len(body) != length:
             raise BadRequest(f"the request's body ended after {len(body)} of {length} bytes")
         return io.BytesIO(body)
+
+    def drain(self) -> None:
+        """Reads and forgets a body that no one read, so that the client gets to read the answer
+        and may go on using its connection. At most 64 MiB; beyond, the connection closes."""
+        chunked = "HTTP_TRANSFER_ENCODING" in self.environ
+        if "stream" in self.__dict__ or not (self.content_length or chunked):
+            return
+        left = min(self.content_length or MOST_DRAINED, MOST_DRAINED)
+        while left > 0 and (chunk := self.environ["wsgi.input"].read(min(left, CHUNK))):
+            left -= len(chunk)
+
+
+def take_bodies(app: Flask, max_bytes: int) -> None:
+    """Makes `app` read bodies of at most `max_bytes` in memory, and drain those it refuses."""
+    app.request_class = FrameRequest
+    app.config["MAX_CONTENT_LENGTH"] = max_bytes
+    app.config["MAX_FORM_MEMORY_SIZE"] = max_bytes
+
+    @app.after_request
+    def drain(response: Response) -> Response:
+        cast(FrameRequest, request).drain()
+        return response

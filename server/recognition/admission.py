@@ -68,6 +68,11 @@ class Admission:
         return self._busy
 
     @property
+    def alone(self) -> bool:
+        """Whether at most one frame is in hand, so that it may use all cores."""
+        return self._busy <= 1 and self._waiting == 0
+
+    @property
     def service_time(self) -> float:
         """Running estimate of the seconds one frame holds a slot; 0 before the first."""
         return self._service

@@ -68,15 +68,20 @@ class Interpreter:
 class InterpreterPool:
     """Lends interpreters of one model, each to one borrower at a time.
 
-    `_free` guards `_idle`; the interpreter given back last is lent first, while its tensors are
-    still in the cache.
+    `_free` guards `_idle` and `_wide`; the interpreter given back last is lent first, while its
+    tensors are still in the cache.
     """
 
-    def __init__(self, model: Path, size: int, threads: int = 1) -> None:
-        """`size` interpreters of `threads` threads each. Raises BundleError as Interpreter does."""
-        self.model, self.size, self.threads = model, size, threads
+    def __init__(self, model: Path, size: int, threads: int = 1, wide: int = 0) -> None:
+        """`size` interpreters of `threads` threads each, and where `wide` is not 0, one more of
+        `wide` threads for a frame that has the machine to itself.
+
+        Raises BundleError as Interpreter does.
+        """
+        self.model, self.size, self.threads, self.wide = model, size, threads, wide
         self._free = threading.Condition()
         self._idle = [Interpreter(model, threads) for _ in range(size)]
+        self._wide = [Interpreter(model, wide)] if wide else []
         self.inputs, self.outputs = self._idle[0].inputs, self._idle[0].outputs
 
     @property
@@ -85,29 +90,34 @@ class InterpreterPool:
         return self.size - len(self._idle)
 
     @contextmanager
-    def lease(self, timeout: float | None = None) -> Iterator[Interpreter]:
+    def lease(self, timeout: float | None = None, *, alone: bool = False) -> Iterator[Interpreter]:
         """An interpreter for the length of the `with` block.
 
+        alone: no other frame is being worked on, so the wide interpreter is lent if there is one.
         Waits at most `timeout` seconds (None: for ever), then raises OverloadedError.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._free:
-            while not self._idle:
+            shelf = self._wide if alone and self._wide else self._idle
+            while not shelf:
                 left = None if deadline is None else deadline - time.monotonic()
                 if (left is not None and left <= 0) or not self._free.wait(left):
                     raise OverloadedError(f"no interpreter came free in {timeout:.3g} s")
-            interpreter = self._idle.pop()
+            interpreter = shelf.pop()
         try:
             yield interpreter
         finally:
             with self._free:
-                self._idle.append(interpreter)
+                shelf.append(interpreter)
                 self._free.notify()
 
     def each(self, use: Callable[[Interpreter], object]) -> None:
         """Lends every interpreter once, all of them at the same time, to `use`."""
         with ExitStack() as leases:
-            for interpreter in [leases.enter_context(self.lease()) for _ in range(self.size)]:
+            lent = [leases.enter_context(self.lease()) for _ in range(self.size)]
+            if self.wide:
+                lent.append(leases.enter_context(self.lease(alone=True)))
+            for interpreter in lent:
                 use(interpreter)
 
     def __repr__(self) -> str:

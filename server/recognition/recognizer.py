@@ -107,7 +107,8 @@ class Recognizer:
                 pixels = frame.decode(data, self.recipe, self.limits)
             with timer.stage("preprocess"):
                 tensor = apply_table(to_input_pixels(pixels, self.recipe), self._table)
-            with self.pool.lease() as interpreter, timer.stage("inference"):
+            alone = self.admission.alone
+            with self.pool.lease(alone=alone) as interpreter, timer.stage("inference"):
                 outputs = interpreter.run([tensor])
         probabilities = results.to_probabilities(outputs[0], self.pool.outputs[0], self.manifest)
         return self._answer(probabilities, options, timer)
