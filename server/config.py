@@ -50,8 +50,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _help("frames that may wait while all interpreters are busy", "frames", ge=0, le=1024)
     ] = 16
     max_wait_ms: Annotated[
-        float, _help("longest wait of a frame for an interpreter", "ms", gt=0, le=600_000)
+        float, _help("deadline of a frame that comes without deadline_ms", "ms", gt=0, le=600_000)
     ] = 5000.0
+    max_clock_skew_ms: Annotated[
+        float, _help("most that a camera's clock may be ahead in captured_at", "ms", ge=0)
+    ] = 2000.0
+    latest_only: Annotated[
+        bool, _help("a camera's newer frame takes the place of its waiting one")
+    ] = False
     max_body_mb: Annotated[float, _help("largest request body", "MB", gt=0, le=1024)] = 16.0
     max_pixels: Annotated[
         int, _help("most pixels, width times height, of an image", "pixels", ge=1)

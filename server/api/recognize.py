@@ -8,6 +8,7 @@ from flask import Blueprint, Response, g
 from msgspec import Meta
 
 from server.api.body import read_image, read_options
+from server.api.deadlines import frame_age, time_left
 from server.api.responses import to_json
 from server.config import Settings
 from server.observe.metrics import Metrics
@@ -27,11 +28,13 @@ class Query(msgspec.Struct, frozen=True):
     threshold: Annotated[float, Meta(ge=0, le=1)] = 0.0
     camera: Name | None = None
     part: Name | None = None
+    captured_at: Annotated[str, Meta(max_length=64)] | None = None
     deadline_ms: Annotated[float, Meta(gt=0, le=600_000)] | None = None
 
 
 class Recognition(msgspec.Struct, frozen=True):
-    """The answer to one frame. timing_ms: milliseconds by stage, and in all."""
+    """The answer to one frame. timing_ms: milliseconds by stage, and in all. captured_age_ms: from
+    `captured_at` to the frame's arrival; negative where the camera's clock is ahead."""
 
     request_id: str
     model: str
@@ -43,15 +46,17 @@ class Recognition(msgspec.Struct, frozen=True):
     verdict: str | None
     cached: bool
     timing_ms: dict[str, float]
+    captured_age_ms: float | None = None
 
 
-def _options(query: Query, settings: Settings) -> Options:
-    wait = query.deadline_ms or settings.max_wait_ms
+def _options(query: Query, settings: Settings, age: float) -> Options:
+    deadline = (query.deadline_ms or settings.max_wait_ms) / 1000
     return Options(
         top_k=query.top_k or settings.default_top_k,
         threshold=query.threshold,
-        deadline=time.monotonic() + wait / 1000,
+        deadline=time.monotonic() + time_left(deadline, age),
         camera=query.camera or "",
+        latest_only=settings.latest_only,
     )
 
 
@@ -76,7 +81,8 @@ def blueprint(store: BundleStore, settings: Settings, metrics: Metrics) -> Bluep
         data = read_image()
         query = read_options(Query)
         recognizer = store.get(query.model, query.version)
-        answer = recognizer.recognize(data, _options(query, settings))
+        age = frame_age(query.captured_at, time.time(), settings.max_clock_skew_ms / 1000)
+        answer = recognizer.recognize(data, _options(query, settings, age))
         metrics.answered(answer)
         g.log_fields = _log_fields(answer)
         return to_json(
@@ -91,6 +97,7 @@ def blueprint(store: BundleStore, settings: Settings, metrics: Metrics) -> Bluep
                 verdict=answer.verdict,
                 cached=False,
                 timing_ms={k: round(v * 1000, 3) for k, v in answer.timing.items()},
+                captured_age_ms=round(age * 1000, 3) if query.captured_at else None,
             )
         )
 

@@ -51,8 +51,8 @@ def error_answer(status: int, code: str, message: str) -> Response:
 
 def _known(error: LinesideError) -> Response:
     response = error_answer(error.status, error.code, error.message)
-    if error.retry_after is not None:
-        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if error.status == 503:
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 0)))
     return response
 
 
@@ -61,7 +61,8 @@ def _http(error: HTTPException) -> Response:
     messages = {
         404: f"there is nothing at {request.path}",
         405: f"{request.method} is not possible at {request.path}",
-        413: "the request body, or one of its fields, is larger than this server takes",
+        413: f"the request's body has more than {(request.max_content_length or 0) / 1e6:g} MB or"
+        " too many parts",
     }
     message = messages.get(status, error.description or error.name)
     response = error_answer(

@@ -1,0 +1,60 @@
+"""When an answer stops being worth anything: `deadline_ms`, counted from `captured_at`."""
+
+import math
+from datetime import datetime
+
+from server.errors import DeadlineExceededError, InvalidFieldError
+
+
+def parse_instant(text: str) -> float:
+    """Seconds since 1970 (UTC) of a Unix time in seconds or an RFC 3339 date and time with zone.
+
+    Raises InvalidFieldError.
+    """
+    try:
+        instant = float(text)
+    except ValueError:
+        try:
+            parsed = datetime.fromisoformat(text)
+        except ValueError:
+            parsed = None
+        if parsed is None or parsed.tzinfo is None:
+            raise InvalidFieldError(
+                f"captured_at can't be {text!r}: send Unix seconds, such as 1767225600.25, or"
+                " RFC 3339 with a zone, such as 2026-01-01T00:00:00.250Z"
+            ) from None
+        instant = parsed.timestamp()
+    if not math.isfinite(instant):
+        raise InvalidFieldError("captured_at must be a finite time")
+    return instant
+
+
+def frame_age(captured_at: str | None, wall: float, max_skew: float) -> float:
+    """Seconds from capture to `wall` (seconds since 1970); 0 without `captured_at`.
+
+    Negative where the camera's clock is ahead. Raises InvalidFieldError where it is ahead by more
+    than `max_skew` seconds, since no deadline could be counted from such a clock.
+    """
+    if captured_at is None:
+        return 0.0
+    age = wall - parse_instant(captured_at)
+    if age < -max_skew:
+        raise InvalidFieldError(
+            f"captured_at is {-age:.1f} s ahead of this server's clock, and at most {max_skew:g} s"
+            " is taken: set the camera's clock"
+        )
+    return age
+
+
+def time_left(deadline: float, age: float) -> float:
+    """Seconds that a frame of `age` seconds still has until `deadline` seconds after its capture.
+
+    A camera's clock that is ahead buys no time. Raises DeadlineExceededError where none is left.
+    """
+    left = deadline - max(0.0, age)
+    if left <= 0:
+        raise DeadlineExceededError(
+            f"the frame was {age:.3f} s old on arrival and its deadline is {deadline:g} s; if it"
+            " was sent at once, set the camera's clock"
+        )
+    return left
