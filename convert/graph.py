@@ -1,0 +1,119 @@
+"""What a .tflite holds: its operators with weights, read through the TFLite schema."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.tools import flatbuffer_utils
+
+_WEIGHTED_KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+_KIND_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+
+
+class QuantizeError(ValueError):
+    """The model cannot be quantised as asked; the message is one sentence for the user."""
+
+
+class CalibrationError(QuantizeError):
+    """The calibration frames would give ranges that are not those of the real input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """An operator with constant float32 weights.
+
+    `shape` names kind, kernel, channels and output pixels ("CONV_2D 1x1 320>1280 @7x7"), and is
+    the same in every model of one architecture. `depth` is the multiplications for one output
+    value, `channels` the output channels, `weights` the number of weights.
+    """
+
+    index: int
+    kind: str
+    name: str
+    shape: str
+    depth: int
+    channels: int
+    weights: int
+    grouped: bool
+
+
+def operators(float_model: bytes) -> list[Operator]:
+    """The operators with constant weights of a float32 .tflite, in order of execution.
+
+    Raises QuantizeError for bytes that are no TFLite model, for a model without exactly one graph
+    and one float32 input of fixed size, and for one whose weights are quantised already.
+    """
+    model = parse(float_model)
+    graph = model.subgraphs[0]
+    found = []
+    for index, op in enumerate(graph.operators):
+        kind = kind_of(model, op)
+        if kind not in _WEIGHTED_KINDS:
+            continue
+        source, weights, output = (
+            graph.tensors[i] for i in (op.inputs[0], op.inputs[1], op.outputs[0])
+        )
+        fixed = constant(model, weights)
+        if weights.type != schema.TensorType.FLOAT32 or (not fixed and _unpacked(model, op)):
+            raise QuantizeError(
+                f"The model is quantised already ({kind} {output.name.decode()} has no float32 "
+                "weights), so give the float32 model it was made from."
+            )
+        if fixed:
+            found.append(_operator(index, kind, source.shape, weights.shape, output))
+    return found
+
+
+def parse(model: bytes) -> Any:
+    """A .tflite as `schema.ModelT`; QuantizeError unless it is one graph with float32 input."""
+    try:
+        interpreter = Interpreter(model_content=model, num_threads=1)
+        sources, graphs = interpreter.get_input_details(), interpreter.num_subgraphs()
+    except (ValueError, RuntimeError) as error:
+        raise QuantizeError("The bytes are no TFLite model that LiteRT can read.") from error
+    if graphs != 1 or len(sources) != 1:
+        raise QuantizeError(
+            f"The model has {graphs} graphs and {len(sources)} inputs, and can only have one each."
+        )
+    dtype = np.dtype(sources[0]["dtype"])
+    if dtype != np.float32:
+        raise QuantizeError(f"The model's input is {dtype}, and only float32 can be quantised.")
+    if any(size < 0 for size in sources[0]["shape_signature"][1:]):
+        raise QuantizeError("The model takes input of any size, so convert it for one size first.")
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+
+
+def kind_of(model: Any, op: Any) -> str:
+    """The operator's kind as the TFLite schema spells it ("CONV_2D")."""
+    code = model.operatorCodes[op.opcodeIndex]
+    # Kinds below 127 are written in both fields, later ones in builtinCode alone.
+    return str(_KIND_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)])
+
+
+def _unpacked(model: Any, op: Any) -> bool:
+    makers = (o for o in model.subgraphs[0].operators if op.inputs[1] in o.outputs)
+    return any(kind_of(model, maker) == "DEQUANTIZE" for maker in makers)
+
+
+def _operator(index: int, kind: str, source: Any, weights: Any, output: Any) -> Operator:
+    if kind == "FULLY_CONNECTED":
+        channels, depth = int(weights[0]), int(weights[1])
+        shape, grouped = f"{kind} {depth}>{channels}", False
+    else:
+        _, height, width, inner = (int(n) for n in weights)
+        channels, entering = int(output.shape[3]), int(source[3])
+        depth = height * width * (1 if kind == "DEPTHWISE_CONV_2D" else inner)
+        grouped = kind == "CONV_2D" and inner != entering
+        pixels = f"{output.shape[1]}x{output.shape[2]}"
+        shape = f"{kind} {height}x{width} {entering}>{channels} @{pixels}"
+        shape += " grouped" if grouped else ""
+    count = int(np.prod(weights))
+    return Operator(index, kind, output.name.decode(), shape, depth, channels, count, grouped)
+
+
+def constant(model: Any, tensor: Any) -> bool:
+    return model.buffers[tensor.buffer].data is not None
