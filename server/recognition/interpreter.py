@@ -40,10 +40,13 @@ class Interpreter:
     Raises BundleError where the file is not a model that LiteRT can run.
     """
 
-    def __init__(self, model: Path, threads: int) -> None:
+    def __init__(self, model: Path, threads: int, content: bytes | None = None) -> None:
+        """`content` is the file's, where it was read already: interpreters that are given the same
+        bytes share them."""
         self._lock = threading.Lock()
         try:
-            self._litert = LiteRT(str(model), num_threads=threads)
+            self._content = model.read_bytes() if content is None else content
+            self._litert = LiteRT(model_content=self._content, num_threads=threads)
             self._litert.allocate_tensors()
         except (ValueError, RuntimeError, OSError) as error:
             raise BundleError(f"{model} can't be loaded by LiteRT: {error}") from None
@@ -80,8 +83,9 @@ class InterpreterPool:
         """
         self.model, self.size, self.threads, self.wide = model, size, threads, wide
         self._free = threading.Condition()
-        self._idle = [Interpreter(model, threads) for _ in range(size)]
-        self._wide = [Interpreter(model, wide)] if wide else []
+        content = model.read_bytes()
+        self._idle = [Interpreter(model, threads, content) for _ in range(size)]
+        self._wide = [Interpreter(model, wide, content)] if wide else []
         self.inputs, self.outputs = self._idle[0].inputs, self._idle[0].outputs
 
     @property
