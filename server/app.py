@@ -18,7 +18,6 @@ from server.errors import NotReadyError
 from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
-from server.recognition.cores import granted_cores
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import MODEL, Bundle
@@ -28,11 +27,6 @@ from server.store.bundles import BundleStore
 logger = logging.getLogger(LOGGER)
 
 
-def pool_size(settings: Settings) -> int:
-    """Interpreters a model: as set, or one a granted core."""
-    return settings.interpreters or granted_cores()
-
-
 def make_store(settings: Settings, metrics: Metrics, admission: Admission) -> BundleStore:
     """The model repository of `settings`, whose models share `admission` and tell `metrics`."""
     limits = Limits(max_pixels=settings.max_pixels, max_side=settings.max_side)
@@ -40,7 +34,7 @@ def make_store(settings: Settings, metrics: Metrics, admission: Admission) -> Bu
 
     def load(bundle: Bundle) -> Recognizer:
         started = time.perf_counter()
-        size = pool_size(settings)
+        size = settings.pool_size
         wide = size if settings.wide_interpreter and size > 1 else 0
         pool = InterpreterPool(bundle.model_path, size, settings.threads_per_interpreter, wide)
         recognizer = Recognizer(bundle, pool, admission, limits, on_stage)
@@ -73,7 +67,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """
     settings = settings or config.load(os.environ)
     metrics = Metrics()
-    admission = Admission(pool_size(settings), settings.max_waiting)
+    admission = Admission(settings.slots, settings.max_waiting)
     metrics.watch(admission)
     store = make_store(settings, metrics, admission)
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from server.errors import SettingsError
+from server.recognition.cores import granted_cores
 from server.recognition.manifest import Recipe
 
 PREFIX = "LINESIDE_"
@@ -46,6 +47,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     wide_interpreter: Annotated[
         bool, _help("one interpreter more, over all cores, for a frame that comes alone")
     ] = True
+    frames_at_once: Annotated[
+        int,
+        _help("frames worked on at once; 0: one more than interpreters", "frames", ge=0, le=512),
+    ] = 0
     max_waiting: Annotated[
         int, _help("frames that may wait while all interpreters are busy", "frames", ge=0, le=1024)
     ] = 16
@@ -73,6 +78,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Literal["debug", "info", "warning", "error"], _help("least severe line that is logged")
     ] = "info"
     log_format: Annotated[Literal["json", "text"], _help("shape of a log line")] = "json"
+
+    @property
+    def pool_size(self) -> int:
+        """Interpreters a model: as set, or one a granted core."""
+        return self.interpreters or granted_cores()
+
+    @property
+    def slots(self) -> int:
+        """Frames worked on at once. One is decoded while the others are inferred, so that no core
+        waits while a finished frame's answer is written."""
+        return self.frames_at_once or self.pool_size + 1
 
 
 class Described(msgspec.Struct, frozen=True):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from server import config
 from server.config import Settings
 from server.errors import BundleError
-from server.recognition.cores import granted_cores
 from server.store.bundles import newest_intact, pick_default, versions
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def prepare(settings: Settings) -> int:
     found = versions(folder)
     name = pick_default(found, settings.model, folder)
     newest_intact(folder, name, found[name], settings.recipe)
-    return settings.interpreters or granted_cores()
+    return settings.slots
 
 
 def application(settings: Settings | None = None) -> "Flask":
@@ -47,17 +46,17 @@ def check(settings: Settings) -> Iterator[str]:
 
     Raises StartError, or NotReadyError, where the server would not come up.
     """
-    from server.app import make_store, pool_size
+    from server.app import make_store
     from server.observe.metrics import Metrics
     from server.recognition import process
     from server.recognition.admission import Admission
     from server.recognition.interpreter import runtime
 
     process.set_up()
-    size = pool_size(settings)
-    store = make_store(settings, Metrics(), Admission(size, settings.max_waiting))
+    store = make_store(settings, Metrics(), Admission(settings.slots, settings.max_waiting))
     yield f"settings are valid; address {settings.host}:{settings.port}"
-    yield f"{size} interpreters of {settings.threads_per_interpreter} threads, {runtime()}"
+    threads = settings.threads_per_interpreter
+    yield f"{settings.pool_size} interpreters of {threads} threads, {runtime()}"
     for name in versions(Path(settings.models)):
         try:
             recognizer = store.load(name)
