@@ -11,6 +11,7 @@ from flask import Flask
 from server import config
 from server.api import health, models, recognize
 from server.api.forms import take_bodies
+from server.api.gate import Gate
 from server.api.observing import observe_requests
 from server.api.responses import register_errors
 from server.config import Settings
@@ -73,6 +74,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     app = Flask("server", static_folder=None)
     take_bodies(app, int(settings.max_body_mb * 1_000_000))
+    app.wsgi_app = Gate(app.wsgi_app, admission, settings, metrics)  # type: ignore[method-assign]
     observe_requests(app, metrics)
     register_errors(app)
     app.register_blueprint(recognize.blueprint(store, settings, metrics))

@@ -1,8 +1,8 @@
 """What happens before the first frame: settings and bundles checked, the process set up."""
 
-import atexit
 import os
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,9 @@ def application(settings: Settings | None = None) -> "Flask":
     from server.recognition import process
 
     settings = settings or config.load(os.environ)
-    atexit.register(logs.start(settings.log_level, settings.log_format).stop)
+    listener = logs.start(settings.log_level, settings.log_format)
+    # Unlike atexit's, these are run at the end of a forked worker too.
+    Finalize(None, listener.stop, exitpriority=0)
     process.set_up()
     return create_app(settings)
 

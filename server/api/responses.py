@@ -49,10 +49,15 @@ def error_answer(status: int, code: str, message: str) -> Response:
     return to_json(ErrorAnswer(ErrorBody(code, message, g.get("request_id", ""))), status)
 
 
+def retry_after(error: LinesideError) -> str:
+    """The Retry-After header (RFC 9110, 10.2.3): whole seconds, at least 1."""
+    return str(max(1, math.ceil(error.retry_after or 0)))
+
+
 def _known(error: LinesideError) -> Response:
     response = error_answer(error.status, error.code, error.message)
     if error.status == 503:
-        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 0)))
+        response.headers["Retry-After"] = retry_after(error)
     return response
 
 

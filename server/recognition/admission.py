@@ -6,6 +6,7 @@ turns, so that one that floods does not starve another; and where asked, a camer
 takes the place of its waiting one.
 """
 
+import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -22,6 +23,9 @@ from server.errors import (
 
 # Weight of the newest frame in the running estimate of the service time: about 20 frames' memory.
 NEWEST = 0.05
+# Seconds for which the estimate is believed after the last frame. Without an end, one estimate
+# longer than any deadline would refuse every frame, and so never be corrected.
+BELIEVED = 1.0
 
 
 class Ticket:
@@ -42,8 +46,9 @@ class Ticket:
 class Admission:
     """Slots and the queue before them.
 
-    `_lock` guards `_busy`, `_queues`, `_waiting` and `_service`. `_queues` holds the waiting
-    tickets by camera, the camera whose turn is next first. Times are seconds of `clock`.
+    `_lock` guards `_busy`, `_queues`, `_waiting`, `_service`, `_measured` and `_closed`. `_queues`
+    holds the waiting tickets by camera, the camera whose turn is next first. `_measured` is when
+    `_service` was last brought up to date. Times are seconds of `clock`.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Admission:
         self._waiting = 0
         self._queues: OrderedDict[str, deque[Ticket]] = OrderedDict()
         self._service = 0.0
+        self._measured = -math.inf
         self._closed = False
 
     @property
@@ -73,6 +79,11 @@ class Admission:
         return self._busy <= 1 and self._waiting == 0
 
     @property
+    def crowded(self) -> bool:
+        """Whether frames wait, so that a further one might be refused."""
+        return self._waiting > 0
+
+    @property
     def service_time(self) -> float:
         """Running estimate of the seconds one frame holds a slot; 0 before the first."""
         return self._service
@@ -88,36 +99,57 @@ class Admission:
         OverloadedError where too many wait, SupersededError where a newer frame of the camera came.
         """
         asked = self._clock()
-        ticket = self._enter(Ticket(camera, deadline), asked, latest_only and camera != "")
+        ticket = self._enter(Ticket(camera, deadline), latest_only and camera != "")
         if ticket is not None:
             self._await(ticket)
         started = self._clock()
+        held = None
         try:
             yield started - asked
+            held = self._clock() - started
         finally:
-            self._leave(self._clock() - started)
+            self._leave(held)
 
-    def _enter(self, ticket: Ticket, now: float, latest_only: bool) -> Ticket | None:
+    def check(self, deadline: float, camera: str = "", *, latest_only: bool = False) -> None:
+        """Raises what `admit` would raise at once for such a frame, and takes nothing."""
+        with self._lock:
+            self._refuse_hopeless(camera, deadline, latest_only and camera != "")
+
+    def _refuse_hopeless(self, camera: str, deadline: float, latest_only: bool) -> None:
+        if self._closed:
+            raise NotReadyError("the server is stopping", retry_after=5)
+        if self._clock() + self._expected(camera, latest_only) > deadline:
+            if self._busy == 0:
+                # Nothing measures the service time while nothing is admitted; one slow frame must
+                # not keep the line out for ever.
+                self._service *= 1 - NEWEST
+            raise self._late()
+        own = len(self._queues.get(camera, ()))
+        if self._busy < self.slots or self._waiting < self.max_waiting or (latest_only and own):
+            return
+        if self._longest() <= own + 1:
+            raise self._overloaded()
+
+    def _enter(self, ticket: Ticket, latest_only: bool) -> Ticket | None:
         """Takes a slot (None) or a place in the queue (the ticket), or raises."""
         with self._lock:
-            if self._closed:
-                raise NotReadyError("the server is stopping", retry_after=5)
-            if now + self._expected(ticket.camera, latest_only) > ticket.deadline:
-                raise self._late()
+            self._refuse_hopeless(ticket.camera, ticket.deadline, latest_only)
             if self._busy < self.slots:
                 self._busy += 1
                 return None
             queue = self._queues.setdefault(ticket.camera, deque())
             if latest_only and queue:
-                self._waiting -= 1
                 queue.pop().refuse(SupersededError("a newer frame of this camera took its place"))
-            elif self._waiting >= self.max_waiting and not self._make_room(ticket.camera):
-                if not queue:
-                    del self._queues[ticket.camera]
-                raise self._overloaded()
+            elif self._waiting >= self.max_waiting:
+                # The camera that waits with the most gives up its oldest.
+                max(self._queues.values(), key=len).popleft().refuse(self._overloaded())
+            else:
+                self._waiting += 1
             queue.append(ticket)
-            self._waiting += 1
             return ticket
+
+    def _longest(self) -> int:
+        return max(map(len, self._queues.values()), default=0)
 
     def _expected(self, camera: str, latest_only: bool) -> float:
         """Seconds until a frame of `camera` that came now would be answered, by turns."""
@@ -126,16 +158,6 @@ class Admission:
         own = 0 if latest_only else len(self._queues.get(camera, ()))
         others = sum(min(len(q), own + 1) for name, q in self._queues.items() if name != camera)
         return ((own + others) // self.slots + 2) * self._service
-
-    def _make_room(self, camera: str) -> bool:
-        """Refuses the oldest frame of the camera that waits with the most, if that is more than
-        `camera` would wait with itself."""
-        longest = max(self._queues.values(), key=len)
-        if len(longest) <= len(self._queues[camera]) + 1:
-            return False
-        longest.popleft().refuse(self._overloaded())
-        self._waiting -= 1
-        return True
 
     def _await(self, ticket: Ticket) -> None:
         left = min(max(0.0, ticket.deadline - self._clock()), threading.TIMEOUT_MAX)
@@ -149,11 +171,18 @@ class Admission:
         if ticket.refusal is not None:
             raise ticket.refusal
 
-    def _leave(self, held: float) -> None:
-        """Gives the slot to the next frame that can still be answered in time."""
+    def _leave(self, held: float | None) -> None:
+        """Gives the slot to the next frame that can still be answered in time.
+
+        held: seconds that the frame took, or None where it failed, which says nothing of the time
+        that a good one takes.
+        """
         with self._lock:
-            self._service += (held - self._service) * (NEWEST if self._service else 1.0)
             now = self._clock()
+            if held is not None:
+                weight = NEWEST if now - self._measured < BELIEVED else 1.0
+                self._service += (held - self._service) * weight
+                self._measured = now
             while self._waiting:
                 camera, queue = next(iter(self._queues.items()))
                 ticket = queue.popleft()

@@ -1,0 +1,98 @@
+"""Refusals before Flask sees the request.
+
+When far more comes in than can be done, most of what a server does is refuse. What a refusal
+costs is taken from the frames that could be answered, so it is decided from the request's first
+lines alone, with the same rules and the same answer as later on.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from server.api.responses import ErrorAnswer, ErrorBody, retry_after
+from server.config import Settings
+from server.errors import LinesideError
+from server.observe.metrics import Metrics
+from server.recognition.admission import Admission
+
+Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+# The routes whose requests are one frame each, with its options in the query string.
+FRAME_PATHS = frozenset({"/v1/recognize"})
+
+
+class Gate:
+    """WSGI middleware around `app` that answers 503 for frames that could not be admitted.
+
+    A form whose query string names no camera is let through, since the form may.
+    """
+
+    def __init__(
+        self, app: Wsgi, admission: Admission, settings: Settings, metrics: Metrics
+    ) -> None:
+        self._app, self._admission, self._metrics = app, admission, metrics
+        self._latest_only, self._most = settings.latest_only, settings.max_body_mb * 1e6
+        self._wait = settings.max_wait_ms
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        if (
+            environ["PATH_INFO"] in FRAME_PATHS
+            and environ["REQUEST_METHOD"] == "POST"
+            and self._admission.crowded
+        ):
+            started = time.perf_counter()
+            error = self._refusal(environ)
+            if error is not None and _body_read(environ, self._most):
+                return self._refuse(environ, error, started, start_response)
+        return self._app(environ, start_response)
+
+    def _refusal(self, environ: dict[str, Any]) -> LinesideError | None:
+        query = dict(parse_qsl(environ.get("QUERY_STRING", "")))
+        camera = query.get("camera", "")
+        if not camera and environ.get("CONTENT_TYPE", "").startswith("multipart/"):
+            return None
+        try:
+            wait = float(query.get("deadline_ms", self._wait)) / 1000
+            self._admission.check(time.monotonic() + wait, camera, latest_only=self._latest_only)
+        except ValueError:
+            return None  # the route says what is wrong with it
+        except LinesideError as error:
+            return error
+        return None
+
+    def _refuse(
+        self,
+        environ: dict[str, Any],
+        error: LinesideError,
+        started: float,
+        start_response: Callable[..., Any],
+    ) -> list[bytes]:
+        route, request_id = environ["PATH_INFO"], uuid.uuid4().hex
+        body = msgspec.json.encode(ErrorAnswer(ErrorBody(error.code, error.message, request_id)))
+        self._metrics.requests.labels(route, str(error.status)).inc()
+        self._metrics.refused.labels(error.code).inc()
+        self._metrics.request_duration.labels(route).observe(time.perf_counter() - started)
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Retry-After", retry_after(error)),
+            ("X-Request-Id", request_id),
+        ]
+        start_response(f"{error.status} SERVICE UNAVAILABLE", headers)
+        return [body]
+
+
+def _body_read(environ: dict[str, Any], most: float) -> bool:
+    """Takes the body in, so that the connection can be used again; not one of unknown length, nor
+    one that is refused for its own size."""
+    length = environ.get("CONTENT_LENGTH") or ""
+    if not length.isdecimal() or int(length) > most:
+        return False
+    environ["wsgi.input"].read(int(length))
+    return True
