@@ -1,6 +1,7 @@
 """What the whole process needs set for frames to be cheap."""
 
 import ctypes
+import warnings
 
 import cv2
 
@@ -10,13 +11,16 @@ KEEP_BYTES, LARGEST_KEPT_BYTES = 256 << 20, 32 << 20
 
 
 def set_up() -> None:
-    """OpenCV's own threads off; freed decode buffers kept instead of given back to the kernel.
+    """OpenCV's own threads off; image libraries silent; freed decode buffers kept, not given back.
 
-    Frames are the unit of parallel work, so threads within one only add switches. glibc hands
-    large freed blocks back at once, and taking them again costs hundreds of page faults a frame;
-    32 MiB is the largest block it can be told to keep (mallopt(3)). Without glibc this is a no-op.
+    Frames are the unit of parallel work, so threads within one only add switches. What OpenCV and
+    Pillow would print of a damaged image, its sender is told. glibc hands large freed blocks back
+    to the kernel at once, and taking them again costs hundreds of page faults a frame; 32 MiB is
+    the largest block it can be told to keep (mallopt(3)). Without glibc this is a no-op.
     """
     cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)

@@ -19,8 +19,8 @@ from server.recognition.manifest import (
     Bundle,
     Manifest,
     Recipe,
-    parse_labels,
     read_bundle,
+    read_labels,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +55,12 @@ def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
     Raises BundleError where it is incomplete or damaged.
     """
     if (folder / MANIFEST).exists() or not (folder / MODEL).is_file():
-        return read_bundle(folder)
+        bundle = read_bundle(folder)
+        said = f"{bundle.manifest.name}/{bundle.manifest.version}"
+        lies = "/".join(folder.parts[-2:])
+        if said != lies:
+            raise BundleError(f"{folder / MANIFEST} is of {said}, but lies in {lies}")
+        return bundle
     if recipe is None:
         raise BundleError(
             f"{folder} has no {MANIFEST}: set `recipe` to say how an image is fed to its {MODEL}"
@@ -68,9 +73,7 @@ def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
         quantization="float32" if recipe.dtype == "float32" else "int8",
     )
     labels = folder / LABELS
-    return Bundle(
-        folder, manifest, parse_labels(labels.read_text("utf-8")) if labels.exists() else ()
-    )
+    return Bundle(folder, manifest, read_labels(labels) if labels.exists() else ())
 
 
 def pick_default(names: Mapping[str, object], wanted: str, folder: Path) -> str:
