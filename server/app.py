@@ -1,10 +1,6 @@
 """The factory: puts the parts together and does nothing else."""
 
-import logging
 import os
-import threading
-import time
-from pathlib import Path
 
 from flask import Flask
 
@@ -15,49 +11,11 @@ from server.api.gate import Gate
 from server.api.observing import observe_requests
 from server.api.responses import register_errors
 from server.config import Settings
-from server.errors import NotReadyError
-from server.observe.logs import LOGGER
+from server.loading import make_store, start_loading
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
-from server.recognition.frame import Limits
-from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import MODEL, Bundle
-from server.recognition.recognizer import STAGES, Recognizer
-from server.store.bundles import BundleStore
 
-logger = logging.getLogger(LOGGER)
-
-
-def make_store(settings: Settings, metrics: Metrics, admission: Admission) -> BundleStore:
-    """The model repository of `settings`, whose models share `admission` and tell `metrics`."""
-    limits = Limits(max_pixels=settings.max_pixels, max_side=settings.max_side)
-    on_stage = metrics.on_stage(STAGES)
-
-    def load(bundle: Bundle) -> Recognizer:
-        started = time.perf_counter()
-        size = settings.pool_size
-        wide = size if settings.wide_interpreter and size > 1 else 0
-        pool = InterpreterPool(bundle.model_path, size, settings.threads_per_interpreter, wide)
-        recognizer = Recognizer(bundle, pool, admission, limits, on_stage)
-        recognizer.warm_up()
-        recognizer.check_golden()
-        seconds = time.perf_counter() - started
-        manifest = bundle.manifest
-        metrics.loaded(manifest, manifest.sha256.get(MODEL, ""), seconds)
-        metrics.interpreters.inc(pool.size)
-        logger.info(
-            "model loaded",
-            extra={
-                "fields": {
-                    "model": f"{manifest.name}/{manifest.version}",
-                    "seconds": round(seconds, 3),
-                    "interpreters": pool.size,
-                }
-            },
-        )
-        return recognizer
-
-    return BundleStore(Path(settings.models), settings.model, load, settings.recipe)
+__all__ = ["create_app", "make_store"]
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -81,11 +39,5 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(models.blueprint(store))
     app.register_blueprint(health.blueprint(store, metrics))
 
-    def preload() -> None:
-        try:
-            store.load(store.default)
-        except NotReadyError as error:
-            logger.error("no version may serve", extra={"fields": {"reason": error.message}})
-
-    threading.Thread(target=preload, name="preload", daemon=True).start()
+    start_loading(store, settings)
     return app

@@ -34,6 +34,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str,
         _help("bundle that answers when a request names none; where the folder holds only one, it"),
     ] = "parts"
+    version: Annotated[
+        int, _help("only version of `model` that may serve; 0: the newest that verifies", ge=0)
+    ] = 0
+    preload: Annotated[
+        tuple[str, ...],
+        _help("models loaded at the start beside `model`; others on first use"),
+    ] = ()
+    models_memory_mb: Annotated[
+        float,
+        _help("all models together; the least recently used go; 0: no limit", "MB", ge=0),
+    ] = 0.0
+    watch_models_s: Annotated[
+        float, _help("time between looks for newer versions; 0: only on request", "s", ge=0)
+    ] = 0.0
     recipe: Annotated[
         Recipe | None,
         _help("how a bare model.tflite without bundle.json is fed, as a table of bundle.json"),
@@ -67,10 +81,37 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_pixels: Annotated[
         int, _help("most pixels, width times height, of an image", "pixels", ge=1)
     ] = 50_000_000
+    max_form_parts: Annotated[
+        int, _help("most fields and files of a form", "parts", ge=1, le=10_000)
+    ] = 100
     max_side: Annotated[int, _help("longest side of an image", "pixels", ge=1, le=65_535)] = 16_384
     default_top_k: Annotated[
         int, _help("labels in an answer when a request asks for no number", "labels", ge=1, le=1000)
     ] = 5
+    auth: Annotated[
+        Literal["auto", "required", "off"],
+        _help("keys or tokens: `auto` asks for them off the loopback, or where there are any"),
+    ] = "auto"
+    keys_file: Annotated[
+        str, _help("API keys, made by `python -m server key add`", min_length=1)
+    ] = "keys.jsonl"
+    jwt_algorithm: Annotated[
+        Literal["", "HS256", "RS256"], _help("of bearer tokens that are taken; empty: none are")
+    ] = ""
+    jwt_key_file: Annotated[
+        str, _help("the secret (HS256, 32 bytes or more) or the public key in PEM (RS256)")
+    ] = ""
+    jwt_issuer: Annotated[str, _help("`iss` that a token must have")] = ""
+    jwt_audience: Annotated[str, _help("`aud` that a token must have")] = ""
+    rate_per_key: Annotated[
+        str, _help("most requests of a key or token, such as 100/second; empty: no limit")
+    ] = ""
+    rate_per_address: Annotated[
+        str, _help("most requests of an address, such as 200/second; empty: no limit")
+    ] = ""
+    cors_origins: Annotated[
+        tuple[str, ...], _help("origins whose pages may call this server; empty: none but its own")
+    ] = ()
     stop_timeout: Annotated[
         int, _help("time that frames in hand have to finish after SIGTERM", "s", ge=1, le=600)
     ] = 30
@@ -112,6 +153,7 @@ def _type_name(field: msgspec.inspect.Field) -> str:
         "IntType": "whole number",
         "FloatType": "number",
         "StrType": "text",
+        "VarTupleType": "list of text",
     }
     return names.get(type(kind).__name__, "table")
 
@@ -119,6 +161,8 @@ def _type_name(field: msgspec.inspect.Field) -> str:
 def _default_text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value)
     return "" if value is None else str(value)
 
 
@@ -164,6 +208,8 @@ def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
     try:
         if not strict and isinstance(value, str) and name == "recipe":
             return msgspec.json.decode(value, type=kinds[name])
+        if not strict and isinstance(value, str) and name in ("preload", "cors_origins"):
+            value = [item.strip() for item in value.split(",") if item.strip()]
         return msgspec.convert(value, kinds[name], strict=strict)
     except msgspec.DecodeError as error:
         raise SettingsError(f"{source} can't be {value!r}: {error}") from None

@@ -44,6 +44,30 @@ class ModelNotFoundError(NotFoundError):
     code = "MODEL_NOT_FOUND"
 
 
+class ConflictError(LinesideError):
+    code, status = "CONFLICT", 409
+
+
+class VersionPinnedError(ConflictError):
+    code = "VERSION_PINNED"
+
+
+class NothingToRollBackError(ConflictError):
+    code = "NOTHING_TO_ROLL_BACK"
+
+
+class VersionRefusedError(LinesideError):
+    code, status = "VERSION_REFUSED", 422
+
+
+class UnauthorizedError(LinesideError):
+    code, status = "UNAUTHORIZED", 401
+
+
+class ForbiddenError(LinesideError):
+    code, status = "FORBIDDEN", 403
+
+
 class BodyTooLargeError(LinesideError):
     code, status = "BODY_TOO_LARGE", 413
 
@@ -82,6 +106,10 @@ class StartError(Exception):
 
 class SettingsError(StartError):
     """A setting is unknown or unusable."""
+
+
+class KeysError(StartError):
+    """The keys file can't be read or changed, or a key in it is unusable."""
 
 
 class BundleError(StartError):

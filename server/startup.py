@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from server import config
 from server.config import Settings
 from server.errors import BundleError
-from server.store.bundles import newest_intact, pick_default, versions
+from server.store.bundles import newest_intact, versions
+from server.store.choices import candidates, read_choice
+from server.store.folders import pick_default
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -24,7 +26,8 @@ def prepare(settings: Settings) -> int:
     folder = Path(settings.models)
     found = versions(folder)
     name = pick_default(found, settings.model, folder)
-    newest_intact(folder, name, found[name], settings.recipe)
+    order = candidates(found[name], read_choice(folder / name), settings.version or None)
+    newest_intact(folder, name, order, settings.recipe)
     return settings.slots
 
 
@@ -48,7 +51,7 @@ def check(settings: Settings) -> Iterator[str]:
 
     Raises StartError, or NotReadyError, where the server would not come up.
     """
-    from server.app import make_store
+    from server.loading import make_store
     from server.observe.metrics import Metrics
     from server.recognition import process
     from server.recognition.admission import Admission

@@ -1,10 +1,13 @@
-"""GET /v1/models: what this server can serve, and how well it is known to."""
+"""/v1/models: what this server can serve, how well it is known to, and the live swap."""
+
+from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from server.api.responses import to_json
-from server.errors import ModelNotFoundError
+from server.errors import InvalidFieldError, ModelNotFoundError
 from server.recognition.manifest import Manifest
 from server.store.bundles import BundleStore, Failure, versions
 
@@ -28,6 +31,12 @@ class Models(msgspec.Struct, frozen=True):
     models: tuple[Model, ...]
 
 
+class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which version a change is about; None for the one that the rules name."""
+
+    version: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
 def describe(store: BundleStore, name: str, numbers: tuple[int, ...]) -> Model:
     """`name` as the API tells it."""
     recognizer = store.served().get(name)
@@ -42,9 +51,30 @@ def describe(store: BundleStore, name: str, numbers: tuple[int, ...]) -> Model:
     )
 
 
+def _which() -> Which:
+    """The version named in this request's JSON body or query string. Raises InvalidFieldError."""
+    body = request.get_data(cache=False)
+    try:
+        if body:
+            return msgspec.json.decode(body, type=Which)
+        return msgspec.convert(request.args.to_dict(), Which, strict=False)
+    except msgspec.DecodeError as error:
+        raise InvalidFieldError(f'{error}; send nothing, or {{"version": 3}}') from None
+
+
 def blueprint(store: BundleStore) -> Blueprint:
     """The model routes over `store`."""
     routes = Blueprint("models", __name__, url_prefix="/v1/models")
+
+    def described(name: str) -> Response:
+        found = versions(store.folder)
+        if name not in found:
+            raise ModelNotFoundError(f"there is no model {name}")
+        return to_json(describe(store, name, found[name]))
+
+    def change(name: str, how: Callable[[], object]) -> Response:
+        how()
+        return described(name)
 
     @routes.get("")
     def models() -> Response:
@@ -55,9 +85,24 @@ def blueprint(store: BundleStore) -> Blueprint:
 
     @routes.get("/<name>")
     def model(name: str) -> Response:
-        found = versions(store.folder)
-        if name not in found:
-            raise ModelNotFoundError(f"there is no model {name}")
-        return to_json(describe(store, name, found[name]))
+        return described(name)
+
+    @routes.post("/<name>/load")
+    def load(name: str) -> Response:
+        version = _which().version
+        if version is not None:
+            return change(name, lambda: store.activate(name, version))
+        return change(name, lambda: store.refresh(name))
+
+    @routes.post("/<name>/activate")
+    def activate(name: str) -> Response:
+        version = _which().version
+        if version is None:
+            raise InvalidFieldError('which version? Send {"version": 3}')
+        return change(name, lambda: store.activate(name, version))
+
+    @routes.post("/<name>/rollback")
+    def rollback(name: str) -> Response:
+        return change(name, lambda: store.rollback(name))
 
     return routes

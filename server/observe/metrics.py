@@ -43,7 +43,6 @@ class Metrics:
         )
         self.waiting = self._gauge("waiting_frames", "Frames waiting for an interpreter")
         self.busy = self._gauge("busy_interpreters", "Interpreters at work")
-        self.interpreters = self._gauge("interpreters", "Interpreters of all loaded models")
         self.predictions = self._counter(
             "predictions_total", "Frames by their best label", "model", "label"
         )
@@ -54,10 +53,8 @@ class Metrics:
         self.model_load = self._gauge(
             "model_load_seconds", "Time to load, warm up and check a version", "model", "version"
         )
-        self.model_info = self._gauge(
-            "model_info",
-            "1 for each model that serves",
-            *("model", "version", "quantization", "sha256"),
+        self.model_unloads = self._counter(
+            "model_unloads_total", "Versions let go, by reason: swap or memory", "model", "reason"
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -81,11 +78,9 @@ class Metrics:
         self.waiting.set_function(lambda: admission.waiting)
         self.busy.set_function(lambda: admission.busy)
 
-    def loaded(self, manifest: Manifest, sha256: str, seconds: float) -> None:
-        """Tells that a version was loaded in `seconds` and serves."""
-        version = str(manifest.version)
-        self.model_load.labels(manifest.name, version).set(seconds)
-        self.model_info.labels(manifest.name, version, manifest.quantization, sha256).set(1)
+    def loaded(self, manifest: Manifest, seconds: float) -> None:
+        """Tells that a version was loaded in `seconds`."""
+        self.model_load.labels(manifest.name, str(manifest.version)).set(seconds)
 
     def answered(self, answer: Answer) -> None:
         """Counts one recognised frame by label, confidence and verdict."""

@@ -1,158 +1,109 @@
-"""The model repository: models/NAME/VERSION, verified, loaded, warmed up, checked, then served."""
+"""The live model repository: versions verified, loaded, warmed up, checked, then swapped in.
+
+What a version must pass before it serves is `Load`'s business; here it is decided which version
+of which model is loaded when, and which one is let go.
+"""
 
 from __future__ import annotations
 
-import re
+import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-import msgspec
-
-from server.errors import BundleError, ModelNotFoundError, NotReadyError
-from server.recognition.manifest import (
-    LABELS,
-    MANIFEST,
-    MODEL,
-    NAME,
-    Bundle,
-    Manifest,
-    Recipe,
-    read_bundle,
-    read_labels,
+from server.errors import (
+    BundleError,
+    ModelNotFoundError,
+    NothingToRollBackError,
+    NotReadyError,
+    VersionPinnedError,
+    VersionRefusedError,
 )
+from server.observe.logs import LOGGER
+from server.recognition.manifest import MODEL, Bundle, Recipe
+from server.recognition.memory import give_back, resident
+from server.store.choices import Choice, candidates, read_choice, write_choice
+from server.store.folders import (
+    Fingerprint,
+    fingerprint,
+    newest_intact,
+    open_bundle,
+    pick_default,
+    versions,
+    versions_of,
+)
+from server.store.records import Failure, Loaded, Record
+from server.store.residents import Unloaded
+from server.store.shelf import LONGEST_WAIT, Limit, Shelf
 
 if TYPE_CHECKING:
     from server.recognition.recognizer import Recognizer
 
-VERSION = re.compile(r"[1-9][0-9]{0,8}")
+__all__ = ["BundleStore", "Failure", "Loaded", "newest_intact", "open_bundle", "versions"]
+
+logger = logging.getLogger(LOGGER)
+
 Load: TypeAlias = "Callable[[Bundle], Recognizer]"
-
-
-def versions(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Names and their versions, newest first, in a folder of bundles. Raises BundleError where it
-    is not a folder, or holds nothing that could be a bundle."""
-    if not folder.is_dir():
-        raise BundleError(f"the models folder {folder} does not exist")
-    found: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.iterdir()):
-        if not path.is_dir() or not NAME.fullmatch(path.name):
-            continue
-        numbers = [int(v.name) for v in path.iterdir() if v.is_dir() and VERSION.fullmatch(v.name)]
-        if numbers:
-            found[path.name] = tuple(sorted(numbers, reverse=True))
-    if not found:
-        raise BundleError(
-            f"the models folder {folder} holds no bundle: expected NAME/VERSION/{MODEL} in it"
-        )
-    return found
-
-
-def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
-    """The bundle in `folder`, or a bare model.tflite there, fed by `recipe`.
-
-    Raises BundleError where it is incomplete or damaged.
-    """
-    if (folder / MANIFEST).exists() or not (folder / MODEL).is_file():
-        bundle = read_bundle(folder)
-        said = f"{bundle.manifest.name}/{bundle.manifest.version}"
-        lies = "/".join(folder.parts[-2:])
-        if said != lies:
-            raise BundleError(f"{folder / MANIFEST} is of {said}, but lies in {lies}")
-        return bundle
-    if recipe is None:
-        raise BundleError(
-            f"{folder} has no {MANIFEST}: set `recipe` to say how an image is fed to its {MODEL}"
-        )
-    manifest = Manifest(
-        name=folder.parent.name,
-        version=int(folder.name),
-        sha256={},
-        recipe=recipe,
-        quantization="float32" if recipe.dtype == "float32" else "int8",
-    )
-    labels = folder / LABELS
-    return Bundle(folder, manifest, read_labels(labels) if labels.exists() else ())
-
-
-def pick_default(names: Mapping[str, object], wanted: str, folder: Path) -> str:
-    """The model for requests that name none: `wanted`, or the only one there is.
-
-    Raises BundleError where there are several and `wanted` is not among them.
-    """
-    if wanted in names:
-        return wanted
-    if len(names) == 1:
-        return next(iter(names))
-    raise BundleError(f"{folder} holds {', '.join(names)}, but not {wanted}: set `model` to one")
-
-
-def newest_intact(
-    folder: Path, name: str, numbers: Sequence[int], recipe: Recipe | None = None
-) -> Bundle:
-    """The highest of the versions `numbers` (newest first) whose files are intact.
-
-    Raises BundleError with the newest one's fault where none is.
-    """
-    faults = []
-    for version in numbers:
-        try:
-            return open_bundle(folder / name / str(version), recipe)
-        except BundleError as error:
-            faults.append(error)
-    raise faults[0]
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """A version that may not serve, and why."""
-
-    version: int
-    reason: str
+Seen: TypeAlias = Mapping[str, Mapping[int, Fingerprint]]
+# Versions that served before, as far back as rollback goes.
+MOST_HISTORY = 16
 
 
 class BundleStore:
     """Loaded models by name.
 
-    `_lock` guards `_serving` and `_failures`; `_loading` holds one lock a name, so that a model is
-    loaded once, and no request for another model waits for it.
+    `_lock` guards `_models` and what is in it. `_loading` is held by the one thread that loads: a
+    request for a model that serves never waits for it.
     """
 
     def __init__(
-        self, folder: Path, default: str, load: Load, recipe: Recipe | None = None
+        self,
+        folder: Path,
+        default: str,
+        load: Load,
+        recipe: Recipe | None = None,
+        *,
+        pinned: int | None = None,
+        limit: Limit | None = None,
+        on_loaded: Callable[[Loaded], None] = lambda _: None,
+        on_unloaded: Callable[[Unloaded], None] = lambda _: None,
     ) -> None:
-        """`default` is the model for requests that name none. Raises BundleError where the folder
-        holds several models and `default` is not among them."""
-        self.folder, self._load, self._recipe = folder, load, recipe
+        """`default` is the model for requests that name none, and `pinned` the only version of it
+        that may serve. Raises BundleError where the folder holds several models and `default` is
+        not among them."""
+        self.folder, self._load, self._recipe, self._pinned = folder, load, recipe, pinned
         names = versions(folder)
         self.default = pick_default(names, default, folder)
-        self._lock = threading.Lock()
-        self._serving: dict[str, Recognizer] = {}
-        self._failures: dict[str, list[Failure]] = {}
-        self._loading: dict[str, threading.Lock] = {name: threading.Lock() for name in names}
+        self._on_loaded = on_loaded
+        self._shelf = Shelf(self.default, limit or Limit(), on_unloaded)
+        self._lock, self._loading = threading.Lock(), threading.Lock()
+        self._models = {name: Record() for name in names}
 
     def ready(self) -> tuple[bool, str]:
         """Whether the default model serves, and if not, why."""
-        with self._lock:
-            if self.default in self._serving:
-                return True, ""
-            failures = self._failures.get(self.default)
+        if self._shelf.version(self.default) is not None:
+            return True, ""
+        failures = self.failures(self.default)
         if failures:
             return False, failures[0].reason
         return False, f"the model {self.default} is being loaded"
 
+    def memory(self) -> dict[str, int]:
+        """Bytes in memory by model, versions included that only finish their last frames."""
+        return self._shelf.residents.by_name()
+
     def get(self, name: str | None = None, version: int | None = None) -> Recognizer:
         """The recognizer that serves `name` (the default where None), loaded now if need be.
 
-        Raises ModelNotFoundError for an unknown name or version, NotReadyError while the default
-        is being loaded or where no version of the model may serve.
+        It stays in memory for as long as the caller holds it, whatever serves meanwhile. Raises
+        ModelNotFoundError for an unknown name or a version that does not serve, NotReadyError
+        while the default is being loaded or where no version of the model may serve.
         """
         name = name or self.default
-        with self._lock:
-            recognizer = self._serving.get(name)
-            known = name in self._loading
-        if not known:
-            raise ModelNotFoundError(f"there is no model {name}")
+        recognizer = self._shelf.use(name)
         if recognizer is None:
             if name == self.default:
                 raise NotReadyError(self.ready()[1], retry_after=1)
@@ -164,40 +115,201 @@ class BundleStore:
         return recognizer
 
     def load(self, name: str) -> Recognizer:
-        """Loads the highest version of `name` that verifies, unless it serves already.
+        """Loads the first version of `name` that may serve and verifies, unless one serves already.
 
-        Raises NotReadyError with the newest version's reason where none does.
+        Raises ModelNotFoundError for an unknown name, NotReadyError with the first version's
+        reason where none does, or where the memory budget has no room.
         """
-        with self._loading[name]:
-            with self._lock:
-                if name in self._serving:
-                    return self._serving[name]
-            failures: list[Failure] = []
-            for version in versions(self.folder)[name]:
-                try:
-                    recognizer = self._load(
-                        open_bundle(self.folder / name / str(version), self._recipe)
-                    )
-                except BundleError as error:
-                    failures.append(Failure(version, str(error)))
-                else:
-                    self._serve(name, recognizer, failures)
-                    return recognizer
-            self._serve(name, None, failures)
-            raise NotReadyError(failures[0].reason, retry_after=10)
+        model = self._known(name)
+        with self._turn_to_load():
+            serving = self._shelf.use(name) or self._adopt(name, model, self._order(name))
+            if serving is not None:
+                return serving
+        failures = self.failures(name)
+        reason = failures[0].reason if failures else f"{self.folder / name} holds no version"
+        raise NotReadyError(reason, retry_after=10)
 
-    def _serve(self, name: str, recognizer: Recognizer | None, failures: list[Failure]) -> None:
-        with self._lock:
-            self._failures[name] = failures
-            if recognizer is not None:
-                self._serving[name] = recognizer
+    def refresh(self, name: str) -> Recognizer:
+        """Looks at models/NAME again and swaps in the newest version that may serve.
+
+        Raises ModelNotFoundError, or VersionRefusedError where a newer one failed and the old one
+        goes on.
+        """
+        model = self._known(name)
+        with self._turn_to_load():
+            numbers = self._order(name)
+            fresh = self._adopt(name, model, numbers)
+            serving = self._shelf.use(name)
+            with self._lock:
+                failed = bool(numbers) and numbers[0] in model.failures
+        if serving is None or (fresh is None and failed):
+            raise VersionRefusedError(self._first_reason(name))
+        return serving
+
+    def activate(self, name: str, version: int) -> Recognizer:
+        """Serves `version` of `name` from now on, and keeps that choice for the next start.
+
+        Raises ModelNotFoundError, VersionPinnedError, or VersionRefusedError with its fault, in
+        which case what served goes on.
+        """
+        model = self._known(name)
+        if name == self.default and self._pinned not in (None, version):
+            raise VersionPinnedError(
+                f"the setting `version` pins {name} to {self._pinned}: change it there"
+            )
+        with self._turn_to_load():
+            if version not in versions_of(self.folder, name):
+                raise ModelNotFoundError(f"{self.folder / name} holds no version {version}")
+            return self._activate(name, model, version)
+
+    def rollback(self, name: str) -> Recognizer:
+        """Serves the version that served before this one (or else the next lower that verifies),
+        and keeps that choice.
+
+        Raises ModelNotFoundError, VersionPinnedError, NothingToRollBackError.
+        """
+        model = self._known(name)
+        if name == self.default and self._pinned is not None:
+            raise VersionPinnedError(f"the setting `version` pins {name} to {self._pinned}")
+        with self._turn_to_load():
+            now = self._shelf.version(name)
+            with self._lock:
+                served = [n for n in reversed(model.history) if n != now]
+            present = versions_of(self.folder, name)
+            lower = [n for n in present if now is None or n < now]
+            for version in dict.fromkeys(n for n in (*served, *lower) if n in present):
+                try:
+                    return self._activate(name, model, version, back=True)
+                except VersionRefusedError:
+                    continue  # recorded among the failures; the one before may be well
+            raise NothingToRollBackError(f"{name} has no other version that served or verifies")
+
+    def look(self, seen: Seen) -> Seen:
+        """One look at the folders of loaded models: newer versions are swapped in.
+
+        seen: what the look before returned. A version is tried when its files are as they were
+        then, so that one being copied is left alone, and not again until they change.
+        """
+        found: dict[str, dict[int, Fingerprint]] = {}
+        for name in (*self.served(), *(() if self.ready()[0] else (self.default,))):
+            model = self._known(name)
+            order = self._order(name)
+            now = {n: fingerprint(self.folder / name / str(n)) for n in order}
+            found[name] = now
+            serving = self._shelf.version(name)
+            newer = [n for n in order if serving is None or n > serving]
+            settled = [n for n in newer if seen.get(name, {}).get(n) == now[n]]
+            with suppress(NotReadyError), self._turn_to_load():
+                self._adopt(name, model, settled)
+        return found
 
     def served(self) -> dict[str, Recognizer]:
         """The loaded models by name."""
-        with self._lock:
-            return dict(self._serving)
+        return self._shelf.served()
 
     def failures(self, name: str) -> tuple[Failure, ...]:
-        """The versions of `name` that were refused when it was last loaded."""
+        """The versions of `name` on disk that were refused when last tried, newest first."""
+        present = versions_of(self.folder, name)
         with self._lock:
-            return tuple(self._failures.get(name, ()))
+            failed = self._models[name].failures if name in self._models else {}
+            return tuple(Failure(n, failed[n][1]) for n in present if n in failed)
+
+    def _known(self, name: str) -> Record:
+        with self._lock:
+            model = self._models.get(name)
+        if model is None:
+            if not versions_of(self.folder, name):
+                raise ModelNotFoundError(f"there is no model {name}")
+            with self._lock:
+                model = self._models.setdefault(name, Record())
+        return model
+
+    def _first_reason(self, name: str) -> str:
+        failures = self.failures(name)
+        if not failures:
+            return f"{self.folder / name} holds no version that may serve"
+        return f"version {failures[0].version} of {name} is refused: {failures[0].reason}"
+
+    def _order(self, name: str) -> tuple[int, ...]:
+        pinned = self._pinned if name == self.default else None
+        choice = read_choice(self.folder / name)
+        with self._lock:
+            if choice and not (model := self._models[name]).history:
+                model.history = list(choice.history)
+        return candidates(versions_of(self.folder, name), choice, pinned)
+
+    @contextmanager
+    def _turn_to_load(self) -> Iterator[None]:
+        if not self._loading.acquire(timeout=LONGEST_WAIT):
+            raise NotReadyError("other models are being loaded", retry_after=5)
+        try:
+            yield
+        finally:
+            self._loading.release()
+
+    def _adopt(self, name: str, model: Record, order: Sequence[int]) -> Recognizer | None:
+        """Swaps in the first of `order` that verifies, up to the one that serves; a version that
+        failed with the same files is not tried again. None where there was no swap."""
+        for version in order:
+            if version == self._shelf.version(name):
+                return None
+            content = fingerprint(self.folder / name / str(version))
+            with self._lock:
+                failed = model.failures.get(version)
+            if failed is None or failed[0] != content:
+                try:
+                    return self._try(name, model, version, content)
+                except VersionRefusedError:
+                    continue  # recorded among the failures
+        return None
+
+    def _activate(
+        self, name: str, model: Record, version: int, *, back: bool = False
+    ) -> Recognizer:
+        """Serves `version`, anew where its files changed, and keeps the choice. On the way `back`,
+        what was left is forgotten, so that the next step goes further back."""
+        content = fingerprint(self.folder / name / str(version))
+        serving = self._shelf.use(name)
+        with self._lock:
+            same = model.content == content
+            before = model.history_before(version)
+        if serving is None or serving.manifest.version != version or not same:
+            serving = self._try(name, model, version, content)
+        present = versions_of(self.folder, name)
+        with self._lock:
+            if back:
+                model.history = before
+            passed = tuple(n for n in present if n > version and n not in model.failures)
+            choice = Choice(version, passed, tuple(model.history))
+        write_choice(self.folder / name, choice)
+        return serving
+
+    def _try(self, name: str, model: Record, version: int, content: Fingerprint) -> Recognizer:
+        """Verifies, loads and swaps `version` in. Raises VersionRefusedError, remembered among the
+        failures, or NotReadyError where the memory budget has no room."""
+        folder = self.folder / name / str(version)
+        try:
+            bundle = open_bundle(folder, self._recipe)
+            file = (folder / MODEL).stat().st_size
+            self._shelf.make_room(name, max(model.size, file * self._shelf.limit.copies))
+            give_back()
+            started, before = time.perf_counter(), resident()
+            recognizer = self._load(bundle)
+        except (BundleError, OSError, ValueError, RuntimeError) as error:
+            reason = str(error)
+        else:
+            seconds, size = time.perf_counter() - started, max(file, resident() - before)
+            old = self._shelf.swap(name, recognizer, size)
+            with self._lock:
+                model.content, model.size = content, max(model.size, size)
+                model.failures.pop(version, None)
+                if old not in (None, version):
+                    model.history = [*model.history, old][-MOST_HISTORY:]
+            self._shelf.make_room(name, 0)
+            self._on_loaded(Loaded(recognizer, size, seconds))
+            return recognizer
+        with self._lock:
+            model.failures[version] = (content, reason)
+        fields = {"model": f"{name}/{version}", "reason": reason}
+        logger.warning("version refused", extra={"fields": fields})
+        raise VersionRefusedError(f"version {version} of {name} is refused: {reason}")

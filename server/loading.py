@@ -1,0 +1,88 @@
+"""The model repository of a server: its settings, metrics and log lines."""
+
+import logging
+import threading
+from pathlib import Path
+
+from server.config import Settings
+from server.errors import LinesideError
+from server.observe.logs import LOGGER
+from server.observe.metrics import Metrics
+from server.observe.models import ModelsCollector
+from server.recognition.admission import Admission
+from server.recognition.frame import Limits
+from server.recognition.interpreter import InterpreterPool
+from server.recognition.manifest import Bundle
+from server.recognition.recognizer import STAGES, Recognizer
+from server.store.bundles import BundleStore, Loaded
+from server.store.residents import Unloaded
+from server.store.shelf import Limit
+from server.store.watching import watch
+
+logger = logging.getLogger(LOGGER)
+
+
+def make_store(settings: Settings, metrics: Metrics, admission: Admission) -> BundleStore:
+    """The model repository of `settings`, whose models share `admission` and tell `metrics`."""
+    limits = Limits(max_pixels=settings.max_pixels, max_side=settings.max_side)
+    on_stage = metrics.on_stage(STAGES)
+    size = settings.pool_size
+    wide = size if settings.wide_interpreter and size > 1 else 0
+
+    def load(bundle: Bundle) -> Recognizer:
+        pool = InterpreterPool(bundle.model_path, size, settings.threads_per_interpreter, wide)
+        recognizer = Recognizer(bundle, pool, admission, limits, on_stage)
+        recognizer.warm_up()
+        recognizer.check_golden()
+        return recognizer
+
+    def loaded(now: Loaded) -> None:
+        manifest = now.recognizer.manifest
+        metrics.loaded(manifest, now.seconds)
+        fields = {
+            "model": f"{manifest.name}/{manifest.version}",
+            "seconds": round(now.seconds, 3),
+            "interpreters": now.recognizer.pool.size,
+            "mb": round(now.bytes / 1e6, 1),
+        }
+        logger.info("model loaded", extra={"fields": fields})
+
+    def unloaded(gone: Unloaded) -> None:
+        metrics.model_unloads.labels(gone.name, gone.reason).inc()
+        fields = {
+            "model": f"{gone.name}/{gone.version}",
+            "reason": gone.reason,
+            "mb": round(gone.bytes / 1e6, 1),
+            "seconds": round(gone.seconds, 3),
+        }
+        logger.info("model unloaded", extra={"fields": fields})
+
+    store = BundleStore(
+        Path(settings.models),
+        settings.model,
+        load,
+        settings.recipe,
+        pinned=settings.version or None,
+        limit=Limit(int(settings.models_memory_mb * 1e6), copies=1 + size + (wide > 0)),
+        on_loaded=loaded,
+        on_unloaded=unloaded,
+    )
+    metrics.registry.register(ModelsCollector(store.served, store.memory))
+    return store
+
+
+def start_loading(store: BundleStore, settings: Settings) -> None:
+    """Loads the default model, then those to preload, then looks for newer versions, in a thread
+    of its own, so that /livez answers meanwhile."""
+
+    def run() -> None:
+        for name in dict.fromkeys((store.default, *settings.preload)):
+            try:
+                store.load(name)
+            except LinesideError as error:
+                fields = {"model": name, "reason": error.message}
+                logger.error("no version may serve", extra={"fields": fields})
+        if settings.watch_models_s:
+            watch(store, settings.watch_models_s, threading.Event())
+
+    threading.Thread(target=run, name="models", daemon=True).start()

@@ -1,0 +1,78 @@
+"""Which version of a model was asked for, kept beside its versions so that it outlives a restart.
+
+`models/NAME/active.json` is written when someone activates a version or rolls back, and read at
+every start.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from server.observe.logs import LOGGER
+
+logger = logging.getLogger(LOGGER)
+
+CHOICE = "active.json"
+
+
+class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A person's decision about a model.
+
+    version: the one to serve. skip: newer versions that were passed over by the decision, so that
+    only one newer than those takes over by itself. history: versions that served before, the last
+    one last.
+    """
+
+    version: int
+    skip: tuple[int, ...] = ()
+    history: tuple[int, ...] = ()
+
+
+def read_choice(folder: Path) -> Choice | None:
+    """The choice kept in models/NAME; None where there is none, or where it is damaged (logged)."""
+    path = folder / CHOICE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Choice)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        _warn("the kept choice of a version can't be read and is ignored", path, error)
+        return None
+
+
+def write_choice(folder: Path, choice: Choice) -> bool:
+    """Keeps `choice` in models/NAME: whole or not at all. False where that can't be written to
+    (logged): the choice then holds until the next start."""
+    path, fresh = folder / CHOICE, folder / f".{CHOICE}.new"
+    try:
+        with fresh.open("wb") as file:
+            file.write(msgspec.json.encode(choice))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        _warn("the choice of a version can't be kept and holds until the next start", path, error)
+        return False
+    return True
+
+
+def _warn(event: str, path: Path, error: Exception) -> None:
+    logger.warning(event, extra={"fields": {"file": str(path), "reason": str(error)}})
+
+
+def candidates(
+    numbers: Sequence[int], choice: Choice | None = None, pinned: int | None = None
+) -> tuple[int, ...]:
+    """The versions that may serve, in the order in which they are tried.
+
+    numbers: those on disk, newest first. A pinned version is the only one. After a choice, newer
+    versions that it did not pass over come first, then the chosen one, then older ones.
+    """
+    if pinned is not None:
+        return (pinned,) if pinned in numbers else ()
+    if choice is None:
+        return tuple(numbers)
+    return tuple(number for number in numbers if number not in choice.skip)

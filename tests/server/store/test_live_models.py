@@ -1,0 +1,345 @@
+"""Versions that come and go while the repository serves."""
+
+import logging
+import queue
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from images import encode, plain
+from tiny_models import COLORS, MakeModel, change_manifest, write_bundle
+
+from server.app import make_store
+from server.config import Settings
+from server.errors import (
+    ModelNotFoundError,
+    NothingToRollBackError,
+    NotReadyError,
+    VersionPinnedError,
+    VersionRefusedError,
+)
+from server.observe.logs import LOGGER
+from server.observe.metrics import Metrics
+from server.recognition.admission import Admission
+from server.recognition.manifest import LABELS, MANIFEST, MODEL, Golden
+from server.recognition.recognizer import Options
+from server.store.bundles import BundleStore
+from server.store.choices import CHOICE, Choice, candidates, read_choice
+from server.store.watching import look_again
+
+RED = encode(plain((255, 0, 0)), "PNG")
+
+
+def store_of(models: Path, metrics: Metrics | None = None, **settings: Any) -> BundleStore:
+    made = Settings(models=str(models), interpreters=1, wide_interpreter=False, **settings)
+    return make_store(made, metrics or Metrics(), Admission(1, 4))
+
+
+@pytest.fixture
+def model(tiny_model: MakeModel, tmp_path: Path) -> Path:
+    """models/colors with version 1, for the test to add to."""
+    write_bundle(tmp_path / "models" / "colors" / "1", tiny_model("colors"))
+    return tmp_path / "models" / "colors"
+
+
+@pytest.fixture
+def store(model: Path) -> BundleStore:
+    """A repository in which colors/1 serves."""
+    store = store_of(model.parent)
+    store.load("colors")
+    return store
+
+
+def serving(store: BundleStore) -> int:
+    return store.get("colors").manifest.version
+
+
+def test_a_refresh_swaps_the_newest_version_in(store: BundleStore, model: Path) -> None:
+    shutil.copytree(model / "1", model / "2")
+    change_manifest(model / "2", version=2)
+    assert serving(store) == 1
+    assert store.refresh("colors").manifest.version == 2
+    assert serving(store) == 2
+
+
+def test_frames_in_hand_keep_their_version(store: BundleStore, model: Path) -> None:
+    held = store.get("colors")
+    add(model, 2)
+    store.refresh("colors")
+    answer = held.recognize(RED, Options())
+    assert (answer.version, answer.best.label) == (1, "red")
+    assert store.get("colors").recognize(RED, Options()).version == 2
+
+
+class Events(logging.Handler):
+    """The server's log lines, as they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrived: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.arrived.put(record)
+
+    def await_fields(self, event: str) -> dict[str, Any]:
+        while (record := self.arrived.get(timeout=30)).getMessage() != event:
+            continue
+        fields: dict[str, Any] = record.__dict__["fields"]
+        return fields
+
+
+@pytest.fixture
+def events() -> Iterator[Events]:
+    """The log lines of one test."""
+    handler, logger = Events(), logging.getLogger(LOGGER)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def test_the_old_version_goes_with_its_last_holder(
+    store: BundleStore, model: Path, events: Events
+) -> None:
+    held = store.get("colors")
+    add(model, 2)
+    store.refresh("colors")
+    assert events.await_fields("model loaded")["model"] == "colors/2"
+    both = store.memory()["colors"]
+    assert events.arrived.empty()
+    assert held.recognize(RED, Options()).version == 1
+    del held
+    fields = events.await_fields("model unloaded")
+    assert (fields["model"], fields["reason"]) == ("colors/1", "swap")
+    assert store.memory()["colors"] < both
+
+
+def add(model: Path, version: int) -> Path:
+    folder = model / str(version)
+    shutil.copytree(model / "1", folder)
+    change_manifest(folder, version=version)
+    return folder
+
+
+def spoil(folder: Path, how: str, tiny_model: MakeModel) -> None:
+    """Makes the good version at `folder` one that must not serve."""
+    if how == "corrupted model":
+        data = bytearray((folder / MODEL).read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        (folder / MODEL).write_bytes(data)
+    elif how == "swapped labels":
+        (folder / LABELS).write_text("green\nred\nblue\n")
+    elif how == "wrong sha256":
+        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes())
+        change_manifest(folder, sha256=manifest["sha256"] | {MODEL: "0" * 64})
+    elif how == "half copied":
+        (folder / MANIFEST).unlink()
+    elif how == "cut short":
+        (folder / MODEL).write_bytes((folder / MODEL).read_bytes()[:1000])
+    else:
+        shutil.rmtree(folder)
+        made = {"int8 with a float recipe": "int8", "two outputs": "two_outputs"}
+        frame = ("golden/red.png", RED)
+        golden = how == "failing golden frame" or how == "swapped labels, digests made anew"
+        labels = ("green", "red", "blue") if how.startswith("swapped") else COLORS
+        label = "green" if how == "failing golden frame" else "red"
+        write_bundle(
+            folder,
+            tiny_model(made.get(how, "colors")),
+            labels,
+            golden=(frame,) if golden else (),
+            quantization="int8" if "int8" in how else "float32",
+        )
+        if golden:
+            expected = Golden(file=frame[0], label=label, probability=1.0)
+            change_manifest(folder, golden=msgspec.to_builtins((expected,)))
+
+
+FAULTS = {
+    "corrupted model": "model.tflite is damaged: its sha256 differs",
+    "swapped labels": "labels.txt is damaged: its sha256 differs",
+    "swapped labels, digests made anew": "should be red at 1.000 but this model says green",
+    "wrong sha256": "model.tflite is damaged: its sha256 differs",
+    "int8 with a float recipe": "makes float32 [32, 32, 3] but the model takes int8",
+    "two outputs": "this model has 1 and 2",
+    "half copied": "has no bundle.json",
+    "cut short": "model.tflite is damaged: its sha256 differs",
+    "failing golden frame": "should be green at 1.000 but this model says red",
+}
+
+
+@pytest.mark.parametrize("how", FAULTS)
+def test_a_bad_version_is_refused_while_the_old_one_serves(
+    store: BundleStore, model: Path, tiny_model: MakeModel, how: str
+) -> None:
+    spoil(add(model, 2), how, tiny_model)
+    with pytest.raises(VersionRefusedError) as refused:
+        store.refresh("colors")
+    assert FAULTS[how] in refused.value.message
+    with pytest.raises(VersionRefusedError):
+        store.activate("colors", 2)
+    (failure,) = store.failures("colors")
+    assert failure.version == 2
+    assert FAULTS[how] in failure.reason
+    assert store.get("colors").recognize(RED, Options()).version == 1
+    assert store.ready() == (True, "")
+
+
+def test_a_refused_version_is_tried_again_when_its_files_change(
+    store: BundleStore, model: Path
+) -> None:
+    folder = add(model, 2)
+    manifest = (folder / MANIFEST).read_bytes()
+    (folder / MANIFEST).unlink()
+    with pytest.raises(VersionRefusedError):
+        store.refresh("colors")
+    (folder / MANIFEST).write_bytes(manifest)
+    assert store.refresh("colors").manifest.version == 2
+    assert store.failures("colors") == ()
+
+
+def test_a_look_takes_a_version_once_its_files_stay_as_they_are(
+    store: BundleStore, model: Path
+) -> None:
+    seen = look_again(store, {})
+    folder = add(model, 2)
+    (folder / MANIFEST).rename(model.parent / "kept")
+    seen = look_again(store, seen)
+    assert store.failures("colors") == ()
+    (model.parent / "kept").rename(folder / MANIFEST)
+    seen = look_again(store, seen)
+    assert serving(store) == 1
+    seen = look_again(store, seen)
+    assert serving(store) == 2
+    look_again(store, seen)
+    assert serving(store) == 2
+
+
+def test_a_look_brings_a_default_up_that_could_not_start(model: Path) -> None:
+    kept = (model / "1" / MANIFEST).read_bytes()
+    (model / "1" / MANIFEST).unlink()
+    store = store_of(model.parent)
+    with pytest.raises(NotReadyError):
+        store.load("colors")
+    (model / "1" / MANIFEST).write_bytes(kept)
+    look_again(store, look_again(store, {}))
+    assert store.ready() == (True, "")
+
+
+def test_a_rollback_goes_to_the_version_before_and_outlives_a_restart(
+    store: BundleStore, model: Path
+) -> None:
+    add(model, 2)
+    store.refresh("colors")
+    assert store.rollback("colors").manifest.version == 1
+    assert read_choice(model) == Choice(version=1, skip=(2,))
+    again = store_of(model.parent)
+    assert again.load("colors").manifest.version == 1
+    assert again.refresh("colors").manifest.version == 1
+    add(model, 3)
+    assert again.refresh("colors").manifest.version == 3
+
+
+def test_each_rollback_goes_one_further(store: BundleStore, model: Path) -> None:
+    for version in (2, 3):
+        add(model, version)
+        store.refresh("colors")
+    assert store.rollback("colors").manifest.version == 2
+    assert store.rollback("colors").manifest.version == 1
+    with pytest.raises(NothingToRollBackError):
+        store.rollback("colors")
+
+
+def test_a_rollback_undoes_an_activation(store: BundleStore, model: Path) -> None:
+    add(model, 2)
+    store.refresh("colors")
+    store.activate("colors", 1)
+    assert store.rollback("colors").manifest.version == 2
+
+
+def test_a_rollback_passes_over_a_version_that_no_longer_verifies(
+    store: BundleStore, model: Path, tiny_model: MakeModel
+) -> None:
+    for version in (2, 3):
+        add(model, version)
+        store.refresh("colors")
+    spoil(model / "2", "corrupted model", tiny_model)
+    assert store.rollback("colors").manifest.version == 1
+
+
+def test_a_version_that_is_not_there_can_not_be_activated(store: BundleStore) -> None:
+    with pytest.raises(ModelNotFoundError, match="holds no version 7"):
+        store.activate("colors", 7)
+
+
+def test_a_pinned_version_stays(model: Path) -> None:
+    add(model, 2)
+    store = store_of(model.parent, version=1)
+    assert store.load("colors").manifest.version == 1
+    assert store.refresh("colors").manifest.version == 1
+    with pytest.raises(VersionPinnedError, match="pins colors to 1"):
+        store.activate("colors", 2)
+    with pytest.raises(VersionPinnedError):
+        store.rollback("colors")
+
+
+def test_a_damaged_choice_is_ignored(model: Path) -> None:
+    (model / CHOICE).write_text("{")
+    assert store_of(model.parent).load("colors").manifest.version == 1
+
+
+@pytest.mark.parametrize(
+    ("choice", "pinned", "order"),
+    [
+        (None, None, (4, 3, 2, 1)),
+        (Choice(version=2, skip=(3,)), None, (4, 2, 1)),
+        (Choice(version=2, skip=(3, 4)), None, (2, 1)),
+        (Choice(version=9), None, (4, 3, 2, 1)),
+        (Choice(version=2, skip=(3,)), 3, (3,)),
+        (None, 7, ()),
+    ],
+)
+def test_the_order_in_which_versions_are_tried(
+    choice: Choice | None, pinned: int | None, order: tuple[int, ...]
+) -> None:
+    assert candidates((4, 3, 2, 1), choice, pinned) == order
+
+
+def test_a_model_that_came_later_is_served(store: BundleStore, model: Path) -> None:
+    shutil.copytree(model / "1", model.parent / "shapes" / "1")
+    change_manifest(model.parent / "shapes" / "1", name="shapes")
+    assert store.get("shapes").manifest.name == "shapes"
+
+
+def test_the_least_recently_used_model_goes_when_memory_is_short(
+    tiny_model: MakeModel, tmp_path: Path
+) -> None:
+    names = ("a", "b", "c", "d")
+    for name in names:
+        write_bundle(tmp_path / name / "1", tiny_model("slow"))
+    metrics = Metrics()
+    probe = store_of(tmp_path, model="a")
+    size = max(probe.load(name).pool.size and probe.memory()[name] for name in names)
+    store = store_of(tmp_path, metrics, model="a", models_memory_mb=3.2 * size / 1e6)
+    store.load("a")
+    for name in ("b", "c", "b", "d"):
+        assert store.get(name).recognize(RED, Options()).model == name
+        assert sum(store.memory().values()) <= 3.2 * size
+    assert set(store.served()) == {"a", "b", "d"}
+    text = metrics.render().decode()
+    assert 'lineside_model_unloads_total{model="c",reason="memory"} 1.0' in text
+    assert "lineside_models_loaded 3.0" in text
+
+
+def test_a_model_that_no_budget_fits_is_refused(tiny_model: MakeModel, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_bundle(tmp_path / name / "1", tiny_model("slow"))
+    store = store_of(tmp_path, model="a", models_memory_mb=0.001)
+    store.load("a")
+    with pytest.raises(NotReadyError, match=r"b needs about .* MB and `models_memory_mb` leaves"):
+        store.get("b")
