@@ -1,4 +1,4 @@
-"""python -m server [serve | check | settings]"""
+"""python -m server [serve | check | settings | key]"""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from server import __version__, config
+from server import __version__, config, keys_command
 from server.config import Settings
 from server.errors import LinesideError, StartError
 
@@ -20,6 +20,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve the models over HTTP (the default)")
     check = commands.add_parser("check", help="validate settings and bundles, say what would serve")
     commands.add_parser("settings", help="print the table of settings")
+    keys_command.add_parser(commands)
     for command in (serve, check):
         command.add_argument("--config", type=Path, help="TOML file of settings")
         for row in config.described():
@@ -32,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings(args: argparse.Namespace) -> Settings:
     names = [row.name for row in config.described()]
-    flags = {name: value for name in names if (value := getattr(args, name)) is not None}
+    flags = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     return config.load(os.environ, flags, args.config)
 
 
@@ -73,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "settings":
             return _print_settings()
         settings = _settings(args)
+        if args.command == "key":
+            return keys_command.run(args, Path(settings.keys_file))
         return _serve(settings) if args.command == "serve" else _check(settings)
     except (StartError, LinesideError) as error:
         print(f"lineside: {error}", file=sys.stderr)

@@ -10,6 +10,7 @@ from server.api.forms import take_bodies
 from server.api.gate import Gate
 from server.api.observing import observe_requests
 from server.api.responses import register_errors
+from server.api.security import SecureHeaders, guard
 from server.config import Settings
 from server.loading import make_store, start_loading
 from server.observe.metrics import Metrics
@@ -32,9 +33,12 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     app = Flask("server", static_folder=None)
     take_bodies(app, int(settings.max_body_mb * 1_000_000))
-    app.wsgi_app = Gate(app.wsgi_app, admission, settings, metrics)  # type: ignore[method-assign]
+    app.config["MAX_FORM_PARTS"] = settings.max_form_parts
+    gate = Gate(app.wsgi_app, admission, settings, metrics)
+    app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
     observe_requests(app, metrics)
     register_errors(app)
+    guard(app, settings)
     app.register_blueprint(recognize.blueprint(store, settings, metrics))
     app.register_blueprint(models.blueprint(store))
     app.register_blueprint(health.blueprint(store, metrics))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server import config
+from server.api.doors import check_doors
 from server.config import Settings
 from server.errors import BundleError
 from server.store.bundles import newest_intact, versions
@@ -21,8 +22,10 @@ def prepare(settings: Settings) -> int:
     """Checks what can be checked without loading a model; returns the frames worked on at once.
 
     Imports nothing heavy, since it runs in the parent, which only watches the worker. Raises
-    BundleError where no version of the default model is intact.
+    StartError where the doors are open to strangers, or where no version of the default model is
+    intact.
     """
+    check_doors(settings)
     folder = Path(settings.models)
     found = versions(folder)
     name = pick_default(found, settings.model, folder)
@@ -57,6 +60,7 @@ def check(settings: Settings) -> Iterator[str]:
     from server.recognition.admission import Admission
     from server.recognition.interpreter import runtime
 
+    check_doors(settings)
     process.set_up()
     store = make_store(settings, Metrics(), Admission(settings.slots, settings.max_waiting))
     yield f"settings are valid; address {settings.host}:{settings.port}"

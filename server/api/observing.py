@@ -46,6 +46,8 @@ def observe_requests(app: Flask, metrics: Metrics) -> None:
                 "ms": round(seconds * 1000, 2),
                 **g.get("log_fields", {}),
             }
+            if (caller := g.get("caller")) is not None:
+                fields["caller"] = caller.name
             if "error_code" in g:
                 fields["code"] = g.error_code
             logger.log(level, "request", extra={"fields": fields})

@@ -66,6 +66,7 @@ def _http(error: HTTPException) -> Response:
     messages = {
         404: f"there is nothing at {request.path}",
         405: f"{request.method} is not possible at {request.path}",
+        429: f"too many requests: the limit is {error.description}",
         413: f"the request's body has more than {(request.max_content_length or 0) / 1e6:g} MB or"
         " too many parts",
     }

@@ -1,0 +1,55 @@
+"""Who asks: an API key or a bearer token, read from a request's headers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from server.errors import UnauthorizedError
+from server.store.keys import PREFIX, KeyRing, Right, expired
+
+if TYPE_CHECKING:
+    from flask import Request
+
+# A header longer than this is no key or token of ours.
+LONGEST = 8192
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """name: of the key, or the token's subject, for logs and limits. rate: requests allowed, where
+    the key says so itself."""
+
+    name: str
+    rights: frozenset[Right]
+    rate: str = ""
+
+
+ReadToken: TypeAlias = Callable[[str], Caller]
+
+
+def credential(request: Request) -> str | None:
+    """The key or token of a request: `Authorization: Bearer ...` (RFC 6750, 2.1), else
+    `X-API-Key`; None where it has none. Raises UnauthorizedError for another scheme."""
+    header = request.headers.get("Authorization")
+    if header is None:
+        return request.headers.get("X-API-Key")
+    scheme, _, value = header.partition(" ")
+    if scheme.lower() != "bearer":
+        raise UnauthorizedError("send the key as `Authorization: Bearer KEY`, or as `X-API-Key`")
+    return value.strip()
+
+
+def identify(secret: str, ring: KeyRing, read_token: ReadToken | None) -> Caller:
+    """Whose `secret` is. Raises UnauthorizedError where it is nobody's, or has expired."""
+    if len(secret) > LONGEST or not secret.isascii():
+        raise UnauthorizedError("the key or token is not valid")
+    if secret.startswith(PREFIX) or read_token is None:
+        key = ring.find(secret)
+        if key is None:
+            raise UnauthorizedError("the key is not valid")
+        if expired(key):
+            raise UnauthorizedError("the key has expired")
+        return Caller(key.name, frozenset(key.rights), key.rate)
+    return read_token(secret)

@@ -1,0 +1,72 @@
+"""python -m server key [add | list | revoke]: the API keys of a device."""
+
+import argparse
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from server.errors import KeysError
+from server.store.keys import RIGHTS, Right, add_key, expired, read_keys, revoke_key
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command `key` to the commands of `python -m server`."""
+    key = commands.add_parser("key", help="make, list and revoke API keys")
+    actions = key.add_subparsers(dest="action", metavar="ACTION", required=True)
+    add = actions.add_parser("add", help="make a key and print it, this once")
+    add.add_argument("name", help="who uses it, for the log")
+    add.add_argument(
+        "--rights",
+        default="recognize",
+        help=f"what it opens: {', '.join(RIGHTS)}, with commas between (default recognize)",
+    )
+    add.add_argument("--expires", help="when it ends, as RFC 3339 or a date such as 2027-01-31")
+    add.add_argument("--rate", default="", help="such as 100/second, in place of rate_per_key")
+    revoke = actions.add_parser("revoke", help="take a key away")
+    revoke.add_argument("name")
+    for action in (add, revoke, actions.add_parser("list", help="print the keys' names")):
+        action.add_argument("--config", type=Path, help="TOML file of settings")
+        action.add_argument("--keys-file", dest="keys_file", metavar="FILE")
+
+
+def _rights(text: str) -> list[Right]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    for word in words:
+        if word not in RIGHTS:
+            raise KeysError(f"there is no right {word!r}: use {', '.join(RIGHTS)}")
+    return [right for right in RIGHTS if right in words]
+
+
+def _expires(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise KeysError(f"--expires can't be {text!r}: send a date such as 2027-01-31") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def run(args: argparse.Namespace, path: Path) -> int:
+    """Does what `args` ask with the keys in the file `path`. Raises KeysError."""
+    if args.action == "add":
+        secret = add_key(
+            path,
+            args.name,
+            _rights(args.rights),
+            now=datetime.now(UTC).replace(microsecond=0),
+            expires=_expires(args.expires),
+            rate=args.rate,
+        )
+        print(secret)
+        print(f"{path} holds only its hash: this is the one time it is shown", file=sys.stderr)
+    elif args.action == "revoke":
+        revoke_key(path, args.name)
+        print(f"{args.name} no longer opens anything", file=sys.stderr)
+    else:
+        for key in read_keys(path):
+            ends = f", until {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else ""
+            late = " (expired)" if expired(key) else ""
+            print(f"{key.name}: {', '.join(key.rights)}{ends}{late}")
+    return 0
