@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 
 LOGGER = "lineside"
+MOST_LINES = 10_000
 
 
 class JsonFormatter(logging.Formatter):
@@ -22,8 +23,8 @@ class JsonFormatter(logging.Formatter):
             "event": record.getMessage(),
             **getattr(record, "fields", {}),
         }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+        if record.exc_text:
+            line["traceback"] = record.exc_text
         return msgspec.json.encode(line).decode()
 
 
@@ -34,14 +35,35 @@ class TextFormatter(logging.Formatter):
         fields = " ".join(f"{k}={v}" for k, v in getattr(record, "fields", {}).items())
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         line = f"{time} {record.levelname.lower():7} {record.getMessage()} {fields}".rstrip()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return f"{line}\n{record.exc_text}" if record.exc_text else line
 
 
 class _Queue(logging.handlers.QueueHandler):
-    """Hands records over as they are: they never leave this process, so nothing is pickled."""
+    """Hands records to the writing thread. Where that can't keep up, lines are dropped and counted
+    rather than kept: memory is for frames."""
+
+    def __init__(self, lines: "queue.Queue[logging.LogRecord]") -> None:
+        super().__init__(lines)
+        self.dropped = 0
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        if record.exc_info:
+            # A traceback holds its frames, and they hold the request's body.
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+            record.exc_info = None
         return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self.dropped += 1
+        else:
+            if self.dropped and self.queue.qsize() < MOST_LINES // 2:
+                dropped, self.dropped = self.dropped, 0
+                logging.getLogger(LOGGER).warning(
+                    "log lines dropped", extra={"fields": {"lines": dropped}}
+                )
 
 
 def start(level: str, form: str) -> logging.handlers.QueueListener:
@@ -51,7 +73,7 @@ def start(level: str, form: str) -> logging.handlers.QueueListener:
     """
     stream = logging.StreamHandler(sys.stderr)
     stream.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    lines: queue.Queue[logging.LogRecord] = queue.Queue(MOST_LINES)
     listener = logging.handlers.QueueListener(lines, stream)
     logger = logging.getLogger(LOGGER)
     logger.handlers[:] = [_Queue(lines)]
