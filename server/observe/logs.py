@@ -44,6 +44,7 @@ class _Queue(logging.handlers.QueueHandler):
 
     def __init__(self, lines: "queue.Queue[logging.LogRecord]") -> None:
         super().__init__(lines)
+        self._lines = lines
         self.dropped = 0
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
@@ -55,11 +56,11 @@ class _Queue(logging.handlers.QueueHandler):
 
     def enqueue(self, record: logging.LogRecord) -> None:
         try:
-            self.queue.put_nowait(record)
+            self._lines.put_nowait(record)
         except queue.Full:
             self.dropped += 1
         else:
-            if self.dropped and self.queue.qsize() < MOST_LINES // 2:
+            if self.dropped and self._lines.qsize() < MOST_LINES // 2:
                 dropped, self.dropped = self.dropped, 0
                 logging.getLogger(LOGGER).warning(
                     "log lines dropped", extra={"fields": {"lines": dropped}}
