@@ -18,6 +18,8 @@ from server.recognition.manifest import Recipe
 
 PREFIX = "LINESIDE_"
 CONFIG = "LINESIDE_CONFIG"
+# In the environment and in flags, their items are separated by commas.
+LISTS = frozenset({"image_url_hosts", "preload", "cors_origins"})
 
 
 def _help(text: str, unit: str = "", **bounds: Any) -> Meta:
@@ -67,7 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 0
     max_waiting: Annotated[
         int, _help("frames that may wait while all interpreters are busy", "frames", ge=0, le=1024)
-    ] = 16
+    ] = 32
     max_wait_ms: Annotated[
         float, _help("deadline of a frame that comes without deadline_ms", "ms", gt=0, le=600_000)
     ] = 5000.0
@@ -85,6 +87,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _help("most fields and files of a form", "parts", ge=1, le=10_000)
     ] = 100
     max_side: Annotated[int, _help("longest side of an image", "pixels", ge=1, le=65_535)] = 16_384
+    max_batch: Annotated[
+        int, _help("most images in one request to a route that takes several", "files", ge=1)
+    ] = 32
+    image_url_hosts: Annotated[
+        tuple[str, ...],
+        _help(
+            "hosts that image_url may name: NAME, ADDRESS or NETWORK/BITS, each with :PORT where it"
+            " is not 80 or 443; a private address counts only where it is listed itself; none:"
+            " image_url is off"
+        ),
+    ] = ()
+    image_url_timeout: Annotated[
+        float, _help("longest time that fetching one image_url may take", "s", gt=0, le=60)
+    ] = 5.0
     default_top_k: Annotated[
         int, _help("labels in an answer when a request asks for no number", "labels", ge=1, le=1000)
     ] = 5
@@ -153,7 +169,7 @@ def _type_name(field: msgspec.inspect.Field) -> str:
         "IntType": "whole number",
         "FloatType": "number",
         "StrType": "text",
-        "VarTupleType": "list of text",
+        "VarTupleType": "list",
     }
     return names.get(type(kind).__name__, "table")
 
@@ -161,9 +177,7 @@ def _type_name(field: msgspec.inspect.Field) -> str:
 def _default_text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, tuple):
-        return ",".join(value)
-    return "" if value is None else str(value)
+    return "" if value is None or value == () else str(value)
 
 
 def described() -> list[Described]:
@@ -208,8 +222,8 @@ def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
     try:
         if not strict and isinstance(value, str) and name == "recipe":
             return msgspec.json.decode(value, type=kinds[name])
-        if not strict and isinstance(value, str) and name in ("preload", "cors_origins"):
-            value = [item.strip() for item in value.split(",") if item.strip()]
+        if not strict and isinstance(value, str) and name in LISTS:
+            value = [item for item in map(str.strip, value.split(",")) if item]
         return msgspec.convert(value, kinds[name], strict=strict)
     except msgspec.DecodeError as error:
         raise SettingsError(f"{source} can't be {value!r}: {error}") from None

@@ -2,8 +2,8 @@
 
     python scripts/bench/batching.py [--bundle FOLDER] [--rounds N]
 
-Both use all cores: the batch by an interpreter of as many threads as cores, the single frames by an
-interpreter of one thread a core. Interleaved rounds; the median of the rounds' ratios is what counts.
+Both use all cores: the batch by an interpreter of as many threads as cores, the single frames by
+an interpreter of one thread a core. Rounds are interleaved; the median of their ratios counts.
 """
 
 import argparse

@@ -3,12 +3,23 @@
 import logging
 import logging.handlers
 import queue
+import re
 import sys
 from datetime import UTC, datetime
 
 import msgspec
 
 LOGGER = "lineside"
+MOST_LINES = 10_000
+
+
+# API keys (`server.store.keys`) and JSON Web Tokens, should a caller put one where it is logged.
+SECRET = re.compile(r"ls_[A-Za-z0-9_-]{20,}|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+
+
+def hide_secrets(text: str) -> str:
+    """`text` without anything that looks like a key or token."""
+    return SECRET.sub("(secret)", text)
 
 
 class JsonFormatter(logging.Formatter):
@@ -22,9 +33,9 @@ class JsonFormatter(logging.Formatter):
             "event": record.getMessage(),
             **getattr(record, "fields", {}),
         }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
+        if record.exc_text:
+            line["traceback"] = record.exc_text
+        return hide_secrets(msgspec.json.encode(line).decode())
 
 
 class TextFormatter(logging.Formatter):
@@ -34,14 +45,36 @@ class TextFormatter(logging.Formatter):
         fields = " ".join(f"{k}={v}" for k, v in getattr(record, "fields", {}).items())
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         line = f"{time} {record.levelname.lower():7} {record.getMessage()} {fields}".rstrip()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return hide_secrets(f"{line}\n{record.exc_text}" if record.exc_text else line)
 
 
 class _Queue(logging.handlers.QueueHandler):
-    """Hands records over as they are: they never leave this process, so nothing is pickled."""
+    """Hands records to the writing thread. Where that can't keep up, lines are dropped and counted
+    rather than kept: memory is for frames."""
+
+    def __init__(self, lines: "queue.Queue[logging.LogRecord]") -> None:
+        super().__init__(lines)
+        self._lines = lines
+        self.dropped = 0
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        if record.exc_info:
+            # A traceback holds its frames, and they hold the request's body.
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+            record.exc_info = None
         return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.put_nowait(record)
+        except queue.Full:
+            self.dropped += 1
+        else:
+            if self.dropped and self._lines.qsize() < MOST_LINES // 2:
+                dropped, self.dropped = self.dropped, 0
+                logging.getLogger(LOGGER).warning(
+                    "log lines dropped", extra={"fields": {"lines": dropped}}
+                )
 
 
 def start(level: str, form: str) -> logging.handlers.QueueListener:
@@ -51,7 +84,7 @@ def start(level: str, form: str) -> logging.handlers.QueueListener:
     """
     stream = logging.StreamHandler(sys.stderr)
     stream.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    lines: queue.Queue[logging.LogRecord] = queue.Queue(MOST_LINES)
     listener = logging.handlers.QueueListener(lines, stream)
     logger = logging.getLogger(LOGGER)
     logger.handlers[:] = [_Queue(lines)]
