@@ -9,6 +9,7 @@ from server.api import health, models, recognize
 from server.api.forms import take_bodies
 from server.api.gate import Gate
 from server.api.observing import observe_requests
+from server.api.paths import name_models
 from server.api.responses import register_errors
 from server.api.security import SecureHeaders, guard
 from server.config import Settings
@@ -39,6 +40,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     observe_requests(app, metrics)
     register_errors(app)
     guard(app, settings)
+    name_models(app)
     app.register_blueprint(recognize.blueprint(store, settings, metrics))
     app.register_blueprint(models.blueprint(store))
     app.register_blueprint(health.blueprint(store, metrics))

@@ -12,17 +12,41 @@ METRICS: tuple[Right, ...] = ("metrics",)
 # What the server holds, which everyone with a key may know.
 KNOWN: tuple[Right, ...] = ("recognize", "admin", "metrics")
 
+_MODEL = "/v1/models/<model:name>"
+_ANY_VERSION = ("", "/versions/<int:version>", "/labels/<model:label>")
+_V2_MODEL = "/v2/models/<model:name>"
+_V2_VERSIONS = (_V2_MODEL, f"{_V2_MODEL}/versions/<int:version>")
+
 # By Flask's rule. One of the rights is enough. OPEN are probes, and pages without data.
 RIGHTS_OF: dict[str, tuple[Right, ...]] = {
-    "/livez": OPEN,
-    "/readyz": OPEN,
+    **dict.fromkeys(("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"), OPEN),
+    **dict.fromkeys(("/", "/docs", "/console/<file>", "/openapi.json"), OPEN),
     "/metrics": METRICS,
     "/v1/recognize": FRAMES,
+    "/v1/recognize/batch": FRAMES,
     "/v1/models": KNOWN,
-    "/v1/models/<name>": KNOWN,
-    "/v1/models/<name>/load": ADMIN,
-    "/v1/models/<name>/activate": ADMIN,
-    "/v1/models/<name>/rollback": ADMIN,
+    _MODEL: KNOWN,
+    f"{_MODEL}/samples": KNOWN,
+    f"{_MODEL}/samples/<file>": KNOWN,
+    f"{_MODEL}/load": ADMIN,
+    f"{_MODEL}/activate": ADMIN,
+    f"{_MODEL}/rollback": ADMIN,
+    # The tutorials' routes.
+    **dict.fromkeys(("/classify", "/predict", "/api/recognize"), FRAMES),
+    "/api/model/info": KNOWN,
+    # The Open Inference Protocol.
+    "/v2": KNOWN,
+    **dict.fromkeys(_V2_VERSIONS, KNOWN),
+    **{f"{path}/ready": KNOWN for path in _V2_VERSIONS},
+    **{f"{path}/infer": FRAMES for path in _V2_VERSIONS},
+    # TensorFlow Serving.
+    **{
+        f"{_MODEL}{version}:{verb}": FRAMES
+        for version in _ANY_VERSION
+        for verb in ("predict", "classify", "regress")
+    },
+    **{f"{_MODEL}{version}/metadata": KNOWN for version in _ANY_VERSION},
+    **{f"{_MODEL}{version}": KNOWN for version in _ANY_VERSION},
 }
 
 # Routes that are asked every few seconds by machines that no limit should make blind.

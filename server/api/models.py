@@ -83,25 +83,25 @@ def blueprint(store: BundleStore) -> Blueprint:
             Models(tuple(describe(store, name, numbers) for name, numbers in found.items()))
         )
 
-    @routes.get("/<name>")
+    @routes.get("/<model:name>")
     def model(name: str) -> Response:
         return described(name)
 
-    @routes.post("/<name>/load")
+    @routes.post("/<model:name>/load")
     def load(name: str) -> Response:
         version = _which().version
         if version is not None:
             return change(name, lambda: store.activate(name, version))
         return change(name, lambda: store.refresh(name))
 
-    @routes.post("/<name>/activate")
+    @routes.post("/<model:name>/activate")
     def activate(name: str) -> Response:
         version = _which().version
         if version is None:
             raise InvalidFieldError('which version? Send {"version": 3}')
         return change(name, lambda: store.activate(name, version))
 
-    @routes.post("/<name>/rollback")
+    @routes.post("/<model:name>/rollback")
     def rollback(name: str) -> Response:
         return change(name, lambda: store.rollback(name))
 

@@ -15,6 +15,8 @@ from server.store.keys import RIGHTS
 LEEWAY = 10
 # RFC 7518, 3.2: an HS256 key has at least as many bits as the hash.
 SHORTEST_SECRET = 32
+# RFC 7518, 3.3: bits of an RS256 key.
+SHORTEST_RSA = 2048
 
 
 def _read(path: str) -> bytes:
@@ -41,9 +43,11 @@ def _key(settings: Settings) -> bytes:
     if b"PRIVATE KEY" in content:
         raise SettingsError(f"{path} is a private key; this server needs only the public one")
     try:
-        RSAAlgorithm(RSAAlgorithm.SHA256).prepare_key(content)
+        public = RSAAlgorithm(RSAAlgorithm.SHA256).prepare_key(content)
     except (InvalidKeyError, ValueError) as error:
         raise SettingsError(f"{path} is not an RSA public key in PEM: {error}") from None
+    if public.key_size < SHORTEST_RSA:
+        raise SettingsError(f"{path} has {public.key_size} bits; an RSA key has 2048 or more")
     return content
 
 
