@@ -129,6 +129,12 @@ class InterpreterPool:
             for interpreter in lent:
                 use(interpreter)
 
+    def close(self) -> None:
+        """Frees the interpreters. Only for a pool that no one will borrow from again."""
+        with self._free:
+            self._idle.clear()
+            self._wide.clear()
+
     def __repr__(self) -> str:
         return (
             f"<InterpreterPool {self.model.name}: {self.busy} of {self.size} busy,"

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -80,6 +81,9 @@ class BundleStore:
         self._on_loaded = on_loaded
         self._shelf = Shelf(self.default, limit or Limit(), on_unloaded)
         self._lock, self._loading = threading.Lock(), threading.Lock()
+        # One thread does all loading: glibc gives each thread an arena of its own, and every arena
+        # that models were in keeps some of their memory.
+        self._loader = ThreadPoolExecutor(1, "model-load")
         self._models = {name: Record() for name in names}
 
     def ready(self) -> tuple[bool, str]:
@@ -294,7 +298,7 @@ class BundleStore:
             self._shelf.make_room(name, max(model.size, file * self._shelf.limit.copies))
             give_back()
             started, before = time.perf_counter(), resident()
-            recognizer = self._load(bundle)
+            recognizer = self._loader.submit(self._load, bundle).result()
         except (BundleError, OSError, ValueError, RuntimeError) as error:
             reason = str(error)
         else:

@@ -21,6 +21,7 @@ import msgspec
 from server.recognition.memory import give_back
 
 if TYPE_CHECKING:
+    from server.recognition.interpreter import InterpreterPool
     from server.recognition.recognizer import Recognizer
 
 Reason = Literal["swap", "memory"]
@@ -85,10 +86,11 @@ class Residents:
     def retire(self, recognizer: Recognizer, reason: Reason) -> None:
         """Tells that `recognizer` no longer serves. When its last holder lets it go, its memory is
         given back to the kernel, and the accounts and the listener are told."""
-        gone: queue.SimpleQueue[None] = queue.SimpleQueue()
+        gone: queue.SimpleQueue[InterpreterPool] = queue.SimpleQueue()
         # Unlike an event's or a lock's methods, put() may be called wherever the garbage collector
-        # happens to run.
-        weakref.finalize(recognizer, gone.put, None).atexit = False
+        # happens to run. The pool outlives the recognizer by this, so that what takes the memory
+        # is freed before the kernel is given it, and by no thread that has a frame to answer.
+        weakref.finalize(recognizer, gone.put, recognizer.pool).atexit = False
         with self._changed:
             token = self._by_id[recognizer]
             self._leaving.add(token)
@@ -100,11 +102,15 @@ class Residents:
         ).start()
 
     def _see_off(
-        self, token: int, reason: Reason, gone: queue.SimpleQueue[None], since: float
+        self,
+        token: int,
+        reason: Reason,
+        gone: queue.SimpleQueue[InterpreterPool],
+        since: float,
     ) -> None:
         while True:
             try:
-                gone.get(timeout=CYCLES_AFTER)
+                gone.get(timeout=CYCLES_AFTER).close()
                 break
             except queue.Empty:
                 gc.collect()
