@@ -12,7 +12,8 @@ from server.observe.metrics import Metrics
 
 logger = logging.getLogger(LOGGER)
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+# Not what looks like a key or token, which would then be told and logged.
+REQUEST_ID = re.compile(r"(?!ls_|eyJ)[A-Za-z0-9._:-]{1,64}")
 # Scrapes and probes come every few seconds and say nothing of the line.
 QUIET = ("/metrics", "/livez", "/readyz")
 

@@ -1,0 +1,142 @@
+"""A real server behind keys: what it tells, how its limits hold, and when it does not start."""
+
+import itertools
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import requests
+from images import encode, plain
+from live import ROOT, free_port, live_server
+
+from server.store.keys import add_key
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+RED = encode(plain((255, 0, 0)), "PNG")
+RATE, SECONDS = 40, 10
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def test_a_key_appears_in_no_log_metric_or_error(colors: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys.jsonl"
+    key = add_key(file, "line-4", ["recognize", "metrics", "admin"], now=NOW)
+    wrong = key[:-4] + "AAAA"
+    with live_server(models=colors, keys_file=file, log_level="debug") as server:
+        answers = [
+            requests.request(method, server.url + path, headers=headers, data=data, timeout=60)
+            for method, path, data in (
+                ("POST", "/v1/recognize", RED),
+                ("POST", "/v1/recognize", b"no image"),
+                ("POST", f"/v1/recognize?model={key}", RED),
+                ("GET", f"/v1/models/{key}", None),
+                ("GET", f"/{key}", None),
+                ("POST", "/v1/models/colors/load", None),
+                ("POST", "/v1/models/colors/activate", b"{"),
+                ("GET", "/metrics", None),
+            )
+            for headers in (
+                bearer(key),
+                {"X-API-Key": key},
+                bearer(wrong),
+                {"Authorization": f"Basic {key}"},
+                {"X-Request-Id": key} | bearer(key),
+            )
+        ]
+        assert {answer.status_code for answer in answers} >= {200, 401, 404}
+        metrics = requests.get(server.url + "/metrics", headers=bearer(key), timeout=60).text
+    logged = "\n".join(map(str, server.lines))
+    assert '"caller": "line-4"' in logged.replace("'", '"')
+    for secret in (key, wrong):
+        assert secret not in logged
+        assert secret not in metrics
+        assert secret not in file.read_text()
+    for answer in answers:
+        if answer.request.path_url.find(key) < 0:
+            assert key not in answer.text
+            assert wrong not in answer.text
+
+
+def count_admitted(url: str, key: str, start: threading.Barrier) -> tuple[int, set[int]]:
+    """Asks as fast as it can for SECONDS; returns how often it was let in, and the statuses."""
+    statuses = []
+    with requests.Session() as session:
+        session.headers.update(bearer(key))
+        start.wait(30)
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            statuses.append(session.get(f"{url}/v1/models", timeout=60).status_code)
+    return statuses.count(200), set(statuses)
+
+
+def test_limits_hold_for_two_keys_at_once(colors: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys.jsonl"
+    keys = [add_key(file, name, ["recognize"], now=NOW) for name in ("a", "b")]
+    slow = add_key(file, "slow", ["recognize"], now=NOW, rate="1/second")
+    settings = {"models": colors, "keys_file": file, "log_level": "warning"}
+    with live_server(
+        **settings | {"rate_per_key": f"{RATE}/second", "log_level": "info"}
+    ) as server:
+        start = threading.Barrier(len(keys))
+        with ThreadPoolExecutor(len(keys)) as pool:
+            counted = list(
+                pool.map(count_admitted, itertools.repeat(server.url), keys, [start] * len(keys))
+            )
+        for admitted, statuses in counted:
+            # A window that moves lets in RATE at once at the start, and as many in each second.
+            assert admitted == pytest.approx(RATE * SECONDS, rel=0.05)
+            assert statuses == {200, 429}
+        url = f"{server.url}/v1/models"
+        assert requests.get(url, headers=bearer(slow), timeout=60).status_code == 200
+        refused = requests.get(url, headers=bearer(slow), timeout=60)
+        assert refused.status_code == 429
+        threading.Event().wait(int(refused.headers["Retry-After"]))
+        assert requests.get(url, headers=bearer(slow), timeout=60).status_code == 200
+
+
+def test_a_server_for_others_does_not_start_without_keys(colors: Path, tmp_path: Path) -> None:
+    def serve(*flags: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                *(sys.executable, "-m", "server", "serve", "--host", "0.0.0.0"),
+                *("--port", str(free_port()), "--models", str(colors)),
+                *("--keys-file", str(tmp_path / "keys.jsonl"), *flags),
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    done = serve()
+    assert done.returncode == 1
+    assert "0.0.0.0 can be reached from other machines" in done.stderr
+    assert "python -m server key add NAME --rights recognize" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_for_others_starts_when_it_is_told_to(colors: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys.jsonl"
+    with live_server(models=colors, keys_file=file, host="0.0.0.0", auth="off") as server:
+        assert server.recognize(RED).status_code == 200
+        assert any("auth is off" in line["event"] for line in server.lines)
+    key = add_key(file, "a", ["recognize"], now=NOW)
+    with live_server(models=colors, keys_file=file, host="0.0.0.0") as server:
+        assert server.recognize(RED).status_code == 401
+        url = f"{server.url}/v1/recognize"
+        assert requests.post(url, RED, headers=bearer(key), timeout=60).status_code == 200
+
+
+def test_headers_are_bounded(colors: Path) -> None:
+    with live_server(models=colors) as server:
+        for headers in ({"X-Long": "x" * 2_000_000}, {f"X-{n}": "x" for n in range(150)}):
+            answer = requests.get(server.url + "/livez", headers=headers, timeout=60)
+            assert answer.status_code == 431
+        assert requests.get(server.url + "/livez", timeout=60).status_code == 200
