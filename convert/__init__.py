@@ -1,0 +1,1 @@
+"""Turns trained models into bundles that the server serves; runs on a workstation."""

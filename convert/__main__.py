@@ -1,0 +1,79 @@
+"""`python -m convert COMMAND`: makes, judges and compares model bundles.
+
+Exit codes: 0 done, 1 can't be done (one sentence on standard error), 2 wrong usage, 3 a gate was
+not met and no bundle was written, 130 interrupted.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+# Each module has add_arguments(parser) and run(args) -> exit code, and is imported only when its
+# command is called: the heavy ones take seconds.
+COMMANDS = {
+    "imagenet": ("convert.imagenet_cli", "Keras's MobileNetV2 with its ImageNet weights"),
+    "keras": ("convert.file_cli", "a .keras or .h5 file or a SavedModel"),
+    "saved-model": ("convert.file_cli", "one signature of a SavedModel"),
+    "tflite": ("convert.file_cli", "a float32 .tflite"),
+    "pytorch": ("convert.pytorch_cli", "a PyTorch module or exported program"),
+    "iris": ("convert.iris", "a small model of plain numbers, from scikit-learn's data"),
+    "train": ("convert.train_cli", "a classifier trained on a folder of photographs"),
+    "evaluate": ("convert.evaluate_cli", "a bundle judged on labelled frames"),
+    "compare": ("convert.compare_cli", "several bundles on the same frames"),
+}
+
+
+def parser_for(command: str | None) -> argparse.ArgumentParser:
+    """The parser, with the arguments of `command` alone filled in."""
+    parser = argparse.ArgumentParser(
+        prog="python -m convert", description="Makes the bundles that the server serves."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (module, help_text) in COMMANDS.items():
+        chosen = commands.add_parser(name, help=help_text, description=help_text)
+        chosen.set_defaults(command=name)
+        if name == command:
+            import_module(module).add_arguments(chosen)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    command = next((word for word in argv if word in COMMANDS), None)
+    # Read when TensorFlow is imported, wherever that happens first.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    args = parser_for(command).parse_args(argv)
+    return run(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the parsed command; an expected failure becomes its sentence and exit code."""
+    from convert.dataset import DatasetError
+    from convert.errors import ConvertError
+    from convert.graph import QuantizeError
+    from server.errors import StartError
+
+    try:
+        code: int = import_module(COMMANDS[args.command][0]).run(args)
+    except ConvertError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except (DatasetError, QuantizeError, StartError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; the interpreter must not flush it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

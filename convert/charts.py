@@ -1,0 +1,98 @@
+"""Pictures of figures as PNG bytes, drawn without a display."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+INK, MUTED, LINE, ACCENT = "#1d2733", "#5b6876", "#d9e0e7", "#0b6e99"
+# More cells than this are too small for a number in each.
+MAX_NUMBERED = 24
+
+
+def confusion_png(matrix: NDArray[np.int64], labels: Sequence[str]) -> bytes:
+    """A confusion matrix [classes, classes]: rows are true classes, columns predicted ones.
+
+    Colours are shares of the row, numbers are frames.
+    """
+    n = len(labels)
+    side = min(14.0, max(4.5, 1.9 + 0.55 * n))
+    figure = Figure((side, side), layout="constrained")
+    axes = figure.add_subplot()
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(n), labels, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(n), labels)
+    axes.tick_params(length=0, colors=MUTED, labelsize=9 if n <= MAX_NUMBERED else 5)
+    axes.set_xlabel("predicted", color=INK)
+    axes.set_ylabel("true", color=INK)
+    axes.spines[:].set_visible(False)
+    if n <= MAX_NUMBERED:
+        axes.set_xticks(np.arange(n - 1) + 0.5, minor=True)
+        axes.set_yticks(np.arange(n - 1) + 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=2)
+        axes.tick_params(which="minor", length=0)
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                color = "white" if share[row, column] > 0.55 else INK
+                axes.text(column, row, str(count), ha="center", va="center", color=color)
+    return _png(figure)
+
+
+def tradeoff_png(points: Sequence[tuple[str, float, float, float]], measure: str) -> bytes:
+    """Models as circles: (name, median latency in ms, `measure` in percent, size in MB). The area
+    of a circle is its model's size."""
+    figure = Figure((8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    times, heights = [p[1] for p in points], [p[2] for p in points]
+    largest = max(p[3] for p in points)
+    axes.scatter(
+        times,
+        heights,
+        s=[1400 * p[3] / largest for p in points],
+        color=ACCENT,
+        alpha=0.35,
+        edgecolor=ACCENT,
+        linewidth=1.2,
+        zorder=3,
+    )
+    axes.scatter(times, heights, s=8, color=INK, zorder=4)
+    for (name, time, height, size), offset in zip(points, _offsets(points), strict=True):
+        axes.annotate(
+            f"{name}  {size:.1f} MB",
+            (time, height),
+            xytext=(0, offset),
+            textcoords="offset points",
+            ha="center",
+            color=INK,
+            fontsize=9,
+            zorder=5,
+        )
+    axes.margins(y=0.3)
+    axes.set_xlim(0, 1.2 * max(times))
+    axes.set_xlabel("median latency of one frame on one thread, ms", color=INK)
+    axes.set_ylabel(measure + ", %", color=INK)
+    axes.grid(color=LINE, linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+    axes.tick_params(colors=MUTED, length=0)
+    return _png(figure)
+
+
+def _offsets(points: Sequence[tuple[str, float, float, float]]) -> list[int]:
+    """Labels above and below in turn from left to right, so that neighbours don't overlap."""
+    order = sorted(range(len(points)), key=lambda i: points[i][1])
+    out = [0] * len(points)
+    for place, i in enumerate(order):
+        out[i] = 24 if place % 2 == 0 else -32
+    return out
+
+
+def _png(figure: Any) -> bytes:
+    out = io.BytesIO()
+    # Without the software's version the same figures give the same bytes.
+    figure.savefig(out, format="png", dpi=110, facecolor="white", metadata={"Software": None})
+    return out.getvalue()

@@ -1,0 +1,79 @@
+"""What a training needs to go on where it was killed: one file, replaced after each epoch."""
+
+import hashlib
+import os
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from convert.dataset import Dataset
+
+CHECKPOINT = "checkpoint.npz"
+Arrays = list[NDArray[Any]]
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A training between two epochs.
+
+    epoch: epochs of fine-tuning finished; 0 means that the head is trained. best_loss, best_epoch:
+    the lowest validation loss so far and the epoch it came after. weights, best, optimizer: the
+    variables' values in the model's order.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_loss: float = float("inf")
+    weights: Arrays = field(default_factory=list)
+    best: Arrays = field(default_factory=list)
+    optimizer: Arrays = field(default_factory=list)
+
+    def save(self, file: Path) -> None:
+        """Replaces `file`, all or nothing, also when the machine loses power."""
+        numbers = msgspec.json.encode([self.epoch, self.best_epoch, self.best_loss.hex()])
+        groups = {"weights": self.weights, "best": self.best, "optimizer": self.optimizer}
+        arrays = {
+            f"{name}.{index}": array
+            for name, group in groups.items()
+            for index, array in enumerate(group)
+        }
+        part = file.with_suffix(".part")
+        with part.open("wb") as out:
+            np.savez(out, numbers=np.frombuffer(numbers, np.uint8), **arrays)  # type: ignore[arg-type]
+            out.flush()
+            os.fsync(out.fileno())
+        part.replace(file)
+
+    @classmethod
+    def load(cls, file: Path) -> "Checkpoint | None":
+        """What `save` wrote; None where there is no such file or it is damaged."""
+        try:
+            with np.load(file) as stored:
+                numbers = msgspec.json.decode(stored["numbers"].tobytes())
+                groups: dict[str, Arrays] = {"weights": [], "best": [], "optimizer": []}
+                for key in stored.files:
+                    name, _, index = key.partition(".")
+                    if index:
+                        groups[name].append(stored[key])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        epoch, best_epoch, best_loss = numbers
+        return cls(epoch, best_epoch, float.fromhex(best_loss), **groups)
+
+
+def fingerprint(options: object, *datasets: Dataset) -> str:
+    """12 hex digits that change with any option, class, label or byte of an image."""
+    state = hashlib.sha256(repr(options).encode())
+    for dataset in datasets:
+        state.update(repr(dataset.classes).encode())
+        for item in dataset.frames:
+            with item.path.open("rb") as file:
+                state.update(
+                    f"{item.label}{hashlib.file_digest(file, 'sha256').hexdigest()}".encode()
+                )
+    return state.hexdigest()[:12]

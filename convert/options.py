@@ -1,0 +1,142 @@
+"""Command-line arguments that several commands share, and what they make."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from convert.pipeline import Request
+    from convert.sources import Output
+    from server.recognition.manifest import Label, Recipe, VerdictPolicy
+
+OUTPUTS = ("probabilities", "logits", "sigmoid")
+
+
+def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = None) -> None:
+    """Where the bundle goes, how the model is quantised, and what it must reach."""
+    where = parser.add_argument_group("bundle")
+    where.add_argument("--out", type=Path, default=Path("models"), help="folder (models)")
+    where.add_argument("--name", default=name, help=f"of the model ({name or 'its file name'})")
+    where.add_argument("--version", type=int, help="whole number (the next that is free)")
+    where.add_argument("--source", default="", help="where the model comes from, for bundle.json")
+    where.add_argument("--license", default="", help="of the model, for bundle.json")
+    where.add_argument("--accept", metavar="LABEL", nargs="+", help="labels of a good part")
+    where.add_argument(
+        "--min-probability", type=float, default=0.5, help="below it the verdict is unsure (0.5)"
+    )
+    how = parser.add_argument_group("quantisation")
+    how.add_argument(
+        "--mode",
+        default="dynamic",
+        help="dynamic, float16, int8, float32, or all for a table (dynamic)",
+    )
+    how.add_argument("--tune", action="store_true", help="measure what to quantise on this machine")
+    how.add_argument("--calibrate", type=Path, metavar="FOLDER", help="real frames for int8")
+    how.add_argument("--io", default="uint8", help="int8's input and output: uint8, int8, float32")
+    proof = parser.add_argument_group("proof")
+    proof.add_argument(
+        "--validate", type=Path, metavar="FOLDER", help="one sub-folder a class, or a CSV"
+    )
+    proof.add_argument(
+        "--max-accuracy-drop", type=float, default=0.5, metavar="POINTS", help="of top-1 (0.5)"
+    )
+    proof.add_argument("--max-size-ratio", type=float, metavar="RATIO", help="to the float model")
+    proof.add_argument(
+        "--seconds", type=float, default=4.0, help="of measuring latency in turns (4)"
+    )
+    proof.add_argument("--samples", type=int, default=0, help="frames copied into samples/ (0)")
+    every = parser.add_argument_group("--mode all: a table of every mode, no bundle")
+    every.add_argument(
+        "--frames", type=Path, metavar="FOLDER", help="images, or one sub-folder a class"
+    )
+    every.add_argument("--plot", type=Path, help="PNG of accuracy on --frames against latency")
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """How an image is fed to a model that does not say so itself."""
+    recipe = parser.add_argument_group("recipe: how an image is fed to the model")
+    recipe.add_argument("--scale", type=float, nargs="+", help="tensor = pixel * scale + offset")
+    recipe.add_argument("--offset", type=float, nargs="+", help="one number, or one a channel")
+    recipe.add_argument("--color", choices=("rgb", "bgr", "gray"))
+    recipe.add_argument("--resize", choices=("stretch", "crop", "letterbox"))
+    recipe.add_argument(
+        "--interpolation", choices=("fast_area", "area", "linear", "cubic", "nearest")
+    )
+    recipe.add_argument("--decode", choices=("scaled", "exact"))
+    recipe.add_argument("--pad", type=int, help="grey level of letterbox bars")
+    recipe.add_argument("--output", choices=OUTPUTS, help="what the model's output is")
+
+
+def recipe_values(args: argparse.Namespace) -> dict[str, Any]:
+    """The recipe fields that were given."""
+    names = ("scale", "offset", "color", "resize", "interpolation", "decode", "pad")
+    values = {name: getattr(args, name) for name in names}
+    for name in ("scale", "offset"):
+        given: Sequence[float] | None = values[name]
+        if given is not None:
+            values[name] = given[0] if len(given) == 1 else tuple(given)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def request(
+    args: argparse.Namespace,
+    float_model: bytes,
+    labels: "tuple[Label, ...]",
+    recipe: "Recipe",
+    output: "Output",
+) -> "Request":
+    """The request that `add_bundle_arguments`'s arguments describe.
+
+    Raises ConvertError or DatasetError where a folder of frames is not usable.
+    """
+    from convert.frames import images, labelled
+    from convert.pipeline import Request
+
+    return Request(
+        float_model=float_model,
+        labels=labels,
+        recipe=recipe,
+        output=output,
+        name=args.name,
+        out=args.out,
+        version=args.version,
+        mode=args.mode,
+        io_dtype=args.io,
+        source=args.source,
+        license=args.license,
+        validation=labelled(args.validate, labels) if args.validate else None,
+        calibration=images(args.calibrate) if args.calibrate else None,
+        verdict=verdict(args),
+        max_accuracy_drop=args.max_accuracy_drop,
+        max_size_ratio=args.max_size_ratio,
+        tune=args.tune,
+        samples=args.samples,
+        seconds=args.seconds,
+    )
+
+
+def verdict(args: argparse.Namespace) -> "VerdictPolicy | None":
+    """The policy that --accept and --min-probability state; None without --accept.
+
+    Raises ConvertError for a probability outside 0..1.
+    """
+    from convert.errors import ConvertError
+    from server.recognition.manifest import VerdictPolicy
+
+    if not 0 <= args.min_probability <= 1:
+        raise ConvertError(f"--min-probability {args.min_probability:g} should be in 0..1")
+    if not args.accept:
+        return None
+    return VerdictPolicy(accept=tuple(args.accept), min_probability=args.min_probability)
+
+
+def finish(args: argparse.Namespace, request: "Request") -> int:
+    """Writes the bundle, or with `--mode all` prints the table; returns the exit code."""
+    from convert import modes, pipeline
+
+    if args.mode == "all":
+        modes.every_mode(request, args)
+    else:
+        pipeline.build(request)
+    return 0

@@ -1,0 +1,225 @@
+"""A float model in, a checked bundle out: quantise, prove, gate, write."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from convert import bundle, report
+from convert.dataset import Dataset
+from convert.errors import ConvertError, GateError
+from convert.evaluate import Model, evaluate
+from convert.frames import tensors
+from convert.golden import baseline, keepsakes
+from convert.graph import QuantizeError
+from convert.integer import IO_DTYPES
+from convert.proof import Proof, accuracy_drop, sentence, summary
+from convert.quantize import MODES, Plan, quantize
+from convert.sources import Shape, describe
+from convert.tune import tune
+from server.recognition.manifest import (
+    Baseline,
+    Golden,
+    Label,
+    Manifest,
+    Recipe,
+    VerdictPolicy,
+)
+
+Progress = Callable[[str], None]
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to convert and how.
+
+    float_model: a float32 .tflite, NHWC, one input, one output.
+    labels: of its outputs, in order.
+    recipe: of the float model; int8 changes its dtype.
+    out: the folder of bundles; the bundle is out/name/VERSION, the next free version unless given.
+    mode: one of quantize.MODES. io_dtype: of int8's input and output.
+    output: what the model's output is, as in bundle.json.
+    validation: frames on which both models are compared; they make the report, the golden frames
+        and the baseline for drift.
+    calibration: image files that int8 takes its ranges from.
+    max_accuracy_drop: percentage points of top-1 that the result may lose against the float model.
+    max_size_ratio: of the result's file to the float model's; None allows any.
+    tune: measure on this machine which operators of a dynamic model to quantise.
+    samples: validation frames that are copied into samples/ for people to try.
+    seconds: for measuring latency.
+    """
+
+    float_model: bytes
+    labels: tuple[Label, ...]
+    recipe: Recipe
+    name: str
+    out: Path
+    version: int | None = None
+    mode: str = "dynamic"
+    io_dtype: str = "uint8"
+    output: Literal["probabilities", "logits", "sigmoid"] = "probabilities"
+    source: str = ""
+    license: str = ""
+    validation: Dataset | None = None
+    calibration: Sequence[Path] | None = None
+    verdict: VerdictPolicy | None = None
+    max_accuracy_drop: float = 0.5
+    max_size_ratio: float | None = None
+    tune: bool = False
+    samples: int = 0
+    seconds: float = 4.0
+
+
+def build(request: Request, progress: Progress = print) -> Path:
+    """Makes the bundle and returns its folder; `progress` gets one line for each step.
+
+    Raises ConvertError where the request contradicts itself or the result would not be served,
+    and GateError where the result is too inaccurate or too large. Then nothing is left behind.
+    """
+    version = request.version or bundle.next_version(request.out, request.name)
+    target = bundle.check_free(request.out, request.name, version)
+    check(request)
+    model, plan = make(request, progress)
+    ratio = len(model) / len(request.float_model)
+    progress(f"{request.mode}: {len(model) / 1e6:.2f} MB, {ratio:.3f} of the float model")
+    if request.max_size_ratio is not None and ratio > request.max_size_ratio:
+        raise GateError(
+            f"{target} was not written: the model is {ratio:.3f} of the float model's size, more"
+            f" than --max-size-ratio {request.max_size_ratio:g}"
+        )
+    manifest = Manifest(
+        name=request.name,
+        version=version,
+        sha256={},
+        recipe=result_recipe(request),
+        output=request.output,
+        quantization=request.mode,  # type: ignore[arg-type]
+        source=request.source,
+        license=request.license,
+        verdict=request.verdict,
+    )
+    files: dict[str, bytes | Path] = {}
+    if plan is not None:
+        files[PLAN] = msgspec.json.format(msgspec.json.encode(plan.to_dict()), indent=2) + b"\n"
+    if request.validation is not None:
+        found = prove(request, request.validation, model, f"{request.name} {version}", progress)
+        gate(found.proof, request, target)
+        manifest = found.add_to(manifest)
+        files |= found.files
+    folder = bundle.write_bundle(request.out, manifest, model, request.labels, files)
+    progress(f"wrote {folder}")
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a validation adds to a bundle."""
+
+    proof: Proof
+    golden: tuple[Golden, ...]
+    baseline: Baseline
+    files: dict[str, bytes | Path]
+
+    def add_to(self, manifest: Manifest) -> Manifest:
+        """The manifest with report, golden frames and baseline."""
+        return msgspec.structs.replace(
+            manifest,
+            report=summary(self.proof, report.JSON),
+            golden=self.golden,
+            baseline=self.baseline,
+        )
+
+
+def prove(
+    request: Request, validation: Dataset, model: bytes, title: str, progress: Progress
+) -> Found:
+    """Both models on the validation frames, and what follows from it."""
+    progress(f"judging both models on {len(validation.frames)} frames")
+    recipe, labels = request.recipe, request.labels
+    proof = evaluate(
+        Model(title, model, result_recipe(request), request.output, labels),
+        Model("float32", request.float_model, recipe, request.output, labels),
+        validation.frames,
+        mode=request.mode,
+        seconds=request.seconds,
+    )
+    progress(sentence(proof))
+    kept = keepsakes(proof, request.samples)
+    if not kept.golden:
+        progress("no frame is right and sure enough (0.6) to be golden")
+    return Found(
+        proof,
+        kept.golden,
+        baseline(proof),
+        {**report.files(proof), **kept.files},
+    )
+
+
+def gate(proof: Proof, request: Request, target: Path) -> None:
+    """Raises GateError where the result lost more top-1 than the request allows."""
+    drop = accuracy_drop(proof)
+    # One part in a million of a point: shares of frames don't add up exactly in binary.
+    if drop > request.max_accuracy_drop + 1e-6:
+        raise GateError(
+            f"{target} was not written: the {request.mode} model is right on {drop:.2f} points"
+            f" fewer of {len(proof.frames)} frames than the float model, more than"
+            f" --max-accuracy-drop {request.max_accuracy_drop:g}"
+        )
+
+
+def check(request: Request) -> Shape:
+    """Raises ConvertError where model, labels, recipe, mode and verdict don't fit each other."""
+    shape, recipe = describe(request.float_model), request.recipe
+    if len(request.labels) != shape.classes:
+        raise ConvertError(
+            f"there are {len(request.labels)} labels, but the model answers {shape.classes}"
+        )
+    want = (recipe.height, recipe.width, recipe.channels)
+    if want != (shape.height, shape.width, shape.channels):
+        raise ConvertError(
+            f"the recipe makes {list(want)} but the model takes"
+            f" {[shape.height, shape.width, shape.channels]}"
+        )
+    if request.mode not in MODES:
+        raise ConvertError(f"the mode {request.mode!r} should be one of {', '.join(MODES)}")
+    if request.io_dtype not in IO_DTYPES:
+        raise ConvertError(f"--io {request.io_dtype!r} should be one of {', '.join(IO_DTYPES)}")
+    if request.mode == "int8" and not request.calibration:
+        raise ConvertError("int8 takes its ranges from real frames: give --calibrate FOLDER")
+    if request.tune and request.mode != "dynamic":
+        raise ConvertError(f"--tune is for --mode dynamic; {request.mode} has nothing to tune")
+    names = {label.name for label in request.labels}
+    unknown = sorted(set(request.verdict.accept) - names) if request.verdict else []
+    if unknown:
+        raise ConvertError(f"the accepted label {', '.join(unknown)} is not one of the labels")
+    return shape
+
+
+def make(request: Request, progress: Progress) -> tuple[bytes, Plan | None]:
+    """The quantised model, and the plan where it was tuned. Raises ConvertError."""
+    try:
+        plan = None
+        if request.tune:
+            limit = request.max_size_ratio or 0.30
+            plan, _ = tune(request.float_model, max_size_ratio=limit, progress=progress)
+        model = quantize(
+            request.float_model,
+            request.mode,
+            calibration=tensors(request.calibration or (), request.recipe)
+            if request.mode == "int8"
+            else None,
+            plan=plan,
+            io_dtype=request.io_dtype,
+        )
+    except QuantizeError as error:
+        raise ConvertError(str(error)) from None
+    return model, plan
+
+
+def result_recipe(request: Request) -> Recipe:
+    """The recipe of the model that `make` makes."""
+    dtype = request.io_dtype if request.mode == "int8" else "float32"
+    return msgspec.structs.replace(request.recipe, dtype=dtype)

@@ -1,0 +1,267 @@
+"""Any trained model in, a float32 .tflite with one NHWC image input of batch 1 out."""
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from convert.errors import ConvertError
+from convert.graph import QuantizeError, kind_of, operators, parse
+from convert.quiet import quiet, tensorflow
+from server.errors import BundleError
+from server.recognition.manifest import Label, Recipe, parse_labels
+
+Output = Literal["probabilities", "logits", "sigmoid"]
+
+# MobileNetV2's own scaling, 0..255 to -1..1 (keras.applications' mode "tf").
+MOBILENET_SCALE, MOBILENET_OFFSET = 1 / 127.5, -1.0
+SERVING = "serving_default"
+_SCALING_KINDS = frozenset({"MUL", "DIV", "ADD", "SUB"})
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A classifier's tensors: input [1, height, width, channels], output [1, classes].
+
+    scales_inside: its first operator scales or shifts the pixels. output: how its last operator
+    leaves the values.
+    """
+
+    height: int
+    width: int
+    channels: int
+    classes: int
+    scales_inside: bool
+    output: Output
+
+
+def from_keras(model: Any, size: tuple[int, int] | None = None) -> bytes:
+    """A `keras.Model` of one image input [batch, height, width, channels] as a float32 .tflite.
+
+    size: height and width for a model that leaves them open. Batch normalisation is folded into
+    the convolutions. Raises ConvertError for a model with
+    several inputs or outputs, an input of open size, and layers that TFLite has no operator for.
+    """
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ConvertError(
+            f"the model has {len(model.inputs)} inputs and {len(model.outputs)} outputs;"
+            " a classifier has one of each"
+        )
+    shape = fixed_shape(tuple(model.inputs[0].shape), size)
+    tf = tensorflow()
+    # A fixed batch lets the converter fold shapes; `from_keras_model` would keep it open.
+    signature = [tf.TensorSpec(shape, model.inputs[0].dtype)]
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        model.export(folder, format="tf_saved_model", verbose=False, input_signature=signature)
+        return _convert(tf, tf.lite.TFLiteConverter.from_saved_model(folder))
+
+
+def fixed_shape(
+    shape: tuple[int | None, ...], size: tuple[int, int] | None
+) -> tuple[int, int, int, int]:
+    """[1, height, width, channels] from a model's input shape, in which None is open.
+
+    Raises ConvertError where that is not an image, or `size` is needed or contradicts it.
+    """
+    if len(shape) != 4 or shape[3] is None:
+        raise ConvertError(
+            f"the model takes {list(shape)}; it must take [batch, height, width, channels] with"
+            " the channels fixed"
+        )
+    height, width = size or shape[1:3]
+    if height is None or width is None:
+        raise ConvertError(
+            f"the model takes images of any size, {list(shape)}: fix it with --size HEIGHT WIDTH"
+        )
+    if shape[1] not in (None, height) or shape[2] not in (None, width):
+        raise ConvertError(f"the model takes {list(shape)}, so --size can't be {height} {width}")
+    return 1, height, width, shape[3]
+
+
+def keras_scales_inside(model: Any) -> bool:
+    """Whether a `keras.Model` has a layer that scales its pixels; the converter may fold it into
+    the next one, so that the .tflite no longer shows it."""
+    return any(
+        type(layer).__name__ in ("Rescaling", "Normalization") or keras_scales_inside(layer)
+        for layer in getattr(model, "layers", ())
+    )
+
+
+def keras_file(path: Path, size: tuple[int, int] | None = None) -> tuple[bytes, Shape]:
+    """A .keras, a Keras .h5, or a SavedModel folder as a float32 .tflite, and its tensors.
+
+    Raises ConvertError where it is none of them or does not load.
+    """
+    if path.is_dir():
+        data = saved_model(path, size=size)
+        return data, describe(data)
+    if not path.is_file():
+        raise ConvertError(f"{path} does not exist")
+    if path.suffix not in (".keras", ".h5", ".hdf5"):
+        raise ConvertError(f"{path} is neither .keras, .h5 nor the folder of a SavedModel")
+    tf = tensorflow()
+    with quiet():
+        try:
+            model = tf.keras.models.load_model(path, compile=False)
+        except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
+            raise ConvertError(f"{path} is not a Keras model that loads: {_first(error)}") from None
+    data = from_keras(model, size)
+    shape = describe(data)
+    return data, replace(shape, scales_inside=shape.scales_inside or keras_scales_inside(model))
+
+
+def saved_model(path: Path, signature: str = SERVING, size: tuple[int, int] | None = None) -> bytes:
+    """The signature of a SavedModel folder as a float32 .tflite.
+
+    Raises ConvertError where the folder is no SavedModel, or has no such signature (the message
+    lists those it has), or the signature is not one image in and one tensor out.
+    """
+    if not (path / "saved_model.pb").is_file():
+        raise ConvertError(f"{path} is not a SavedModel: it holds no saved_model.pb")
+    tf = tensorflow()
+    with quiet():
+        try:
+            loaded = tf.saved_model.load(str(path))
+        except (ValueError, OSError, RuntimeError, tf.errors.OpError) as error:
+            raise ConvertError(f"{path} is not a SavedModel that loads: {_first(error)}") from None
+    names = sorted(loaded.signatures)
+    if signature not in names:
+        have = f"its signatures are {', '.join(names)}" if names else "it has no signatures at all"
+        hint = "; choose one with --signature" if names else "; export it with one"
+        raise ConvertError(f"{path} has no signature {signature}: {have}{hint}")
+    function = loaded.signatures[signature]
+    inputs = function.structured_input_signature[1]
+    if len(inputs) != 1 or len(function.structured_outputs) != 1:
+        raise ConvertError(
+            f"{path}: signature {signature} takes {', '.join(inputs)} and returns"
+            f" {', '.join(function.structured_outputs)}; a classifier has one of each"
+        )
+    [(argument, spec)] = inputs.items()
+    shape = fixed_shape(tuple(spec.shape.as_list()), size)
+    return _one_image(tf, loaded, function, argument, tf.TensorSpec(shape, spec.dtype))
+
+
+def _one_image(tf: Any, loaded: Any, function: Any, argument: str, image: Any) -> bytes:
+    """The signature, called with a batch of one, through a second SavedModel: the converter can't
+    fix the batch of a signature that leaves it open."""
+
+    class OneImage(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loaded = loaded
+
+        @tf.function(input_signature=[image])
+        def __call__(self, value: Any) -> Any:
+            return next(iter(function(**{argument: value}).values()))
+
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        module = OneImage()
+        tf.saved_model.save(module, folder, signatures=module.__call__)
+        return _convert(tf, tf.lite.TFLiteConverter.from_saved_model(folder))
+
+
+def _convert(tf: Any, converter: Any) -> bytes:
+    try:
+        model = bytes(converter.convert())
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise ConvertError(
+            f"TensorFlow's converter can't make this model a .tflite: {_first(error)}"
+        ) from None
+    describe(model)
+    return model
+
+
+def tflite_file(path: Path) -> bytes:
+    """An existing float32 .tflite. Raises ConvertError where it is missing or not one."""
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        raise ConvertError(f"{path} can't be read: {error.strerror}") from None
+    try:
+        describe(model)
+    except ConvertError as error:
+        raise ConvertError(f"{path}: {error}") from None
+    return model
+
+
+def describe(model: bytes) -> Shape:
+    """The tensors of a float32 classifier. Raises ConvertError for bytes that are none."""
+    with quiet():
+        try:
+            operators(model)
+            parsed = parse(model)
+            interpreter = Interpreter(model_content=model, num_threads=1)
+            interpreter.allocate_tensors()
+        except QuantizeError as error:
+            raise ConvertError(str(error)) from None
+        except (ValueError, RuntimeError) as error:
+            raise ConvertError(f"LiteRT can't run this model: {_first(error)}") from None
+    taken, answers = interpreter.get_input_details(), interpreter.get_output_details()
+    image = [int(n) for n in taken[0]["shape"]]
+    if len(image) != 4 or image[3] not in (1, 3):
+        raise ConvertError(
+            f"the model takes {image}; it must take [1, height, width, channels] with 1 or 3"
+            " channels"
+        )
+    if len(answers) != 1 or answers[0]["dtype"] != np.float32:
+        raise ConvertError(f"the model has {len(answers)} outputs; a classifier has one, float32")
+    graph = parsed.subgraphs[0]
+    first = next((op for op in graph.operators if graph.inputs[0] in op.inputs), None)
+    last = next((op for op in graph.operators if graph.outputs[0] in op.outputs), None)
+    return Shape(
+        height=image[1],
+        width=image[2],
+        channels=image[3],
+        classes=int(answers[0]["shape"][-1]),
+        scales_inside=first is not None and kind_of(parsed, first) in _SCALING_KINDS,
+        # LOGISTIC values are probabilities already, each label's own.
+        output="probabilities"
+        if last is not None and kind_of(parsed, last) in ("SOFTMAX", "LOGISTIC")
+        else "logits",
+    )
+
+
+def default_recipe(shape: Shape) -> Recipe:
+    """How images are fed to a model that says nothing about it but its tensors.
+
+    Pixels stay 0..255 where its first operator scales them itself, and become -1..1, as
+    MobileNetV2 takes them, where not.
+    """
+    return Recipe(
+        width=shape.width,
+        height=shape.height,
+        color="gray" if shape.channels == 1 else "rgb",
+        scale=1.0 if shape.scales_inside else MOBILENET_SCALE,
+        offset=0.0 if shape.scales_inside else MOBILENET_OFFSET,
+    )
+
+
+def recipe_with(recipe: Recipe, **given: Any) -> Recipe:
+    """`recipe` with the values that are not None. Raises ConvertError for one out of range."""
+    values = {k: v for k, v in given.items() if v is not None}
+    try:
+        return msgspec.convert({**msgspec.structs.asdict(recipe), **values}, Recipe)
+    except msgspec.ValidationError as error:
+        raise ConvertError(f"the recipe is not usable: {error}") from None
+
+
+def read_labels(path: Path) -> tuple[Label, ...]:
+    """Labels in output order, `LABEL` or `ID<TAB>LABEL` a line. Raises ConvertError."""
+    try:
+        return parse_labels(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConvertError(f"{path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConvertError(f"{path} is not a text file in UTF-8") from None
+    except BundleError as error:
+        raise ConvertError(str(error).replace("labels.txt", str(path))) from None
+
+
+def _first(error: BaseException) -> str:
+    """The first line of a message; TensorFlow's run to pages."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

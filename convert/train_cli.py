@@ -1,0 +1,172 @@
+"""`python -m convert train FOLDER`: photographs in, a checked bundle out."""
+
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convert.options import add_bundle_arguments
+from convert.options import request as request_of
+
+if TYPE_CHECKING:
+    from convert.dataset import Dataset
+    from convert.progress import Terminal
+    from convert.train import Options
+
+HELD_OUT = 0.2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to train on, how, and where the bundle goes."""
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="one sub-folder a class, or a CSV of path,label"
+    )
+    how = parser.add_argument_group("training")
+    how.add_argument("--alpha", type=float, default=1.0, help="width of MobileNetV2 (1.0)")
+    how.add_argument("--size", type=int, default=224, help="sides of its input in pixels (224)")
+    how.add_argument(
+        "--weights",
+        choices=("imagenet", "slice", "none"),
+        default="imagenet",
+        help="to start from: Keras's for this alpha and size, the strongest channels of those of"
+        " alpha 1.0, or random (imagenet)",
+    )
+    how.add_argument("--epochs", type=int, default=20, help="of fine-tuning, at most (20)")
+    how.add_argument("--patience", type=int, default=6, help="epochs without a better one (6)")
+    how.add_argument("--batch", type=int, default=32, help="frames a step (32)")
+    how.add_argument(
+        "--rate", type=float, help="highest learning rate (2e-5; 1e-3 without ImageNet weights)"
+    )
+    how.add_argument(
+        "--no-flips", action="store_true", help="where left and right or up and down matter"
+    )
+    how.add_argument(
+        "--teacher", type=Path, metavar="BUNDLE_OR_KERAS", help="larger model to learn from"
+    )
+    how.add_argument(
+        "--sparsity", type=float, default=0.0, metavar="SHARE", help="of weights made zero (0)"
+    )
+    how.add_argument("--seed", type=int, default=0)
+    how.add_argument(
+        "--work", type=Path, metavar="FOLDER", help="for what resuming needs (OUT/.training)"
+    )
+    add_bundle_arguments(parser, "that of FOLDER")
+    parser.set_defaults(name=None)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains and writes the bundle; returns the exit code.
+
+    Raises ConvertError, GateError and DatasetError. After any of them, a kill or Ctrl-C the same
+    command goes on where it stopped.
+    """
+    import shutil
+
+    from convert import imagenet, pipeline, sources
+    from convert.checkpoint import fingerprint
+    from convert.progress import Terminal
+    from convert.train import Training
+    from server.recognition.cores import granted_cores
+    from server.recognition.manifest import Label
+
+    options, recipe, terminal = options_from(args), imagenet.recipe(args.size), Terminal()
+    args.name = args.name or default_name(args.folder)
+    train, validation = data(args, terminal)
+    check_before(args, train)
+    state = fingerprint((options, recipe), train, validation)
+    work = (args.work or args.out / ".training") / f"{args.name}-{state}"
+    work.mkdir(parents=True, exist_ok=True)
+    model = Training(train, validation, recipe, options, work, terminal, granted_cores()).run()
+    labels = tuple(Label(name) for name in train.classes)
+    request = dataclasses.replace(
+        request_of(args, sources.from_keras(model), labels, recipe, "probabilities"),
+        validation=validation,
+        source=args.source or f"trained on {args.folder.name}, {len(train.frames)} frames",
+    )
+    if request.mode == "int8" and request.calibration is None:
+        calibration = tuple(item.path for item in train.frames)
+        request = dataclasses.replace(request, calibration=calibration)
+    pipeline.build(request, terminal.say)
+    shutil.rmtree(work)
+    return 0
+
+
+def check_before(args: argparse.Namespace, train: "Dataset") -> None:
+    """Finds before the training what `pipeline.build` would refuse after it.
+
+    Raises ConvertError for an unknown label or mode, and for a version that is there already.
+    """
+    from convert import bundle
+    from convert.errors import ConvertError
+    from convert.quantize import MODES
+
+    unknown = sorted(set(args.accept or ()) - set(train.classes))
+    if unknown:
+        raise ConvertError(
+            f"--accept {', '.join(unknown)} is not one of the classes {', '.join(train.classes)}"
+        )
+    if args.mode not in MODES:
+        raise ConvertError(f"--mode {args.mode} should be one of {', '.join(MODES)}")
+    version = args.version or bundle.next_version(args.out, args.name)
+    bundle.check_free(args.out, args.name, version)
+
+
+def options_from(args: argparse.Namespace) -> "Options":
+    """The options of the training. Raises ConvertError for a value out of its range."""
+    from convert.augment import Augmentation
+    from convert.errors import ConvertError
+    from convert.train import Options
+
+    for name, low, high in (
+        ("epochs", 0, 100_000),
+        ("patience", 1, 100_000),
+        ("batch", 1, 4096),
+        ("sparsity", 0.0, 0.99),
+        ("alpha", 0.05, 4.0),
+    ):
+        value = getattr(args, name)
+        if not low <= value <= high:
+            raise ConvertError(f"--{name} {value:g} should be from {low:g} to {high:g}")
+    return Options(
+        alpha=args.alpha,
+        size=args.size,
+        weights=args.weights,
+        epochs=args.epochs,
+        patience=args.patience,
+        batch=args.batch,
+        rate=args.rate,
+        seed=args.seed,
+        sparsity=args.sparsity,
+        teacher=args.teacher,
+        augmentation=Augmentation(flips=not args.no_flips),
+    )
+
+
+def default_name(folder: Path) -> str:
+    """A model's name from its frames' folder; `tiles/train` is tiles."""
+    path = folder.resolve()
+    name = path.parent.name if path.stem.lower() in ("train", "training") else path.stem
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-._") or "model"
+
+
+def data(args: argparse.Namespace, terminal: "Terminal") -> "tuple[Dataset, Dataset]":
+    """The frames to train on and those to validate on, checked. Raises DatasetError."""
+    from convert.dataset import check_dataset, read_dataset, split
+    from server.recognition.frame import Limits
+
+    train = read_dataset(args.folder)
+    validation = read_dataset(args.validate, train.classes) if args.validate else None
+    images = len(train.frames) + len(validation.frames if validation else ())
+    with terminal.bar("Checking the images", images) as advance:
+        check_dataset(train, validation, Limits(), advance)
+    if validation is None:
+        train, validation = split(train, HELD_OUT, args.seed)
+        terminal.say(
+            f"no --validate: held out {HELD_OUT:.0%} of each class, chosen by --seed {args.seed}"
+        )
+    terminal.say(
+        f"{len(train.frames)} frames to train on, {len(validation.frames)} to validate on: "
+        + ", ".join(f"{n} {c}" for n, c in zip(train.classes, train.counts(), strict=True))
+    )
+    return train, validation

@@ -1,0 +1,191 @@
+"""`python -m convert` as it is called."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from live import ROOT
+
+from convert import imagenet as keras_imagenet
+from convert.__main__ import COMMANDS, main
+from convert.bundle import load
+from convert.frames import tensors
+from server.recognition.manifest import read_bundle
+from server.recognition.recognizer import Options, Recognizer
+from server.recognition.results import to_probabilities
+
+EXPECTED = {
+    "cat_720p.jpg": ("n02124075", "Egyptian_cat"),
+    "cat_1080p.jpg": ("n02124075", "Egyptian_cat"),
+    "parrot.jpg": ("n01818515", "macaw"),
+    "grace_hopper.bmp": ("n03763968", "military_uniform"),
+}
+
+
+def test_help_needs_none_of_the_heavy_packages() -> None:
+    code = (
+        "import sys\n"
+        "from convert.__main__ import parser_for\n"
+        "[parser_for(name).format_help() for name in [None, 'imagenet', 'keras', 'compare']]\n"
+        "print(sorted({'tensorflow', 'cv2', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+        assert f"convert {name}" in capsys.readouterr().out
+
+
+def test_no_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert "COMMAND" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="session")
+def recognizer(imagenet: Path) -> Recognizer:
+    """The imagenet bundle as the server loads it."""
+    return load(imagenet)
+
+
+def test_imagenet_bundle(imagenet: Path) -> None:
+    bundle = read_bundle(imagenet)
+    assert bundle.manifest.quantization == "dynamic"
+    assert bundle.manifest.output == "probabilities"
+    assert (imagenet / "labels.txt").read_text().splitlines()[285] == "n02124075\tEgyptian_cat"
+    assert bundle.model_path.stat().st_size < 4_200_000
+    assert len(bundle.labels) == 1000
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_imagenet_names_the_photographs(name: str, recognizer: Recognizer, frames: Path) -> None:
+    best = recognizer.recognize((frames / name).read_bytes(), Options()).best
+    assert (best.id, best.label) == EXPECTED[name]
+
+
+def test_imagenet_is_within_3_hundredths_of_keras(
+    recognizer: Recognizer, frames: Path, keras_home: Path
+) -> None:
+    model = keras_imagenet.model()
+    [tensor] = recognizer.pool.outputs
+    for image in tensors([frames / name for name in EXPECTED], recognizer.recipe):
+        with recognizer.pool.lease() as interpreter:
+            [output] = interpreter.run([image])
+        ours = to_probabilities(output, tensor, recognizer.manifest)
+        assert np.abs(ours - model(image, training=False).numpy()[0]).max() <= 0.03
+
+
+def test_keras_says_how_the_model_is_fed(
+    colours_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["keras", str(colours_files / "colours.h5"), "--out", str(tmp_path)]
+    command += ["--labels", str(colours_files / "labels.txt")]
+    assert main(command) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == (
+        "input 32 x 32 rgb, stretch; pixels * 0.00784314 + -1 by default; output taken as"
+        " probabilities"
+    )
+    assert out[-1] == f"wrote {tmp_path / 'colours' / '1'}"
+    scaled = ["--scale", "1", "0.5", "2", "--offset", "0", "--resize", "letterbox"]
+    assert main([*command, *scaled]) == 0
+    assert "pixels * 1, 0.5, 2 + 0 as given" in capsys.readouterr().out
+    recipe = read_bundle(tmp_path / "colours" / "2").manifest.recipe
+    assert recipe is not None
+    assert (recipe.scale, recipe.offset, recipe.resize) == ((1.0, 0.5, 2.0), 0.0, "letterbox")
+
+
+def test_a_process_shows_our_lines_alone(colours_files: Path, tmp_path: Path) -> None:
+    labels = str(colours_files / "labels.txt")
+    command = [sys.executable, "-m", "convert", "saved-model", str(colours_files / "saved")]
+    done = subprocess.run(
+        [*command, "--labels", labels, "--out", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_mode_all_prints_one_table(
+    colours_files: Path, colours_frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["tflite", str(colours_files / "colours.tflite"), "--mode", "all"]
+    command += ["--labels", str(colours_files / "labels.txt"), "--out", str(tmp_path)]
+    command += ["--frames", str(colours_frames), "--seconds", "0.2", "--plot"]
+    assert main([*command, str(tmp_path / "plot.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("model "))
+    rows = [line.split()[0] for line in lines[head + 1 : head + 5]]
+    assert rows == ["float32", "float16", "dynamic", "int8"]
+    assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--max-size-ratio", "0.1"], 3, "more than --max-size-ratio 0.1"),
+        (["--mode", "int8"], 1, "give --calibrate FOLDER"),
+        (["--validate", "nowhere"], 1, "nowhere is neither a folder of classes nor a CSV"),
+        (["--accept", "red", "--min-probability", "7"], 1, "--min-probability 7 should be in 0..1"),
+        (["--scale", "1", "2"], 1, "the recipe is not usable"),
+    ],
+)
+def test_what_goes_wrong_is_one_sentence_and_a_code(
+    colours_files: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    command = ["tflite", str(colours_files / "colours.tflite"), "--out", str(tmp_path)]
+    command += ["--labels", str(colours_files / "labels.txt"), *arguments]
+    assert main(command) == code
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert list(tmp_path.rglob("*.tflite")) == []
+
+
+def test_calibrating_on_noise_is_refused(
+    colours_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import cv2
+
+    noise = tmp_path / "noise"
+    noise.mkdir()
+    rng: Any = np.random.default_rng(0)
+    for number in range(12):
+        cv2.imwrite(str(noise / f"{number}.png"), rng.integers(0, 256, (32, 32, 3), np.uint8))
+    command = ["tflite", str(colours_files / "colours.tflite"), "--out", str(tmp_path)]
+    command += ["--labels", str(colours_files / "labels.txt"), "--mode", "int8"]
+    assert main([*command, "--calibrate", str(noise)]) == 1
+    assert "12 noise" in capsys.readouterr().err
+
+
+def test_imagenet_report_with_many_classes(
+    imagenet: Path, frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = [f"{frames / name},{wordnet}" for name, (wordnet, _) in EXPECTED.items()]
+    (tmp_path / "frames.csv").write_text("\n".join(["path,label", *table]))
+    command = ["evaluate", str(imagenet), str(tmp_path / "frames.csv"), "--seconds", "0.1"]
+    assert main([*command, "--report", str(tmp_path / "report")]) == 0
+    assert "top-1 100.00%" in capsys.readouterr().out
+    found = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [c["label"] for c in found["models"]["result"]["classes"]] == [
+        "macaw",
+        "Egyptian_cat",
+        "military_uniform",
+    ]

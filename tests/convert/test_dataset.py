@@ -1,0 +1,164 @@
+"""Reading, checking and dividing labelled images."""
+
+from pathlib import Path
+
+import pytest
+from images import encode, picture
+
+from convert.dataset import Dataset, DatasetError, LabelledFrame, check_dataset, read_dataset, split
+from server.recognition.frame import Limits
+
+
+def write(file: Path, seed: int, kind: str = "PNG") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(encode(picture(32, 24, seed), kind))
+    return file
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of four different pictures."""
+    for label, name in enumerate(("bad", "good")):
+        for i in range(4):
+            write(tmp_path / "train" / name / f"{i}.png", 10 * label + i)
+    return tmp_path / "train"
+
+
+def refusal(train: Path, validation: Path | None = None) -> str:
+    read = read_dataset(train)
+    other = read_dataset(validation, read.classes) if validation else None
+    with pytest.raises(DatasetError) as caught:
+        check_dataset(read, other, Limits())
+    return str(caught.value)
+
+
+def test_a_folder_gives_its_sub_folders_as_classes_in_order(folder: Path) -> None:
+    write(folder / "good" / "deeper" / "9.jpg", 9, "JPEG")
+    (folder / "good" / ".DS_Store").write_bytes(b"x")
+    (folder / "good" / "Thumbs.db").write_bytes(b"x")
+    (folder / ".cache").mkdir()
+    found = read_dataset(folder)
+    assert found.classes == ("bad", "good")
+    assert found.counts() == (4, 5)
+    assert LabelledFrame(folder / "good" / "deeper" / "9.jpg", 1) in found.frames
+    check_dataset(found, None, Limits())
+
+
+def test_given_classes_set_the_order_and_admit_no_other(folder: Path) -> None:
+    assert read_dataset(folder, ("good", "bad")).frames[0].path.parent.name == "good"
+    with pytest.raises(DatasetError, match="has the class good, which is not one of bad, worse"):
+        read_dataset(folder, ("bad", "worse"))
+
+
+def test_a_csv_names_files_relative_to_itself(folder: Path) -> None:
+    table = folder.parent / "frames.csv"
+    table.write_text("label,path,station\nok,train/good/0.png,4\nnok,train/bad/1.png,4\n")
+    found = read_dataset(table)
+    assert found.classes == ("nok", "ok")
+    assert [item.path for item in found.frames] == [folder / "bad/1.png", folder / "good/0.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,class\na.png,ok\n", "columns path and label"),
+        ("path,label\na.png,ok\nb.png,\n", "line 3 lacks its path or its label"),
+        ("", "columns path and label"),
+    ],
+)
+def test_a_csv_that_is_not_one_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    table = tmp_path / "frames.csv"
+    table.write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        read_dataset(table)
+
+
+def test_a_path_that_is_neither_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="neither a folder of classes nor a CSV"):
+        read_dataset(tmp_path / "nothing")
+    with pytest.raises(DatasetError, match="has no sub-folders"):
+        read_dataset(tmp_path)
+
+
+def test_every_file_that_does_not_decode_is_listed(folder: Path) -> None:
+    cut = encode(picture(64, 64), "JPEG")
+    (folder / "bad" / "cut.jpg").write_bytes(cut[: len(cut) // 2])
+    (folder / "good" / "notes.txt").write_text("not a picture")
+    (folder / "good" / "empty.png").write_bytes(b"")
+    message = refusal(folder)
+    assert "not readable as an image (3)" in message
+    for name in ("bad/cut.jpg", "good/notes.txt", "good/empty.png"):
+        assert str(folder / name) in message
+
+
+def test_a_missing_file_of_a_csv_is_listed(folder: Path) -> None:
+    table = folder / "frames.csv"
+    rows = [f"{name}/{i}.png,{name}" for name in ("bad", "good") for i in range(4)]
+    table.write_text("\n".join(["path,label", *rows, "good/gone.png,good"]))
+    assert str(folder / "good/gone.png") in refusal(table)
+
+
+def test_duplicates_are_found_by_content_within_and_across_classes(folder: Path) -> None:
+    first = write(folder / "good" / "again.png", 10)
+    second = write(folder / "good" / "contradiction.bmp", 1, "BMP")
+    message = refusal(folder)
+    assert "more than once in the training set (2)" in message
+    assert f"{folder / 'good/0.png'} (good) = {first} (good)" in message
+    assert f"{folder / 'bad/1.png'} (bad) = {second} (good)" in message
+
+
+def test_a_leak_is_found_also_in_another_format(folder: Path) -> None:
+    held = folder.parent / "val"
+    write(held / "bad" / "x.png", 100)
+    leak = write(held / "good" / "x.tiff", 12, "TIFF")
+    message = refusal(folder, held)
+    assert "in the training set and in the validation set (1)" in message
+    assert f"{folder / 'good/2.png'} (good) = {leak} (good)" in message
+    assert "more than once" not in message
+
+
+def test_an_empty_class_and_a_single_image_are_refused_by_name(folder: Path) -> None:
+    (folder / "worn").mkdir()
+    write(folder / "bent" / "0.png", 50)
+    message = refusal(folder)
+    assert "class worn has no images to train on" in message
+    assert "class bent has 1 image to train on" in message
+
+
+def test_a_class_that_is_not_validated_is_refused(folder: Path) -> None:
+    write(folder.parent / "val" / "good" / "x.png", 100)
+    assert "class bad has no images to validate on" in refusal(folder, folder.parent / "val")
+
+
+def test_one_class_only_is_refused(tmp_path: Path) -> None:
+    for i in range(3):
+        write(tmp_path / "good" / f"{i}.png", i)
+    assert "only one class (good)" in refusal(tmp_path)
+
+
+def test_all_problems_come_in_one_message(folder: Path) -> None:
+    (folder / "worn").mkdir()
+    (folder / "bad" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    write(folder / "good" / "again.png", 10)
+    message = refusal(folder)
+    assert "worn" in message
+    assert "broken.png" in message
+    assert "again.png" in message
+
+
+def test_progress_is_told_of_every_image(folder: Path) -> None:
+    seen: list[int] = []
+    check_dataset(read_dataset(folder), None, Limits(), lambda: seen.append(1))
+    assert len(seen) == 8
+
+
+def test_a_split_takes_the_share_of_each_class_and_repeats() -> None:
+    frames = [LabelledFrame(Path(f"a/{i}"), 0) for i in range(50)]
+    frames += [LabelledFrame(Path(f"b/{i}"), 1) for i in range(2)]
+    whole = Dataset(("a", "b"), tuple(frames))
+    kept, held = split(whole, 0.2, seed=3)
+    assert held.counts() == (10, 1)
+    assert kept.counts() == (40, 1)
+    assert set(kept.frames) | set(held.frames) == set(frames)
+    assert split(whole, 0.2, seed=3) == (kept, held)
+    assert split(whole, 0.2, seed=4) != (kept, held)

@@ -1,0 +1,180 @@
+"""Every kind of model file becomes the same .tflite, or a sentence that says why not."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+
+from convert import imagenet, sources
+from convert.errors import ConvertError
+from convert.quantize import quantize
+from convert.quiet import quiet
+
+
+def run(model: bytes, image: np.ndarray) -> np.ndarray:
+    interpreter = Interpreter(model_content=model, num_threads=1)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
+    interpreter.invoke()
+    return np.asarray(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
+
+
+@pytest.mark.parametrize("name", ["colours.keras", "colours.h5", "saved", "colours.tflite"])
+def test_each_file_answers_as_the_keras_model(
+    name: str, colours_files: Path, colours_keras: Any
+) -> None:
+    path = colours_files / name
+    if path.suffix == ".tflite":
+        model = sources.tflite_file(path)
+    else:
+        model, _ = sources.keras_file(path)
+    image = np.random.default_rng(3).uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
+    expected = colours_keras(image, training=False).numpy()
+    np.testing.assert_allclose(run(model, image), expected, atol=1e-5)
+    assert sources.describe(model) == sources.Shape(32, 32, 3, 3, False, "probabilities")
+
+
+def test_batch_normalisation_is_folded(tf: Any) -> None:
+    layers = tf.keras.layers
+    model = tf.keras.Sequential(
+        [
+            layers.Input((16, 16, 3)),
+            layers.Conv2D(8, 3, use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(6.0),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(2),
+        ]
+    )
+    converted = sources.from_keras(model)
+    interpreter = Interpreter(model_content=converted)
+    names = [op["op_name"] for op in interpreter._get_ops_details()]
+    assert [n for n in names if n != "DELEGATE"] == ["CONV_2D", "MEAN", "FULLY_CONNECTED"]
+    assert sources.describe(converted).output == "logits"
+
+
+def test_a_model_that_scales_its_pixels_is_fed_them_as_they_are(tf: Any, tmp_path: Path) -> None:
+    layers = tf.keras.layers
+    model = tf.keras.Sequential(
+        [
+            layers.Input((8, 8, 1)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(4, 3),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(2, activation="sigmoid"),
+        ]
+    )
+    with quiet():
+        model.save(tmp_path / "scaled.keras")
+    _, shape = sources.keras_file(tmp_path / "scaled.keras")
+    recipe = sources.default_recipe(shape)
+    assert (recipe.scale, recipe.offset, recipe.color) == (1.0, 0.0, "gray")
+    assert shape.output == "probabilities"
+
+
+def test_a_model_of_any_size_needs_one(tf: Any, tmp_path: Path) -> None:
+    layers = tf.keras.layers
+    model = tf.keras.Sequential(
+        [layers.Input((None, None, 3)), layers.GlobalAveragePooling2D(), layers.Dense(2)]
+    )
+    with quiet():
+        model.save(tmp_path / "open.keras")
+    with pytest.raises(ConvertError, match="--size HEIGHT WIDTH"):
+        sources.keras_file(tmp_path / "open.keras")
+    _, shape = sources.keras_file(tmp_path / "open.keras", (40, 24))
+    assert (shape.height, shape.width) == (40, 24)
+
+
+def test_a_fixed_size_is_not_changed(colours_files: Path) -> None:
+    with pytest.raises(ConvertError, match=r"\[None, 32, 32, 3\], so --size can't be 40 40"):
+        sources.keras_file(colours_files / "saved", (40, 40))
+
+
+def test_a_missing_signature_is_answered_with_those_there_are(colours_files: Path) -> None:
+    with pytest.raises(ConvertError, match="no signature other: its signatures are serve, serving"):
+        sources.saved_model(colours_files / "saved", "other")
+
+
+def test_a_saved_model_without_signatures(tf: Any, tmp_path: Path) -> None:
+    tf.saved_model.save(tf.Module(), str(tmp_path))
+    with pytest.raises(ConvertError, match="serving_default: it has no signatures at all"):
+        sources.saved_model(tmp_path)
+
+
+def test_two_inputs_are_refused(tf: Any) -> None:
+    layers = tf.keras.layers
+    one, two = layers.Input((8, 8, 3)), layers.Input((8, 8, 3))
+    model = tf.keras.Model([one, two], layers.Add()([one, two]))
+    with pytest.raises(ConvertError, match="2 inputs and 1 outputs; a classifier has one of each"):
+        sources.from_keras(model)
+
+
+def test_an_input_that_is_no_image_is_refused(tf: Any) -> None:
+    model = tf.keras.Sequential([tf.keras.layers.Input((8,)), tf.keras.layers.Dense(2)])
+    with pytest.raises(ConvertError, match=r"takes \[None, 8\]"):
+        sources.from_keras(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.keras", b"no model", "is not a Keras model that loads"),
+        ("a.h5", b"no model", "is not a Keras model that loads"),
+        ("a.txt", b"no model", "neither .keras, .h5 nor the folder of a SavedModel"),
+    ],
+)
+def test_a_file_that_is_no_model(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConvertError, match=message):
+        sources.keras_file(tmp_path / name)
+
+
+def test_a_folder_that_is_no_saved_model(tmp_path: Path) -> None:
+    with pytest.raises(ConvertError, match=r"it holds no saved_model\.pb"):
+        sources.keras_file(tmp_path)
+
+
+def test_a_quantised_or_broken_tflite_is_refused(colours_tflite: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "small.tflite"
+    path.write_bytes(quantize(colours_tflite, "dynamic"))
+    with pytest.raises(ConvertError, match=r"small\.tflite: The model is quantised already"):
+        sources.tflite_file(path)
+    path.write_bytes(b"no model")
+    with pytest.raises(ConvertError, match=r"small\.tflite: The bytes are no TFLite model"):
+        sources.tflite_file(path)
+
+
+def test_labels_with_an_empty_line_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("one\n\nthree\n")
+    with pytest.raises(ConvertError, match=r"names\.txt line 2 is empty"):
+        sources.read_labels(tmp_path / "names.txt")
+
+
+def test_recipe_values_out_of_range_are_refused(colours_tflite: bytes) -> None:
+    recipe = sources.default_recipe(sources.describe(colours_tflite))
+    assert sources.recipe_with(recipe, scale=(1.0, 2.0, 3.0), pad=None).scale == (1.0, 2.0, 3.0)
+    with pytest.raises(ConvertError, match="the recipe is not usable"):
+        sources.recipe_with(recipe, pad=300)
+
+
+@pytest.mark.parametrize(("alpha", "size"), [(0.6, 224), (1.0, 200)])
+def test_imagenet_weights_exist_for_some_sizes_only(alpha: float, size: int) -> None:
+    with pytest.raises(ConvertError, match=f"no ImageNet weights for alpha {alpha:g} at {size}"):
+        imagenet.model(alpha, size)
+
+
+def test_imagenet_offline_says_where_the_weights_should_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    # Nothing listens there, so this machine is offline for the length of the test.
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(ConvertError, match=r"0\.5_224\.h5 is not there.*--weights none"):
+        imagenet.model(0.5, 224)
+
+
+def test_mobilenet_of_any_width_and_size(tf: Any) -> None:
+    shape = sources.describe(sources.from_keras(imagenet.model(0.35, 64, "none")))
+    assert shape == sources.Shape(64, 64, 3, 1000, False, "probabilities")

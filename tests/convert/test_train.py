@@ -1,0 +1,234 @@
+"""Training: real tiny networks on a few generated pictures."""
+
+import gzip
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from live import ROOT
+
+from convert.__main__ import main
+from convert.augment import Augmentation, augment
+from convert.checkpoint import CHECKPOINT, Checkpoint, fingerprint
+from convert.dataset import read_dataset
+from convert.features import class_weights
+from convert.prune import schedule
+from server.errors import BundleError
+from server.recognition.admission import Admission
+from server.recognition.frame import Limits
+from server.recognition.interpreter import InterpreterPool
+from server.recognition.manifest import MODEL, read_bundle
+from server.recognition.recognizer import Options, Recognizer
+
+pytest.importorskip("tensorflow", reason="tensorflow trains")
+
+TINY = ("--alpha", "0.35", "--size", "32", "--weights", "none", "--batch", "4")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Grainy pictures of a dark and a light class, 8 of each."""
+    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name, level in (("dark", 50), ("light", 190)):
+        (root / "train" / name).mkdir(parents=True)
+        for i in range(8):
+            noise = rng.normal(level, 60, (48, 40, 3)).clip(0, 255).astype(np.uint8)
+            picture = cv2.GaussianBlur(noise, (0, 0), 2)
+            cv2.imwrite(str(root / "train" / name / f"{i}.png"), picture)
+    return root / "train"
+
+
+def command(folder: Path, out: Path, *more: str) -> list[str]:
+    return ["train", str(folder), "--out", str(out), "--name", "tiny", *TINY, *more]
+
+
+def convert(folder: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "convert", *command(folder, out, *more)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def bundles(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with tiny/1, trained for three epochs without a break."""
+    out = tmp_path_factory.mktemp("models")
+    assert main(command(folder, out, "--epochs", "3", "--accept", "light")) == 0
+    return out
+
+
+def test_a_training_ends_in_a_bundle_that_serves(bundles: Path, folder: Path) -> None:
+    bundle = read_bundle(bundles / "tiny" / "1")
+    manifest = bundle.manifest
+    assert [label.name for label in bundle.labels] == ["dark", "light"]
+    assert manifest.quantization == "dynamic"
+    assert manifest.report is not None
+    assert manifest.report.images == 4
+    assert manifest.baseline is not None
+    assert manifest.verdict is not None
+    assert manifest.verdict.accept == ("light",)
+    assert not list((bundles / ".training").iterdir())
+    pool = InterpreterPool(bundle.model_path, 1)
+    recognizer = Recognizer(bundle, pool, Admission(1, 1), Limits())
+    try:
+        recognizer.check_golden()
+    except BundleError as error:
+        pytest.fail(str(error))
+    answer = recognizer.recognize((folder / "dark" / "0.png").read_bytes(), Options())
+    assert sum(p.probability for p in answer.predictions) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_killed_training_goes_on_and_ends_in_the_same_model(
+    bundles: Path, folder: Path, tmp_path: Path
+) -> None:
+    run = convert(folder, tmp_path, "--epochs", "3", "--accept", "light")
+    assert run.stdout is not None
+    for line in run.stdout:
+        if line.startswith("epoch 2 of 3"):
+            break
+    run.send_signal(signal.SIGKILL)
+    run.stdout.close()
+    assert run.wait() == -signal.SIGKILL
+    assert not (tmp_path / "tiny").exists()
+
+    again = convert(folder, tmp_path, "--epochs", "3", "--accept", "light")
+    output = again.communicate()[0]
+    assert again.returncode == 0, output
+    assert "resuming after epoch 2 of 3" in output
+    assert "epoch 1 of 3:" not in output
+    assert "epoch 2 of 3:" not in output
+    killed, whole = (p / "tiny" / "1" / MODEL for p in (tmp_path, bundles))
+    assert killed.read_bytes() == whole.read_bytes()
+    assert not list((tmp_path / ".training").iterdir())
+
+
+def test_a_teacher_pruning_and_another_seed_make_another_model(
+    bundles: Path, folder: Path, tmp_path: Path
+) -> None:
+    options = ("--teacher", str(bundles / "tiny" / "1"), "--sparsity", "0.8", "--seed", "1")
+    assert main(command(folder, tmp_path, "--epochs", "2", *options)) == 0
+    pruned, whole = (
+        len(gzip.compress((p / "tiny" / "1" / MODEL).read_bytes())) for p in (tmp_path, bundles)
+    )
+    assert pruned < 0.6 * whole
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--accept", "shiny"), "--accept shiny is not one of the classes dark, light"),
+        (("--mode", "int4"), "--mode int4 should be one of"),
+        (("--sparsity", "1.5"), "--sparsity 1.5 should be from 0 to 0.99"),
+        (("--epochs", "-1"), "--epochs -1 should be from 0"),
+        (("--teacher", "nowhere"), "--teacher nowhere is neither a bundle's folder"),
+        (("--size", "16"), "--size 16 is too small"),
+        (("--weights", "imagenet"), "no ImageNet weights for alpha 0.35 at 32 pixels"),
+    ],
+)
+def test_what_can_not_be_trained_is_refused_in_one_sentence(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...],
+    message: str,
+) -> None:
+    assert main(command(folder, tmp_path, *more)) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_teacher_of_other_classes_is_refused(
+    bundles: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder, tmp_path / "renamed")
+    (tmp_path / "renamed" / "dark").rename(tmp_path / "renamed" / "black")
+    teacher = ("--teacher", str(bundles / "tiny" / "1"))
+    assert main(command(tmp_path / "renamed", tmp_path, *teacher)) == 1
+    assert "knows dark, light, but the images are of black, light" in capsys.readouterr().err
+
+
+def test_unusable_images_are_refused_before_training(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder, tmp_path / "train")
+    broken = tmp_path / "train" / "dark" / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+    assert main(command(tmp_path / "train", tmp_path)) == 1
+    assert str(broken) in capsys.readouterr().err
+    leak = shutil.copytree(folder, tmp_path / "val")
+    assert main(command(folder, tmp_path, "--validate", str(leak))) == 1
+    assert str(leak / "dark" / "0.png") in capsys.readouterr().err
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7, np.int64)]
+    Checkpoint(3, 2, 0.1 + 0.2, arrays, arrays[:1], arrays[1:]).save(tmp_path / CHECKPOINT)
+    back = Checkpoint.load(tmp_path / CHECKPOINT)
+    assert back is not None
+    assert (back.epoch, back.best_epoch, back.best_loss) == (3, 2, 0.1 + 0.2)
+    assert [a.tobytes() for a in back.weights] == [a.tobytes() for a in arrays]
+    assert back.optimizer[0].dtype == np.int64
+
+
+def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path) -> None:
+    file = tmp_path / CHECKPOINT
+    assert Checkpoint.load(file) is None
+    Checkpoint(1, 0, 1.0, [np.zeros(1000)], [], []).save(file)
+    file.write_bytes(file.read_bytes()[:500])
+    assert Checkpoint.load(file) is None
+
+
+def test_the_fingerprint_follows_options_labels_and_bytes(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "train")
+    one, two = read_dataset(folder), read_dataset(tmp_path / "train")
+    same = fingerprint(Augmentation(), one)
+    assert fingerprint(Augmentation(), two) == same
+    assert fingerprint(Augmentation(flips=False), one) != same
+    assert fingerprint(Augmentation(), read_dataset(folder, ("light", "dark"))) != same
+    (tmp_path / "train" / "dark" / "0.png").write_bytes(b"other")
+    assert fingerprint(Augmentation(), two) != same
+
+
+def test_augmentation_keeps_shape_and_repeats_for_a_seed() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 20, 3), np.uint8)
+    one, two, other = (augment(pixels, np.random.default_rng(s), Augmentation()) for s in (1, 1, 2))
+    assert one.shape == pixels.shape
+    assert one.dtype == np.uint8
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+def test_augmentation_mirrors_nothing_at_the_edge() -> None:
+    """A dark edge on a light part stays one edge, at the border."""
+    pixels = np.full((64, 64, 3), 200, np.uint8)
+    pixels[:, :6] = 20
+    bounds = Augmentation(flips=False, noise=0, blur=0.3)
+    for seed in range(50):
+        out = augment(pixels, np.random.default_rng(seed), bounds)
+        middle = (int(out.max()) + int(out.min())) / 2
+        dark = out[8:-8, :, 0] < middle
+        assert (np.diff(dark.astype(np.int8), axis=1) != 0).sum(axis=1).tolist() == [1] * len(dark)
+
+
+def test_class_weights_favour_the_rare_by_the_root_and_average_to_one() -> None:
+    weights = class_weights((100, 25))
+    assert weights[1] / weights[0] == pytest.approx(2)
+    assert (weights * (100, 25)).sum() == pytest.approx(125)
+
+
+def test_the_pruning_schedule_rises_over_the_first_half() -> None:
+    shares = [schedule(step, 100, 0.8) for step in range(101)]
+    assert shares[0] == 0
+    assert shares == sorted(shares)
+    assert shares[50] == shares[100] == 0.8
+    assert shares[25] == pytest.approx(0.8 * (1 - 0.5**3))
