@@ -72,14 +72,14 @@ class Doors:
         except UnauthorizedError as error:
             return None, error.message
 
-    def authorize(self, caller: Caller | None, fault: str) -> None:
+    def authorize(self, caller: Caller | None, fault: str, *, closed: bool) -> None:
         """Raises UnauthorizedError or ForbiddenError where this request may not go on."""
         if request.url_rule is None or request.method == "OPTIONS":
             return  # there is nothing, or a browser asks what it may send
         rights = rights_of(request.url_rule.rule)
         if rights == OPEN:
             return
-        if not self.closed():
+        if not closed:
             self._check_unguarded(rights)
         elif caller is None:
             raise UnauthorizedError(fault or "send a key: `Authorization: Bearer KEY`")
@@ -128,7 +128,8 @@ def guard(app: Flask, settings: Settings) -> None:
 
     @app.before_request
     def authorize() -> None:
-        doors.authorize(g.get("caller"), g.get("caller_fault", ""))
+        closed = "caller" in g
+        doors.authorize(g.get("caller"), g.get("caller_fault", ""), closed=closed)
 
     @app.after_request
     def challenge(response: Response) -> Response:

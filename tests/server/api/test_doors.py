@@ -68,6 +68,12 @@ def make_app(models: Path, keys_file: Path, **settings: Any) -> Flask:
     return create_app(made)
 
 
+def error(answer: TestResponse) -> dict[str, str]:
+    """What an answer says went wrong."""
+    said: dict[str, str] = (answer.get_json() or {})["error"]
+    return said
+
+
 @pytest.fixture(scope="module")
 def site(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A site with a key of each right."""
@@ -126,7 +132,7 @@ def test_admin_routes_are_closed_to_lesser_keys(site: Site, action: str) -> None
     ):
         headers = {} if key is None else {"X-API-Key": key}
         answer = site.app.test_client().post(path, headers=headers)
-        assert (answer.status_code, answer.json["error"]["code"]) == (status, code)
+        assert (answer.status_code, error(answer)["code"]) == (status, code)
         assert ("WWW-Authenticate" in answer.headers) is (status == 401)
     other = site.app.test_client().post(path, headers={"Authorization": "Basic YTpi"})
     assert other.status_code == 401
@@ -190,7 +196,7 @@ def test_a_key_that_has_expired_opens_nothing(colors: Path, tmp_path: Path) -> N
     site = Site(colors, tmp_path)
     old = add_key(site.keys_file, "old", ["admin"], now=NOW, expires=NOW)
     answer = site.bearer(old, "/v1/models")
-    assert (answer.status_code, answer.json["error"]["message"]) == (401, "the key has expired")
+    assert (answer.status_code, error(answer)["message"]) == (401, "the key has expired")
 
 
 def test_a_damaged_keys_file_stops_the_start_but_not_the_server(tmp_path: Path) -> None:
@@ -436,7 +442,7 @@ def test_limits_are_kept_apart_and_told(colors: Path, tmp_path: Path) -> None:
     assert [a.status_code for a in ask(site.keys["recognize"], 5)] == [200] * 5
     assert [a.status_code for a in ask(fast, 8)] == [200] * 7 + [429]
     refused = site.bearer(site.keys["admin"], "/v1/models")
-    assert refused.json["error"]["code"] == "RATE_LIMITED"
+    assert error(refused)["code"] == "RATE_LIMITED"
     assert refused.headers["RateLimit-Policy"] == '"key";q=5;w=60'
     assert re.fullmatch(r'"key";r=0;t=\d+', refused.headers["RateLimit"])
     assert 1 <= int(refused.headers["Retry-After"]) <= 60
@@ -463,7 +469,7 @@ def test_too_many_parts_are_refused(colors: Path, tmp_path: Path) -> None:
     client = make_app(colors, tmp_path / "none", max_form_parts=3).test_client()
     data = {f"field{n}": "x" for n in range(5)}
     answer = client.post("/v1/recognize", data=data, content_type="multipart/form-data")
-    assert (answer.status_code, answer.json["error"]["code"]) == (413, "BODY_TOO_LARGE")
+    assert (answer.status_code, error(answer)["code"]) == (413, "BODY_TOO_LARGE")
 
 
 def test_the_application_never_debugs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
