@@ -51,7 +51,7 @@ class Site:
         self.app = make_app(models, self.keys_file, **settings)
 
     def get(self, path: str, method: str = "GET", **headers: str) -> TestResponse:
-        return self.app.test_client().open(path, method=method, headers=headers)
+        return self.app.test_client().open(path, method=method, headers=headers, buffered=True)
 
     def bearer(self, token: str, path: str, method: str = "GET") -> TestResponse:
         return self.get(path, method, Authorization=f"Bearer {token}")

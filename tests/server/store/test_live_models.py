@@ -25,7 +25,7 @@ from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
 from server.recognition.manifest import LABELS, MANIFEST, MODEL, Golden
-from server.recognition.recognizer import Options
+from server.recognition.recognizer import Answer, Options, Recognizer
 from server.store.bundles import BundleStore
 from server.store.choices import CHOICE, Choice, candidates, read_choice
 from server.store.watching import look_again
@@ -53,6 +53,11 @@ def store(model: Path) -> BundleStore:
     return store
 
 
+def see_red(model: object) -> Answer:
+    assert isinstance(model, Recognizer)
+    return model.recognize(RED, Options())
+
+
 def serving(store: BundleStore) -> int:
     return store.get("colors").manifest.version
 
@@ -69,9 +74,9 @@ def test_frames_in_hand_keep_their_version(store: BundleStore, model: Path) -> N
     held = store.get("colors")
     add(model, 2)
     store.refresh("colors")
-    answer = held.recognize(RED, Options())
+    answer = see_red(held)
     assert (answer.version, answer.best.label) == (1, "red")
-    assert store.get("colors").recognize(RED, Options()).version == 2
+    assert see_red(store.get("colors")).version == 2
 
 
 class Events(logging.Handler):
@@ -112,7 +117,7 @@ def test_the_old_version_goes_with_its_last_holder(
     assert events.await_fields("model loaded")["model"] == "colors/2"
     both = store.memory()["colors"]
     assert events.arrived.empty()
-    assert held.recognize(RED, Options()).version == 1
+    assert see_red(held).version == 1
     del held
     fields = events.await_fields("model unloaded")
     assert (fields["model"], fields["reason"]) == ("colors/1", "swap")
@@ -186,7 +191,7 @@ def test_a_bad_version_is_refused_while_the_old_one_serves(
     (failure,) = store.failures("colors")
     assert failure.version == 2
     assert FAULTS[how] in failure.reason
-    assert store.get("colors").recognize(RED, Options()).version == 1
+    assert see_red(store.get("colors")).version == 1
     assert store.ready() == (True, "")
 
 
@@ -328,7 +333,7 @@ def test_the_least_recently_used_model_goes_when_memory_is_short(
     store = store_of(tmp_path, metrics, model="a", models_memory_mb=3.2 * size / 1e6)
     store.load("a")
     for name in ("b", "c", "b", "d"):
-        assert store.get(name).recognize(RED, Options()).model == name
+        assert see_red(store.get(name)).model == name
         assert sum(store.memory().values()) <= 3.2 * size
     assert set(store.served()) == {"a", "b", "d"}
     text = metrics.render().decode()
