@@ -1,5 +1,6 @@
 """What happens before the first frame: settings and bundles checked, the process set up."""
 
+import logging
 import os
 from collections.abc import Iterator
 from multiprocessing.util import Finalize
@@ -55,12 +56,15 @@ def check(settings: Settings) -> Iterator[str]:
     Raises StartError, or NotReadyError, where the server would not come up.
     """
     from server.loading import make_store
+    from server.observe import logs
     from server.observe.metrics import Metrics
     from server.recognition import process
     from server.recognition.admission import Admission
     from server.recognition.interpreter import runtime
 
     check_doors(settings)
+    # Whatever is found is yielded; the log has no listener here.
+    logging.getLogger(logs.LOGGER).addHandler(logging.NullHandler())
     process.set_up()
     store = make_store(settings, Metrics(), Admission(settings.slots, settings.max_waiting))
     yield f"settings are valid; address {settings.host}:{settings.port}"
