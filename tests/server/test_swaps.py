@@ -120,7 +120,7 @@ def test_eight_models_in_memory_for_three(tiny_model: MakeModel, tmp_path: Path)
 
         def watch() -> None:
             while not stop.wait(0.05):
-                most[0] = max(most[0], sum(metric(server, sizes).values()))
+                most[0] = max(most[0], server.memory())
 
         def ask(client: int) -> Counter[str]:
             seen: Counter[str] = Counter()
@@ -142,8 +142,9 @@ def test_eight_models_in_memory_for_three(tiny_model: MakeModel, tmp_path: Path)
         stop.set()
         watcher.join()
         assert seen == {"right": 80}
-        assert most[0] <= budget
-        assert server.memory() < bare + budget + 10e6
+        # Frames in hand and the measure of a model that is just being loaded are the slack.
+        assert most[0] < bare + budget + 10e6
+        assert sum(metric(server, sizes).values()) <= budget
         assert metric(server, "lineside_models_loaded")[""] <= 3
         unloads = metric(server, "lineside_model_unloads_total")
         logged = Counter(
