@@ -11,6 +11,7 @@ from granian.log import LogLevels
 from granian.server import Server
 
 from server.config import Settings
+from server.draining import drain_before_stop, hold_signals_while_forking
 from server.errors import StartError
 
 # Threads beyond those that work or wait: to refuse with, to answer probes from, and to read from
@@ -20,8 +21,8 @@ SPARE_THREADS = 32
 MAX_CONNECTIONS = 1024
 
 
-def check_address(host: str, port: int) -> None:
-    """Raises StartError where nothing can listen at `host`:`port`."""
+def listening_address(host: str, port: int) -> str:
+    """The IP address of `host`. Raises StartError where nothing can listen at `host`:`port`."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -29,6 +30,7 @@ def check_address(host: str, port: int) -> None:
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
+            return str(address[0])
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise StartError(f"can't listen on {host}:{port}: {reason}") from None
@@ -40,10 +42,11 @@ def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> 
     The application is made in the worker, so that no thread or interpreter crosses the fork.
     A worker that dies is replaced. Raises StartError where the address can't be had.
     """
-    check_address(settings.host, settings.port)
+    address = listening_address(settings.host, settings.port)
+    hold_signals_while_forking()
     server = Server(
         "server.app:create_app",
-        address=settings.host,
+        address=address,
         port=settings.port,
         interface=Interfaces.WSGI,
         workers=1,
@@ -59,7 +62,9 @@ def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> 
         log_access=False,
     )
     try:
-        server.serve(target_loader=lambda _: make_app(settings))
+        server.serve(
+            target_loader=lambda _: drain_before_stop(lambda: make_app(settings), settings.port)
+        )
     except RuntimeError as error:
         raise StartError(f"can't listen on {settings.host}:{settings.port}: {error}") from None
     finally:

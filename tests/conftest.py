@@ -1,10 +1,14 @@
-"""What all tests share: the shipped bundle, and one live server that serves it."""
+"""What all tests share: the shipped bundle, tiny models, and live servers."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clients import client_models, clients
 from live import ROOT, SHARED, LiveServer, live_server
+from tiny_models import colors, tiny_model
+
+__all__ = ["client_models", "clients", "colors", "tiny_model"]
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +27,13 @@ def sample(shipped: Path) -> bytes:
 def server(shipped: Path) -> Iterator[LiveServer]:
     """A live server with the shipped bundle and settings as they come."""
     with live_server(models=ROOT / "models", model="parts") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def colors_server(colors: Path) -> Iterator[LiveServer]:
+    """A live server with the tiny bundle `colors` and settings as they come."""
+    with live_server(models=colors) as running:
         yield running
 
 

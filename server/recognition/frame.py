@@ -2,11 +2,12 @@
 
 The header is read first, so that an image of too many pixels is refused before memory is taken
 for it. JPEG goes through libjpeg-turbo (simplejpeg) in its strict mode, which tells a damaged
-file from a good one; everything else, and CMYK JPEG, goes through OpenCV.
+file from a good one; everything else goes through OpenCV.
 """
 
 import io
 import math
+import re
 
 import cv2
 import msgspec
@@ -21,6 +22,10 @@ from server.recognition.manifest import Recipe
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
+# How files of the formats begin that Pillow does not name once they are cut off.
+SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]", re.DOTALL)
+# libjpeg's warning for bytes that belong to nothing (jdmarker.c); the marker is that after them.
+EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
 EXIF_ORIENTATION = 0x0112
 # Our own limit is checked right after the header; Pillow's would raise or warn before that.
 Image.MAX_IMAGE_PIXELS = None
@@ -50,7 +55,8 @@ class Header(msgspec.Struct, frozen=True):
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
-    if "exif" not in image.info and image.format != "TIFF":
+    # A TIFF's is applied by OpenCV, whatever it is asked.
+    if "exif" not in image.info or image.format == "TIFF":
         return 1
     try:
         value = image.getexif().get(EXIF_ORIENTATION, 1)
@@ -73,6 +79,8 @@ def read_header(data: bytes, limits: Limits) -> Header:
             image.format or "", image.mode, image.width, image.height, _orientation(image)
         )
     except UnidentifiedImageError:
+        if SIGNATURE.match(data):
+            raise UndecodableImageError("the image's header is cut off or damaged") from None
         known = ", ".join(FORMATS)
         raise UnsupportedImageError(f"not an image this server reads ({known})") from None
     except (OSError, SyntaxError, ValueError, OverflowError, TypeError, KeyError) as error:
@@ -117,21 +125,6 @@ def jpeg_eighths(header: Header, recipe: Recipe) -> int:
     return 8
 
 
-def _decode_jpeg(data: bytes, header: Header, eighths: int) -> Pixels:
-    least = {
-        "min_width": math.ceil(header.width * eighths / 8),
-        "min_height": math.ceil(header.height * eighths / 8),
-    }
-    try:
-        pixels = simplejpeg.decode_jpeg(data, "RGB", **least)
-    except ValueError as error:
-        # Bytes between segments are padding that some cameras write; the pixels are whole.
-        if "extraneous bytes" not in str(error):
-            raise UndecodableImageError(f"the JPEG is damaged: {error}") from None
-        pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False, **least)
-    return pixels  # type: ignore[no-any-return]
-
-
 def _decode_other(data: bytes, header: Header) -> Pixels:
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -143,6 +136,36 @@ def _decode_other(data: bytes, header: Header) -> Pixels:
             f"the {header.format} does not decode: it is cut off or damaged"
         )
     return np.asarray(pixels, np.uint8)
+
+
+def _only_padding(data: bytes, warning: str) -> bool:
+    """Whether the bytes that libjpeg could not place are zeros before a marker, as some cameras
+    write them, so that the pixels are whole. In a damaged file they are what was left of these."""
+    found = EXTRANEOUS.search(warning)
+    if found is None:
+        return False
+    return b"\0" * int(found[1]) + b"\xff" + bytes.fromhex(found[2]) in data
+
+
+def _decode_jpeg(data: bytes, header: Header, eighths: int) -> Pixels:
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            data,
+            "CMYK" if header.mode == "CMYK" else "RGB",
+            min_width=math.ceil(header.width * eighths / 8),
+            min_height=math.ceil(header.height * eighths / 8),
+        )
+    except ValueError as error:
+        if not _only_padding(data, str(error)):
+            raise UndecodableImageError(f"the JPEG is damaged: {error}") from None
+        return _decode_other(data, header)
+    return _cmyk_to_rgb(pixels) if header.mode == "CMYK" else np.asarray(pixels, np.uint8)
+
+
+def _cmyk_to_rgb(pixels: Pixels) -> Pixels:
+    """Inks as Adobe stores them in JPEG, 255 for none, [h, w, 4] -> RGB: ink times black."""
+    black = cv2.cvtColor(pixels[..., 3], cv2.COLOR_GRAY2RGB)
+    return np.asarray(cv2.multiply(pixels[..., :3], black, scale=1 / 255), np.uint8)
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -160,14 +183,14 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 def decode(data: bytes, recipe: Recipe, limits: Limits) -> Pixels:
     """An image file's bytes as upright RGB pixels, uint8 [height, width, 3].
 
-    Grey is repeated over the three channels, alpha is dropped, 16-bit is reduced to its upper
-    8 bits, CMYK is converted, EXIF orientation is applied. A JPEG may come back smaller than it
-    is stored, see `jpeg_eighths`.
+    Grey is repeated over the three channels, alpha is dropped (a TIFF's is multiplied in, as
+    libtiff does), 16-bit is reduced to its upper 8 bits, CMYK is converted, EXIF orientation is
+    applied. A JPEG may come back smaller than it is stored, see `jpeg_eighths`.
 
     Raises UnsupportedImageError, ImageTooLargeError or UndecodableImageError.
     """
     header = read_header(data, limits)
-    if header.format == "JPEG" and header.mode != "CMYK":
+    if header.format == "JPEG":
         pixels = _decode_jpeg(data, header, jpeg_eighths(header, recipe))
     else:
         pixels = _decode_other(data, header)

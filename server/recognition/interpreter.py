@@ -5,7 +5,6 @@ thread may touch it. `invoke()` releases the GIL, so N interpreters of one threa
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
@@ -24,13 +23,38 @@ def runtime() -> str:
     return f"ai-edge-litert {version('ai-edge-litert')}"
 
 
-def _spec(details: dict[str, Any]) -> TensorSpec:
+def _spec(details: dict[str, Any], names: dict[int, str]) -> TensorSpec:
     scale, zero_point = details["quantization"]
     signature = details.get("shape_signature", details["shape"])
     shape = tuple(int(n) for n in (signature if len(signature) else details["shape"]))
     return TensorSpec(
-        details["name"], shape, np.dtype(details["dtype"]).name, float(scale), int(zero_point)
+        details["name"],
+        shape,
+        np.dtype(details["dtype"]).name,
+        float(scale),
+        int(zero_point),
+        names.get(details["index"], ""),
     )
+
+
+def _signature_names(litert: LiteRT) -> tuple[dict[int, str], dict[int, str]]:
+    """The names that the model's only signature gives its inputs and outputs, by tensor index."""
+    signatures = litert.get_signature_list()
+    if len(signatures) != 1:
+        return {}, {}
+    runner = litert.get_signature_runner(next(iter(signatures)))
+    inputs, outputs = runner.get_input_details(), runner.get_output_details()
+    return (
+        {details["index"]: name for name, details in inputs.items()},
+        {details["index"]: name for name, details in outputs.items()},
+    )
+
+
+def _read(model: Path) -> bytes:
+    try:
+        return model.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{model} can't be read: {error.strerror}") from None
 
 
 class Interpreter:
@@ -45,14 +69,15 @@ class Interpreter:
         bytes share them."""
         self._lock = threading.Lock()
         try:
-            self._content = model.read_bytes() if content is None else content
+            self._content = _read(model) if content is None else content
             self._litert = LiteRT(model_content=self._content, num_threads=threads)
             self._litert.allocate_tensors()
         except (ValueError, RuntimeError, OSError) as error:
             raise BundleError(f"{model} can't be loaded by LiteRT: {error}") from None
         inputs, outputs = self._litert.get_input_details(), self._litert.get_output_details()
-        self.inputs = tuple(_spec(details) for details in inputs)
-        self.outputs = tuple(_spec(details) for details in outputs)
+        given, made = _signature_names(self._litert)
+        self.inputs = tuple(_spec(details, given) for details in inputs)
+        self.outputs = tuple(_spec(details, made) for details in outputs)
         self._input_indices = [details["index"] for details in inputs]
         self._output_indices = [details["index"] for details in outputs]
 
@@ -83,7 +108,7 @@ class InterpreterPool:
         """
         self.model, self.size, self.threads, self.wide = model, size, threads, wide
         self._free = threading.Condition()
-        content = model.read_bytes()
+        content = _read(model)
         self._idle = [Interpreter(model, threads, content) for _ in range(size)]
         self._wide = [Interpreter(model, wide, content)] if wide else []
         self.inputs, self.outputs = self._idle[0].inputs, self._idle[0].outputs
@@ -100,13 +125,12 @@ class InterpreterPool:
         alone: no other frame is being worked on, so the wide interpreter is lent if there is one.
         Waits at most `timeout` seconds (None: for ever), then raises OverloadedError.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
         with self._free:
             shelf = self._wide if alone and self._wide else self._idle
-            while not shelf:
-                left = None if deadline is None else deadline - time.monotonic()
-                if (left is not None and left <= 0) or not self._free.wait(left):
-                    raise OverloadedError(f"no interpreter came free in {timeout:.3g} s")
+            # wait_for looks again after a timeout: an interpreter given back just then is taken,
+            # where a plain wait would swallow the notice that was meant for another borrower.
+            if not self._free.wait_for(lambda: shelf, timeout):
+                raise OverloadedError(f"no interpreter came free in {timeout:.3g} s")
             interpreter = shelf.pop()
         try:
             yield interpreter

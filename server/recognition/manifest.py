@@ -80,8 +80,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Validation of this model and of the float model it came from, on the same frames.
 
     Accuracies are shares in 0..1. `interval` is the 95% Wilson interval of `top1`. `confusion` has
-    a row a true class and a column a predicted one, in the order of labels.txt. `details` names a
-    file of the bundle that holds everything else, where there is one.
+    a row a true class and a column a predicted one, in the order of labels.txt; it is empty for
+    more than 100 labels. `classes` has those that frames were of. `details` names a file of the
+    bundle that holds everything else, where there is one.
     """
 
     images: int
@@ -177,6 +178,14 @@ def parse_labels(text: str) -> tuple[Label, ...]:
     return tuple(labels)
 
 
+def read_labels(path: Path) -> tuple[Label, ...]:
+    """Labels in output order from the file `path`. Raises BundleError as `parse_labels` does."""
+    try:
+        return parse_labels(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} can't be read: {error}") from None
+
+
 def digest(path: Path) -> str:
     """sha256 of a file, as 64 hex digits."""
     with path.open("rb") as file:
@@ -191,7 +200,11 @@ def verify_files(folder: Path, expected: Mapping[str, str]) -> None:
             raise BundleError(f"{folder}: bundle.json names {name}, which lies outside the bundle")
         if not path.is_file():
             raise BundleError(f"{path} is missing")
-        if digest(path) != sha256:
+        try:
+            actual = digest(path)
+        except OSError as error:
+            raise BundleError(f"{path} can't be read: {error.strerror}") from None
+        if actual != sha256:
             raise BundleError(f"{path} is damaged: its sha256 differs from bundle.json's")
 
 
@@ -211,11 +224,16 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{path} is not a valid bundle.json: {error}") from None
     if not NAME.fullmatch(manifest.name):
         raise BundleError(f"{path}: the name {manifest.name!r} is not usable in an address")
-    for name in (MODEL, LABELS) if manifest.task == "classify" else (MODEL,):
+    needed = (MODEL, LABELS) if manifest.task == "classify" else (MODEL,)
+    for name in (*needed, *(golden.file for golden in manifest.golden)):
         if name not in manifest.sha256:
             raise BundleError(f"{path} gives no sha256 for {name}")
     if manifest.task == "classify" and manifest.recipe is None and manifest.golden:
         raise BundleError(f"{path} has golden frames but no recipe to feed them by")
     verify_files(folder, manifest.sha256)
-    text = (folder / LABELS).read_text("utf-8") if LABELS in manifest.sha256 else ""
-    return Bundle(folder, manifest, parse_labels(text))
+    labels = read_labels(folder / LABELS) if LABELS in manifest.sha256 else ()
+    names = {label.name for label in labels}
+    for accepted in manifest.verdict.accept if manifest.verdict else ():
+        if accepted not in names:
+            raise BundleError(f"{path}: the verdict accepts {accepted}, which labels.txt lacks")
+    return Bundle(folder, manifest, labels)

@@ -26,13 +26,15 @@ INTERPOLATIONS = {
 
 class TensorSpec(msgspec.Struct, frozen=True):
     """One tensor of a model. `scale` and `zero_point` are its quantisation: real = (q -
-    zero_point) * scale; a scale of 0 means that it is not quantised."""
+    zero_point) * scale; a scale of 0 means that it is not quantised. `signature` is its name in
+    the model's serving signature, '' where the model has none."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     scale: float = 0.0
     zero_point: int = 0
+    signature: str = ""
 
     @property
     def quantized(self) -> bool:
@@ -47,25 +49,33 @@ def _resize(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixels
         return np.asarray(
             cv2.resize(pixels, size, interpolation=INTERPOLATIONS[interpolation]), np.uint8
         )
-    # OpenCV averages 2 x 2 pixels with vector instructions, and any other ratio without.
-    ratio = max(pixels.shape[1] / width, pixels.shape[0] / height)
-    halvings = max(0, math.floor(math.log2(ratio)))
-    out = cv2.resize(
-        pixels, (width << halvings, height << halvings), interpolation=cv2.INTER_LINEAR
-    )
-    for left in reversed(range(halvings)):
-        out = cv2.resize(out, (width << left, height << left), interpolation=cv2.INTER_AREA)
+    # OpenCV averages 2 x 2 pixels with vector instructions, and any other ratio without. So the
+    # side that shrinks less is halved as often as the other, but never magnified twofold for it.
+    ratios = pixels.shape[1] / width, pixels.shape[0] / height
+    most = max(0, math.floor(math.log2(max(ratios))))
+    across, down = (min(most, max(0, math.ceil(math.log2(ratio)))) for ratio in ratios)
+    out = cv2.resize(pixels, (width << across, height << down), interpolation=cv2.INTER_LINEAR)
+    for left in reversed(range(most)):
+        size = width << min(left, across), height << min(left, down)
+        out = cv2.resize(out, size, interpolation=cv2.INTER_AREA)
     return np.asarray(out, np.uint8)
 
 
-def _fit(pixels: Pixels, recipe: Recipe) -> Pixels:
-    """Cuts or pads the resized image to [recipe.height, recipe.width, 3], centred."""
+def _centre(pixels: Pixels, recipe: Recipe) -> Pixels:
+    """The largest centred part of the recipe's aspect ratio. What lies outside is never resized,
+    so that a long and narrow image needs no more memory than another."""
+    height, width = pixels.shape[:2]
+    ratio = max(recipe.width / width, recipe.height / height)
+    wide, high = max(1, round(recipe.width / ratio)), max(1, round(recipe.height / ratio))
+    top, left = (height - high) // 2, (width - wide) // 2
+    return pixels[top : top + high, left : left + wide]
+
+
+def _pad(pixels: Pixels, recipe: Recipe) -> Pixels:
+    """Pads the resized image to [recipe.height, recipe.width, 3], centred."""
     height, width = pixels.shape[:2]
     if (width, height) == (recipe.width, recipe.height):
         return pixels
-    if recipe.resize == "crop":
-        top, left = (height - recipe.height) // 2, (width - recipe.width) // 2
-        return pixels[top : top + recipe.height, left : left + recipe.width]
     out = np.full((recipe.height, recipe.width, 3), recipe.pad, np.uint8)
     top, left = (recipe.height - height) // 2, (recipe.width - width) // 2
     out[top : top + height, left : left + width] = pixels
@@ -75,30 +85,40 @@ def _fit(pixels: Pixels, recipe: Recipe) -> Pixels:
 def to_input_pixels(pixels: Pixels, recipe: Recipe) -> Pixels:
     """RGB uint8 [h, w, 3] -> uint8 [recipe.height, recipe.width, recipe.channels], resized and in
     the recipe's colour order, not yet scaled."""
-    size = scaled_size(pixels.shape[1], pixels.shape[0], recipe)
-    pixels = _fit(_resize(pixels, size, recipe.interpolation), recipe)
+    if recipe.resize == "crop":
+        pixels, size = _centre(pixels, recipe), (recipe.width, recipe.height)
+    else:
+        size = scaled_size(pixels.shape[1], pixels.shape[0], recipe)
+    pixels = _pad(_resize(pixels, size, recipe.interpolation), recipe)
     if recipe.color == "gray":
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)[..., None]
     return pixels[..., ::-1] if recipe.color == "bgr" else pixels
+
+
+def mean_grey(pixels: Pixels) -> float:
+    """Mean grey level 0..255 of `to_input_pixels`'s pixels, all channels weighing alike: the
+    brightness that drift is measured by."""
+    return float(pixels.mean())
 
 
 def scaling_table(recipe: Recipe, spec: TensorSpec) -> Tensor:
     """What each pixel value 0..255 becomes: [256, channels] in the tensor's dtype.
 
     tensor = pixel * scale + offset in float64, then rounded to the dtype; a quantised input is
-    quantised here: round(tensor / spec.scale + spec.zero_point), clipped to the dtype's range.
+    quantised here: round(tensor / spec.scale + spec.zero_point). Whole numbers are clipped to the
+    dtype's range.
     """
     pixel = np.arange(256, dtype=np.float64)[:, None]
     channels = recipe.channels
     scale = np.broadcast_to(np.asarray(recipe.scale, np.float64), (channels,))
     offset = np.broadcast_to(np.asarray(recipe.offset, np.float64), (channels,))
     real = pixel * scale + offset
-    if not spec.quantized:
+    if spec.quantized:
+        real = real / spec.scale + spec.zero_point
+    if np.issubdtype(spec.dtype, np.floating):
         return real.astype(spec.dtype)
     info = np.iinfo(spec.dtype)
-    return np.clip(np.rint(real / spec.scale + spec.zero_point), info.min, info.max).astype(
-        spec.dtype
-    )
+    return np.clip(np.rint(real), info.min, info.max).astype(spec.dtype)
 
 
 def apply_table(pixels: Pixels, table: Tensor) -> Tensor:

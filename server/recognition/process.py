@@ -1,23 +1,30 @@
 """What the whole process needs set for frames to be cheap."""
 
 import ctypes
+import warnings
 
 import cv2
 
 # mallopt's parameters, from glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEEP_BYTES, LARGEST_KEPT_BYTES = 256 << 20, 32 << 20
+# Each arena keeps the buffers of frames decoded in it, and each thread would have its own.
+ARENAS = 2
 
 
 def set_up() -> None:
-    """OpenCV's own threads off; freed decode buffers kept instead of given back to the kernel.
+    """OpenCV's own threads off; image libraries silent; freed decode buffers kept, not given back.
 
-    Frames are the unit of parallel work, so threads within one only add switches. glibc hands
-    large freed blocks back at once, and taking them again costs hundreds of page faults a frame;
-    32 MiB is the largest block it can be told to keep (mallopt(3)). Without glibc this is a no-op.
+    Frames are the unit of parallel work, so threads within one only add switches. What OpenCV and
+    Pillow would print of a damaged image, its sender is told. glibc hands large freed blocks back
+    to the kernel at once, and taking them again costs hundreds of page faults a frame; 32 MiB is
+    the largest block it can be told to keep (mallopt(3)). Without glibc this is a no-op.
     """
     cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+        mallopt(M_ARENA_MAX, ARENAS)

@@ -11,6 +11,9 @@ from server.recognition.preprocessing import Tensor, TensorSpec
 
 Probabilities = NDArray[np.float32]
 
+# Its sigmoid is 2e-35; of much smaller ones the exponential overflows float32.
+SMALLEST_LOGIT = np.float32(-80)
+
 
 class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
     """One label with its probability 0..1; `id` is the label's outside name, where it has one."""
@@ -37,7 +40,7 @@ def to_probabilities(output: Tensor, spec: TensorSpec, manifest: Manifest) -> Pr
         values = np.exp(values - values.max())
         return np.asarray(values / values.sum(), np.float32)
     if manifest.output == "sigmoid":
-        return np.asarray(1 / (1 + np.exp(-values)), np.float32)
+        return np.asarray(1 / (1 + np.exp(-np.maximum(values, SMALLEST_LOGIT))), np.float32)
     return values
 
 
@@ -46,11 +49,12 @@ def top_k(
 ) -> tuple[Prediction, ...]:
     """The `k` most probable labels of at least `threshold`, best first; ties by class_id."""
     k = min(k, len(labels))
-    best = np.argpartition(-probabilities, k - 1)[:k]
-    best = best[np.lexsort((best, -probabilities[best]))]
+    least = np.partition(probabilities, -k)[-k]
+    best = np.flatnonzero(probabilities >= least)
+    best = best[np.argsort(-probabilities[best], kind="stable")][:k]
     return tuple(
-        Prediction(int(i), labels[i].name, float(probabilities[i]), labels[i].id)
-        for i in best
+        Prediction(i, labels[i].name, float(probabilities[i]), labels[i].id)
+        for i in best.tolist()
         if probabilities[i] >= threshold
     )
 

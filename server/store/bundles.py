@@ -19,15 +19,15 @@ from server.recognition.manifest import (
     Bundle,
     Manifest,
     Recipe,
-    parse_labels,
     read_bundle,
+    read_labels,
 )
 
 if TYPE_CHECKING:
-    from server.recognition.recognizer import Recognizer
+    from server.recognition.tensors import Model
 
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
-Load: TypeAlias = "Callable[[Bundle], Recognizer]"
+Load: TypeAlias = "Callable[[Bundle], Model]"
 
 
 def versions(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -55,7 +55,12 @@ def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
     Raises BundleError where it is incomplete or damaged.
     """
     if (folder / MANIFEST).exists() or not (folder / MODEL).is_file():
-        return read_bundle(folder)
+        bundle = read_bundle(folder)
+        said = f"{bundle.manifest.name}/{bundle.manifest.version}"
+        lies = "/".join(folder.parts[-2:])
+        if said != lies:
+            raise BundleError(f"{folder / MANIFEST} is of {said}, but lies in {lies}")
+        return bundle
     if recipe is None:
         raise BundleError(
             f"{folder} has no {MANIFEST}: set `recipe` to say how an image is fed to its {MODEL}"
@@ -68,9 +73,7 @@ def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
         quantization="float32" if recipe.dtype == "float32" else "int8",
     )
     labels = folder / LABELS
-    return Bundle(
-        folder, manifest, parse_labels(labels.read_text("utf-8")) if labels.exists() else ()
-    )
+    return Bundle(folder, manifest, read_labels(labels) if labels.exists() else ())
 
 
 def pick_default(names: Mapping[str, object], wanted: str, folder: Path) -> str:
@@ -101,6 +104,18 @@ def newest_intact(
     raise faults[0]
 
 
+class _Task(msgspec.Struct):
+    task: str = "classify"
+
+
+def _task(folder: Path) -> str:
+    """What an unverified bundle says its task is; '' where it can't be read."""
+    try:
+        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_Task).task
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+
+
 class Failure(msgspec.Struct, frozen=True):
     """A version that may not serve, and why."""
 
@@ -124,7 +139,7 @@ class BundleStore:
         names = versions(folder)
         self.default = pick_default(names, default, folder)
         self._lock = threading.Lock()
-        self._serving: dict[str, Recognizer] = {}
+        self._serving: dict[str, Model] = {}
         self._failures: dict[str, list[Failure]] = {}
         self._loading: dict[str, threading.Lock] = {name: threading.Lock() for name in names}
 
@@ -138,7 +153,7 @@ class BundleStore:
             return False, failures[0].reason
         return False, f"the model {self.default} is being loaded"
 
-    def get(self, name: str | None = None, version: int | None = None) -> Recognizer:
+    def get(self, name: str | None = None, version: int | None = None) -> Model:
         """The recognizer that serves `name` (the default where None), loaded now if need be.
 
         Raises ModelNotFoundError for an unknown name or version, NotReadyError while the default
@@ -160,7 +175,7 @@ class BundleStore:
             )
         return recognizer
 
-    def load(self, name: str) -> Recognizer:
+    def load(self, name: str) -> Model:
         """Loads the highest version of `name` that verifies, unless it serves already.
 
         Raises NotReadyError with the newest version's reason where none does.
@@ -183,16 +198,27 @@ class BundleStore:
             self._serve(name, None, failures)
             raise NotReadyError(failures[0].reason, retry_after=10)
 
-    def _serve(self, name: str, recognizer: Recognizer | None, failures: list[Failure]) -> None:
+    def _serve(self, name: str, recognizer: Model | None, failures: list[Failure]) -> None:
         with self._lock:
             self._failures[name] = failures
             if recognizer is not None:
                 self._serving[name] = recognizer
 
-    def served(self) -> dict[str, Recognizer]:
+    def served(self) -> dict[str, Model]:
         """The loaded models by name."""
         with self._lock:
             return dict(self._serving)
+
+    def tensor_models(self) -> tuple[str, ...]:
+        """The names, in their order, of the models of `task: tensor`, loaded or not."""
+        names = []
+        for name, numbers in versions(self.folder).items():
+            with self._lock:
+                model = self._serving.get(name)
+            task = model.manifest.task if model else _task(self.folder / name / str(numbers[0]))
+            if task == "tensor":
+                names.append(name)
+        return tuple(names)
 
     def failures(self, name: str) -> tuple[Failure, ...]:
         """The versions of `name` that were refused when it was last loaded."""

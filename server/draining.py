@@ -1,0 +1,174 @@
+"""Stopping without losing a request: what SIGTERM means before the HTTP server closes.
+
+A server that closes at once loses two kinds of requests: those whose connection the kernel has
+accepted and the server has not, and those that arrive on a kept-alive connection at the moment it
+is closed. So answers first ask their clients to leave, then no new connection is let in, and only
+when those let in before have been taken over does the server close.
+"""
+
+import os
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from ctypes import CDLL, addressof, create_string_buffer
+from typing import Any
+
+# Seconds: with no request for QUIET, the clients have left; LONGEST is how long they are given.
+QUIET, LONGEST, STEP = 0.1, 1.0, 0.01
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+# setsockopt's number from Linux's asm-generic/socket.h, absent from Python's socket module.
+SO_ATTACH_FILTER = 26
+# From linux/prctl.h.
+PR_SET_PDEATHSIG = 1
+# struct sock_filter {u16 code; u8 jt, jf; u32 k}, four of them: load byte 13 of the TCP header, its
+# flags (RFC 9293, 3.1); if SYN, 0x02, is set, keep 0 bytes of the packet, else all of it.
+DROP_SYN = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),
+        (0x45, 0, 1, 0x02),
+        (0x06, 0, 0, 0),
+        (0x06, 0, 0, 1 << 31),
+    )
+)
+# tcpi_unacked in struct tcp_info of linux/tcp.h; of a listening socket, the connections that wait
+# to be accepted.
+TCPI_UNACKED = 24
+
+Start = Callable[..., Any]
+Wsgi = Callable[[dict[str, Any], Start], Iterable[bytes]]
+
+
+class Draining:
+    """A WSGI application around `app` that asks clients to leave once `leaving` is set.
+
+    `last` is when the newest request arrived, in seconds of time.monotonic().
+    """
+
+    def __init__(self, app: Wsgi) -> None:
+        self._app = app
+        self.leaving = threading.Event()
+        self.last = 0.0
+
+    def __call__(self, environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
+        self.last = time.monotonic()
+
+        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            if self.leaving.is_set():
+                headers = [*headers, ("Connection", "close")]
+            return start_response(status, headers, *error)
+
+        return self._app(environ, start)
+
+    def drain(self, port: int) -> None:
+        """Returns when the server may close: clients were asked to leave, no connection is let in
+        any more, and all that were let in have been taken over."""
+        self.leaving.set()
+        give_up = time.monotonic() + LONGEST
+        _until(lambda: time.monotonic() - self.last >= QUIET, give_up)
+        listeners = listening_sockets(port)
+        for listener in listeners:
+            refuse_new(listener)
+        _until(lambda: not any(map(not_yet_accepted, listeners)), time.monotonic() + LONGEST)
+        # A connection that was taken over just now gets the time to have its request read.
+        time.sleep(STEP)
+        for listener in listeners:
+            listener.close()
+
+
+def _until(done: Callable[[], bool], give_up: float) -> None:
+    while not done() and time.monotonic() < give_up:
+        time.sleep(STEP)
+
+
+def listening_sockets(port: int) -> list[socket.socket]:
+    """This process's sockets that listen on `port`, as duplicates to be closed by the caller.
+
+    The HTTP server does not hand its own out.
+    """
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            candidate = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue  # not a socket, or closed since it was listed
+        try:
+            listens = candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            wanted = bool(listens) and candidate.getsockname()[1] == port
+        except OSError:
+            wanted = False
+        if wanted:
+            found.append(candidate)
+        else:
+            candidate.close()
+    return found
+
+
+def refuse_new(listener: socket.socket) -> None:
+    """Makes the kernel drop what would open a new connection to `listener` (socket(7)).
+
+    Connections that it has let in already stay as they are. A kernel built without socket filters
+    goes on letting new ones in.
+    """
+    code = create_string_buffer(DROP_SYN, len(DROP_SYN))
+    # struct sock_fprog {unsigned short len; struct sock_filter *filter;}
+    program = struct.pack("HP", len(DROP_SYN) // 8, addressof(code))
+    with suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+def not_yet_accepted(listener: socket.socket) -> int:
+    """Connections that the kernel has let in and the server has not yet taken over."""
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_UNACKED + 4)
+    return int(struct.unpack_from("I", info, TCPI_UNACKED)[0])
+
+
+def hold_signals_while_forking() -> None:
+    """Makes every process forked from now on begin with SIGTERM and SIGINT blocked.
+
+    One that came before `drain_before_stop` blocked them would meet the handler inherited from the
+    parent, and be lost.
+    """
+    masks: list[set[int | signal.Signals]] = []
+
+    def hold() -> None:
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING))
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
+
+    os.register_at_fork(before=hold, after_in_parent=release)
+
+
+def _stop_with_parent() -> None:
+    """Has the kernel send SIGTERM to this process when its parent ends (prctl(2)), since a worker
+    that nobody watches would keep the port from its successor."""
+    CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def drain_before_stop(make_app: Callable[[], Wsgi], port: int) -> Draining:
+    """The application made, with SIGTERM and SIGINT to this process draining it first, and only
+    then reaching the server's own handler, once.
+
+    To be called in the main thread before any other thread is started, since threads inherit the
+    blocked signals, and before the server sets its handler.
+    """
+    _stop_with_parent()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    inherited = signal.getsignal(signal.SIGTERM)
+    draining = Draining(make_app())
+
+    def stop() -> None:
+        number = signal.sigwait(STOPPING)
+        draining.drain(port)
+        while (handler := signal.getsignal(signal.SIGTERM)) is inherited:
+            time.sleep(STEP)  # told to stop before the server was up
+        if callable(handler):
+            handler(number, None)
+
+    threading.Thread(target=stop, name="drain", daemon=True).start()
+    return draining
