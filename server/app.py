@@ -5,11 +5,23 @@ import os
 from flask import Flask
 
 from server import config
-from server.api import health, models, recognize
+from server.api import (
+    batch,
+    console,
+    health,
+    inference_protocol,
+    models,
+    recognize,
+    tensorflow_serving,
+    tutorials,
+)
 from server.api.forms import take_bodies
+from server.api.frames import no_fetch
 from server.api.gate import Gate
 from server.api.observing import observe_requests
 from server.api.paths import name_models
+from server.api.recognize import Fetch
+from server.api.recognizing import Recognizing
 from server.api.responses import register_errors
 from server.api.security import SecureHeaders, guard
 from server.config import Settings
@@ -18,6 +30,20 @@ from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
 
 __all__ = ["create_app", "make_store"]
+
+
+def image_fetcher(settings: Settings) -> Fetch:
+    """What gets the image at an image_url; where no host is listed, what refuses to.
+
+    Raises SettingsError for a host that can't be understood.
+    """
+    if not settings.image_url_hosts:
+        return no_fetch
+    from server.api.image_url import ImageFetcher
+
+    return ImageFetcher(
+        settings.image_url_hosts, int(settings.max_body_mb * 1e6), settings.image_url_timeout
+    )
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -41,9 +67,18 @@ def create_app(settings: Settings | None = None) -> Flask:
     register_errors(app)
     guard(app, settings)
     name_models(app)
-    app.register_blueprint(recognize.blueprint(store, settings, metrics))
+    recognizing = Recognizing(store, metrics)
+    app.register_blueprint(recognize.blueprint(recognizing, settings, image_fetcher(settings)))
+    for make in (
+        batch.blueprint,
+        tutorials.blueprint,
+        inference_protocol.blueprint,
+        tensorflow_serving.blueprint,
+    ):
+        app.register_blueprint(make(recognizing, settings))
     app.register_blueprint(models.blueprint(store))
     app.register_blueprint(health.blueprint(store, metrics))
+    app.register_blueprint(console.blueprint(store))
 
     start_loading(store, settings)
     return app

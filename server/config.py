@@ -129,7 +129,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         tuple[str, ...], _help("origins whose pages may call this server; empty: none but its own")
     ] = ()
     stop_timeout: Annotated[
-        int, _help("time that frames in hand have to finish after SIGTERM", "s", ge=1, le=600)
+        int, _help("time that frames in hand have to finish after SIGTERM", "s", ge=3, le=600)
     ] = 30
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _help("least severe line that is logged")

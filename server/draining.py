@@ -14,13 +14,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from ctypes import addressof, create_string_buffer
+from ctypes import CDLL, addressof, create_string_buffer
 from typing import Any
 
 # Seconds: with no request for QUIET, the clients have left; LONGEST is how long they are given.
 QUIET, LONGEST, STEP = 0.1, 1.0, 0.01
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 # setsockopt's number from Linux's asm-generic/socket.h, absent from Python's socket module.
 SO_ATTACH_FILTER = 26
+# From linux/prctl.h.
+PR_SET_PDEATHSIG = 1
 # struct sock_filter {u16 code; u8 jt, jf; u32 k}, four of them: load byte 13 of the TCP header, its
 # flags (RFC 9293, 3.1); if SYN, 0x02, is set, keep 0 bytes of the packet, else all of it.
 DROP_SYN = b"".join(
@@ -124,6 +127,29 @@ def not_yet_accepted(listener: socket.socket) -> int:
     return int(struct.unpack_from("I", info, TCPI_UNACKED)[0])
 
 
+def hold_signals_while_forking() -> None:
+    """Makes every process forked from now on begin with SIGTERM and SIGINT blocked.
+
+    One that came before `drain_before_stop` blocked them would meet the handler inherited from the
+    parent, and be lost.
+    """
+    masks: list[set[int | signal.Signals]] = []
+
+    def hold() -> None:
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING))
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
+
+    os.register_at_fork(before=hold, after_in_parent=release)
+
+
+def _stop_with_parent() -> None:
+    """Has the kernel send SIGTERM to this process when its parent ends (prctl(2)), since a worker
+    that nobody watches would keep the port from its successor."""
+    CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def drain_before_stop(make_app: Callable[[], Wsgi], port: int) -> Draining:
     """The application made, with SIGTERM and SIGINT to this process draining it first, and only
     then reaching the server's own handler, once.
@@ -131,13 +157,13 @@ def drain_before_stop(make_app: Callable[[], Wsgi], port: int) -> Draining:
     To be called in the main thread before any other thread is started, since threads inherit the
     blocked signals, and before the server sets its handler.
     """
-    signals = [signal.SIGTERM, signal.SIGINT]
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    _stop_with_parent()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     inherited = signal.getsignal(signal.SIGTERM)
     draining = Draining(make_app())
 
     def stop() -> None:
-        number = signal.sigwait(signals)
+        number = signal.sigwait(STOPPING)
         draining.drain(port)
         while (handler := signal.getsignal(signal.SIGTERM)) is inherited:
             time.sleep(STEP)  # told to stop before the server was up

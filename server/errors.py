@@ -84,6 +84,10 @@ class UndecodableImageError(LinesideError):
     code, status = "UNDECODABLE_IMAGE", 422
 
 
+class ImageUrlError(LinesideError):
+    code, status = "IMAGE_URL_FAILED", 422
+
+
 class OverloadedError(LinesideError):
     code, status = "OVERLOADED", 503
 

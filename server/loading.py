@@ -13,7 +13,8 @@ from server.recognition.admission import Admission
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
-from server.recognition.recognizer import STAGES, Recognizer
+from server.recognition.recognizer import STAGES
+from server.recognition.tensors import Model, make_model
 from server.store.bundles import BundleStore, Loaded
 from server.store.residents import Unloaded
 from server.store.shelf import Limit
@@ -29,12 +30,9 @@ def make_store(settings: Settings, metrics: Metrics, admission: Admission) -> Bu
     size = settings.pool_size
     wide = size if settings.wide_interpreter and size > 1 else 0
 
-    def load(bundle: Bundle) -> Recognizer:
+    def load(bundle: Bundle) -> Model:
         pool = InterpreterPool(bundle.model_path, size, settings.threads_per_interpreter, wide)
-        recognizer = Recognizer(bundle, pool, admission, limits, on_stage)
-        recognizer.warm_up()
-        recognizer.check_golden()
-        return recognizer
+        return make_model(bundle, pool, admission, limits, on_stage)
 
     def loaded(now: Loaded) -> None:
         manifest = now.recognizer.manifest

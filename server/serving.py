@@ -11,7 +11,7 @@ from granian.log import LogLevels
 from granian.server import Server
 
 from server.config import Settings
-from server.draining import drain_before_stop
+from server.draining import drain_before_stop, hold_signals_while_forking
 from server.errors import StartError
 
 # Threads beyond those that work or wait: to refuse with, to answer probes from, and to read from
@@ -43,6 +43,7 @@ def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> 
     A worker that dies is replaced. Raises StartError where the address can't be had.
     """
     address = listening_address(settings.host, settings.port)
+    hold_signals_while_forking()
     server = Server(
         "server.app:create_app",
         address=address,

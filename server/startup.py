@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from server import config
 from server.api.doors import check_doors
 from server.config import Settings
-from server.errors import BundleError
+from server.errors import NotReadyError
 from server.store.bundles import newest_intact, versions
 from server.store.choices import candidates, read_choice
 from server.store.folders import pick_default
@@ -32,7 +32,17 @@ def prepare(settings: Settings) -> int:
     name = pick_default(found, settings.model, folder)
     order = candidates(found[name], read_choice(folder / name), settings.version or None)
     newest_intact(folder, name, order, settings.recipe)
+    check_hosts(settings)
     return settings.slots
+
+
+def check_hosts(settings: Settings) -> None:
+    """Raises SettingsError where an image_url may be fetched from what is no host."""
+    if settings.image_url_hosts:
+        from server.api.image_url import parse_allowed
+
+        for entry in settings.image_url_hosts:
+            parse_allowed(entry)
 
 
 def application(settings: Settings | None = None) -> "Flask":
@@ -66,6 +76,7 @@ def check(settings: Settings) -> Iterator[str]:
     # Whatever is found is yielded; the log has no listener here.
     logging.getLogger(logs.LOGGER).addHandler(logging.NullHandler())
     process.set_up()
+    check_hosts(settings)
     store = make_store(settings, Metrics(), Admission(settings.slots, settings.max_waiting))
     yield f"settings are valid; address {settings.host}:{settings.port}"
     threads = settings.threads_per_interpreter
@@ -73,8 +84,10 @@ def check(settings: Settings) -> Iterator[str]:
     for name in versions(Path(settings.models)):
         try:
             recognizer = store.load(name)
-        except BundleError as error:
-            yield f"{name}: {error}"
+        except NotReadyError as error:
+            if name == store.default:
+                raise
+            yield f"{name} is refused: {error.message}"
             continue
         manifest = recognizer.manifest
         default = " (default)" if name == store.default else ""

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clients import client_models, clients
 from live import ROOT, SHARED, LiveServer, live_server
 from tiny_models import colors, tiny_model
 
-__all__ = ["colors", "tiny_model"]
+__all__ = ["client_models", "clients", "colors", "tiny_model"]
 
 
 @pytest.fixture(scope="session")

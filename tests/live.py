@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import requests
+from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -69,6 +71,35 @@ class LiveServer:
                 return line
             assert line["event"] != "end", f"the server ended: {self.lines}"
 
+    def await_ready(self, timeout: float = 60) -> None:
+        """Returns once the model is loaded and the port answers; the one may come before the
+        other."""
+        self.await_event("model loaded", timeout)
+        self.await_listening(timeout)
+
+    def await_listening(self, timeout: float = 60) -> None:
+        """Returns once the port answers."""
+        pause = threading.Event()
+        until = time.monotonic() + timeout
+        while True:
+            try:
+                assert requests.get(self.url + "/livez", timeout=timeout).status_code == 200
+                return
+            except requests.ConnectionError:
+                assert time.monotonic() < until, "the server does not listen"
+                pause.wait(0.01)
+
+    def request_line(self, request_id: str, timeout: float = 60) -> dict[str, Any]:
+        """The log line of the request with this id, once it is there."""
+        for line in list(self.lines):
+            if line.get("request_id") == request_id:
+                return line
+        while True:
+            line = self._arrived.get(timeout=timeout)
+            if line.get("request_id") == request_id:
+                return line
+            assert line["event"] != "end", f"the server ended: {self.lines}"
+
     def worker_pid(self) -> int:
         """The process that answers: the only child of the one that was started."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
@@ -78,6 +109,23 @@ class LiveServer:
         """Resident bytes of the worker."""
         statm = Path(f"/proc/{self.worker_pid()}/statm").read_text().split()
         return int(statm[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def threads(self) -> int:
+        """Threads of the worker."""
+        return len(os.listdir(f"/proc/{self.worker_pid()}/task"))
+
+    def descriptors(self) -> int:
+        """Open file descriptors of the worker."""
+        return len(os.listdir(f"/proc/{self.worker_pid()}/fd"))
+
+    def sample(self, name: str, **labels: str) -> float:
+        """The value of one line of /metrics, 0 where it is absent."""
+        text = requests.get(self.url + "/metrics", timeout=60).text
+        for family in text_string_to_metric_families(text):
+            for line in family.samples:
+                if line.name == name and line.labels == labels:
+                    return float(line.value)
+        return 0.0
 
     def recognize(self, data: bytes, **params: Any) -> requests.Response:
         """One raw frame to /v1/recognize."""
@@ -96,7 +144,7 @@ class LiveServer:
         try:
             return self.process.wait(60)
         finally:
-            if self.process.poll() is None:
+            with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self._reader.join(10)
             assert self.process.stderr is not None
@@ -108,7 +156,7 @@ def live_server(**settings: object) -> Iterator[LiveServer]:
     """A server that has loaded its model, stopped at the end of the block."""
     server = LiveServer(**settings)
     try:
-        server.await_event("model loaded")
+        server.await_ready()
         yield server
     finally:
         server.stop()

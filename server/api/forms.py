@@ -13,7 +13,6 @@ from werkzeug.datastructures import FileStorage, Headers, MultiDict
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 from werkzeug.utils import cached_property
-from werkzeug.wsgi import get_input_stream
 
 Form = MultiDict[str, str]
 Files = MultiDict[str, FileStorage]
@@ -89,12 +88,17 @@ class FrameRequest(Request):
     @cached_property
     def stream(self) -> IO[bytes]:
         """The body. Raises RequestEntityTooLarge, or BadRequest where it ends too early."""
-        length = self.content_length
+        length, most = self.content_length, self.max_content_length
         if length is None:
-            return get_input_stream(self.environ, max_content_length=self.max_content_length)
-        if self.max_content_length is not None and length > self.max_content_length:
+            # A chunked body tells its length by ending, so one byte more than may be is read.
+            body = self.environ["wsgi.input"].read(-1 if most is None else most + 1)
+            length = len(body)
+        elif most is not None and length > most:
             raise RequestEntityTooLarge
-        body = self.environ["wsgi.input"].read(length)
+        else:
+            body = self.environ["wsgi.input"].read(length)
+        if most is not None and len(body) > most:
+            raise RequestEntityTooLarge
         if len(body) != length:
             raise BadRequest(f"the request's body ended after {len(body)} of {length} bytes")
         return io.BytesIO(body)

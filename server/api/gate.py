@@ -6,13 +6,13 @@ lines alone, with the same rules and the same answer as later on.
 """
 
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
 
+from server.api.observing import choose_id
 from server.api.responses import ErrorAnswer, ErrorBody, retry_after
 from server.config import Settings
 from server.errors import LinesideError
@@ -23,12 +23,14 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 # The routes whose requests are one frame each, with its options in the query string.
 FRAME_PATHS = frozenset({"/v1/recognize"})
+# The types of bodies that may name a camera.
+WITH_OPTIONS = ("multipart/", "application/json", "application/x-www-form-urlencoded")
 
 
 class Gate:
     """WSGI middleware around `app` that answers 503 for frames that could not be admitted.
 
-    A form whose query string names no camera is let through, since the form may.
+    A form or JSON whose query string names no camera is let through, since the body may.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Gate:
     def _refusal(self, environ: dict[str, Any]) -> LinesideError | None:
         query = dict(parse_qsl(environ.get("QUERY_STRING", "")))
         camera = query.get("camera", "")
-        if not camera and environ.get("CONTENT_TYPE", "").startswith("multipart/"):
+        if not camera and environ.get("CONTENT_TYPE", "").startswith(WITH_OPTIONS):
             return None
         try:
             wait = float(query.get("deadline_ms", self._wait)) / 1000
@@ -73,7 +75,8 @@ class Gate:
         started: float,
         start_response: Callable[..., Any],
     ) -> list[bytes]:
-        route, request_id = environ["PATH_INFO"], uuid.uuid4().hex
+        route = environ["PATH_INFO"]
+        request_id = choose_id(environ.get("HTTP_X_REQUEST_ID", ""))
         body = msgspec.json.encode(ErrorAnswer(ErrorBody(error.code, error.message, request_id)))
         self._metrics.requests.labels(route, str(error.status)).inc()
         self._metrics.refused.labels(error.code).inc()

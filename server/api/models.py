@@ -1,28 +1,32 @@
 """/v1/models: what this server can serve, how well it is known to, and the live swap."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from flask import Blueprint, Response, request
 
 from server.api.responses import to_json
+from server.api.tensorflow_serving import VersionStatus, version_statuses
 from server.errors import InvalidFieldError, ModelNotFoundError
 from server.recognition.manifest import Manifest
 from server.store.bundles import BundleStore, Failure, versions
 
 
 class Model(msgspec.Struct, frozen=True):
-    """One bundle name: the versions on disk, newest first, the one that serves, and those that
-    were refused with the reason."""
+    """One bundle name: what it takes (`classify`: images, `tensor`: numbers), the versions on
+    disk, newest first, the one that serves, and those that were refused with the reason.
+    model_version_status: the same as TensorFlow Serving tells it."""
 
     name: str
+    task: Literal["classify", "tensor"]
     versions: tuple[int, ...]
     default: bool
     serving: int | None
     labels: tuple[str, ...]
     failures: tuple[Failure, ...]
     manifest: Manifest | None
+    model_version_status: tuple[VersionStatus, ...]
 
 
 class Models(msgspec.Struct, frozen=True):
@@ -42,12 +46,14 @@ def describe(store: BundleStore, name: str, numbers: tuple[int, ...]) -> Model:
     recognizer = store.served().get(name)
     return Model(
         name=name,
+        task="tensor" if name in store.tensor_models() else "classify",
         versions=numbers,
         default=name == store.default,
         serving=recognizer.manifest.version if recognizer else None,
         labels=tuple(label.name for label in recognizer.labels) if recognizer else (),
         failures=store.failures(name),
         manifest=recognizer.manifest if recognizer else None,
+        model_version_status=version_statuses(store, name),
     )
 
 

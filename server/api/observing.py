@@ -18,15 +18,19 @@ REQUEST_ID = re.compile(r"(?!ls_|eyJ)[A-Za-z0-9._:-]{1,64}")
 QUIET = ("/metrics", "/livez", "/readyz")
 
 
+def choose_id(given: str) -> str:
+    """The caller's X-Request-Id where it is a plain name of at most 64 characters, else a new
+    one."""
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
 def observe_requests(app: Flask, metrics: Metrics) -> None:
-    """Counts, times and logs every request of `app`; takes the caller's X-Request-Id where it is
-    a plain name of at most 64 characters, else makes one."""
+    """Counts, times and logs every request of `app`, and gives each its id."""
 
     @app.before_request
     def start() -> None:
         g.started = time.perf_counter()
-        given = request.headers.get("X-Request-Id", "")
-        g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        g.request_id = choose_id(request.headers.get("X-Request-Id", ""))
 
     @app.after_request
     def finish(response: Response) -> Response:

@@ -1,35 +1,21 @@
 """POST /v1/recognize: one frame in, its labels out."""
 
-import time
-from typing import Annotated
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, g
-from msgspec import Meta
 
-from server.api.body import read_image, read_options
-from server.api.deadlines import frame_age, time_left
+from server.api.frames import ImageUrl, Numbers, read_frame
+from server.api.numbers import real_outputs, run_numbers
+from server.api.query import Query, age_of, options
+from server.api.recognizing import Recognizing, mark_frame
 from server.api.responses import to_json
 from server.config import Settings
-from server.observe.metrics import Metrics
 from server.recognition.recognizer import Answer, Options
 from server.recognition.results import Prediction
-from server.store.bundles import BundleStore
 
-Name = Annotated[str, Meta(max_length=128)]
-
-
-class Query(msgspec.Struct, frozen=True):
-    """What a request may ask, beside the image."""
-
-    model: Name | None = None
-    version: Annotated[int, Meta(ge=1)] | None = None
-    top_k: Annotated[int, Meta(ge=1, le=1000)] | None = None
-    threshold: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    camera: Name | None = None
-    part: Name | None = None
-    captured_at: Annotated[str, Meta(max_length=64)] | None = None
-    deadline_ms: Annotated[float, Meta(gt=0, le=600_000)] | None = None
+Fetch = Callable[[str], bytes]
 
 
 class Recognition(msgspec.Struct, frozen=True):
@@ -49,55 +35,62 @@ class Recognition(msgspec.Struct, frozen=True):
     captured_age_ms: float | None = None
 
 
-def _options(query: Query, settings: Settings, age: float) -> Options:
-    deadline = (query.deadline_ms or settings.max_wait_ms) / 1000
-    return Options(
-        top_k=query.top_k or settings.default_top_k,
-        threshold=query.threshold,
-        deadline=time.monotonic() + time_left(deadline, age),
-        camera=query.camera or "",
-        latest_only=settings.latest_only,
+class TensorRecognition(msgspec.Struct, frozen=True):
+    """The answer to plain numbers. outputs: by name, nested as the tensor is shaped, a row for
+    each of the input; not-a-number and infinity are null. predictions: for a model with labels,
+    those of each row."""
+
+    request_id: str
+    model: str
+    model_version: int
+    outputs: dict[str, Any]
+    predictions: tuple[tuple[Prediction, ...], ...] | None
+
+
+def recognition(answer: Answer, query: Query, age: float) -> Recognition:
+    """`answer` as the API tells it; `age` is the frame's on arrival, in seconds."""
+    return Recognition(
+        request_id=g.request_id,
+        model=answer.model,
+        model_version=answer.version,
+        camera=query.camera,
+        part=query.part,
+        predictions=answer.predictions,
+        recognized=bool(answer.predictions),
+        verdict=answer.verdict,
+        cached=False,
+        timing_ms={k: round(v * 1000, 3) for k, v in answer.timing.items()},
+        captured_age_ms=round(age * 1000, 3) if query.captured_at else None,
     )
 
 
-def _log_fields(answer: Answer) -> dict[str, object]:
-    return {
-        "model": f"{answer.model}/{answer.version}",
-        "label": answer.best.label,
-        "probability": round(answer.best.probability, 4),
-    }
-
-
-def blueprint(store: BundleStore, settings: Settings, metrics: Metrics) -> Blueprint:
-    """The recognition routes over `store`."""
+def blueprint(recognizing: Recognizing, settings: Settings, fetch: Fetch) -> Blueprint:
+    """The route of single frames; `fetch` gets the image at a URL."""
     routes = Blueprint("recognize", __name__, url_prefix="/v1")
-
-    @routes.before_request
-    def mark() -> None:
-        g.is_frame = True
+    routes.before_request(mark_frame)
 
     @routes.post("/recognize")
     def recognize() -> Response:
-        data = read_image()
-        query = read_options(Query)
-        recognizer = store.get(query.model, query.version)
-        age = frame_age(query.captured_at, time.time(), settings.max_clock_skew_ms / 1000)
-        answer = recognizer.recognize(data, _options(query, settings, age))
-        metrics.answered(answer)
-        g.log_fields = _log_fields(answer)
+        frame, query = read_frame()
+        age = age_of(query, settings)
+        asked = options(query, settings, age)
+        if isinstance(frame, Numbers):
+            return numbers(frame.value, query, asked)
+        recognizer = recognizing.recognizer(query.model, query.version)
+        data = fetch(frame.url) if isinstance(frame, ImageUrl) else frame
+        return to_json(recognition(recognizing.frame(recognizer, data, asked), query, age))
+
+    def numbers(value: object, query: Query, asked: Options) -> Response:
+        model, outcome = run_numbers(recognizing, value, query, asked)
         return to_json(
-            Recognition(
+            TensorRecognition(
                 request_id=g.request_id,
-                model=answer.model,
-                model_version=answer.version,
-                camera=query.camera,
-                part=query.part,
-                predictions=answer.predictions,
-                recognized=bool(answer.predictions),
-                verdict=answer.verdict,
-                cached=False,
-                timing_ms={k: round(v * 1000, 3) for k, v in answer.timing.items()},
-                captured_age_ms=round(age * 1000, 3) if query.captured_at else None,
+                model=model.manifest.name,
+                model_version=model.manifest.version,
+                outputs=real_outputs(model, outcome),
+                predictions=tuple(answer.predictions for answer in outcome.answers)
+                if model.labels
+                else None,
             )
         )
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 
 import msgspec
 from flask import Flask, Response, g, request
@@ -24,6 +25,13 @@ HTTP_CODES = {
 }
 
 
+# The paths of the routes that speak another protocol, whose errors have its shape: the tutorials',
+# the Open Inference Protocol's, TensorFlow Serving's.
+FOREIGN = re.compile(
+    r"/v2(/|$)|/(classify|predict)$|/api/|/v1/models/[^/]+(:|/metadata$|/(versions|labels)/)"
+)
+
+
 class ErrorBody(msgspec.Struct, frozen=True):
     """What went wrong: a stable code for programs, a sentence for people."""
 
@@ -38,14 +46,22 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
     error: ErrorBody
 
 
+class ForeignError(msgspec.Struct, frozen=True):
+    """The shape of every error of the routes that other protocols define."""
+
+    error: str
+
+
 def to_json(value: object, status: int = 200) -> Response:
     """`value` as a JSON response; NaN and infinity become null."""
     return Response(msgspec.json.encode(value), status, content_type="application/json")
 
 
 def error_answer(status: int, code: str, message: str) -> Response:
-    """The error shape, with this request's id, remembered for the metrics and the log line."""
+    """The error shape of this request's route, remembered for the metrics and the log line."""
     g.error_code = code
+    if FOREIGN.match(request.path):
+        return to_json(ForeignError(message), status)
     return to_json(ErrorAnswer(ErrorBody(code, message, g.get("request_id", ""))), status)
 
 
@@ -90,7 +106,7 @@ def _unknown(error: Exception) -> Response:
 
 
 def register_errors(app: Flask) -> None:
-    """Makes `app` answer every error in the one shape."""
+    """Makes `app` answer every error in the one shape, or that of the route's protocol."""
     app.register_error_handler(LinesideError, _known)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unknown)

@@ -6,7 +6,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from server.recognition.manifest import MODEL
-from server.recognition.recognizer import Recognizer
+from server.recognition.tensors import Model
 
 
 class ModelsCollector(Collector):
@@ -14,7 +14,7 @@ class ModelsCollector(Collector):
 
     def __init__(
         self,
-        served: Callable[[], Mapping[str, Recognizer]],
+        served: Callable[[], Mapping[str, Model]],
         memory: Callable[[], Mapping[str, int]],
     ) -> None:
         """served: the models that serve, by name. memory: bytes by name, of those as well that

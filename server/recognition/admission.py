@@ -119,10 +119,6 @@ class Admission:
         if self._closed:
             raise NotReadyError("the server is stopping", retry_after=5)
         if self._clock() + self._expected(camera, latest_only) > deadline:
-            if self._busy == 0:
-                # Nothing measures the service time while nothing is admitted; one slow frame must
-                # not keep the line out for ever.
-                self._service *= 1 - NEWEST
             raise self._late()
         own = len(self._queues.get(camera, ()))
         if self._busy < self.slots or self._waiting < self.max_waiting or (latest_only and own):
@@ -154,7 +150,7 @@ class Admission:
     def _expected(self, camera: str, latest_only: bool) -> float:
         """Seconds until a frame of `camera` that came now would be answered, by turns."""
         if self._busy < self.slots:
-            return self._service
+            return self._service if self._clock() - self._measured < BELIEVED else 0.0
         own = 0 if latest_only else len(self._queues.get(camera, ()))
         others = sum(min(len(q), own + 1) for name, q in self._queues.items() if name != camera)
         return ((own + others) // self.slots + 2) * self._service

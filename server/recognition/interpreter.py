@@ -23,12 +23,30 @@ def runtime() -> str:
     return f"ai-edge-litert {version('ai-edge-litert')}"
 
 
-def _spec(details: dict[str, Any]) -> TensorSpec:
+def _spec(details: dict[str, Any], names: dict[int, str]) -> TensorSpec:
     scale, zero_point = details["quantization"]
     signature = details.get("shape_signature", details["shape"])
     shape = tuple(int(n) for n in (signature if len(signature) else details["shape"]))
     return TensorSpec(
-        details["name"], shape, np.dtype(details["dtype"]).name, float(scale), int(zero_point)
+        details["name"],
+        shape,
+        np.dtype(details["dtype"]).name,
+        float(scale),
+        int(zero_point),
+        names.get(details["index"], ""),
+    )
+
+
+def _signature_names(litert: LiteRT) -> tuple[dict[int, str], dict[int, str]]:
+    """The names that the model's only signature gives its inputs and outputs, by tensor index."""
+    signatures = litert.get_signature_list()
+    if len(signatures) != 1:
+        return {}, {}
+    runner = litert.get_signature_runner(next(iter(signatures)))
+    inputs, outputs = runner.get_input_details(), runner.get_output_details()
+    return (
+        {details["index"]: name for name, details in inputs.items()},
+        {details["index"]: name for name, details in outputs.items()},
     )
 
 
@@ -57,8 +75,9 @@ class Interpreter:
         except (ValueError, RuntimeError, OSError) as error:
             raise BundleError(f"{model} can't be loaded by LiteRT: {error}") from None
         inputs, outputs = self._litert.get_input_details(), self._litert.get_output_details()
-        self.inputs = tuple(_spec(details) for details in inputs)
-        self.outputs = tuple(_spec(details) for details in outputs)
+        given, made = _signature_names(self._litert)
+        self.inputs = tuple(_spec(details, given) for details in inputs)
+        self.outputs = tuple(_spec(details, made) for details in outputs)
         self._input_indices = [details["index"] for details in inputs]
         self._output_indices = [details["index"] for details in outputs]
 

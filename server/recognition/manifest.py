@@ -80,8 +80,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Validation of this model and of the float model it came from, on the same frames.
 
     Accuracies are shares in 0..1. `interval` is the 95% Wilson interval of `top1`. `confusion` has
-    a row a true class and a column a predicted one, in the order of labels.txt. `details` names a
-    file of the bundle that holds everything else, where there is one.
+    a row a true class and a column a predicted one, in the order of labels.txt; it is empty for
+    more than 100 labels. `classes` has those that frames were of. `details` names a file of the
+    bundle that holds everything else, where there is one.
     """
 
     images: int

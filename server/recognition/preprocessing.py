@@ -26,13 +26,15 @@ INTERPOLATIONS = {
 
 class TensorSpec(msgspec.Struct, frozen=True):
     """One tensor of a model. `scale` and `zero_point` are its quantisation: real = (q -
-    zero_point) * scale; a scale of 0 means that it is not quantised."""
+    zero_point) * scale; a scale of 0 means that it is not quantised. `signature` is its name in
+    the model's serving signature, '' where the model has none."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     scale: float = 0.0
     zero_point: int = 0
+    signature: str = ""
 
     @property
     def quantized(self) -> bool:

@@ -6,8 +6,10 @@ import warnings
 import cv2
 
 # mallopt's parameters, from glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEEP_BYTES, LARGEST_KEPT_BYTES = 256 << 20, 32 << 20
+# Each arena keeps the buffers of frames decoded in it, and each thread would have its own.
+ARENAS = 2
 
 
 def set_up() -> None:
@@ -25,3 +27,4 @@ def set_up() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+        mallopt(M_ARENA_MAX, ARENAS)

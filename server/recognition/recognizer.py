@@ -13,7 +13,12 @@ from server.recognition import frame, results
 from server.recognition.admission import Admission
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle, Recipe
-from server.recognition.preprocessing import apply_table, scaling_table, to_input_pixels
+from server.recognition.preprocessing import (
+    Tensor,
+    apply_table,
+    scaling_table,
+    to_input_pixels,
+)
 from server.recognition.results import Prediction, Probabilities
 
 STAGES = ("decode", "preprocess", "wait", "inference")
@@ -88,7 +93,7 @@ class Recognizer:
     ) -> None:
         self.bundle, self.pool, self.admission, self.limits = bundle, pool, admission, limits
         self.manifest, self.labels = bundle.manifest, bundle.labels
-        self._on_stage = on_stage
+        self.on_stage = on_stage
         self.recipe = check_fit(bundle, pool)
         self._table = scaling_table(self.recipe, pool.inputs[0])
 
@@ -98,34 +103,30 @@ class Recognizer:
         Errors are those of `Admission.admit` and `frame.decode`; whichever is raised, no slot and
         no interpreter stays lent.
         """
-        timer = StageTimer(self._on_stage)
+        timer = StageTimer(self.on_stage)
         with self.admission.admit(
             options.deadline, options.camera, latest_only=options.latest_only
         ) as waited:
             timer.add("wait", waited)
             probabilities = self._probabilities(data, timer)
-        return self._answer(probabilities, options, timer)
+        return make_answer(self.bundle, probabilities, options, timer)
 
     def _probabilities(self, data: bytes, timer: StageTimer) -> Probabilities:
+        output = self.output(data, timer)
+        return results.to_probabilities(output, self.pool.outputs[0], self.manifest)
+
+    def output(self, data: bytes, timer: StageTimer) -> Tensor:
+        """An image file's bytes -> the model's output as it is, [1, ..., classes].
+
+        The caller holds a slot of `admission`. Errors are those of `frame.decode`.
+        """
         with timer.stage("decode"):
             pixels = frame.decode(data, self.recipe, self.limits)
         with timer.stage("preprocess"):
             tensor = apply_table(to_input_pixels(pixels, self.recipe), self._table)
         alone = self.admission.alone
         with self.pool.lease(alone=alone) as interpreter, timer.stage("inference"):
-            outputs = interpreter.run([tensor])
-        return results.to_probabilities(outputs[0], self.pool.outputs[0], self.manifest)
-
-    def _answer(self, probabilities: Probabilities, options: Options, timer: StageTimer) -> Answer:
-        best = results.top_k(probabilities, self.labels, 1, -math.inf)[0]
-        return Answer(
-            self.manifest.name,
-            self.manifest.version,
-            best,
-            results.top_k(probabilities, self.labels, options.top_k, options.threshold),
-            results.judge(best, self.manifest.verdict),
-            timer.total(),
-        )
+            return interpreter.run([tensor])[0]
 
     def warm_up(self) -> None:
         """Runs each interpreter once on an empty input, so that the first frame pays no first-use
@@ -152,6 +153,22 @@ class Recognizer:
                     f"golden frame {path} should be {golden.label} at {golden.probability:.3f}"
                     f" but this model says {best.label} at {best.probability:.3f}"
                 )
+
+
+def make_answer(
+    bundle: Bundle, probabilities: Probabilities, options: Options, timer: StageTimer
+) -> Answer:
+    """The answer that `probabilities`, float32 [labels], amount to."""
+    manifest, labels = bundle.manifest, bundle.labels
+    best = results.top_k(probabilities, labels, 1, -math.inf)[0]
+    return Answer(
+        manifest.name,
+        manifest.version,
+        best,
+        results.top_k(probabilities, labels, options.top_k, options.threshold),
+        results.judge(best, manifest.verdict),
+        timer.total(),
+    )
 
 
 def check_fit(bundle: Bundle, pool: InterpreterPool) -> Recipe:

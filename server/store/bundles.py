@@ -33,6 +33,7 @@ from server.store.folders import (
     newest_intact,
     open_bundle,
     pick_default,
+    task_of,
     versions,
     versions_of,
 )
@@ -41,13 +42,13 @@ from server.store.residents import Unloaded
 from server.store.shelf import LONGEST_WAIT, Limit, Shelf
 
 if TYPE_CHECKING:
-    from server.recognition.recognizer import Recognizer
+    from server.recognition.tensors import Model
 
 __all__ = ["BundleStore", "Failure", "Loaded", "newest_intact", "open_bundle", "versions"]
 
 logger = logging.getLogger(LOGGER)
 
-Load: TypeAlias = "Callable[[Bundle], Recognizer]"
+Load: TypeAlias = "Callable[[Bundle], Model]"
 Seen: TypeAlias = Mapping[str, Mapping[int, Fingerprint]]
 # Versions that served before, as far back as rollback goes.
 MOST_HISTORY = 16
@@ -99,7 +100,7 @@ class BundleStore:
         """Bytes in memory by model, versions included that only finish their last frames."""
         return self._shelf.residents.by_name()
 
-    def get(self, name: str | None = None, version: int | None = None) -> Recognizer:
+    def get(self, name: str | None = None, version: int | None = None) -> Model:
         """The recognizer that serves `name` (the default where None), loaded now if need be.
 
         It stays in memory for as long as the caller holds it, whatever serves meanwhile. Raises
@@ -118,7 +119,7 @@ class BundleStore:
             )
         return recognizer
 
-    def load(self, name: str) -> Recognizer:
+    def load(self, name: str) -> Model:
         """Loads the first version of `name` that may serve and verifies, unless one serves already.
 
         Raises ModelNotFoundError for an unknown name, NotReadyError with the first version's
@@ -133,7 +134,7 @@ class BundleStore:
         reason = failures[0].reason if failures else f"{self.folder / name} holds no version"
         raise NotReadyError(reason, retry_after=10)
 
-    def refresh(self, name: str) -> Recognizer:
+    def refresh(self, name: str) -> Model:
         """Looks at models/NAME again and swaps in the newest version that may serve.
 
         Raises ModelNotFoundError, or VersionRefusedError where a newer one failed and the old one
@@ -150,7 +151,7 @@ class BundleStore:
             raise VersionRefusedError(self._first_reason(name))
         return serving
 
-    def activate(self, name: str, version: int) -> Recognizer:
+    def activate(self, name: str, version: int) -> Model:
         """Serves `version` of `name` from now on, and keeps that choice for the next start.
 
         Raises ModelNotFoundError, VersionPinnedError, or VersionRefusedError with its fault, in
@@ -166,7 +167,7 @@ class BundleStore:
                 raise ModelNotFoundError(f"{self.folder / name} holds no version {version}")
             return self._activate(name, model, version)
 
-    def rollback(self, name: str) -> Recognizer:
+    def rollback(self, name: str) -> Model:
         """Serves the version that served before this one (or else the next lower that verifies),
         and keeps that choice.
 
@@ -207,9 +208,19 @@ class BundleStore:
                 self._adopt(name, model, settled)
         return found
 
-    def served(self) -> dict[str, Recognizer]:
+    def served(self) -> dict[str, Model]:
         """The loaded models by name."""
         return self._shelf.served()
+
+    def tensor_models(self) -> tuple[str, ...]:
+        """The names, in their order, of the models of `task: tensor`, loaded or not."""
+        serving, names = self._shelf.served(), []
+        for name, numbers in versions(self.folder).items():
+            model = serving.get(name)
+            task = model.manifest.task if model else task_of(self.folder / name / str(numbers[0]))
+            if task == "tensor":
+                names.append(name)
+        return tuple(names)
 
     def failures(self, name: str) -> tuple[Failure, ...]:
         """The versions of `name` on disk that were refused when last tried, newest first."""
@@ -251,7 +262,7 @@ class BundleStore:
         finally:
             self._loading.release()
 
-    def _adopt(self, name: str, model: Record, order: Sequence[int]) -> Recognizer | None:
+    def _adopt(self, name: str, model: Record, order: Sequence[int]) -> Model | None:
         """Swaps in the first of `order` that verifies, up to the one that serves; a version that
         failed with the same files is not tried again. None where there was no swap."""
         for version in order:
@@ -267,9 +278,7 @@ class BundleStore:
                     continue  # recorded among the failures
         return None
 
-    def _activate(
-        self, name: str, model: Record, version: int, *, back: bool = False
-    ) -> Recognizer:
+    def _activate(self, name: str, model: Record, version: int, *, back: bool = False) -> Model:
         """Serves `version`, anew where its files changed, and keeps the choice. On the way `back`,
         what was left is forgotten, so that the next step goes further back."""
         content = fingerprint(self.folder / name / str(version))
@@ -288,7 +297,7 @@ class BundleStore:
         write_choice(self.folder / name, choice)
         return serving
 
-    def _try(self, name: str, model: Record, version: int, content: Fingerprint) -> Recognizer:
+    def _try(self, name: str, model: Record, version: int, content: Fingerprint) -> Model:
         """Verifies, loads and swaps `version` in. Raises VersionRefusedError, remembered among the
         failures, or NotReadyError where the memory budget has no room."""
         folder = self.folder / name / str(version)

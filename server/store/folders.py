@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
+
 from server.errors import BundleError
 from server.recognition.manifest import (
     LABELS,
@@ -71,6 +73,18 @@ def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
     )
     labels = folder / LABELS
     return Bundle(folder, manifest, read_labels(labels) if labels.exists() else ())
+
+
+class _Task(msgspec.Struct):
+    task: str = "classify"
+
+
+def task_of(folder: Path) -> str:
+    """What an unverified bundle says its task is; '' where it can't be read."""
+    try:
+        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_Task).task
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return ""
 
 
 def pick_default(names: Mapping[str, object], wanted: str, folder: Path) -> str:

@@ -9,7 +9,7 @@ import msgspec
 from server.store.folders import Fingerprint
 
 if TYPE_CHECKING:
-    from server.recognition.recognizer import Recognizer
+    from server.recognition.tensors import Model
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -23,7 +23,7 @@ class Loaded:
     """A version that serves now: the bytes it takes, and the seconds it took to load, warm up and
     check."""
 
-    def __init__(self, recognizer: Recognizer, size: int, seconds: float) -> None:
+    def __init__(self, recognizer: Model, size: int, seconds: float) -> None:
         self.recognizer, self.bytes, self.seconds = recognizer, size, seconds
 
 

@@ -22,7 +22,7 @@ from server.recognition.memory import give_back
 
 if TYPE_CHECKING:
     from server.recognition.interpreter import InterpreterPool
-    from server.recognition.recognizer import Recognizer
+    from server.recognition.tensors import Model
 
 Reason = Literal["swap", "memory"]
 # Seconds after which references that hold one another are looked for, should a frame's error have
@@ -55,9 +55,9 @@ class Residents:
         self._tokens = itertools.count()
         self._bytes: dict[int, tuple[str, int, int]] = {}
         self._leaving: set[int] = set()
-        self._by_id: weakref.WeakKeyDictionary[Recognizer, int] = weakref.WeakKeyDictionary()
+        self._by_id: weakref.WeakKeyDictionary[Model, int] = weakref.WeakKeyDictionary()
 
-    def add(self, recognizer: Recognizer, size: int) -> None:
+    def add(self, recognizer: Model, size: int) -> None:
         """Takes `recognizer`, of `size` bytes, into the accounts."""
         manifest = recognizer.manifest
         with self._changed:
@@ -83,7 +83,7 @@ class Residents:
         with self._changed:
             return sum(size for t, (_, _, size) in self._bytes.items() if t not in self._leaving)
 
-    def retire(self, recognizer: Recognizer, reason: Reason) -> None:
+    def retire(self, recognizer: Model, reason: Reason) -> None:
         """Tells that `recognizer` no longer serves. When its last holder lets it go, its memory is
         given back to the kernel, and the accounts and the listener are told."""
         gone: queue.SimpleQueue[InterpreterPool] = queue.SimpleQueue()

@@ -13,7 +13,7 @@ from server.errors import NotReadyError
 from server.store.residents import Residents, Unloaded
 
 if TYPE_CHECKING:
-    from server.recognition.recognizer import Recognizer
+    from server.recognition.tensors import Model
 
 # Seconds that a model waits for its turn, and for the memory of those let go to come free.
 LONGEST_WAIT = 30.0
@@ -36,11 +36,11 @@ class Shelf:
         self.default, self.limit = default, limit
         self.residents = Residents(limit.memory, on_unloaded)
         self._lock = threading.Lock()
-        self._serving: dict[str, Recognizer] = {}
+        self._serving: dict[str, Model] = {}
         self._used: dict[str, int] = {}
         self._turns = itertools.count()
 
-    def use(self, name: str) -> Recognizer | None:
+    def use(self, name: str) -> Model | None:
         """What serves `name`, marked as used now."""
         with self._lock:
             recognizer = self._serving.get(name)
@@ -48,7 +48,7 @@ class Shelf:
                 self._used[name] = next(self._turns)
             return recognizer
 
-    def served(self) -> dict[str, Recognizer]:
+    def served(self) -> dict[str, Model]:
         """What serves, by name."""
         with self._lock:
             return dict(self._serving)
@@ -59,7 +59,7 @@ class Shelf:
             recognizer = self._serving.get(name)
             return recognizer.manifest.version if recognizer else None
 
-    def swap(self, name: str, recognizer: Recognizer, size: int) -> int | None:
+    def swap(self, name: str, recognizer: Model, size: int) -> int | None:
         """Lets `recognizer`, which takes `size` bytes, serve from the next frame on; what served
         finishes its frames. Returns the version of that, or None."""
         self.residents.add(recognizer, size)

@@ -1,0 +1,55 @@
+"""What a request may ask of a frame, beside the frame itself."""
+
+import time
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from server.api.deadlines import frame_age, time_left
+from server.config import Settings
+from server.recognition.recognizer import Options
+
+Name = Annotated[str, Meta(max_length=128)]
+Version = Annotated[int, Meta(ge=1)]
+TopK = Annotated[int, Meta(ge=1, le=1000)]
+Threshold = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """In the query string, as form fields, or as keys of a JSON body.
+
+    model, version: which bundle answers; the default one without. top_k: most labels in the answer.
+    threshold: least probability of a label in the answer. camera, part: names that come back in
+    the answer; frames of cameras take turns. captured_at: Unix seconds, or RFC 3339 with a zone.
+    deadline_ms: milliseconds from `captured_at`, else from arrival, in which an answer is wanted.
+    """
+
+    model: Name | None = None
+    version: Version | None = None
+    top_k: TopK | None = None
+    threshold: Threshold = 0.0
+    camera: Name | None = None
+    part: Name | None = None
+    captured_at: Annotated[str, Meta(max_length=64)] | None = None
+    deadline_ms: Annotated[float, Meta(gt=0, le=600_000)] | None = None
+
+
+def age_of(query: Query, settings: Settings) -> float:
+    """Seconds since `captured_at`; 0 without. Raises InvalidFieldError as `frame_age` does."""
+    return frame_age(query.captured_at, time.time(), settings.max_clock_skew_ms / 1000)
+
+
+def options(query: Query, settings: Settings, age: float = 0.0) -> Options:
+    """What `query` asks of a frame of `age` seconds that has arrived now.
+
+    Raises DeadlineExceededError where its deadline has passed already.
+    """
+    deadline = (query.deadline_ms or settings.max_wait_ms) / 1000
+    return Options(
+        top_k=query.top_k or settings.default_top_k,
+        threshold=query.threshold,
+        deadline=time.monotonic() + time_left(deadline, age),
+        camera=query.camera or "",
+        latest_only=settings.latest_only,
+    )

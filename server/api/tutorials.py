@@ -1,0 +1,174 @@
+"""The routes of published tutorials on serving image classifiers with Flask, with their field names
+and answers, so that a client written for any of them works unchanged.
+
+All take what `Query` describes in the query string besides.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+from flask import Blueprint, Response, request
+
+from server.api.body import read_options
+from server.api.frames import JSON
+from server.api.json_body import read_json
+from server.api.numbers import real_outputs, run_numbers
+from server.api.query import Query, age_of, options
+from server.api.recognizing import Recognizing, mark_frame
+from server.api.responses import to_json
+from server.config import Settings
+from server.errors import InvalidFieldError, MissingFieldError
+from server.recognition.recognizer import Answer
+from server.recognition.results import Prediction
+
+
+class Classified(msgspec.Struct, frozen=True, rename={"label": "class"}):
+    """One label of /classify's answer."""
+
+    label: str
+    probability: float
+
+
+class Classification(msgspec.Struct, frozen=True):
+    """/classify's answer: five labels, best first."""
+
+    predictions: tuple[Classified, ...]
+
+
+class Recognized(msgspec.Struct, frozen=True):
+    """One label of /api/recognize's answer; `class_id` is its outside name, such as a WordNet id,
+    or its number where it has none."""
+
+    class_id: str
+    label: str
+    probability: float
+
+
+class RecognizedThree(msgspec.Struct, frozen=True):
+    """/api/recognize's answer: three labels, best first."""
+
+    predictions: tuple[Recognized, ...]
+
+
+class Predicted(msgspec.Struct, frozen=True):
+    """/predict's answer to an image."""
+
+    class_id: str
+    class_name: str
+
+
+class FeaturePrediction(msgspec.Struct, frozen=True):
+    """/predict's answer to features: the best label, its number, each label's probability."""
+
+    prediction: str
+    class_index: int
+    confidence: dict[str, float]
+
+
+class PredictBody(msgspec.Struct, frozen=True):
+    """/predict as JSON. `input`: a tensor as nested lists, or an object of them by input name,
+    answered by every output's tensor. `features`: the numbers that a model with labels takes."""
+
+    input: Any = None
+    features: Annotated[list[float], msgspec.Meta(min_length=1)] | None = None
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """/api/model/info's answer: the default model, and its tensors' dtypes."""
+
+    model_name: str
+    version: str
+    input_type: str
+    output_type: str
+
+
+def _outside_id(prediction: Prediction) -> str:
+    return prediction.id or str(prediction.class_id)
+
+
+class Tutorials:
+    """What the routes do, once their request is read."""
+
+    def __init__(self, recognizing: Recognizing, settings: Settings) -> None:
+        self._recognizing, self._settings = recognizing, settings
+
+    def answer(self, field: str, top_k: int) -> Answer:
+        """The `top_k` best labels of the file in `field`. Raises MissingFieldError without it."""
+        if field not in request.files:
+            what = "image" if field == "image" else "file"
+            raise MissingFieldError(f"No {what} uploaded")
+        query = msgspec.structs.replace(read_options(Query), top_k=top_k)
+        asked = options(query, self._settings, age_of(query, self._settings))
+        recognizer = self._recognizing.recognizer(query.model, query.version)
+        return self._recognizing.frame(recognizer, request.files[field].stream.read(), asked)
+
+    def numbers(self, body: PredictBody) -> dict[str, Any] | FeaturePrediction:
+        """The outputs for `input`, or the labels for `features`."""
+        if (body.input is None) == (body.features is None):
+            raise MissingFieldError("send either `input` or `features`")
+        query = msgspec.structs.replace(read_options(Query), top_k=1000)
+        asked = options(query, self._settings, age_of(query, self._settings))
+        value = body.features if body.input is None else body.input
+        model, outcome = run_numbers(self._recognizing, value, query, asked)
+        if body.features is None:
+            return real_outputs(model, outcome)
+        if not outcome.answers:
+            raise InvalidFieldError(
+                f"the model {model.manifest.name} has no labels: send `input`, not `features`"
+            )
+        answer = outcome.answers[0]
+        return FeaturePrediction(
+            answer.best.label,
+            answer.best.class_id,
+            {p.label: p.probability for p in sorted(answer.predictions, key=_by_number)},
+        )
+
+
+def _by_number(prediction: Prediction) -> int:
+    return prediction.class_id
+
+
+def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
+    """The tutorials' routes."""
+    routes = Blueprint("tutorials", __name__)
+    routes.before_request(mark_frame)
+    tutorials = Tutorials(recognizing, settings)
+
+    @routes.post("/classify")
+    def classify() -> Response:
+        answer = tutorials.answer("image", 5)
+        return to_json(
+            Classification(tuple(Classified(p.label, p.probability) for p in answer.predictions))
+        )
+
+    @routes.post("/api/recognize")
+    def recognize() -> Response:
+        answer = tutorials.answer("file", 3)
+        return to_json(
+            RecognizedThree(
+                tuple(
+                    Recognized(_outside_id(p), p.label, p.probability) for p in answer.predictions
+                )
+            )
+        )
+
+    @routes.post("/predict")
+    def predict() -> Response:
+        if request.mimetype == JSON:
+            return to_json(tutorials.numbers(read_json(PredictBody)))
+        best = tutorials.answer("file", 1).best
+        return to_json(Predicted(_outside_id(best), best.label))
+
+    @routes.get("/api/model/info")
+    def info() -> Response:
+        model = recognizing.store.get()
+        return to_json(
+            ModelInfo(
+                model.manifest.name,
+                str(model.manifest.version),
+                model.pool.inputs[0].dtype,
+                model.pool.outputs[0].dtype,
+            )
+        )
+
+    return routes

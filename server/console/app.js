@@ -1,0 +1,237 @@
+// The page at /: sends one image to /v1/recognize and shows what came back.
+
+const byId = (id) => document.getElementById(id);
+const STAGES = ["decode", "preprocess", "wait", "inference", "total"];
+const READY_EVERY_MS = 5000;
+
+let sent = 0; // The newest request; an answer to an older one is not shown.
+let shownUrl = null;
+
+function show(id, on) {
+  byId(id).hidden = !on;
+}
+
+function element(name, text, className) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+function clearAnswer() {
+  for (const id of ["empty", "error", "labels", "timing", "raw", "verdict", "by"]) show(id, false);
+}
+
+function showError(sentence) {
+  clearAnswer();
+  const text = sentence.charAt(0).toUpperCase() + sentence.slice(1);
+  byId("error").textContent = /[.!?]$/.test(text) ? text : `${text}.`;
+  show("error", true);
+}
+
+function showLabels(predictions) {
+  byId("labels").replaceChildren(
+    ...predictions.map(({ label, probability }) => {
+      const row = element("li");
+      const percent = `${(probability * 100).toFixed(1)} %`;
+      const bar = element("div", undefined, "bar");
+      const filled = element("div");
+      filled.style.width = `${probability * 100}%`;
+      bar.append(filled);
+      row.append(element("span", label.replaceAll("_", " "), "name"));
+      row.append(element("span", percent, "share"), bar);
+      return row;
+    }),
+  );
+  show("labels", true);
+}
+
+function showTiming(timing, round) {
+  const rows = STAGES.filter((stage) => stage in timing).map((stage) => [stage, timing[stage]]);
+  rows.push(["round trip", round]);
+  byId("timing").replaceChildren(
+    ...rows.map(([name, ms]) => {
+      const row = element("div");
+      row.append(element("dt", name), element("dd", `${ms.toFixed(1)} ms`));
+      return row;
+    }),
+  );
+  show("timing", true);
+}
+
+function showAnswer(answer, round) {
+  clearAnswer();
+  if (answer.recognized) {
+    showLabels(answer.predictions);
+  } else {
+    showError("no label is probable enough to be named");
+  }
+  if (answer.verdict) {
+    byId("verdict").textContent = answer.verdict;
+    byId("verdict").dataset.verdict = answer.verdict;
+    show("verdict", true);
+  }
+  byId("by").textContent = `${answer.model}, version ${answer.model_version}`;
+  show("by", true);
+  showTiming(answer.timing_ms, round);
+  byId("raw").querySelector("pre").textContent = JSON.stringify(answer, null, 2);
+  show("raw", true);
+}
+
+function showPicture(blob, name) {
+  if (shownUrl) URL.revokeObjectURL(shownUrl);
+  shownUrl = URL.createObjectURL(blob);
+  const picture = byId("picture");
+  const size = `${Math.max(1, Math.round(blob.size / 1000))} kB`;
+  byId("about").textContent = `${name}, ${size}`;
+  picture.onload = () => {
+    byId("about").textContent =
+      `${name}, ${picture.naturalWidth} × ${picture.naturalHeight} pixels, ${size}`;
+  };
+  // The browser may not show what the server reads (TIFF), or the other way round.
+  picture.onerror = () => {
+    picture.hidden = true;
+    show("invite", true);
+  };
+  picture.alt = name;
+  picture.src = shownUrl;
+  picture.hidden = false;
+  show("invite", false);
+  byId("drop").classList.add("full");
+}
+
+async function recognize(blob, name) {
+  const mine = ++sent;
+  showPicture(blob, name);
+  const form = new FormData();
+  form.append("file", blob, name);
+  const model = byId("model").value;
+  const query = model ? `?model=${encodeURIComponent(model)}` : "";
+  const started = performance.now();
+  let response;
+  let answer;
+  try {
+    response = await fetch(`v1/recognize${query}`, { method: "POST", body: form });
+    answer = await response.json();
+  } catch {
+    if (mine === sent) showError("the server can't be reached, or did not answer in JSON");
+    return;
+  }
+  if (mine !== sent) return;
+  if (response.ok) {
+    showAnswer(answer, performance.now() - started);
+  } else {
+    showError(answer.error?.message ?? `the server answered with the status ${response.status}`);
+  }
+}
+
+function press(button) {
+  for (const other of byId("samples").children) {
+    other.setAttribute("aria-pressed", String(other === button));
+  }
+}
+
+function take(files) {
+  const [file] = files;
+  if (!file) return;
+  press(null);
+  recognize(file, file.name || "pasted image");
+}
+
+async function trySample(button, url, name) {
+  press(button);
+  try {
+    const response = await fetch(url);
+    if (!response.ok) throw new Error(String(response.status));
+    await recognize(await response.blob(), name);
+  } catch {
+    showError(`the sample frame ${name} can't be fetched`);
+  }
+}
+
+async function showSamples(model) {
+  const base = `v1/models/${encodeURIComponent(model)}/samples`;
+  let samples = [];
+  try {
+    const response = await fetch(base);
+    if (response.ok) ({ samples } = await response.json());
+  } catch {
+    samples = [];
+  }
+  if (model !== byId("model").value) return;
+  byId("samples").replaceChildren(
+    ...samples.map((name) => {
+      const url = `${base}/${encodeURIComponent(name)}`;
+      const button = element("button");
+      const picture = element("img");
+      picture.src = url;
+      picture.alt = "";
+      button.type = "button";
+      button.setAttribute("aria-pressed", "false");
+      button.append(picture, name.replace(/\.\w+$/, "").replaceAll("_", " "));
+      button.addEventListener("click", () => trySample(button, url, name));
+      return button;
+    }),
+  );
+  show("samples", samples.length > 0);
+}
+
+async function showModels() {
+  const response = await fetch("v1/models");
+  const { models } = await response.json();
+  const takeImages = models.filter(({ task }) => task !== "tensor");
+  byId("model").replaceChildren(
+    ...takeImages.map(({ name, default: isDefault }) => {
+      const option = element("option", name);
+      option.value = name;
+      option.selected = isDefault;
+      return option;
+    }),
+  );
+  await showSamples(byId("model").value);
+}
+
+async function watchHealth(known) {
+  const health = byId("health");
+  let ready = false;
+  try {
+    const response = await fetch("readyz");
+    ready = response.ok;
+    health.dataset.state = ready ? "ready" : "wait";
+    health.textContent = ready ? "ready" : (await response.json()).error.message;
+    if (ready && !known) await showModels();
+  } catch {
+    ready = false;
+    health.dataset.state = "down";
+    health.textContent = "the server can't be reached";
+  }
+  setTimeout(watchHealth, READY_EVERY_MS, ready);
+}
+
+function listen() {
+  const drop = byId("drop");
+  byId("origin").textContent = location.origin;
+  byId("file").addEventListener("change", (event) => {
+    take(event.target.files);
+    event.target.value = "";
+  });
+  byId("model").addEventListener("change", (event) => showSamples(event.target.value));
+  document.addEventListener("paste", (event) => take(event.clipboardData.files));
+  for (const kind of ["dragenter", "dragover"]) {
+    document.addEventListener(kind, (event) => {
+      event.preventDefault();
+      drop.classList.add("over");
+    });
+  }
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) drop.classList.remove("over");
+  });
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    take(event.dataTransfer.files);
+  });
+}
+
+listen();
+watchHealth(false);

@@ -1,0 +1,68 @@
+"""Plain numbers, nested in lists as JSON has them, to and from tensors. Pure functions."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.errors import InvalidFieldError
+from server.recognition.preprocessing import Tensor, TensorSpec
+from server.recognition.results import dequantize
+
+
+def to_array(value: object, name: str) -> Tensor:
+    """A number, or lists of numbers nested as deep as the tensor has dimensions -> an array.
+
+    Raises InvalidFieldError, naming `name`, for lists of unequal lengths and anything that is not
+    a number.
+    """
+    try:
+        array = np.array(value)
+    except (ValueError, OverflowError):
+        raise InvalidFieldError(
+            f"{name} can't be made a tensor: its lists differ in length"
+        ) from None
+    if array.dtype.kind not in "biuf" and array.size:
+        raise InvalidFieldError(f"{name} should be numbers, in lists as the tensor is shaped")
+    return array
+
+
+def cast(array: Tensor, dtype: str, name: str) -> Tensor:
+    """`array` with exactly its values, as far as `dtype` is that fine.
+
+    Raises InvalidFieldError, naming `name`, for values that the dtype can't hold.
+    """
+    target = np.dtype(dtype)
+    if array.dtype == target:
+        return array
+    if target.kind == "f":
+        with np.errstate(over="ignore"):
+            out = array.astype(target)
+        fits = bool((np.isfinite(out) == np.isfinite(array)).all())
+    else:
+        low, high = (0, 1) if target.kind == "b" else (np.iinfo(target).min, np.iinfo(target).max)
+        whole = array.dtype.kind != "f" or bool((np.trunc(array) == array).all())
+        fits = whole and (not array.size or low <= array.min().item() <= array.max().item() <= high)
+        out = array.astype(target) if fits else array
+    if not fits:
+        raise InvalidFieldError(f"{name} has values that {dtype} can't hold")
+    return out
+
+
+def from_real(array: Tensor, spec: TensorSpec, name: str) -> Tensor:
+    """Real values -> `spec`'s dtype; for a quantised tensor round(real / scale + zero_point),
+    clipped to the dtype's range (TensorFlow Lite's 8-bit quantisation specification).
+
+    Raises InvalidFieldError as `cast` does.
+    """
+    if not spec.quantized:
+        return cast(array, spec.dtype, name)
+    info = np.iinfo(spec.dtype)
+    real = cast(array, "float64", name) / spec.scale + spec.zero_point
+    if np.isnan(real).any():
+        raise InvalidFieldError(f"{name} has values that {spec.dtype} can't hold")
+    return np.clip(np.rint(real), info.min, info.max).astype(spec.dtype)
+
+
+def to_real(tensor: Tensor, spec: TensorSpec) -> Tensor:
+    """A model's tensor -> real values; other than quantised ones stay as they are."""
+    real: NDArray[np.float32] | Tensor = dequantize(tensor, spec) if spec.quantized else tensor
+    return real

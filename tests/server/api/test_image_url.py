@@ -1,0 +1,241 @@
+"""image_url: real servers on this machine, of which some may be asked and some may not."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import requests
+from clients import frame
+from live import live_server
+
+from server.api.image_url import ImageFetcher, parse_allowed
+from server.errors import BodyTooLargeError, ImageUrlError, InvalidFieldError, SettingsError
+
+RED = frame("red")
+MOST = 100_000
+
+
+class Pictures(BaseHTTPRequestHandler):
+    """A camera's web server with good and bad habits, by path."""
+
+    protocol_version = "HTTP/1.1"
+
+    def handle(self) -> None:
+        # A client that has seen enough hangs up.
+        with suppress(ConnectionError):
+            super().handle()
+
+    def do_GET(self) -> None:
+        path = self.path.split("?")[0]
+        if path.startswith("/to/"):
+            self._answer(302, b"", location=path.removeprefix("/to/"))
+        elif path == "/self":
+            self._answer(307, b"", location="/self")
+        elif path == "/large":
+            self._answer(200, bytes(MOST + 1))
+        elif path == "/endless":
+            self._endless(bytes(10_000))
+        elif path == "/drip":
+            self._drip()
+        elif path == "/cut":
+            self._answer(200, RED, length=len(RED) + 100)
+            self.close_connection = True
+        elif path == "/missing":
+            self._answer(404, b"nothing")
+        else:
+            self._answer(200, RED)
+
+    def _answer(self, status: int, body: bytes, length: int = -1, location: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if length < 0 else length))
+        if location:
+            self.send_header("Location", location)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _endless(self, chunk: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        while self._written(chunk):
+            continue
+
+    def _drip(self) -> None:
+        """A byte now and then, so that no single read takes long."""
+        self.send_response(200)
+        self.end_headers()
+        stopped = self.server.stopped  # type: ignore[attr-defined]
+        while not stopped.wait(0.05) and self._written(b"x"):
+            continue
+        self.close_connection = True
+
+    def _written(self, data: bytes) -> bool:
+        try:
+            self.wfile.write(data)
+        except OSError:
+            return False
+        return True
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
+    server.stopped = threading.Event()  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.stopped.set()  # type: ignore[attr-defined]
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def fetch(port: int) -> ImageFetcher:
+    return ImageFetcher((f"127.0.0.1:{port}",), MOST, 5)
+
+
+def test_an_image(fetch: ImageFetcher, port: int) -> None:
+    assert fetch(f"http://127.0.0.1:{port}/frame.png?at=1") == RED
+
+
+def test_a_name_needs_its_private_address_listed_too(port: int) -> None:
+    url = f"http://localhost:{port}/"
+    with pytest.raises(InvalidFieldError, match=r"private address .*1, which"):
+        ImageFetcher((f"localhost:{port}",), MOST, 5)(url)
+    both = (f"localhost:{port}", "127.0.0.0/8", "::1")
+    assert ImageFetcher(both, MOST, 5)(url) == RED
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://10.0.0.1/",
+        "http://127.0.0.1/",
+        "http://127.0.0.2:{port}/",
+        "http://localhost:{port}/",
+        "http://127.0.0.1.nip.io:{port}/",
+        "http://2130706433:{port}/",
+        "http://0x7f.1:{port}/",
+        "http://[::ffff:127.0.0.1]:{port}/",
+        "http://[::1]:{port}/",
+        "http://user@127.0.0.1:{port}/",
+        "http://example.com#@127.0.0.1:{port}/",
+        "ftp://127.0.0.1:{port}/",
+        "file:///etc/passwd",
+        "//127.0.0.1:{port}/",
+        "127.0.0.1:{port}/",
+        "http://127.0.0.1:{port}/a b",
+        "http://127.0.0.1:{port}/\r\nX-Evil: 1",
+        "http://127.0.0.1:99999/",
+        "http://[/",
+        "",
+    ],
+)
+def test_what_may_not_be_fetched(fetch: ImageFetcher, port: int, url: str) -> None:
+    with pytest.raises(InvalidFieldError, match="image_url"):
+        fetch(url.format(port=port))
+
+
+def test_redirects_stay_on_the_list(fetch: ImageFetcher, port: int) -> None:
+    base = f"http://127.0.0.1:{port}"
+    assert fetch(f"{base}/to//frame.png") == RED
+    assert fetch(f"{base}/to/{base}/frame.png") == RED
+    for away in ("http://10.0.0.1/", f"http://localhost:{port}/", "file:///etc/passwd"):
+        with pytest.raises(InvalidFieldError):
+            fetch(f"{base}/to/{away}")
+    with pytest.raises(ImageUrlError, match="more than 3 redirects"):
+        fetch(f"{base}/self")
+
+
+@pytest.mark.parametrize("path", ["/large", "/endless"])
+def test_too_many_bytes(fetch: ImageFetcher, port: int, path: str) -> None:
+    with pytest.raises(BodyTooLargeError, match=r"0\.1 MB"):
+        fetch(f"http://127.0.0.1:{port}{path}")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("/missing", "answers 404"), ("/cut", "cut off|IncompleteRead")]
+)
+def test_what_can_not_be_had(fetch: ImageFetcher, port: int, path: str, words: str) -> None:
+    with pytest.raises(ImageUrlError, match=words):
+        fetch(f"http://127.0.0.1:{port}{path}")
+
+
+def test_a_server_that_drips_is_left_in_time(port: int) -> None:
+    fetch = ImageFetcher((f"127.0.0.1:{port}",), MOST, 0.5)
+    with pytest.raises(ImageUrlError, match=r"no answer in 0\.5 s"):
+        fetch(f"http://127.0.0.1:{port}/drip")
+
+
+def test_a_server_that_says_nothing_is_left_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        fetch = ImageFetcher((f"127.0.0.1:{port}",), MOST, 0.5)
+        with pytest.raises(ImageUrlError, match="no answer in"):
+            fetch(f"http://127.0.0.1:{port}/")
+    with pytest.raises(ImageUrlError, match="refused"):
+        fetch(f"http://127.0.0.1:{port}/")
+
+
+def test_tls_is_checked(port: int) -> None:
+    fetch = ImageFetcher((f"127.0.0.1:{port}",), MOST, 5)
+    with pytest.raises(ImageUrlError, match="can't be fetched"):
+        fetch(f"https://127.0.0.1:{port}/")
+
+
+@pytest.mark.parametrize(
+    ("entry", "host", "port", "covered"),
+    [
+        ("Cam.local", "cam.local", 80, True),
+        ("cam.local", "cam.local", 443, True),
+        ("cam.local", "cam.local", 8080, False),
+        ("cam.local:8080", "cam.local", 8080, True),
+        ("cam.local:8080", "cam.local", 80, False),
+        ("cam.local", "evil.cam.local", 80, False),
+        ("10.0.0.0/24", "10.0.0.7", 80, True),
+        ("10.0.0.0/24", "10.0.1.7", 80, False),
+        ("10.0.0.0/24:8080", "10.0.0.7", 8080, True),
+        ("::1", "::1", 80, True),
+        ("[::1]:8080", "::1", 8080, True),
+        ("fd00::/8", "fd12::1", 80, True),
+    ],
+)
+def test_the_list_s_entries(entry: str, host: str, port: int, covered: bool) -> None:
+    assert parse_allowed(entry).covers(host, port) is covered
+
+
+@pytest.mark.parametrize(
+    "entry", ["", "*", "*.local", "http://x", "x/24", "a b", "x:y", "user@x", "10.0.0.1/8"]
+)
+def test_entries_that_are_no_hosts(entry: str) -> None:
+    with pytest.raises(SettingsError, match="image_url_hosts"):
+        parse_allowed(entry)
+
+
+def test_through_the_server(port: int, client_models: str) -> None:
+    hosts = f"camera.invalid, 127.0.0.1:{port}"
+    with live_server(models=client_models, model="corners", image_url_hosts=hosts) as server:
+
+        def ask(url: str) -> requests.Response:
+            body: dict[str, Any] = {"image_url": url, "top_k": 1}
+            return requests.post(server.url + "/v1/recognize", json=body, timeout=60)
+
+        well = ask(f"http://127.0.0.1:{port}/frame.png")
+        assert well.json()["predictions"][0]["label"] == "red"
+        form = {"image_url": f"http://127.0.0.1:{port}/frame.png"}
+        assert requests.post(server.url + "/v1/recognize", form, timeout=60).status_code == 200
+        for url, status, code in (
+            (f"http://127.0.0.1:{port}/missing", 422, "IMAGE_URL_FAILED"),
+            ("http://camera.invalid/", 422, "IMAGE_URL_FAILED"),
+            ("http://127.0.0.1/", 400, "INVALID_FIELD"),
+        ):
+            answer = ask(url)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)

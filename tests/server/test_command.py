@@ -1,0 +1,186 @@
+"""The command line: check, settings, and a server that refuses to start in one clear sentence."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from live import ROOT, LiveServer
+from tiny_models import MakeModel, change_manifest, write_bundle
+
+from server import __version__, config
+from server.recognition.manifest import MODEL
+
+
+def run(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("LINESIDE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "server", *map(str, arguments)],
+        cwd=ROOT,
+        env=env | environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def assert_refused(ended: subprocess.CompletedProcess[str], *says: object) -> None:
+    """Exit code 1, and one line that says all of `says`."""
+    assert ended.returncode == 1, ended
+    lines = [line for line in ended.stderr.splitlines() if "XNNPACK delegate" not in line]
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("lineside: ")
+    for text in says:
+        assert str(text) in lines[0]
+
+
+@pytest.fixture
+def models(tiny_model: MakeModel, tmp_path: Path) -> Path:
+    """A models folder with colors/1, for the test to spoil."""
+    write_bundle(tmp_path / "models" / "colors" / "1", tiny_model("colors"))
+    return tmp_path / "models"
+
+
+def test_check_says_what_would_be_served(models: Path, tiny_model: MakeModel) -> None:
+    write_bundle(models / "colors" / "2", tiny_model("colors"), ("red", "green"))
+    ended = run("check", "--models", models, "--port", "8123", "--interpreters", "3")
+    assert ended.returncode == 0, ended.stderr
+    assert "address 127.0.0.1:8123" in ended.stdout
+    assert "3 interpreters of 1 threads, ai-edge-litert" in ended.stdout
+    assert "colors/1 (default): float32, 3 labels" in ended.stdout
+    assert "colors/2 is refused: " in ended.stdout
+    assert "labels.txt has 2 labels" in ended.stdout
+
+
+def test_check_goes_on_after_a_model_that_is_not_the_default(
+    models: Path, tiny_model: MakeModel
+) -> None:
+    write_bundle(models / "bolts" / "1", tiny_model("colors"), ("red", "green"))
+    ended = run("check", "--models", models, "--model", "colors")
+    assert ended.returncode == 0, ended.stderr
+    assert "bolts is refused: " in ended.stdout
+    assert "colors/1 (default)" in ended.stdout
+
+
+def test_check_refuses_what_would_not_serve(models: Path, tiny_model: MakeModel) -> None:
+    change_manifest(models / "colors" / "1", recipe={"width": 48, "height": 48})
+    assert_refused(run("check", "--models", models), "the recipe makes float32 [48, 48, 3]")
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_damaged_model_is_refused(models: Path, command: str) -> None:
+    path = models / "colors" / "1" / MODEL
+    path.write_bytes(path.read_bytes()[:-1])
+    assert_refused(run(command, "--models", models), path, "sha256")
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_no_models_folder_is_refused(tmp_path: Path, command: str) -> None:
+    assert_refused(run(command, "--models", tmp_path / "absent"), tmp_path / "absent", "not exist")
+    assert_refused(run(command, "--models", tmp_path), tmp_path, "holds no bundle")
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_bare_model_needs_a_recipe(models: Path, command: str) -> None:
+    (models / "colors" / "1" / "bundle.json").unlink()
+    assert_refused(run(command, "--models", models), models / "colors" / "1", "set `recipe`")
+
+
+def test_a_bare_model_with_a_recipe_is_checked(models: Path) -> None:
+    (models / "colors" / "1" / "bundle.json").unlink()
+    recipe = '{"width": 32, "height": 32, "scale": 0.00392}'
+    ended = run("check", "--models", models, LINESIDE_RECIPE=recipe)
+    assert ended.returncode == 0, ended.stderr
+    assert "colors/1 (default)" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "says"),
+    [
+        (("--port", "70000"), {}, "--port can't be '70000'"),
+        ((), {"LINESIDE_PORT": "http"}, "LINESIDE_PORT can't be 'http'"),
+        ((), {"LINESIDE_PROT": "8080"}, "LINESIDE_PROT: there is no such setting"),
+        (("--config", "absent.toml"), {}, "absent.toml does not exist"),
+        (("--host", "no-such-host.invalid"), {}, "no-such-host.invalid"),
+        (("--host", "192.0.2.1", "--auth", "off"), {}, "can't listen on 192.0.2.1:8080"),
+    ],
+)
+def test_unusable_settings_are_refused(
+    models: Path, arguments: tuple[str, ...], environ: dict[str, str], says: str
+) -> None:
+    assert_refused(run("serve", "--models", models, *arguments, **environ), says)
+
+
+def test_a_port_in_use_is_refused(models: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = run("serve", "--models", models, "--port", port)
+    assert_refused(ended, f"can't listen on 127.0.0.1:{port}", "in use")
+
+
+def test_two_servers_do_not_share_a_port(models: Path, colors_server: LiveServer) -> None:
+    ended = run("serve", "--models", models, "--port", colors_server.port)
+    assert_refused(ended, f"can't listen on 127.0.0.1:{colors_server.port}")
+
+
+def test_a_host_may_be_a_name(models: Path) -> None:
+    server = LiveServer(models=models, host="localhost")
+    try:
+        server.await_ready()
+    finally:
+        assert server.stop() == 0
+
+
+def test_the_table_of_settings_is_printed() -> None:
+    ended = run("settings")
+    assert ended.returncode == 0
+    for row in config.described():
+        assert f"| `{row.name}` | `{row.env}` | `{row.flag}` |" in ended.stdout
+
+
+def test_help_and_version() -> None:
+    assert __version__ in run("--version").stdout
+    assert "--max-waiting" in run("serve", "--help").stdout
+    assert run("bake").returncode == 2
+    assert run("serve", "--prot", "1").returncode == 2
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_nothing_of_tensorflow_is_imported(models: Path, command: str) -> None:
+    if command == "check":
+        env = {**os.environ, "LINESIDE_MODELS": str(models)}
+        command_line = [sys.executable, "-X", "importtime", "-m", "server", "check"]
+        text = subprocess.run(
+            command_line, cwd=ROOT, env=env, capture_output=True, text=True, check=True
+        ).stderr
+    else:
+        with pytest.MonkeyPatch.context() as environ:
+            environ.setenv("PYTHONPROFILEIMPORTTIME", "1")
+            server = LiveServer(models=models)
+        server.await_ready()
+        assert server.stop() == 0
+        text = "\n".join(line.get("text", "") for line in server.lines)
+    imported = {
+        line.rpartition("|")[2].strip().partition(".")[0]
+        for line in text.splitlines()
+        if line.startswith("import time:")
+    }
+    assert "ai_edge_litert" in imported
+    assert not imported & {"tensorflow", "keras", "jax", "torch", "matplotlib", "convert"}
+
+
+def test_a_worker_that_dies_is_replaced(models: Path) -> None:
+    server = LiveServer(models=models)
+    try:
+        server.await_event("model loaded")
+        first = server.worker_pid()
+        os.kill(first, 9)
+        server.await_event("model loaded")
+        assert server.worker_pid() != first
+    finally:
+        server.stop()

@@ -1,0 +1,50 @@
+"""A server that has answered a thousand requests holds no more than before."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import requests
+from images import encode, plain
+from live import LiveServer, live_server
+
+GREEN = encode(plain((0, 255, 0)), "PNG")
+CLIENTS = 4
+
+
+def burst(server: LiveServer, count: int) -> None:
+    """`count` requests over kept-alive and fresh connections, good and bad ones; all are closed
+    at the end."""
+
+    def client(number: int) -> None:
+        with requests.Session() as session:
+            for turn in range(count // CLIENTS):
+                body = GREEN if turn % 4 else GREEN[:50]
+                post = session.post if turn % 2 else requests.post
+                answer = post(server.url + "/v1/recognize", body, timeout=60)
+                assert answer.status_code == (200 if turn % 4 else 422)
+                requests.get(server.url + "/readyz", timeout=60)
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        list(clients.map(client, range(CLIENTS)))
+
+
+def settled(server: LiveServer) -> tuple[int, int]:
+    """Threads and descriptors, once the closed connections are gone from the server's side."""
+    least = server.threads(), server.descriptors()
+    for _ in range(20):
+        requests.get(server.url + "/livez", timeout=60)
+        least = min(least[0], server.threads()), min(least[1], server.descriptors())
+    return least
+
+
+def test_threads_descriptors_and_memory_stay(colors: Path) -> None:
+    with live_server(models=colors) as server:
+        burst(server, 400)
+        threads, descriptors = settled(server)
+        memory = server.memory()
+        burst(server, 1000)
+        after = settled(server)
+        # Granian starts and ends its threads on demand, so that a few more or less mean nothing.
+        assert after[0] - threads <= CLIENTS
+        assert after[1] - descriptors <= CLIENTS
+        assert server.memory() - memory < 5_000_000

@@ -1,0 +1,187 @@
+"""SIGTERM: what was accepted is answered, and the process ends by itself."""
+
+import http.client
+import os
+import select
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from images import encode, plain
+from live import LiveServer
+from tiny_models import MakeModel, write_bundle
+
+GREEN = encode(plain((0, 255, 0)), "PNG")
+PATH = "/v1/recognize"
+# Answers before SIGTERM is sent, so that all clients are in full swing.
+BEFORE = 60
+
+
+class Load:
+    """Clients that send frame after frame until they are asked to leave or find the door closed.
+
+    `ends` counts how each request ended: by status, or `lost ...` where it was sent whole or in
+    part and not answered.
+    """
+
+    def __init__(self, port: int, kept: int, fresh: int) -> None:
+        self._port = port
+        self._lock = threading.Lock()
+        self.ends: Counter[str] = Counter()
+        self.in_swing = threading.Event()
+        self._threads = [threading.Thread(target=self._keep) for _ in range(kept)]
+        self._threads += [threading.Thread(target=self._renew) for _ in range(fresh)]
+        for thread in self._threads:
+            thread.start()
+
+    def _count(self, end: str) -> None:
+        with self._lock:
+            self.ends[end] += 1
+            if self.ends.total() >= BEFORE:
+                self.in_swing.set()
+
+    def _open(self) -> http.client.HTTPConnection | None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        try:
+            connection.connect()
+        except OSError:
+            return None
+        return connection
+
+    def _send(self, connection: http.client.HTTPConnection) -> bool:
+        """Whether the connection may be used again."""
+        try:
+            connection.request("POST", PATH, GREEN)
+            answer = connection.getresponse()
+            answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._count(f"lost: {error!r}")
+            return False
+        self._count(str(answer.status))
+        return answer.getheader("Connection") != "close"
+
+    def _keep(self) -> None:
+        connection = self._open()
+        assert connection is not None
+        while self._send(connection):
+            pass
+        connection.close()
+
+    def _renew(self) -> None:
+        while connection := self._open():
+            self._send(connection)
+            connection.close()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(120)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def serving(models: Path, **settings: object) -> Iterator[LiveServer]:
+    server = LiveServer(models=models, **settings)
+    try:
+        server.await_ready()
+        yield server
+    finally:
+        server.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def slow(tiny_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    models = tmp_path_factory.mktemp("slow")
+    write_bundle(models / "slow" / "1", tiny_model("slow"))
+    return models
+
+
+@pytest.mark.parametrize(
+    ("kept", "fresh"), [(8, 0), (0, 8), (6, 6), (24, 24)], ids=["kept", "fresh", "both", "flood"]
+)
+def test_under_load_nothing_accepted_goes_unanswered(slow: Path, kept: int, fresh: int) -> None:
+    with serving(slow) as server:
+        load = Load(server.port, kept, fresh)
+        assert load.in_swing.wait(120)
+        assert server.stop() == 0
+        load.join()
+        assert set(load.ends) <= {"200", "503"}, load.ends
+        assert load.ends["200"] > 0
+
+
+def test_sigterm_to_the_worker_alone_loses_nothing_either(slow: Path) -> None:
+    """As systemd sends it: to every process of the service."""
+    with serving(slow) as server:
+        load = Load(server.port, 6, 6)
+        assert load.in_swing.wait(120)
+        os.kill(server.worker_pid(), signal.SIGTERM)
+        assert server.stop() == 0
+        load.join()
+        assert set(load.ends) <= {"200", "503"}, load.ends
+
+
+def test_a_body_that_is_still_coming_is_waited_for(slow: Path) -> None:
+    with serving(slow) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+            head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(GREEN)}\r\n\r\n"
+            client.sendall(head.encode() + GREEN[:30])
+            server.recognize(GREEN)
+            server.process.send_signal(signal.SIGTERM)
+            while is_open(server.port):
+                pass
+            client.sendall(GREEN[30:])
+            answer = b"".join(iter(lambda: client.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b'"green"' in answer
+        assert server.process.wait(60) == 0
+
+
+def is_open(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=60):
+            return True
+    except OSError:
+        return False
+
+
+def test_idle_connections_keep_no_server_up(slow: Path) -> None:
+    with serving(slow) as server:
+        idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
+        server.recognize(GREEN)
+        assert server.stop() == 0
+        for client in idle:
+            client.close()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_an_impatient_operator_harms_nothing(slow: Path, sig: signal.Signals) -> None:
+    with serving(slow) as server:
+        worker = server.worker_pid()
+        for _ in range(5):
+            os.kill(worker, sig)
+            server.process.send_signal(sig)
+        assert server.process.wait(60) == 0
+
+
+def test_a_server_that_is_still_starting_stops_too(slow: Path) -> None:
+    server = LiveServer(models=slow)
+    try:
+        while not (
+            Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
+        ):
+            assert server.process.poll() is None
+        assert server.stop() == 0
+    finally:
+        server.stop(signal.SIGKILL)
+
+
+def test_a_worker_does_not_outlive_its_parent(slow: Path) -> None:
+    with serving(slow) as server:
+        worker = os.pidfd_open(server.worker_pid())
+        server.process.kill()
+        assert select.select([worker], [], [], 60)[0]
+        os.close(worker)
