@@ -26,10 +26,10 @@ class Augmentation:
 
     flips: bool = True
     rotation: float = 3.0
-    brightness: float = 0.2
-    contrast: float = 0.2
-    gamma: float = 0.2
-    noise: float = 4.0
+    brightness: float = 0.15
+    contrast: float = 0.15
+    gamma: float = 0.15
+    noise: float = 3.0
     blur: float = 0.7
 
 

@@ -60,8 +60,7 @@ def to_batch(pixels: Sequence[Pixels] | NDArray[np.uint8], recipe: Recipe) -> Te
     """uint8 frames [n][height, width, channels] -> float32 [n, height, width, channels], scaled
     by the recipe."""
     table = scaling_table(recipe, input_spec(recipe))
-    batch: Tensor = np.concatenate([apply_table(np.asarray(p), table) for p in pixels])
-    return batch
+    return np.asarray(np.concatenate([apply_table(np.asarray(p), table) for p in pixels]))
 
 
 def labels_of(dataset: Dataset) -> NDArray[np.int64]:
@@ -76,4 +75,4 @@ def class_weights(counts: Sequence[int]) -> NDArray[np.float32]:
     """
     counted = np.asarray(counts, np.float64)
     weights = 1 / np.sqrt(counted)
-    return (weights * counted.sum() / (weights * counted).sum()).astype(np.float32)
+    return np.asarray(weights * counted.sum() / (weights * counted).sum(), np.float32)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SEED = 0
 TEST_SHARE = 0.2
-EPOCHS = 300
+EPOCHS = 100
 LICENSE = "Apache-2.0; the data, BSD-3-Clause by scikit-learn, is R. A. Fisher's (1936)"
 
 

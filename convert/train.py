@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from convert import distill, network
 from convert.augment import Augmentation, augment
-from convert.checkpoint import CHECKPOINT, Checkpoint
+from convert.checkpoint import CHECKPOINT, Arrays, Checkpoint
 from convert.dataset import Dataset
 from convert.features import class_weights, labels_of, load_pixels, to_batch
 from convert.progress import Terminal
@@ -20,9 +21,15 @@ from convert.quiet import quiet, tensorflow
 from server.recognition import frame
 from server.recognition.manifest import Recipe
 
-# Adam's rates. At ten times the first, or under an untrained head, the ImageNet features are lost.
-PRETRAINED_RATE, SCRATCH_RATE, HEAD_RATE = 2e-5, 1e-3, 1e-3
+# Adam's rates. A few hundred frames lose the ImageNet features at several times the first.
+PRETRAINED_RATE, SCRATCH_RATE, HEAD_RATE = 3e-5, 1e-3, 1e-3
+# What is validated and kept is a moving average of the weights over some fifty steps: single steps
+# of so few frames swing by more than an epoch gains (Polyak and Juditsky, 1992).
+AVERAGE_MOMENTUM = 0.98
 HEAD_EPOCHS, HEAD_PATIENCE = 300, 20
+# Varied copies of each frame that the head learns from beside the frame itself. A head that has
+# seen none meets them first in fine-tuning, where its errors then tear at the features.
+HEAD_COPIES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,7 @@ class Options:
     weights: network.Weights = "imagenet"
     epochs: int = 20
     patience: int = 6
-    batch: int = 32
+    batch: int = 16
     rate: float | None = None
     seed: int = 0
     sparsity: float = 0.0
@@ -99,7 +106,9 @@ class Training:
             else None
         )
         self.steps = math.ceil(len(self.train.labels) / options.batch)
-        self._compile()
+        total = self.steps * options.epochs
+        self.pruner = Pruner(self.model, options.sparsity, total) if options.sparsity else None
+        self._compile(total)
 
     def run(self) -> Any:
         """Trains, or goes on training, and returns a `keras.Model` that answers probabilities,
@@ -121,8 +130,8 @@ class Training:
             pixels = load_pixels(dataset, self.recipe, frame.Limits(), file, advance)
         return Frames(pixels, labels_of(dataset))
 
-    def _compile(self) -> None:
-        keras, total = tensorflow().keras, self.steps * self.options.epochs
+    def _compile(self, total: int) -> None:
+        keras = tensorflow().keras
         rate = keras.optimizers.schedules.CosineDecay(
             self.options.peak_rate / 10,
             max(1, total - self.steps),
@@ -135,7 +144,9 @@ class Training:
             else keras.losses.CategoricalCrossentropy(from_logits=True)
         )
         # XLA on a CPU computes the gradient of a depthwise convolution many times slower.
-        optimizer = keras.optimizers.Adam(rate)
+        optimizer = keras.optimizers.Adam(
+            rate, use_ema=True, ema_momentum=AVERAGE_MOMENTUM, ema_overwrite_frequency=None
+        )
         self.model.compile(optimizer, loss, jit_compile=False)
         optimizer.build(self.model.trainable_variables)
 
@@ -147,28 +158,35 @@ class Training:
         state = Checkpoint()
         if not self.options.sparsity:
             state.best_loss = loss
-        self._store(state, best=True)
+        state.best = self.model.get_weights()
+        self._store(state, state.best)
         return state
 
     def _train_head(self) -> None:
-        """The dense layer alone, to convergence, on the features of the frames as they are."""
+        """The dense layer alone, to convergence, on the features of the frames and of varied
+        copies of them."""
         keras = tensorflow().keras
         with quiet():
             backbone = keras.Model(self.model.input, self.model.layers[-2].output)
-        features = {}
-        for name, frames in (("training", self.train), ("validation", self.validation)):
-            features[name] = self._forward(backbone, frames.pixels, f"Features, {name} set")
-        inputs = keras.Input(features["training"].shape[1:])
+        passes = []
+        for number in range(1 + HEAD_COPIES):
+            rng = np.random.default_rng([self.options.seed, number])
+            frames = self.train.pixels
+            pixels = self._augmented(frames, rng) if number else frames
+            passes.append(self._forward(backbone, pixels, f"Features, training set, {number + 1}"))
+        features, labels = np.concatenate(passes), np.tile(self.train.labels, len(passes))
+        held = self._forward(backbone, self.validation.pixels, "Features, validation set")
+        inputs = keras.Input(features.shape[1:])
         head = keras.Model(inputs, self.model.get_layer(network.HEAD)(inputs))
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         head.compile(keras.optimizers.Adam(HEAD_RATE), loss, jit_compile=False)
         stop = keras.callbacks.EarlyStopping(patience=HEAD_PATIENCE, restore_best_weights=True)
         with self.terminal.bar("Training the head", HEAD_EPOCHS) as advance:
             head.fit(
-                features["training"],
-                self.train.labels,
-                sample_weight=self.weights[self.train.labels],
-                validation_data=(features["validation"], self.validation.labels),
+                features,
+                labels,
+                sample_weight=self.weights[labels],
+                validation_data=(held, self.validation.labels),
                 batch_size=self.options.batch,
                 epochs=HEAD_EPOCHS,
                 verbose=0,
@@ -179,26 +197,31 @@ class Training:
             )
 
     def _tune(self, state: Checkpoint) -> None:
-        options, total = self.options, self.steps * self.options.epochs
-        pruner = Pruner(self.model, options.sparsity, total) if options.sparsity else None
-        done = state.epoch * self.steps
+        options = self.options
+        done, total = (epochs * self.steps for epochs in (state.epoch, options.epochs))
         with self.terminal.bar("Fine-tuning", total, done) as advance:
             while state.epoch < options.epochs and not self._exhausted(state):
                 losses = []
-                for step, batch in enumerate(self._batches(state.epoch)):
+                for step, batch in enumerate(self._batches(state.epoch), 1):
                     losses.append(float(self.model.train_on_batch(*batch)))
-                    if pruner:
-                        pruner.apply(state.epoch * self.steps + step + 1)
+                    if self.pruner:
+                        self.pruner.apply(state.epoch * self.steps + step)
                     advance()
                 state.epoch += 1
                 self._finish_epoch(state, float(np.mean(losses)))
 
     def _finish_epoch(self, state: Checkpoint, train_loss: float) -> None:
+        weights = self.model.get_weights()
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        if self.pruner:
+            self.pruner.apply(state.epoch * self.steps)
         loss, top1 = self._validate()
         better = loss < state.best_loss and self._sparse_enough(state.epoch)
         if better:
             state.best_loss, state.best_epoch = loss, state.epoch
-        self._store(state, best=better)
+            state.best = self.model.get_weights()
+        self.model.set_weights(weights)
+        self._store(state, weights)
         self.terminal.say(
             f"epoch {state.epoch} of {self.options.epochs}: loss {train_loss:.4f},"
             f" validation loss {loss:.4f}, top-1 {top1:.2%}{' *' if better else ''}"
@@ -222,13 +245,15 @@ class Training:
         for start in range(0, len(order), self.options.batch):
             rows = order[start : start + self.options.batch]
             rng = np.random.default_rng([self.options.seed, epoch, start])
-            bounds = self.options.augmentation
-            pixels = np.stack([augment(self.train.pixels[row], rng, bounds) for row in rows])
+            pixels = self._augmented(self.train.pixels[rows], rng)
             labels = self.train.labels[rows]
             targets = one_hot[labels]
             if self.teacher:
                 targets = np.stack([targets, self.teacher(pixels)], axis=1)
             yield to_batch(pixels, self.recipe), targets, self.weights[labels]
+
+    def _augmented(self, pixels: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
+        return np.stack([augment(p, rng, self.options.augmentation) for p in pixels])
 
     def _validate(self) -> tuple[float, float]:
         """Mean cross entropy in nats, and the share of frames whose best class is right."""
@@ -249,10 +274,8 @@ class Training:
                 advance()
         return np.concatenate(outputs)
 
-    def _store(self, state: Checkpoint, *, best: bool) -> None:
-        state.weights = self.model.get_weights()
-        if best:
-            state.best = state.weights
+    def _store(self, state: Checkpoint, weights: Arrays) -> None:
+        state.weights = weights
         state.optimizer = [np.asarray(v) for v in self.model.optimizer.variables]
         state.save(self.work / CHECKPOINT)
 

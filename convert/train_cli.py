@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--epochs", type=int, default=20, help="of fine-tuning, at most (20)")
     how.add_argument("--patience", type=int, default=6, help="epochs without a better one (6)")
-    how.add_argument("--batch", type=int, default=32, help="frames a step (32)")
+    how.add_argument("--batch", type=int, default=16, help="frames a step (16)")
     how.add_argument(
-        "--rate", type=float, help="highest learning rate (2e-5; 1e-3 without ImageNet weights)"
+        "--rate", type=float, help="highest learning rate (3e-5; 1e-3 without ImageNet weights)"
     )
     how.add_argument(
         "--no-flips", action="store_true", help="where left and right or up and down matter"

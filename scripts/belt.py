@@ -95,8 +95,14 @@ def _seams(mask: NDArray[np.uint8], rng: np.random.Generator, along_x: bool, uni
         ends = [(0.0, at - lean), (float(width), at + lean)]
     (ax, ay), (bx, by) = ends
     thickness = max(1, round(rng.uniform(1.5, 4.5) * unit))
-    cv2.line(mask, (int(ax), int(ay)), (int(bx), int(by)), int(rng.integers(90, 220)), thickness,
-             cv2.LINE_AA)
+    cv2.line(
+        mask,
+        (int(ax), int(ay)),
+        (int(bx), int(by)),
+        int(rng.integers(90, 220)),
+        thickness,
+        cv2.LINE_AA,
+    )
 
 
 def _scars(mask: NDArray[np.uint8], rng: np.random.Generator, along_x: bool, unit: float) -> None:
@@ -107,9 +113,14 @@ def _scars(mask: NDArray[np.uint8], rng: np.random.Generator, along_x: bool, uni
         heading = rng.normal(0.0, 0.25) + (0.0 if along_x else np.pi / 2)
         reach = rng.uniform(30, 320) * unit
         stop = start + reach * np.array([np.cos(heading), np.sin(heading)])
-        cv2.line(mask, tuple(start.astype(int).tolist()), tuple(stop.astype(int).tolist()),
-                 int(rng.integers(40, 170)), max(1, round(rng.uniform(0.6, 2.2) * unit)),
-                 cv2.LINE_AA)
+        cv2.line(
+            mask,
+            tuple(start.astype(int).tolist()),
+            tuple(stop.astype(int).tolist()),
+            int(rng.integers(40, 170)),
+            max(1, round(rng.uniform(0.6, 2.2) * unit)),
+            cv2.LINE_AA,
+        )
 
 
 def _stains(rng: np.random.Generator, height: int, width: int, unit: float) -> Field:
@@ -121,8 +132,17 @@ def _stains(rng: np.random.Generator, height: int, width: int, unit: float) -> F
     for _ in range(int(rng.choice((0, 0, 0, 1, 2, 4)))):
         centre = rng.uniform((0, 0), (columns, rows)).astype(int)
         axes = (rng.uniform(3, 22, 2) * unit).astype(int) + 1
-        cv2.ellipse(drops, tuple(centre.tolist()), tuple(axes.tolist()), rng.uniform(0, 180), 0,
-                    360, 255, -1, cv2.LINE_AA)
+        cv2.ellipse(
+            drops,
+            tuple(centre.tolist()),
+            tuple(axes.tolist()),
+            rng.uniform(0, 180),
+            0,
+            360,
+            255,
+            -1,
+            cv2.LINE_AA,
+        )
     soft = cv2.GaussianBlur(drops, (0, 0), rng.uniform(0.6, 2.5)).astype(np.float32) / 255.0
     factor = factor * (1.0 - rng.uniform(0.3, 0.65) * soft)
     return cv2.resize(factor.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)

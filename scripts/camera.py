@@ -22,8 +22,9 @@ from posting import BURST, Frame, due_times, post, target
 def encode(picture: Picture, rng: np.random.Generator, quality: int) -> bytes:
     """JPEG bytes of an RGB picture, their quality drawn around the given one, 1 to 100."""
     drawn = int(np.clip(round(rng.normal(quality, 4.0)), max(quality - 12, 1), 100))
-    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR),
-                              [cv2.IMWRITE_JPEG_QUALITY, drawn])
+    _, encoded = cv2.imencode(
+        ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, drawn]
+    )
     return encoded.tobytes()
 
 
@@ -97,10 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     poster.add_argument("--rate", type=_seconds, default=5.0, help="frames per second")
     poster.add_argument("--count", type=_positive, default=100)
     poster.add_argument("--camera", default="simulated")
-    poster.add_argument("--bursts", action="store_true",
-                        help=f"{BURST} frames at four times the rate, then a pause")
-    poster.add_argument("--connections", type=_positive,
-                        help="frames in flight at once (default: 1; 4 in bursts)")
+    poster.add_argument(
+        "--bursts", action="store_true", help=f"{BURST} frames at four times the rate, then a pause"
+    )
+    poster.add_argument(
+        "--connections", type=_positive, help="frames in flight at once (default: 1; 4 in bursts)"
+    )
     poster.add_argument("--timeout", type=_seconds, default=5.0, help="seconds to wait")
     poster.add_argument("--api-key", help="sent as Authorization: Bearer KEY")
     return parser

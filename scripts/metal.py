@@ -55,8 +55,9 @@ def _holes(ring: Ring, view: View, window: Window, x: Field, y: Field, radius: F
         rows = slice(max(int(v) - window.top - reach, 0), max(int(v) - window.top + reach, 0))
         cols = slice(max(int(u) - window.left - reach, 0), max(int(u) - window.left + reach, 0))
         near = np.hypot(x[rows, cols] - np.float32(hole_x), y[rows, cols] - np.float32(hole_y))
-        np.minimum(distance[rows, cols], near - np.float32(ring.hole_radius),
-                   out=distance[rows, cols])
+        np.minimum(
+            distance[rows, cols], near - np.float32(ring.hole_radius), out=distance[rows, cols]
+        )
     return distance
 
 
@@ -88,8 +89,14 @@ def _scratch_mask(ring: Ring, view: View, window: Window) -> Field:
     return small.astype(np.float32) / np.float32(255.0)
 
 
-def _height(ring: Ring, view: View, rng: np.random.Generator,
-            at: tuple[Field, Field, Field], edges: tuple[Field, Field], scratch: Field) -> Field:
+def _height(
+    ring: Ring,
+    view: View,
+    rng: np.random.Generator,
+    at: tuple[Field, Field, Field],
+    edges: tuple[Field, Field],
+    scratch: Field,
+) -> Field:
     """Height of the metal above its top face, in radii.
 
     `at` is x, y and their hypot; `edges` the signed distances to the rim and to the holes.
@@ -123,8 +130,12 @@ def _marks(rng: np.random.Generator, view: View, angle: Field, radius: Field) ->
     rings = fixed * 0.75 + drift * 0.6 + feed[None, :] * rng.uniform(0.0, 0.9)
     rings = cv2.GaussianBlur(rings.astype(np.float32), (0, 0), sigmaX=0.7, sigmaY=0.01)
     return rng.uniform(0.05, 0.14) * cv2.remap(
-        rings, radius * np.float32(view.scale), angle * np.float32(95 / (2 * np.pi)),
-        cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        rings,
+        radius * np.float32(view.scale),
+        angle * np.float32(95 / (2 * np.pi)),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
 
 
 def relief(ring: Ring, view: View, window: Window, rng: np.random.Generator) -> Relief:
@@ -201,7 +212,8 @@ def shade(shape: Relief, lamps: tuple[Lamp, ...], scale: float, rng: np.random.G
     for lamp in lamps:
         gloss = np.float32(1.35 * lamp.strength) * _highlight(shape, lamp, tight, loose)
         facing = np.float32(lamp.z) - (
-            shape.slope_x * np.float32(lamp.x) + shape.slope_y * np.float32(lamp.y))
+            shape.slope_x * np.float32(lamp.x) + shape.slope_y * np.float32(lamp.y)
+        )
         dull += np.float32(lamp.strength) * np.maximum(facing, 0.0)
         for plane, colour in zip(planes, lamp.colour, strict=True):
             plane += gloss * np.float32(colour)

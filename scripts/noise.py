@@ -12,9 +12,7 @@ Field = NDArray[Any]
 
 # The 256 midpoint quantiles of the standard normal: a random byte looked up here is a normal
 # deviate, ten times cheaper than drawing one.
-_QUANTILES = np.array(
-    [NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)], dtype=np.float32
-)
+_QUANTILES = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)], dtype=np.float32)
 _QUANTILES.flags.writeable = False
 
 

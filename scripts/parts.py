@@ -18,14 +18,23 @@ from view import Lamp, View, Window, aim, lamps
 Picture = NDArray[np.uint8]
 
 CLASSES: tuple[str, ...] = (
-    "good", "scratched", "dented", "chipped", "missing_hole", "wrong_part",
+    "good",
+    "scratched",
+    "dented",
+    "chipped",
+    "missing_hole",
+    "wrong_part",
 )
 SMALLEST = 64
 
 # Reflectance of clean metal, linear RGB: steel twice, aluminium, brass, bronze, burnished steel.
 _METALS = (
-    (0.62, 0.62, 0.63), (0.56, 0.58, 0.62), (0.86, 0.87, 0.88), (0.90, 0.74, 0.42),
-    (0.76, 0.52, 0.36), (0.36, 0.36, 0.40),
+    (0.62, 0.62, 0.63),
+    (0.56, 0.58, 0.62),
+    (0.86, 0.87, 0.88),
+    (0.90, 0.74, 0.42),
+    (0.76, 0.52, 0.36),
+    (0.36, 0.36, 0.40),
 )
 
 
@@ -77,15 +86,28 @@ def _dust(rng: np.random.Generator, picture: Field, unit: float) -> None:
     mask = np.zeros((height, width), dtype=np.uint8)
     for _ in range(int(rng.integers(0, 26))):
         u, v = rng.uniform((0, 0), (width, height)).astype(int).tolist()
-        cv2.circle(mask, (u, v), max(1, round(rng.uniform(0.5, 1.7) * unit)),
-                   int(rng.integers(60, 200)), -1, cv2.LINE_AA)
+        cv2.circle(
+            mask,
+            (u, v),
+            max(1, round(rng.uniform(0.5, 1.7) * unit)),
+            int(rng.integers(60, 200)),
+            -1,
+            cv2.LINE_AA,
+        )
     for _ in range(int(rng.integers(0, 4))):
         start, bend = rng.uniform((0, 0), (width, height)), rng.uniform(0, 2 * np.pi)
         turn = bend + np.linspace(0, rng.normal(0.0, 2.0), 8)
         step = rng.uniform(1.0, 3.4) * unit
         fibre = start + np.cumsum(np.stack([np.cos(turn), np.sin(turn)], axis=1) * step, axis=0)
-        cv2.polylines(mask, [np.round(fibre * 16).astype(np.int32)], False,
-                      int(rng.integers(40, 130)), max(1, round(unit)), cv2.LINE_AA, 4)
+        cv2.polylines(
+            mask,
+            [np.round(fibre * 16).astype(np.int32)],
+            False,
+            int(rng.integers(40, 130)),
+            max(1, round(unit)),
+            cv2.LINE_AA,
+            4,
+        )
     found = cv2.findNonZero(mask)
     if found is None:
         return

@@ -86,26 +86,35 @@ class Tally:
             self.right += right
             self.wrong += not right
             self.milliseconds.append(answer.milliseconds)
-            print(f"{head} {answer.label:12} {answer.probability:.2f} "
-                  f"{'right' if right else 'WRONG'} {answer.milliseconds:.1f} ms", flush=True)
+            print(
+                f"{head} {answer.label:12} {answer.probability:.2f} "
+                f"{'right' if right else 'WRONG'} {answer.milliseconds:.1f} ms",
+                flush=True,
+            )
 
     def lost(self, url: str, error: Exception) -> None:
         """Count a frame without an answer; say so when an outage begins."""
         with self.lock:
             self.failed += 1
             if not self.outage:
-                print(f"no answer from {url} ({str(error) or type(error).__name__}); still trying",
-                      flush=True)
+                print(
+                    f"no answer from {url} ({str(error) or type(error).__name__}); still trying",
+                    flush=True,
+                )
             self.outage += 1
 
     def summary(self) -> str:
         """Counts and latencies in one line."""
-        counts = (f"right {self.right}, wrong {self.wrong}, refused {self.refused}, "
-                  f"failed {self.failed}, sent late {self.late}")
+        counts = (
+            f"right {self.right}, wrong {self.wrong}, refused {self.refused}, "
+            f"failed {self.failed}, sent late {self.late}"
+        )
         if not self.milliseconds:
             return f"{counts}; no latency to report"
-        return (f"{counts}; latency median {median(self.milliseconds):.1f} ms, "
-                f"99th percentile {float(np.percentile(self.milliseconds, 99)):.1f} ms")
+        return (
+            f"{counts}; latency median {median(self.milliseconds):.1f} ms, "
+            f"99th percentile {float(np.percentile(self.milliseconds, 99)):.1f} ms"
+        )
 
 
 def due_times(count: int, rate: float, bursts: bool) -> list[float]:
@@ -118,8 +127,9 @@ def due_times(count: int, rate: float, bursts: bool) -> list[float]:
     return [(i // BURST * BURST + i % BURST / 4) / rate for i in range(count)]
 
 
-def ask(connection: http.client.HTTPConnection, address: str, target: Target,
-        frame: Frame) -> Answer:
+def ask(
+    connection: http.client.HTTPConnection, address: str, target: Target, frame: Frame
+) -> Answer:
     """Post one frame and read the answer.
 
     Raises OSError or http.client.HTTPException when there is none, ValueError when it is not
@@ -134,8 +144,9 @@ def ask(connection: http.client.HTTPConnection, address: str, target: Target,
         answer = json.loads(body)
         if response.status >= 400:
             error = answer["error"]
-            return Answer(None, 0.0, f"refused {response.status} {error['code']}: "
-                          f"{error['message']}", took)
+            return Answer(
+                None, 0.0, f"refused {response.status} {error['code']}: {error['message']}", took
+            )
         best = answer["predictions"][0]
         return Answer(str(best["label"]), float(best["probability"]), "", took)
     except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -144,8 +155,9 @@ def ask(connection: http.client.HTTPConnection, address: str, target: Target,
         raise ValueError(f"status {response.status}, not an answer of Lineside's") from error
 
 
-def post_one(connection: http.client.HTTPConnection, target: Target, camera: str, frame: Frame,
-             tally: Tally) -> None:
+def post_one(
+    connection: http.client.HTTPConnection, target: Target, camera: str, frame: Frame, tally: Tally
+) -> None:
     """Post a frame and count what comes of it; the connection is closed after a failure."""
     address = target.address(camera, frame.part)
     reused = connection.sock is not None
@@ -165,8 +177,14 @@ def post_one(connection: http.client.HTTPConnection, target: Target, camera: str
         tally.answered(frame, answer)
 
 
-def _deliver(work: Iterator[tuple[float, Frame]], started: float, target: Target, camera: str,
-             tally: Tally, stop: threading.Event) -> None:
+def _deliver(
+    work: Iterator[tuple[float, Frame]],
+    started: float,
+    target: Target,
+    camera: str,
+    tally: Tally,
+    stop: threading.Event,
+) -> None:
     connection = target.connect()
     while not stop.is_set():
         with tally.lock:
@@ -183,8 +201,9 @@ def _deliver(work: Iterator[tuple[float, Frame]], started: float, target: Target
     connection.close()
 
 
-def post(made: Sequence[Frame], due: Sequence[float], target: Target, camera: str,
-         connections: int) -> Tally:
+def post(
+    made: Sequence[Frame], due: Sequence[float], target: Target, camera: str, connections: int
+) -> Tally:
     """Post every frame at its due time; Ctrl-C ends early. Returns the counts."""
     tally, stop = Tally(), threading.Event()
     work = iter(list(zip(due, made, strict=True)))
@@ -216,5 +235,13 @@ def target(url: str, api_key: str | None, timeout: float) -> Target:
     headers = {"Content-Type": "image/jpeg", "Connection": "keep-alive"}
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"
-    return Target(url, split.scheme, split.hostname, split.port, split.path or "/",
-                  tuple(parse_qsl(split.query)), headers, timeout)
+    return Target(
+        url,
+        split.scheme,
+        split.hostname,
+        split.port,
+        split.path or "/",
+        tuple(parse_qsl(split.query)),
+        headers,
+        timeout,
+    )

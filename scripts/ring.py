@@ -73,8 +73,9 @@ def _polygon(x: Field, y: Field, sides: int, apothem: float, turn: float) -> Fie
     angles = turn + 2 * np.pi * np.arange(sides) / sides
     distance = np.full_like(x, -np.inf)
     for angle in angles:
-        np.maximum(distance, x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle)),
-                   out=distance)
+        np.maximum(
+            distance, x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle)), out=distance
+        )
     return distance - np.float32(apothem)
 
 
@@ -114,11 +115,19 @@ def _wrong(ring: Ring, rng: np.random.Generator) -> Ring:
     variant = rng.integers(6)
     if variant == 0:
         # Holes towards the corners: on the flats there is no room for them.
-        return replace(ring, sides=6, apothem=float(rng.uniform(0.86, 0.89)),
-                       hole_angles=even(ring.turn + np.pi / 6, 6))
+        return replace(
+            ring,
+            sides=6,
+            apothem=float(rng.uniform(0.86, 0.89)),
+            hole_angles=even(ring.turn + np.pi / 6, 6),
+        )
     if variant == 1:
-        return replace(ring, sides=4, apothem=float(rng.uniform(0.78, 0.82)),
-                       hole_angles=even(ring.turn + np.pi / 4, 4))
+        return replace(
+            ring,
+            sides=4,
+            apothem=float(rng.uniform(0.78, 0.82)),
+            hole_angles=even(ring.turn + np.pi / 4, 4),
+        )
     if variant == 2:
         wide = rng.random() < 0.5
         return replace(ring, bore=0.44 if wide else 0.12, hub=0.58 if wide else 0.34)
@@ -126,8 +135,12 @@ def _wrong(ring: Ring, rng: np.random.Generator) -> Ring:
         sides = int(rng.choice((1, 4, 6)))
         return replace(ring, bore_sides=sides, bore=0.30 if sides == 1 else 0.27)
     if variant == 4:
-        return replace(ring, sides=2, apothem=float(rng.uniform(0.70, 0.76)),
-                       hole_angles=even(ring.turn + np.pi / 4, 4))
+        return replace(
+            ring,
+            sides=2,
+            apothem=float(rng.uniform(0.70, 0.76)),
+            hole_angles=even(ring.turn + np.pi / 4, 4),
+        )
     count = int(rng.choice((3, 4, 8, 10)))
     return replace(ring, hole_angles=even(ring.turn, count))
 
@@ -144,8 +157,15 @@ def _chips(rng: np.random.Generator) -> tuple[Chip, ...]:
         angle, into = rng.uniform(0, 2 * np.pi), rng.uniform(0.11, 0.20)
         at = 1.0 + rng.uniform(-0.01, 0.02)
         along = into * rng.uniform(1.1, 1.9)
-        chips.append(Chip(float(at * np.cos(angle)), float(at * np.sin(angle)), float(along),
-                          float(into), float(rng.uniform(0.010, 0.026))))
+        chips.append(
+            Chip(
+                float(at * np.cos(angle)),
+                float(at * np.sin(angle)),
+                float(along),
+                float(into),
+                float(rng.uniform(0.010, 0.026)),
+            )
+        )
     return tuple(chips)
 
 
@@ -156,9 +176,16 @@ def _dents(ring: Ring, rng: np.random.Generator) -> tuple[Dent, ...]:
         hole = rng.integers(HOLES)
         angle = ring.turn + (hole + 0.5 + rng.uniform(-0.16, 0.16)) * 2 * np.pi / HOLES
         at = rng.uniform(0.66, 0.84)
-        dents.append(Dent(float(at * np.cos(angle)), float(at * np.sin(angle)),
-                          float(rng.uniform(0.10, 0.17)), float(rng.uniform(1.0, 1.5)),
-                          float(rng.uniform(0, np.pi)), float(rng.uniform(0.6, 1.1))))
+        dents.append(
+            Dent(
+                float(at * np.cos(angle)),
+                float(at * np.sin(angle)),
+                float(rng.uniform(0.10, 0.17)),
+                float(rng.uniform(1.0, 1.5)),
+                float(rng.uniform(0, np.pi)),
+                float(rng.uniform(0.6, 1.1)),
+            )
+        )
     return tuple(dents)
 
 
@@ -193,9 +220,12 @@ def make(kind: str, rng: np.random.Generator) -> Ring:
         return replace(ring, dents=_dents(ring, rng))
     if kind == "scratched":
         count = int(rng.choice((1, 1, 2, 3)))
-        return replace(ring, scratches=tuple(
-            (_scratch(ring, rng), float(rng.uniform(0.021, 0.036))) for _ in range(count)
-        ))
+        return replace(
+            ring,
+            scratches=tuple(
+                (_scratch(ring, rng), float(rng.uniform(0.021, 0.036))) for _ in range(count)
+            ),
+        )
     if kind == "missing_hole":
         missing = ring.hole_angles[int(rng.integers(HOLES))]
         left = tuple(a for a in ring.hole_angles if a != missing)

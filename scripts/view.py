@@ -69,8 +69,9 @@ def aim(rng: np.random.Generator, width: int, height: int) -> View:
     """A camera a few degrees off the vertical, the whole part inside its picture."""
     scale = rng.uniform(0.31, 0.415) * min(width * 0.75, height)
     room = np.array([width, height]) / 2 - 1.09 * scale
-    centre = np.array([width, height]) / 2 + np.clip(
-        rng.normal(0.0, 0.4, 2), -1, 1) * np.maximum(room, 0)
+    centre = np.array([width, height]) / 2 + np.clip(rng.normal(0.0, 0.4, 2), -1, 1) * np.maximum(
+        room, 0
+    )
     distance = rng.uniform(4.0, 8.0)
     focal = scale * distance
     (ax, ay) = np.radians(rng.normal(0.0, 3.0, 2).clip(-7, 7))
@@ -81,13 +82,19 @@ def aim(rng: np.random.Generator, width: int, height: int) -> View:
     axis = rays @ np.array([centre[0], centre[1], 1.0])
     camera = np.array([-axis[0] / -axis[2] * distance, -axis[1] / -axis[2] * distance, distance])
     # A ray d from the pinhole c meets z = 0 at c - d * c_z / d_z; times d_z this is linear.
-    to_plane = np.array([
-        camera[0] * rays[2] - camera[2] * rays[0],
-        camera[1] * rays[2] - camera[2] * rays[1],
-        rays[2],
-    ])
-    return View(to_plane, np.linalg.inv(to_plane),
-                (float(camera[0]), float(camera[1]), float(distance)), float(scale))
+    to_plane = np.array(
+        [
+            camera[0] * rays[2] - camera[2] * rays[0],
+            camera[1] * rays[2] - camera[2] * rays[1],
+            rays[2],
+        ]
+    )
+    return View(
+        to_plane,
+        np.linalg.inv(to_plane),
+        (float(camera[0]), float(camera[1]), float(distance)),
+        float(scale),
+    )
 
 
 @dataclass(frozen=True)
@@ -117,8 +124,13 @@ class Lamp:
 def _lamp(rng: np.random.Generator, angle: float, off: float, strength: float) -> Lamp:
     warm = rng.normal(0.0, 0.06)
     across = np.sin(off)
-    return Lamp(float(across * np.cos(angle)), float(across * np.sin(angle)), strength,
-                (float(1 + warm), 1.0, float(1 - warm)), float(rng.uniform(0.05, 0.30)))
+    return Lamp(
+        float(across * np.cos(angle)),
+        float(across * np.sin(angle)),
+        strength,
+        (float(1 + warm), 1.0, float(1 - warm)),
+        float(rng.uniform(0.05, 0.30)),
+    )
 
 
 def lamps(rng: np.random.Generator) -> tuple[Lamp, ...]:
@@ -126,8 +138,12 @@ def lamps(rng: np.random.Generator) -> tuple[Lamp, ...]:
     angle = rng.uniform(0, 2 * np.pi)
     key = _lamp(rng, angle, np.radians(rng.uniform(25, 58)), 1.0)
     others = [
-        _lamp(rng, angle + np.pi + rng.normal(0.0, 0.9), np.radians(rng.uniform(20, 62)),
-              float(rng.uniform(0.15, 0.8)))
+        _lamp(
+            rng,
+            angle + np.pi + rng.normal(0.0, 0.9),
+            np.radians(rng.uniform(20, 62)),
+            float(rng.uniform(0.15, 0.8)),
+        )
         for _ in range(int(rng.integers(1, 3)))
     ]
     return (key, *others)

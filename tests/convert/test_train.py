@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from live import ROOT
+from numpy.typing import NDArray
 
 from convert.__main__ import main
 from convert.augment import Augmentation, augment
@@ -171,7 +173,10 @@ def test_unusable_images_are_refused_before_training(
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
-    arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7, np.int64)]
+    arrays: list[NDArray[Any]] = [
+        np.arange(6, dtype=np.float32).reshape(2, 3),
+        np.array(7, np.int64),
+    ]
     Checkpoint(3, 2, 0.1 + 0.2, arrays, arrays[:1], arrays[1:]).save(tmp_path / CHECKPOINT)
     back = Checkpoint.load(tmp_path / CHECKPOINT)
     assert back is not None

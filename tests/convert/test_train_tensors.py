@@ -23,8 +23,10 @@ from server.recognition.manifest import Recipe, read_bundle
 from server.recognition.recognizer import Options, Recognizer
 
 SIDE = 32
-KINDS = ("JPEG", "JPEG-progressive", "JPEG-grey", "JPEG-CMYK", "PNG", "PNG-grey", "PNG-alpha")
-KINDS += ("PNG-grey-alpha", "PNG-palette", "PNG-16-bit", "BMP", "TIFF", "WEBP", "PPM")
+KINDS = (
+    *("JPEG", "JPEG-progressive", "JPEG-grey", "JPEG-CMYK", "PNG", "PNG-grey", "PNG-alpha"),
+    *("PNG-grey-alpha", "PNG-palette", "PNG-16-bit", "BMP", "TIFF", "WEBP", "PPM"),
+)
 
 
 def image_file(kind: str, width: int, height: int, orientation: int, seed: int) -> bytes:

@@ -163,8 +163,22 @@ def test_write_says_why_it_cannot(
 def test_post_counts_right_and_wrong(
     camera: ModuleType, server: str, capsys: pytest.CaptureFixture[str], extra: list[str]
 ) -> None:
-    arguments = ["post", f"{server}/v1/recognize?top_k=1", "--rate", "200", "--count", "12",
-                 "--camera", "st4 top", "--api-key", "k1", "--width", "64", "--height", "64"]
+    arguments = [
+        "post",
+        f"{server}/v1/recognize?top_k=1",
+        "--rate",
+        "200",
+        "--count",
+        "12",
+        "--camera",
+        "st4 top",
+        "--api-key",
+        "k1",
+        "--width",
+        "64",
+        "--height",
+        "64",
+    ]
     assert camera.main([*arguments, *extra]) == 0
     truth = [frame.kind for frame in camera.frames(12, 1, 64, 64, 90)]
     lines = capsys.readouterr().out.splitlines()
@@ -180,8 +194,18 @@ def test_post_counts_right_and_wrong(
 def test_post_prints_refusals(
     camera: ModuleType, server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["post", f"{server}/busy", "--rate", "200", "--count", "3", "--width", "64",
-                 "--height", "64"]
+    arguments = [
+        "post",
+        f"{server}/busy",
+        "--rate",
+        "200",
+        "--count",
+        "3",
+        "--width",
+        "64",
+        "--height",
+        "64",
+    ]
     assert camera.main(arguments) == 1
     out = capsys.readouterr().out
     assert out.count("refused 503 OVERLOADED: too many frames") == 3
@@ -191,8 +215,18 @@ def test_post_prints_refusals(
 def test_post_goes_on_when_the_server_is_away(
     camera: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["post", "http://127.0.0.1:9/v1/recognize", "--rate", "200", "--count", "4",
-                 "--width", "64", "--height", "64"]
+    arguments = [
+        "post",
+        "http://127.0.0.1:9/v1/recognize",
+        "--rate",
+        "200",
+        "--count",
+        "4",
+        "--width",
+        "64",
+        "--height",
+        "64",
+    ]
     assert camera.main(arguments) == 1
     out = capsys.readouterr().out
     assert out.count("no answer from http://127.0.0.1:9/v1/recognize") == 1
