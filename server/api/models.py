@@ -64,7 +64,7 @@ def _which() -> Which:
         if body:
             return msgspec.json.decode(body, type=Which)
         return msgspec.convert(request.args.to_dict(), Which, strict=False)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidFieldError(f'{error}; send nothing, or {{"version": 3}}') from None
 
 

@@ -19,7 +19,7 @@ from server.api.inference_protocol import (
 )
 from server.api.inference_tensors import InferRequest, InferResponse
 from server.api.json_body import JsonFrame
-from server.api.models import Model, Models
+from server.api.models import Model, Models, Which
 from server.api.query import Query
 from server.api.recognize import Recognition, TensorRecognition
 from server.api.serving_values import ClassifyRequest, PredictRequest
@@ -46,6 +46,7 @@ EXAMPLES: dict[type, object] = {
     JsonFrame: {"input": FLOWER, "model": "iris", "parameters": {"top_k": 1}},
     PredictBody: {"features": FLOWER},
     PredictRequest: {"instances": [FLOWER]},
+    Which: {"version": 1},
     ClassifyRequest: {"examples": [{"features": FLOWER}]},
     InferRequest: {
         "inputs": [{"name": "features", "shape": [1, 4], "datatype": "FP32", "data": FLOWER}]
@@ -102,6 +103,20 @@ def _post(
     return Operation("post", path, tag, summary, {JSON: answers}, True, bodies, errors, foreign)
 
 
+def _change(action: str, summary: str) -> Operation:
+    bodies = {} if action == "rollback" else {JSON: Which}
+    path = f"/v1/models/{{name}}/{action}"
+    return Operation(
+        "post",
+        path,
+        "Lineside",
+        summary,
+        {JSON: (Model,)},
+        bodies=bodies,
+        errors=(400, 403, 404, 409, 413, 422, 503),
+    )
+
+
 def _own() -> list[Operation]:
     raw = dict.fromkeys(IMAGE_TYPES, bytes)
     one = {MULTIPART: Files(("file", "image"), JsonFrame), **raw, JSON: JsonFrame, FORM: JsonFrame}
@@ -126,6 +141,9 @@ def _own() -> list[Operation]:
         ),
         _get("/v1/models", tag, "All models", Models),
         _get("/v1/models/{name}", tag, "One model", Model, 404),
+        _change("load", "The newest version on disk, or the one named, serves"),
+        _change("activate", "This version serves, now and after a restart"),
+        _change("rollback", "The version that served before serves again"),
         _get("/v1/models/{name}/samples", tag, "A model's sample frames", Samples, 404, 503),
         Operation(
             "get",
