@@ -4,6 +4,7 @@ import os
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,13 @@ FRAMES = {
 }
 
 
-def descriptors(server: LiveServer) -> int:
-    return len(os.listdir(f"/proc/{server.worker_pid()}/fd"))
+def descriptors(server: LiveServer) -> Counter[str]:
+    """The worker's open files, pipes and so on by name; connections come and go with clients."""
+    folder, found = Path(f"/proc/{server.worker_pid()}/fd"), Counter[str]()
+    for link in folder.iterdir():
+        with suppress(FileNotFoundError):
+            found[os.readlink(link)] += 1
+    return Counter({name: n for name, n in found.items() if not name.startswith("socket:")})
 
 
 def threads(server: LiveServer) -> Counter[str]:
