@@ -39,8 +39,9 @@ def augment(pixels: Pixels, rng: Generator, bounds: Augmentation) -> Pixels:
     if bounds.flips:
         out = out[:: rng.choice([1, -1]), :: rng.choice([1, -1])]
     out = _rotate(np.ascontiguousarray(out), rng.uniform(-1, 1) * bounds.rotation)
-    if rng.random() < 0.3:
-        out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.2, 1) * bounds.blur)  # type: ignore[assignment]
+    sigma = rng.uniform(0.2, 1) * bounds.blur if rng.random() < 0.3 else 0.0
+    if sigma:
+        out = cv2.GaussianBlur(out, (0, 0), sigma)  # type: ignore[assignment]
     out = cv2.LUT(out, _tone(rng, bounds))  # type: ignore[assignment]
     deviation = rng.uniform(0, 1) * bounds.noise if rng.random() < 0.5 else 0.0
     if deviation:
