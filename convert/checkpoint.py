@@ -53,7 +53,8 @@ class Checkpoint:
     def load(cls, file: Path) -> "Checkpoint | None":
         """What `save` wrote; None where there is no such file or it is damaged."""
         try:
-            with np.load(file) as stored:
+            # NumPy leaves a file open that it was given by name and can't read.
+            with file.open("rb") as source, np.load(source) as stored:
                 numbers = msgspec.json.decode(stored["numbers"].tobytes())
                 groups: dict[str, Arrays] = {"weights": [], "best": [], "optimizer": []}
                 for key in stored.files:
