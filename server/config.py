@@ -50,6 +50,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     watch_models_s: Annotated[
         float, _help("time between looks for newer versions; 0: only on request", "s", ge=0)
     ] = 0.0
+    data: Annotated[
+        str, _help("folder of what outlives a request: jobs, journal, samples", min_length=1)
+    ] = "data"
     recipe: Annotated[
         Recipe | None,
         _help("how a bare model.tflite without bundle.json is fed, as a table of bundle.json"),

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -30,12 +31,15 @@ def free_port() -> int:
 class LiveServer:
     """`python -m server` with the given settings (lower-case names), until `stop`.
 
+    Its `data` is a folder of its own that goes with it, unless one is given.
     `lines` collects its log as dictionaries; `await_event` waits for one of them.
     """
 
     def __init__(self, **settings: object) -> None:
         self.port = free_port()
         env = {k: v for k, v in os.environ.items() if not k.startswith("LINESIDE_")}
+        self._data = tempfile.TemporaryDirectory(prefix="lineside-data-")
+        settings = {"data": self._data.name} | settings
         env |= {"LINESIDE_" + k.upper(): str(v) for k, v in settings.items()}
         env["LINESIDE_PORT"] = str(self.port)
         self.url = f"http://127.0.0.1:{self.port}"
@@ -149,6 +153,7 @@ class LiveServer:
             self._reader.join(10)
             assert self.process.stderr is not None
             self.process.stderr.close()
+            self._data.cleanup()
 
 
 @contextmanager

@@ -52,4 +52,5 @@ def options(query: Query, settings: Settings, age: float = 0.0) -> Options:
         deadline=time.monotonic() + time_left(deadline, age),
         camera=query.camera or "",
         latest_only=settings.latest_only,
+        part=query.part or "",
     )

@@ -1,5 +1,6 @@
 """What every recognising route does alike: find the model, run it, count and log the answer."""
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ from flask import g, request
 from server.errors import InvalidFieldError, NotReadyError
 from server.observe.metrics import Metrics
 from server.recognition import tensors
+from server.recognition.observation import Listener, Observation
 from server.recognition.preprocessing import Tensor
 from server.recognition.recognizer import Answer, Options, Recognizer
 from server.recognition.tensors import Model, Outcome
@@ -20,10 +22,13 @@ def mark_frame() -> None:
 
 
 class Recognizing:
-    """The models of `store`, with each answer told to `metrics` and to the request's log line."""
+    """The models of `store`, with each answer told to `metrics`, to the request's log line and to
+    `listeners`."""
 
-    def __init__(self, store: BundleStore, metrics: Metrics) -> None:
-        self.store, self._metrics = store, metrics
+    def __init__(
+        self, store: BundleStore, metrics: Metrics, listeners: Sequence[Listener] = ()
+    ) -> None:
+        self.store, self._metrics, self._listeners = store, metrics, tuple(listeners)
 
     def recognizer(self, name: str | None, version: int | None) -> Recognizer:
         """The model `name`, which takes images. Raises InvalidFieldError where it does not, and
@@ -33,14 +38,14 @@ class Recognizing:
     def frame(self, recognizer: Recognizer, data: bytes, options: Options) -> Answer:
         """One image file's answer. Errors are those of `Recognizer.recognize`."""
         answer = recognizer.recognize(data, options)
-        self._count(answer)
+        self._tell(answer, options, data)
         return answer
 
     def images(self, model: Model, files: Sequence[bytes], options: Options) -> Outcome:
         """As `tensors.run_images`; InvalidFieldError for a model that takes no images."""
         outcome = tensors.run_images(takes_images(model), files, options)
-        for answer in outcome.answers:
-            self._count(answer)
+        for answer, data in zip(outcome.answers, files, strict=True):
+            self._tell(answer, options, data)
         return outcome
 
     def tensors(self, model: Model, inputs: Sequence[Tensor], options: Options) -> Outcome:
@@ -48,7 +53,7 @@ class Recognizing:
         g.log_fields = {"model": f"{model.manifest.name}/{model.manifest.version}"}
         outcome = tensors.run_tensors(model, inputs, options)
         for answer in outcome.answers:
-            self._count(answer)
+            self._tell(answer, options, None)
         return outcome
 
     def for_numbers(self, array: Tensor, name: str | None, version: int | None) -> Model:
@@ -80,13 +85,17 @@ class Recognizing:
         """Counts a frame that got no labels in a request that answers others."""
         self._metrics.refused.labels(code).inc()
 
-    def _count(self, answer: Answer) -> None:
+    def _tell(self, answer: Answer, options: Options, data: bytes | None) -> None:
         self._metrics.answered(answer)
         g.log_fields = {
             "model": f"{answer.model}/{answer.version}",
             "label": answer.best.label,
             "probability": round(answer.best.probability, 4),
         }
+        if self._listeners:
+            seen = Observation(time.time(), g.request_id, answer, options, data)
+            for listener in self._listeners:
+                listener(seen)
 
 
 def takes_images(model: Model) -> Recognizer:

@@ -29,7 +29,8 @@ class Options(msgspec.Struct, frozen=True):
     """What a caller may ask of one frame.
 
     deadline: when the answer must be there, in seconds of time.monotonic(). latest_only: a newer
-    frame of `camera` may take this one's place while it waits.
+    frame of `camera` may take this one's place while it waits. part: the caller's name for what
+    the frame shows.
     """
 
     top_k: int = 5
@@ -37,6 +38,7 @@ class Options(msgspec.Struct, frozen=True):
     deadline: float = math.inf
     camera: str = ""
     latest_only: bool = False
+    part: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -1,0 +1,24 @@
+"""What is told of each answered frame to those who keep or count it."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from server.recognition.recognizer import Answer, Options
+
+
+class Observation(msgspec.Struct, frozen=True):
+    """One frame that was answered. at: when, in Unix seconds. data: the image file as received,
+    None where the request carried tensors. cached: whether the answer was another request's."""
+
+    at: float
+    request_id: str
+    answer: Answer
+    options: Options
+    data: bytes | None = None
+    cached: bool = False
+
+
+# Called in the thread that answers, before the answer is sent: it returns at once and raises
+# nothing.
+Listener = Callable[[Observation], None]
