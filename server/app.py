@@ -1,6 +1,7 @@
 """The factory: puts the parts together and does nothing else."""
 
 import os
+from pathlib import Path
 
 from flask import Flask
 
@@ -26,7 +27,9 @@ from server.api.responses import register_errors
 from server.api.security import SecureHeaders, guard
 from server.config import Settings
 from server.loading import make_store, start_loading
+from server.observe.device import DeviceCollector
 from server.observe.metrics import Metrics
+from server.observe.repeats import Repeats
 from server.recognition.admission import Admission
 
 __all__ = ["create_app", "make_store"]
@@ -46,14 +49,25 @@ def image_fetcher(settings: Settings) -> Fetch:
     )
 
 
-def create_app(settings: Settings | None = None) -> Flask:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    repeats: Repeats | None = None,
+    root: Path = Path("/"),
+) -> Flask:
     """The WSGI application; without `settings`, those of the environment.
+
+    repeats: of like log lines, told of before the log ends by whoever gives it. root: where the
+    machine's `sys` and `proc` lie.
 
     The default model is loaded by a thread of its own, so that /livez answers meanwhile. Raises
     StartError where settings or the models folder are unusable.
     """
     settings = settings or config.load(os.environ)
-    metrics = Metrics()
+    metrics = Metrics(settings.max_cameras)
+    folders = {"data": Path(settings.data), "models": Path(settings.models)}
+    metrics.registry.register(DeviceCollector(folders, root))
+    repeats = repeats or Repeats(settings.log_repeats)
     admission = Admission(settings.slots, settings.max_waiting)
     metrics.watch(admission)
     store = make_store(settings, metrics, admission)
@@ -61,13 +75,13 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("server", static_folder=None)
     take_bodies(app, int(settings.max_body_mb * 1_000_000))
     app.config["MAX_FORM_PARTS"] = settings.max_form_parts
-    gate = Gate(app.wsgi_app, admission, settings, metrics)
+    gate = Gate(app.wsgi_app, admission, settings, metrics, repeats)
     app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
-    observe_requests(app, metrics)
+    observe_requests(app, metrics, repeats)
     register_errors(app)
     guard(app, settings)
     name_models(app)
-    recognizing = Recognizing(store, metrics)
+    recognizing = Recognizing(store, metrics, [metrics.cameras.answered])
     app.register_blueprint(recognize.blueprint(recognizing, settings, image_fetcher(settings)))
     for make in (
         batch.blueprint,

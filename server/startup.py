@@ -45,19 +45,23 @@ def check_hosts(settings: Settings) -> None:
             parse_allowed(entry)
 
 
-def application(settings: Settings | None = None) -> "Flask":
+def application(settings: Settings | None = None, root: Path = Path("/")) -> "Flask":
     """The WSGI application in a process of its own, for any WSGI server: logging started, the
-    process set up. Without `settings`, those of the environment. Raises StartError."""
+    process set up. Without `settings`, those of the environment. root: where the machine's `sys`
+    and `proc` lie. Raises StartError."""
     from server.app import create_app
     from server.observe import logs
+    from server.observe.repeats import Repeats
     from server.recognition import process
 
     settings = settings or config.load(os.environ)
     listener = logs.start(settings.log_level, settings.log_format)
-    # Unlike atexit's, these are run at the end of a forked worker too.
+    repeats = Repeats(settings.log_repeats)
+    # Unlike atexit's, these are run at the end of a forked worker too, the highest priority first.
+    Finalize(None, repeats.tell, exitpriority=1)
     Finalize(None, listener.stop, exitpriority=0)
     process.set_up()
-    return create_app(settings)
+    return create_app(settings, repeats=repeats, root=root)
 
 
 def check(settings: Settings) -> Iterator[str]:

@@ -17,6 +17,7 @@ from server.api.responses import ErrorAnswer, ErrorBody, retry_after
 from server.config import Settings
 from server.errors import LinesideError
 from server.observe.metrics import Metrics
+from server.observe.repeats import Repeats
 from server.recognition.admission import Admission
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -30,13 +31,20 @@ WITH_OPTIONS = ("multipart/", "application/json", "application/x-www-form-urlenc
 class Gate:
     """WSGI middleware around `app` that answers 503 for frames that could not be admitted.
 
-    A form or JSON whose query string names no camera is let through, since the body may.
+    A form or JSON whose query string names no camera is let through, since the body may. The log
+    learns from `repeats` how many there were, since a line would cost more than the refusal.
     """
 
     def __init__(
-        self, app: Wsgi, admission: Admission, settings: Settings, metrics: Metrics
+        self,
+        app: Wsgi,
+        admission: Admission,
+        settings: Settings,
+        metrics: Metrics,
+        repeats: Repeats,
     ) -> None:
         self._app, self._admission, self._metrics = app, admission, metrics
+        self._repeats = repeats
         self._latest_only, self._most = settings.latest_only, settings.max_body_mb * 1e6
         self._wait = settings.max_wait_ms
 
@@ -49,13 +57,14 @@ class Gate:
             and self._admission.crowded
         ):
             started = time.perf_counter()
-            error = self._refusal(environ)
+            query = dict(parse_qsl(environ.get("QUERY_STRING", "")))
+            error = self._refusal(environ, query)
             if error is not None and _body_read(environ, self._most):
+                self._metrics.cameras.refused(query.get("camera", ""), error.code)
                 return self._refuse(environ, error, started, start_response)
         return self._app(environ, start_response)
 
-    def _refusal(self, environ: dict[str, Any]) -> LinesideError | None:
-        query = dict(parse_qsl(environ.get("QUERY_STRING", "")))
+    def _refusal(self, environ: dict[str, Any], query: dict[str, str]) -> LinesideError | None:
         camera = query.get("camera", "")
         if not camera and environ.get("CONTENT_TYPE", "").startswith(WITH_OPTIONS):
             return None
@@ -80,6 +89,7 @@ class Gate:
         body = msgspec.json.encode(ErrorAnswer(ErrorBody(error.code, error.message, request_id)))
         self._metrics.requests.labels(route, str(error.status)).inc()
         self._metrics.refused.labels(error.code).inc()
+        self._repeats.leave_out(error.code, route)
         self._metrics.request_duration.labels(route).observe(time.perf_counter() - started)
         headers = [
             ("Content-Type", "application/json"),

@@ -9,6 +9,7 @@ from flask import Flask, Response, g, request
 
 from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
+from server.observe.repeats import Repeats
 
 logger = logging.getLogger(LOGGER)
 
@@ -24,8 +25,9 @@ def choose_id(given: str) -> str:
     return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def observe_requests(app: Flask, metrics: Metrics) -> None:
-    """Counts, times and logs every request of `app`, and gives each its id."""
+def observe_requests(app: Flask, metrics: Metrics, repeats: Repeats) -> None:
+    """Counts, times and logs every request of `app`, and gives each its id. Of requests that fail
+    alike, those that `repeats` lets pass are logged."""
 
     @app.before_request
     def start() -> None:
@@ -40,20 +42,40 @@ def observe_requests(app: Flask, metrics: Metrics) -> None:
         metrics.request_duration.labels(route).observe(seconds)
         if "error_code" in g and g.get("is_frame"):
             metrics.refused.labels(g.error_code).inc()
+            camera = g.get("camera") or request.args.get("camera", "")
+            metrics.cameras.refused(camera, g.error_code)
         response.headers["X-Request-Id"] = g.request_id
-        level = logging.DEBUG if request.path in QUIET else logging.INFO
-        if logger.isEnabledFor(level):
-            fields = {
-                "request_id": g.request_id,
-                "method": request.method,
-                "path": request.path,
-                "status": response.status_code,
-                "ms": round(seconds * 1000, 2),
-                **g.get("log_fields", {}),
-            }
-            if (caller := g.get("caller")) is not None:
-                fields["caller"] = caller.name
-            if "error_code" in g:
-                fields["code"] = g.error_code
-            logger.log(level, "request", extra={"fields": fields})
+        level = _level()
+        if logger.isEnabledFor(level) and (
+            "error_code" not in g or repeats.passes(g.error_code, route)
+        ):
+            failure = g.get("failure")
+            logger.log(
+                level,
+                "request failed" if failure else "request",
+                exc_info=failure,
+                extra={"fields": _fields(response.status_code, seconds)},
+            )
         return response
+
+
+def _level() -> int:
+    if "failure" in g:
+        return logging.ERROR
+    return logging.DEBUG if request.path in QUIET else logging.INFO
+
+
+def _fields(status: int, seconds: float) -> dict[str, object]:
+    fields = {
+        "request_id": g.request_id,
+        "method": request.method,
+        "path": request.path,
+        "status": status,
+        "ms": round(seconds * 1000, 2),
+        **g.get("log_fields", {}),
+    }
+    if (caller := g.get("caller")) is not None:
+        fields["caller"] = caller.name
+    if "error_code" in g:
+        fields["code"] = g.error_code
+    return fields

@@ -37,12 +37,14 @@ class Recognizing:
 
     def frame(self, recognizer: Recognizer, data: bytes, options: Options) -> Answer:
         """One image file's answer. Errors are those of `Recognizer.recognize`."""
+        g.camera = options.camera
         answer = recognizer.recognize(data, options)
         self._tell(answer, options, data)
         return answer
 
     def images(self, model: Model, files: Sequence[bytes], options: Options) -> Outcome:
         """As `tensors.run_images`; InvalidFieldError for a model that takes no images."""
+        g.camera = options.camera
         outcome = tensors.run_images(takes_images(model), files, options)
         for answer, data in zip(outcome.answers, files, strict=True):
             self._tell(answer, options, data)
@@ -50,6 +52,7 @@ class Recognizing:
 
     def tensors(self, model: Model, inputs: Sequence[Tensor], options: Options) -> Outcome:
         """As `tensors.run_tensors`."""
+        g.camera = options.camera
         g.log_fields = {"model": f"{model.manifest.name}/{model.manifest.version}"}
         outcome = tensors.run_tensors(model, inputs, options)
         for answer in outcome.answers:
@@ -84,6 +87,7 @@ class Recognizing:
     def refused(self, code: str) -> None:
         """Counts a frame that got no labels in a request that answers others."""
         self._metrics.refused.labels(code).inc()
+        self._metrics.cameras.refused(g.get("camera", ""), code)
 
     def _tell(self, answer: Answer, options: Options, data: bytes | None) -> None:
         self._metrics.answered(answer)
