@@ -15,6 +15,7 @@ import requests
 from grafana_foundation_sdk.cog import plugins
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, RowPanel
+from grafana_foundation_sdk.models.prometheus import Dataquery
 from live import ROOT, LiveServer, live_server
 from machines import raspberry_pi
 from prometheus_client.parser import text_string_to_metric_families
@@ -88,6 +89,7 @@ def panel_queries() -> Queries:
             for panel in board.panels or []
             if not isinstance(panel, RowPanel)
             for query in panel.targets or []
+            if isinstance(query, Dataquery)
         ]
     return found
 
@@ -228,7 +230,8 @@ def test_promtool_passes_a_test_of_every_alert_firing_and_not() -> None:
     assert "SUCCESS" in promtool("test", "rules", str(file))
     rules = msgspec.yaml.decode((PROMETHEUS / "rules" / "alerts.yml").read_bytes())
     alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
-    fires, quiet = set(), set()
+    fires: set[str] = set()
+    quiet: set[str] = set()
     for test in msgspec.yaml.decode(file.read_bytes())["tests"]:
         for case in test.get("alert_rule_test", ()):
             (fires if case["exp_alerts"] else quiet).add(case["alertname"])
