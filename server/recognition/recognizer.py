@@ -102,15 +102,18 @@ class Recognizer:
     def recognize(self, data: bytes, options: Options) -> Answer:
         """An image file's bytes -> its answer.
 
-        Errors are those of `Admission.admit` and `frame.decode`; whichever is raised, no slot and
+        Errors are those of `Admission.run` and `frame.decode`; whichever is raised, no slot and
         no interpreter stays lent.
         """
         timer = StageTimer(self.on_stage)
-        with self.admission.admit(
-            options.deadline, options.camera, latest_only=options.latest_only
-        ) as waited:
+
+        def work(waited: float) -> Probabilities:
             timer.add("wait", waited)
-            probabilities = self._probabilities(data, timer)
+            return self._probabilities(data, timer)
+
+        probabilities = self.admission.run(
+            work, options.deadline, options.camera, latest_only=options.latest_only
+        )
         return make_answer(self.bundle, probabilities, options, timer)
 
     def _probabilities(self, data: bytes, timer: StageTimer) -> Probabilities:
