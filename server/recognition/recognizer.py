@@ -165,12 +165,13 @@ def make_answer(
 ) -> Answer:
     """The answer that `probabilities`, float32 [labels], amount to."""
     manifest, labels = bundle.manifest, bundle.labels
-    best = results.top_k(probabilities, labels, 1, -math.inf)[0]
+    first = results.top_k(probabilities, labels, options.top_k, -math.inf)
+    best = first[0]
     return Answer(
         manifest.name,
         manifest.version,
         best,
-        results.top_k(probabilities, labels, options.top_k, options.threshold),
+        tuple(each for each in first if each.probability >= options.threshold),
         results.judge(best, manifest.verdict),
         timer.total(),
     )
