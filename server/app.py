@@ -12,6 +12,7 @@ from server.api import (
     inference_protocol,
     models,
     recognize,
+    samples,
     tensorflow_serving,
     tutorials,
 )
@@ -25,6 +26,7 @@ from server.api.recognizing import Recognizing
 from server.api.responses import register_errors
 from server.api.security import SecureHeaders, guard
 from server.config import Settings
+from server.keeping import make_drift, make_sampler
 from server.loading import make_store, start_loading
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
@@ -67,7 +69,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     register_errors(app)
     guard(app, settings)
     name_models(app)
-    recognizing = Recognizing(store, metrics)
+    drift = make_drift(settings, metrics, store)
+    sampler = make_sampler(settings, metrics, store)
+    recognizing = Recognizing(store, metrics, (drift, *([sampler] if sampler else [])))
     app.register_blueprint(recognize.blueprint(recognizing, settings, image_fetcher(settings)))
     for make in (
         batch.blueprint,
@@ -76,7 +80,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         tensorflow_serving.blueprint,
     ):
         app.register_blueprint(make(recognizing, settings))
-    app.register_blueprint(models.blueprint(store))
+    app.register_blueprint(models.blueprint(store, drift))
+    app.register_blueprint(samples.blueprint(sampler.folder if sampler else None, store))
     app.register_blueprint(health.blueprint(store, metrics))
     app.register_blueprint(console.blueprint(store))
 

@@ -22,7 +22,7 @@ CONFIDENCE_BINS, BRIGHTNESS_BINS = 10, 16
 HALF_A_FRAME = 0.5
 # Two samples of the same frames have an index too, by chance: (bins - 1) * (1/n + 1/m) on average
 # for n and m frames (Yurdakul, «Statistical properties of population stability index», 2018). With
-# so many frames for each bin the part of the window in it stays below 0.05.
+# so many frames to a bin, what the window adds to that stays below 0.05.
 FRAMES_PER_BIN = 20
 # Taken for those behind a baseline whose bundle does not tell.
 BASELINE_FRAMES = 300
@@ -111,12 +111,16 @@ class ModelDrift:
     def add(self, answer: Answer, now: float) -> None:
         """Counts one answered frame, at `now` in seconds."""
         best = answer.best
+        places: dict[Signal, int] = {
+            "class": self._places.get(best.label, len(self._places)),
+            "confidence": bin_of(best.probability, CONFIDENCE_BINS, 1.0),
+        }
+        if answer.brightness is not None:
+            places["brightness"] = bin_of(answer.brightness, BRIGHTNESS_BINS, 256.0)
         with self._lock:
-            self._seen["class"].add(self._places.get(best.label, len(self._places)), now)
-            self._seen["confidence"].add(bin_of(best.probability, CONFIDENCE_BINS, 1.0), now)
-            if answer.brightness is not None:
-                place = bin_of(answer.brightness, BRIGHTNESS_BINS, 256.0)
-                self._seen["brightness"].add(place, now)
+            for signal, histogram in self._seen.items():
+                if (place := places.get(signal)) is not None:
+                    histogram.add(place, now)
 
     def indices(self, now: float) -> dict[Signal, float]:
         """The stability index by signal, of those with enough frames in the window."""

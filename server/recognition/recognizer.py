@@ -44,9 +44,9 @@ class Options(msgspec.Struct, frozen=True):
 
 class Answer(msgspec.Struct, frozen=True):
     """What one frame was. `best` is the most probable label, whatever threshold `predictions` had
-    to pass; `timing` holds seconds by stage, and `total`. `brightness` is the mean grey level 0..255
-    of the pixels that the model saw; None for tensors, and where the bundle has no baseline to
-    compare it with."""
+    to pass; `timing` holds seconds by stage, and `total`. `brightness` is the mean grey level
+    0..255 of the pixels that the model saw; None for tensors, and where the bundle has no baseline
+    to compare it with."""
 
     model: str
     version: int
