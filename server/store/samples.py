@@ -161,7 +161,8 @@ class SampleFolder:
                 return False
             sample = describe(seen, reason, f"{self._index.last + 1:09}-{digest}", image)
             text = msgspec.json.encode(sample)
-            size = on_disk(sample.bytes) + on_disk(len(text))
+            # ID.json twice: a label is kept by writing a new one beside the old, under the cap too.
+            size = on_disk(sample.bytes) + 2 * on_disk(len(text))
             if size > self.cap:
                 raise TooLargeError
             self.folder.mkdir(parents=True, exist_ok=True)
