@@ -16,20 +16,20 @@ def with_samples(dataset: Dataset, folder: Path, model: str) -> Dataset:
     """
     if not folder.is_dir():
         raise DatasetError(
-            f"--samples {folder} is not a folder; it should be a server's, with"
+            f"--labelled {folder} is not a folder; it should be a server's, with"
             " ID.json beside each image"
         )
     try:
         found = list(labelled_samples(folder))
     except (OSError, ValueError) as error:
-        raise DatasetError(f"--samples: {error}") from None
+        raise DatasetError(f"--labelled: {error}") from None
     mine = [(path, sample.label) for path, sample in found if sample.model == model]
     if not mine:
         others = Counter(sample.model for _, sample in found)
         has = ", ".join(f"{count} of {name}" for name, count in sorted(others.items())) or "none"
         raise DatasetError(
             f"{folder} has no labelled samples of the model {model} (it has {has}):"
-            " --samples-of says which model's are wanted"
+            " --labelled-of says which model's are wanted"
         )
     named = [(item.path, dataset.classes[item.label]) for item in dataset.frames]
     named += [(path, label) for path, label in mine if label is not None]

@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder", type=Path, metavar="FOLDER", help="one sub-folder a class, or a CSV of path,label"
     )
     parser.add_argument(
-        "--samples", type=Path, metavar="DIR", help="a server's DATA/samples: labelled ones too"
+        "--labelled", type=Path, metavar="DIR", help="a server's DATA/samples: labelled ones too"
     )
     parser.add_argument(
-        "--samples-of", metavar="MODEL", help="the model that answered them (that of --name)"
+        "--labelled-of", metavar="MODEL", help="the model that answered them (that of --name)"
     )
     how = parser.add_argument_group("training")
     how.add_argument("--alpha", type=float, default=1.0, help="width of MobileNetV2 (1.0)")
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 def trained_on(args: argparse.Namespace) -> str:
     """What the training frames came from, for bundle.json."""
-    return f"{args.folder.name} and a server's samples" if args.samples else str(args.folder.name)
+    return f"{args.folder.name} and a server's samples" if args.labelled else str(args.folder.name)
 
 
 def check_before(args: argparse.Namespace, train: "Dataset") -> None:
@@ -168,10 +168,10 @@ def data(args: argparse.Namespace, terminal: "Terminal") -> "tuple[Dataset, Data
     from server.recognition.frame import Limits
 
     train = read_dataset(args.folder)
-    if args.samples:
+    if args.labelled:
         own = len(train.frames)
-        train = with_samples(train, args.samples, args.samples_of or args.name)
-        terminal.say(f"{len(train.frames) - own} labelled samples from {args.samples}")
+        train = with_samples(train, args.labelled, args.labelled_of or args.name)
+        terminal.say(f"{len(train.frames) - own} labelled samples from {args.labelled}")
     validation = read_dataset(args.validate, train.classes) if args.validate else None
     images = len(train.frames) + len(validation.frames if validation else ())
     with terminal.bar("Checking the images", images) as advance:
