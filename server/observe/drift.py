@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from prometheus_client.metrics_core import GaugeMetricFamily
@@ -14,7 +14,6 @@ from server.recognition.observation import Observation
 from server.recognition.recognizer import Answer
 
 Signal = Literal["class", "confidence", "brightness"]
-SIGNALS: tuple[Signal, ...] = ("class", "confidence", "brightness")
 SLOTS = 60
 CONFIDENCE_BINS, BRIGHTNESS_BINS = 10, 16
 # Added to each bin, so that one that is empty on one side makes the index large and not infinite:
@@ -26,8 +25,6 @@ HALF_A_FRAME = 0.5
 FRAMES_PER_BIN = 20
 # Taken for those behind a baseline whose bundle does not tell.
 BASELINE_FRAMES = 300
-
-Bins = tuple[int | None, ...]
 
 
 def stability_index(expected: Sequence[float], actual: Sequence[float]) -> float:
@@ -57,28 +54,29 @@ class Histogram:
         self.counts = [0] * bins
         self._slots = [[0] * bins for _ in range(SLOTS)]
         self._width = window_s / SLOTS
-        self._turn: int | None = None
+        self._turn = 0
 
     def advance(self, now: float) -> None:
         """Forgets what is older than the window at `now`, in seconds of a clock that never goes
-        back."""
-        turn = math.floor(now / self._width)
-        if self._turn is None:
-            self._turn = turn
+        back, 0 or more."""
+        turn = int(now / self._width)
+        if turn <= self._turn:
+            return
         for old in range(max(self._turn + 1, turn - SLOTS + 1), turn + 1):
             slot = self._slots[old % SLOTS]
             if any(slot):
                 for place, count in enumerate(slot):
                     self.counts[place] -= count
                 self._slots[old % SLOTS] = [0] * len(slot)
-        self._turn = max(self._turn, turn)
+        self._turn = turn
 
-    def add(self, place: int, now: float) -> None:
-        """Counts one frame in the bin `place`."""
+    def add(self, places: Iterable[int], now: float) -> None:
+        """Counts one frame in each of the bins `places`."""
         self.advance(now)
-        assert self._turn is not None
-        self.counts[place] += 1
-        self._slots[self._turn % SLOTS][place] += 1
+        slot = self._slots[self._turn % SLOTS]
+        for place in places:
+            self.counts[place] += 1
+            slot[place] += 1
 
 
 def bin_of(value: float, bins: int, top: float) -> int:
@@ -87,7 +85,11 @@ def bin_of(value: float, bins: int, top: float) -> int:
 
 
 class ModelDrift:
-    """One version's frames against its baseline. `_lock` guards the histograms."""
+    """One version's frames against its baseline.
+
+    `_lock` guards the histogram, in which the bins of the signals follow each other, those of a
+    signal from its place in `_first` on.
+    """
 
     def __init__(self, manifest: Manifest, window_s: float, min_frames: int) -> None:
         """Raises ValueError where the bundle has no baseline."""
@@ -102,38 +104,38 @@ class ModelDrift:
             signal: [share * frames for share in shares]
             for signal, shares in _shares(baseline).items()
         }
-        self._seen = {
-            signal: Histogram(len(expected), window_s)
-            for signal, expected in self._expected.items()
-        }
+        self._first: dict[Signal, int] = {}
+        bins = 0
+        for signal, expected in self._expected.items():
+            self._first[signal] = bins
+            bins += len(expected)
+        self._seen = Histogram(bins, window_s)
         self._lock = threading.Lock()
 
     def add(self, answer: Answer, now: float) -> None:
         """Counts one answered frame, at `now` in seconds."""
-        best = answer.best
-        places: dict[Signal, int] = {
-            "class": self._places.get(best.label, len(self._places)),
-            "confidence": bin_of(best.probability, CONFIDENCE_BINS, 1.0),
-        }
-        if answer.brightness is not None:
-            places["brightness"] = bin_of(answer.brightness, BRIGHTNESS_BINS, 256.0)
+        best, first, bins = answer.best, self._first, []
+        if "class" in first:
+            bins.append(first["class"] + self._places.get(best.label, len(self._places)))
+        if "confidence" in first:
+            bins.append(first["confidence"] + bin_of(best.probability, CONFIDENCE_BINS, 1.0))
+        if "brightness" in first and answer.brightness is not None:
+            bins.append(first["brightness"] + bin_of(answer.brightness, BRIGHTNESS_BINS, 256.0))
         with self._lock:
-            for signal, histogram in self._seen.items():
-                if (place := places.get(signal)) is not None:
-                    histogram.add(place, now)
+            self._seen.add(bins, now)
 
     def indices(self, now: float) -> dict[Signal, float]:
         """The stability index by signal, of those with enough frames in the window."""
         with self._lock:
-            seen: dict[Signal, list[int]] = {}
-            for signal, histogram in self._seen.items():
-                histogram.advance(now)
-                seen[signal] = list(histogram.counts)
-        return {
-            signal: stability_index(self._expected[signal], counts)
-            for signal, counts in seen.items()
-            if sum(counts) >= max(self._least, FRAMES_PER_BIN * (len(counts) - 1))
-        }
+            self._seen.advance(now)
+            all_counts = list(self._seen.counts)
+        told: dict[Signal, float] = {}
+        for signal, expected in self._expected.items():
+            start = self._first[signal]
+            counts = all_counts[start : start + len(expected)]
+            if sum(counts) >= max(self._least, FRAMES_PER_BIN * (len(counts) - 1)):
+                told[signal] = stability_index(expected, counts)
+        return told
 
 
 def _shares(baseline: Baseline) -> dict[Signal, tuple[float, ...]]:

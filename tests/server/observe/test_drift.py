@@ -80,7 +80,7 @@ def test_the_window_holds_the_last_seconds(frames: list[tuple[int, float]]) -> N
     histogram, now, seen = Histogram(3, 60.0), 500.0, []
     for place, gap in frames:
         now += gap
-        histogram.add(place, now)
+        histogram.add([place], now)
         seen.append((place, math.floor(now)))
     histogram.advance(now)
     for place in range(3):
@@ -90,7 +90,7 @@ def test_the_window_holds_the_last_seconds(frames: list[tuple[int, float]]) -> N
 
 def test_a_long_silence_empties_the_window() -> None:
     histogram = Histogram(2, 3600.0)
-    histogram.add(1, 10.0)
+    histogram.add([1], 10.0)
     histogram.advance(1e9)
     assert histogram.counts == [0, 0]
 
