@@ -149,11 +149,12 @@ class Sampler:
             self._failed(error)
             self._on_lost("disk")
             return
+        if not kept:
+            return
+        self._on_kept(reason)
         if self._failing:
             self._failing = False
             logger.info("samples are kept again", extra={"fields": self._fields()})
-        if kept:
-            self._on_kept(reason)
 
     def _failed(self, error: OSError) -> None:
         """Says so once, until a frame was kept again; recognition goes on."""

@@ -1,5 +1,6 @@
 """The folder of samples: its cap, who goes first, and what is found after a cut of power."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from images import files, picture
 from observations import jpeg, observation
 
 from server.errors import NotFoundError, NotReadyError, StorageError
+from server.observe.logs import LOGGER
 from server.recognition.sample import labelled_samples
 from server.store.sample_index import Filter
 from server.store.samples import SampleFolder, TooLargeError
@@ -92,6 +94,7 @@ def test_the_oldest_without_a_label_goes_first_and_the_cap_holds(tmp_path: Path)
 def test_where_all_have_a_label_the_oldest_goes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, LOGGER)
     folder = opened(tmp_path, cap=7 * BLOCK)
     kept = fill(folder, 3)
     for name in kept:

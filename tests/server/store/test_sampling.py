@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from observations import jpeg, observation
 
+from server.observe.logs import LOGGER
 from server.recognition.manifest import Manifest, VerdictPolicy
 from server.store.samples import SampleFolder
 from server.store.sampling import Policy, Sampler
@@ -162,7 +163,7 @@ def test_frames_do_not_wait_for_a_slow_disk(tmp_path: Path) -> None:
 def test_a_folder_that_can_not_be_made_is_told_once_and_heals(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, LOGGER)
     place = tmp_path / "samples"
     place.write_text("a file where the folder should be")
     bench = Bench(place, ALL)
