@@ -16,6 +16,7 @@ from server.api import (
     tensorflow_serving,
     tutorials,
 )
+from server.api.express import Express
 from server.api.forms import take_bodies
 from server.api.frames import no_fetch
 from server.api.gate import Gate
@@ -24,7 +25,7 @@ from server.api.paths import name_models
 from server.api.recognize import Fetch
 from server.api.recognizing import Recognizing
 from server.api.responses import register_errors
-from server.api.security import SecureHeaders, guard
+from server.api.security import Doors, SecureHeaders, guard
 from server.config import Settings
 from server.keeping import make_drift, make_sampler
 from server.loading import make_store, start_loading
@@ -63,15 +64,17 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("server", static_folder=None)
     take_bodies(app, int(settings.max_body_mb * 1_000_000))
     app.config["MAX_FORM_PARTS"] = settings.max_form_parts
-    gate = Gate(app.wsgi_app, admission, settings, metrics)
-    app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
     observe_requests(app, metrics)
     register_errors(app)
-    guard(app, settings)
+    doors = Doors(settings)
+    guard(app, settings, doors)
     name_models(app)
     drift = make_drift(settings, metrics, store)
-    sampler = make_sampler(settings, metrics, store)
+    sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
     recognizing = Recognizing(store, metrics, (drift, *([sampler] if sampler else [])))
+    express = Express(app.wsgi_app, recognizing, settings, doors, metrics)
+    gate = Gate(express, admission, settings, metrics)
+    app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
     app.register_blueprint(recognize.blueprint(recognizing, settings, image_fetcher(settings)))
     for make in (
         batch.blueprint,

@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _help("how a bare model.tflite without bundle.json is fed, as a table of bundle.json"),
     ] = None
     interpreters: Annotated[
-        int, _help("interpreters a model; 0: one a core", "interpreters", ge=0, le=256)
+        int, _help("interpreters a model; 0: one more than cores", "interpreters", ge=0, le=256)
     ] = 0
     threads_per_interpreter: Annotated[
         int, _help("threads of each interpreter", "threads", ge=1, le=64)
@@ -68,7 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = True
     frames_at_once: Annotated[
         int,
-        _help("frames worked on at once; 0: one more than interpreters", "frames", ge=0, le=512),
+        _help("frames worked on at once; 0: as many as interpreters", "frames", ge=0, le=512),
     ] = 0
     max_waiting: Annotated[
         int, _help("frames that may wait while all interpreters are busy", "frames", ge=0, le=1024)
@@ -170,14 +170,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def pool_size(self) -> int:
-        """Interpreters a model: as set, or one a granted core."""
-        return self.interpreters or granted_cores()
+        """Interpreters a model: as set, or one more than granted cores, so that no core waits
+        while the thread of a frame waits for Python's lock."""
+        return self.interpreters or granted_cores() + 1
 
     @property
     def slots(self) -> int:
-        """Frames worked on at once. One is decoded while the others are inferred, so that no core
-        waits while a finished frame's answer is written."""
-        return self.frames_at_once or self.pool_size + 1
+        """Frames worked on at once: as set, or one an interpreter."""
+        return self.frames_at_once or self.pool_size
 
 
 class Described(msgspec.Struct, frozen=True):

@@ -5,7 +5,6 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from server.api.doors import asks_for_keys
 from server.config import Settings
 from server.observe.drift import Drift
 from server.observe.metrics import Metrics
@@ -36,15 +35,20 @@ def make_drift(settings: Settings, metrics: Metrics, store: BundleStore) -> Drif
     return drift
 
 
-def samples_on(settings: Settings) -> bool:
+def samples_on(settings: Settings, *, keys_asked_for: bool) -> bool:
     """Whether frames are kept: by `auto` only where nobody sees them without a key."""
-    wanted = settings.samples == "on" or (settings.samples == "auto" and asks_for_keys(settings))
+    wanted = settings.samples == "on" or (settings.samples == "auto" and keys_asked_for)
     return wanted and settings.samples_mb > 0
 
 
-def make_sampler(settings: Settings, metrics: Metrics, store: BundleStore) -> "Sampler | None":
-    """What keeps samples of the answered frames; None where none are kept."""
-    if not samples_on(settings):
+def make_sampler(
+    settings: Settings, metrics: Metrics, store: BundleStore, *, keys_asked_for: bool
+) -> "Sampler | None":
+    """What keeps samples of the answered frames; None where none are kept.
+
+    keys_asked_for: whether nobody comes in without a key, as the server starts.
+    """
+    if not samples_on(settings, keys_asked_for=keys_asked_for):
         return None
     from server.store.samples import SampleFolder
     from server.store.sampling import LOST, Policy, Sampler

@@ -20,15 +20,6 @@ def is_loopback(host: str) -> bool:
     return all(ip_address(address[4][0]).is_loopback for address in found)
 
 
-def asks_for_keys(settings: Settings) -> bool:
-    """Whether a server that starts with these settings asks its callers for a key or token.
-    Raises StartError for a host that means nothing."""
-    if settings.auth != "auto":
-        return settings.auth == "required"
-    keys = KeyRing(Path(settings.keys_file)).present()
-    return keys or bool(settings.jwt_algorithm) or not is_loopback(settings.host)
-
-
 def check_doors(settings: Settings) -> None:
     """Raises StartError where this server would be open to others without anyone having said so,
     or where keys or tokens can't be used as set."""

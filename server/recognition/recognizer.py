@@ -109,15 +109,18 @@ class Recognizer:
     def recognize(self, data: bytes, options: Options) -> Answer:
         """An image file's bytes -> its answer.
 
-        Errors are those of `Admission.admit` and `frame.decode`; whichever is raised, no slot and
+        Errors are those of `Admission.run` and `frame.decode`; whichever is raised, no slot and
         no interpreter stays lent.
         """
         timer = StageTimer(self.on_stage)
-        with self.admission.admit(
-            options.deadline, options.camera, latest_only=options.latest_only
-        ) as waited:
+
+        def work(waited: float) -> Probabilities:
             timer.add("wait", waited)
-            probabilities = self._probabilities(data, timer)
+            return self._probabilities(data, timer)
+
+        probabilities = self.admission.run(
+            work, options.deadline, options.camera, latest_only=options.latest_only
+        )
         return make_answer(self.bundle, probabilities, options, timer)
 
     def _probabilities(self, data: bytes, timer: StageTimer) -> Probabilities:
@@ -172,12 +175,13 @@ def make_answer(
 ) -> Answer:
     """The answer that `probabilities`, float32 [labels], amount to."""
     manifest, labels = bundle.manifest, bundle.labels
-    best = results.top_k(probabilities, labels, 1, -math.inf)[0]
+    first = results.top_k(probabilities, labels, options.top_k, -math.inf)
+    best = first[0]
     return Answer(
         manifest.name,
         manifest.version,
         best,
-        results.top_k(probabilities, labels, options.top_k, options.threshold),
+        tuple(each for each in first if each.probability >= options.threshold),
         results.judge(best, manifest.verdict),
         timer.total(),
         timer.brightness,
