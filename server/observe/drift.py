@@ -81,7 +81,7 @@ class Histogram:
 
 def bin_of(value: float, bins: int, top: float) -> int:
     """Which of `bins` equal bins of 0..top; what lies outside goes to the ends."""
-    return min(max(int(value / top * bins), 0), bins - 1)
+    return min(int(min(1.0, max(0.0, value / top)) * bins), bins - 1)
 
 
 class ModelDrift:

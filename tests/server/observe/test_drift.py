@@ -68,7 +68,8 @@ def test_by_chance_the_index_is_what_theory_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "place"), [(0.0, 0), (0.0999, 0), (0.1, 1), (0.95, 9), (1.0, 9), (1.1, 9), (-1, 0)]
+    ("value", "place"),
+    [(0.0, 0), (0.0999, 0), (0.1, 1), (0.95, 9), (1.0, 9), (1.1, 9), (-1, 0), (math.inf, 9)],
 )
 def test_bins_are_those_of_the_baseline(value: float, place: int) -> None:
     assert bin_of(value, 10, 1.0) == place

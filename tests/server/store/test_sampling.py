@@ -13,6 +13,7 @@ from observations import jpeg, observation
 
 from server.observe.logs import LOGGER
 from server.recognition.manifest import Manifest, VerdictPolicy
+from server.store.sample_index import Filter
 from server.store.samples import SampleFolder
 from server.store.sampling import Policy, Sampler
 
@@ -100,16 +101,14 @@ def test_tensors_and_answers_from_the_cache_are_not_kept(tmp_path: Path) -> None
 
 def test_no_minute_has_more_than_the_rate(tmp_path: Path) -> None:
     bench = Bench(tmp_path, Policy(share=1.0, per_minute=7))
-    when: list[float] = []
     for number in range(2000):
         bench.now = 1000.0 + number * 0.25 + (40 if number > 1000 else 0)
-        before = sum(bench.kept.values())
-        bench.sampler(observation(jpeg(number)))
-        if bench.sampler._times and bench.sampler._times[-1] == bench.now:
-            when.append(bench.now)
-            bench.wait(lambda before=before: sum(bench.kept.values()) > before)  # type: ignore[misc]
+        bench.sampler(observation(jpeg(number), at=bench.now))
     bench.sampler.close()
-    assert len(when) == bench.kept["random"] > 50
+    when = [sample.at for sample in bench.sampler.folder.find(Filter(), "", 2000)[0]][::-1]
+    assert when[0] == 1000.0
+    # As often as may be: seven at once in each of the 540 seconds' minutes.
+    assert len(when) == bench.kept["random"] == 7 * 9
     assert all(later - earlier >= 60 for earlier, later in zip(when, when[7:], strict=False))
 
 
@@ -151,13 +150,14 @@ def test_frames_do_not_wait_for_a_slow_disk(tmp_path: Path) -> None:
     """While the folder is held, as a stuck disk holds it, frames are handed over and at last
     lost, and nothing waits."""
     bench = Bench(tmp_path, ALL)
-    bench.wait(lambda: bench.sampler.folder._opened)
+    bench.sampler(observation(jpeg(1000)))
+    bench.wait(lambda: bench.kept["random"] == 1)
     with bench.sampler.folder._lock:
         for number in range(100):
             bench.sampler(observation(jpeg(number, 1_000_000)))
         assert bench.lost["busy"] >= 60
     bench.sampler.close()
-    assert sum((bench.kept + bench.lost).values()) == 100
+    assert sum((bench.kept + bench.lost).values()) == 101
 
 
 def test_a_folder_that_can_not_be_made_is_told_once_and_heals(
