@@ -12,6 +12,7 @@ from server.api import (
     inference_protocol,
     models,
     recognize,
+    samples,
     tensorflow_serving,
     tutorials,
 )
@@ -26,6 +27,7 @@ from server.api.recognizing import Recognizing
 from server.api.responses import register_errors
 from server.api.security import Doors, SecureHeaders, guard
 from server.config import Settings
+from server.keeping import make_drift, make_sampler
 from server.loading import make_store, start_loading
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
@@ -67,7 +69,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     doors = Doors(settings)
     guard(app, settings, doors)
     name_models(app)
-    recognizing = Recognizing(store, metrics)
+    drift = make_drift(settings, metrics, store)
+    sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
+    recognizing = Recognizing(store, metrics, (drift, *([sampler] if sampler else [])))
     express = Express(app.wsgi_app, recognizing, settings, doors, metrics)
     gate = Gate(express, admission, settings, metrics)
     app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
@@ -79,7 +83,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         tensorflow_serving.blueprint,
     ):
         app.register_blueprint(make(recognizing, settings))
-    app.register_blueprint(models.blueprint(store))
+    app.register_blueprint(models.blueprint(store, drift))
+    app.register_blueprint(samples.blueprint(sampler.folder if sampler else None, store))
     app.register_blueprint(health.blueprint(store, metrics))
     app.register_blueprint(console.blueprint(store))
 

@@ -94,18 +94,18 @@ class Doors:
         return self._auth != "auto" or _from_loopback(address)
 
     def _check_unguarded(self, rights: tuple[str, ...] | None) -> None:
-        """Open doors are open to this machine, and models are not changed by other sites' pages
-        in a browser on it."""
+        """Open doors are open to this machine, and what admins do is not done by other sites'
+        pages in a browser on it."""
         if not self.open_to(request.remote_addr):
             raise UnauthorizedError("this server asks other machines for a key, and has none yet")
         if rights != ADMIN:
             return
         origin = request.headers.get("Origin")
         if origin and origin not in self._origins and urlsplit(origin).netloc != request.host:
-            raise ForbiddenError(f"pages of {origin} may not change models here")
+            raise ForbiddenError(f"pages of {origin} may not do this here")
         name = urlsplit(f"//{request.host}").hostname
         if self._auth == "auto" and name not in LOOPBACK_NAMES:
-            raise ForbiddenError(f"models are not changed under the name {name} without a key")
+            raise ForbiddenError(f"this is not done under the name {name} without a key")
 
 
 def _from_loopback(address: str | None) -> bool:

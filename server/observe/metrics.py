@@ -60,6 +60,11 @@ class Metrics:
         self.model_unloads = self._counter(
             "model_unloads_total", "Versions let go, by reason: swap or memory", "model", "reason"
         )
+        self.samples = self._counter("samples_total", "Frames kept, by reason", "reason")
+        self.samples_bytes = self._gauge("samples_bytes", "Disk that kept frames take")
+        self.samples_lost = self._counter(
+            "samples_lost_total", "Frames that should have been kept and were not", "reason"
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"lineside_{name}", text, labels, registry=self.registry)
