@@ -22,8 +22,8 @@ class Checkpoint:
     """A training between two epochs.
 
     epoch: epochs of fine-tuning finished; 0 means that the head is trained. best_epoch: the one
-    after which the validation was best so far; best_top1 (0..1) and best_loss: what it was. weights, best, optimizer: the
-    variables' values in the model's order.
+    after which the validation was best so far; best_top1 (0..1) and best_loss: what it was then.
+    weights, best, optimizer: the variables' values in the model's order.
     """
 
     epoch: int = 0

@@ -201,7 +201,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path) -> None:
     file = tmp_path / CHECKPOINT
     assert Checkpoint.load(file) is None
-    Checkpoint(1, 0, 1.0, [np.zeros(1000)], [], []).save(file)
+    Checkpoint(1, 0, 0.5, 1.0, [np.zeros(1000)], [], []).save(file)
     file.write_bytes(file.read_bytes()[:500])
     assert Checkpoint.load(file) is None
 
