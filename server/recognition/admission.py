@@ -239,7 +239,7 @@ class Admission:
             self._waiting -= 1
             self._queues.move_to_end(camera)
             self._drop_if_empty(camera)
-            if now + self._service <= ticket.deadline:
+            if now + self._service * CAUTION <= ticket.deadline:
                 ticket.queued = False
                 return ticket
             ticket.refuse(self._late())
