@@ -57,7 +57,12 @@ def application(settings: Settings | None = None) -> "Flask":
     # Unlike atexit's, these are run at the end of a forked worker too.
     Finalize(None, listener.stop, exitpriority=0)
     process.set_up()
-    return create_app(settings)
+    app = create_app(settings)
+    if os.environ.get("NOTIFY_SOCKET"):
+        from server import watchdog
+
+        watchdog.start(settings, os.environ)
+    return app
 
 
 def check(settings: Settings) -> Iterator[str]:
