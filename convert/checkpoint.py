@@ -21,13 +21,14 @@ Arrays = list[NDArray[Any]]
 class Checkpoint:
     """A training between two epochs.
 
-    epoch: epochs of fine-tuning finished; 0 means that the head is trained. best_loss, best_epoch:
-    the lowest validation loss so far and the epoch it came after. weights, best, optimizer: the
-    variables' values in the model's order.
+    epoch: epochs of fine-tuning finished; 0 means that the head is trained. best_epoch: the one
+    after which the validation was best so far; best_top1 (0..1) and best_loss: what it was then.
+    weights, best, optimizer: the variables' values in the model's order.
     """
 
     epoch: int = 0
     best_epoch: int = 0
+    best_top1: float = -1.0
     best_loss: float = float("inf")
     weights: Arrays = field(default_factory=list)
     best: Arrays = field(default_factory=list)
@@ -35,7 +36,9 @@ class Checkpoint:
 
     def save(self, file: Path) -> None:
         """Replaces `file`, all or nothing, also when the machine loses power."""
-        numbers = msgspec.json.encode([self.epoch, self.best_epoch, self.best_loss.hex()])
+        numbers = msgspec.json.encode(
+            [self.epoch, self.best_epoch, self.best_top1.hex(), self.best_loss.hex()]
+        )
         groups = {"weights": self.weights, "best": self.best, "optimizer": self.optimizer}
         arrays = {
             f"{name}.{index}": array
@@ -55,7 +58,8 @@ class Checkpoint:
         try:
             # NumPy leaves a file open that it was given by name and can't read.
             with file.open("rb") as source, np.load(source) as stored:
-                numbers = msgspec.json.decode(stored["numbers"].tobytes())
+                epoch, best_epoch, *best = msgspec.json.decode(stored["numbers"].tobytes())
+                best_top1, best_loss = map(float.fromhex, best)
                 groups: dict[str, Arrays] = {"weights": [], "best": [], "optimizer": []}
                 for key in stored.files:
                     name, _, index = key.partition(".")
@@ -63,8 +67,7 @@ class Checkpoint:
                         groups[name].append(stored[key])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        epoch, best_epoch, best_loss = numbers
-        return cls(epoch, best_epoch, float.fromhex(best_loss), **groups)
+        return cls(epoch, best_epoch, best_top1, best_loss, **groups)
 
 
 def fingerprint(options: object, *datasets: Dataset) -> str:

@@ -37,7 +37,7 @@ class Options:
     """What a training depends on, beside its frames.
 
     alpha, size, weights: of `network.build`. epochs: of fine-tuning, at most; it stops after
-    `patience` epochs without a lower validation loss. batch: frames a step. rate: Adam's highest
+    `patience` epochs without a better validation. batch: frames a step. rate: Adam's highest
     learning rate, None for the one that suits `weights`. sparsity: share of zeros, 0..1, in the
     pruned kernels. teacher: what `distill.load_teacher` reads, None without one.
     """
@@ -112,7 +112,8 @@ class Training:
 
     def run(self) -> Any:
         """Trains, or goes on training, and returns a `keras.Model` that answers probabilities,
-        with the weights of the epoch whose validation loss was lowest."""
+        with the weights of the epoch that named most validation frames right, and among equal ones
+        of that with the lowest loss."""
         state = Checkpoint.load(self.work / CHECKPOINT)
         if state is None:
             state = self._begin()
@@ -157,7 +158,7 @@ class Training:
         self.terminal.say(f"before fine-tuning: validation loss {loss:.4f}, top-1 {top1:.2%}")
         state = Checkpoint()
         if not self.options.sparsity:
-            state.best_loss = loss
+            state.best_top1, state.best_loss = top1, loss
         state.best = self.model.get_weights()
         self._store(state, state.best)
         return state
@@ -216,9 +217,10 @@ class Training:
         if self.pruner:
             self.pruner.apply(state.epoch * self.steps)
         loss, top1 = self._validate()
-        better = loss < state.best_loss and self._sparse_enough(state.epoch)
+        better = (top1, -loss) > (state.best_top1, -state.best_loss)
+        better = better and self._sparse_enough(state.epoch)
         if better:
-            state.best_loss, state.best_epoch = loss, state.epoch
+            state.best_top1, state.best_loss, state.best_epoch = top1, loss, state.epoch
             state.best = self.model.get_weights()
         self.model.set_weights(weights)
         self._store(state, weights)

@@ -1,4 +1,4 @@
-"""python -m server [serve | check | settings | key]"""
+"""python -m server [serve | check | health | settings | key]"""
 
 import argparse
 import os
@@ -19,9 +19,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve the models over HTTP (the default)")
     check = commands.add_parser("check", help="validate settings and bundles, say what would serve")
+    health = commands.add_parser("health", help="ask the running server whether it is ready")
     commands.add_parser("settings", help="print the table of settings")
     keys_command.add_parser(commands)
-    for command in (serve, check):
+    for command in (serve, check, health):
         command.add_argument("--config", type=Path, help="TOML file of settings")
         for row in config.described():
             text = (
@@ -53,6 +54,14 @@ def _check(settings: Settings) -> int:
     return 0
 
 
+def _health(settings: Settings) -> int:
+    from server.probing import health
+
+    ready, text = health(settings)
+    print(text, file=sys.stdout if ready else sys.stderr)
+    return 0 if ready else 1
+
+
 def _print_settings() -> int:
     print("| setting | environment | flag | type | default | unit | what |")
     print("|---|---|---|---|---|---|---|")
@@ -76,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings(args)
         if args.command == "key":
             return keys_command.run(args, Path(settings.keys_file))
+        if args.command == "health":
+            return _health(settings)
         return _serve(settings) if args.command == "serve" else _check(settings)
     except (StartError, LinesideError) as error:
         print(f"lineside: {error}", file=sys.stderr)

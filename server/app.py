@@ -13,9 +13,11 @@ from server.api import (
     inference_protocol,
     models,
     recognize,
+    samples,
     tensorflow_serving,
     tutorials,
 )
+from server.api.express import Express
 from server.api.forms import take_bodies
 from server.api.frames import no_fetch
 from server.api.gate import Gate
@@ -24,13 +26,15 @@ from server.api.paths import name_models
 from server.api.recognize import Fetch
 from server.api.recognizing import Recognizing
 from server.api.responses import register_errors
-from server.api.security import SecureHeaders, guard
+from server.api.security import Doors, SecureHeaders, guard
 from server.config import Settings
+from server.keeping import make_drift, make_sampler
 from server.loading import make_store, start_loading
 from server.observe.device import DeviceCollector
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
 from server.recognition.admission import Admission
+from server.recognition.observation import Listener
 
 __all__ = ["create_app", "make_store"]
 
@@ -75,13 +79,18 @@ def create_app(
     app = Flask("server", static_folder=None)
     take_bodies(app, int(settings.max_body_mb * 1_000_000))
     app.config["MAX_FORM_PARTS"] = settings.max_form_parts
-    gate = Gate(app.wsgi_app, admission, settings, metrics, repeats)
-    app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
     observe_requests(app, metrics, repeats)
     register_errors(app)
-    guard(app, settings)
+    doors = Doors(settings)
+    guard(app, settings, doors)
     name_models(app)
-    recognizing = Recognizing(store, metrics, [metrics.cameras.answered])
+    drift = make_drift(settings, metrics, store)
+    sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
+    listeners: list[Listener] = [metrics.cameras.answered, drift, *([sampler] if sampler else [])]
+    recognizing = Recognizing(store, metrics, listeners)
+    express = Express(app.wsgi_app, recognizing, settings, doors, metrics)
+    gate = Gate(express, admission, settings, metrics, repeats)
+    app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
     app.register_blueprint(recognize.blueprint(recognizing, settings, image_fetcher(settings)))
     for make in (
         batch.blueprint,
@@ -90,7 +99,8 @@ def create_app(
         tensorflow_serving.blueprint,
     ):
         app.register_blueprint(make(recognizing, settings))
-    app.register_blueprint(models.blueprint(store))
+    app.register_blueprint(models.blueprint(store, drift))
+    app.register_blueprint(samples.blueprint(sampler.folder if sampler else None, store))
     app.register_blueprint(health.blueprint(store, metrics))
     app.register_blueprint(console.blueprint(store))
 

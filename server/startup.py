@@ -61,7 +61,12 @@ def application(settings: Settings | None = None, root: Path = Path("/")) -> "Fl
     Finalize(None, repeats.tell, exitpriority=1)
     Finalize(None, listener.stop, exitpriority=0)
     process.set_up()
-    return create_app(settings, repeats=repeats, root=root)
+    app = create_app(settings, repeats=repeats, root=root)
+    if os.environ.get("NOTIFY_SOCKET"):
+        from server import watchdog
+
+        watchdog.start(settings, os.environ)
+    return app
 
 
 def check(settings: Settings) -> Iterator[str]:

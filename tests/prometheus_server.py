@@ -69,14 +69,19 @@ class Prometheus:
     def await_up(self, timeout: float = 60) -> None:
         """Returns once it has scraped its target well."""
         pause, until = threading.Event(), time.monotonic() + timeout
-        while True:
-            try:
-                if [series["value"][1] for series in self.query("up")] == ["1"]:
-                    return
-            except requests.ConnectionError:
-                assert self._process.poll() is None, self._tell()
+        while not self._is_ready():
+            assert self._process.poll() is None, self._tell()
+            assert time.monotonic() < until, f"not ready: {self._tell()}"
+            pause.wait(0.1)
+        while [series["value"][1] for series in self.query("up")] != ["1"]:
             assert time.monotonic() < until, f"no scrape: {self.get('targets')} {self._tell()}"
             pause.wait(0.1)
+
+    def _is_ready(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/-/ready", timeout=60).status_code == 200
+        except requests.ConnectionError:
+            return False
 
     def _tell(self) -> str:
         self._log.seek(0)

@@ -87,10 +87,9 @@ class Gate:
         route = environ["PATH_INFO"]
         request_id = choose_id(environ.get("HTTP_X_REQUEST_ID", ""))
         body = msgspec.json.encode(ErrorAnswer(ErrorBody(error.code, error.message, request_id)))
-        self._metrics.requests.labels(route, str(error.status)).inc()
+        self._metrics.finished(route, error.status, time.perf_counter() - started)
         self._metrics.refused.labels(error.code).inc()
         self._repeats.leave_out(error.code, route)
-        self._metrics.request_duration.labels(route).observe(time.perf_counter() - started)
         headers = [
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),

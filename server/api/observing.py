@@ -4,7 +4,9 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
 
+import msgspec
 from flask import Flask, Response, g, request
 
 from server.observe.logs import LOGGER
@@ -17,12 +19,60 @@ logger = logging.getLogger(LOGGER)
 REQUEST_ID = re.compile(r"(?!ls_|eyJ)[A-Za-z0-9._:-]{1,64}")
 # Scrapes and probes come every few seconds and say nothing of the line.
 QUIET = ("/metrics", "/livez", "/readyz")
+# In a WSGI environment, when the request began, where somebody looked at it before Flask.
+STARTED = "lineside.started"
+# Likewise, the camera that the frame is of.
+CAMERA = "lineside.camera"
 
 
 def choose_id(given: str) -> str:
     """The caller's X-Request-Id where it is a plain name of at most 64 characters, else a new
     one."""
-    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """One answered request. path: as asked; route: as registered. caller: the name of its key or
+    token, if any. code: of the error it was answered with, if any. fields: what its log line says
+    beside that. failure: what we did not foresee, whose traceback is part of the line."""
+
+    request_id: str
+    method: str
+    path: str
+    route: str
+    status: int
+    seconds: float
+    caller: str | None = None
+    code: str | None = None
+    fields: Mapping[str, object] = {}
+    failure: Exception | None = None
+
+
+def tell(done: Finished, metrics: Metrics, repeats: Repeats | None = None) -> None:
+    """Counts, times and logs one answered request; of those that failed alike, as many as
+    `repeats` lets pass are logged."""
+    metrics.finished(done.route, done.status, done.seconds)
+    level = logging.DEBUG if done.path in QUIET else logging.INFO
+    if done.failure is not None:
+        level = logging.ERROR
+    if not logger.isEnabledFor(level):
+        return
+    if done.code and repeats and not repeats.passes(done.code, done.route):
+        return
+    line: dict[str, object] = {
+        "request_id": done.request_id,
+        "method": done.method,
+        "path": done.path,
+        "status": done.status,
+        "ms": round(done.seconds * 1000, 2),
+        **done.fields,
+    }
+    if done.caller is not None:
+        line["caller"] = done.caller
+    if done.code is not None:
+        line["code"] = done.code
+    event = "request" if done.failure is None else "request failed"
+    logger.log(level, event, exc_info=done.failure, extra={"fields": line})
 
 
 def observe_requests(app: Flask, metrics: Metrics, repeats: Repeats) -> None:
@@ -31,51 +81,28 @@ def observe_requests(app: Flask, metrics: Metrics, repeats: Repeats) -> None:
 
     @app.before_request
     def start() -> None:
-        g.started = time.perf_counter()
+        g.started = request.environ.get(STARTED) or time.perf_counter()
         g.request_id = choose_id(request.headers.get("X-Request-Id", ""))
 
     @app.after_request
     def finish(response: Response) -> Response:
-        seconds = time.perf_counter() - g.started
-        route = request.url_rule.rule if request.url_rule else "unmatched"
-        metrics.requests.labels(route, str(response.status_code)).inc()
-        metrics.request_duration.labels(route).observe(seconds)
         if "error_code" in g and g.get("is_frame"):
             metrics.refused.labels(g.error_code).inc()
-            camera = g.get("camera") or request.args.get("camera", "")
-            metrics.cameras.refused(camera, g.error_code)
+            camera = g.get("camera") or request.environ.get(CAMERA) or request.args.get("camera")
+            metrics.cameras.refused(camera or "", g.error_code)
         response.headers["X-Request-Id"] = g.request_id
-        level = _level()
-        if logger.isEnabledFor(level) and (
-            "error_code" not in g or repeats.passes(g.error_code, route)
-        ):
-            failure = g.get("failure")
-            logger.log(
-                level,
-                "request failed" if failure else "request",
-                exc_info=failure,
-                extra={"fields": _fields(response.status_code, seconds)},
-            )
+        caller = g.get("caller")
+        done = Finished(
+            request_id=g.request_id,
+            method=request.method,
+            path=request.path,
+            route=request.url_rule.rule if request.url_rule else "unmatched",
+            status=response.status_code,
+            seconds=time.perf_counter() - g.started,
+            caller=caller.name if caller else None,
+            code=g.get("error_code"),
+            fields=g.get("log_fields", {}),
+            failure=g.get("failure"),
+        )
+        tell(done, metrics, repeats)
         return response
-
-
-def _level() -> int:
-    if "failure" in g:
-        return logging.ERROR
-    return logging.DEBUG if request.path in QUIET else logging.INFO
-
-
-def _fields(status: int, seconds: float) -> dict[str, object]:
-    fields = {
-        "request_id": g.request_id,
-        "method": request.method,
-        "path": request.path,
-        "status": status,
-        "ms": round(seconds * 1000, 2),
-        **g.get("log_fields", {}),
-    }
-    if (caller := g.get("caller")) is not None:
-        fields["caller"] = caller.name
-    if "error_code" in g:
-        fields["code"] = g.error_code
-    return fields

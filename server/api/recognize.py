@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response, g, request
 
 from server.api.frames import ImageUrl, Numbers, read_frame
 from server.api.numbers import real_outputs, run_numbers
@@ -16,6 +16,8 @@ from server.recognition.recognizer import Answer, Options
 from server.recognition.results import Prediction
 
 Fetch = Callable[[str], bytes]
+# In a WSGI environment, the error of a frame that was worked on before Flask saw the request.
+FAILED = "lineside.failed"
 
 
 class Recognition(msgspec.Struct, frozen=True):
@@ -47,10 +49,10 @@ class TensorRecognition(msgspec.Struct, frozen=True):
     predictions: tuple[tuple[Prediction, ...], ...] | None
 
 
-def recognition(answer: Answer, query: Query, age: float) -> Recognition:
+def recognition(answer: Answer, query: Query, age: float, request_id: str) -> Recognition:
     """`answer` as the API tells it; `age` is the frame's on arrival, in seconds."""
     return Recognition(
-        request_id=g.request_id,
+        request_id=request_id,
         model=answer.model,
         model_version=answer.version,
         camera=query.camera,
@@ -71,6 +73,8 @@ def blueprint(recognizing: Recognizing, settings: Settings, fetch: Fetch) -> Blu
 
     @routes.post("/recognize")
     def recognize() -> Response:
+        if (failed := request.environ.get(FAILED)) is not None:
+            raise failed
         frame, query = read_frame()
         age = age_of(query, settings)
         asked = options(query, settings, age)
@@ -78,7 +82,8 @@ def blueprint(recognizing: Recognizing, settings: Settings, fetch: Fetch) -> Blu
             return numbers(frame.value, query, asked)
         recognizer = recognizing.recognizer(query.model, query.version)
         data = fetch(frame.url) if isinstance(frame, ImageUrl) else frame
-        return to_json(recognition(recognizing.frame(recognizer, data, asked), query, age))
+        answer = recognizing.frame(recognizer, data, asked)
+        return to_json(recognition(answer, query, age, g.request_id))
 
     def numbers(value: object, query: Query, asked: Options) -> Response:
         model, outcome = run_numbers(recognizing, value, query, asked)

@@ -36,10 +36,19 @@ class Recognizing:
         return takes_images(self.store.get(name, version))
 
     def frame(self, recognizer: Recognizer, data: bytes, options: Options) -> Answer:
-        """One image file's answer. Errors are those of `Recognizer.recognize`."""
+        """One image file's answer, for Flask's request. Errors are those of
+        `Recognizer.recognize`."""
         g.camera = options.camera
+        answer = self.answer(recognizer, data, options, g.request_id)
+        g.log_fields = log_fields(answer)
+        return answer
+
+    def answer(
+        self, recognizer: Recognizer, data: bytes, options: Options, request_id: str
+    ) -> Answer:
+        """As `frame`, for a request that Flask need not know."""
         answer = recognizer.recognize(data, options)
-        self._tell(answer, options, data)
+        self._tell(answer, options, data, request_id)
         return answer
 
     def images(self, model: Model, files: Sequence[bytes], options: Options) -> Outcome:
@@ -47,7 +56,8 @@ class Recognizing:
         g.camera = options.camera
         outcome = tensors.run_images(takes_images(model), files, options)
         for answer, data in zip(outcome.answers, files, strict=True):
-            self._tell(answer, options, data)
+            self._tell(answer, options, data, g.request_id)
+            g.log_fields = log_fields(answer)
         return outcome
 
     def tensors(self, model: Model, inputs: Sequence[Tensor], options: Options) -> Outcome:
@@ -56,7 +66,8 @@ class Recognizing:
         g.log_fields = {"model": f"{model.manifest.name}/{model.manifest.version}"}
         outcome = tensors.run_tensors(model, inputs, options)
         for answer in outcome.answers:
-            self._tell(answer, options, None)
+            self._tell(answer, options, None, g.request_id)
+            g.log_fields = log_fields(answer)
         return outcome
 
     def for_numbers(self, array: Tensor, name: str | None, version: int | None) -> Model:
@@ -89,17 +100,21 @@ class Recognizing:
         self._metrics.refused.labels(code).inc()
         self._metrics.cameras.refused(g.get("camera", ""), code)
 
-    def _tell(self, answer: Answer, options: Options, data: bytes | None) -> None:
+    def _tell(self, answer: Answer, options: Options, data: bytes | None, request_id: str) -> None:
         self._metrics.answered(answer)
-        g.log_fields = {
-            "model": f"{answer.model}/{answer.version}",
-            "label": answer.best.label,
-            "probability": round(answer.best.probability, 4),
-        }
         if self._listeners:
-            seen = Observation(time.time(), g.request_id, answer, options, data)
+            seen = Observation(time.time(), request_id, answer, options, data)
             for listener in self._listeners:
                 listener(seen)
+
+
+def log_fields(answer: Answer) -> dict[str, object]:
+    """What a request's log line says of its answer."""
+    return {
+        "model": f"{answer.model}/{answer.version}",
+        "label": answer.best.label,
+        "probability": round(answer.best.probability, 4),
+    }
 
 
 def takes_images(model: Model) -> Recognizer:

@@ -190,10 +190,10 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
         np.arange(6, dtype=np.float32).reshape(2, 3),
         np.array(7, np.int64),
     ]
-    Checkpoint(3, 2, 0.1 + 0.2, arrays, arrays[:1], arrays[1:]).save(tmp_path / CHECKPOINT)
+    Checkpoint(3, 2, 0.7, 0.1 + 0.2, arrays, arrays[:1], arrays[1:]).save(tmp_path / CHECKPOINT)
     back = Checkpoint.load(tmp_path / CHECKPOINT)
     assert back is not None
-    assert (back.epoch, back.best_epoch, back.best_loss) == (3, 2, 0.1 + 0.2)
+    assert (back.epoch, back.best_epoch, back.best_top1, back.best_loss) == (3, 2, 0.7, 0.1 + 0.2)
     assert [a.tobytes() for a in back.weights] == [a.tobytes() for a in arrays]
     assert back.optimizer[0].dtype == np.int64
 
@@ -201,7 +201,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path) -> None:
     file = tmp_path / CHECKPOINT
     assert Checkpoint.load(file) is None
-    Checkpoint(1, 0, 1.0, [np.zeros(1000)], [], []).save(file)
+    Checkpoint(1, 0, 0.5, 1.0, [np.zeros(1000)], [], []).save(file)
     file.write_bytes(file.read_bytes()[:500])
     assert Checkpoint.load(file) is None
 
