@@ -21,7 +21,10 @@ OFTEN = "500ms"
 
 class Prometheus:
     """`prometheus` with a copy of deploy/prometheus in `folder`, of which scrapes and evaluations
-    come more often; it scrapes `target`, with the API key `key` where one is given."""
+    come more often; it scrapes `target`, with the API key `key` where one is given.
+
+    `targets` is its folder of files that list devices.
+    """
 
     def __init__(self, folder: Path, target: str, key: str = "") -> None:
         shutil.copytree(PROMETHEUS, folder / "prometheus")
@@ -33,7 +36,8 @@ class Prometheus:
             text = text.replace("#   credentials_file: ", "  credentials_file: ")
             text = text.replace("/etc/prometheus/lineside.key", str(folder / "lineside.key"))
         config.write_text(text, "utf-8")
-        targets = config.parent / "targets" / "lineside.json"
+        self.targets = config.parent / "targets"
+        targets = self.targets / "lineside.json"
         (group,) = json.loads(targets.read_text("utf-8"))
         targets.write_text(json.dumps([{**group, "targets": [target]}]), "utf-8")
         port = free_port()

@@ -1,6 +1,7 @@
 """The dashboard of the device: where the time goes, and what the machine has left."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
+from grafana_foundation_sdk.models import units
 from panels import Panel, bars, board, figure, graph, heat, states
 
 HERE = 'instance=~"$instance"'
@@ -14,19 +15,19 @@ def _time() -> list[Panel]:
         heat(
             "Time to the answer",
             "Requests of one frame a second that took between a line and the one below",
-            "s",
+            units.Seconds,
             f"sum by (le) (instance_le:lineside_request_duration_seconds_bucket:rate5m{{{HERE}}})",
         ),
         heat(
             "Time of the stage $stage",
             "Frames whose stage took between a line and the one below",
-            "s",
+            units.Seconds,
             f'sum by (le) (increase({STAGE}_bucket{{{HERE}, stage=~"$stage"}}{RATE}))',
         ),
         graph(
             "Mean time by stage",
             "Where the time of a frame goes",
-            "s",
+            units.Seconds,
             (
                 f"sum by (stage) (rate({STAGE}_sum{{{HERE}}}{RATE}))"
                 f" / sum by (stage) (rate({STAGE}_count{{{HERE}}}{RATE}))",
@@ -37,7 +38,7 @@ def _time() -> list[Panel]:
         graph(
             "Slowest 1 of 100 by stage",
             "99 of 100 frames pass the stage in this time, over five minutes",
-            "s",
+            units.Seconds,
             (
                 f"max by (stage) (instance_stage:{STAGE}:p99_5m{{{HERE}}})",
                 "{{stage}}",
@@ -46,13 +47,13 @@ def _time() -> list[Panel]:
         graph(
             "Queue",
             "Frames that wait for their turn; beyond max_waiting they are refused",
-            "none",
+            units.NoUnit,
             (f"lineside_waiting_frames{{{HERE}}}", "{{instance}}"),
         ),
         graph(
             "Interpreters",
             "Frames being worked on, and interpreters there are",
-            "none",
+            units.NoUnit,
             (f"lineside_busy_interpreters{{{HERE}}}", "busy {{instance}}"),
             (f"lineside_interpreters{{{HERE}}}", "all {{instance}}"),
         ),
@@ -64,7 +65,7 @@ def _machine() -> list[Panel]:
         graph(
             "Temperature",
             "By thermal zone; a Raspberry Pi slows down from 80 °C",
-            "celsius",
+            units.Celsius,
             (f"lineside_device_temperature_celsius{{{HERE}}}", "{{zone}} {{instance}}"),
             limit=80,
         ),
@@ -80,27 +81,27 @@ def _machine() -> list[Panel]:
         graph(
             "Processor",
             "Cores that the server keeps busy",
-            "none",
+            units.NoUnit,
             (f'rate(process_cpu_seconds_total{{job="lineside", {HERE}}}{RATE})', "{{instance}}"),
         ),
         graph(
             "Memory of its limit",
             "Of the server's cgroup where that is limited, and of the machine",
-            "percentunit",
+            units.PercentUnit,
             (f"instance_scope:lineside_memory_used:ratio{{{HERE}}}", "{{scope}} {{instance}}"),
             limit=0.8,
         ),
         graph(
             "Memory of the server",
             "The whole process, and what each model took when it was loaded",
-            "bytes",
+            units.BytesIEC,
             (f'process_resident_memory_bytes{{job="lineside", {HERE}}}', "process {{instance}}"),
             (f"lineside_model_memory_bytes{{{MODEL}}}", "{{model}} {{instance}}"),
         ),
         bars(
             "Disk in use",
             "Of the disk that holds each folder",
-            "percentunit",
+            units.PercentUnit,
             (f"1 - instance_folder:lineside_disk_free:ratio{{{HERE}}}", "{{folder}} {{instance}}"),
             {"yellow": 0.8, "red": 0.9},
         ),
@@ -112,14 +113,14 @@ def _kept() -> list[Panel]:
         graph(
             "Cache",
             "Look-ups a second by what came of them",
-            "reqps",
+            units.CountsPerSecond,
             (f"sum by (result) (rate(lineside_cache_lookups_total{{{HERE}}}{RATE}))", "{{result}}"),
             stacked=True,
         ),
         graph(
             "Cache hits",
             "Answers that no model was run for, of all look-ups",
-            "percentunit",
+            units.PercentUnit,
             (
                 f'sum(rate(lineside_cache_lookups_total{{{HERE}, result=~"hit|shared"}}{RATE}))'
                 f" / sum(rate(lineside_cache_lookups_total{{{HERE}}}{RATE}))",
@@ -129,26 +130,26 @@ def _kept() -> list[Panel]:
         graph(
             "Jobs",
             "Jobs a second by the state they came to",
-            "reqps",
+            units.CountsPerSecond,
             (f"sum by (state) (rate(lineside_jobs_total{{{HERE}}}{RATE}))", "{{state}}"),
         ),
         graph(
-            "Jobs waiting",
-            "Jobs that were taken on and not yet started",
-            "none",
+            "Jobs pending",
+            "Jobs that wait or run",
+            units.NoUnit,
             (f"lineside_jobs_pending{{{HERE}}}", "{{instance}}"),
         ),
         graph(
             "Journal",
             "Rows a second that were written, and that were lost",
-            "reqps",
+            units.RowsPerSecond,
             (f"rate(lineside_journal_rows_total{{{HERE}}}{RATE})", "written {{instance}}"),
             (f"rate(lineside_journal_lost_total{{{HERE}}}{RATE})", "lost {{instance}}"),
         ),
         graph(
             "Samples",
             "Bytes of the frames kept for training",
-            "bytes",
+            units.BytesIEC,
             (f"lineside_samples_bytes{{{HERE}}}", "{{instance}}"),
         ),
     ]
@@ -159,7 +160,7 @@ def _models() -> list[Panel]:
         bars(
             "Models that serve",
             "Seconds that loading, warming up and checking took",
-            "s",
+            units.Seconds,
             (
                 f"lineside_model_load_seconds{{{MODEL}}}"
                 f" and on (instance, job, model, version) lineside_model_info{{{MODEL}}}",
@@ -171,13 +172,13 @@ def _models() -> list[Panel]:
         figure(
             "Running since",
             "When the server that was started last was started",
-            "dateTimeFromNow",
+            units.DateTimeFromNow,
             f'max(process_start_time_seconds{{job="lineside", {HERE}}}) * 1000',
         ),
         figure(
             "Versions of the server",
             "More than one: some device was not brought up to date",
-            "none",
+            units.NoUnit,
             f"count(count by (version) (lineside_build_info{{{HERE}}}))",
             {"yellow": 2},
         ),

@@ -1,6 +1,7 @@
 """The dashboard of the line: what was seen, what was refused, by which camera."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
+from grafana_foundation_sdk.models import units
 from panels import Panel, bars, board, figure, graph, heat
 
 HERE = 'instance=~"$instance"'
@@ -14,7 +15,7 @@ def _well() -> list[Panel]:
         figure(
             "Ready",
             "Whether every device serves its default model",
-            "none",
+            units.NoUnit,
             f"min(lineside_ready{{{HERE}}})",
             {"green": 1},
             base="red",
@@ -23,7 +24,7 @@ def _well() -> list[Panel]:
         figure(
             "Alerts",
             "Alerts that fire at this moment; Prometheus shows them under /alerts",
-            "none",
+            units.NoUnit,
             f'count(ALERTS{{alertstate="firing", {HERE}}}) or vector(0)',
             {"red": 1},
         ),
@@ -35,41 +36,41 @@ def _now() -> list[Panel]:
         figure(
             "Frames a second",
             "Frames that got labels",
-            "reqps",
+            units.CountsPerSecond,
             f"sum(rate(lineside_predictions_total{{{MODEL}}}{RATE}))",
         ),
         figure(
             "Slowest 1 of 100",
             "99 of 100 frames are answered in this time, on the slowest device",
-            "s",
+            units.Seconds,
             f"max(instance:lineside_request_duration_seconds:p99_5m{{{HERE}}})",
             {"yellow": 1.0, "red": 1.5},
         ),
         figure(
             "Errors",
             "Frames answered with an error, on the device with the most",
-            "percentunit",
+            units.PercentUnit,
             f"max(instance:lineside_request_errors:ratio_rate5m{{{HERE}}})",
             {"yellow": 0.01, "red": 0.05},
         ),
         figure(
             "Refused",
             "Frames refused for want of room or time, on the device with the most",
-            "percentunit",
+            units.PercentUnit,
             f"max(instance:lineside_requests_refused:ratio_rate5m{{{HERE}}})",
             {"yellow": 0.01, "red": 0.05},
         ),
         figure(
             "Cameras sending",
             "Cameras of which frames came in the last two minutes",
-            "none",
+            units.NoUnit,
             "count(sum by (instance, camera)"
             f" (increase(lineside_camera_frames_total{{{CAMERA}}}[2m])) > 0) or vector(0)",
         ),
         figure(
             "Drift",
             "The largest distance of a model from the baseline in its bundle",
-            "none",
+            units.NoUnit,
             f"max(lineside_drift_ratio{{{MODEL}}})",
             {"yellow": 0.1, "red": 0.2},
         ),
@@ -81,21 +82,21 @@ def _seen() -> list[Panel]:
         graph(
             "Frames by label",
             "Frames a second by their most probable label",
-            "reqps",
+            units.CountsPerSecond,
             (f"sum by (label) (rate(lineside_predictions_total{{{MODEL}}}{RATE}))", "{{label}}"),
             stacked=True,
         ),
         graph(
             "Frames by verdict",
             "Frames a second by what the bundle's policy makes of the label",
-            "reqps",
+            units.CountsPerSecond,
             (f"sum by (verdict) (rate(lineside_verdicts_total{{{MODEL}}}{RATE}))", "{{verdict}}"),
             stacked=True,
         ),
         graph(
             "Share of each verdict",
             "Over ten minutes, of the frames that got a verdict",
-            "percentunit",
+            units.PercentUnit,
             (
                 f"sum by (verdict) (rate(lineside_verdicts_total{{{MODEL}}}[10m]))"
                 f" / scalar(sum(rate(lineside_verdicts_total{{{MODEL}}}[10m])))",
@@ -110,7 +111,7 @@ def _unseen() -> list[Panel]:
         graph(
             "Frames without labels",
             "Frames a second that were answered with an error, by its code",
-            "reqps",
+            units.CountsPerSecond,
             (
                 f"sum by (reason) (rate(lineside_frames_refused_total{{{HERE}}}{RATE}))",
                 "{{reason}}",
@@ -120,7 +121,7 @@ def _unseen() -> list[Panel]:
         graph(
             "Time to the answer",
             "From a request's arrival to its answer, requests of one frame, over five minutes",
-            "s",
+            units.Seconds,
             (f"instance:lineside_request_duration_seconds:p50_5m{{{HERE}}}", "median {{instance}}"),
             (
                 f"instance:lineside_request_duration_seconds:p99_5m{{{HERE}}}",
@@ -131,7 +132,7 @@ def _unseen() -> list[Panel]:
         graph(
             "Requests by status",
             "All requests a second, probes and scrapes left out",
-            "reqps",
+            units.RequestsPerSecond,
             (
                 "sum by (status) (rate(lineside_requests_total"
                 f'{{{HERE}, route!~"/metrics|/livez|/readyz"}}{RATE}))',
@@ -146,13 +147,13 @@ def _confidence() -> list[Panel]:
         heat(
             "Confidence",
             "Probability of the best label: how many frames fell between a line and the one below",
-            "percentunit",
+            units.PercentUnit,
             f"sum by (le) (increase(lineside_confidence_bucket{{{MODEL}}}{RATE}))",
         ),
         graph(
             "Confidence, lowest and middle",
             "One of ten frames is below the lower line, half of them below the upper one",
-            "percentunit",
+            units.PercentUnit,
             (
                 "histogram_quantile(0.1, sum by (le, model)"
                 f" (rate(lineside_confidence_bucket{{{MODEL}}}{RATE})))",
@@ -167,7 +168,7 @@ def _confidence() -> list[Panel]:
         graph(
             "Drift",
             "Distance of recent frames from the baseline in the bundle, by what is compared",
-            "none",
+            units.NoUnit,
             (
                 f"max by (instance, model, signal) (lineside_drift_ratio{{{MODEL}}})",
                 "{{signal}} {{model}} {{instance}}",
@@ -177,7 +178,7 @@ def _confidence() -> list[Panel]:
         graph(
             "Samples kept",
             "Frames kept for training, an hour, by why",
-            "none",
+            units.NoUnit,
             (
                 f"sum by (reason) (rate(lineside_samples_total{{{HERE}}}{RATE})) * 3600",
                 "{{reason}}",
@@ -191,7 +192,7 @@ def _cameras() -> list[Panel]:
         graph(
             "Frames by camera",
             "Frames a second of each camera that names itself, whatever became of them",
-            "reqps",
+            units.CountsPerSecond,
             (
                 f"sum by (camera) (rate(lineside_camera_frames_total{{{CAMERA}}}{RATE}))",
                 "{{camera}}",
@@ -202,7 +203,7 @@ def _cameras() -> list[Panel]:
             "Frames by camera and result",
             "Frames a second that got no labels: bad (of the sender's making), refused (no room or"
             " time), failed (of ours)",
-            "reqps",
+            units.CountsPerSecond,
             (
                 "sum by (camera, result) (rate(lineside_camera_frames_total"
                 f'{{{CAMERA}, result!="answered"}}{RATE}))',
@@ -212,7 +213,7 @@ def _cameras() -> list[Panel]:
         bars(
             "Since the last frame",
             "Time since the newest frame of each camera, by the device's clock",
-            "s",
+            units.Seconds,
             (
                 "time() - max by (instance, camera)"
                 f" (lineside_camera_last_frame_timestamp_seconds{{{CAMERA}}})",

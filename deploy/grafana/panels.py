@@ -176,7 +176,8 @@ def board(
         made.with_variable(_choice(name, *VARIABLES[name]))
     number = 0
     for heading, panels in rows.items():
-        made.with_row(dashboard.Row(heading))
+        number += 1
+        made.with_row(dashboard.Row(heading).id(number))
         for panel in panels:
             number += 1
             made.with_panel(panel.id(number))

@@ -212,6 +212,21 @@ def test_prometheus_scrapes_with_a_key_as_its_configuration_shows(
             assert ready["metric"]["station"] == "station-1"
 
 
+def test_a_device_is_added_by_a_file_without_a_restart(
+    device: LiveServer, watching: Prometheus, colors_server: LiveServer
+) -> None:
+    added = watching.targets / "second.json"
+    target = colors_server.url.removeprefix("http://")
+    labels = {"line": "line-2", "station": "station-1"}
+    written = added.with_suffix(".new")
+    written.write_bytes(msgspec.json.encode([{"targets": [target], "labels": labels}]))
+    written.rename(added)
+    pause, until = threading.Event(), time.monotonic() + 60
+    while not watching.query(f'up{{instance="{target}", line="line-2"}} == 1'):
+        assert time.monotonic() < until, watching.get("targets")
+        pause.wait(0.1)
+
+
 def promtool(*arguments: str) -> str:
     """What promtool says; fails where it is not content."""
     if shutil.which("promtool") is None:
@@ -285,7 +300,7 @@ def test_a_dashboard_that_does_not_fit_the_schema_is_found() -> None:
 def test_every_panel_is_explained_and_asks_the_chosen_source() -> None:
     for board in boards().values():
         panels = [panel for panel in board.panels or [] if not isinstance(panel, RowPanel)]
-        assert len({panel.id_val for panel in panels}) == len(panels)
+        assert len({panel.id_val for panel in board.panels or []}) == len(board.panels or [])
         for panel in panels:
             assert panel.description, panel.title
             assert panel.datasource is not None
