@@ -1,7 +1,6 @@
 """A real Prometheus watches a live server: every rule and panel has something to show."""
 
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -12,20 +11,15 @@ from pathlib import Path
 import msgspec
 import pytest
 import requests
-from grafana_foundation_sdk.cog import plugins
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, RowPanel
-from grafana_foundation_sdk.models.prometheus import Dataquery
+from boards import boards, panel_queries
 from live import ROOT, LiveServer, live_server
 from machines import raspberry_pi
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_server import PROMETHEUS, Prometheus, prometheus
+from prometheus_server import Prometheus, prometheus
 from promql import compared, filled, metrics_of
-from sdk_types import faults
 
 from server.api.access import FRAMES, RIGHTS_OF
 
-GRAFANA = ROOT / "deploy" / "grafana"
 # Metrics of parts that are not in this tree yet.
 COMING = {
     "lineside_cache_lookups_total",
@@ -38,8 +32,6 @@ COMING = {
 ENOUGH_FOR_DRIFT = 125
 # What Prometheus itself has.
 ITS_OWN = {"up", "ALERTS"}
-# By dashboard: title and expression of each query of its panels.
-Queries = dict[str, list[tuple[str, str]]]
 
 
 @pytest.fixture(scope="module")
@@ -73,29 +65,6 @@ def send_some(server: LiveServer, sample: bytes) -> None:
         server.recognize(sample, camera="st4-top", deadline_ms=0.001),
     ]
     assert [answer.status_code for answer in answers] == [200, 200, 422, 415, 503]
-
-
-def boards() -> dict[str, Dashboard]:
-    """The committed dashboards as the SDK's types, by file name."""
-    plugins.register_default_plugins()
-    files = sorted((GRAFANA / "dashboards").glob("*.json"))
-    return {
-        file.name: Dashboard.from_json(msgspec.json.decode(file.read_bytes())) for file in files
-    }
-
-
-def panel_queries() -> Queries:
-    """Every query of every panel."""
-    found: Queries = {}
-    for name, board in boards().items():
-        found[name] = [
-            (panel.title or "", query.expr)
-            for panel in board.panels or []
-            if not isinstance(panel, RowPanel)
-            for query in panel.targets or []
-            if isinstance(query, Dataquery)
-        ]
-    return found
 
 
 def exposed(server: LiveServer) -> set[str]:
@@ -225,95 +194,3 @@ def test_a_device_is_added_by_a_file_without_a_restart(
     while not watching.query(f'up{{instance="{target}", line="line-2"}} == 1'):
         assert time.monotonic() < until, watching.get("targets")
         pause.wait(0.1)
-
-
-def promtool(*arguments: str) -> str:
-    """What promtool says; fails where it is not content."""
-    if shutil.which("promtool") is None:
-        pytest.skip("the Debian package prometheus, which has promtool, is not installed")
-    done = subprocess.run(
-        ["promtool", *arguments], cwd=PROMETHEUS, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_promtool_accepts_the_configuration_and_the_rules() -> None:
-    assert "SUCCESS" in promtool("check", "config", "prometheus.yml")
-    files = [str(path.relative_to(PROMETHEUS)) for path in (PROMETHEUS / "rules").glob("*.yml")]
-    assert promtool("check", "rules", *files).count("SUCCESS") == len(files) == 2
-
-
-def test_promtool_passes_a_test_of_every_alert_firing_and_not() -> None:
-    (file,) = (PROMETHEUS / "tests").glob("*.yml")
-    assert "SUCCESS" in promtool("test", "rules", str(file))
-    rules = msgspec.yaml.decode((PROMETHEUS / "rules" / "alerts.yml").read_bytes())
-    alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
-    fires: set[str] = set()
-    quiet: set[str] = set()
-    for test in msgspec.yaml.decode(file.read_bytes())["tests"]:
-        for case in test.get("alert_rule_test", ()):
-            (fires if case["exp_alerts"] else quiet).add(case["alertname"])
-    assert fires == alerts
-    assert quiet == alerts
-
-
-def test_every_alert_says_how_bad_it_is_and_what_to_look_at_first() -> None:
-    rules = msgspec.yaml.decode((PROMETHEUS / "rules" / "alerts.yml").read_bytes())
-    for group in rules["groups"]:
-        for rule in group["rules"]:
-            assert rule["labels"]["severity"] in ("warning", "critical")
-            assert set(rule["annotations"]) == {"summary", "description"}
-            assert rule["annotations"]["description"].startswith("Look first")
-
-
-def test_the_dashboards_are_those_that_the_program_makes(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, GRAFANA / "make.py", tmp_path], check=True, timeout=60)
-    made = {file.name: file.read_text("utf-8") for file in tmp_path.iterdir()}
-    kept = {file.name: file.read_text("utf-8") for file in (GRAFANA / "dashboards").iterdir()}
-    assert set(made) == {"line.json", "device.json"}
-    assert made == kept, "run deploy/grafana/make.py"
-
-
-def test_the_dashboards_fit_the_schema() -> None:
-    """What Grafana's schema does not know is lost on the way through the SDK's types."""
-    for name, board in boards().items():
-        kept = msgspec.json.decode((GRAFANA / "dashboards" / name).read_bytes())
-        assert msgspec.json.decode(JSONEncoder().encode(board)) == kept
-        assert list(faults(board)) == []
-
-
-def test_a_dashboard_that_does_not_fit_the_schema_is_found() -> None:
-    board = boards()["line.json"]
-    board.refresh = 30  # type: ignore[assignment]
-    assert board.panels is not None
-    panel = board.panels[1]
-    assert isinstance(panel, Panel)
-    assert panel.grid_pos is not None
-    panel.grid_pos.h = "high"  # type: ignore[assignment]
-    assert [fault.split(" is ")[0] for fault in faults(board)] == [
-        ".refresh",
-        ".panels[1].grid_pos.h",
-    ]
-
-
-def test_every_panel_is_explained_and_asks_the_chosen_source() -> None:
-    for board in boards().values():
-        panels = [panel for panel in board.panels or [] if not isinstance(panel, RowPanel)]
-        assert len({panel.id_val for panel in board.panels or []}) == len(board.panels or [])
-        for panel in panels:
-            assert panel.description, panel.title
-            assert panel.datasource is not None
-            assert panel.datasource.uid == "$datasource"
-            assert panel.grid_pos is not None
-
-
-def test_the_provisioning_names_what_is_there() -> None:
-    folder = GRAFANA / "provisioning"
-    sources = msgspec.yaml.decode((folder / "datasources" / "prometheus.yml").read_bytes())
-    (source,) = sources["datasources"]
-    assert (source["type"], source["isDefault"]) == ("prometheus", True)
-    config = msgspec.yaml.decode((PROMETHEUS / "prometheus.yml").read_bytes())
-    assert source["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
-    providers = msgspec.yaml.decode((folder / "dashboards" / "lineside.yml").read_bytes())
-    assert [provider["type"] for provider in providers["providers"]] == ["file"]
