@@ -15,6 +15,7 @@ from server.api import (
     tensorflow_serving,
     tutorials,
 )
+from server.api.caching import Caching
 from server.api.forms import take_bodies
 from server.api.frames import no_fetch
 from server.api.gate import Gate
@@ -28,6 +29,7 @@ from server.config import Settings
 from server.loading import make_store, start_loading
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
+from server.store.cache import AnswerCache
 
 __all__ = ["create_app", "make_store"]
 
@@ -67,7 +69,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     register_errors(app)
     guard(app, settings)
     name_models(app)
-    recognizing = Recognizing(store, metrics)
+    cache = AnswerCache(app, settings)
+    if settings.cache or settings.cache_url:
+        cache.open()
+    recognizing = Recognizing(
+        store, metrics, caching=Caching(cache, metrics), always=settings.cache
+    )
     app.register_blueprint(recognize.blueprint(recognizing, settings, image_fetcher(settings)))
     for make in (
         batch.blueprint,

@@ -53,6 +53,36 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     data: Annotated[
         str, _help("folder of what outlives a request: jobs, journal, samples", min_length=1)
     ] = "data"
+    journal: Annotated[
+        bool, _help("one row an answer in journal.db of the folder `data`, for /v1/journal")
+    ] = True
+    journal_days: Annotated[
+        float, _help("age beyond which rows go; 0: no limit", "days", ge=0, le=36_500)
+    ] = 30.0
+    journal_mb: Annotated[
+        float, _help("size of the journal beyond which its oldest rows go", "MB", ge=1)
+    ] = 256.0
+    journal_write_mb_per_minute: Annotated[
+        float,
+        _help("most that the journal writes, for SD cards; 0: no limit", "MB/minute", ge=0),
+    ] = 0.0
+    cache: Annotated[
+        bool,
+        _help("identical frames are answered from the cache; /api/recognize_cached always does"),
+    ] = False
+    cache_s: Annotated[
+        int, _help("time for which an answer is kept in the cache", "s", ge=1, le=2_592_000)
+    ] = 60
+    cache_mb: Annotated[
+        float, _help("memory of the cache; the least recently used go", "MB", gt=0)
+    ] = 16.0
+    cache_url: Annotated[
+        str,
+        _help(
+            "Redis that keeps the cache, such as redis://host:6379/0; empty: this process's memory",
+            pattern="^((rediss?|unix)://.+)?$",
+        ),
+    ] = ""
     recipe: Annotated[
         Recipe | None,
         _help("how a bare model.tflite without bundle.json is fed, as a table of bundle.json"),

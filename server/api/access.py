@@ -33,6 +33,7 @@ RIGHTS_OF: dict[str, tuple[Right, ...]] = {
     f"{_MODEL}/rollback": ADMIN,
     # The tutorials' routes.
     **dict.fromkeys(("/classify", "/predict", "/api/recognize"), FRAMES),
+    **dict.fromkeys(("/api/recognize_cached", "/recent"), FRAMES),
     "/api/model/info": KNOWN,
     # The Open Inference Protocol.
     "/v2": KNOWN,

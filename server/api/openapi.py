@@ -31,6 +31,7 @@ def _types(table: Iterable[Operation]) -> list[type]:
     found: dict[type, None] = dict.fromkeys((Query, ErrorAnswer, ForeignError))
     for operation in table:
         kinds = [kind for answer in operation.answers.values() for kind in answer]
+        kinds += [operation.parameters] if operation.parameters else []
         for body in operation.bodies.values():
             kinds.append(body.fields if isinstance(body, Files) else body)
         found |= dict.fromkeys(kind for kind in kinds if _is_struct(kind))
@@ -80,6 +81,8 @@ class Description:
                 {"name": name, "in": "query", "schema": schema}
                 for name, schema in self._fields(Query).items()
             ]
+        if operation.parameters:
+            parameters += self._parameters(operation.parameters)
         found = {
             "tags": [operation.tag],
             "summary": operation.summary,
@@ -99,6 +102,13 @@ class Description:
                 },
             }
         return found
+
+    def _parameters(self, kind: type) -> list[Schema]:
+        needed = self.schemas[kind.__name__].get("required", ())
+        return [
+            {"name": name, "in": "query", "required": name in needed, "schema": schema}
+            for name, schema in self._fields(kind).items()
+        ]
 
     def _responses(self, operation: Operation) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -30,6 +30,7 @@ from server.api.tutorials import (
     ModelInfo,
     PredictBody,
     Predicted,
+    Recent,
     RecognizedThree,
 )
 
@@ -71,7 +72,8 @@ class Operation(msgspec.Struct, frozen=True):
 
     bodies: what it takes, by media type: a type, `Files`, or `bytes`. answers: what it answers
     with 200, by media type; several types are alternatives. errors: the other statuses. foreign:
-    its errors have the shape of another protocol.
+    its errors have the shape of another protocol. parameters: what its query string holds beside
+    that of `query`.
     """
 
     method: str
@@ -83,6 +85,7 @@ class Operation(msgspec.Struct, frozen=True):
     bodies: dict[str, Any] = {}
     errors: tuple[int, ...] = ()
     foreign: bool = False
+    parameters: type | None = None
 
 
 def _get(
@@ -182,6 +185,23 @@ def _tutorials() -> list[Operation]:
             "The best label of a file; a model's outputs for `input`; labels for `features`",
             (Predicted, FeaturePrediction, dict[str, Any]),
             {MULTIPART: Files(("file",)), JSON: PredictBody},
+        ),
+        _post(
+            "/api/recognize_cached",
+            tag,
+            "The three best labels, kept for `cache_s` seconds",
+            (RecognizedThree,),
+            {MULTIPART: Files(("file",))},
+        ),
+        Operation(
+            "get",
+            "/recent",
+            tag,
+            "The kept answer that the request of this id got",
+            {JSON: (RecognizedThree,)},
+            errors=(400, 404),
+            foreign=True,
+            parameters=Recent,
         ),
         _get("/api/model/info", tag, "The default model", ModelInfo, 503, foreign=True),
     ]
