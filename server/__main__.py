@@ -1,4 +1,4 @@
-"""python -m server [serve | check | settings | key]"""
+"""python -m server [serve | check | settings | key | journal]"""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from server import __version__, config, keys_command
+from server import __version__, config, journal_command, keys_command
 from server.config import Settings
 from server.errors import LinesideError, StartError
 
@@ -21,6 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="validate settings and bundles, say what would serve")
     commands.add_parser("settings", help="print the table of settings")
     keys_command.add_parser(commands)
+    journal_command.add_parser(commands)
     for command in (serve, check):
         command.add_argument("--config", type=Path, help="TOML file of settings")
         for row in config.described():
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings(args)
         if args.command == "key":
             return keys_command.run(args, Path(settings.keys_file))
+        if args.command == "journal":
+            return journal_command.run(args, settings)
         return _serve(settings) if args.command == "serve" else _check(settings)
     except (StartError, LinesideError) as error:
         print(f"lineside: {error}", file=sys.stderr)

@@ -15,6 +15,7 @@ from server.api import (
     tensorflow_serving,
     tutorials,
 )
+from server.api import journal as journal_routes
 from server.api.caching import Caching
 from server.api.forms import take_bodies
 from server.api.frames import no_fetch
@@ -26,6 +27,7 @@ from server.api.recognizing import Recognizing
 from server.api.responses import register_errors
 from server.api.security import SecureHeaders, guard
 from server.config import Settings
+from server.keeping import open_journal
 from server.loading import make_store, start_loading
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
@@ -63,9 +65,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("server", static_folder=None)
     take_bodies(app, int(settings.max_body_mb * 1_000_000))
     app.config["MAX_FORM_PARTS"] = settings.max_form_parts
-    gate = Gate(app.wsgi_app, admission, settings, metrics)
+    journal = open_journal(settings, metrics)
+    refusals = [journal.refused] if journal else []
+    gate = Gate(app.wsgi_app, admission, settings, metrics, refusals)
     app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
-    observe_requests(app, metrics)
+    observe_requests(app, metrics, refusals)
     register_errors(app)
     guard(app, settings)
     name_models(app)
@@ -73,7 +77,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     if settings.cache or settings.cache_url:
         cache.open()
     recognizing = Recognizing(
-        store, metrics, caching=Caching(cache, metrics), always=settings.cache
+        store,
+        metrics,
+        [journal.answered] if journal else [],
+        caching=Caching(cache, metrics),
+        always=settings.cache,
+        refusals=refusals,
     )
     app.register_blueprint(recognize.blueprint(recognizing, settings, image_fetcher(settings)))
     for make in (
@@ -84,6 +93,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     ):
         app.register_blueprint(make(recognizing, settings))
     app.register_blueprint(models.blueprint(store))
+    app.register_blueprint(journal_routes.blueprint(journal))
     app.register_blueprint(health.blueprint(store, metrics))
     app.register_blueprint(console.blueprint(store))
 

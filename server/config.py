@@ -20,6 +20,8 @@ PREFIX = "LINESIDE_"
 CONFIG = "LINESIDE_CONFIG"
 # In the environment and in flags, their items are separated by commas.
 LISTS = frozenset({"image_url_hosts", "preload", "cors_origins"})
+# MB a minute; SQLite writes whole pages, for which less would not be enough.
+LEAST_WRITES = 0.1
 
 
 def _help(text: str, unit: str = "", **bounds: Any) -> Meta:
@@ -168,6 +170,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Literal["debug", "info", "warning", "error"], _help("least severe line that is logged")
     ] = "info"
     log_format: Annotated[Literal["json", "text"], _help("shape of a log line")] = "json"
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError for what no type can tell."""
+        if 0 < self.journal_write_mb_per_minute < LEAST_WRITES:
+            raise SettingsError(
+                f"journal_write_mb_per_minute can't be {self.journal_write_mb_per_minute:g}: say"
+                f" {LEAST_WRITES:g} or more, or 0 for no limit"
+            )
 
     @property
     def pool_size(self) -> int:

@@ -104,6 +104,10 @@ class SupersededError(LinesideError):
     code, status = "SUPERSEDED", 503
 
 
+class JournalUnreadableError(LinesideError):
+    code, status = "JOURNAL_UNREADABLE", 503
+
+
 class StartError(Exception):
     """The server can't start as configured; the message is the one sentence the operator reads."""
 

@@ -31,6 +31,7 @@ RIGHTS_OF: dict[str, tuple[Right, ...]] = {
     f"{_MODEL}/load": ADMIN,
     f"{_MODEL}/activate": ADMIN,
     f"{_MODEL}/rollback": ADMIN,
+    "/v1/journal": ADMIN,
     # The tutorials' routes.
     **dict.fromkeys(("/classify", "/predict", "/api/recognize"), FRAMES),
     **dict.fromkeys(("/api/recognize_cached", "/recent"), FRAMES),

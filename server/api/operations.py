@@ -18,6 +18,7 @@ from server.api.inference_protocol import (
     ServerMetadata,
 )
 from server.api.inference_tensors import InferRequest, InferResponse
+from server.api.journal import JournalPage, JournalQuery
 from server.api.json_body import JsonFrame
 from server.api.models import Model, Models, Which
 from server.api.query import Query
@@ -155,6 +156,15 @@ def _own() -> list[Operation]:
             "One sample frame",
             dict.fromkeys(IMAGE_TYPES, (bytes,)),
             errors=(404, 503),
+        ),
+        Operation(
+            "get",
+            "/v1/journal",
+            tag,
+            "What was answered, filtered: a page, or one file of all",
+            {JSON: (JournalPage,), "text/csv": (str,), "application/x-ndjson": (str,)},
+            errors=(400, 403, 404, 503),
+            parameters=JournalQuery,
         ),
         _get("/livez", tag, "Whether the server answers", Health),
         _get("/readyz", tag, "Whether the default model answers", Health, 503),
