@@ -16,7 +16,6 @@ from flask import Flask
 
 from server import __version__
 from server.config import Settings
-from server.errors import SettingsError
 from server.recognition.manifest import MODEL, digest
 from server.recognition.recognizer import Answer, Options, Recognizer
 
@@ -137,8 +136,5 @@ def _open(app: Flask, settings: Settings) -> Opened:
         options = {"max_bytes": int(settings.cache_mb * 1e6)}
         config |= {"CACHE_TYPE": MEMORY, "CACHE_OPTIONS": options}
     cache = Cache(with_jinja2_ext=False)
-    try:
-        cache.init_app(app, config)
-    except ValueError as error:
-        raise SettingsError(f"cache_url is no address of a Redis: {error}") from None
+    cache.init_app(app, config)
     return cache.set, cache.get

@@ -38,6 +38,11 @@ class Flights(Generic[T]):
         self._flights: dict[str, _Flight[T]] = {}
         self._waiting = 0
 
+    @property
+    def waiting(self) -> int:
+        """Threads that wait for others at this moment."""
+        return self._waiting
+
     def run(self, key: str, work: Callable[[], T], deadline: float) -> tuple[T, bool]:
         """`work()`, or what another thread's `work` for the same key came to meanwhile, and
         whether it was another's.
@@ -53,7 +58,7 @@ class Flights(Generic[T]):
             if mine:
                 return self._fly(key, flight, work), False
             try:
-                landed = flight.landed.wait(min(deadline - time.monotonic(), threading.TIMEOUT_MAX))
+                landed = flight.landed.wait(_seconds_until(deadline))
             finally:
                 with self._lock:
                     self._waiting -= 1
@@ -92,3 +97,7 @@ class Flights(Generic[T]):
             with self._lock:
                 del self._flights[key]
             flight.landed.set()
+
+
+def _seconds_until(deadline: float) -> float:
+    return min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)

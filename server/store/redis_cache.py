@@ -17,6 +17,7 @@ from redis import Redis, RedisError, ResponseError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from server.errors import SettingsError
 from server.observe.logs import LOGGER
 from server.store.cache import CacheDownError
 
@@ -29,6 +30,23 @@ PREFIX = "lineside:"
 UNASKED = "it was not asked yet"
 
 T = TypeVar("T")
+
+
+def client_of(url: str) -> Redis:
+    """A client of the Redis at `url`, not connected yet. Raises SettingsError where it is no such
+    address."""
+    try:
+        client = Redis.from_url(
+            url,
+            socket_connect_timeout=PATIENCE,
+            socket_timeout=PATIENCE,
+            retry=Retry(NoBackoff(), 0),
+        )
+        # What the address asks for beyond host and number is looked at only here.
+        client.connection_pool.make_connection()
+    except (ValueError, TypeError, RedisError) as error:
+        raise SettingsError(f"cache_url is not the address of a Redis: {error}") from None
+    return client
 
 
 class _Plain(RedisSerializer):
@@ -64,14 +82,8 @@ class BoundedRedis(RedisCache):
     def factory(
         cls, app: Flask, config: dict[str, Any], args: list[Any], kwargs: dict[str, Any]
     ) -> "BoundedRedis":
-        """What Flask-Caching makes of `CACHE_TYPE` and `CACHE_REDIS_URL`."""
-        client = Redis.from_url(
-            config["CACHE_REDIS_URL"],
-            socket_connect_timeout=PATIENCE,
-            socket_timeout=PATIENCE,
-            retry=Retry(NoBackoff(), 0),
-        )
-        return cls(client, kwargs["default_timeout"])
+        """What Flask-Caching makes of `CACHE_TYPE` and `CACHE_REDIS_URL`. Raises SettingsError."""
+        return cls(client_of(config["CACHE_REDIS_URL"]), kwargs["default_timeout"])
 
     def get(self, key: str) -> bytes | None:
         """The value; None where there is none. Raises CacheDownError."""
