@@ -16,7 +16,7 @@ PAGE = 4096
 # costs more than the statement does; the values of as many are far below SQLite's 32,766.
 AT_ONCE = 50
 # Rows that one DELETE takes, so that no transaction grows long.
-DELETED = 500
+DELETED = 200
 # Seconds that another process may hold the file before a write counts as failed.
 PATIENCE = 1.0
 # Primary result codes (sqlite.org/rescode.html) of a file that is no database, or no longer one.
@@ -42,7 +42,8 @@ class JournalFile:
 
     Written ahead (WAL): whoever reads never waits, and what was committed outlives kill -9; after a
     cut of power the last moments may be missing, and nothing is damaged (`synchronous = NORMAL`,
-    sqlite.org/wal.html). `fit` keeps it within `most_bytes`, beside `wal_bytes` written ahead.
+    sqlite.org/wal.html). `forget_beyond` keeps it within `most_bytes`, beside `wal_bytes` written
+    ahead.
     Methods raise sqlite3.Error, OSError, and JournalFormatError.
     """
 
@@ -91,16 +92,17 @@ class JournalFile:
                 run("ROLLBACK")
             raise
 
-    def forget_before(self, time: float) -> None:
-        """Lets rows go that are older than `time`, Unix seconds."""
-        while self._base.execute(_TOO_OLD, (time,)).rowcount == DELETED:
-            pass
+    def forget_before(self, time: float) -> bool:
+        """Lets some of the rows go that are older than `time`, Unix seconds; whether more may be
+        left."""
+        return self._base.execute(_TOO_OLD, (time,)).rowcount == DELETED
 
-    def fit(self) -> None:
-        """Lets the oldest rows go until the rest is within the size; their room is used again."""
-        while self._in_use() > self._most:
-            if self._base.execute(_OLDEST).rowcount < 1:
-                return
+    def forget_beyond(self) -> bool:
+        """Lets some of the oldest rows go where there are more than the size has room for, which is
+        used again; whether there may still be too many."""
+        if self._in_use() <= self._most:
+            return False
+        return self._base.execute(_OLDEST).rowcount > 0
 
     def _in_use(self) -> int:
         return (

@@ -22,6 +22,8 @@ logger = logging.getLogger(LOGGER)
 MOST_AT_ONCE = 2000
 ROW = 200
 PAGES = 16_384
+# DELETEs in a row, each of some hundred rows.
+MOST_DELETES = 100
 # Seconds between two looks at the rows' age.
 OLD_EVERY = 60.0
 DAY = 86_400.0
@@ -132,9 +134,9 @@ class Writer:
         try:
             with self._budget.step(now, size):
                 self._write(file, taken)
-                file.fit()
         finally:
             rows.extendleft(reversed(taken))
+        self._forget_some(file.forget_beyond, now)
         return True
 
     def _write(self, file: JournalFile, taken: deque[Values]) -> None:
@@ -153,11 +155,23 @@ class Writer:
                 taken.popleft()
 
     def _forget(self, file: JournalFile, wall: float, now: float) -> None:
-        if not self._bounds.days or now - self._looked < OLD_EVERY or not self._budget.room(now):
+        """Lets old rows go, once a minute."""
+        if not self._bounds.days or now - self._looked < OLD_EVERY:
             return
-        self._looked = now
-        with self._budget.step(now, PAGES):
-            file.forget_before(wall - self._bounds.days * DAY)
+        oldest = wall - self._bounds.days * DAY
+        if not self._forget_some(lambda: file.forget_before(oldest), now):
+            self._looked = now
+
+    def _forget_some(self, forget: Callable[[], bool], now: float) -> bool:
+        """Calls `forget` until it says that no more are left to go, as often as the budget and the
+        rows that come meanwhile allow; whether more may be left."""
+        for _ in range(MOST_DELETES):
+            if not self._budget.room(now):
+                return True
+            with self._budget.step(now, PAGES):
+                if not forget():
+                    return False
+        return True
 
     def _failed(self, error: Exception) -> None:
         """What is wrong with a file that is open may be gone with one opened anew."""

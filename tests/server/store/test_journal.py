@@ -3,6 +3,7 @@ the disk."""
 
 import logging
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def write(writer: Writer, rows: list[Values], wall: float = 0, now: float = 0) -
 
 def test_a_row_says_what_was_answered(tmp_path: Path) -> None:
     path, lost = tmp_path / "data" / "journal.db", Lost()
-    journal = Journal(path, BOUNDS, lost)
+    journal = Journal(path, Bounds(days=0, bytes=64_000_000), lost)
     journal.answered(observation(1, at=1767225600.25, camera="st4", part="A-1"))
     journal.refused(Refusal(1767225601.0, "id-2", 503, "OVERLOADED", "parts", 3, "st4", "A-2", 0.5))
     journal.refused(Refusal(1767225602.0, "id-3", 400, "INVALID_FIELD"))
@@ -128,12 +129,12 @@ def test_rows_of_many_threads_are_all_there(tmp_path: Path) -> None:
     assert len(rows_of(path)) == 4000
     journal.answered(observation(501))
     journal.close()
+    assert not list(tmp_path.glob("*-wal")), "closed cleanly, all is in the one file"
     rows = rows_of(path)
     assert len(rows) == 4001
     for name in range(8):
         mine = [row.request_id for row in rows if row.camera == f"c{name}"]
         assert mine == [f"id-{number}" for number in range(500)], "in their order"
-    assert not list(tmp_path.glob("*-wal")), "closed cleanly, all is in the one file"
 
 
 def test_what_waits_is_bounded_and_the_rest_counted(tmp_path: Path) -> None:
@@ -375,3 +376,36 @@ def test_a_full_disk_heals(small_disk: Path, said: list[str]) -> None:
     writer.close()
     numbers = [int(row.request_id.removeprefix("id-")) for row in rows_of(path)]
     assert numbers == list(range(2100))
+
+
+def remount(folder: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
+
+
+def test_a_disk_that_turns_read_only_is_still_read(small_disk: Path, said: list[str]) -> None:
+    path = small_disk / "journal.db"
+    writer = Writer(path, BOUNDS, Loss(Lost()))
+    write(writer, [answered(observation(n)) for n in range(100)])
+    writer.close()
+    remount(small_disk, "ro")
+    left = write(writer, [answered(observation(100))])
+    assert len(left) == 1
+    assert said == ["the journal can't be written, frames go on"]
+    assert len(rows_of(path)) == 100
+    remount(small_disk, "rw")
+    writer.turn(left, time.time(), 2)
+    writer.close()
+    assert len(rows_of(path)) == 101
+    assert said[1:] == ["the journal is written again"]
+
+
+def test_what_a_killed_server_left_on_a_read_only_disk_is_read(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    writer = Writer(tmp_path / "journal.db", BOUNDS, Loss(Lost()))
+    write(writer, [answered(observation(n)) for n in range(100)])
+    for file in tmp_path.glob("journal.db*"):
+        shutil.copy(file, small_disk)
+    writer.close()
+    remount(small_disk, "ro")
+    assert len(rows_of(small_disk / "journal.db")) == 100
