@@ -316,7 +316,7 @@ def test_twenty_thousand_frames_are_twenty_thousand_rows(colors: Path, tmp_path:
         "utf-8",
     )
     data = tmp_path / "data"
-    with live_server(models=colors, data=data, log_level="warning") as server:
+    with live_server(models=colors, data=data) as server:
         name, labels = "lineside_requests_total", {"route": "/v1/recognize", "status": "200"}
         while server.sample(name, **labels) < 20_000:
             subprocess.run(
@@ -338,7 +338,7 @@ def test_a_full_disk_loses_no_answer(colors: Path, tmp_path: Path) -> None:
     if done.returncode:
         pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
     try:
-        with live_server(models=colors, data=data, log_level="warning") as server:
+        with live_server(models=colors, data=data) as server:
             server.recognize(GREEN, part="before")
             assert len(read(server)["rows"]) == 1
             filler = data / "filler"
