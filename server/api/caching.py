@@ -6,6 +6,7 @@ from contextlib import suppress
 import msgspec
 from flask import Response, g, request
 
+from server.errors import LinesideError
 from server.observe.metrics import Metrics
 from server.recognition.recognizer import STAGES, Answer, Options, Recognizer
 from server.store.cache import AnswerCache, CachedAnswer, CacheDownError, Kept
@@ -49,7 +50,11 @@ class Caching:
             self._count[result]()
             return recognizer.recognize(data, options)
         if kept is None:
-            kept, result = self._compute(recognizer, key, data, options)
+            try:
+                kept, result = self._compute(recognizer, key, data, options)
+            except LinesideError:
+                self._count[result]()
+                raise
         self._count[result]()
         self._name(key, kept)
         if result in ("hit", "shared"):
