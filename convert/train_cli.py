@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", type=Path, metavar="FOLDER", help="one sub-folder a class, or a CSV of path,label"
     )
+    parser.add_argument(
+        "--labelled", type=Path, metavar="DIR", help="a server's DATA/samples: labelled ones too"
+    )
+    parser.add_argument(
+        "--labelled-of", metavar="MODEL", help="the model that answered them (that of --name)"
+    )
     how = parser.add_argument_group("training")
     how.add_argument("--alpha", type=float, default=1.0, help="width of MobileNetV2 (1.0)")
     how.add_argument("--size", type=int, default=224, help="sides of its input in pixels (224)")
@@ -82,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     request = dataclasses.replace(
         request_of(args, sources.from_keras(model), labels, recipe, "probabilities"),
         validation=validation,
-        source=args.source or f"trained on {args.folder.name}, {len(train.frames)} frames",
+        source=args.source or f"trained on {trained_on(args)}, {len(train.frames)} frames",
     )
     if request.mode == "int8" and request.calibration is None:
         calibration = tuple(item.path for item in train.frames)
@@ -90,6 +96,11 @@ def run(args: argparse.Namespace) -> int:
     pipeline.build(request, terminal.say)
     shutil.rmtree(work)
     return 0
+
+
+def trained_on(args: argparse.Namespace) -> str:
+    """What the training frames came from, for bundle.json."""
+    return f"{args.folder.name} and a server's samples" if args.labelled else str(args.folder.name)
 
 
 def check_before(args: argparse.Namespace, train: "Dataset") -> None:
@@ -153,9 +164,14 @@ def default_name(folder: Path) -> str:
 def data(args: argparse.Namespace, terminal: "Terminal") -> "tuple[Dataset, Dataset]":
     """The frames to train on and those to validate on, checked. Raises DatasetError."""
     from convert.dataset import check_dataset, read_dataset, split
+    from convert.samples import with_samples
     from server.recognition.frame import Limits
 
     train = read_dataset(args.folder)
+    if args.labelled:
+        own = len(train.frames)
+        train = with_samples(train, args.labelled, args.labelled_of or args.name)
+        terminal.say(f"{len(train.frames) - own} labelled samples from {args.labelled}")
     validation = read_dataset(args.validate, train.classes) if args.validate else None
     images = len(train.frames) + len(validation.frames if validation else ())
     with terminal.bar("Checking the images", images) as advance:

@@ -12,11 +12,13 @@ from server.api import (
     inference_protocol,
     models,
     recognize,
+    samples,
     tensorflow_serving,
     tutorials,
 )
 from server.api import journal as journal_routes
 from server.api.caching import Caching
+from server.api.express import Express
 from server.api.forms import take_bodies
 from server.api.frames import no_fetch
 from server.api.gate import Gate
@@ -25,13 +27,12 @@ from server.api.paths import name_models
 from server.api.recognize import Fetch
 from server.api.recognizing import Recognizing
 from server.api.responses import register_errors
-from server.api.security import SecureHeaders, guard
+from server.api.security import Doors, SecureHeaders, guard
 from server.config import Settings
-from server.keeping import open_journal
+from server.keeping import make_drift, make_sampler, open_cache, open_journal
 from server.loading import make_store, start_loading
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
-from server.store.cache import AnswerCache
 
 __all__ = ["create_app", "make_store"]
 
@@ -67,23 +68,24 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["MAX_FORM_PARTS"] = settings.max_form_parts
     journal = open_journal(settings, metrics)
     refusals = [journal.refused] if journal else []
-    gate = Gate(app.wsgi_app, admission, settings, metrics, refusals)
-    app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
     observe_requests(app, metrics, refusals)
     register_errors(app)
-    guard(app, settings)
+    doors = Doors(settings)
+    guard(app, settings, doors)
     name_models(app)
-    cache = AnswerCache(app, settings)
-    if settings.cache or settings.cache_url:
-        cache.open()
+    drift = make_drift(settings, metrics, store)
+    sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
     recognizing = Recognizing(
         store,
         metrics,
-        [journal.answered] if journal else [],
-        caching=Caching(cache, metrics),
+        (drift, *([sampler] if sampler else []), *([journal.answered] if journal else [])),
+        caching=Caching(open_cache(app, settings), metrics),
         always=settings.cache,
         refusals=refusals,
     )
+    express = Express(app.wsgi_app, recognizing, settings, doors, metrics)
+    gate = Gate(express, admission, settings, metrics, refusals)
+    app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
     app.register_blueprint(recognize.blueprint(recognizing, settings, image_fetcher(settings)))
     for make in (
         batch.blueprint,
@@ -92,7 +94,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         tensorflow_serving.blueprint,
     ):
         app.register_blueprint(make(recognizing, settings))
-    app.register_blueprint(models.blueprint(store))
+    app.register_blueprint(models.blueprint(store, drift))
+    app.register_blueprint(samples.blueprint(sampler.folder if sampler else None, store))
     app.register_blueprint(journal_routes.blueprint(journal))
     app.register_blueprint(health.blueprint(store, metrics))
     app.register_blueprint(console.blueprint(store))

@@ -19,7 +19,7 @@ from server.recognition.manifest import Recipe
 PREFIX = "LINESIDE_"
 CONFIG = "LINESIDE_CONFIG"
 # In the environment and in flags, their items are separated by commas.
-LISTS = frozenset({"image_url_hosts", "preload", "cors_origins"})
+LISTS = frozenset({"image_url_hosts", "preload", "cors_origins", "samples_labels"})
 # MB a minute; SQLite writes whole pages, for which less would not be enough.
 LEAST_WRITES = 0.1
 
@@ -100,7 +100,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = True
     frames_at_once: Annotated[
         int,
-        _help("frames worked on at once; 0: one more than interpreters", "frames", ge=0, le=512),
+        _help("frames worked on at once; 0: as many as interpreters", "frames", ge=0, le=512),
     ] = 0
     max_waiting: Annotated[
         int, _help("frames that may wait while all interpreters are busy", "frames", ge=0, le=1024)
@@ -163,6 +163,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cors_origins: Annotated[
         tuple[str, ...], _help("origins whose pages may call this server; empty: none but its own")
     ] = ()
+    samples: Annotated[
+        Literal["auto", "on", "off"],
+        _help("keep frames for a person to look at; `auto`: only where keys are asked for"),
+    ] = "auto"
+    samples_mb: Annotated[
+        float, _help("most disk that kept frames take; the oldest go; 0: none are kept", "MB", ge=0)
+    ] = 500.0
+    samples_per_minute: Annotated[
+        int, _help("most frames kept in any minute", "frames", ge=1, le=100_000)
+    ] = 10
+    samples_below: Annotated[
+        float, _help("frames whose best probability is below it are kept", ge=0, le=1)
+    ] = 0.5
+    samples_margin: Annotated[
+        float,
+        _help("frames as near as this to the verdict's least probability are kept", ge=0, le=1),
+    ] = 0.1
+    samples_share: Annotated[
+        float, _help("share of all other frames that is kept, at random", ge=0, le=1)
+    ] = 0.001
+    samples_labels: Annotated[
+        tuple[str, ...], _help("frames whose best label is one of these are kept")
+    ] = ()
+    drift_window_s: Annotated[
+        float, _help("the last frames that are compared with the bundle's baseline", "s", ge=1)
+    ] = 3600.0
+    drift_min_frames: Annotated[
+        int, _help("frames of that time without which drift is not told", "frames", ge=1)
+    ] = 300
     stop_timeout: Annotated[
         int, _help("time that frames in hand have to finish after SIGTERM", "s", ge=3, le=600)
     ] = 30
@@ -181,14 +210,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def pool_size(self) -> int:
-        """Interpreters a model: as set, or one a granted core."""
+        """Interpreters a model: as set, or one a granted core. A further one brought no more
+        frames a second, and takes 12 MB with a model of 4 MB."""
         return self.interpreters or granted_cores()
 
     @property
     def slots(self) -> int:
-        """Frames worked on at once. One is decoded while the others are inferred, so that no core
-        waits while a finished frame's answer is written."""
-        return self.frames_at_once or self.pool_size + 1
+        """Frames worked on at once: as set, or one an interpreter."""
+        return self.frames_at_once or self.pool_size
 
 
 class Described(msgspec.Struct, frozen=True):

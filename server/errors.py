@@ -108,6 +108,12 @@ class JournalUnreadableError(LinesideError):
     code, status = "JOURNAL_UNREADABLE", 503
 
 
+class StorageError(LinesideError):
+    """What a caller asked to be kept can't be written: the disk is full or read-only."""
+
+    code, status = "STORAGE_FAILED", 503
+
+
 class StartError(Exception):
     """The server can't start as configured; the message is the one sentence the operator reads."""
 

@@ -43,10 +43,10 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Prints the rows that `args` ask for. Raises StartError where there is no journal or an
     argument is unusable, JournalUnreadableError where it can't be read."""
-    from server.keeping import journal_path
     from server.store.journal_reading import ENCODERS, JournalReader
+    from server.store.journal_rows import FILE
 
-    path = journal_path(settings)
+    path = Path(settings.data) / FILE
     if not path.exists():
         raise StartError(f"there is no journal {path}: name its folder with --data")
     if args.limit is not None and args.limit < 1:

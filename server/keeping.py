@@ -1,18 +1,88 @@
-"""What outlives a request, as the settings say: where it is, within which bounds, until the end."""
+"""What is kept and counted of the answered frames, as the settings say."""
 
+from collections.abc import Callable
 from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from flask import Flask
 
 from server.config import Settings
+from server.observe.drift import Drift
 from server.observe.metrics import Metrics
+from server.recognition.manifest import Manifest
+from server.recognition.sample import Reason
+from server.store.bundles import BundleStore
+from server.store.cache import AnswerCache
 from server.store.journal import Journal
 from server.store.journal_rows import FILE
 from server.store.journal_writer import Bounds
 
+if TYPE_CHECKING:
+    from server.store.sampling import Sampler
 
-def journal_path(settings: Settings) -> Path:
-    """The journal's file."""
-    return Path(settings.data) / FILE
+SAMPLES = "samples"
+
+
+def manifest_of(store: BundleStore) -> Callable[[str, int], Manifest | None]:
+    """The manifest of the version of a model that serves, None where that one does not."""
+
+    def find(name: str, version: int) -> Manifest | None:
+        model = store.served().get(name)
+        return model.manifest if model and model.manifest.version == version else None
+
+    return find
+
+
+def make_drift(settings: Settings, metrics: Metrics, store: BundleStore) -> Drift:
+    """What measures the drift of the models of `store`, told of in `metrics`."""
+    drift = Drift(manifest_of(store), settings.drift_window_s, settings.drift_min_frames)
+    metrics.registry.register(drift)
+    return drift
+
+
+def samples_on(settings: Settings, *, keys_asked_for: bool) -> bool:
+    """Whether frames are kept: by `auto` only where nobody sees them without a key."""
+    wanted = settings.samples == "on" or (settings.samples == "auto" and keys_asked_for)
+    return wanted and settings.samples_mb > 0
+
+
+def make_sampler(
+    settings: Settings, metrics: Metrics, store: BundleStore, *, keys_asked_for: bool
+) -> "Sampler | None":
+    """What keeps samples of the answered frames; None where none are kept.
+
+    keys_asked_for: whether nobody comes in without a key, as the server starts.
+    """
+    if not samples_on(settings, keys_asked_for=keys_asked_for):
+        return None
+    from server.store.samples import SampleFolder
+    from server.store.sampling import LOST, Policy, Sampler
+
+    folder = SampleFolder(Path(settings.data) / SAMPLES, int(settings.samples_mb * 1e6))
+    policy = Policy(
+        labels=frozenset(settings.samples_labels),
+        margin=settings.samples_margin,
+        below=settings.samples_below,
+        share=settings.samples_share,
+        per_minute=settings.samples_per_minute,
+    )
+    sampler = Sampler(
+        folder,
+        policy,
+        manifest_of(store),
+        lambda reason: metrics.samples.labels(reason).inc(),
+        lambda reason: metrics.samples_lost.labels(reason).inc(),
+    )
+    # There from the start, so that Prometheus sees the first one as an increase.
+    for reason in get_args(Reason):
+        metrics.samples.labels(reason)
+    for reason in LOST:
+        metrics.samples_lost.labels(reason)
+    metrics.samples_bytes.set_function(lambda: folder.size)
+    # Unlike atexit's, this is run at the end of a forked worker too.
+    Finalize(None, sampler.close, exitpriority=10)
+    return sampler
 
 
 def open_journal(settings: Settings, metrics: Metrics) -> Journal | None:
@@ -25,7 +95,16 @@ def open_journal(settings: Settings, metrics: Metrics) -> Journal | None:
         int(settings.journal_mb * 1e6),
         int(settings.journal_write_mb_per_minute * 1e6),
     )
-    journal = Journal(journal_path(settings), bounds, metrics.journal_lost.inc)
+    journal = Journal(Path(settings.data) / FILE, bounds, metrics.journal_lost.inc)
     # Before the log's, which still tells of it; unlike atexit's, run at a forked worker's end too.
     Finalize(None, journal.close, exitpriority=10)
     return journal
+
+
+def open_cache(app: Flask, settings: Settings) -> AnswerCache:
+    """Where answers are kept for frames that come again: set up at once where it is switched on,
+    else with the first that wants it."""
+    cache = AnswerCache(app, settings)
+    if settings.cache or settings.cache_url:
+        cache.open()
+    return cache

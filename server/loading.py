@@ -10,6 +10,7 @@ from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.observe.models import ModelsCollector
 from server.recognition.admission import Admission
+from server.recognition.cores import granted_cores
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
@@ -28,7 +29,8 @@ def make_store(settings: Settings, metrics: Metrics, admission: Admission) -> Bu
     limits = Limits(max_pixels=settings.max_pixels, max_side=settings.max_side)
     on_stage = metrics.on_stage(STAGES)
     size = settings.pool_size
-    wide = size if settings.wide_interpreter and size > 1 else 0
+    cores = granted_cores()
+    wide = cores if settings.wide_interpreter and cores > 1 else 0
 
     def load(bundle: Bundle) -> Model:
         pool = InterpreterPool(bundle.model_path, size, settings.threads_per_interpreter, wide)

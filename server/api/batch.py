@@ -49,7 +49,7 @@ def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
     @routes.post("/batch")
     def batch() -> Response:
         files = _files(settings.max_batch)
-        query = read_options(Query)
+        query = read_options(Query, request)
         age = age_of(query, settings)
         asked = options(query, settings, age)
         recognizer = recognizing.recognizer(query.model, query.version)
@@ -60,7 +60,7 @@ def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
             except LinesideError as error:
                 recognizing.refused(error)
                 return BatchResult(name, error=ErrorBody(error.code, error.message, g.request_id))
-            return BatchResult(name, recognition(answer, query, age))
+            return BatchResult(name, recognition(answer, query, age, g.request_id))
 
         return to_json(Batch(g.request_id, tuple(one(name, data) for name, data in files)))
 

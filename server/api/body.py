@@ -4,7 +4,7 @@ import io
 from typing import TypeVar
 
 import msgspec
-from flask import request
+from flask import Request
 
 from server.errors import InvalidFieldError, MissingFieldError
 
@@ -13,8 +13,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 FILE_FIELDS = ("file", "image")
 
 
-def read_image() -> bytes:
-    """The image of this request: multipart field `file` or `image`, or the raw body.
+def read_image(request: Request) -> bytes:
+    """The image of `request`: multipart field `file` or `image`, or the raw body.
 
     Raises MissingFieldError where there is none.
     """
@@ -39,7 +39,7 @@ def read_image() -> bytes:
     return data
 
 
-def read_options(kind: type[T]) -> T:
+def read_options(kind: type[T], request: Request) -> T:
     """`kind` from the query string and, where the body is a form, from its fields.
 
     Raises InvalidFieldError naming a value that can't be used. Fields that `kind` does not know
@@ -48,6 +48,8 @@ def read_options(kind: type[T]) -> T:
     values = request.args.to_dict()
     if request.mimetype == "multipart/form-data":
         values = {**request.form.to_dict(), **values}
+    if not values:
+        return kind()
     known = {name: values[name] for name in kind.__struct_fields__ if values.get(name)}
     try:
         return msgspec.convert(known, kind, strict=False)

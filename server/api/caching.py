@@ -4,7 +4,8 @@ import time
 from contextlib import suppress
 
 import msgspec
-from flask import Response, g, request
+from flask import Response
+from werkzeug.datastructures import RequestCacheControl
 
 from server.errors import LinesideError
 from server.observe.metrics import Metrics
@@ -30,20 +31,26 @@ class Caching:
             for result in ("hit", "miss", "shared", "bypass", "error")
         }
 
-    def frame(self, recognizer: Recognizer, data: bytes, options: Options) -> Answer:
+    def frame(
+        self,
+        recognizer: Recognizer,
+        data: bytes,
+        options: Options,
+        request_id: str,
+        asked: RequestCacheControl,
+    ) -> Answer:
         """As `Recognizer.recognize`; a CachedAnswer where it was computed for another request.
 
         A hit takes no slot of the admission, and neither does waiting for the same frame in hand:
         DeadlineExceededError where that takes too long.
         """
         started = time.perf_counter()
-        asked = request.cache_control
         key = self._cache.key(recognizer, data, options)
         if asked.no_cache:
             self._count["bypass"]()
             answer = recognizer.recognize(data, options)
             if not asked.no_store:
-                self._name(key, self._keep(key, answer))
+                self._name(request_id, key, self._keep(key, answer))
             return answer
         kept, result = self._look(key, asked.max_age)
         if kept is None and asked.no_store:
@@ -51,18 +58,23 @@ class Caching:
             return recognizer.recognize(data, options)
         if kept is None:
             try:
-                kept, result = self._compute(recognizer, key, data, options)
+                kept, result = self._compute(recognizer, key, data, options, asked.max_age)
             except LinesideError:
                 self._count[result]()
                 raise
         self._count[result]()
-        self._name(key, kept)
+        self._name(request_id, key, kept)
         if result in ("hit", "shared"):
             return _cached(kept, time.perf_counter() - started)
         return kept.answer
 
     def _compute(
-        self, recognizer: Recognizer, key: str, data: bytes, options: Options
+        self,
+        recognizer: Recognizer,
+        key: str,
+        data: bytes,
+        options: Options,
+        max_age: int | None,
     ) -> tuple[Kept, str]:
         """A new answer, or that of the same frame in hand, with `miss`, `error`, `shared`, or
         `hit` where it was kept a moment ago."""
@@ -71,7 +83,7 @@ class Caching:
         def work() -> Kept:
             nonlocal result
             # Another may have landed between the caller's look and this flight.
-            kept, result = self._look(key, request.cache_control.max_age)
+            kept, result = self._look(key, max_age)
             return kept or self._keep(key, recognizer.recognize(data, options))
 
         kept, shared = self._flights.run(key, work, options.deadline)
@@ -91,9 +103,9 @@ class Caching:
             self._cache.keep(key, kept)
         return kept
 
-    def _name(self, key: str, kept: Kept) -> None:
+    def _name(self, request_id: str, key: str, kept: Kept) -> None:
         with suppress(CacheDownError):
-            self._cache.name(g.request_id, key, kept)
+            self._cache.name(request_id, key, kept)
 
     def _look(self, key: str, max_age: int | None) -> tuple[Kept | None, str]:
         """The answer under `key`, and `hit`, `miss` or `error`."""
@@ -118,9 +130,12 @@ def _cached(kept: Kept, seconds: float) -> CachedAnswer:
     return CachedAnswer(**fields, age=_age(kept))
 
 
+def age_header(answer: Answer) -> tuple[tuple[str, str], ...]:
+    """The header Age (RFC 9111, 5.1), in whole seconds, where `answer` was another request's."""
+    return (("Age", str(int(answer.age))),) if isinstance(answer, CachedAnswer) else ()
+
+
 def with_age(response: Response, answer: Answer) -> Response:
-    """`response` with the header Age (RFC 9111, 5.1), in whole seconds, where `answer` was another
-    request's."""
-    if isinstance(answer, CachedAnswer):
-        response.headers["Age"] = str(int(answer.age))
+    """`response` with `age_header`."""
+    response.headers.extend(age_header(answer))
     return response

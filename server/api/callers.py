@@ -11,7 +11,7 @@ from server.errors import UnauthorizedError
 from server.store.keys import PREFIX, KeyRing, Right, expired
 
 if TYPE_CHECKING:
-    from flask import Request
+    from werkzeug.datastructures import Headers
 
 # A header longer than this is no key or token of ours.
 LONGEST = 8192
@@ -29,12 +29,12 @@ class Caller(msgspec.Struct, frozen=True):
 ReadToken: TypeAlias = Callable[[str], Caller]
 
 
-def credential(request: Request) -> str | None:
-    """The key or token of a request: `Authorization: Bearer ...` (RFC 6750, 2.1), else
+def credential(headers: Headers) -> str | None:
+    """The key or token among a request's headers: `Authorization: Bearer ...` (RFC 6750, 2.1), else
     `X-API-Key`; None where it has none. Raises UnauthorizedError for another scheme."""
-    header = request.headers.get("Authorization")
+    header = headers.get("Authorization")
     if header is None:
-        return request.headers.get("X-API-Key")
+        return headers.get("X-API-Key")
     scheme, _, value = header.partition(" ")
     if scheme.lower() != "bearer":
         raise UnauthorizedError("send the key as `Authorization: Bearer KEY`, or as `X-API-Key`")

@@ -40,7 +40,7 @@ def read_frame() -> tuple[Frame, Query]:
     if request.mimetype in FORMS and not request.files and _has_text():
         frame = _from_form()
         return _source(frame), frame
-    return read_image(), read_options(Query)
+    return read_image(request), read_options(Query, request)
 
 
 def _has_text() -> bool:
@@ -64,7 +64,7 @@ def _from_form() -> JsonFrame:
 def _with_query(frame: JsonFrame) -> JsonFrame:
     """The query string goes before the body, as it does for forms."""
     given = {k: v for k, v in request.args.to_dict().items() if k in Query.__struct_fields__ and v}
-    asked = read_options(Query) if given else None
+    asked = read_options(Query, request) if given else None
     values = {name: getattr(asked, name) for name in given}
     if frame.parameters is not None:
         frame = _with_parameters(frame, frame.parameters, given)

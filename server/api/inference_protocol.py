@@ -8,7 +8,7 @@ named `image` or as the input.
 import time
 
 import msgspec
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from server import __version__
 from server.api.body import read_options
@@ -138,7 +138,7 @@ class Inference:
         )
 
     def _asked(self, wanted: InferRequest) -> Options:
-        query = read_options(Query)
+        query = read_options(Query, request)
         asked = options(query, self._settings, age_of(query, self._settings))
         timeout = wanted.parameters.get("timeout", 0)
         if not isinstance(timeout, int) or not 0 <= timeout <= LONGEST_TIMEOUT:

@@ -59,7 +59,7 @@ def _asked() -> tuple[JournalQuery, Filter]:
     for name in request.args:
         if name not in known:
             raise InvalidFieldError(f"there is no {name}: a journal is asked by {', '.join(known)}")
-    query = read_options(JournalQuery)
+    query = read_options(JournalQuery, request)
     fields = {name: getattr(query, name) for name in Filter.__struct_fields__}
     for name in ("since", "until"):
         if fields[name] is not None:

@@ -9,6 +9,7 @@ from flask import Blueprint, Response, request
 from server.api.responses import to_json
 from server.api.tensorflow_serving import VersionStatus, version_statuses
 from server.errors import InvalidFieldError, ModelNotFoundError
+from server.observe.drift import Drift, Signal
 from server.recognition.manifest import Manifest
 from server.store.bundles import BundleStore, Failure, versions
 
@@ -16,7 +17,9 @@ from server.store.bundles import BundleStore, Failure, versions
 class Model(msgspec.Struct, frozen=True):
     """One bundle name: what it takes (`classify`: images, `tensor`: numbers), the versions on
     disk, newest first, the one that serves, and those that were refused with the reason.
-    model_version_status: the same as TensorFlow Serving tells it."""
+    model_version_status: the same as TensorFlow Serving tells it. drift: how far the last frames
+    are from the bundle's baseline, by signal, as population stability index; without the signals
+    that too few frames tell of, and null where nothing is measured."""
 
     name: str
     task: Literal["classify", "tensor"]
@@ -27,6 +30,7 @@ class Model(msgspec.Struct, frozen=True):
     failures: tuple[Failure, ...]
     manifest: Manifest | None
     model_version_status: tuple[VersionStatus, ...]
+    drift: dict[Signal, float] | None = None
 
 
 class Models(msgspec.Struct, frozen=True):
@@ -41,7 +45,7 @@ class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
-def describe(store: BundleStore, name: str, numbers: tuple[int, ...]) -> Model:
+def describe(store: BundleStore, name: str, numbers: tuple[int, ...], drift: Drift) -> Model:
     """`name` as the API tells it."""
     recognizer = store.served().get(name)
     return Model(
@@ -54,6 +58,7 @@ def describe(store: BundleStore, name: str, numbers: tuple[int, ...]) -> Model:
         failures=store.failures(name),
         manifest=recognizer.manifest if recognizer else None,
         model_version_status=version_statuses(store, name),
+        drift=drift.of(name, recognizer.manifest.version) if recognizer else None,
     )
 
 
@@ -68,7 +73,7 @@ def _which() -> Which:
         raise InvalidFieldError(f'{error}; send nothing, or {{"version": 3}}') from None
 
 
-def blueprint(store: BundleStore) -> Blueprint:
+def blueprint(store: BundleStore, drift: Drift) -> Blueprint:
     """The model routes over `store`."""
     routes = Blueprint("models", __name__, url_prefix="/v1/models")
 
@@ -76,7 +81,7 @@ def blueprint(store: BundleStore) -> Blueprint:
         found = versions(store.folder)
         if name not in found:
             raise ModelNotFoundError(f"there is no model {name}")
-        return to_json(describe(store, name, found[name]))
+        return to_json(describe(store, name, found[name], drift))
 
     def change(name: str, how: Callable[[], object]) -> Response:
         how()
@@ -86,7 +91,7 @@ def blueprint(store: BundleStore) -> Blueprint:
     def models() -> Response:
         found = versions(store.folder)
         return to_json(
-            Models(tuple(describe(store, name, numbers) for name, numbers in found.items()))
+            Models(tuple(describe(store, name, numbers, drift) for name, numbers in found.items()))
         )
 
     @routes.get("/<model:name>")

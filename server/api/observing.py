@@ -4,8 +4,9 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import msgspec
 from flask import Flask, Response, g, request
 
 from server.observe.logs import LOGGER
@@ -22,19 +23,60 @@ REQUEST_ID = re.compile(r"(?!ls_|eyJ)[A-Za-z0-9._:-]{1,64}")
 LONGEST = 128
 # Scrapes and probes come every few seconds and say nothing of the line.
 QUIET = ("/metrics", "/livez", "/readyz")
+# In a WSGI environment, when the request began, where somebody looked at it before Flask.
+STARTED = "lineside.started"
+# There too, the manifest of the model that was asked, and the options.
+ASKED = "lineside.asked"
 
 
 def choose_id(given: str) -> str:
     """The caller's X-Request-Id where it is a plain name of at most 64 characters, else a new
     one."""
-    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """One answered request. path: as asked; route: as registered. caller: the name of its key or
+    token, if any. code: of the error it was answered with, if any. fields: what its log line says
+    beside that."""
+
+    request_id: str
+    method: str
+    path: str
+    route: str
+    status: int
+    seconds: float
+    caller: str | None = None
+    code: str | None = None
+    fields: Mapping[str, object] = {}
+
+
+def tell(done: Finished, metrics: Metrics) -> None:
+    """Counts, times and logs one answered request."""
+    metrics.finished(done.route, done.status, done.seconds)
+    level = logging.DEBUG if done.path in QUIET else logging.INFO
+    if not logger.isEnabledFor(level):
+        return
+    line: dict[str, object] = {
+        "request_id": done.request_id,
+        "method": done.method,
+        "path": done.path,
+        "status": done.status,
+        "ms": round(done.seconds * 1000, 2),
+        **done.fields,
+    }
+    if done.caller is not None:
+        line["caller"] = done.caller
+    if done.code is not None:
+        line["code"] = done.code
+    logger.log(level, "request", extra={"fields": line})
 
 
 def tell_refusal(refusals: Sequence[RefusalListener], status: int, code: str) -> None:
     """Tells that this request's frame got no labels, with what is known of it."""
     if not refusals:
         return
-    asked: tuple[Manifest, Options] | None = g.get("asked")
+    asked: tuple[Manifest, Options] | None = request.environ.get(ASKED)
     manifest, options = asked if asked else (None, None)
     refusal = Refusal(
         at=time.time(),
@@ -59,32 +101,26 @@ def observe_requests(
 
     @app.before_request
     def start() -> None:
-        g.started = time.perf_counter()
+        g.started = request.environ.get(STARTED) or time.perf_counter()
         g.request_id = choose_id(request.headers.get("X-Request-Id", ""))
 
     @app.after_request
     def finish(response: Response) -> Response:
-        seconds = time.perf_counter() - g.started
-        route = request.url_rule.rule if request.url_rule else "unmatched"
-        metrics.requests.labels(route, str(response.status_code)).inc()
-        metrics.request_duration.labels(route).observe(seconds)
         if "error_code" in g and g.get("is_frame"):
             metrics.refused.labels(g.error_code).inc()
             tell_refusal(refusals, response.status_code, g.error_code)
         response.headers["X-Request-Id"] = g.request_id
-        level = logging.DEBUG if request.path in QUIET else logging.INFO
-        if logger.isEnabledFor(level):
-            fields = {
-                "request_id": g.request_id,
-                "method": request.method,
-                "path": request.path,
-                "status": response.status_code,
-                "ms": round(seconds * 1000, 2),
-                **g.get("log_fields", {}),
-            }
-            if (caller := g.get("caller")) is not None:
-                fields["caller"] = caller.name
-            if "error_code" in g:
-                fields["code"] = g.error_code
-            logger.log(level, "request", extra={"fields": fields})
+        caller = g.get("caller")
+        done = Finished(
+            request_id=g.request_id,
+            method=request.method,
+            path=request.path,
+            route=request.url_rule.rule if request.url_rule else "unmatched",
+            status=response.status_code,
+            seconds=time.perf_counter() - g.started,
+            caller=caller.name if caller else None,
+            code=g.get("error_code"),
+            fields=g.get("log_fields", {}),
+        )
+        tell(done, metrics)
         return response

@@ -19,6 +19,7 @@ PARAMETERS: dict[str, Schema] = {
     "version": {"type": "integer", "minimum": 1, "description": "the version that serves"},
     "label": {"type": "string", "description": "`stable`: the version that serves"},
     "file": {"type": "string"},
+    "sample": {"type": "string", "description": "the sample's id"},
 }
 BINARY: Schema = {"type": "string", "format": "binary"}
 
@@ -31,7 +32,7 @@ def _types(table: Iterable[Operation]) -> list[type]:
     found: dict[type, None] = dict.fromkeys((Query, ErrorAnswer, ForeignError))
     for operation in table:
         kinds = [kind for answer in operation.answers.values() for kind in answer]
-        kinds += [operation.parameters] if operation.parameters else []
+        kinds += [operation.filters] if operation.filters else []
         for body in operation.bodies.values():
             kinds.append(body.fields if isinstance(body, Files) else body)
         found |= dict.fromkeys(kind for kind in kinds if _is_struct(kind))
@@ -76,13 +77,9 @@ class Description:
             {"name": name, "in": "path", "required": True, "schema": PARAMETERS[name]}
             for name in names
         ]
-        if operation.query:
-            parameters += [
-                {"name": name, "in": "query", "schema": schema}
-                for name, schema in self._fields(Query).items()
-            ]
-        if operation.parameters:
-            parameters += self._parameters(operation.parameters)
+        asked = Query if operation.query else operation.filters
+        if asked is not None:
+            parameters += self._parameters(asked)
         found = {
             "tags": [operation.tag],
             "summary": operation.summary,

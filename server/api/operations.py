@@ -23,6 +23,7 @@ from server.api.json_body import JsonFrame
 from server.api.models import Model, Models, Which
 from server.api.query import Query
 from server.api.recognize import Recognition, TensorRecognition
+from server.api.samples import Said, SamplePage, SampleQuery
 from server.api.serving_values import ClassifyRequest, PredictRequest
 from server.api.tensorflow_serving import Metadata, ModelStatus, Outputs, Predictions, Results
 from server.api.tutorials import (
@@ -34,6 +35,7 @@ from server.api.tutorials import (
     Recent,
     RecognizedThree,
 )
+from server.recognition.sample import Sample
 
 JSON, MULTIPART, FORM = (
     "application/json",
@@ -49,6 +51,7 @@ EXAMPLES: dict[type, object] = {
     PredictBody: {"features": FLOWER},
     PredictRequest: {"instances": [FLOWER]},
     Which: {"version": 1},
+    Said: {"label": "scratched"},
     ClassifyRequest: {"examples": [{"features": FLOWER}]},
     InferRequest: {
         "inputs": [{"name": "features", "shape": [1, 4], "datatype": "FP32", "data": FLOWER}]
@@ -73,8 +76,8 @@ class Operation(msgspec.Struct, frozen=True):
 
     bodies: what it takes, by media type: a type, `Files`, or `bytes`. answers: what it answers
     with 200, by media type; several types are alternatives. errors: the other statuses. foreign:
-    its errors have the shape of another protocol. parameters: what its query string holds beside
-    that of `query`.
+    its errors have the shape of another protocol. filters: the type of its query string, where
+    that is another than a frame's `query`.
     """
 
     method: str
@@ -86,7 +89,7 @@ class Operation(msgspec.Struct, frozen=True):
     bodies: dict[str, Any] = {}
     errors: tuple[int, ...] = ()
     foreign: bool = False
-    parameters: type | None = None
+    filters: type | None = None
 
 
 def _get(
@@ -119,6 +122,34 @@ def _change(action: str, summary: str) -> Operation:
         bodies=bodies,
         errors=(400, 403, 404, 409, 413, 422, 503),
     )
+
+
+def _samples() -> list[Operation]:
+    tag, one = "Lineside", "/v1/samples/{sample}"
+    image = dict.fromkeys((*IMAGE_TYPES, "image/x-portable-anymap"), (bytes,))
+    return [
+        Operation(
+            "get",
+            "/v1/samples",
+            tag,
+            "Frames that were kept for a person to look at",
+            {JSON: (SamplePage,)},
+            errors=(400, 503),
+            filters=SampleQuery,
+        ),
+        _get(one, tag, "One of them, with its answer", Sample, 404, 503),
+        Operation("get", f"{one}/image", tag, "Its image as received", image, errors=(404, 503)),
+        Operation(
+            "post",
+            f"{one}/label",
+            tag,
+            "Say what it shows",
+            {JSON: (Sample,)},
+            bodies={JSON: Said},
+            errors=(400, 403, 404, 413, 503),
+        ),
+        Operation("delete", one, tag, "Remove it", {JSON: (Sample,)}, errors=(400, 403, 404, 503)),
+    ]
 
 
 def _own() -> list[Operation]:
@@ -164,7 +195,7 @@ def _own() -> list[Operation]:
             "What was answered, filtered: a page, or one file of all",
             {JSON: (JournalPage,), "text/csv": (str,), "application/x-ndjson": (str,)},
             errors=(400, 403, 404, 503),
-            parameters=JournalQuery,
+            filters=JournalQuery,
         ),
         _get("/livez", tag, "Whether the server answers", Health),
         _get("/readyz", tag, "Whether the default model answers", Health, 503),
@@ -211,7 +242,7 @@ def _tutorials() -> list[Operation]:
             {JSON: (RecognizedThree,)},
             errors=(400, 404),
             foreign=True,
-            parameters=Recent,
+            filters=Recent,
         ),
         _get("/api/model/info", tag, "The default model", ModelInfo, 503, foreign=True),
     ]
@@ -274,4 +305,4 @@ def _tensorflow_serving() -> list[Operation]:
 
 def operations() -> list[Operation]:
     """The whole table."""
-    return [*_own(), *_tutorials(), *_inference_protocol(), *_tensorflow_serving()]
+    return [*_own(), *_samples(), *_tutorials(), *_inference_protocol(), *_tensorflow_serving()]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response, g, request
 
 from server.api.caching import with_age
 from server.api.frames import ImageUrl, Numbers, read_frame
@@ -18,6 +18,8 @@ from server.recognition.results import Prediction
 from server.store.cache import CachedAnswer
 
 Fetch = Callable[[str], bytes]
+# In a WSGI environment, the error of a frame that was worked on before Flask saw the request.
+FAILED = "lineside.failed"
 
 
 class Recognition(msgspec.Struct, frozen=True):
@@ -49,10 +51,10 @@ class TensorRecognition(msgspec.Struct, frozen=True):
     predictions: tuple[tuple[Prediction, ...], ...] | None
 
 
-def recognition(answer: Answer, query: Query, age: float) -> Recognition:
+def recognition(answer: Answer, query: Query, age: float, request_id: str) -> Recognition:
     """`answer` as the API tells it; `age` is the frame's on arrival, in seconds."""
     return Recognition(
-        request_id=g.request_id,
+        request_id=request_id,
         model=answer.model,
         model_version=answer.version,
         camera=query.camera,
@@ -73,6 +75,8 @@ def blueprint(recognizing: Recognizing, settings: Settings, fetch: Fetch) -> Blu
 
     @routes.post("/recognize")
     def recognize() -> Response:
+        if (failed := request.environ.get(FAILED)) is not None:
+            raise failed
         frame, query = read_frame()
         age = age_of(query, settings)
         asked = options(query, settings, age)
@@ -81,7 +85,7 @@ def blueprint(recognizing: Recognizing, settings: Settings, fetch: Fetch) -> Blu
         recognizer = recognizing.recognizer(query.model, query.version)
         data = fetch(frame.url) if isinstance(frame, ImageUrl) else frame
         answer = recognizing.frame(recognizer, data, asked)
-        return with_age(to_json(recognition(answer, query, age)), answer)
+        return with_age(to_json(recognition(answer, query, age, g.request_id)), answer)
 
     def numbers(value: object, query: Query, asked: Options) -> Response:
         model, outcome = run_numbers(recognizing, value, query, asked)

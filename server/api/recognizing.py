@@ -4,10 +4,10 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from flask import g, request
+from flask import Request, g, request
 
 from server.api.caching import Caching
-from server.api.observing import tell_refusal
+from server.api.observing import ASKED, tell_refusal
 from server.errors import InvalidFieldError, LinesideError, NotReadyError
 from server.observe.metrics import Metrics
 from server.recognition import tensors
@@ -50,31 +50,49 @@ class Recognizing:
     def frame(
         self, recognizer: Recognizer, data: bytes, options: Options, *, cached: bool = False
     ) -> Answer:
-        """One image file's answer, from the cache where asked or always. Errors are those of
-        `Recognizer.recognize`."""
-        g.asked = recognizer.manifest, options
+        """One image file's answer, for Flask's request; from the cache where asked or always.
+        Errors are those of `Recognizer.recognize`."""
+        answer = self.answer(recognizer, data, options, g.request_id, request, cached=cached)
+        g.log_fields = log_fields(answer)
+        return answer
+
+    def answer(
+        self,
+        recognizer: Recognizer,
+        data: bytes,
+        options: Options,
+        request_id: str,
+        request: Request,
+        *,
+        cached: bool = False,
+    ) -> Answer:
+        """As `frame`, for a request that Flask need not know."""
+        request.environ[ASKED] = recognizer.manifest, options
         if cached or self._always:
-            answer = self.caching.frame(recognizer, data, options)
+            control = request.cache_control
+            answer = self.caching.frame(recognizer, data, options, request_id, control)
         else:
             answer = recognizer.recognize(data, options)
-        self._tell(answer, options, data)
+        self._tell(answer, options, data, request_id)
         return answer
 
     def images(self, model: Model, files: Sequence[bytes], options: Options) -> Outcome:
         """As `tensors.run_images`; InvalidFieldError for a model that takes no images."""
-        g.asked = model.manifest, options
+        request.environ[ASKED] = model.manifest, options
         outcome = tensors.run_images(takes_images(model), files, options)
         for answer, data in zip(outcome.answers, files, strict=True):
-            self._tell(answer, options, data)
+            self._tell(answer, options, data, g.request_id)
+            g.log_fields = log_fields(answer)
         return outcome
 
     def tensors(self, model: Model, inputs: Sequence[Tensor], options: Options) -> Outcome:
         """As `tensors.run_tensors`."""
         g.log_fields = {"model": f"{model.manifest.name}/{model.manifest.version}"}
-        g.asked = model.manifest, options
+        request.environ[ASKED] = model.manifest, options
         outcome = tensors.run_tensors(model, inputs, options)
         for answer in outcome.answers:
-            self._tell(answer, options, None)
+            self._tell(answer, options, None, g.request_id)
+            g.log_fields = log_fields(answer)
         return outcome
 
     def for_numbers(self, array: Tensor, name: str | None, version: int | None) -> Model:
@@ -107,19 +125,23 @@ class Recognizing:
         self._metrics.refused.labels(error.code).inc()
         tell_refusal(self._refusals, error.status, error.code)
 
-    def _tell(self, answer: Answer, options: Options, data: bytes | None) -> None:
+    def _tell(self, answer: Answer, options: Options, data: bytes | None, request_id: str) -> None:
         self._metrics.answered(answer)
-        g.log_fields = {
-            "model": f"{answer.model}/{answer.version}",
-            "label": answer.best.label,
-            "probability": round(answer.best.probability, 4),
-        }
         if self._listeners:
             seen = Observation(
-                time.time(), g.request_id, answer, options, data, isinstance(answer, CachedAnswer)
+                time.time(), request_id, answer, options, data, isinstance(answer, CachedAnswer)
             )
             for listener in self._listeners:
                 listener(seen)
+
+
+def log_fields(answer: Answer) -> dict[str, object]:
+    """What a request's log line says of its answer."""
+    return {
+        "model": f"{answer.model}/{answer.version}",
+        "label": answer.best.label,
+        "probability": round(answer.best.probability, 4),
+    }
 
 
 def takes_images(model: Model) -> Recognizer:

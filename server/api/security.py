@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, g, request
+from werkzeug.datastructures import Headers
 
 from server.api.access import ADMIN, OPEN, rights_of
 from server.api.callers import Caller, credential, identify
@@ -64,10 +65,11 @@ class Doors:
         """Whether a key has a rate of its own."""
         return any(key.rate for key in self._ring.current())
 
-    def identify(self) -> tuple[Caller | None, str]:
-        """The caller of this request, or None and what is wrong with its credential, if any."""
+    def identify(self, headers: Headers) -> tuple[Caller | None, str]:
+        """The caller whose request has `headers`, or None and what is wrong with its credential,
+        if any."""
         try:
-            secret = credential(request)
+            secret = credential(headers)
             return (identify(secret, self._ring, self._read_token), "") if secret else (None, "")
         except UnauthorizedError as error:
             return None, error.message
@@ -87,31 +89,34 @@ class Doors:
             needs = " or ".join(rights or ()) or "a right that nobody has"
             raise ForbiddenError(f"{caller.name} has no right to this; it needs {needs}")
 
+    def open_to(self, address: str | None) -> bool:
+        """Whether `address` may come in while no key is asked for."""
+        return self._auth != "auto" or _from_loopback(address)
+
     def _check_unguarded(self, rights: tuple[str, ...] | None) -> None:
-        """Open doors are open to this machine, and models are not changed by other sites' pages
-        in a browser on it."""
-        if self._auth == "auto" and not _from_loopback(request.remote_addr):
+        """Open doors are open to this machine, and what admins do is not done by other sites'
+        pages in a browser on it."""
+        if not self.open_to(request.remote_addr):
             raise UnauthorizedError("this server asks other machines for a key, and has none yet")
         if rights != ADMIN:
             return
         origin = request.headers.get("Origin")
         if origin and origin not in self._origins and urlsplit(origin).netloc != request.host:
-            raise ForbiddenError(f"pages of {origin} may not change models here")
+            raise ForbiddenError(f"pages of {origin} may not do this here")
         name = urlsplit(f"//{request.host}").hostname
         if self._auth == "auto" and name not in LOOPBACK_NAMES:
-            raise ForbiddenError(f"models are not changed under the name {name} without a key")
+            raise ForbiddenError(f"this is not done under the name {name} without a key")
 
 
 def _from_loopback(address: str | None) -> bool:
     return not address or address in ("127.0.0.1", "::1") or ip_address(address).is_loopback
 
 
-def guard(app: Flask, settings: Settings) -> None:
+def guard(app: Flask, settings: Settings, doors: Doors) -> None:
     """Lets only those in who may come in, and no more often than they may.
 
-    Raises KeysError or SettingsError where keys, tokens or rates can't be used as set.
+    Raises SettingsError where rates can't be used as set.
     """
-    doors = Doors(settings)
     if settings.auth == "off":
         fields = {"address": settings.host}
         logger.warning("everyone is let in, since auth is off", extra={"fields": fields})
@@ -119,7 +124,7 @@ def guard(app: Flask, settings: Settings) -> None:
     @app.before_request
     def know() -> None:
         if doors.closed():
-            g.caller, g.caller_fault = doors.identify()
+            g.caller, g.caller_fault = doors.identify(request.headers)
 
     if settings.rate_per_key or settings.rate_per_address or doors.any_rates():
         from server.api.rates import limit_rates

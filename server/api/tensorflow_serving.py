@@ -8,7 +8,7 @@ serves.
 from typing import Annotated, Any
 
 import msgspec
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from server.api.body import read_options
 from server.api.query import Query, age_of, options
@@ -167,7 +167,7 @@ class TensorFlowServing:
         return self._recognizing.store.get(name, version)
 
     def _run(self, model: Model, inputs: Inputs, top_k: int = 1) -> Outcome:
-        query = read_options(Query)
+        query = read_options(Query, request)
         asked = msgspec.structs.replace(
             options(query, self._settings, age_of(query, self._settings)), top_k=top_k
         )

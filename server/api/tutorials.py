@@ -105,7 +105,7 @@ class Tutorials:
         if field not in request.files:
             what = "image" if field == "image" else "file"
             raise MissingFieldError(f"No {what} uploaded")
-        query = msgspec.structs.replace(read_options(Query), top_k=top_k)
+        query = msgspec.structs.replace(read_options(Query, request), top_k=top_k)
         asked = options(query, self._settings, age_of(query, self._settings))
         recognizer = self._recognizing.recognizer(query.model, query.version)
         data = request.files[field].stream.read()
@@ -128,7 +128,7 @@ class Tutorials:
         """The outputs for `input`, or the labels for `features`."""
         if (body.input is None) == (body.features is None):
             raise MissingFieldError("send either `input` or `features`")
-        query = msgspec.structs.replace(read_options(Query), top_k=1000)
+        query = msgspec.structs.replace(read_options(Query, request), top_k=1000)
         asked = options(query, self._settings, age_of(query, self._settings))
         value = body.features if body.input is None else body.input
         model, outcome = run_numbers(self._recognizing, value, query, asked)

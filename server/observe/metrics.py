@@ -1,6 +1,7 @@
 """The server's Prometheus metrics: base units, `_total` on counters, labels from closed sets."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,6 +23,8 @@ _MS = (1, 2.5, 5, 7.5, 10, 15, 25, 50, 100, 250, 500, 1000, 1500, 2500, 5000, 10
 SECONDS = tuple(ms / 1000 for ms in _MS)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
+M = TypeVar("M", Counter, Histogram)
+
 
 class Metrics:
     """All metrics in one registry of their own, so that two servers in one process do not mix."""
@@ -29,6 +32,7 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()
         self.registry = CollectorRegistry()
+        self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Counter | Histogram] = {}
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.requests = self._counter("requests_total", "Requests answered", "route", "status")
@@ -55,6 +59,11 @@ class Metrics:
         )
         self.model_unloads = self._counter(
             "model_unloads_total", "Versions let go, by reason: swap or memory", "model", "reason"
+        )
+        self.samples = self._counter("samples_total", "Frames kept, by reason", "reason")
+        self.samples_bytes = self._gauge("samples_bytes", "Disk that kept frames take")
+        self.samples_lost = self._counter(
+            "samples_lost_total", "Frames that should have been kept and were not", "reason"
         )
 
         self.cache_lookups = self._counter(
@@ -91,12 +100,25 @@ class Metrics:
         """Tells that a version was loaded in `seconds`."""
         self.model_load.labels(manifest.name, str(manifest.version)).set(seconds)
 
+    def finished(self, route: str, status: int, seconds: float) -> None:
+        """Counts one answered request."""
+        self._child(self.requests, route, str(status)).inc()
+        self._child(self.request_duration, route).observe(seconds)
+
     def answered(self, answer: Answer) -> None:
         """Counts one recognised frame by label, confidence and verdict."""
-        self.predictions.labels(answer.model, answer.best.label).inc()
-        self.confidence.labels(answer.model).observe(answer.best.probability)
+        self._child(self.predictions, answer.model, answer.best.label).inc()
+        self._child(self.confidence, answer.model).observe(answer.best.probability)
         if answer.verdict is not None:
-            self.verdicts.labels(answer.model, answer.verdict).inc()
+            self._child(self.verdicts, answer.model, answer.verdict).inc()
+
+    def _child(self, metric: M, *labels: str) -> M:
+        """`metric.labels(*labels)`, looked up once: it checks its arguments each time."""
+        key = (metric, labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child  # type: ignore[return-value]
 
     def render(self) -> bytes:
         """The text exposition format, version 0.0.4."""

@@ -4,14 +4,18 @@ As many frames are worked on as there are slots. Beyond them a bounded number wa
 cannot be answered by its deadline is refused rather than made to wait for nothing; cameras take
 turns, so that one that floods does not starve another; and where asked, a camera's newer frame
 takes the place of its waiting one.
+
+A frame that finds a slot free is worked on by the thread that brought it. Those that wait are
+worked on by threads of the slots' own, one after the other: waking the thread of each frame
+instead would leave a core without work for as long as that takes, every time.
 """
 
 import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from server.errors import (
     DeadlineExceededError,
@@ -26,29 +30,42 @@ NEWEST = 0.05
 # Seconds for which the estimate is believed after the last frame. Without an end, one estimate
 # longer than any deadline would refuse every frame, and so never be corrected.
 BELIEVED = 1.0
+# A frame is let wait only where its deadline leaves a quarter more than the wait is expected to
+# take: refused at its deadline it would have waited for nothing. A shorter queue keeps the slots
+# as busy as a longer one.
+CAUTION = 1.25
+
+T = TypeVar("T")
+# What is to be done with a slot; it is told the seconds that were waited for it.
+Work = Callable[[float], T]
 
 
-class Ticket:
-    """One waiting frame. `granted` is set once it may work, or once `refusal` says why not."""
+class Ticket(Generic[T]):
+    """One waiting frame. `done` is set once its `result` or its `error` is there; `queued` until
+    it is taken from the queue."""
 
-    __slots__ = ("camera", "deadline", "granted", "refusal")
+    __slots__ = ("asked", "camera", "deadline", "done", "error", "queued", "result", "work")
 
-    def __init__(self, camera: str, deadline: float) -> None:
-        self.camera, self.deadline = camera, deadline
-        self.granted = threading.Event()
-        self.refusal: LinesideError | None = None
+    def __init__(self, work: Work[T], camera: str, deadline: float, asked: float) -> None:
+        self.work, self.camera, self.deadline, self.asked = work, camera, deadline, asked
+        self.done = threading.Event()
+        self.queued = True
+        self.result: T | None = None
+        self.error: BaseException | None = None
 
     def refuse(self, error: LinesideError) -> None:
-        self.refusal = error
-        self.granted.set()
+        self.queued = False
+        self.error = error
+        self.done.set()
 
 
 class Admission:
     """Slots and the queue before them.
 
-    `_lock` guards `_busy`, `_queues`, `_waiting`, `_service`, `_measured` and `_closed`. `_queues`
-    holds the waiting tickets by camera, the camera whose turn is next first. `_measured` is when
-    `_service` was last brought up to date. Times are seconds of `clock`.
+    `_lock` guards all that follows it. `_queues` holds the waiting tickets by camera, the camera
+    whose turn is next first. `_given` counts slots that were handed to the threads of the slots
+    and not yet taken up. `_measured` is when `_service` was last brought up to date. Times are
+    seconds of `clock`.
     """
 
     def __init__(
@@ -56,9 +73,11 @@ class Admission:
     ) -> None:
         self.slots, self.max_waiting, self._clock = slots, max_waiting, clock
         self._lock = threading.Lock()
+        self._handed = threading.Condition(self._lock)
+        self._given = self._resting = self._threads = 0
         self._busy = 0
         self._waiting = 0
-        self._queues: OrderedDict[str, deque[Ticket]] = OrderedDict()
+        self._queues: OrderedDict[str, deque[Ticket[Any]]] = OrderedDict()
         self._service = 0.0
         self._measured = -math.inf
         self._closed = False
@@ -88,27 +107,29 @@ class Admission:
         """Running estimate of the seconds one frame holds a slot; 0 before the first."""
         return self._service
 
-    @contextmanager
-    def admit(
-        self, deadline: float, camera: str = "", *, latest_only: bool = False
-    ) -> Iterator[float]:
-        """Holds a slot for the `with` block; yields the seconds waited for it.
+    def run(
+        self, work: Work[T], deadline: float, camera: str = "", *, latest_only: bool = False
+    ) -> T:
+        """`work`'s result, done with a slot held: in this thread, or in another after a wait.
 
         deadline: when the answer must be there, in `clock`'s seconds. Frames without a camera
         share one turn. Raises DeadlineExceededError where the deadline can't be met,
-        OverloadedError where too many wait, SupersededError where a newer frame of the camera came.
+        OverloadedError where too many wait, SupersededError where a newer frame of the camera
+        came, and what `work` raises.
         """
-        asked = self._clock()
-        ticket = self._enter(Ticket(camera, deadline), latest_only and camera != "")
-        if ticket is not None:
+        ticket = Ticket(work, camera, deadline, self._clock())
+        if self._enter(ticket, latest_only and camera != ""):
             self._await(ticket)
-        started = self._clock()
-        held = None
-        try:
-            yield started - asked
-            held = self._clock() - started
-        finally:
-            self._leave(held)
+        else:
+            self._do(ticket)
+            with self._lock:
+                self._give()
+        if ticket.error is not None:
+            try:
+                raise ticket.error
+            finally:
+                ticket.error = None  # else error, traceback and frame would keep each other
+        return ticket.result  # type: ignore[return-value]
 
     def check(self, deadline: float, camera: str = "", *, latest_only: bool = False) -> None:
         """Raises what `admit` would raise at once for such a frame, and takes nothing."""
@@ -126,13 +147,13 @@ class Admission:
         if self._longest() <= own + 1:
             raise self._overloaded()
 
-    def _enter(self, ticket: Ticket, latest_only: bool) -> Ticket | None:
-        """Takes a slot (None) or a place in the queue (the ticket), or raises."""
+    def _enter(self, ticket: Ticket[T], latest_only: bool) -> bool:
+        """Whether the frame waits now; it has a slot where not. Raises where it may do neither."""
         with self._lock:
             self._refuse_hopeless(ticket.camera, ticket.deadline, latest_only)
             if self._busy < self.slots:
                 self._busy += 1
-                return None
+                return False
             queue = self._queues.setdefault(ticket.camera, deque())
             if latest_only and queue:
                 queue.pop().refuse(SupersededError("a newer frame of this camera took its place"))
@@ -142,7 +163,7 @@ class Admission:
             else:
                 self._waiting += 1
             queue.append(ticket)
-            return ticket
+            return True
 
     def _longest(self) -> int:
         return max(map(len, self._queues.values()), default=0)
@@ -153,43 +174,77 @@ class Admission:
             return self._service if self._clock() - self._measured < BELIEVED else 0.0
         own = 0 if latest_only else len(self._queues.get(camera, ()))
         others = sum(min(len(q), own + 1) for name, q in self._queues.items() if name != camera)
-        return ((own + others) // self.slots + 2) * self._service
+        return ((own + others) // self.slots + 2) * self._service * CAUTION
 
-    def _await(self, ticket: Ticket) -> None:
+    def _await(self, ticket: Ticket[T]) -> None:
         left = min(max(0.0, ticket.deadline - self._clock()), threading.TIMEOUT_MAX)
-        if not ticket.granted.wait(left):
+        if not ticket.done.wait(left):
             with self._lock:
-                if not ticket.granted.is_set():
+                if ticket.queued:
                     self._queues[ticket.camera].remove(ticket)
                     self._waiting -= 1
                     self._drop_if_empty(ticket.camera)
                     ticket.refuse(self._late())
-        if ticket.refusal is not None:
-            raise ticket.refusal
+            ticket.done.wait()
 
-    def _leave(self, held: float | None) -> None:
-        """Gives the slot to the next frame that can still be answered in time.
-
-        held: seconds that the frame took, or None where it failed, which says nothing of the time
-        that a good one takes.
-        """
-        with self._lock:
+    def _do(self, ticket: Ticket[T]) -> None:
+        """Works on a frame that has a slot, and learns from the time it took; a frame that failed
+        says nothing of the time that a good one takes."""
+        started = self._clock()
+        try:
+            ticket.result = ticket.work(started - ticket.asked)
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
+            ticket.error = error
+        else:
             now = self._clock()
-            if held is not None:
+            with self._lock:
                 weight = NEWEST if now - self._measured < BELIEVED else 1.0
-                self._service += (held - self._service) * weight
+                self._service += (now - started - self._service) * weight
                 self._measured = now
-            while self._waiting:
-                camera, queue = next(iter(self._queues.items()))
-                ticket = queue.popleft()
-                self._waiting -= 1
-                self._queues.move_to_end(camera)
-                self._drop_if_empty(camera)
-                if now + self._service <= ticket.deadline:
-                    ticket.granted.set()
-                    return
-                ticket.refuse(self._late())
+
+    def _give(self) -> None:
+        """Hands this thread's slot to one of the slots' threads if frames wait, or frees it."""
+        if not self._waiting:
             self._busy -= 1
+            return
+        self._given += 1
+        if self._resting:
+            self._resting -= 1
+            self._handed.notify()
+        elif self._threads < self.slots:
+            self._threads += 1
+            threading.Thread(target=self._work, name="frames", daemon=True).start()
+
+    def _work(self) -> None:
+        """Life of a slot's thread: a slot that was given is used until no frame waits."""
+        while True:
+            with self._lock:
+                while not self._given:
+                    self._resting += 1
+                    self._handed.wait()
+                self._given -= 1
+                ticket = self._next()
+            while ticket is not None:
+                self._do(ticket)
+                ticket.done.set()
+                with self._lock:
+                    ticket = self._next()
+
+    def _next(self) -> Ticket[Any] | None:
+        """The next frame that can still be answered in time; without one, the slot is freed."""
+        now = self._clock()
+        while self._waiting:
+            camera, queue = next(iter(self._queues.items()))
+            ticket = queue.popleft()
+            self._waiting -= 1
+            self._queues.move_to_end(camera)
+            self._drop_if_empty(camera)
+            if now + self._service <= ticket.deadline:
+                ticket.queued = False
+                return ticket
+            ticket.refuse(self._late())
+        self._busy -= 1
+        return None
 
     def _drop_if_empty(self, camera: str) -> None:
         if not self._queues[camera]:

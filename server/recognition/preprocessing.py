@@ -98,7 +98,9 @@ def to_input_pixels(pixels: Pixels, recipe: Recipe) -> Pixels:
 def mean_grey(pixels: Pixels) -> float:
     """Mean grey level 0..255 of `to_input_pixels`'s pixels, all channels weighing alike: the
     brightness that drift is measured by."""
-    return float(pixels.mean())
+    # OpenCV adds up in an eighth of NumPy's time, but copies what runs backwards, as BGR does.
+    forwards = pixels if pixels.strides[-1] > 0 else pixels[..., ::-1]
+    return float(cv2.sumElems(forwards.reshape(len(forwards), -1))[0] / pixels.size)
 
 
 def scaling_table(recipe: Recipe, spec: TensorSpec) -> Tensor:

@@ -16,6 +16,7 @@ from server.recognition.manifest import Bundle, Recipe
 from server.recognition.preprocessing import (
     Tensor,
     apply_table,
+    mean_grey,
     scaling_table,
     to_input_pixels,
 )
@@ -43,7 +44,9 @@ class Options(msgspec.Struct, frozen=True):
 
 class Answer(msgspec.Struct, frozen=True):
     """What one frame was. `best` is the most probable label, whatever threshold `predictions` had
-    to pass; `timing` holds seconds by stage, and `total`."""
+    to pass; `timing` holds seconds by stage, and `total`. `brightness` is the mean grey level
+    0..255 of the pixels that the model saw; None for tensors, and where the bundle has no baseline
+    to compare it with."""
 
     model: str
     version: int
@@ -51,15 +54,18 @@ class Answer(msgspec.Struct, frozen=True):
     predictions: tuple[Prediction, ...]
     verdict: str | None
     timing: dict[str, float]
+    brightness: float | None = None
 
 
 class StageTimer:
-    """Seconds spent in each stage of one frame; each is also told to `on_stage` as it ends."""
+    """Seconds spent in each stage of one frame; each is also told to `on_stage` as it ends.
+    `brightness` is the `Answer`'s, once it was measured."""
 
     def __init__(self, on_stage: OnStage | None = None) -> None:
         self._on_stage = on_stage
         self._start = time.perf_counter()
         self.seconds: dict[str, float] = {}
+        self.brightness: float | None = None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -98,19 +104,23 @@ class Recognizer:
         self.on_stage = on_stage
         self.recipe = check_fit(bundle, pool)
         self._table = scaling_table(self.recipe, pool.inputs[0])
+        self._watched = self.manifest.baseline is not None
 
     def recognize(self, data: bytes, options: Options) -> Answer:
         """An image file's bytes -> its answer.
 
-        Errors are those of `Admission.admit` and `frame.decode`; whichever is raised, no slot and
+        Errors are those of `Admission.run` and `frame.decode`; whichever is raised, no slot and
         no interpreter stays lent.
         """
         timer = StageTimer(self.on_stage)
-        with self.admission.admit(
-            options.deadline, options.camera, latest_only=options.latest_only
-        ) as waited:
+
+        def work(waited: float) -> Probabilities:
             timer.add("wait", waited)
-            probabilities = self._probabilities(data, timer)
+            return self._probabilities(data, timer)
+
+        probabilities = self.admission.run(
+            work, options.deadline, options.camera, latest_only=options.latest_only
+        )
         return make_answer(self.bundle, probabilities, options, timer)
 
     def _probabilities(self, data: bytes, timer: StageTimer) -> Probabilities:
@@ -125,7 +135,10 @@ class Recognizer:
         with timer.stage("decode"):
             pixels = frame.decode(data, self.recipe, self.limits)
         with timer.stage("preprocess"):
-            tensor = apply_table(to_input_pixels(pixels, self.recipe), self._table)
+            pixels = to_input_pixels(pixels, self.recipe)
+            if self._watched:
+                timer.brightness = mean_grey(pixels)
+            tensor = apply_table(pixels, self._table)
         alone = self.admission.alone
         with self.pool.lease(alone=alone) as interpreter, timer.stage("inference"):
             return interpreter.run([tensor])[0]
@@ -162,14 +175,16 @@ def make_answer(
 ) -> Answer:
     """The answer that `probabilities`, float32 [labels], amount to."""
     manifest, labels = bundle.manifest, bundle.labels
-    best = results.top_k(probabilities, labels, 1, -math.inf)[0]
+    first = results.top_k(probabilities, labels, options.top_k, -math.inf)
+    best = first[0]
     return Answer(
         manifest.name,
         manifest.version,
         best,
-        results.top_k(probabilities, labels, options.top_k, options.threshold),
+        tuple(each for each in first if each.probability >= options.threshold),
         results.judge(best, manifest.verdict),
         timer.total(),
+        timer.brightness,
     )
 
 

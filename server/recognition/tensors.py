@@ -114,7 +114,7 @@ def run_tensors(model: Model, inputs: Sequence[Tensor], options: Options) -> Out
     """Input tensors in the model's order, as `fit` leaves them -> the outcome.
 
     Each row is admitted by itself, so that a large request takes its turns with the frames.
-    Errors are those of `Admission.admit`, and InvalidFieldError for numbers so large that a model
+    Errors are those of `Admission.run`, and InvalidFieldError for numbers so large that a model
     with labels gives no finite output.
     """
 
@@ -153,11 +153,14 @@ def _admitted(
     model: Model, work: Callable[[StageTimer], tuple[Tensor, ...]], options: Options
 ) -> Row:
     timer = StageTimer(model.on_stage)
-    with model.admission.admit(
-        options.deadline, options.camera, latest_only=options.latest_only
-    ) as waited:
+
+    def admitted(waited: float) -> tuple[Tensor, ...]:
         timer.add("wait", waited)
-        outputs = work(timer)
+        return work(timer)
+
+    outputs = model.admission.run(
+        admitted, options.deadline, options.camera, latest_only=options.latest_only
+    )
     if not model.labels:
         return outputs, None
     probabilities = results.to_probabilities(outputs[0], model.pool.outputs[0], model.manifest)

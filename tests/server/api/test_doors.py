@@ -61,6 +61,7 @@ def make_app(models: Path, keys_file: Path, **settings: Any) -> Flask:
     made = Settings(
         models=str(models),
         keys_file=str(keys_file),
+        data=str(keys_file.parent / "data"),
         interpreters=1,
         wide_interpreter=False,
         **settings,
@@ -83,6 +84,7 @@ def site(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
 def paths(app: Flask) -> Iterator[tuple[str, str, str]]:
     """Every route of `app` as (rule, path, method)."""
     fillers = {"int:version": "1", "model:name": "colors", "model:label": "stable", "file": "x"}
+    fillers["sample"] = "000000001-0123456789abcdef"
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<([^>]+)>", lambda m: fillers[m[1]], rule.rule)
         for method in sorted((rule.methods or set()) - {"OPTIONS", "HEAD"}):

@@ -12,6 +12,7 @@ from images import picture, plain
 from server.recognition.manifest import Recipe
 from server.recognition.preprocessing import (
     TensorSpec,
+    mean_grey,
     scaling_table,
     to_input_pixels,
     to_tensor,
@@ -144,3 +145,13 @@ def test_fast_area_does_not_alias() -> None:
     assert np.abs(pixels.astype(int) - 128).max() <= 2
     sampled = cv2.resize(stripes, (32, 32), interpolation=cv2.INTER_NEAREST)
     assert np.abs(sampled.astype(int) - 128).max() > 100
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr", "gray"])
+@pytest.mark.parametrize("resize", ["stretch", "crop", "letterbox"])
+@pytest.mark.parametrize("size", [(90, 70), (40, 24), (40, 60), (7, 3)])
+def test_brightness_is_the_exact_mean(color: str, resize: str, size: tuple[int, int]) -> None:
+    pixels = to_input_pixels(
+        picture(*size), recipe(width=40, height=24, color=color, resize=resize)
+    )
+    assert mean_grey(pixels) == float(pixels.mean())

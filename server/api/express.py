@@ -1,0 +1,128 @@
+"""The way of a camera's frame past Flask's machinery.
+
+On a busy machine what Flask does around a request costs a frame a tenth of its time. A POST of one
+image to /v1/recognize by a caller who may come in is therefore answered from here, by the functions
+that Flask's route calls as well. All else goes on to Flask: other routes and bodies, callers that
+are limited or must be told why they may not come in, browsers of other origins, and frames that
+failed, with their error, so that there is one way in which errors are told.
+"""
+
+import io
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+from werkzeug.datastructures import EnvironHeaders
+from werkzeug.exceptions import HTTPException
+
+from server.api.access import FRAMES
+from server.api.body import read_image, read_options
+from server.api.caching import age_header
+from server.api.callers import Caller
+from server.api.forms import FrameRequest
+from server.api.observing import STARTED, Finished, choose_id, tell
+from server.api.query import Query, age_of, options
+from server.api.recognize import FAILED, recognition
+from server.api.recognizing import Recognizing, log_fields
+from server.api.security import Doors
+from server.config import Settings
+from server.errors import LinesideError
+from server.observe.metrics import Metrics
+from server.recognition.recognizer import Answer
+
+Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+ROUTE = "/v1/recognize"
+FORM = "multipart/form-data"
+TYPES = ("image/", "application/octet-stream", FORM)
+
+
+class Express:
+    """WSGI middleware around the Flask application `app`."""
+
+    def __init__(
+        self,
+        app: Wsgi,
+        recognizing: Recognizing,
+        settings: Settings,
+        doors: Doors,
+        metrics: Metrics,
+    ) -> None:
+        self._app, self._recognizing, self._settings = app, recognizing, settings
+        self._doors, self._metrics = doors, metrics
+        self._limited = bool(settings.rate_per_key or settings.rate_per_address)
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        if (
+            environ["PATH_INFO"] != ROUTE
+            or environ["REQUEST_METHOD"] != "POST"
+            or not environ.get("CONTENT_TYPE", "").startswith(TYPES)
+            or self._limited
+        ):
+            return self._app(environ, start_response)
+        started = time.perf_counter()
+        let_in, caller = self._door(environ)
+        if not let_in:
+            return self._app(environ, start_response)
+        environ[STARTED] = started
+        request_id = environ["HTTP_X_REQUEST_ID"] = choose_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        try:
+            answer = self._answer(environ, request_id)
+        except (LinesideError, HTTPException) as error:
+            environ[FAILED], answer = error, None
+        if answer is None:
+            return self._app(environ, start_response)
+        body, found = answer
+        seconds = time.perf_counter() - started
+        name = caller.name if caller else None
+        tell(
+            Finished(request_id, "POST", ROUTE, ROUTE, 200, seconds, name, None, log_fields(found)),
+            self._metrics,
+        )
+        start_response(
+            "200 OK",
+            [
+                ("Content-Type", "application/json"),
+                ("Content-Length", str(len(body))),
+                ("X-Request-Id", request_id),
+                *age_header(found),
+            ],
+        )
+        return [body]
+
+    def _door(self, environ: dict[str, Any]) -> tuple[bool, Caller | None]:
+        """Whether the request may go on here, and whose it is; Flask decides on all others."""
+        if self._settings.cors_origins and "HTTP_ORIGIN" in environ:
+            return False, None
+        if not self._doors.closed():
+            return self._doors.open_to(environ.get("REMOTE_ADDR")), None
+        caller, _ = self._doors.identify(EnvironHeaders(environ))
+        if caller is None or caller.rate or not caller.rights.intersection(FRAMES):
+            return False, None
+        return True, caller
+
+    def _answer(self, environ: dict[str, Any], request_id: str) -> tuple[bytes, Answer] | None:
+        """The answer's body and the answer; None for a form without a file, whose body is put
+        back for Flask.
+
+        Errors are those of /v1/recognize, and of Werkzeug for a body that can't be taken.
+        """
+        settings = self._settings
+        request = FrameRequest(environ, populate_request=False)
+        request.max_content_length = int(settings.max_body_mb * 1_000_000)
+        request.max_form_parts = settings.max_form_parts
+        if request.mimetype == FORM:
+            whole = request.get_data()
+            if not request.files:
+                environ["wsgi.input"] = io.BytesIO(whole)
+                return None
+        data, query = read_image(request), read_options(Query, request)
+        age = age_of(query, settings)
+        asked = options(query, settings, age)
+        recognizer = self._recognizing.recognizer(query.model, query.version)
+        answer = self._recognizing.answer(recognizer, data, asked, request_id, request)
+        body = msgspec.json.encode(recognition(answer, query, age, request_id))
+        return body, answer

@@ -1,0 +1,137 @@
+"""/v1/samples: frames that were kept for a person to look at, and to say what they show."""
+
+import time
+from typing import Annotated
+
+import msgspec
+from flask import Blueprint, Response, request
+from msgspec import Meta
+
+from server.api.json_body import read_json
+from server.api.responses import to_json
+from server.errors import BundleError, InvalidFieldError, NotFoundError
+from server.recognition.manifest import LABELS, read_labels
+from server.recognition.sample import ID, Sample
+from server.store.bundles import BundleStore
+from server.store.sample_index import Filter
+from server.store.samples import SampleFolder
+
+# Labels that an error message lists.
+MOST_NAMED = 20
+
+
+class SampleQuery(Filter, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which samples are listed; without any, all. predicted: their most probable label. label:
+    what a person said; labelled: whether one has. cursor: the `next` of the page before."""
+
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    cursor: Annotated[str, Meta(pattern=ID)] | None = None
+
+
+class SamplePage(msgspec.Struct, frozen=True):
+    """Samples, newest first. keeping: whether frames are kept on this server. kept, labelled,
+    bytes, cap_bytes: how many there are in all, and the disk that they take and may take. next:
+    the `cursor` of the page after, null at the end."""
+
+    keeping: bool
+    kept: int
+    labelled: int
+    bytes: int
+    cap_bytes: int
+    samples: tuple[Sample, ...]
+    next: str | None
+
+
+class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a sample shows, as a person sees it: one of the model's labels, or, if `new`, any other;
+    null takes back what was said."""
+
+    label: Annotated[str, Meta(max_length=128)] | None
+    new: bool = False
+
+
+def blueprint(folder: SampleFolder | None, store: BundleStore) -> Blueprint:
+    """The routes of the samples in `folder`, None where none are kept."""
+    routes = Blueprint("samples", __name__, url_prefix="/v1/samples")
+
+    def opened(name: str) -> SampleFolder:
+        if folder is None:
+            raise NotFoundError(f"there is no sample {name}: none are kept on this server")
+        return folder
+
+    @routes.get("")
+    def samples() -> Response:
+        query = _query()
+        if folder is None:
+            return to_json(SamplePage(False, 0, 0, 0, 0, (), None))
+        found, after = folder.find(query, query.cursor or "", query.limit)
+        now = folder.contents()
+        page = SamplePage(
+            True, now.samples, now.labelled, now.bytes, now.cap_bytes, tuple(found), after
+        )
+        return to_json(page)
+
+    @routes.get("/<sample>")
+    def sample(sample: str) -> Response:
+        return to_json(opened(sample).get(sample))
+
+    @routes.get("/<sample>/image")
+    def image(sample: str) -> Response:
+        kept = opened(sample)
+        found = kept.get(sample)
+        response = Response(kept.image(found), content_type=found.image)
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Cache-Control"] = "private, max-age=3600"
+        return response
+
+    @routes.post("/<sample>/label")
+    def label(sample: str) -> Response:
+        said = read_json(Said)
+        kept = opened(sample)
+        if said.label is not None:
+            check_label(said.label, kept.get(sample), store, new=said.new)
+        return to_json(kept.label(sample, said.label, round(time.time(), 3)))
+
+    @routes.delete("/<sample>")
+    def delete(sample: str) -> Response:
+        return to_json(opened(sample).delete(sample))
+
+    return routes
+
+
+def _query() -> SampleQuery:
+    """The filters in this request's query string. Raises InvalidFieldError."""
+    given = {name: value for name, value in request.args.to_dict().items() if value}
+    try:
+        return msgspec.convert(given, SampleQuery, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidFieldError(str(error)) from None
+
+
+def check_label(label: str, sample: Sample, store: BundleStore, *, new: bool) -> None:
+    """Raises InvalidFieldError where `label` is none of the model's, unless it is a `new` one that
+    can name a class."""
+    known = _labels_of(sample, store)
+    if label in known:
+        return
+    if not new:
+        has = ", ".join(known[:MOST_NAMED]) + " and others" * (len(known) > MOST_NAMED)
+        raise InvalidFieldError(
+            f"{label!r} is not a label of {sample.model}, which has {has or 'none any more'};"
+            ' send also "new": true to make it one'
+        )
+    if not label.isprintable() or label != label.strip() or not label:
+        raise InvalidFieldError(
+            "a new label is of printable characters, with none of space before or after them"
+        )
+
+
+def _labels_of(sample: Sample, store: BundleStore) -> tuple[str, ...]:
+    """The labels of the model that answered the sample; none where it is there no more."""
+    if model := store.served().get(sample.model):
+        return tuple(label.name for label in model.labels)
+    file = store.folder / sample.model / str(sample.model_version) / LABELS
+    try:
+        return tuple(label.name for label in read_labels(file))
+    except BundleError:
+        return ()

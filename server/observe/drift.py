@@ -1,0 +1,214 @@
+"""Drift: how far the frames of the last hour are from those that a bundle was validated on."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from server.recognition.manifest import Baseline, Manifest
+from server.recognition.observation import Observation
+from server.recognition.recognizer import Answer
+
+Signal = Literal["class", "confidence", "brightness"]
+SLOTS = 60
+CONFIDENCE_BINS, BRIGHTNESS_BINS = 10, 16
+# Added to each bin, so that one that is empty on one side makes the index large and not infinite:
+# the estimator of Krichevsky and Trofimov, «The performance of universal encoding», 1981.
+HALF_A_FRAME = 0.5
+# Two samples of the same frames have an index too, by chance: (bins - 1) * (1/n + 1/m) on average
+# for n and m frames (Yurdakul, «Statistical properties of population stability index», 2018). With
+# so many frames to a bin, what the window adds to that stays below 0.05.
+FRAMES_PER_BIN = 20
+# Taken for those behind a baseline whose bundle does not tell.
+BASELINE_FRAMES = 300
+
+
+def stability_index(expected: Sequence[float], actual: Sequence[float]) -> float:
+    """The population stability index of two histograms over the same bins, each in frames:
+    sum((a - e) * ln(a / e)) of their shares, 0 or more; below 0.1 little has changed, above 0.25
+    much (Siddiqi, «Credit risk scorecards», 2006).
+
+    Half a frame is added to each bin; bins that are empty in both are left out.
+    """
+    pairs = [(e, a) for e, a in zip(expected, actual, strict=True) if e or a]
+    total_e = sum(e for e, _ in pairs) + HALF_A_FRAME * len(pairs)
+    total_a = sum(a for _, a in pairs) + HALF_A_FRAME * len(pairs)
+    index = 0.0
+    for e, a in pairs:
+        share_e, share_a = (e + HALF_A_FRAME) / total_e, (a + HALF_A_FRAME) / total_a
+        index += (share_a - share_e) * math.log(share_a / share_e)
+    return index
+
+
+class Histogram:
+    """Frames by bin over the last `window_s` seconds, to a sixtieth of it.
+
+    A ring of SLOTS histograms and their sum, so that memory does not grow with frames.
+    """
+
+    def __init__(self, bins: int, window_s: float) -> None:
+        self.counts = [0] * bins
+        self._slots = [[0] * bins for _ in range(SLOTS)]
+        self._width = window_s / SLOTS
+        self._turn = 0
+
+    def advance(self, now: float) -> None:
+        """Forgets what is older than the window at `now`, in seconds of a clock that never goes
+        back, 0 or more."""
+        turn = int(now / self._width)
+        if turn <= self._turn:
+            return
+        for old in range(max(self._turn + 1, turn - SLOTS + 1), turn + 1):
+            slot = self._slots[old % SLOTS]
+            if any(slot):
+                for place, count in enumerate(slot):
+                    self.counts[place] -= count
+                self._slots[old % SLOTS] = [0] * len(slot)
+        self._turn = turn
+
+    def add(self, places: Iterable[int], now: float) -> None:
+        """Counts one frame in each of the bins `places`."""
+        self.advance(now)
+        slot = self._slots[self._turn % SLOTS]
+        for place in places:
+            self.counts[place] += 1
+            slot[place] += 1
+
+
+def bin_of(value: float, bins: int, top: float) -> int:
+    """Which of `bins` equal bins of 0..top; what lies outside goes to the ends."""
+    return min(int(min(1.0, max(0.0, value / top)) * bins), bins - 1)
+
+
+class ModelDrift:
+    """One version's frames against its baseline.
+
+    `_lock` guards the histogram, in which the bins of the signals follow each other, those of a
+    signal from its place in `_first` on.
+    """
+
+    def __init__(self, manifest: Manifest, window_s: float, min_frames: int) -> None:
+        """Raises ValueError where the bundle has no baseline."""
+        if manifest.baseline is None:
+            raise ValueError(f"{manifest.name}/{manifest.version} has no baseline")
+        self.version, self._least = manifest.version, min_frames
+        baseline = manifest.baseline
+        # One bin more, for labels that the validation never saw.
+        self._places = {label: place for place, label in enumerate(baseline.classes)}
+        frames = manifest.report.images if manifest.report else BASELINE_FRAMES
+        self._expected = {
+            signal: [share * frames for share in shares]
+            for signal, shares in _shares(baseline).items()
+        }
+        self._first: dict[Signal, int] = {}
+        bins = 0
+        for signal, expected in self._expected.items():
+            self._first[signal] = bins
+            bins += len(expected)
+        self._seen = Histogram(bins, window_s)
+        self._lock = threading.Lock()
+
+    def add(self, answer: Answer, now: float) -> None:
+        """Counts one answered frame, at `now` in seconds."""
+        best, first, bins = answer.best, self._first, []
+        if "class" in first:
+            bins.append(first["class"] + self._places.get(best.label, len(self._places)))
+        if "confidence" in first:
+            bins.append(first["confidence"] + bin_of(best.probability, CONFIDENCE_BINS, 1.0))
+        if "brightness" in first and answer.brightness is not None:
+            bins.append(first["brightness"] + bin_of(answer.brightness, BRIGHTNESS_BINS, 256.0))
+        with self._lock:
+            self._seen.add(bins, now)
+
+    def indices(self, now: float) -> dict[Signal, float]:
+        """The stability index by signal, of those with enough frames in the window."""
+        with self._lock:
+            self._seen.advance(now)
+            all_counts = list(self._seen.counts)
+        told: dict[Signal, float] = {}
+        for signal, expected in self._expected.items():
+            start = self._first[signal]
+            counts = all_counts[start : start + len(expected)]
+            if sum(counts) >= max(self._least, FRAMES_PER_BIN * (len(counts) - 1)):
+                told[signal] = stability_index(expected, counts)
+        return told
+
+
+def _shares(baseline: Baseline) -> dict[Signal, tuple[float, ...]]:
+    """The baseline's histograms by signal; a bundle that has none of a signal leaves it out."""
+    shares: dict[Signal, tuple[float, ...]] = {}
+    if baseline.classes:
+        shares["class"] = (*baseline.classes.values(), 0.0)
+    if len(baseline.confidence) == CONFIDENCE_BINS:
+        shares["confidence"] = baseline.confidence
+    if len(baseline.brightness) == BRIGHTNESS_BINS:
+        shares["brightness"] = baseline.brightness
+    return shares
+
+
+class Drift(Collector):
+    """A listener of answered frames, and what Prometheus reads of their drift.
+
+    manifest_of: the manifest of the version of a model that serves, None where that one does not.
+    `_lock` guards `_models`, which has None for a version without a baseline.
+    """
+
+    def __init__(
+        self,
+        manifest_of: Callable[[str, int], Manifest | None],
+        window_s: float,
+        min_frames: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._manifest_of, self._clock = manifest_of, clock
+        self._window_s, self._least = window_s, min_frames
+        self._lock = threading.Lock()
+        self._models: dict[str, tuple[int, ModelDrift | None]] = {}
+
+    def __call__(self, seen: Observation) -> None:
+        """Counts one frame; another's answer counts too, since the line has shown it again."""
+        answer = seen.answer
+        version, model = self._models.get(answer.model, (0, None))
+        if version != answer.version:
+            model = self._begin(answer.model, answer.version)
+        if model is not None:
+            model.add(answer, self._clock())
+
+    def _begin(self, name: str, version: int) -> ModelDrift | None:
+        manifest = self._manifest_of(name, version)
+        if manifest is None:
+            return None  # the last frames of a version that was let go
+        with self._lock:
+            known, model = self._models.get(name, (0, None))
+            if known != version:
+                if manifest.baseline is not None:
+                    model = ModelDrift(manifest, self._window_s, self._least)
+                else:
+                    model = None
+                self._models[name] = version, model
+        return model
+
+    def of(self, name: str, version: int) -> dict[Signal, float] | None:
+        """The stability index by signal of a model's version; without the signals that have too
+        few frames, and None where nothing is measured."""
+        known, model = self._models.get(name, (0, None))
+        return model.indices(self._clock()) if model is not None and known == version else None
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "lineside_drift_ratio",
+            "Population stability index of the last frames against the bundle's baseline",
+            labels=("model", "signal"),
+        )
+        with self._lock:
+            models: Mapping[str, tuple[int, ModelDrift | None]] = dict(self._models)
+        for name, (version, model) in models.items():
+            if model is None or self._manifest_of(name, version) is None:
+                continue
+            for signal, index in model.indices(self._clock()).items():
+                family.add_metric((name, signal), index)
+        yield family
