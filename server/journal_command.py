@@ -32,7 +32,9 @@ def add_parser(commands: Any) -> None:
     """Adds the command `journal` to the commands of `python -m server`."""
     journal = commands.add_parser("journal", help="print what was answered, also without a server")
     for name, text in WHAT.items():
-        journal.add_argument("--" + name.replace("_", "-"), dest=f"row_{name}", help=text)
+        journal.add_argument(
+            "--" + name.replace("_", "-"), dest=f"row_{name}", metavar="VALUE", help=text
+        )
     journal.add_argument("--format", choices=("csv", "jsonl"), default="csv", dest="form")
     journal.add_argument("--order", choices=("newest", "oldest"), default="oldest")
     journal.add_argument("--limit", type=int, help="most rows")

@@ -292,7 +292,7 @@ import sys, threading
 sys.path[:0] = [{tests!r}]
 from pathlib import Path
 from server.store.journal import Journal
-from test_journal import BOUNDS, observation
+from test_journal_writing import BOUNDS, observation
 journal = Journal(Path(sys.argv[1]), BOUNDS, lambda rows: None)
 number = int(sys.argv[2])
 while True:
