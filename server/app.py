@@ -16,6 +16,8 @@ from server.api import (
     tensorflow_serving,
     tutorials,
 )
+from server.api import journal as journal_routes
+from server.api.caching import Caching
 from server.api.express import Express
 from server.api.forms import take_bodies
 from server.api.frames import no_fetch
@@ -27,7 +29,7 @@ from server.api.recognizing import Recognizing
 from server.api.responses import register_errors
 from server.api.security import Doors, SecureHeaders, guard
 from server.config import Settings
-from server.keeping import make_drift, make_sampler
+from server.keeping import make_drift, make_sampler, open_cache, open_journal
 from server.loading import make_store, start_loading
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
@@ -64,16 +66,25 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("server", static_folder=None)
     take_bodies(app, int(settings.max_body_mb * 1_000_000))
     app.config["MAX_FORM_PARTS"] = settings.max_form_parts
-    observe_requests(app, metrics)
+    journal = open_journal(settings, metrics)
+    refusals = [journal.refused] if journal else []
+    observe_requests(app, metrics, refusals)
     register_errors(app)
     doors = Doors(settings)
     guard(app, settings, doors)
     name_models(app)
     drift = make_drift(settings, metrics, store)
     sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
-    recognizing = Recognizing(store, metrics, (drift, *([sampler] if sampler else [])))
+    recognizing = Recognizing(
+        store,
+        metrics,
+        (drift, *([sampler] if sampler else []), *([journal.answered] if journal else [])),
+        caching=Caching(open_cache(app, settings), metrics),
+        always=settings.cache,
+        refusals=refusals,
+    )
     express = Express(app.wsgi_app, recognizing, settings, doors, metrics)
-    gate = Gate(express, admission, settings, metrics)
+    gate = Gate(express, admission, settings, metrics, refusals)
     app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
     app.register_blueprint(recognize.blueprint(recognizing, settings, image_fetcher(settings)))
     for make in (
@@ -85,6 +96,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.register_blueprint(make(recognizing, settings))
     app.register_blueprint(models.blueprint(store, drift))
     app.register_blueprint(samples.blueprint(sampler.folder if sampler else None, store))
+    app.register_blueprint(journal_routes.blueprint(journal))
     app.register_blueprint(health.blueprint(store, metrics))
     app.register_blueprint(console.blueprint(store))
 

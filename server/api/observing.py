@@ -4,22 +4,29 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from flask import Flask, Response, g, request
 
 from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
+from server.recognition.manifest import Manifest
+from server.recognition.observation import Refusal, RefusalListener
+from server.recognition.recognizer import Options
 
 logger = logging.getLogger(LOGGER)
 
 # Not what looks like a key or token, which would then be told and logged.
 REQUEST_ID = re.compile(r"(?!ls_|eyJ)[A-Za-z0-9._:-]{1,64}")
+# Characters of what a caller calls a model, a camera or a part.
+LONGEST = 128
 # Scrapes and probes come every few seconds and say nothing of the line.
 QUIET = ("/metrics", "/livez", "/readyz")
 # In a WSGI environment, when the request began, where somebody looked at it before Flask.
 STARTED = "lineside.started"
+# There too, the manifest of the model that was asked, and the options.
+ASKED = "lineside.asked"
 
 
 def choose_id(given: str) -> str:
@@ -65,8 +72,32 @@ def tell(done: Finished, metrics: Metrics) -> None:
     logger.log(level, "request", extra={"fields": line})
 
 
-def observe_requests(app: Flask, metrics: Metrics) -> None:
-    """Counts, times and logs every request of `app`, and gives each its id."""
+def tell_refusal(refusals: Sequence[RefusalListener], status: int, code: str) -> None:
+    """Tells that this request's frame got no labels, with what is known of it."""
+    if not refusals:
+        return
+    asked: tuple[Manifest, Options] | None = request.environ.get(ASKED)
+    manifest, options = asked if asked else (None, None)
+    refusal = Refusal(
+        at=time.time(),
+        request_id=g.request_id,
+        status=status,
+        code=code,
+        model=manifest.name if manifest else request.args.get("model", "")[:LONGEST],
+        version=manifest.version if manifest else 0,
+        camera=options.camera if options else request.args.get("camera", "")[:LONGEST],
+        part=options.part if options else request.args.get("part", "")[:LONGEST],
+        seconds=time.perf_counter() - g.started,
+    )
+    for listener in refusals:
+        listener(refusal)
+
+
+def observe_requests(
+    app: Flask, metrics: Metrics, refusals: Sequence[RefusalListener] = ()
+) -> None:
+    """Counts, times and logs every request of `app`, and gives each its id. Frames that got no
+    labels are told to `refusals`."""
 
     @app.before_request
     def start() -> None:
@@ -77,6 +108,7 @@ def observe_requests(app: Flask, metrics: Metrics) -> None:
     def finish(response: Response) -> Response:
         if "error_code" in g and g.get("is_frame"):
             metrics.refused.labels(g.error_code).inc()
+            tell_refusal(refusals, response.status_code, g.error_code)
         response.headers["X-Request-Id"] = g.request_id
         caller = g.get("caller")
         done = Finished(
