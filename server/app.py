@@ -1,6 +1,7 @@
 """The factory: puts the parts together and does nothing else."""
 
 import os
+from pathlib import Path
 
 from flask import Flask
 
@@ -31,8 +32,11 @@ from server.api.security import Doors, SecureHeaders, guard
 from server.config import Settings
 from server.keeping import make_drift, make_sampler, open_cache, open_journal
 from server.loading import make_store, start_loading
+from server.observe.device import DeviceCollector
 from server.observe.metrics import Metrics
+from server.observe.repeats import Repeats
 from server.recognition.admission import Admission
+from server.recognition.observation import Listener
 
 __all__ = ["create_app", "make_store"]
 
@@ -51,14 +55,25 @@ def image_fetcher(settings: Settings) -> Fetch:
     )
 
 
-def create_app(settings: Settings | None = None) -> Flask:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    repeats: Repeats | None = None,
+    root: Path = Path("/"),
+) -> Flask:
     """The WSGI application; without `settings`, those of the environment.
+
+    repeats: of like log lines, told of before the log ends by whoever gives it. root: where the
+    machine's `sys` and `proc` lie.
 
     The default model is loaded by a thread of its own, so that /livez answers meanwhile. Raises
     StartError where settings or the models folder are unusable.
     """
     settings = settings or config.load(os.environ)
-    metrics = Metrics()
+    metrics = Metrics(settings.max_cameras)
+    folders = {"data": Path(settings.data), "models": Path(settings.models)}
+    metrics.registry.register(DeviceCollector(folders, root))
+    repeats = repeats or Repeats(settings.log_repeats)
     admission = Admission(settings.slots, settings.max_waiting)
     metrics.watch(admission)
     store = make_store(settings, metrics, admission)
@@ -67,24 +82,25 @@ def create_app(settings: Settings | None = None) -> Flask:
     take_bodies(app, int(settings.max_body_mb * 1_000_000))
     app.config["MAX_FORM_PARTS"] = settings.max_form_parts
     journal = open_journal(settings, metrics)
-    refusals = [journal.refused] if journal else []
-    observe_requests(app, metrics, refusals)
+    refusals = [metrics.cameras.refused, *([journal.refused] if journal else [])]
+    observe_requests(app, metrics, repeats, refusals)
     register_errors(app)
     doors = Doors(settings)
     guard(app, settings, doors)
     name_models(app)
     drift = make_drift(settings, metrics, store)
     sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
+    listeners: list[Listener] = [metrics.cameras.answered, drift, *([sampler] if sampler else [])]
     recognizing = Recognizing(
         store,
         metrics,
-        (drift, *([sampler] if sampler else []), *([journal.answered] if journal else [])),
+        (*listeners, *([journal.answered] if journal else [])),
         caching=Caching(open_cache(app, settings), metrics),
         always=settings.cache,
         refusals=refusals,
     )
     express = Express(app.wsgi_app, recognizing, settings, doors, metrics)
-    gate = Gate(express, admission, settings, metrics, refusals)
+    gate = Gate(express, admission, settings, metrics, repeats, refusals)
     app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
     app.register_blueprint(recognize.blueprint(recognizing, settings, image_fetcher(settings)))
     for make in (

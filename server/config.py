@@ -163,6 +163,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cors_origins: Annotated[
         tuple[str, ...], _help("origins whose pages may call this server; empty: none but its own")
     ] = ()
+    max_cameras: Annotated[
+        int,
+        _help("cameras with metrics of their own; the others share `other`", "cameras", ge=0),
+    ] = 64
     samples: Annotated[
         Literal["auto", "on", "off"],
         _help("keep frames for a person to look at; `auto`: only where keys are asked for"),
@@ -199,6 +203,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Literal["debug", "info", "warning", "error"], _help("least severe line that is logged")
     ] = "info"
     log_format: Annotated[Literal["json", "text"], _help("shape of a log line")] = "json"
+    log_repeats: Annotated[
+        int,
+        _help(
+            "lines a minute of requests that fail alike, by route and code; 0: all", "lines", ge=0
+        ),
+    ] = 30
 
     def __post_init__(self) -> None:
         """Raises SettingsError for what no type can tell."""

@@ -67,6 +67,7 @@ def make_store(settings: Settings, metrics: Metrics, admission: Admission) -> Bu
         on_loaded=loaded,
         on_unloaded=unloaded,
     )
+    metrics.ready.set_function(lambda: store.ready()[0])
     metrics.registry.register(ModelsCollector(store.served, store.memory))
     return store
 

@@ -54,19 +54,23 @@ def check_cache(settings: Settings) -> None:
         client_of(settings.cache_url)
 
 
-def application(settings: Settings | None = None) -> "Flask":
+def application(settings: Settings | None = None, root: Path = Path("/")) -> "Flask":
     """The WSGI application in a process of its own, for any WSGI server: logging started, the
-    process set up. Without `settings`, those of the environment. Raises StartError."""
+    process set up. Without `settings`, those of the environment. root: where the machine's `sys`
+    and `proc` lie. Raises StartError."""
     from server.app import create_app
     from server.observe import logs
+    from server.observe.repeats import Repeats
     from server.recognition import process
 
     settings = settings or config.load(os.environ)
     listener = logs.start(settings.log_level, settings.log_format)
-    # Unlike atexit's, these are run at the end of a forked worker too.
+    repeats = Repeats(settings.log_repeats)
+    # Unlike atexit's, these are run at the end of a forked worker too, the highest priority first.
+    Finalize(None, repeats.tell, exitpriority=1)
     Finalize(None, listener.stop, exitpriority=0)
     process.set_up()
-    app = create_app(settings)
+    app = create_app(settings, repeats=repeats, root=root)
     if os.environ.get("NOTIFY_SOCKET"):
         from server import watchdog
 

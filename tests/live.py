@@ -29,13 +29,14 @@ def free_port() -> int:
 
 
 class LiveServer:
-    """`python -m server` with the given settings (lower-case names), until `stop`.
+    """`python -m server`, or Python with the arguments `command`, with the given settings
+    (lower-case names), until `stop`.
 
     Its `data` is a folder of its own that goes with it, unless one is given.
     `lines` collects its log as dictionaries; `await_event` waits for one of them.
     """
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, *command: str, **settings: object) -> None:
         self.port = free_port()
         env = {k: v for k, v in os.environ.items() if not k.startswith("LINESIDE_")}
         self._data = tempfile.TemporaryDirectory(prefix="lineside-data-")
@@ -46,7 +47,7 @@ class LiveServer:
         self.lines: list[dict[str, Any]] = []
         self._arrived: queue.Queue[dict[str, Any]] = queue.Queue()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "server"],
+            [sys.executable, *(command or ("-m", "server"))],
             cwd=ROOT,
             env=env,
             stderr=subprocess.PIPE,
@@ -157,9 +158,9 @@ class LiveServer:
 
 
 @contextmanager
-def live_server(**settings: object) -> Iterator[LiveServer]:
+def live_server(*command: str, **settings: object) -> Iterator[LiveServer]:
     """A server that has loaded its model, stopped at the end of the block."""
-    server = LiveServer(**settings)
+    server = LiveServer(*command, **settings)
     try:
         server.await_ready()
         yield server

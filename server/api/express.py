@@ -21,7 +21,7 @@ from server.api.body import read_image, read_options
 from server.api.caching import age_header
 from server.api.callers import Caller
 from server.api.forms import FrameRequest
-from server.api.observing import STARTED, Finished, choose_id, tell
+from server.api.observing import CAMERA, STARTED, Finished, choose_id, tell
 from server.api.query import Query, age_of, options
 from server.api.recognize import FAILED, recognition
 from server.api.recognizing import Recognizing, log_fields
@@ -120,6 +120,7 @@ class Express:
                 environ["wsgi.input"] = io.BytesIO(whole)
                 return None
         data, query = read_image(request), read_options(Query, request)
+        environ[CAMERA] = query.camera
         age = age_of(query, settings)
         asked = options(query, settings, age)
         recognizer = self._recognizing.recognizer(query.model, query.version)

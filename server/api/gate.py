@@ -17,6 +17,7 @@ from server.api.responses import ErrorAnswer, ErrorBody, retry_after
 from server.config import Settings
 from server.errors import LinesideError
 from server.observe.metrics import Metrics
+from server.observe.repeats import Repeats
 from server.recognition.admission import Admission
 from server.recognition.observation import Refusal, RefusalListener
 
@@ -31,7 +32,8 @@ WITH_OPTIONS = ("multipart/", "application/json", "application/x-www-form-urlenc
 class Gate:
     """WSGI middleware around `app` that answers 503 for frames that could not be admitted.
 
-    A form or JSON whose query string names no camera is let through, since the body may.
+    A form or JSON whose query string names no camera is let through, since the body may. The log
+    learns from `repeats` how many there were, since a line would cost more than the refusal.
     """
 
     def __init__(
@@ -40,10 +42,12 @@ class Gate:
         admission: Admission,
         settings: Settings,
         metrics: Metrics,
+        repeats: Repeats,
         refusals: Sequence[RefusalListener] = (),
     ) -> None:
         """refusals: are told each frame that is refused here."""
         self._app, self._admission, self._metrics = app, admission, metrics
+        self._repeats = repeats
         self._latest_only, self._most = settings.latest_only, settings.max_body_mb * 1e6
         self._wait, self._refusals = settings.max_wait_ms, refusals
         # Whoever has an answer in the cache is answered however many wait.
@@ -58,13 +62,13 @@ class Gate:
             and self._admission.crowded
         ):
             started = time.perf_counter()
-            error = self._refusal(environ)
+            query = dict(parse_qsl(environ.get("QUERY_STRING", "")))
+            error = self._refusal(environ, query)
             if error is not None and _body_read(environ, self._most):
-                return self._refuse(environ, error, started, start_response)
+                return self._refuse(environ, query, error, started, start_response)
         return self._app(environ, start_response)
 
-    def _refusal(self, environ: dict[str, Any]) -> LinesideError | None:
-        query = dict(parse_qsl(environ.get("QUERY_STRING", "")))
+    def _refusal(self, environ: dict[str, Any], query: dict[str, str]) -> LinesideError | None:
         camera = query.get("camera", "")
         if not camera and environ.get("CONTENT_TYPE", "").startswith(WITH_OPTIONS):
             return None
@@ -80,6 +84,7 @@ class Gate:
     def _refuse(
         self,
         environ: dict[str, Any],
+        query: dict[str, str],
         error: LinesideError,
         started: float,
         start_response: Callable[..., Any],
@@ -90,8 +95,9 @@ class Gate:
         seconds = time.perf_counter() - started
         self._metrics.finished(route, error.status, seconds)
         self._metrics.refused.labels(error.code).inc()
+        self._repeats.leave_out(error.code, route)
         if self._refusals:
-            self._tell(environ, error, request_id, seconds)
+            self._tell(query, error, request_id, seconds)
         headers = [
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
@@ -102,9 +108,8 @@ class Gate:
         return [body]
 
     def _tell(
-        self, environ: dict[str, Any], error: LinesideError, request_id: str, seconds: float
+        self, query: dict[str, str], error: LinesideError, request_id: str, seconds: float
     ) -> None:
-        query = dict(parse_qsl(environ.get("QUERY_STRING", "")))
         model, camera, part = (
             query.get(name, "")[:LONGEST] for name in ("model", "camera", "part")
         )

@@ -11,6 +11,7 @@ from flask import Flask, Response, g, request
 
 from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
+from server.observe.repeats import Repeats
 from server.recognition.manifest import Manifest
 from server.recognition.observation import Refusal, RefusalListener
 from server.recognition.recognizer import Options
@@ -27,6 +28,8 @@ QUIET = ("/metrics", "/livez", "/readyz")
 STARTED = "lineside.started"
 # There too, the manifest of the model that was asked, and the options.
 ASKED = "lineside.asked"
+# And the camera that the frame is of, where that is known and no more.
+CAMERA = "lineside.camera"
 
 
 def choose_id(given: str) -> str:
@@ -38,7 +41,7 @@ def choose_id(given: str) -> str:
 class Finished(msgspec.Struct, frozen=True):
     """One answered request. path: as asked; route: as registered. caller: the name of its key or
     token, if any. code: of the error it was answered with, if any. fields: what its log line says
-    beside that."""
+    beside that. failure: what we did not foresee, whose traceback is part of the line."""
 
     request_id: str
     method: str
@@ -49,13 +52,19 @@ class Finished(msgspec.Struct, frozen=True):
     caller: str | None = None
     code: str | None = None
     fields: Mapping[str, object] = {}
+    failure: Exception | None = None
 
 
-def tell(done: Finished, metrics: Metrics) -> None:
-    """Counts, times and logs one answered request."""
+def tell(done: Finished, metrics: Metrics, repeats: Repeats | None = None) -> None:
+    """Counts, times and logs one answered request; of those that failed alike, as many as
+    `repeats` lets pass are logged."""
     metrics.finished(done.route, done.status, done.seconds)
     level = logging.DEBUG if done.path in QUIET else logging.INFO
+    if done.failure is not None:
+        level = logging.ERROR
     if not logger.isEnabledFor(level):
+        return
+    if done.code and repeats and not repeats.passes(done.code, done.route):
         return
     line: dict[str, object] = {
         "request_id": done.request_id,
@@ -69,7 +78,8 @@ def tell(done: Finished, metrics: Metrics) -> None:
         line["caller"] = done.caller
     if done.code is not None:
         line["code"] = done.code
-    logger.log(level, "request", extra={"fields": line})
+    event = "request" if done.failure is None else "request failed"
+    logger.log(level, event, exc_info=done.failure, extra={"fields": line})
 
 
 def tell_refusal(refusals: Sequence[RefusalListener], status: int, code: str) -> None:
@@ -78,6 +88,7 @@ def tell_refusal(refusals: Sequence[RefusalListener], status: int, code: str) ->
         return
     asked: tuple[Manifest, Options] | None = request.environ.get(ASKED)
     manifest, options = asked if asked else (None, None)
+    camera = request.environ.get(CAMERA) or request.args.get("camera", "")
     refusal = Refusal(
         at=time.time(),
         request_id=g.request_id,
@@ -85,7 +96,7 @@ def tell_refusal(refusals: Sequence[RefusalListener], status: int, code: str) ->
         code=code,
         model=manifest.name if manifest else request.args.get("model", "")[:LONGEST],
         version=manifest.version if manifest else 0,
-        camera=options.camera if options else request.args.get("camera", "")[:LONGEST],
+        camera=options.camera if options else camera[:LONGEST],
         part=options.part if options else request.args.get("part", "")[:LONGEST],
         seconds=time.perf_counter() - g.started,
     )
@@ -94,10 +105,11 @@ def tell_refusal(refusals: Sequence[RefusalListener], status: int, code: str) ->
 
 
 def observe_requests(
-    app: Flask, metrics: Metrics, refusals: Sequence[RefusalListener] = ()
+    app: Flask, metrics: Metrics, repeats: Repeats, refusals: Sequence[RefusalListener] = ()
 ) -> None:
-    """Counts, times and logs every request of `app`, and gives each its id. Frames that got no
-    labels are told to `refusals`."""
+    """Counts, times and logs every request of `app`, and gives each its id. Of requests that fail
+    alike, those that `repeats` lets pass are logged. Frames that got no labels are told to
+    `refusals`."""
 
     @app.before_request
     def start() -> None:
@@ -121,6 +133,7 @@ def observe_requests(
             caller=caller.name if caller else None,
             code=g.get("error_code"),
             fields=g.get("log_fields", {}),
+            failure=g.get("failure"),
         )
-        tell(done, metrics)
+        tell(done, metrics, repeats)
         return response

@@ -1,6 +1,5 @@
 """Answers as bytes: JSON by msgspec, and the one shape of every error."""
 
-import logging
 import math
 import re
 
@@ -9,9 +8,6 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from server.errors import LinesideError
-from server.observe.logs import LOGGER
-
-logger = logging.getLogger(LOGGER)
 
 HTTP_CODES = {
     400: "BAD_REQUEST",
@@ -96,10 +92,9 @@ def _http(error: HTTPException) -> Response:
 
 
 def _unknown(error: Exception) -> Response:
-    """What we did not foresee: the caller learns the request id, the log learns the rest."""
-    logger.error(
-        "request failed", exc_info=error, extra={"fields": {"request_id": g.get("request_id", "")}}
-    )
+    """What we did not foresee: the caller learns the request id, the request's log line the
+    rest."""
+    g.failure = error
     return error_answer(
         500, "INTERNAL", "the server failed; the log says why under this request id"
     )

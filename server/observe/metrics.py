@@ -1,5 +1,6 @@
 """The server's Prometheus metrics: base units, `_total` on counters, labels from closed sets."""
 
+import platform
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -14,6 +15,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from server import __version__
+from server.observe.cameras import Cameras
 from server.recognition.admission import Admission
 from server.recognition.manifest import Manifest
 from server.recognition.recognizer import Answer
@@ -29,12 +32,17 @@ M = TypeVar("M", Counter, Histogram)
 class Metrics:
     """All metrics in one registry of their own, so that two servers in one process do not mix."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_cameras: int = 64) -> None:
+        """max_cameras: those with series of their own."""
         disable_created_metrics()
         self.registry = CollectorRegistry()
         self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Counter | Histogram] = {}
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
+        self.cameras = Cameras(self.registry, max_cameras)
+        build = self._gauge("build_info", "1, with what runs as labels", "version", "python")
+        build.labels(__version__, platform.python_version()).set(1)
+        self.ready = self._gauge("ready", "1 while the default model serves, else 0")
         self.requests = self._counter("requests_total", "Requests answered", "route", "status")
         self.request_duration = self._histogram(
             "request_duration_seconds", "From a request's arrival to its answer", "route"

@@ -1,0 +1,239 @@
+"""The dashboard of the line: what was seen, what was refused, by which camera."""
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+from panels import Panel, bars, board, figure, graph, heat
+
+HERE = 'instance=~"$instance"'
+MODEL = f'{HERE}, model=~"$model"'
+CAMERA = f'{HERE}, camera=~"$camera"'
+RATE = "[$__rate_interval]"
+
+
+def _well() -> list[Panel]:
+    return [
+        figure(
+            "Ready",
+            "Whether every device serves its default model",
+            "none",
+            f"min(lineside_ready{{{HERE}}})",
+            {"green": 1},
+            base="red",
+            texts={"1": "ready", "0": "not ready"},
+        ),
+        figure(
+            "Alerts",
+            "Alerts that fire at this moment; Prometheus shows them under /alerts",
+            "none",
+            f'count(ALERTS{{alertstate="firing", {HERE}}}) or vector(0)',
+            {"red": 1},
+        ),
+    ]
+
+
+def _now() -> list[Panel]:
+    return [
+        figure(
+            "Frames a second",
+            "Frames that got labels",
+            "reqps",
+            f"sum(rate(lineside_predictions_total{{{MODEL}}}{RATE}))",
+        ),
+        figure(
+            "Slowest 1 of 100",
+            "99 of 100 frames are answered in this time, on the slowest device",
+            "s",
+            f"max(instance:lineside_request_duration_seconds:p99_5m{{{HERE}}})",
+            {"yellow": 1.0, "red": 1.5},
+        ),
+        figure(
+            "Errors",
+            "Frames answered with an error, on the device with the most",
+            "percentunit",
+            f"max(instance:lineside_request_errors:ratio_rate5m{{{HERE}}})",
+            {"yellow": 0.01, "red": 0.05},
+        ),
+        figure(
+            "Refused",
+            "Frames refused for want of room or time, on the device with the most",
+            "percentunit",
+            f"max(instance:lineside_requests_refused:ratio_rate5m{{{HERE}}})",
+            {"yellow": 0.01, "red": 0.05},
+        ),
+        figure(
+            "Cameras sending",
+            "Cameras of which frames came in the last two minutes",
+            "none",
+            "count(sum by (instance, camera)"
+            f" (increase(lineside_camera_frames_total{{{CAMERA}}}[2m])) > 0) or vector(0)",
+        ),
+        figure(
+            "Drift",
+            "The largest distance of a model from the baseline in its bundle",
+            "none",
+            f"max(lineside_drift_ratio{{{MODEL}}})",
+            {"yellow": 0.1, "red": 0.2},
+        ),
+    ]
+
+
+def _seen() -> list[Panel]:
+    return [
+        graph(
+            "Frames by label",
+            "Frames a second by their most probable label",
+            "reqps",
+            (f"sum by (label) (rate(lineside_predictions_total{{{MODEL}}}{RATE}))", "{{label}}"),
+            stacked=True,
+        ),
+        graph(
+            "Frames by verdict",
+            "Frames a second by what the bundle's policy makes of the label",
+            "reqps",
+            (f"sum by (verdict) (rate(lineside_verdicts_total{{{MODEL}}}{RATE}))", "{{verdict}}"),
+            stacked=True,
+        ),
+        graph(
+            "Share of each verdict",
+            "Over ten minutes, of the frames that got a verdict",
+            "percentunit",
+            (
+                f"sum by (verdict) (rate(lineside_verdicts_total{{{MODEL}}}[10m]))"
+                f" / scalar(sum(rate(lineside_verdicts_total{{{MODEL}}}[10m])))",
+                "{{verdict}}",
+            ),
+        ),
+    ]
+
+
+def _unseen() -> list[Panel]:
+    return [
+        graph(
+            "Frames without labels",
+            "Frames a second that were answered with an error, by its code",
+            "reqps",
+            (
+                f"sum by (reason) (rate(lineside_frames_refused_total{{{HERE}}}{RATE}))",
+                "{{reason}}",
+            ),
+            stacked=True,
+        ),
+        graph(
+            "Time to the answer",
+            "From a request's arrival to its answer, requests of one frame, over five minutes",
+            "s",
+            (f"instance:lineside_request_duration_seconds:p50_5m{{{HERE}}}", "median {{instance}}"),
+            (
+                f"instance:lineside_request_duration_seconds:p99_5m{{{HERE}}}",
+                "99 of 100 {{instance}}",
+            ),
+            limit=1.5,
+        ),
+        graph(
+            "Requests by status",
+            "All requests a second, probes and scrapes left out",
+            "reqps",
+            (
+                "sum by (status) (rate(lineside_requests_total"
+                f'{{{HERE}, route!~"/metrics|/livez|/readyz"}}{RATE}))',
+                "{{status}}",
+            ),
+        ),
+    ]
+
+
+def _confidence() -> list[Panel]:
+    return [
+        heat(
+            "Confidence",
+            "Probability of the best label: how many frames fell between a line and the one below",
+            "percentunit",
+            f"sum by (le) (increase(lineside_confidence_bucket{{{MODEL}}}{RATE}))",
+        ),
+        graph(
+            "Confidence, lowest and middle",
+            "One of ten frames is below the lower line, half of them below the upper one",
+            "percentunit",
+            (
+                "histogram_quantile(0.1, sum by (le, model)"
+                f" (rate(lineside_confidence_bucket{{{MODEL}}}{RATE})))",
+                "1 of 10 {{model}}",
+            ),
+            (
+                "histogram_quantile(0.5, sum by (le, model)"
+                f" (rate(lineside_confidence_bucket{{{MODEL}}}{RATE})))",
+                "half {{model}}",
+            ),
+        ),
+        graph(
+            "Drift",
+            "Distance of recent frames from the baseline in the bundle, by what is compared",
+            "none",
+            (
+                f"max by (instance, model, signal) (lineside_drift_ratio{{{MODEL}}})",
+                "{{signal}} {{model}} {{instance}}",
+            ),
+            limit=0.2,
+        ),
+        graph(
+            "Samples kept",
+            "Frames kept for training, an hour, by why",
+            "none",
+            (
+                f"sum by (reason) (rate(lineside_samples_total{{{HERE}}}{RATE})) * 3600",
+                "{{reason}}",
+            ),
+        ),
+    ]
+
+
+def _cameras() -> list[Panel]:
+    return [
+        graph(
+            "Frames by camera",
+            "Frames a second of each camera that names itself, whatever became of them",
+            "reqps",
+            (
+                f"sum by (camera) (rate(lineside_camera_frames_total{{{CAMERA}}}{RATE}))",
+                "{{camera}}",
+            ),
+            stacked=True,
+        ),
+        graph(
+            "Frames by camera and result",
+            "Frames a second that got no labels: bad (of the sender's making), refused (no room or"
+            " time), failed (of ours)",
+            "reqps",
+            (
+                "sum by (camera, result) (rate(lineside_camera_frames_total"
+                f'{{{CAMERA}, result!="answered"}}{RATE}))',
+                "{{camera}} {{result}}",
+            ),
+        ),
+        bars(
+            "Since the last frame",
+            "Time since the newest frame of each camera, by the device's clock",
+            "s",
+            (
+                "time() - max by (instance, camera)"
+                f" (lineside_camera_last_frame_timestamp_seconds{{{CAMERA}}})",
+                "{{camera}} {{instance}}",
+            ),
+            {"yellow": 60, "red": 600},
+        ),
+    ]
+
+
+def line() -> Dashboard:
+    """What the person on shift and the engineer who owns the model look at."""
+    return board(
+        "lineside-line",
+        "Lineside line",
+        "What the cameras sent, what was seen in it, and what was refused",
+        ("instance", "model", "camera"),
+        {
+            "Now": [*_well(), *_now()],
+            "What was seen": [*_seen(), *_unseen()],
+            "How sure": _confidence(),
+            "Cameras": _cameras(),
+        },
+    )

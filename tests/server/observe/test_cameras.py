@@ -1,0 +1,119 @@
+"""Frames by camera: how they ended, and that no caller can make series without end."""
+
+import threading
+import time
+from pathlib import Path
+
+import requests
+from images import encode, plain
+from live import LiveServer, live_server
+from prometheus_client import CollectorRegistry
+
+from server.observe.cameras import Cameras, result_of
+from server.recognition.observation import Observation, Refusal
+from server.recognition.recognizer import Answer, Options
+from server.recognition.results import Prediction
+
+GREEN = encode(plain((0, 255, 0)), "PNG")
+FRAMES = "lineside_camera_frames_total"
+
+
+def seen(camera: str, at: float = 1000.0) -> Observation:
+    best = Prediction(1, "green", 0.9)
+    return Observation(
+        at, "r1", Answer("colors", 1, best, (best,), None, {}), Options(camera=camera)
+    )
+
+
+def counted(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
+    return {
+        (sample.labels["camera"], sample.labels["result"]): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == FRAMES and sample.value
+    }
+
+
+def test_each_error_is_somebodys() -> None:
+    assert result_of("UNDECODABLE_IMAGE") == "bad"
+    assert result_of("INVALID_FIELD") == "bad"
+    assert result_of("OVERLOADED") == "refused"
+    assert result_of("RATE_LIMITED") == "refused"
+    assert result_of("INTERNAL") == "failed"
+
+
+def test_cameras_beyond_the_most_share_one_label() -> None:
+    registry = CollectorRegistry()
+    cameras = Cameras(registry, 2)
+    for camera in ("a", "b", "c", "d", "a", ""):
+        cameras.answered(seen(camera))
+    assert counted(registry) == {
+        ("a", "answered"): 2,
+        ("b", "answered"): 1,
+        ("other", "answered"): 2,
+    }
+
+
+def test_only_an_answered_frame_gives_a_camera_its_label() -> None:
+    """Or else whoever sends rubbish with made-up names would take all labels."""
+    registry = CollectorRegistry()
+    cameras = Cameras(registry, 1)
+    cameras.refused(Refusal(1.0, "r", 503, "UNSUPPORTED_IMAGE", camera="made up"))
+    cameras.answered(seen("a"))
+    cameras.refused(Refusal(1.0, "r", 503, "OVERLOADED", camera="a"))
+    cameras.refused(Refusal(1.0, "r", 503, "OVERLOADED", camera=""))
+    assert counted(registry) == {
+        ("other", "bad"): 1,
+        ("a", "answered"): 1,
+        ("a", "refused"): 1,
+    }
+
+
+def test_threads_that_meet_a_camera_at_once_lose_no_frame() -> None:
+    registry = CollectorRegistry()
+    cameras, start = Cameras(registry, 8), threading.Barrier(8)
+
+    def work() -> None:
+        start.wait()
+        for number in range(200):
+            cameras.answered(seen(f"c{number % 16}"))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    values = counted(registry)
+    assert sum(values.values()) == 8 * 200
+    assert len({camera for camera, _ in values}) == 9
+
+
+def test_every_way_a_frame_ends_is_counted_for_its_camera(colors: Path) -> None:
+    began = time.time()
+    with live_server(models=colors, max_cameras=1) as server:
+
+        def count(result: str, camera: str = "a") -> float:
+            return server.sample(FRAMES, camera=camera, result=result)
+
+        assert server.recognize(GREEN, camera="a").status_code == 200
+        form = {"camera": "a"}
+        url = server.url + "/v1/recognize"
+        assert requests.post(url, form, files={"file": b"x"}, timeout=60).status_code == 415
+        assert server.recognize(GREEN, camera="a", top_k="no").status_code == 400
+        assert server.recognize(GREEN, camera="a", deadline_ms=0.001).status_code == 503
+        assert server.recognize(GREEN, camera="b").status_code == 200
+        assert server.recognize(GREEN).status_code == 200
+        files = [("file", GREEN), ("file", b"x")]
+        answer = requests.post(url + "/batch", form, files=files, timeout=60)
+        assert answer.status_code == 200
+        assert (count("answered"), count("bad"), count("refused")) == (2, 3, 1)
+        assert count("failed") == 0
+        assert count("answered", "other") == 1
+        last = server.sample("lineside_camera_last_frame_timestamp_seconds", camera="a")
+        assert began <= last <= time.time()
+
+
+def test_build_and_readiness_are_told(colors_server: LiveServer) -> None:
+    assert colors_server.sample("lineside_ready") == 1
+    text = requests.get(colors_server.url + "/metrics", timeout=60).text
+    assert 'lineside_build_info{python="3.' in text
