@@ -1,4 +1,4 @@
-"""python -m server [serve | check | health | settings | key]"""
+"""python -m server [serve | check | health | settings | key | journal]"""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from server import __version__, config, keys_command
+from server import __version__, config, journal_command, keys_command
 from server.config import Settings
 from server.errors import LinesideError, StartError
 
@@ -22,6 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     health = commands.add_parser("health", help="ask the running server whether it is ready")
     commands.add_parser("settings", help="print the table of settings")
     keys_command.add_parser(commands)
+    journal_command.add_parser(commands)
     for command in (serve, check, health):
         command.add_argument("--config", type=Path, help="TOML file of settings")
         for row in config.described():
@@ -87,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return keys_command.run(args, Path(settings.keys_file))
         if args.command == "health":
             return _health(settings)
+        if args.command == "journal":
+            return journal_command.run(args, settings)
         return _serve(settings) if args.command == "serve" else _check(settings)
     except (StartError, LinesideError) as error:
         print(f"lineside: {error}", file=sys.stderr)

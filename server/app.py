@@ -17,6 +17,8 @@ from server.api import (
     tensorflow_serving,
     tutorials,
 )
+from server.api import journal as journal_routes
+from server.api.caching import Caching
 from server.api.express import Express
 from server.api.forms import take_bodies
 from server.api.frames import no_fetch
@@ -28,7 +30,7 @@ from server.api.recognizing import Recognizing
 from server.api.responses import register_errors
 from server.api.security import Doors, SecureHeaders, guard
 from server.config import Settings
-from server.keeping import make_drift, make_sampler
+from server.keeping import make_drift, make_sampler, open_cache, open_journal
 from server.loading import make_store, start_loading
 from server.observe.device import DeviceCollector
 from server.observe.metrics import Metrics
@@ -79,7 +81,9 @@ def create_app(
     app = Flask("server", static_folder=None)
     take_bodies(app, int(settings.max_body_mb * 1_000_000))
     app.config["MAX_FORM_PARTS"] = settings.max_form_parts
-    observe_requests(app, metrics, repeats)
+    journal = open_journal(settings, metrics)
+    refusals = [metrics.cameras.refused, *([journal.refused] if journal else [])]
+    observe_requests(app, metrics, repeats, refusals)
     register_errors(app)
     doors = Doors(settings)
     guard(app, settings, doors)
@@ -87,9 +91,16 @@ def create_app(
     drift = make_drift(settings, metrics, store)
     sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
     listeners: list[Listener] = [metrics.cameras.answered, drift, *([sampler] if sampler else [])]
-    recognizing = Recognizing(store, metrics, listeners)
+    recognizing = Recognizing(
+        store,
+        metrics,
+        (*listeners, *([journal.answered] if journal else [])),
+        caching=Caching(open_cache(app, settings), metrics),
+        always=settings.cache,
+        refusals=refusals,
+    )
     express = Express(app.wsgi_app, recognizing, settings, doors, metrics)
-    gate = Gate(express, admission, settings, metrics, repeats)
+    gate = Gate(express, admission, settings, metrics, repeats, refusals)
     app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
     app.register_blueprint(recognize.blueprint(recognizing, settings, image_fetcher(settings)))
     for make in (
@@ -101,6 +112,7 @@ def create_app(
         app.register_blueprint(make(recognizing, settings))
     app.register_blueprint(models.blueprint(store, drift))
     app.register_blueprint(samples.blueprint(sampler.folder if sampler else None, store))
+    app.register_blueprint(journal_routes.blueprint(journal))
     app.register_blueprint(health.blueprint(store, metrics))
     app.register_blueprint(console.blueprint(store))
 

@@ -20,6 +20,8 @@ PREFIX = "LINESIDE_"
 CONFIG = "LINESIDE_CONFIG"
 # In the environment and in flags, their items are separated by commas.
 LISTS = frozenset({"image_url_hosts", "preload", "cors_origins", "samples_labels"})
+# MB a minute; SQLite writes whole pages, for which less would not be enough.
+LEAST_WRITES = 0.1
 
 
 def _help(text: str, unit: str = "", **bounds: Any) -> Meta:
@@ -53,6 +55,36 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     data: Annotated[
         str, _help("folder of what outlives a request: jobs, journal, samples", min_length=1)
     ] = "data"
+    journal: Annotated[
+        bool, _help("one row an answer in journal.db of the folder `data`, for /v1/journal")
+    ] = True
+    journal_days: Annotated[
+        float, _help("age beyond which rows go; 0: no limit", "days", ge=0, le=36_500)
+    ] = 30.0
+    journal_mb: Annotated[
+        float, _help("size of the journal beyond which its oldest rows go", "MB", ge=1)
+    ] = 256.0
+    journal_write_mb_per_minute: Annotated[
+        float,
+        _help("most that the journal writes, for SD cards; 0: no limit", "MB/minute", ge=0),
+    ] = 0.0
+    cache: Annotated[
+        bool,
+        _help("identical frames are answered from the cache; /api/recognize_cached always does"),
+    ] = False
+    cache_s: Annotated[
+        int, _help("time for which an answer is kept in the cache", "s", ge=1, le=2_592_000)
+    ] = 60
+    cache_mb: Annotated[
+        float, _help("memory of the cache; the least recently used go", "MB", gt=0)
+    ] = 16.0
+    cache_url: Annotated[
+        str,
+        _help(
+            "Redis that keeps the cache, such as redis://host:6379/0; empty: this process's memory",
+            pattern="^((rediss?|unix)://.+)?$",
+        ),
+    ] = ""
     recipe: Annotated[
         Recipe | None,
         _help("how a bare model.tflite without bundle.json is fed, as a table of bundle.json"),
@@ -177,6 +209,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "lines a minute of requests that fail alike, by route and code; 0: all", "lines", ge=0
         ),
     ] = 30
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError for what no type can tell."""
+        if 0 < self.journal_write_mb_per_minute < LEAST_WRITES:
+            raise SettingsError(
+                f"journal_write_mb_per_minute can't be {self.journal_write_mb_per_minute:g}: say"
+                f" {LEAST_WRITES:g} or more, or 0 for no limit"
+            )
 
     @property
     def pool_size(self) -> int:

@@ -104,6 +104,10 @@ class SupersededError(LinesideError):
     code, status = "SUPERSEDED", 503
 
 
+class JournalUnreadableError(LinesideError):
+    code, status = "JOURNAL_UNREADABLE", 503
+
+
 class StorageError(LinesideError):
     """What a caller asked to be kept can't be written: the disk is full or read-only."""
 

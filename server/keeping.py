@@ -5,12 +5,18 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from flask import Flask
+
 from server.config import Settings
 from server.observe.drift import Drift
 from server.observe.metrics import Metrics
 from server.recognition.manifest import Manifest
 from server.recognition.sample import Reason
 from server.store.bundles import BundleStore
+from server.store.cache import AnswerCache
+from server.store.journal import Journal
+from server.store.journal_rows import FILE
+from server.store.journal_writer import Bounds
 
 if TYPE_CHECKING:
     from server.store.sampling import Sampler
@@ -77,3 +83,28 @@ def make_sampler(
     # Unlike atexit's, this is run at the end of a forked worker too.
     Finalize(None, sampler.close, exitpriority=10)
     return sampler
+
+
+def open_journal(settings: Settings, metrics: Metrics) -> Journal | None:
+    """The journal of `settings`, whose last rows are written when this process ends; None where
+    it is switched off."""
+    if not settings.journal:
+        return None
+    bounds = Bounds(
+        settings.journal_days,
+        int(settings.journal_mb * 1e6),
+        int(settings.journal_write_mb_per_minute * 1e6),
+    )
+    journal = Journal(Path(settings.data) / FILE, bounds, metrics.journal_lost.inc)
+    # Before the log's, which still tells of it; unlike atexit's, run at a forked worker's end too.
+    Finalize(None, journal.close, exitpriority=10)
+    return journal
+
+
+def open_cache(app: Flask, settings: Settings) -> AnswerCache:
+    """Where answers are kept for frames that come again: set up at once where it is switched on,
+    else with the first that wants it."""
+    cache = AnswerCache(app, settings)
+    if settings.cache or settings.cache_url:
+        cache.open()
+    return cache

@@ -33,6 +33,7 @@ def prepare(settings: Settings) -> int:
     order = candidates(found[name], read_choice(folder / name), settings.version or None)
     newest_intact(folder, name, order, settings.recipe)
     check_hosts(settings)
+    check_cache(settings)
     return settings.slots
 
 
@@ -43,6 +44,14 @@ def check_hosts(settings: Settings) -> None:
 
         for entry in settings.image_url_hosts:
             parse_allowed(entry)
+
+
+def check_cache(settings: Settings) -> None:
+    """Raises SettingsError where the cache's Redis has no address."""
+    if settings.cache_url:
+        from server.store.redis_cache import client_of
+
+        client_of(settings.cache_url)
 
 
 def application(settings: Settings | None = None, root: Path = Path("/")) -> "Flask":
@@ -86,6 +95,7 @@ def check(settings: Settings) -> Iterator[str]:
     logging.getLogger(logs.LOGGER).addHandler(logging.NullHandler())
     process.set_up()
     check_hosts(settings)
+    check_cache(settings)
     store = make_store(settings, Metrics(), Admission(settings.slots, settings.max_waiting))
     yield f"settings are valid; address {settings.host}:{settings.port}"
     threads = settings.threads_per_interpreter

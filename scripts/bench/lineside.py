@@ -19,10 +19,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**env, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}", **more}
 
 
-def start_server(python: Path, model: Model, log: Path) -> Service:
-    """`python -m server` on a free port: its default settings, but for the folder of models."""
+def start_server(python: Path, model: Model, log: Path, **settings: str) -> Service:
+    """`python -m server` on a free port: its default settings, but for the folder of models and
+    `settings`; what it keeps lies beside its log."""
     port = free_port()
-    env = environment(LINESIDE_MODELS=str(model.models), LINESIDE_PORT=str(port))
+    given = {"models": str(model.models), "data": str(log.with_suffix(".data")), **settings}
+    own = {"LINESIDE_" + name.upper(): value for name, value in given.items()}
+    env = environment(LINESIDE_PORT=str(port), **own)
     del env["PYTHONPATH"]
     url = f"http://127.0.0.1:{port}/v1/recognize"
     return Service([str(python), "-m", "server"], env, ROOT, url, log)

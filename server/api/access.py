@@ -31,12 +31,14 @@ RIGHTS_OF: dict[str, tuple[Right, ...]] = {
     f"{_MODEL}/load": ADMIN,
     f"{_MODEL}/activate": ADMIN,
     f"{_MODEL}/rollback": ADMIN,
+    "/v1/journal": ADMIN,
     "/v1/samples": ADMIN,
     "/v1/samples/<sample>": ADMIN,
     "/v1/samples/<sample>/image": ADMIN,
     "/v1/samples/<sample>/label": ADMIN,
     # The tutorials' routes.
     **dict.fromkeys(("/classify", "/predict", "/api/recognize"), FRAMES),
+    **dict.fromkeys(("/api/recognize_cached", "/recent"), FRAMES),
     "/api/model/info": KNOWN,
     # The Open Inference Protocol.
     "/v2": KNOWN,

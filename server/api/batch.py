@@ -58,7 +58,7 @@ def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
             try:
                 answer = recognizing.frame(recognizer, data, asked)
             except LinesideError as error:
-                recognizing.refused(error.code)
+                recognizing.refused(error)
                 return BatchResult(name, error=ErrorBody(error.code, error.message, g.request_id))
             return BatchResult(name, recognition(answer, query, age, g.request_id))
 

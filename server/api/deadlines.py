@@ -6,10 +6,10 @@ from datetime import datetime
 from server.errors import DeadlineExceededError, InvalidFieldError
 
 
-def parse_instant(text: str) -> float:
+def parse_instant(text: str, name: str = "captured_at") -> float:
     """Seconds since 1970 (UTC) of a Unix time in seconds or an RFC 3339 date and time with zone.
 
-    Raises InvalidFieldError.
+    Raises InvalidFieldError, which calls it `name`.
     """
     try:
         instant = float(text)
@@ -20,12 +20,12 @@ def parse_instant(text: str) -> float:
             parsed = None
         if parsed is None or parsed.tzinfo is None:
             raise InvalidFieldError(
-                f"captured_at can't be {text!r}: send Unix seconds, such as 1767225600.25, or"
+                f"{name} can't be {text!r}: send Unix seconds, such as 1767225600.25, or"
                 " RFC 3339 with a zone, such as 2026-01-01T00:00:00.250Z"
             ) from None
         instant = parsed.timestamp()
     if not math.isfinite(instant):
-        raise InvalidFieldError("captured_at must be a finite time")
+        raise InvalidFieldError(f"{name} must be a finite time")
     return instant
 
 

@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException
 
 from server.api.access import FRAMES
 from server.api.body import read_image, read_options
+from server.api.caching import age_header
 from server.api.callers import Caller
 from server.api.forms import FrameRequest
 from server.api.observing import CAMERA, STARTED, Finished, choose_id, tell
@@ -28,6 +29,7 @@ from server.api.security import Doors
 from server.config import Settings
 from server.errors import LinesideError
 from server.observe.metrics import Metrics
+from server.recognition.recognizer import Answer
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -73,11 +75,11 @@ class Express:
             environ[FAILED], answer = error, None
         if answer is None:
             return self._app(environ, start_response)
-        body, fields = answer
+        body, found = answer
         seconds = time.perf_counter() - started
         name = caller.name if caller else None
         tell(
-            Finished(request_id, "POST", ROUTE, ROUTE, 200, seconds, name, None, fields),
+            Finished(request_id, "POST", ROUTE, ROUTE, 200, seconds, name, None, log_fields(found)),
             self._metrics,
         )
         start_response(
@@ -86,6 +88,7 @@ class Express:
                 ("Content-Type", "application/json"),
                 ("Content-Length", str(len(body))),
                 ("X-Request-Id", request_id),
+                *age_header(found),
             ],
         )
         return [body]
@@ -101,11 +104,9 @@ class Express:
             return False, None
         return True, caller
 
-    def _answer(
-        self, environ: dict[str, Any], request_id: str
-    ) -> tuple[bytes, dict[str, object]] | None:
-        """The answer's body and what the log says of it; None for a form without a file, whose
-        body is put back for Flask.
+    def _answer(self, environ: dict[str, Any], request_id: str) -> tuple[bytes, Answer] | None:
+        """The answer's body and the answer; None for a form without a file, whose body is put
+        back for Flask.
 
         Errors are those of /v1/recognize, and of Werkzeug for a body that can't be taken.
         """
@@ -123,6 +124,6 @@ class Express:
         age = age_of(query, settings)
         asked = options(query, settings, age)
         recognizer = self._recognizing.recognizer(query.model, query.version)
-        answer = self._recognizing.answer(recognizer, data, asked, request_id)
+        answer = self._recognizing.answer(recognizer, data, asked, request_id, request)
         body = msgspec.json.encode(recognition(answer, query, age, request_id))
-        return body, log_fields(answer)
+        return body, answer

@@ -6,19 +6,20 @@ lines alone, with the same rules and the same answer as later on.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
 
-from server.api.observing import choose_id
+from server.api.observing import LONGEST, choose_id
 from server.api.responses import ErrorAnswer, ErrorBody, retry_after
 from server.config import Settings
 from server.errors import LinesideError
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
 from server.recognition.admission import Admission
+from server.recognition.observation import Refusal, RefusalListener
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -42,17 +43,21 @@ class Gate:
         settings: Settings,
         metrics: Metrics,
         repeats: Repeats,
+        refusals: Sequence[RefusalListener] = (),
     ) -> None:
+        """refusals: are told each frame that is refused here."""
         self._app, self._admission, self._metrics = app, admission, metrics
         self._repeats = repeats
         self._latest_only, self._most = settings.latest_only, settings.max_body_mb * 1e6
-        self._wait = settings.max_wait_ms
+        self._wait, self._refusals = settings.max_wait_ms, refusals
+        # Whoever has an answer in the cache is answered however many wait.
+        self._paths = frozenset() if settings.cache else FRAME_PATHS
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         if (
-            environ["PATH_INFO"] in FRAME_PATHS
+            environ["PATH_INFO"] in self._paths
             and environ["REQUEST_METHOD"] == "POST"
             and self._admission.crowded
         ):
@@ -60,8 +65,7 @@ class Gate:
             query = dict(parse_qsl(environ.get("QUERY_STRING", "")))
             error = self._refusal(environ, query)
             if error is not None and _body_read(environ, self._most):
-                self._metrics.cameras.refused(query.get("camera", ""), error.code)
-                return self._refuse(environ, error, started, start_response)
+                return self._refuse(environ, query, error, started, start_response)
         return self._app(environ, start_response)
 
     def _refusal(self, environ: dict[str, Any], query: dict[str, str]) -> LinesideError | None:
@@ -80,6 +84,7 @@ class Gate:
     def _refuse(
         self,
         environ: dict[str, Any],
+        query: dict[str, str],
         error: LinesideError,
         started: float,
         start_response: Callable[..., Any],
@@ -87,9 +92,12 @@ class Gate:
         route = environ["PATH_INFO"]
         request_id = choose_id(environ.get("HTTP_X_REQUEST_ID", ""))
         body = msgspec.json.encode(ErrorAnswer(ErrorBody(error.code, error.message, request_id)))
-        self._metrics.finished(route, error.status, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._metrics.finished(route, error.status, seconds)
         self._metrics.refused.labels(error.code).inc()
         self._repeats.leave_out(error.code, route)
+        if self._refusals:
+            self._tell(query, error, request_id, seconds)
         headers = [
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
@@ -98,6 +106,18 @@ class Gate:
         ]
         start_response(f"{error.status} SERVICE UNAVAILABLE", headers)
         return [body]
+
+    def _tell(
+        self, query: dict[str, str], error: LinesideError, request_id: str, seconds: float
+    ) -> None:
+        model, camera, part = (
+            query.get(name, "")[:LONGEST] for name in ("model", "camera", "part")
+        )
+        refusal = Refusal(
+            time.time(), request_id, error.status, error.code, model, 0, camera, part, seconds
+        )
+        for listener in self._refusals:
+            listener(refusal)
 
 
 def _body_read(environ: dict[str, Any], most: float) -> bool:

@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from flask import Flask, Response, g, request
@@ -12,16 +12,23 @@ from flask import Flask, Response, g, request
 from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
+from server.recognition.manifest import Manifest
+from server.recognition.observation import Refusal, RefusalListener
+from server.recognition.recognizer import Options
 
 logger = logging.getLogger(LOGGER)
 
 # Not what looks like a key or token, which would then be told and logged.
 REQUEST_ID = re.compile(r"(?!ls_|eyJ)[A-Za-z0-9._:-]{1,64}")
+# Characters of what a caller calls a model, a camera or a part.
+LONGEST = 128
 # Scrapes and probes come every few seconds and say nothing of the line.
 QUIET = ("/metrics", "/livez", "/readyz")
 # In a WSGI environment, when the request began, where somebody looked at it before Flask.
 STARTED = "lineside.started"
-# Likewise, the camera that the frame is of.
+# There too, the manifest of the model that was asked, and the options.
+ASKED = "lineside.asked"
+# And the camera that the frame is of, where that is known and no more.
 CAMERA = "lineside.camera"
 
 
@@ -75,9 +82,34 @@ def tell(done: Finished, metrics: Metrics, repeats: Repeats | None = None) -> No
     logger.log(level, event, exc_info=done.failure, extra={"fields": line})
 
 
-def observe_requests(app: Flask, metrics: Metrics, repeats: Repeats) -> None:
+def tell_refusal(refusals: Sequence[RefusalListener], status: int, code: str) -> None:
+    """Tells that this request's frame got no labels, with what is known of it."""
+    if not refusals:
+        return
+    asked: tuple[Manifest, Options] | None = request.environ.get(ASKED)
+    manifest, options = asked if asked else (None, None)
+    camera = request.environ.get(CAMERA) or request.args.get("camera", "")
+    refusal = Refusal(
+        at=time.time(),
+        request_id=g.request_id,
+        status=status,
+        code=code,
+        model=manifest.name if manifest else request.args.get("model", "")[:LONGEST],
+        version=manifest.version if manifest else 0,
+        camera=options.camera if options else camera[:LONGEST],
+        part=options.part if options else request.args.get("part", "")[:LONGEST],
+        seconds=time.perf_counter() - g.started,
+    )
+    for listener in refusals:
+        listener(refusal)
+
+
+def observe_requests(
+    app: Flask, metrics: Metrics, repeats: Repeats, refusals: Sequence[RefusalListener] = ()
+) -> None:
     """Counts, times and logs every request of `app`, and gives each its id. Of requests that fail
-    alike, those that `repeats` lets pass are logged."""
+    alike, those that `repeats` lets pass are logged. Frames that got no labels are told to
+    `refusals`."""
 
     @app.before_request
     def start() -> None:
@@ -88,8 +120,7 @@ def observe_requests(app: Flask, metrics: Metrics, repeats: Repeats) -> None:
     def finish(response: Response) -> Response:
         if "error_code" in g and g.get("is_frame"):
             metrics.refused.labels(g.error_code).inc()
-            camera = g.get("camera") or request.environ.get(CAMERA) or request.args.get("camera")
-            metrics.cameras.refused(camera or "", g.error_code)
+            tell_refusal(refusals, response.status_code, g.error_code)
         response.headers["X-Request-Id"] = g.request_id
         caller = g.get("caller")
         done = Finished(

@@ -79,10 +79,7 @@ class Description:
         ]
         asked = Query if operation.query else operation.filters
         if asked is not None:
-            parameters += [
-                {"name": name, "in": "query", "schema": schema}
-                for name, schema in self._fields(asked).items()
-            ]
+            parameters += self._parameters(asked)
         found = {
             "tags": [operation.tag],
             "summary": operation.summary,
@@ -102,6 +99,13 @@ class Description:
                 },
             }
         return found
+
+    def _parameters(self, kind: type) -> list[Schema]:
+        needed = self.schemas[kind.__name__].get("required", ())
+        return [
+            {"name": name, "in": "query", "required": name in needed, "schema": schema}
+            for name, schema in self._fields(kind).items()
+        ]
 
     def _responses(self, operation: Operation) -> dict[str, Any]:
         found: dict[str, Any] = {}

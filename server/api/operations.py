@@ -18,6 +18,7 @@ from server.api.inference_protocol import (
     ServerMetadata,
 )
 from server.api.inference_tensors import InferRequest, InferResponse
+from server.api.journal import JournalPage, JournalQuery
 from server.api.json_body import JsonFrame
 from server.api.models import Model, Models, Which
 from server.api.query import Query
@@ -31,6 +32,7 @@ from server.api.tutorials import (
     ModelInfo,
     PredictBody,
     Predicted,
+    Recent,
     RecognizedThree,
 )
 from server.recognition.sample import Sample
@@ -186,6 +188,15 @@ def _own() -> list[Operation]:
             dict.fromkeys(IMAGE_TYPES, (bytes,)),
             errors=(404, 503),
         ),
+        Operation(
+            "get",
+            "/v1/journal",
+            tag,
+            "What was answered, filtered: a page, or one file of all",
+            {JSON: (JournalPage,), "text/csv": (str,), "application/x-ndjson": (str,)},
+            errors=(400, 403, 404, 503),
+            filters=JournalQuery,
+        ),
         _get("/livez", tag, "Whether the server answers", Health),
         _get("/readyz", tag, "Whether the default model answers", Health, 503),
         Operation("get", "/metrics", tag, "Prometheus's text exposition", {"text/plain": (str,)}),
@@ -215,6 +226,23 @@ def _tutorials() -> list[Operation]:
             "The best label of a file; a model's outputs for `input`; labels for `features`",
             (Predicted, FeaturePrediction, dict[str, Any]),
             {MULTIPART: Files(("file",)), JSON: PredictBody},
+        ),
+        _post(
+            "/api/recognize_cached",
+            tag,
+            "The three best labels, kept for `cache_s` seconds",
+            (RecognizedThree,),
+            {MULTIPART: Files(("file",))},
+        ),
+        Operation(
+            "get",
+            "/recent",
+            tag,
+            "The kept answer that the request of this id got",
+            {JSON: (RecognizedThree,)},
+            errors=(400, 404),
+            foreign=True,
+            filters=Recent,
         ),
         _get("/api/model/info", tag, "The default model", ModelInfo, 503, foreign=True),
     ]

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from flask import Blueprint, Response, g, request
 
+from server.api.caching import with_age
 from server.api.frames import ImageUrl, Numbers, read_frame
 from server.api.numbers import real_outputs, run_numbers
 from server.api.query import Query, age_of, options
@@ -14,6 +15,7 @@ from server.api.responses import to_json
 from server.config import Settings
 from server.recognition.recognizer import Answer, Options
 from server.recognition.results import Prediction
+from server.store.cache import CachedAnswer
 
 Fetch = Callable[[str], bytes]
 # In a WSGI environment, the error of a frame that was worked on before Flask saw the request.
@@ -60,7 +62,7 @@ def recognition(answer: Answer, query: Query, age: float, request_id: str) -> Re
         predictions=answer.predictions,
         recognized=bool(answer.predictions),
         verdict=answer.verdict,
-        cached=False,
+        cached=isinstance(answer, CachedAnswer),
         timing_ms={k: round(v * 1000, 3) for k, v in answer.timing.items()},
         captured_age_ms=round(age * 1000, 3) if query.captured_at else None,
     )
@@ -83,7 +85,7 @@ def blueprint(recognizing: Recognizing, settings: Settings, fetch: Fetch) -> Blu
         recognizer = recognizing.recognizer(query.model, query.version)
         data = fetch(frame.url) if isinstance(frame, ImageUrl) else frame
         answer = recognizing.frame(recognizer, data, asked)
-        return to_json(recognition(answer, query, age, g.request_id))
+        return with_age(to_json(recognition(answer, query, age, g.request_id)), answer)
 
     def numbers(value: object, query: Query, asked: Options) -> Response:
         model, outcome = run_numbers(recognizing, value, query, asked)

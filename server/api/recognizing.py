@@ -4,16 +4,19 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from flask import g, request
+from flask import Request, g, request
 
-from server.errors import InvalidFieldError, NotReadyError
+from server.api.caching import Caching
+from server.api.observing import ASKED, tell_refusal
+from server.errors import InvalidFieldError, LinesideError, NotReadyError
 from server.observe.metrics import Metrics
 from server.recognition import tensors
-from server.recognition.observation import Listener, Observation
+from server.recognition.observation import Listener, Observation, RefusalListener
 from server.recognition.preprocessing import Tensor
 from server.recognition.recognizer import Answer, Options, Recognizer
 from server.recognition.tensors import Model, Outcome
 from server.store.bundles import BundleStore
+from server.store.cache import CachedAnswer
 
 
 def mark_frame() -> None:
@@ -23,37 +26,59 @@ def mark_frame() -> None:
 
 class Recognizing:
     """The models of `store`, with each answer told to `metrics`, to the request's log line and to
-    `listeners`."""
+    `listeners`, and `caching` in front of them: for every image file where `always`, else for
+    those that are asked for so. What gets no labels is told to `refusals`."""
 
     def __init__(
-        self, store: BundleStore, metrics: Metrics, listeners: Sequence[Listener] = ()
+        self,
+        store: BundleStore,
+        metrics: Metrics,
+        listeners: Sequence[Listener] = (),
+        *,
+        caching: Caching,
+        always: bool = False,
+        refusals: Sequence[RefusalListener] = (),
     ) -> None:
         self.store, self._metrics, self._listeners = store, metrics, tuple(listeners)
+        self.caching, self._always, self._refusals = caching, always, tuple(refusals)
 
     def recognizer(self, name: str | None, version: int | None) -> Recognizer:
         """The model `name`, which takes images. Raises InvalidFieldError where it does not, and
         what `BundleStore.get` raises."""
         return takes_images(self.store.get(name, version))
 
-    def frame(self, recognizer: Recognizer, data: bytes, options: Options) -> Answer:
-        """One image file's answer, for Flask's request. Errors are those of
-        `Recognizer.recognize`."""
-        g.camera = options.camera
-        answer = self.answer(recognizer, data, options, g.request_id)
+    def frame(
+        self, recognizer: Recognizer, data: bytes, options: Options, *, cached: bool = False
+    ) -> Answer:
+        """One image file's answer, for Flask's request; from the cache where asked or always.
+        Errors are those of `Recognizer.recognize`."""
+        answer = self.answer(recognizer, data, options, g.request_id, request, cached=cached)
         g.log_fields = log_fields(answer)
         return answer
 
     def answer(
-        self, recognizer: Recognizer, data: bytes, options: Options, request_id: str
+        self,
+        recognizer: Recognizer,
+        data: bytes,
+        options: Options,
+        request_id: str,
+        request: Request,
+        *,
+        cached: bool = False,
     ) -> Answer:
         """As `frame`, for a request that Flask need not know."""
-        answer = recognizer.recognize(data, options)
+        request.environ[ASKED] = recognizer.manifest, options
+        if cached or self._always:
+            control = request.cache_control
+            answer = self.caching.frame(recognizer, data, options, request_id, control)
+        else:
+            answer = recognizer.recognize(data, options)
         self._tell(answer, options, data, request_id)
         return answer
 
     def images(self, model: Model, files: Sequence[bytes], options: Options) -> Outcome:
         """As `tensors.run_images`; InvalidFieldError for a model that takes no images."""
-        g.camera = options.camera
+        request.environ[ASKED] = model.manifest, options
         outcome = tensors.run_images(takes_images(model), files, options)
         for answer, data in zip(outcome.answers, files, strict=True):
             self._tell(answer, options, data, g.request_id)
@@ -62,8 +87,8 @@ class Recognizing:
 
     def tensors(self, model: Model, inputs: Sequence[Tensor], options: Options) -> Outcome:
         """As `tensors.run_tensors`."""
-        g.camera = options.camera
         g.log_fields = {"model": f"{model.manifest.name}/{model.manifest.version}"}
+        request.environ[ASKED] = model.manifest, options
         outcome = tensors.run_tensors(model, inputs, options)
         for answer in outcome.answers:
             self._tell(answer, options, None, g.request_id)
@@ -95,15 +120,17 @@ class Recognizing:
             " to learn what it takes"
         )
 
-    def refused(self, code: str) -> None:
-        """Counts a frame that got no labels in a request that answers others."""
-        self._metrics.refused.labels(code).inc()
-        self._metrics.cameras.refused(g.get("camera", ""), code)
+    def refused(self, error: LinesideError) -> None:
+        """Counts and tells a frame that got no labels in a request that answers others."""
+        self._metrics.refused.labels(error.code).inc()
+        tell_refusal(self._refusals, error.status, error.code)
 
     def _tell(self, answer: Answer, options: Options, data: bytes | None, request_id: str) -> None:
         self._metrics.answered(answer)
         if self._listeners:
-            seen = Observation(time.time(), request_id, answer, options, data)
+            seen = Observation(
+                time.time(), request_id, answer, options, data, isinstance(answer, CachedAnswer)
+            )
             for listener in self._listeners:
                 listener(seen)
 

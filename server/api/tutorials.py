@@ -10,6 +10,7 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from server.api.body import read_options
+from server.api.caching import with_age
 from server.api.frames import JSON
 from server.api.json_body import read_json
 from server.api.numbers import real_outputs, run_numbers
@@ -17,7 +18,7 @@ from server.api.query import Query, age_of, options
 from server.api.recognizing import Recognizing, mark_frame
 from server.api.responses import to_json
 from server.config import Settings
-from server.errors import InvalidFieldError, MissingFieldError
+from server.errors import InvalidFieldError, MissingFieldError, NotFoundError
 from server.recognition.recognizer import Answer
 from server.recognition.results import Prediction
 
@@ -48,6 +49,12 @@ class RecognizedThree(msgspec.Struct, frozen=True):
     """/api/recognize's answer: three labels, best first."""
 
     predictions: tuple[Recognized, ...]
+
+
+class Recent(msgspec.Struct, frozen=True):
+    """What /recent is asked. id: the X-Request-Id of the request that was answered."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
 class Predicted(msgspec.Struct, frozen=True):
@@ -92,15 +99,30 @@ class Tutorials:
     def __init__(self, recognizing: Recognizing, settings: Settings) -> None:
         self._recognizing, self._settings = recognizing, settings
 
-    def answer(self, field: str, top_k: int) -> Answer:
-        """The `top_k` best labels of the file in `field`. Raises MissingFieldError without it."""
+    def answer(self, field: str, top_k: int, *, cached: bool = False) -> Answer:
+        """The `top_k` best labels of the file in `field`, from the cache where asked. Raises
+        MissingFieldError without it."""
         if field not in request.files:
             what = "image" if field == "image" else "file"
             raise MissingFieldError(f"No {what} uploaded")
         query = msgspec.structs.replace(read_options(Query, request), top_k=top_k)
         asked = options(query, self._settings, age_of(query, self._settings))
         recognizer = self._recognizing.recognizer(query.model, query.version)
-        return self._recognizing.frame(recognizer, request.files[field].stream.read(), asked)
+        data = request.files[field].stream.read()
+        return self._recognizing.frame(recognizer, data, asked, cached=cached)
+
+    def recent(self) -> Response:
+        """The answer that the request named by `id` got, while it is kept."""
+        wanted = request.args.get("id", "")
+        if not wanted:
+            raise MissingFieldError("which answer? Send its X-Request-Id as `id`")
+        found = self._recognizing.caching.recent(wanted)
+        if found is None:
+            raise NotFoundError(f"no answer of the id {wanted[:64]} is kept (any more)")
+        answer, age = found
+        response = to_json(_three(answer))
+        response.headers["Age"] = str(int(age))
+        return response
 
     def numbers(self, body: PredictBody) -> dict[str, Any] | FeaturePrediction:
         """The outputs for `input`, or the labels for `features`."""
@@ -124,6 +146,12 @@ class Tutorials:
         )
 
 
+def _three(answer: Answer) -> RecognizedThree:
+    return RecognizedThree(
+        tuple(Recognized(_outside_id(p), p.label, p.probability) for p in answer.predictions[:3])
+    )
+
+
 def _by_number(prediction: Prediction) -> int:
     return prediction.class_id
 
@@ -137,27 +165,29 @@ def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
     @routes.post("/classify")
     def classify() -> Response:
         answer = tutorials.answer("image", 5)
-        return to_json(
-            Classification(tuple(Classified(p.label, p.probability) for p in answer.predictions))
-        )
+        labels = tuple(Classified(p.label, p.probability) for p in answer.predictions)
+        return with_age(to_json(Classification(labels)), answer)
 
     @routes.post("/api/recognize")
     def recognize() -> Response:
         answer = tutorials.answer("file", 3)
-        return to_json(
-            RecognizedThree(
-                tuple(
-                    Recognized(_outside_id(p), p.label, p.probability) for p in answer.predictions
-                )
-            )
-        )
+        return with_age(to_json(_three(answer)), answer)
+
+    @routes.post("/api/recognize_cached")
+    def recognize_cached() -> Response:
+        answer = tutorials.answer("file", 3, cached=True)
+        return with_age(to_json(_three(answer)), answer)
+
+    @routes.get("/recent")
+    def recent() -> Response:
+        return tutorials.recent()
 
     @routes.post("/predict")
     def predict() -> Response:
         if request.mimetype == JSON:
             return to_json(tutorials.numbers(read_json(PredictBody)))
-        best = tutorials.answer("file", 1).best
-        return to_json(Predicted(_outside_id(best), best.label))
+        answer = tutorials.answer("file", 1)
+        return with_age(to_json(Predicted(_outside_id(answer.best), answer.best.label)), answer)
 
     @routes.get("/api/model/info")
     def info() -> Response:

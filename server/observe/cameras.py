@@ -1,14 +1,13 @@
 """Frames by camera: how many, how they ended, and when the last one came."""
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from server.recognition.observation import Observation
+from server.recognition.observation import Observation, Refusal
 
 Result = Literal["answered", "bad", "refused", "failed"]
 RESULTS: tuple[Result, ...] = ("answered", "bad", "refused", "failed")
@@ -61,11 +60,11 @@ class Cameras:
         if camera := seen.options.camera:
             self._count(self._known.get(camera) or self._add(camera), "answered", seen.at)
 
-    def refused(self, camera: str, code: str) -> None:
-        """Counts a frame of `camera`, empty where it named none, that got the error `code`."""
-        if camera:
+    def refused(self, refusal: Refusal) -> None:
+        """Counts a frame that got an error; a `server.recognition.observation.RefusalListener`."""
+        if camera := refusal.camera:
             series = self._known.get(camera) or self._shared()
-            self._count(series, result_of(code), time.time())
+            self._count(series, result_of(refusal.code), refusal.at)
 
     def _count(self, series: _Series, result: Result, at: float) -> None:
         series.count[result]()

@@ -74,6 +74,15 @@ class Metrics:
             "samples_lost_total", "Frames that should have been kept and were not", "reason"
         )
 
+        self.cache_lookups = self._counter(
+            "cache_lookups_total",
+            "Frames asked of the cache: hit, miss, shared with one in hand, bypass, error",
+            "result",
+        )
+        self.journal_lost = self._counter(
+            "journal_lost_total", "Rows that the journal could not keep"
+        )
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"lineside_{name}", text, labels, registry=self.registry)
 

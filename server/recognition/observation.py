@@ -22,3 +22,23 @@ class Observation(msgspec.Struct, frozen=True):
 # Called in the thread that answers, before the answer is sent: it returns at once and raises
 # nothing.
 Listener = Callable[[Observation], None]
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """One frame that got no labels. at: when, in Unix seconds. status, code: of the error that was
+    answered. model, version, camera, part: as far as they were known, else empty and 0. seconds:
+    from the request's arrival."""
+
+    at: float
+    request_id: str
+    status: int
+    code: str
+    model: str = ""
+    version: int = 0
+    camera: str = ""
+    part: str = ""
+    seconds: float = 0.0
+
+
+# Called as a Listener is, but of frames that were refused or failed.
+RefusalListener = Callable[[Refusal], None]

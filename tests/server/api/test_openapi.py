@@ -21,6 +21,7 @@ OF_ONE = (
     "/v1/models/{name}/samples/{file}",
     "/v1/samples/{sample}",
     "/v1/samples/{sample}/image",
+    "/recent",
 )
 # What people's browsers ask for; the rest is the API.
 PAGES = {"/", "/docs", "/console/{file}", "/openapi.json"}
@@ -65,6 +66,8 @@ def test_real_answers_match_their_schemas(clients: LiveServer, document: dict[st
         ("post", "/v1/recognize/batch", {"files": files}),
         ("post", "/classify", {"files": {"image": frame("red")}}),
         ("post", "/api/recognize", {"files": files}),
+        ("post", "/api/recognize_cached", {"files": files, "headers": {"X-Request-Id": "kept"}}),
+        ("get", "/recent", {"params": {"id": "kept"}}),
         ("post", "/predict", {"files": files}),
         ("post", "/predict", {"json": {"features": SETOSA}}),
         ("post", "/predict", {"json": {"input": [SETOSA]}}),
@@ -113,5 +116,5 @@ def test_schemathesis_finds_nothing(clients: LiveServer, tmp_path: Path) -> None
         text=True,
         timeout=300,
     )
-    assert "44 selected" in done.stdout
+    assert "47 selected" in done.stdout
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -10,7 +10,7 @@ from live import LiveServer, live_server
 from prometheus_client import CollectorRegistry
 
 from server.observe.cameras import Cameras, result_of
-from server.recognition.observation import Observation
+from server.recognition.observation import Observation, Refusal
 from server.recognition.recognizer import Answer, Options
 from server.recognition.results import Prediction
 
@@ -58,10 +58,10 @@ def test_only_an_answered_frame_gives_a_camera_its_label() -> None:
     """Or else whoever sends rubbish with made-up names would take all labels."""
     registry = CollectorRegistry()
     cameras = Cameras(registry, 1)
-    cameras.refused("made up", "UNSUPPORTED_IMAGE")
+    cameras.refused(Refusal(1.0, "r", 503, "UNSUPPORTED_IMAGE", camera="made up"))
     cameras.answered(seen("a"))
-    cameras.refused("a", "OVERLOADED")
-    cameras.refused("", "OVERLOADED")
+    cameras.refused(Refusal(1.0, "r", 503, "OVERLOADED", camera="a"))
+    cameras.refused(Refusal(1.0, "r", 503, "OVERLOADED", camera=""))
     assert counted(registry) == {
         ("other", "bad"): 1,
         ("a", "answered"): 1,

@@ -1,0 +1,104 @@
+"""GET /v1/journal: what was answered, filtered, in pages or as one file."""
+
+from contextlib import closing
+from typing import Annotated
+
+import msgspec
+from flask import Blueprint, Response, request
+from msgspec import Meta
+
+from server.api.body import read_options
+from server.api.deadlines import parse_instant
+from server.api.responses import to_json
+from server.errors import InvalidFieldError, NotFoundError
+from server.store.journal import Journal
+from server.store.journal_reading import ENCODERS, Filter, Format, JournalReader, Order
+from server.store.journal_rows import Row
+
+MEDIA: dict[str, Format] = {
+    "application/json": "json",
+    "text/csv": "csv",
+    "application/x-ndjson": "jsonl",
+    "application/jsonl": "jsonl",
+}
+CONTENT: dict[Format, str] = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
+PAGE = 100
+# Seconds that a reader waits for the rows of this moment to be written.
+PATIENCE = 1.0
+
+
+class JournalQuery(Filter, frozen=True, kw_only=True):
+    """Which rows, and how: all that is given must hold. since, until: Unix seconds, or RFC 3339
+    with a zone; the first included, the second not. order: `newest` first unless told otherwise,
+    or, of a file, `oldest`. limit: most rows: 100 a page, and all in a file. cursor: `next` of the
+    page before. format: `json` for pages, `csv` or `jsonl` for one file; else by the header
+    Accept."""
+
+    since: Annotated[str, Meta(max_length=64)] | None = None  # type: ignore[assignment]
+    until: Annotated[str, Meta(max_length=64)] | None = None  # type: ignore[assignment]
+    order: Order | None = None
+    limit: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
+    cursor: Annotated[int, Meta(ge=0, lt=1 << 62)] | None = None
+    format: Format | None = None
+
+
+class JournalPage(msgspec.Struct, frozen=True):
+    """Some rows. next: the `cursor` of the following ones; null where there are none now."""
+
+    rows: tuple[Row, ...]
+    next: int | None
+
+
+MOST_A_PAGE = 1000
+
+
+def _asked() -> tuple[JournalQuery, Filter]:
+    """What this request asks. Raises InvalidFieldError, for a name that means nothing too: what
+    was misspelt would else give all rows."""
+    known = JournalQuery.__struct_fields__
+    for name in request.args:
+        if name not in known:
+            raise InvalidFieldError(f"there is no {name}: a journal is asked by {', '.join(known)}")
+    query = read_options(JournalQuery, request)
+    fields = {name: getattr(query, name) for name in Filter.__struct_fields__}
+    for name in ("since", "until"):
+        if fields[name] is not None:
+            fields[name] = parse_instant(fields[name], name)
+    return query, Filter(**fields)
+
+
+def _format(query: JournalQuery) -> Format:
+    if query.format is not None:
+        return query.format
+    best = request.accept_mimetypes.best_match(MEDIA, "application/json")
+    return MEDIA[best]
+
+
+def blueprint(journal: Journal | None) -> Blueprint:
+    """The route that reads `journal`, None where it is switched off."""
+    routes = Blueprint("journal", __name__, url_prefix="/v1")
+
+    @routes.get("/journal")
+    def read() -> Response:
+        if journal is None:
+            raise NotFoundError("the journal is switched off on this server: its setting journal")
+        query, wanted = _asked()
+        form = _format(query)
+        journal.settle(PATIENCE)
+        reader = JournalReader(journal.path, wanted)
+        if form != "json":
+            return _file(reader, query, form)
+        limit = min(query.limit or PAGE, MOST_A_PAGE)
+        with closing(reader):
+            found = reader.page(query.order or "newest", limit, query.cursor)
+        return to_json(JournalPage(tuple(found), found[-1].id if len(found) == limit else None))
+
+    return routes
+
+
+def _file(reader: JournalReader, query: JournalQuery, form: Format) -> Response:
+    pages = reader.pages(query.order or "oldest", query.limit, query.cursor)
+    response = Response(ENCODERS[form](pages), content_type=CONTENT[form])
+    response.headers["Content-Disposition"] = f'attachment; filename="journal.{form}"'
+    response.call_on_close(reader.close)
+    return response

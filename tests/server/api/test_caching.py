@@ -1,0 +1,372 @@
+"""Frames that come again, against live servers: one inference, equal answers, never an old one."""
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import pytest
+import requests
+from clients import frame
+from images import encode, plain
+from live import LiveServer, free_port, live_server
+from tiny_models import COLORS, MakeModel, write_bundle
+
+RESULTS = ("hit", "miss", "shared", "bypass", "error")
+
+
+def lookups(server: LiveServer) -> dict[str, int]:
+    """How frames were looked up so far, those that did not occur left out."""
+    counted = {
+        result: int(server.sample("lineside_cache_lookups_total", result=result))
+        for result in RESULTS
+    }
+    return {result: count for result, count in counted.items() if count}
+
+
+def inferences(server: LiveServer) -> int:
+    return int(server.sample("lineside_stage_duration_seconds_count", stage="inference"))
+
+
+def green(seed: int = 0) -> bytes:
+    """A green frame whose bytes are like no other seed's."""
+    return encode(plain((seed % 50, 255 - seed % 7, seed // 50)), "PNG")
+
+
+def post(server: LiveServer, data: bytes, cache_control: str = "", **params: Any) -> Any:
+    headers = {"Content-Type": "image/png", "Cache-Control": cache_control}
+    return requests.post(
+        f"{server.url}/v1/recognize", data, params=params, headers=headers, timeout=60
+    )
+
+
+def told(answer: requests.Response) -> dict[str, Any]:
+    """What an answer says of the frame, without what belongs to its request."""
+    body: dict[str, Any] = answer.json()
+    own = ("request_id", "timing_ms", "cached", "camera", "part")
+    return {name: value for name, value in body.items() if name not in own}
+
+
+@pytest.fixture(scope="module")
+def caching(
+    tiny_model: MakeModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    """A server of the model `slow` whose answers all come from the cache."""
+    models = tmp_path_factory.mktemp("caching")
+    write_bundle(models / "slow" / "1", tiny_model("slow"))
+    with live_server(models=models, cache="true") as server:
+        yield server
+
+
+def at_once(server: LiveServer, path: str, clients: int, **how: Any) -> list[requests.Response]:
+    """The answers to the same request of several clients, sent together."""
+    barrier = Barrier(clients)
+
+    def client(_: int) -> requests.Response:
+        with requests.Session() as session:
+            session.get(f"{server.url}/livez", timeout=60)
+            barrier.wait(60)
+            return session.post(server.url + path, timeout=60, **how)
+
+    with ThreadPoolExecutor(clients) as pool:
+        return list(pool.map(client, range(clients)))
+
+
+@pytest.mark.parametrize("path", ["/v1/recognize", "/api/recognize_cached"])
+def test_eight_clients_with_the_same_frame_cost_one_inference(
+    caching: LiveServer, path: str
+) -> None:
+    before, counted = inferences(caching), lookups(caching)
+    answers = at_once(caching, path, 8, files={"file": green(1)})
+    assert {answer.status_code for answer in answers} == {200}
+    assert inferences(caching) - before == 1
+    now = {name: count - counted.get(name, 0) for name, count in lookups(caching).items()}
+    assert now["miss"] == 1
+    assert now.get("shared", 0) + now.get("hit", 0) == 7
+    labels = [answer.json()["predictions"] for answer in answers]
+    assert all(label == labels[0] for label in labels)
+    assert sum("Age" in answer.headers for answer in answers) == 7
+
+
+def test_answers_with_and_without_the_cache_are_equal(caching: LiveServer) -> None:
+    for seed in range(100, 110):
+        computed, kept = post(caching, green(seed)), post(caching, green(seed))
+        anew = post(caching, green(seed), "no-cache")
+        assert [a.json()["cached"] for a in (computed, kept, anew)] == [False, True, False]
+        assert told(computed) == told(kept) == told(anew)
+        assert "Age" not in computed.headers
+        assert kept.headers["Age"] == "0"
+        assert kept.json()["request_id"] == kept.headers["X-Request-Id"]
+        assert kept.json()["timing_ms"]["inference"] == 0
+
+
+def test_a_kept_answer_belongs_to_its_frame_and_options_alone(caching: LiveServer) -> None:
+    post(caching, green(200), top_k=3)
+    for data, asked in (
+        (green(201), {"top_k": 3}),
+        (green(200), {"top_k": 2}),
+        (green(200), {"top_k": 3, "threshold": 0.5}),
+    ):
+        answer = post(caching, data, **asked)
+        assert answer.json()["cached"] is False
+        assert len(answer.json()["predictions"]) == (1 if "threshold" in asked else asked["top_k"])
+    again = post(caching, green(200), top_k=3, camera="other", part="B", deadline_ms=1000)
+    assert again.json()["cached"] is True
+    assert (again.json()["camera"], again.json()["part"]) == ("other", "B")
+    form = requests.post(
+        f"{caching.url}/v1/recognize?top_k=3", files={"image": green(200)}, timeout=60
+    )
+    assert form.json()["cached"] is True, "the form in which a frame comes is nothing of it"
+
+
+@pytest.mark.parametrize(
+    ("asked", "cached", "kept"),
+    [
+        ("no-cache", False, True),
+        ("no-store", False, False),
+        ("no-cache, no-store", False, False),
+        ("max-age=60", False, True),
+    ],
+)
+def test_cache_control_of_a_new_frame(
+    caching: LiveServer, asked: str, cached: bool, kept: bool
+) -> None:
+    data = green(300 + sum(asked.encode()))
+    assert post(caching, data, asked).json()["cached"] is cached
+    assert post(caching, data).json()["cached"] is kept
+
+
+@pytest.mark.parametrize(
+    ("asked", "cached"),
+    [("no-cache", False), ("no-store", True), ("max-age=0", False), ("max-age=60", True)],
+)
+def test_cache_control_of_a_known_frame(caching: LiveServer, asked: str, cached: bool) -> None:
+    post(caching, green(400))
+    assert post(caching, green(400), asked).json()["cached"] is cached
+
+
+def test_each_of_a_batch_says_so(caching: LiveServer) -> None:
+    post(caching, green(500))
+    files = [("file", ("a.png", green(501))), ("file", ("b.png", green(500)))]
+    answer = requests.post(f"{caching.url}/v1/recognize/batch", files=files, timeout=60)
+    assert [row["result"]["cached"] for row in answer.json()["results"]] == [False, True]
+
+
+def test_a_bad_frame_is_as_bad_for_all_who_send_it(caching: LiveServer) -> None:
+    answers = at_once(caching, "/v1/recognize", 4, data=green()[:60])
+    assert {answer.status_code for answer in answers} == {422}
+    ids = {answer.json()["error"]["request_id"] for answer in answers}
+    assert len(ids) == 4
+    assert post(caching, green()[:60]).status_code == 422, "an error is not kept"
+
+
+def test_a_hit_needs_no_slot(caching: LiveServer) -> None:
+    """While every place is taken, it is answered; what is new is refused."""
+    post(caching, green(600))
+    give_up = time.monotonic() + 60
+    with ThreadPoolExecutor(48) as pool:
+        busy = [pool.submit(post, caching, green(700 + n)) for n in range(600)]
+        while post(caching, green(2000), "no-store", deadline_ms=1).status_code == 200:
+            assert time.monotonic() < give_up
+        assert not all(one.done() for one in busy)
+        assert post(caching, green(600), deadline_ms=500).json()["cached"] is True
+        for one in busy:
+            one.cancel()
+
+
+def test_a_swap_never_serves_the_old_models_answer(tiny_model: MakeModel, tmp_path: Path) -> None:
+    upper = tuple(color.upper() for color in COLORS)
+    write_bundle(tmp_path / "colors" / "1", tiny_model("colors"))
+    write_bundle(tmp_path / "colors" / "2", tiny_model("colors"), upper)
+    with live_server(models=tmp_path, cache="true") as server:
+
+        def swap(version: int) -> None:
+            url = f"{server.url}/v1/models/colors/activate"
+            assert requests.post(url, json={"version": version}, timeout=60).status_code == 200
+
+        def seen() -> tuple[int, str, bool]:
+            body = post(server, green()).json()
+            return body["model_version"], body["predictions"][0]["label"], body["cached"]
+
+        for version, label in ((1, "green"), (2, "GREEN")):
+            swap(version)
+            assert [seen(), seen()] == [(version, label, False), (version, label, True)]
+        swap(1)
+        assert seen() == (1, "green", True)
+
+
+def test_a_version_that_was_replaced_in_place_is_another(
+    tiny_model: MakeModel, tmp_path: Path
+) -> None:
+    """Redis outlives the server, and so might an answer of other files under the same number."""
+    with redis() as (port, _):
+        url = f"redis://127.0.0.1:{port}/0"
+        for labels in (COLORS, tuple(color.upper() for color in COLORS)):
+            shutil.rmtree(tmp_path / "colors", ignore_errors=True)
+            write_bundle(tmp_path / "colors" / "1", tiny_model("colors"), labels)
+            with live_server(models=tmp_path, cache="true", cache_url=url) as server:
+                await_redis(server)
+                assert post(server, green()).json()["predictions"][0]["label"] == labels[1]
+            with live_server(models=tmp_path, cache="true", cache_url=url) as server:
+                await_redis(server)
+                answer = post(server, green()).json()
+                assert answer["cached"] is True
+                assert answer["predictions"][0]["label"] == labels[1]
+
+
+def test_the_cached_route_needs_no_setting(clients: LiveServer) -> None:
+    files = {"file": frame("magenta")}
+    plain_one = requests.post(f"{clients.url}/api/recognize", files=files, timeout=60)
+    first = requests.post(f"{clients.url}/api/recognize_cached", files=files, timeout=60)
+    again = requests.post(f"{clients.url}/api/recognize_cached", files=files, timeout=60)
+    assert plain_one.json() == first.json() == again.json()
+    assert "Age" not in first.headers
+    assert again.headers["Age"] == "0"
+    for answer in (first, again):
+        recent = requests.get(
+            f"{clients.url}/recent", params={"id": answer.headers["X-Request-Id"]}, timeout=60
+        )
+        assert recent.json() == first.json()
+        assert int(recent.headers["Age"]) >= 0
+    assert clients.recognize(frame("magenta")).json()["cached"] is False
+
+
+def test_recent_of_an_id_that_a_client_chose(clients: LiveServer) -> None:
+    answer = requests.post(
+        f"{clients.url}/api/recognize_cached",
+        files={"file": frame("cyan")},
+        headers={"X-Request-Id": "my-part-17"},
+        timeout=60,
+    )
+    recent = requests.get(f"{clients.url}/recent?id=my-part-17", timeout=60)
+    assert recent.json() == answer.json()
+
+
+@pytest.mark.parametrize(
+    ("query", "status"), [("", 400), ("?id=", 400), ("?id=nobody", 404), ("?id=%ff%00", 404)]
+)
+def test_recent_of_what_is_not_kept(clients: LiveServer, query: str, status: int) -> None:
+    answer = requests.get(f"{clients.url}/recent{query}", timeout=60)
+    assert answer.status_code == status
+    assert list(answer.json()) == ["error"]
+    assert isinstance(answer.json()["error"], str)
+
+
+def test_an_answer_goes_when_its_time_is_over(colors: Path) -> None:
+    with live_server(models=colors, cache="true", cache_s=1) as server:
+        first = post(server, green())
+        name = first.headers["X-Request-Id"]
+        give_up = time.monotonic() + 60
+        while requests.get(f"{server.url}/recent?id={name}", timeout=60).status_code == 200:
+            assert time.monotonic() < give_up
+        assert post(server, green()).json()["cached"] is False
+
+
+@contextmanager
+def redis(*arguments: str, port: int = 0) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """A Redis of its own: its port and process; skips where there is none."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed (Debian: apt install redis-server)")
+    port = port or free_port()
+    process = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--save", "", "--bind", "127.0.0.1", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if "Ready to accept" in line:
+                break
+        yield port, process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def await_redis(server: LiveServer) -> None:
+    """Returns once the server has heard from its Redis."""
+    give_up = time.monotonic() + 60
+    while requests.get(f"{server.url}/recent?id=a", timeout=60).status_code != 404 or (
+        post(server, green(3000)).json()["cached"] is False
+    ):
+        assert time.monotonic() < give_up
+
+
+def test_two_servers_share_a_redis(colors: Path) -> None:
+    with redis() as (port, _):
+        how = {"models": colors, "cache": "true", "cache_url": f"redis://127.0.0.1:{port}/1"}
+        with live_server(**how) as one, live_server(**how) as other:
+            await_redis(one)
+            await_redis(other)
+            first, second = post(one, green(7)), post(other, green(7))
+            assert (first.json()["cached"], second.json()["cached"]) == (False, True)
+            assert told(first) == told(second)
+            name = first.headers["X-Request-Id"]
+            recent = requests.get(f"{other.url}/recent?id={name}", timeout=60)
+            assert recent.json()["predictions"][0]["label"] == "green"
+
+
+def await_said(server: LiveServer, event: str, times: int) -> None:
+    """Returns once `event` was logged `times` times; it may have been before the model loaded."""
+    give_up = time.monotonic() + 60
+    while sum(line["event"] == event for line in list(server.lines)) < times:
+        assert time.monotonic() < give_up, server.lines
+
+
+DOWN, BACK = "the cache's Redis is down, frames go on", "the cache's Redis is back"
+
+
+def test_a_redis_that_hangs_or_dies_costs_no_answer(colors: Path) -> None:
+    port = free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+    with live_server(models=colors, cache="true", cache_url=url) as server:
+        await_said(server, DOWN, 1)
+        for _ in range(3):
+            assert post(server, green()).json()["cached"] is False
+        assert lookups(server) == {"error": 3}
+        with redis(port=port) as (_, process):
+            await_said(server, BACK, 1)
+            assert [post(server, green()).json()["cached"] for _ in range(2)] == [False, True]
+            process.send_signal(signal.SIGSTOP)
+            answers = [post(server, green(n)) for n in range(20)]
+            assert {answer.status_code for answer in answers} == {200}
+            await_said(server, DOWN, 2)
+            process.send_signal(signal.SIGCONT)
+            await_said(server, BACK, 2)
+            post(server, green())
+            assert post(server, green()).json()["cached"] is True
+        assert post(server, green()).json()["cached"] is False
+        await_said(server, DOWN, 3)
+        assert {post(server, green(n)).status_code for n in range(5)} == {200}
+    assert sum(line["event"] == DOWN for line in server.lines) == 3, "each time once"
+
+
+def test_a_full_redis_costs_no_answer(colors: Path) -> None:
+    with redis("--maxmemory", "1", "--maxmemory-policy", "noeviction") as (port, _):
+        url = f"redis://127.0.0.1:{port}/0"
+        with live_server(models=colors, cache="true", cache_url=url) as server:
+            refuses = "the cache's Redis refuses, frames go on"
+            give_up = time.monotonic() + 60
+            while not any(line["event"] == refuses for line in list(server.lines)):
+                assert post(server, green()).json()["cached"] is False
+                assert time.monotonic() < give_up
+            for _ in range(5):
+                assert post(server, green()).json()["cached"] is False
+        assert sum("Redis" in line["event"] for line in server.lines) == 1
+
+
+@pytest.mark.parametrize("url", ["http://x", "redis://", "redis://h:port", "redis://h/0?colour=1"])
+def test_an_address_that_is_none_stops_the_start(colors: Path, url: str) -> None:
+    server = LiveServer(models=colors, cache_url=url)
+    try:
+        assert server.process.wait(60) == 1
+    finally:
+        server.stop()
+    assert "cache_url" in str(server.lines).lower()

@@ -1,0 +1,411 @@
+"""The journal as its writer keeps it: every row, within its bounds, through whatever happens to
+the disk."""
+
+import logging
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from live import ROOT
+
+from server.observe.logs import LOGGER
+from server.recognition.observation import Observation, Refusal
+from server.recognition.recognizer import Answer, Options
+from server.recognition.results import Prediction
+from server.store.journal import MOST_WAITING, Journal
+from server.store.journal_reading import Filter, JournalReader
+from server.store.journal_rows import Row, Values, answered
+from server.store.journal_writer import Bounds, Loss, Writer
+from server.store.write_budget import WriteBudget, thread_wrote
+
+BOUNDS = Bounds(days=30, bytes=64_000_000)
+
+
+def observation(
+    number: int, at: float | None = None, camera: str = "", part: str = ""
+) -> Observation:
+    best = Prediction(1, "good", 0.75)
+    timing = {"decode": 0.001, "preprocess": 0.002, "wait": 0.0, "inference": 0.004, "total": 0.008}
+    answer = Answer("parts", 3, best, (best,), "pass", timing)
+    return Observation(at or time.time(), f"id-{number}", answer, Options(camera=camera, part=part))
+
+
+def rows_of(path: Path, wanted: Filter | None = None) -> list[Row]:
+    with closing(JournalReader(path, wanted or Filter())) as reader:
+        return [row for page in reader.pages("oldest") for row in page]
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What is logged."""
+    lines: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    handler, logger = Handler(), logging.getLogger(LOGGER)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel("INFO")
+    yield lines
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+class Lost:
+    """Counts what a journal loses."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def __call__(self, rows: int) -> None:
+        self.rows += rows
+
+
+def write(writer: Writer, rows: list[Values], wall: float = 0, now: float = 0) -> deque[Values]:
+    """One turn; returns what is left."""
+    left = deque(rows)
+    writer.turn(left, wall or time.time(), now)
+    return left
+
+
+def test_a_row_says_what_was_answered(tmp_path: Path) -> None:
+    path, lost = tmp_path / "data" / "journal.db", Lost()
+    journal = Journal(path, Bounds(days=0, bytes=64_000_000), lost)
+    journal.answered(observation(1, at=1767225600.25, camera="st4", part="A-1"))
+    journal.refused(Refusal(1767225601.0, "id-2", 503, "OVERLOADED", "parts", 3, "st4", "A-2", 0.5))
+    journal.refused(Refusal(1767225602.0, "id-3", 400, "INVALID_FIELD"))
+    journal.close()
+    one, two, three = rows_of(path)
+    assert one == Row(
+        id=1,
+        time="2026-01-01T00:00:00.250Z",
+        request_id="id-1",
+        camera="st4",
+        part="A-1",
+        model="parts",
+        version=3,
+        label="good",
+        probability=0.75,
+        verdict="pass",
+        cached=False,
+        status=200,
+        code=None,
+        decode_ms=1.0,
+        preprocess_ms=2.0,
+        wait_ms=0.0,
+        inference_ms=4.0,
+        total_ms=8.0,
+    )
+    assert (two.status, two.code, two.label, two.total_ms) == (503, "OVERLOADED", None, 500.0)
+    assert (three.camera, three.model, three.version) == (None, None, None)
+    assert lost.rows == 0
+
+
+def test_rows_of_many_threads_are_all_there(tmp_path: Path) -> None:
+    path, lost = tmp_path / "journal.db", Lost()
+    journal = Journal(path, BOUNDS, lost)
+
+    def camera(name: int) -> None:
+        for number in range(500):
+            journal.answered(observation(number, camera=f"c{name}"))
+
+    threads = [threading.Thread(target=camera, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    journal.settle(60)
+    assert len(rows_of(path)) == 4000
+    journal.answered(observation(501))
+    journal.close()
+    assert not list(tmp_path.glob("*-wal")), "closed cleanly, all is in the one file"
+    rows = rows_of(path)
+    assert len(rows) == 4001
+    for name in range(8):
+        mine = [row.request_id for row in rows if row.camera == f"c{name}"]
+        assert mine == [f"id-{number}" for number in range(500)], "in their order"
+
+
+def test_what_waits_is_bounded_and_the_rest_counted(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("no folder")
+    lost = Lost()
+    journal = Journal(tmp_path / "data" / "journal.db", BOUNDS, lost)
+    for number in range(MOST_WAITING + 50):
+        journal.answered(observation(number))
+    assert lost.rows == 50
+    journal.close()
+    assert lost.rows == MOST_WAITING + 50
+
+
+def test_old_rows_go(tmp_path: Path) -> None:
+    path, now = tmp_path / "journal.db", time.time()
+    writer = Writer(path, Bounds(days=1, bytes=64_000_000), Loss(Lost()))
+    ages = [90_000, 86_500, 86_300, 10, 0]
+    write(writer, [answered(observation(age, at=now - age)) for age in ages], now, 0)
+    assert [row.request_id for row in rows_of(path)] == ["id-86300", "id-10", "id-0"]
+    write(writer, [], now + 200, 30)
+    assert len(rows_of(path)) == 3, "it looks once a minute"
+    write(writer, [], now + 200, 61)
+    assert len(rows_of(path)) == 2
+    write(writer, [], now + 1e6, 200)
+    assert len(rows_of(path)) == 1, "the newest stays, so that ids go on"
+    writer.close()
+
+
+@pytest.mark.parametrize("megabytes", [1, 4])
+def test_the_size_holds_and_the_oldest_go(tmp_path: Path, megabytes: int) -> None:
+    path, most = tmp_path / "journal.db", megabytes * 1_000_000
+    writer = Writer(path, Bounds(days=0, bytes=most), Loss(Lost()))
+    largest = 0
+    for turn in range(30):
+        rows = [answered(observation(turn * 1000 + n, camera="station-4")) for n in range(1000)]
+        assert not write(writer, rows, now=turn)
+        largest = max(largest, sum(file.stat().st_size for file in tmp_path.glob("journal.db*")))
+    shm = 32_768
+    assert largest <= most + shm
+    writer.close()
+    ids = [int(row.request_id.removeprefix("id-")) for row in rows_of(path)]
+    assert ids == list(range(ids[0], 30_000)), "without gaps, to the newest"
+    assert len(ids) * 100 > most / 3, "the room is used"
+
+
+def test_no_more_is_written_a_minute_than_set(tmp_path: Path) -> None:
+    """Counted by the kernel, over any 60 seconds, beside rows that come without end."""
+    if thread_wrote() is None:
+        pytest.skip("this kernel does not account for what a thread writes")
+    per_minute, lost = 400_000, Lost()
+    loss = Loss(lost)
+    writer = Writer(tmp_path / "journal.db", Bounds(30, 64_000_000, per_minute), loss)
+    rows: deque[Values] = deque()
+    written: list[tuple[float, int]] = []
+    for second in range(0, 300, 2):
+        rows.extend(answered(observation(n, camera="station-4")) for n in range(100))
+        before = thread_wrote()
+        writer.turn(rows, time.time(), second)
+        after = thread_wrote()
+        assert before is not None
+        assert after is not None
+        written.append((second, after - before))
+    for start, _ in written:
+        assert sum(size for at, size in written if start <= at < start + 60) <= per_minute
+    assert sum(size for _, size in written) > 5 * per_minute * 0.4, "what may be written is"
+    assert len(rows) + len(rows_of(tmp_path / "journal.db")) == 15_000
+    writer.turn(rows, time.time(), 300, last=True)
+    assert not rows
+    writer.close()
+    assert len(rows_of(tmp_path / "journal.db")) == 15_000
+
+
+def test_a_budget_where_the_kernel_does_not_say() -> None:
+    budget = WriteBudget(1000, wrote=lambda: None)
+    assert budget.room(0) == 250
+    for at in (0, 1, 2):
+        with budget.step(at, 250):
+            pass
+    assert budget.room(3) == 0
+    assert budget.room(60) == 250
+    assert WriteBudget(0).room(0) == float("inf")
+
+
+def test_a_row_that_can_not_be_kept_holds_no_other_up(tmp_path: Path) -> None:
+    path, lost = tmp_path / "journal.db", Lost()
+    writer = Writer(path, BOUNDS, Loss(lost))
+    bad = answered(observation(2, camera="\ud800"))
+    good = [answered(observation(n)) for n in (1, 3)]
+    assert not write(writer, [good[0], bad, good[1]])
+    writer.close()
+    assert [row.request_id for row in rows_of(path)] == ["id-1", "id-3"]
+    assert lost.rows == 1
+
+
+@pytest.mark.parametrize("damage", ["no database", "torn pages"])
+def test_a_damaged_file_is_set_aside_and_begun_anew(tmp_path: Path, damage: str) -> None:
+    path, lost = tmp_path / "journal.db", Lost()
+    writer = Writer(path, BOUNDS, Loss(lost))
+    write(writer, [answered(observation(n)) for n in range(500)])
+    writer.close()
+    data = bytearray(path.read_bytes())
+    if damage == "no database":
+        data[:100] = b"x" * 100
+    else:
+        data[4096:] = os.urandom(len(data) - 4096)
+    path.write_bytes(data)
+    writer = Writer(path, BOUNDS, Loss(lost))
+    left = write(writer, [answered(observation(1000))])
+    assert len(left) == 1
+    writer.turn(left, time.time(), 2)
+    writer.close()
+    assert [row.request_id for row in rows_of(path)] == ["id-1000"]
+    assert (tmp_path / "journal.db.damaged").read_bytes()[4096:8192] == data[4096:8192]
+    assert lost.rows == 0
+
+
+def test_a_file_that_is_taken_away_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    writer = Writer(path, BOUNDS, Loss(Lost()))
+    write(writer, [answered(observation(1))])
+    path.unlink()
+    write(writer, [answered(observation(2))])
+    assert [row.request_id for row in rows_of(path)] == ["id-2"]
+    writer.close()
+
+
+def test_another_formats_file_is_left_alone(tmp_path: Path, said: list[str]) -> None:
+    path = tmp_path / "journal.db"
+    with closing(sqlite3.connect(path)) as base:
+        base.execute("PRAGMA user_version = 7")
+    writer = Writer(path, BOUNDS, Loss(Lost()))
+    assert len(write(writer, [answered(observation(1))])) == 1
+    assert said == ["the journal can't be written, frames go on"]
+    with closing(sqlite3.connect(path)) as base:
+        assert base.execute("PRAGMA user_version").fetchone() == (7,)
+    writer.close()
+
+
+def test_one_who_holds_the_file_delays_and_loses_nothing(tmp_path: Path) -> None:
+    path, lost = tmp_path / "journal.db", Lost()
+    writer = Writer(path, BOUNDS, Loss(lost))
+    write(writer, [answered(observation(1))])
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        left = write(writer, [answered(observation(2))])
+        assert len(left) == 1
+        other.execute("ROLLBACK")
+    writer.turn(left, time.time(), 2)
+    assert [row.request_id for row in rows_of(path)] == ["id-1", "id-2"]
+    writer.close()
+
+
+KILLED = """
+import sys, threading
+sys.path[:0] = [{tests!r}]
+from pathlib import Path
+from server.store.journal import Journal
+from test_journal_writing import BOUNDS, observation
+journal = Journal(Path(sys.argv[1]), BOUNDS, lambda rows: None)
+number = int(sys.argv[2])
+while True:
+    journal.answered(observation(number, part="x" * 100))
+    number += 1
+    if number % 500 == 0:
+        journal.settle(60)
+        print(number, flush=True)
+"""
+
+
+def test_kill_9_damages_nothing_and_loses_nothing_that_was_written(tmp_path: Path) -> None:
+    path, begin = tmp_path / "journal.db", 0
+    for turn in range(5):
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-c", KILLED.format(tests=str(Path(__file__).parent))),
+                *(str(path), str(begin)),
+            ],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        for _ in range(2 + turn):
+            written = int(process.stdout.readline())
+        process.kill()
+        process.communicate()
+        rows = rows_of(path)
+        numbers = [int(row.request_id.removeprefix("id-")) for row in rows]
+        assert numbers == list(range(len(rows)))
+        assert len(rows) >= written
+        with closing(sqlite3.connect(path)) as base:
+            assert base.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        begin = len(rows)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB; skips where none may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Takes all the room there is."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return filler
+
+
+def test_a_full_disk_heals(small_disk: Path, said: list[str]) -> None:
+    path, lost = small_disk / "data" / "journal.db", Lost()
+    writer = Writer(path, BOUNDS, Loss(lost))
+    write(writer, [answered(observation(n)) for n in range(100)])
+    filler = fill(small_disk)
+    rows: deque[Values] = deque()
+    for turn in range(20):
+        rows.extend(answered(observation(100 + turn * 100 + n)) for n in range(100))
+        writer.turn(rows, time.time(), turn)
+    assert rows, "the disk was not full"
+    assert len(rows_of(path)) + len(rows) == 2100
+    assert said == ["the journal can't be written, frames go on"]
+    filler.unlink()
+    writer.turn(rows, time.time(), 21)
+    assert not rows
+    assert said[1:] == ["the journal is written again"]
+    writer.close()
+    numbers = [int(row.request_id.removeprefix("id-")) for row in rows_of(path)]
+    assert numbers == list(range(2100))
+
+
+def remount(folder: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
+
+
+def test_a_disk_that_turns_read_only_is_still_read(small_disk: Path, said: list[str]) -> None:
+    path = small_disk / "journal.db"
+    writer = Writer(path, BOUNDS, Loss(Lost()))
+    write(writer, [answered(observation(n)) for n in range(100)])
+    writer.close()
+    remount(small_disk, "ro")
+    left = write(writer, [answered(observation(100))])
+    assert len(left) == 1
+    assert said == ["the journal can't be written, frames go on"]
+    assert len(rows_of(path)) == 100
+    remount(small_disk, "rw")
+    writer.turn(left, time.time(), 2)
+    writer.close()
+    assert len(rows_of(path)) == 101
+    assert said[1:] == ["the journal is written again"]
+
+
+def test_what_a_killed_server_left_on_a_read_only_disk_is_read(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    writer = Writer(tmp_path / "journal.db", BOUNDS, Loss(Lost()))
+    write(writer, [answered(observation(n)) for n in range(100)])
+    for file in tmp_path.glob("journal.db*"):
+        shutil.copy(file, small_disk)
+    writer.close()
+    remount(small_disk, "ro")
+    assert len(rows_of(small_disk / "journal.db")) == 100
