@@ -95,7 +95,8 @@ def open_journal(settings: Settings, metrics: Metrics) -> Journal | None:
         int(settings.journal_mb * 1e6),
         int(settings.journal_write_mb_per_minute * 1e6),
     )
-    journal = Journal(Path(settings.data) / FILE, bounds, metrics.journal_lost.inc)
+    path = Path(settings.data) / FILE
+    journal = Journal(path, bounds, metrics.journal_lost.inc, metrics.journal_rows.inc)
     # Before the log's, which still tells of it; unlike atexit's, run at a forked worker's end too.
     Finalize(None, journal.close, exitpriority=10)
     return journal

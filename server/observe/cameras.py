@@ -86,5 +86,7 @@ class Cameras:
             return self._other
 
     def _make(self, camera: str) -> _Series:
+        # One name that is no UTF-8 would make the whole page of metrics unwritable.
+        camera = camera.encode("utf-8", "replace").decode("utf-8")
         counts = {result: self._frames.labels(camera, result).inc for result in RESULTS}
         return _Series(counts, self._last.labels(camera).set)

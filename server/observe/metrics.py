@@ -79,6 +79,7 @@ class Metrics:
             "Frames asked of the cache: hit, miss, shared with one in hand, bypass, error",
             "result",
         )
+        self.journal_rows = self._counter("journal_rows_total", "Rows that the journal has written")
         self.journal_lost = self._counter(
             "journal_lost_total", "Rows that the journal could not keep"
         )

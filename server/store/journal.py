@@ -27,21 +27,28 @@ LAST_ROWS = 10.0
 
 
 class Journal:
-    """Keeps a row of each frame in the file at `path`; `lost` is told how many could not be kept.
+    """Keeps a row of each frame in the file at `path`; `lost` is told how many could not be kept,
+    `written` how many were.
 
     `answered` and `refused` are listeners: they take microseconds and raise nothing. The thread
     begins with the first row. `_lock` guards `_thread` and `_closing`; `_turned`, a condition,
     guards `_turns`, those that the thread has ended, and `_working`, whether it is in one.
     """
 
-    def __init__(self, path: Path, bounds: Bounds, lost: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        bounds: Bounds,
+        lost: Callable[[int], None],
+        written: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.path, self._loss = path, Loss(lost)
         self._rows: deque[Values] = deque()
         self._lock, self._turned = threading.Lock(), threading.Condition()
         self._thread: threading.Thread | None = None
         self._wake, self._closing = threading.Event(), False
         self._turns, self._working = 0, False
-        self._writer = Writer(path, bounds, self._loss)
+        self._writer = Writer(path, bounds, self._loss, written)
 
     def answered(self, seen: Observation) -> None:
         """Listener of answered frames."""

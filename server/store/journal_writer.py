@@ -80,13 +80,21 @@ class Loss:
 
 
 class Writer:
-    """Writes to the journal at `path` within `bounds`; rows that can't be kept are told to `loss`.
+    """Writes to the journal at `path` within `bounds`; rows that can't be kept are told to `loss`,
+    and how many were written to `written`.
 
     What goes wrong is logged once, and once more when it is over.
     """
 
-    def __init__(self, path: Path, bounds: Bounds, loss: Loss) -> None:
+    def __init__(
+        self,
+        path: Path,
+        bounds: Bounds,
+        loss: Loss,
+        written: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._path, self._bounds, self._loss = path, bounds, loss
+        self._written = written
         self._budget = WriteBudget(bounds.per_minute)
         self._file: JournalFile | None = None
         self._fault = ""
@@ -143,6 +151,7 @@ class Writer:
         """Writes `taken`, and leaves in it what could not be written."""
         try:
             file.write(tuple(taken))
+            self._written(len(taken))
             taken.clear()
         except UNUSABLE:
             while taken:
@@ -152,6 +161,8 @@ class Writer:
                     self._loss.add(1)
                     fields = {"reason": str(error)}
                     logger.error("a row can't be kept in the journal", extra={"fields": fields})
+                else:
+                    self._written(1)
                 taken.popleft()
 
     def _forget(self, file: JournalFile, wall: float, now: float) -> None:

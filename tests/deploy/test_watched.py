@@ -22,11 +22,8 @@ from server.api.access import FRAMES, RIGHTS_OF
 
 # Metrics of parts that are not in this tree yet.
 COMING = {
-    "lineside_cache_lookups_total",
     "lineside_jobs_total",
     "lineside_jobs_pending",
-    "lineside_journal_rows_total",
-    "lineside_journal_lost_total",
 }
 # By `server.observe.drift`, 20 a bin for the six labels of the shipped bundle.
 ENOUGH_FOR_DRIFT = 125

@@ -19,7 +19,7 @@ def test_a_failure_of_ours_has_one_line_with_its_traceback(
 ) -> None:
     app, metrics = Flask("failing"), Metrics()
     repeats = Repeats(2)
-    observe_requests(app, metrics, repeats)
+    observe_requests(app, metrics, repeats, [metrics.cameras.refused])
     register_errors(app)
 
     @app.get("/fails")

@@ -7,7 +7,8 @@ from pathlib import Path
 import requests
 from images import encode, plain
 from live import LiveServer, live_server
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from server.observe.cameras import Cameras, result_of
 from server.recognition.observation import Observation, Refusal
@@ -67,6 +68,18 @@ def test_only_an_answered_frame_gives_a_camera_its_label() -> None:
         ("a", "answered"): 1,
         ("a", "refused"): 1,
     }
+
+
+def test_no_name_makes_the_metrics_unreadable() -> None:
+    registry = CollectorRegistry()
+    cameras = Cameras(registry, 9)
+    names = ("\ud800", 'a"b\\', "a\nb", "Kamera 4 \u00f6")
+    for name in names:
+        cameras.answered(seen(name))
+    text = generate_latest(registry).decode("utf-8")
+    families = text_string_to_metric_families(text)
+    told = {sample.labels["camera"] for family in families for sample in family.samples}
+    assert told == {"?", *names[1:]}
 
 
 def test_threads_that_meet_a_camera_at_once_lose_no_frame() -> None:
