@@ -1,4 +1,4 @@
-"""python -m server [serve | check | settings | key]"""
+"""python -m server [serve | worker | check | settings | key]"""
 
 import argparse
 import os
@@ -21,7 +21,8 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="validate settings and bundles, say what would serve")
     commands.add_parser("settings", help="print the table of settings")
     keys_command.add_parser(commands)
-    for command in (serve, check):
+    worker = commands.add_parser("worker", help="run jobs, for the servers of one `broker_url`")
+    for command in (serve, check, worker):
         command.add_argument("--config", type=Path, help="TOML file of settings")
         for row in config.described():
             text = (
@@ -43,6 +44,12 @@ def _serve(settings: Settings) -> int:
 
     run(settings, application, prepare(settings))
     return 0
+
+
+def _work(settings: Settings) -> int:
+    from server.jobs.worker import run
+
+    return run(settings)
 
 
 def _check(settings: Settings) -> int:
@@ -76,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings(args)
         if args.command == "key":
             return keys_command.run(args, Path(settings.keys_file))
-        return _serve(settings) if args.command == "serve" else _check(settings)
+        run = {"serve": _serve, "check": _check, "worker": _work}[args.command]
+        return run(settings)
     except (StartError, LinesideError) as error:
         print(f"lineside: {error}", file=sys.stderr)
         return 1

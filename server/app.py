@@ -1,7 +1,9 @@
 """The factory: puts the parts together and does nothing else."""
 
 import os
+from multiprocessing.util import Finalize
 
+import msgspec
 from flask import Flask
 
 from server import config
@@ -10,14 +12,17 @@ from server.api import (
     console,
     health,
     inference_protocol,
+    jobs,
     models,
     recognize,
     tensorflow_serving,
+    tutorial_jobs,
     tutorials,
 )
 from server.api.forms import take_bodies
 from server.api.frames import no_fetch
 from server.api.gate import Gate
+from server.api.job_answers import whole
 from server.api.observing import observe_requests
 from server.api.paths import name_models
 from server.api.recognize import Fetch
@@ -25,9 +30,12 @@ from server.api.recognizing import Recognizing
 from server.api.responses import register_errors
 from server.api.security import SecureHeaders, guard
 from server.config import Settings
+from server.jobs.service import Jobs
+from server.jobs.telling import Telling
 from server.loading import make_store, start_loading
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
+from server.store.job_records import JobRecord
 
 __all__ = ["create_app", "make_store"]
 
@@ -44,6 +52,19 @@ def image_fetcher(settings: Settings) -> Fetch:
     return ImageFetcher(
         settings.image_url_hosts, int(settings.max_body_mb * 1e6), settings.image_url_timeout
     )
+
+
+def make_jobs(settings: Settings, recognizing: Recognizing, metrics: Metrics) -> Jobs:
+    """The jobs of this server, which end with its process."""
+
+    def render(job: JobRecord) -> bytes:
+        return msgspec.json.encode(whole(job))
+
+    telling = Telling(settings, metrics, recognizing.observed, recognizing.keeps_frames, render)
+    kept = Jobs(settings, recognizing.store, telling)
+    # Unlike atexit's, these are run at the end of a forked worker too.
+    Finalize(None, kept.close, exitpriority=1)
+    return kept
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -68,10 +89,16 @@ def create_app(settings: Settings | None = None) -> Flask:
     guard(app, settings)
     name_models(app)
     recognizing = Recognizing(store, metrics)
-    app.register_blueprint(recognize.blueprint(recognizing, settings, image_fetcher(settings)))
+    fetch = image_fetcher(settings)
+    app.register_blueprint(recognize.blueprint(recognizing, settings, fetch))
+    kept = make_jobs(settings, recognizing, metrics)
+    taking = jobs.Taking(kept, recognizing, settings, fetch)
+    later = tutorial_jobs.TutorialJobs(taking)
+    app.register_blueprint(jobs.blueprint(taking, settings))
+    app.register_blueprint(tutorial_jobs.blueprint(later))
+    app.register_blueprint(tutorials.blueprint(recognizing, settings, later))
     for make in (
         batch.blueprint,
-        tutorials.blueprint,
         inference_protocol.blueprint,
         tensorflow_serving.blueprint,
     ):
@@ -81,4 +108,5 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(console.blueprint(store))
 
     start_loading(store, settings)
+    kept.resume()
     return app

@@ -47,10 +47,12 @@ class TensorRecognition(msgspec.Struct, frozen=True):
     predictions: tuple[tuple[Prediction, ...], ...] | None
 
 
-def recognition(answer: Answer, query: Query, age: float) -> Recognition:
+def recognition(
+    answer: Answer, query: Query, age: float, request_id: str | None = None
+) -> Recognition:
     """`answer` as the API tells it; `age` is the frame's on arrival, in seconds."""
     return Recognition(
-        request_id=g.request_id,
+        request_id=request_id or g.request_id,
         model=answer.model,
         model_version=answer.version,
         camera=query.camera,
