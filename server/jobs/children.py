@@ -19,7 +19,7 @@ logger = logging.getLogger(LOGGER)
 # Seconds after which a worker that died is replaced, doubled while they keep dying at once.
 SOON, LATE = 0.1, 10.0
 # One that lived for longer had started well.
-STEADY = 5.0
+STEADY = 2.0
 # Seconds that workers are given to finish the frame in hand.
 PATIENCE = 3.0
 
