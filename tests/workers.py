@@ -130,8 +130,10 @@ class RedisServer:
     def start(self) -> None:
         """Returns once it answers; what it held before is there again."""
         self.process = subprocess.Popen(
-            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1"]
-            + ["--appendonly", "yes", "--save", "", "--dir", str(self.folder)],
+            [
+                *("redis-server", "--port", str(self.port), "--bind", "127.0.0.1"),
+                *("--appendonly", "yes", "--save", "", "--dir", str(self.folder)),
+            ],
             stdout=subprocess.DEVNULL,
         )
         await_that(self._answers, "an answer from redis-server")

@@ -8,7 +8,7 @@ from server.api.query import Query
 from server.api.recognize import Recognition, TensorRecognition, recognition
 from server.api.responses import ErrorBody
 from server.jobs.service import Jobs
-from server.store.job_records import Fault, FrameRecord, JobRecord, State, Webhook
+from server.store.job_records import Fault, FrameRecord, JobRecord, Outcome, State, Webhook
 
 
 class JobAccepted(msgspec.Struct, frozen=True):
@@ -22,13 +22,15 @@ class JobAccepted(msgspec.Struct, frozen=True):
 
 class JobFrame(msgspec.Struct, frozen=True):
     """One frame of a job. stage: `decode`, `preprocess` or `inference` while a worker has it.
-    workers_lost: workers that died with it. result or error: once there is one."""
+    workers_lost: workers that died with it. result (of an image), outputs (of plain numbers) or
+    error: once there is one."""
 
     file: str
     status: State
     stage: str | None
     workers_lost: int
-    result: Recognition | TensorRecognition | None = None
+    result: Recognition | None = None
+    outputs: TensorRecognition | None = None
     error: ErrorBody | None = None
 
 
@@ -113,26 +115,30 @@ def _frame(job: JobRecord, frame: FrameRecord, jobs: Jobs | None) -> JobFrame:
         status="running" if stage else frame.state,
         stage=stage,
         workers_lost=frame.losses,
-        result=result_of(job, frame),
+        result=_result(job, outcome) if outcome else None,
+        outputs=_outputs(job, outcome) if outcome else None,
         error=_error(outcome.fault if outcome else None, job.request_id),
     )
 
 
-def result_of(job: JobRecord, frame: FrameRecord) -> Recognition | TensorRecognition | None:
-    """A frame's result, as /v1/recognize would have answered it; None where it has none."""
-    if frame.outcome is None:
+def _result(job: JobRecord, outcome: Outcome) -> Recognition | None:
+    """An image's result, as /v1/recognize would have answered it; None where it has none."""
+    if outcome.answer is None:
         return None
-    ask, answer, numbers = job.ask, frame.outcome.answer, frame.outcome.numbers
-    if answer is not None:
-        captured = None if ask.captured_age is None else "given"
-        query = Query(camera=ask.camera, part=ask.part, captured_at=captured)
-        return recognition(answer, query, ask.captured_age or 0.0, job.request_id)
-    if numbers is not None:
-        return TensorRecognition(
-            request_id=job.request_id,
-            model=numbers.model,
-            model_version=numbers.version,
-            outputs=numbers.outputs,
-            predictions=tuple(row.predictions for row in numbers.answers) or None,
-        )
-    return None
+    ask = job.ask
+    captured = None if ask.captured_age is None else "given"
+    query = Query(camera=ask.camera, part=ask.part, captured_at=captured)
+    return recognition(outcome.answer, query, ask.captured_age or 0.0, job.request_id)
+
+
+def _outputs(job: JobRecord, outcome: Outcome) -> TensorRecognition | None:
+    """The same of plain numbers."""
+    if outcome.numbers is None:
+        return None
+    return TensorRecognition(
+        request_id=job.request_id,
+        model=outcome.numbers.model,
+        model_version=outcome.numbers.version,
+        outputs=outcome.numbers.outputs,
+        predictions=tuple(row.predictions for row in outcome.numbers.answers) or None,
+    )

@@ -16,7 +16,7 @@ from server.api.callers import Caller
 from server.api.deadlines import time_left
 from server.api.frames import JSON, ImageUrl, Numbers, read_frame
 from server.api.job_answers import JobAccepted, JobPage, status_url, summary, whole
-from server.api.json_body import read_json
+from server.api.json_body import JsonFrame, read_json
 from server.api.numbers import model_inputs, named_arrays
 from server.api.query import Query, age_of
 from server.api.recognize import Fetch
@@ -42,7 +42,13 @@ class JobForm(Query, frozen=True, kw_only=True):
     webhook: Annotated[str, Meta(max_length=2048)] | None = None
 
 
-class PageQuery(msgspec.Struct, frozen=True):
+class JobJson(JsonFrame, frozen=True, kw_only=True):
+    """A job of one frame as JSON."""
+
+    webhook: Annotated[str, Meta(max_length=2048)] | None = None
+
+
+class JobQuery(msgspec.Struct, frozen=True):
     """status: only jobs in it. limit: most jobs of a page. before: `next` of the page before."""
 
     status: State | None = None
@@ -167,7 +173,7 @@ def blueprint(taking: Taking, settings: Settings) -> Blueprint:
 
     @routes.get("")
     def page() -> Response:
-        asked = read_options(PageQuery)
+        asked = read_options(JobQuery)
         found = taking.jobs.page(owner_wanted(), asked.status, asked.before, asked.limit)
         more = found[-1].number if len(found) == asked.limit else None
         return to_json(JobPage(tuple(map(summary, found)), more))

@@ -19,6 +19,7 @@ PARAMETERS: dict[str, Schema] = {
     "version": {"type": "integer", "minimum": 1, "description": "the version that serves"},
     "label": {"type": "string", "description": "`stable`: the version that serves"},
     "file": {"type": "string"},
+    "job": {"type": "string", "description": "the id that was answered with 202"},
 }
 BINARY: Schema = {"type": "string", "format": "binary"}
 
@@ -31,6 +32,7 @@ def _types(table: Iterable[Operation]) -> list[type]:
     found: dict[type, None] = dict.fromkeys((Query, ErrorAnswer, ForeignError))
     for operation in table:
         kinds = [kind for answer in operation.answers.values() for kind in answer]
+        kinds += [*operation.accepted, operation.asks]
         for body in operation.bodies.values():
             kinds.append(body.fields if isinstance(body, Files) else body)
         found |= dict.fromkeys(kind for kind in kinds if _is_struct(kind))
@@ -78,7 +80,7 @@ class Description:
         if operation.query:
             parameters += [
                 {"name": name, "in": "query", "schema": schema}
-                for name, schema in self._fields(Query).items()
+                for name, schema in self._fields(operation.asks).items()
             ]
         found = {
             "tags": [operation.tag],
@@ -109,6 +111,11 @@ class Description:
                     media: {"schema": self._alternatives(kinds)}
                     for media, kinds in operation.answers.items()
                 },
+            }
+        if operation.accepted:
+            found["202"] = {
+                "description": "Accepted",
+                "content": {JSON: {"schema": self._alternatives(operation.accepted)}},
             }
         error = self._schema(ForeignError if operation.foreign else ErrorAnswer)
         for status in operation.errors:

@@ -18,12 +18,15 @@ from server.api.inference_protocol import (
     ServerMetadata,
 )
 from server.api.inference_tensors import InferRequest, InferResponse
+from server.api.job_answers import Job, JobAccepted, JobPage
+from server.api.jobs import JobForm, JobJson, JobQuery
 from server.api.json_body import JsonFrame
 from server.api.models import Model, Models, Which
 from server.api.query import Query
 from server.api.recognize import Recognition, TensorRecognition
 from server.api.serving_values import ClassifyRequest, PredictRequest
 from server.api.tensorflow_serving import Metadata, ModelStatus, Outputs, Predictions, Results
+from server.api.tutorial_jobs import Task, TaskBody, TaskInfo, TaskStarted, TaskState
 from server.api.tutorials import (
     Classification,
     FeaturePrediction,
@@ -44,6 +47,8 @@ IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp", "image/tiff
 FLOWER = [5.1, 3.5, 1.4, 0.2]
 EXAMPLES: dict[type, object] = {
     JsonFrame: {"input": FLOWER, "model": "iris", "parameters": {"top_k": 1}},
+    JobJson: {"input": FLOWER, "model": "iris"},
+    TaskBody: {"input": FLOWER},
     PredictBody: {"features": FLOWER},
     PredictRequest: {"instances": [FLOWER]},
     Which: {"version": 1},
@@ -71,7 +76,8 @@ class Operation(msgspec.Struct, frozen=True):
 
     bodies: what it takes, by media type: a type, `Files`, or `bytes`. answers: what it answers
     with 200, by media type; several types are alternatives. errors: the other statuses. foreign:
-    its errors have the shape of another protocol.
+    its errors have the shape of another protocol. accepted: what it answers with 202. asks: what
+    its query string may hold, where `query` is set.
     """
 
     method: str
@@ -83,6 +89,8 @@ class Operation(msgspec.Struct, frozen=True):
     bodies: dict[str, Any] = {}
     errors: tuple[int, ...] = ()
     foreign: bool = False
+    accepted: tuple[Any, ...] = ()
+    asks: type[msgspec.Struct] = Query
 
 
 def _get(
@@ -115,6 +123,69 @@ def _change(action: str, summary: str) -> Operation:
         bodies=bodies,
         errors=(400, 403, 404, 409, 413, 422, 503),
     )
+
+
+def _jobs() -> list[Operation]:
+    raw = dict.fromkeys(IMAGE_TYPES, bytes)
+    bodies = {MULTIPART: Files(("file",), JobForm, several=True), **raw, JSON: JobJson}
+    path, tag = "/v1/jobs", "Jobs"
+    one = "/v1/jobs/{job}"
+    return [
+        Operation(
+            "post",
+            path,
+            tag,
+            "Frames to be answered later; once this is answered, they will be",
+            {},
+            True,
+            bodies,
+            (*FRAME_ERRORS, 403),
+            accepted=(JobAccepted,),
+            asks=JobForm,
+        ),
+        Operation(
+            "get",
+            path,
+            tag,
+            "The jobs of this caller, newest first",
+            {JSON: (JobPage,)},
+            True,
+            errors=(400, 503),
+            asks=JobQuery,
+        ),
+        _get(one, tag, "How a job goes, and its results", Job, 404, 503),
+        Operation("delete", one, tag, "Cancels a job", {JSON: (Job,)}, errors=(404, 409, 503)),
+    ]
+
+
+def _tutorial_jobs() -> list[Operation]:
+    tag = "Tutorials"
+    start = (
+        ("/api/recognize_async", {MULTIPART: Files(("file",))}, Task),
+        ("/start-task", {JSON: TaskBody}, TaskStarted),
+    )
+    ask = (("/results/{job}", TaskState), ("/task-status/{job}", TaskInfo))
+    return [
+        *(
+            Operation(
+                "post",
+                path,
+                tag,
+                "A frame to be answered later",
+                {},
+                True,
+                bodies,
+                FRAME_ERRORS,
+                True,
+                (answer,),
+            )
+            for path, bodies, answer in start
+        ),
+        *(
+            _get(path, tag, "How a task goes", answer, 404, 503, foreign=True)
+            for path, answer in ask
+        ),
+    ]
 
 
 def _own() -> list[Operation]:
@@ -176,12 +247,18 @@ def _tutorials() -> list[Operation]:
             (RecognizedThree,),
             {MULTIPART: Files(("file",))},
         ),
-        _post(
+        Operation(
+            "post",
             "/predict",
             tag,
-            "The best label of a file; a model's outputs for `input`; labels for `features`",
-            (Predicted, FeaturePrediction, dict[str, Any]),
-            {MULTIPART: Files(("file",)), JSON: PredictBody},
+            "The best label of `file`; `image` is answered later; a model's outputs for `input`;"
+            " labels for `features`",
+            {JSON: (Predicted, FeaturePrediction, dict[str, Any])},
+            True,
+            {MULTIPART: Files(("file", "image")), JSON: PredictBody},
+            FRAME_ERRORS,
+            True,
+            (TaskStarted,),
         ),
         _get("/api/model/info", tag, "The default model", ModelInfo, 503, foreign=True),
     ]
@@ -244,4 +321,11 @@ def _tensorflow_serving() -> list[Operation]:
 
 def operations() -> list[Operation]:
     """The whole table."""
-    return [*_own(), *_tutorials(), *_inference_protocol(), *_tensorflow_serving()]
+    return [
+        *_own(),
+        *_jobs(),
+        *_tutorials(),
+        *_tutorial_jobs(),
+        *_inference_protocol(),
+        *_tensorflow_serving(),
+    ]

@@ -9,7 +9,7 @@ from live import LiveServer
 
 from server.api.operations import Operation, operations
 
-FILLED = {"name": "corners", "version": "1", "label": "stable", "file": "red.jpg"}
+FILLED = {"name": "corners", "version": "1", "label": "stable", "file": "red.jpg", "job": "x"}
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 
 # Requests to these are whole without a body.

@@ -67,7 +67,9 @@ def test_real_answers_match_their_schemas(clients: LiveServer, document: dict[st
         *[
             ("get", path, {})
             for path, item in document["paths"].items()
-            if "get" in item and path not in ("/metrics", "/v1/models/{name}/samples/{file}")
+            if "get" in item
+            and "{job}" not in path
+            and path not in ("/metrics", "/v1/models/{name}/samples/{file}")
         ],
     ]
     for method, path, how in asked:
@@ -105,5 +107,5 @@ def test_schemathesis_finds_nothing(clients: LiveServer, tmp_path: Path) -> None
         text=True,
         timeout=300,
     )
-    assert "39 selected" in done.stdout
+    assert "47 selected" in done.stdout
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

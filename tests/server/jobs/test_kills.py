@@ -99,9 +99,7 @@ def check(plant: Plant, client: Client, frames: list[bytes]) -> None:
         "the end of all jobs",
     )
     for job, number in client.acknowledged.items():
-        found: dict[str, Any] = requests.get(
-            f"{plant.server.url}/v1/jobs/{job}", timeout=60
-        ).json()
+        found: dict[str, Any] = requests.get(f"{plant.server.url}/v1/jobs/{job}", timeout=60).json()
         assert found["status"] == "succeeded", found
         (frame,) = found["frames"]
         expected = plant.server.recognize(frames[number]).json()
