@@ -48,7 +48,9 @@ def _serve(settings: Settings) -> int:
 
 def _work(settings: Settings) -> int:
     from server.jobs.worker import run
+    from server.startup import check_broker
 
+    check_broker(settings)
     return run(settings)
 
 

@@ -75,8 +75,8 @@ class Taking:
         `Jobs.submit` does.
         """
         self._recognizing.recognizer(query.model, query.version)
-        for _, data in files:
-            read_header(data, self._limits)
+        if len(files) == 1:  # of several, each has its own error
+            read_header(files[0][1], self._limits)
         frames = tuple(NewFrame(name, "image", data) for name, data in files)
         return self._submit(frames, query, webhook)
 
