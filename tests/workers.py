@@ -59,7 +59,7 @@ def count_jobs(data: Path, state: str) -> int:
 
 def children(pid: int) -> list[int]:
     """The processes that `pid` started, from any of its threads."""
-    found = []
+    found: list[int] = []
     with suppress(FileNotFoundError, ProcessLookupError):
         for task in os.listdir(f"/proc/{pid}/task"):
             found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())

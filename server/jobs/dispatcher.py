@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(LOGGER)
 
 # Frames sent and not yet answered: enough to keep workers busy, few enough to bound the broker.
-WINDOW = 32
+WINDOW = 64
 # Seconds after which a frame that nobody took counts as lost, where the queue is empty; and where
 # it is not, since another server's frames may be in it.
 UNTAKEN, UNTAKEN_AT_ALL = 2.0, 60.0
@@ -137,11 +137,11 @@ class Dispatcher:
             flight.report, flight.heard = report, now
             if report.state != "running":
                 ended.append(flight)
-        if begun:
-            self._listener.began(self._table.started(begun, wall))
         self._keep(
             [(f.frame, f.report.outcome) for f in ended if f.report and f.report.outcome], wall
         )
+        if begun:
+            self._listener.began(self._table.started(begun, wall))
         for flight in ended:
             if flight.report and flight.report.state == "missing":
                 self._lose(flight, wall)
@@ -203,7 +203,8 @@ class Dispatcher:
 
     def _send(self, now: float, wall: float) -> bool:
         room = WINDOW - len(self._flights)
-        if room <= 0:
+        # Several at a time: looking for them costs as much as for one.
+        if room < WINDOW // 4:
             return False
         waiting = self._table.open_frames(2 * WINDOW)
         frames = [frame for frame in waiting if frame.key not in self._flights][:room]

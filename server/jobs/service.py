@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(LOGGER)
 
 LOCK = "jobs.lock"
-# Seconds between rounds while workers have frames: the first follows soon, later ones less so.
-SOONEST, LATEST = 0.02, 0.5
+# Seconds between rounds while workers have frames: after the first, after one that found something,
+# and at most.
+SOONEST, USUAL, LATEST = 0.02, 0.05, 0.5
 # Seconds between looks at what has expired, and before trying again what failed.
 SWEEP, RETRY = 60.0, 1.0
 # Seconds without a job after which the workers are let go.
@@ -251,7 +252,9 @@ class Rounds:
             self._say(str(error))
             return RETRY
         self._say("")
-        return SOONEST if moved else min(LATEST, max(SOONEST, pause * 1.3))
+        if moved:
+            return SOONEST if pause > LATEST else USUAL
+        return min(LATEST, max(SOONEST, pause * 1.3))
 
     def _leave(self) -> None:
         """Lets go of the broker; the next round finds it again, and what it holds."""

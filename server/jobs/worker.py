@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from ctypes import CDLL
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 # Seconds between beats: a worker that misses several counts as dead.
 BEAT = 1.0
+# Seconds between reports of stages.
+MOMENT = 0.02
 # Added to the niceness of workers that the server starts: the line's own frames go first.
 NICE = 5
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -40,7 +43,8 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 class Desk:
     """One frame's reports to the broker, and the frame from it.
 
-    `_lock` guards `_report`, the last report of the frame in hand, or None between frames.
+    `_lock` guards `_report`, where the frame in hand is, or None between frames, and `_sent`, when
+    that was last told.
     """
 
     def __init__(self, app: Celery, settings: Settings) -> None:
@@ -51,6 +55,7 @@ class Desk:
         self._lock = threading.Lock()
         self._task = ""
         self._report: Report | None = None
+        self._sent = 0.0
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
 
     @property
@@ -60,19 +65,18 @@ class Desk:
 
     def open(self, work: Work) -> bytes | None:
         """The frame, with its work begun; None where there is nothing to do."""
-        found = self._patiently(lambda: self._backend.get(report_key(work.task)))
-        if found and msgspec.json.decode(found, type=Report).state == "done":
+        keys = [report_key(work.task), cancel_key(work.job), frame_key(work.job, work.number)]
+        found: list[bytes | None] = self._patiently(lambda: list(self._backend.mget(keys)))
+        told, cancelled, data = found
+        if told and msgspec.json.decode(told, type=Report).state == "done":
             return None  # a message that came twice
         self._task = work.task
         self._tell(Report("running", self.name, "decode"))
-        if self._patiently(lambda: self._backend.get(cancel_key(work.job))):
+        if cancelled:
             self.close(Report("dropped", self.name))
             return None
         if self._table is not None:
             data = self._table.data(work.job, work.number)
-        else:
-            key = frame_key(work.job, work.number)
-            data = self._patiently(lambda: self._backend.get(key))
         if data is None:
             self.close(Report("missing", self.name))
         return data
@@ -82,7 +86,7 @@ class Desk:
         last = self._report
         coming = {"wait": "decode", "decode": "preprocess", "preprocess": "inference"}.get(stage)
         if last is not None and coming and coming != last.stage:
-            self._tell(msgspec.structs.replace(last, stage=coming))
+            self._tell(msgspec.structs.replace(last, stage=coming), soon=True)
 
     def close(self, report: Report) -> None:
         """Tells how the frame ended."""
@@ -90,12 +94,16 @@ class Desk:
         with self._lock:
             self._report = None
 
-    def _tell(self, report: Report) -> None:
+    def _tell(self, report: Report, *, soon: bool = False) -> None:
+        """Sends `report`; one that is wanted `soon` only with the next beat, where the last was
+        sent a moment ago: nobody could see both."""
         with self._lock:
             self._report = report
-            self._send(report)
+            if not soon or time.monotonic() - self._sent > MOMENT:
+                self._send(report)
 
     def _send(self, report: Report) -> None:
+        self._sent = time.monotonic()
         data = msgspec.json.encode(report)
         self._patiently(lambda: self._backend.set(report_key(self._task), data))
 

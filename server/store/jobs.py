@@ -173,9 +173,14 @@ class JobTable:
         )
         return tuple(
             FrameRecord(
-                *frame, outcome=msgspec.json.decode(outcome, type=Outcome) if outcome else None
+                number=number,
+                name=name,
+                kind=kind,
+                state=state,
+                losses=losses,
+                outcome=msgspec.json.decode(outcome, type=Outcome) if outcome else None,
             )
-            for *frame, outcome in rows
+            for number, name, kind, state, losses, outcome in rows
         )
 
     def data(self, job: str, number: int) -> bytes | None:
@@ -197,7 +202,10 @@ class JobTable:
                 " ORDER BY f.job, f.number LIMIT ?",
                 (limit,),
             ).fetchall()
-        return [OpenFrame(*frame, ask=msgspec.json.decode(ask, type=Ask)) for *frame, ask in rows]
+        return [
+            OpenFrame(job, number, kind, losses, at, request_id, _decode_ask(ask))
+            for job, number, kind, losses, at, request_id, ask in rows
+        ]
 
     def started(self, jobs: Iterable[str], now: float) -> list[str]:
         """Tells that frames of these jobs are being worked on; returns those that were pending."""
@@ -315,14 +323,26 @@ class JobTable:
 
 
 def _job(row: Sequence[Any], frames: tuple[FrameRecord, ...]) -> JobRecord:
-    *head, ask, fault, url, state, attempts = row
+    number, job, state, owner, request_id, created, started, finished, *rest = row
+    ask, fault, url, told, attempts = rest
     return JobRecord(
-        *head,
-        ask=msgspec.json.decode(ask, type=Ask),
+        number=number,
+        id=job,
+        state=state,
+        owner=owner,
+        request_id=request_id,
+        created=created,
+        started=started,
+        finished=finished,
+        ask=_decode_ask(ask),
         fault=msgspec.json.decode(fault, type=Fault) if fault else None,
-        webhook=Webhook(url, state, attempts) if url else None,
+        webhook=Webhook(url, told, attempts) if url else None,
         frames=frames,
     )
+
+
+def _decode_ask(data: bytes) -> Ask:
+    return msgspec.json.decode(data, type=Ask)
 
 
 def _verdict(job: JobRecord) -> tuple[State, Fault | None]:

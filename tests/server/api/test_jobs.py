@@ -13,7 +13,7 @@ from images import encode, picture, plain
 from live import LiveServer, live_server
 from workers import LiveWorker, await_that, settled, submit
 
-from server.store.keys import add_key
+from server.store.keys import Right, add_key
 
 PNG = {"Content-Type": "image/png"}
 # Of a synchronous answer, what a job's result has as well; the rest are times and ids.
@@ -31,7 +31,7 @@ def synchronous(server: LiveServer, data: bytes, **params: Any) -> dict[str, Any
 
 
 def test_many_frames_are_answered_as_synchronous_ones(clients: LiveServer) -> None:
-    params = {
+    params: dict[str, Any] = {
         "top_k": 3,
         "threshold": 0.01,
         "camera": "st4",
@@ -123,11 +123,11 @@ def test_pages(clients: LiveServer) -> None:
     url, found = f"{clients.url}/v1/jobs", []
     page = requests.get(url, params={"limit": 2}, timeout=60).json()
     found += page["jobs"]
-    page = requests.get(url, params={"limit": 3, "before": page["next"]}, timeout=60).json()
+    page = requests.get(url, params={"limit": "3", "before": str(page["next"])}, timeout=60).json()
     found += page["jobs"]
     assert [job["job_id"] for job in found] == jobs[::-1]
     assert "frames" not in found[0]
-    last = requests.get(url, params={"limit": 500, "status": "succeeded"}, timeout=60).json()
+    last = requests.get(url, params={"limit": "500", "status": "succeeded"}, timeout=60).json()
     assert set(jobs) <= {job["job_id"] for job in last["jobs"]}
     assert last["next"] is None
     assert error_of(requests.get(url, params={"status": "odd"}, timeout=60))[0] == 400
@@ -188,7 +188,11 @@ def test_a_key_sees_its_own_jobs_and_an_administrator_all(
     client_models: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "keys.jsonl"
-    rights = {"one": ["recognize"], "two": ["recognize"], "chief": ["admin"]}
+    rights: dict[str, list[Right]] = {
+        "one": ["recognize"],
+        "two": ["recognize"],
+        "chief": ["admin"],
+    }
     keys = {name: add_key(file, name, right, now=NOW) for name, right in rights.items()}
     with live_server(models=client_models, model="corners", keys_file=file) as server:
 

@@ -4,6 +4,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,17 @@ class Client(threading.Thread):
         return None
 
 
+def _done(plant: Plant, count: int) -> bool:
+    return count_jobs(plant.data, "succeeded") >= count
+
+
 def kill_at_random(plant: Plant, deeds: list[Callable[[], None]], seed: int) -> None:
     """Does the deeds in a random order, each when a random number of jobs has been done."""
     chance = random.Random(seed)
     chance.shuffle(deeds)
     moments = sorted(chance.sample(range(2, JOBS - 10), len(deeds)))
     for moment, deed in zip(moments, deeds, strict=True):
-        await_that(lambda m=moment: count_jobs(plant.data, "succeeded") >= m, f"{moment} jobs")
+        await_that(partial(_done, plant, moment), f"{moment} jobs")
         deed()
 
 

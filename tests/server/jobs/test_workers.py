@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def test_a_frame_that_kills_its_worker_three_times_fails(colors: Path) -> None:
             return bool(found["stage"] == "decode" and found["workers_lost"] == losses)
 
         for losses in range(3):
-            await_that(lambda n=losses: in_hand(n), f"the frame at a worker, {losses} lost")
+            await_that(partial(in_hand, losses), f"the frame at a worker, {losses} lost")
             for pid in job_workers(server):
                 end(pid)
         found = settled(server, job)
