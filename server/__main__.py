@@ -1,4 +1,4 @@
-"""python -m server [serve | check | health | settings | key | journal]"""
+"""python -m server [serve | worker | check | health | settings | key | journal]"""
 
 import argparse
 import os
@@ -23,7 +23,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("settings", help="print the table of settings")
     keys_command.add_parser(commands)
     journal_command.add_parser(commands)
-    for command in (serve, check, health):
+    worker = commands.add_parser("worker", help="run jobs, for the servers of one `broker_url`")
+    for command in (serve, check, health, worker):
         command.add_argument("--config", type=Path, help="TOML file of settings")
         for row in config.described():
             text = (
@@ -45,6 +46,14 @@ def _serve(settings: Settings) -> int:
 
     run(settings, application, prepare(settings))
     return 0
+
+
+def _work(settings: Settings) -> int:
+    from server.jobs.worker import run
+    from server.startup import check_broker
+
+    check_broker(settings)
+    return run(settings)
 
 
 def _check(settings: Settings) -> int:
@@ -86,11 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings(args)
         if args.command == "key":
             return keys_command.run(args, Path(settings.keys_file))
-        if args.command == "health":
-            return _health(settings)
         if args.command == "journal":
             return journal_command.run(args, settings)
-        return _serve(settings) if args.command == "serve" else _check(settings)
+        run = {"serve": _serve, "check": _check, "health": _health, "worker": _work}[args.command]
+        return run(settings)
     except (StartError, LinesideError) as error:
         print(f"lineside: {error}", file=sys.stderr)
         return 1

@@ -1,8 +1,10 @@
 """The factory: puts the parts together and does nothing else."""
 
 import os
+from multiprocessing.util import Finalize
 from pathlib import Path
 
+import msgspec
 from flask import Flask
 
 from server import config
@@ -11,10 +13,12 @@ from server.api import (
     console,
     health,
     inference_protocol,
+    jobs,
     models,
     recognize,
     samples,
     tensorflow_serving,
+    tutorial_jobs,
     tutorials,
 )
 from server.api import journal as journal_routes
@@ -23,6 +27,7 @@ from server.api.express import Express
 from server.api.forms import take_bodies
 from server.api.frames import no_fetch
 from server.api.gate import Gate
+from server.api.job_answers import whole
 from server.api.observing import observe_requests
 from server.api.paths import name_models
 from server.api.recognize import Fetch
@@ -30,6 +35,8 @@ from server.api.recognizing import Recognizing
 from server.api.responses import register_errors
 from server.api.security import Doors, SecureHeaders, guard
 from server.config import Settings
+from server.jobs.service import Jobs
+from server.jobs.telling import Telling
 from server.keeping import make_drift, make_sampler, open_cache, open_journal
 from server.loading import make_store, start_loading
 from server.observe.device import DeviceCollector
@@ -37,6 +44,7 @@ from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
 from server.recognition.admission import Admission
 from server.recognition.observation import Listener
+from server.store.job_records import JobRecord
 
 __all__ = ["create_app", "make_store"]
 
@@ -53,6 +61,19 @@ def image_fetcher(settings: Settings) -> Fetch:
     return ImageFetcher(
         settings.image_url_hosts, int(settings.max_body_mb * 1e6), settings.image_url_timeout
     )
+
+
+def make_jobs(settings: Settings, recognizing: Recognizing, metrics: Metrics) -> Jobs:
+    """The jobs of this server, which end with its process."""
+
+    def render(job: JobRecord) -> bytes:
+        return msgspec.json.encode(whole(job))
+
+    telling = Telling(settings, metrics, recognizing.observed, recognizing.keeps_frames, render)
+    kept = Jobs(settings, recognizing.store, telling)
+    # Unlike atexit's, these are run at the end of a forked worker too.
+    Finalize(None, kept.close, exitpriority=1)
+    return kept
 
 
 def create_app(
@@ -102,10 +123,16 @@ def create_app(
     express = Express(app.wsgi_app, recognizing, settings, doors, metrics)
     gate = Gate(express, admission, settings, metrics, repeats, refusals)
     app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
-    app.register_blueprint(recognize.blueprint(recognizing, settings, image_fetcher(settings)))
+    fetch = image_fetcher(settings)
+    app.register_blueprint(recognize.blueprint(recognizing, settings, fetch))
+    kept = make_jobs(settings, recognizing, metrics)
+    taking = jobs.Taking(kept, recognizing, settings, fetch)
+    later = tutorial_jobs.TutorialJobs(taking)
+    app.register_blueprint(jobs.blueprint(taking, settings))
+    app.register_blueprint(tutorial_jobs.blueprint(later))
+    app.register_blueprint(tutorials.blueprint(recognizing, settings, later))
     for make in (
         batch.blueprint,
-        tutorials.blueprint,
         inference_protocol.blueprint,
         tensorflow_serving.blueprint,
     ):
@@ -117,4 +144,5 @@ def create_app(
     app.register_blueprint(console.blueprint(store))
 
     start_loading(store, settings)
+    kept.resume()
     return app

@@ -19,7 +19,7 @@ from server.recognition.manifest import Recipe
 PREFIX = "LINESIDE_"
 CONFIG = "LINESIDE_CONFIG"
 # In the environment and in flags, their items are separated by commas.
-LISTS = frozenset({"image_url_hosts", "preload", "cors_origins", "samples_labels"})
+LISTS = frozenset({"image_url_hosts", "preload", "cors_origins", "samples_labels", "webhook_hosts"})
 # MB a minute; SQLite writes whole pages, for which less would not be enough.
 LEAST_WRITES = 0.1
 
@@ -85,6 +85,41 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             pattern="^((rediss?|unix)://.+)?$",
         ),
     ] = ""
+    broker_url: Annotated[
+        str,
+        _help(
+            "Redis through which workers on other machines run jobs, redis://HOST:PORT/0; empty:"
+            " this machine's own, in `data`"
+        ),
+    ] = ""
+    job_workers: Annotated[
+        int,
+        _help(
+            "workers that the server starts with the first job; 0: only those of scripts/worker",
+            "processes",
+            ge=0,
+            le=64,
+        ),
+    ] = 1
+    job_max_pending: Annotated[
+        int, _help("jobs that may wait or run; beyond, 503 JOBS_FULL", "jobs", ge=1, le=1_000_000)
+    ] = 1000
+    job_max_mb: Annotated[
+        float, _help("frames of all jobs that wait or run; beyond, 503 JOBS_FULL", "MB", gt=0)
+    ] = 256.0
+    job_result_ttl: Annotated[
+        float, _help("time for which a finished job's results are kept", "s", ge=1)
+    ] = 3600.0
+    webhook_hosts: Annotated[
+        tuple[str, ...],
+        _help("hosts that a job's webhook may name, as in image_url_hosts; none: webhooks are off"),
+    ] = ()
+    webhook_secret: Annotated[
+        str, _help("what signs webhooks, by HMAC-SHA256; empty: they are not signed")
+    ] = ""
+    webhook_attempts: Annotated[
+        int, _help("most deliveries tried of a webhook, 1, 2, 4 ... s apart", ge=1, le=20)
+    ] = 8
     recipe: Annotated[
         Recipe | None,
         _help("how a bare model.tflite without bundle.json is fed, as a table of bundle.json"),
@@ -309,6 +344,22 @@ def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
         return msgspec.convert(value, kinds[name], strict=strict)
     except msgspec.DecodeError as error:
         raise SettingsError(f"{source} can't be {value!r}: {error}") from None
+
+
+def to_environ(settings: Settings) -> dict[str, str]:
+    """The environment from which `load` makes `settings` again, for a process of this server's."""
+    found = {}
+    for name in Settings.__struct_fields__:
+        value = getattr(settings, name)
+        if isinstance(value, Recipe):
+            text = msgspec.json.encode(value).decode()
+        elif isinstance(value, tuple):
+            text = ",".join(value)
+        else:
+            text = _default_text(value)
+        if value is not None:
+            found[PREFIX + name.upper()] = text
+    return found
 
 
 def load(

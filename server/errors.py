@@ -56,6 +56,14 @@ class NothingToRollBackError(ConflictError):
     code = "NOTHING_TO_ROLL_BACK"
 
 
+class JobNotFoundError(NotFoundError):
+    code = "JOB_NOT_FOUND"
+
+
+class JobFinishedError(ConflictError):
+    code = "JOB_FINISHED"
+
+
 class VersionRefusedError(LinesideError):
     code, status = "VERSION_REFUSED", 422
 
@@ -112,6 +120,18 @@ class StorageError(LinesideError):
     """What a caller asked to be kept can't be written: the disk is full or read-only."""
 
     code, status = "STORAGE_FAILED", 503
+
+
+class JobsFullError(LinesideError):
+    code, status = "JOBS_FULL", 503
+
+
+class JobsUnavailableError(LinesideError):
+    code, status = "JOBS_UNAVAILABLE", 503
+
+
+class BrokerUnavailableError(LinesideError):
+    code, status = "BROKER_UNAVAILABLE", 503
 
 
 class StartError(Exception):

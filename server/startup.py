@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from server import config
 from server.api.doors import check_doors
 from server.config import Settings
-from server.errors import NotReadyError
+from server.errors import NotReadyError, SettingsError
 from server.store.bundles import newest_intact, versions
 from server.store.choices import candidates, read_choice
 from server.store.folders import pick_default
@@ -38,12 +38,25 @@ def prepare(settings: Settings) -> int:
 
 
 def check_hosts(settings: Settings) -> None:
-    """Raises SettingsError where an image_url may be fetched from what is no host."""
-    if settings.image_url_hosts:
-        from server.api.image_url import parse_allowed
+    """Raises SettingsError where an image_url may be fetched from what is no host, a webhook sent
+    to one, or where the broker is none that is known."""
+    lists = {
+        "image_url_hosts": settings.image_url_hosts,
+        "webhook_hosts": settings.webhook_hosts,
+    }
+    for setting, entries in lists.items():
+        if entries:
+            from server.outgoing import parse_allowed
 
-        for entry in settings.image_url_hosts:
-            parse_allowed(entry)
+            for entry in entries:
+                parse_allowed(entry, setting)
+    check_broker(settings)
+
+
+def check_broker(settings: Settings) -> None:
+    """Raises SettingsError where `broker_url` is not of Redis."""
+    if settings.broker_url and not settings.broker_url.startswith(("redis://", "rediss://")):
+        raise SettingsError("broker_url should be redis://HOST:PORT/NUMBER, rediss://... or empty")
 
 
 def check_cache(settings: Settings) -> None:

@@ -8,6 +8,7 @@ from server.store.keys import Right
 OPEN: tuple[Right, ...] = ()
 FRAMES: tuple[Right, ...] = ("recognize",)
 ADMIN: tuple[Right, ...] = ("admin",)
+JOBS: tuple[Right, ...] = ("recognize", "admin")
 METRICS: tuple[Right, ...] = ("metrics",)
 # What the server holds, which everyone with a key may know.
 KNOWN: tuple[Right, ...] = ("recognize", "admin", "metrics")
@@ -24,6 +25,8 @@ RIGHTS_OF: dict[str, tuple[Right, ...]] = {
     "/metrics": METRICS,
     "/v1/recognize": FRAMES,
     "/v1/recognize/batch": FRAMES,
+    # A key sees the jobs that it made, an administrator all.
+    **dict.fromkeys(("/v1/jobs", "/v1/jobs/<job>"), JOBS),
     "/v1/models": KNOWN,
     _MODEL: KNOWN,
     f"{_MODEL}/samples": KNOWN,
@@ -39,6 +42,8 @@ RIGHTS_OF: dict[str, tuple[Right, ...]] = {
     # The tutorials' routes.
     **dict.fromkeys(("/classify", "/predict", "/api/recognize"), FRAMES),
     **dict.fromkeys(("/api/recognize_cached", "/recent"), FRAMES),
+    **dict.fromkeys(("/api/recognize_async", "/start-task"), FRAMES),
+    **dict.fromkeys(("/results/<job>", "/task-status/<job>"), JOBS),
     "/api/model/info": KNOWN,
     # The Open Inference Protocol.
     "/v2": KNOWN,

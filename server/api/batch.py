@@ -27,7 +27,7 @@ class Batch(msgspec.Struct, frozen=True):
     results: tuple[BatchResult, ...]
 
 
-def _files(most: int) -> list[tuple[str, bytes]]:
+def uploaded(most: int) -> list[tuple[str, bytes]]:
     """The files of this request's form as (name, content), in the order of `Batch`."""
     files = [
         (file.filename or name, file.stream.read())
@@ -48,7 +48,7 @@ def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
 
     @routes.post("/batch")
     def batch() -> Response:
-        files = _files(settings.max_batch)
+        files = uploaded(settings.max_batch)
         query = read_options(Query, request)
         age = age_of(query, settings)
         asked = options(query, settings, age)

@@ -20,6 +20,7 @@ PARAMETERS: dict[str, Schema] = {
     "label": {"type": "string", "description": "`stable`: the version that serves"},
     "file": {"type": "string"},
     "sample": {"type": "string", "description": "the sample's id"},
+    "job": {"type": "string", "description": "the id that was answered with 202"},
 }
 BINARY: Schema = {"type": "string", "format": "binary"}
 
@@ -32,7 +33,7 @@ def _types(table: Iterable[Operation]) -> list[type]:
     found: dict[type, None] = dict.fromkeys((Query, ErrorAnswer, ForeignError))
     for operation in table:
         kinds = [kind for answer in operation.answers.values() for kind in answer]
-        kinds += [operation.filters] if operation.filters else []
+        kinds += [*operation.accepted, operation.asks]
         for body in operation.bodies.values():
             kinds.append(body.fields if isinstance(body, Files) else body)
         found |= dict.fromkeys(kind for kind in kinds if _is_struct(kind))
@@ -77,9 +78,8 @@ class Description:
             {"name": name, "in": "path", "required": True, "schema": PARAMETERS[name]}
             for name in names
         ]
-        asked = Query if operation.query else operation.filters
-        if asked is not None:
-            parameters += self._parameters(asked)
+        if operation.query:
+            parameters += self._parameters(operation.asks)
         found = {
             "tags": [operation.tag],
             "summary": operation.summary,
@@ -116,6 +116,11 @@ class Description:
                     media: {"schema": self._alternatives(kinds)}
                     for media, kinds in operation.answers.items()
                 },
+            }
+        if operation.accepted:
+            found["202"] = {
+                "description": "Accepted",
+                "content": {JSON: {"schema": self._alternatives(operation.accepted)}},
             }
         error = self._schema(ForeignError if operation.foreign else ErrorAnswer)
         for status in operation.errors:

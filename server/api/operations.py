@@ -18,6 +18,8 @@ from server.api.inference_protocol import (
     ServerMetadata,
 )
 from server.api.inference_tensors import InferRequest, InferResponse
+from server.api.job_answers import Job, JobAccepted, JobPage
+from server.api.jobs import JobForm, JobJson, JobQuery
 from server.api.journal import JournalPage, JournalQuery
 from server.api.json_body import JsonFrame
 from server.api.models import Model, Models, Which
@@ -26,6 +28,7 @@ from server.api.recognize import Recognition, TensorRecognition
 from server.api.samples import Said, SamplePage, SampleQuery
 from server.api.serving_values import ClassifyRequest, PredictRequest
 from server.api.tensorflow_serving import Metadata, ModelStatus, Outputs, Predictions, Results
+from server.api.tutorial_jobs import Task, TaskBody, TaskInfo, TaskStarted, TaskState
 from server.api.tutorials import (
     Classification,
     FeaturePrediction,
@@ -48,6 +51,8 @@ IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp", "image/tiff
 FLOWER = [5.1, 3.5, 1.4, 0.2]
 EXAMPLES: dict[type, object] = {
     JsonFrame: {"input": FLOWER, "model": "iris", "parameters": {"top_k": 1}},
+    JobJson: {"input": FLOWER, "model": "iris"},
+    TaskBody: {"input": FLOWER},
     PredictBody: {"features": FLOWER},
     PredictRequest: {"instances": [FLOWER]},
     Which: {"version": 1},
@@ -76,8 +81,8 @@ class Operation(msgspec.Struct, frozen=True):
 
     bodies: what it takes, by media type: a type, `Files`, or `bytes`. answers: what it answers
     with 200, by media type; several types are alternatives. errors: the other statuses. foreign:
-    its errors have the shape of another protocol. filters: the type of its query string, where
-    that is another than a frame's `query`.
+    its errors have the shape of another protocol. accepted: what it answers with 202. asks: what
+    its query string may hold, where `query` is set.
     """
 
     method: str
@@ -89,7 +94,8 @@ class Operation(msgspec.Struct, frozen=True):
     bodies: dict[str, Any] = {}
     errors: tuple[int, ...] = ()
     foreign: bool = False
-    filters: type | None = None
+    accepted: tuple[Any, ...] = ()
+    asks: type[msgspec.Struct] = Query
 
 
 def _get(
@@ -135,7 +141,8 @@ def _samples() -> list[Operation]:
             "Frames that were kept for a person to look at",
             {JSON: (SamplePage,)},
             errors=(400, 503),
-            filters=SampleQuery,
+            query=True,
+            asks=SampleQuery,
         ),
         _get(one, tag, "One of them, with its answer", Sample, 404, 503),
         Operation("get", f"{one}/image", tag, "Its image as received", image, errors=(404, 503)),
@@ -149,6 +156,69 @@ def _samples() -> list[Operation]:
             errors=(400, 403, 404, 413, 503),
         ),
         Operation("delete", one, tag, "Remove it", {JSON: (Sample,)}, errors=(400, 403, 404, 503)),
+    ]
+
+
+def _jobs() -> list[Operation]:
+    raw = dict.fromkeys(IMAGE_TYPES, bytes)
+    bodies = {MULTIPART: Files(("file",), JobForm, several=True), **raw, JSON: JobJson}
+    path, tag = "/v1/jobs", "Jobs"
+    one = "/v1/jobs/{job}"
+    return [
+        Operation(
+            "post",
+            path,
+            tag,
+            "Frames to be answered later; once this is answered, they will be",
+            {},
+            True,
+            bodies,
+            (*FRAME_ERRORS, 403),
+            accepted=(JobAccepted,),
+            asks=JobForm,
+        ),
+        Operation(
+            "get",
+            path,
+            tag,
+            "The jobs of this caller, newest first",
+            {JSON: (JobPage,)},
+            True,
+            errors=(400, 503),
+            asks=JobQuery,
+        ),
+        _get(one, tag, "How a job goes, and its results", Job, 404, 503),
+        Operation("delete", one, tag, "Cancels a job", {JSON: (Job,)}, errors=(404, 409, 503)),
+    ]
+
+
+def _tutorial_jobs() -> list[Operation]:
+    tag = "Tutorials"
+    start = (
+        ("/api/recognize_async", {MULTIPART: Files(("file",))}, Task),
+        ("/start-task", {JSON: TaskBody}, TaskStarted),
+    )
+    ask = (("/results/{job}", TaskState), ("/task-status/{job}", TaskInfo))
+    return [
+        *(
+            Operation(
+                "post",
+                path,
+                tag,
+                "A frame to be answered later",
+                {},
+                True,
+                bodies,
+                FRAME_ERRORS,
+                True,
+                (answer,),
+            )
+            for path, bodies, answer in start
+        ),
+        *(
+            _get(path, tag, "How a task goes", answer, 404, 503, foreign=True)
+            for path, answer in ask
+        ),
     ]
 
 
@@ -195,7 +265,8 @@ def _own() -> list[Operation]:
             "What was answered, filtered: a page, or one file of all",
             {JSON: (JournalPage,), "text/csv": (str,), "application/x-ndjson": (str,)},
             errors=(400, 403, 404, 503),
-            filters=JournalQuery,
+            query=True,
+            asks=JournalQuery,
         ),
         _get("/livez", tag, "Whether the server answers", Health),
         _get("/readyz", tag, "Whether the default model answers", Health, 503),
@@ -220,12 +291,18 @@ def _tutorials() -> list[Operation]:
             (RecognizedThree,),
             {MULTIPART: Files(("file",))},
         ),
-        _post(
+        Operation(
+            "post",
             "/predict",
             tag,
-            "The best label of a file; a model's outputs for `input`; labels for `features`",
-            (Predicted, FeaturePrediction, dict[str, Any]),
-            {MULTIPART: Files(("file",)), JSON: PredictBody},
+            "The best label of `file`; `image` is answered later; a model's outputs for `input`;"
+            " labels for `features`",
+            {JSON: (Predicted, FeaturePrediction, dict[str, Any])},
+            True,
+            {MULTIPART: Files(("file", "image")), JSON: PredictBody},
+            FRAME_ERRORS,
+            True,
+            (TaskStarted,),
         ),
         _post(
             "/api/recognize_cached",
@@ -242,7 +319,8 @@ def _tutorials() -> list[Operation]:
             {JSON: (RecognizedThree,)},
             errors=(400, 404),
             foreign=True,
-            filters=Recent,
+            query=True,
+            asks=Recent,
         ),
         _get("/api/model/info", tag, "The default model", ModelInfo, 503, foreign=True),
     ]
@@ -305,4 +383,12 @@ def _tensorflow_serving() -> list[Operation]:
 
 def operations() -> list[Operation]:
     """The whole table."""
-    return [*_own(), *_samples(), *_tutorials(), *_inference_protocol(), *_tensorflow_serving()]
+    return [
+        *_own(),
+        *_jobs(),
+        *_samples(),
+        *_tutorials(),
+        *_tutorial_jobs(),
+        *_inference_protocol(),
+        *_tensorflow_serving(),
+    ]

@@ -120,6 +120,17 @@ class Recognizing:
             " to learn what it takes"
         )
 
+    @property
+    def keeps_frames(self) -> bool:
+        """Whether anyone is to be told of answered frames."""
+        return bool(self._listeners)
+
+    def observed(self, seen: Observation) -> None:
+        """Tells of a frame that was answered outside of any request."""
+        self._metrics.answered(seen.answer)
+        for listener in self._listeners:
+            listener(seen)
+
     def refused(self, error: LinesideError) -> None:
         """Counts and tells a frame that got no labels in a request that answers others."""
         self._metrics.refused.labels(error.code).inc()

@@ -24,7 +24,8 @@ HTTP_CODES = {
 # The paths of the routes that speak another protocol, whose errors have its shape: the tutorials',
 # the Open Inference Protocol's, TensorFlow Serving's.
 FOREIGN = re.compile(
-    r"/v2(/|$)|/(classify|predict|recent)$|/api/|/v1/models/[^/]+(:|/metadata$|/(versions|labels)/)"
+    r"/v2(/|$)|/(classify|predict|recent|start-task)$|/api/|/(results|task-status)/"
+    r"|/v1/models/[^/]+(:|/metadata$|/(versions|labels)/)"
 )
 
 

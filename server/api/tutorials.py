@@ -17,6 +17,7 @@ from server.api.numbers import real_outputs, run_numbers
 from server.api.query import Query, age_of, options
 from server.api.recognizing import Recognizing, mark_frame
 from server.api.responses import to_json
+from server.api.tutorial_jobs import TutorialJobs
 from server.config import Settings
 from server.errors import InvalidFieldError, MissingFieldError, NotFoundError
 from server.recognition.recognizer import Answer
@@ -156,8 +157,10 @@ def _by_number(prediction: Prediction) -> int:
     return prediction.class_id
 
 
-def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
-    """The tutorials' routes."""
+def blueprint(
+    recognizing: Recognizing, settings: Settings, jobs: TutorialJobs | None = None
+) -> Blueprint:
+    """The tutorials' routes; `jobs` takes what /predict answers later."""
     routes = Blueprint("tutorials", __name__)
     routes.before_request(mark_frame)
     tutorials = Tutorials(recognizing, settings)
@@ -186,6 +189,8 @@ def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
     def predict() -> Response:
         if request.mimetype == JSON:
             return to_json(tutorials.numbers(read_json(PredictBody)))
+        if jobs is not None and "image" in request.files and "file" not in request.files:
+            return jobs.image()
         answer = tutorials.answer("file", 1)
         return with_age(to_json(Predicted(_outside_id(answer.best), answer.best.label)), answer)
 

@@ -84,6 +84,9 @@ class Metrics:
             "journal_lost_total", "Rows that the journal could not keep"
         )
 
+        self.jobs = self._counter("jobs_total", "Jobs that have come into a state", "state")
+        self.jobs_pending = self._gauge("jobs_pending", "Jobs that wait or run")
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"lineside_{name}", text, labels, registry=self.registry)
 

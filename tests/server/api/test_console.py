@@ -142,7 +142,13 @@ def test_docs_are_readable(browser: Any, clients: LiveServer) -> None:
     page.goto(clients.url + "/docs")
     page.wait_for_selector("details")
     headings = page.locator("h2").all_text_contents()
-    assert headings == ["Lineside", "Tutorials", "Open Inference Protocol v2", "TensorFlow Serving"]
+    assert headings == [
+        "Lineside",
+        "Jobs",
+        "Tutorials",
+        "Open Inference Protocol v2",
+        "TensorFlow Serving",
+    ]
     page.locator("summary", has_text="/v1/recognize").first.click()
     assert page.get_by_text("image_base64").first.is_visible()
     assert all(url.startswith(clients.url) for url in asked)

@@ -83,8 +83,8 @@ def site(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 def paths(app: Flask) -> Iterator[tuple[str, str, str]]:
     """Every route of `app` as (rule, path, method)."""
-    fillers = {"int:version": "1", "model:name": "colors", "model:label": "stable", "file": "x"}
-    fillers["sample"] = "000000001-0123456789abcdef"
+    fillers = {"int:version": "1", "model:name": "colors", "model:label": "stable"}
+    fillers |= {"file": "x", "job": "x", "sample": "000000001-0123456789abcdef"}
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<([^>]+)>", lambda m: fillers[m[1]], rule.rule)
         for method in sorted((rule.methods or set()) - {"OPTIONS", "HEAD"}):

@@ -15,6 +15,7 @@ FILLED = {
     "label": "stable",
     "file": "red.jpg",
     "sample": "000000001-0123456789abcdef",
+    "job": "x",
 }
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 

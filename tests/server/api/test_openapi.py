@@ -77,7 +77,7 @@ def test_real_answers_match_their_schemas(clients: LiveServer, document: dict[st
         *[
             ("get", path, {})
             for path, item in document["paths"].items()
-            if "get" in item and path not in OF_ONE
+            if "get" in item and path not in OF_ONE and "{job}" not in path
         ],
     ]
     for method, path, how in asked:

@@ -1,0 +1,190 @@
+"""/v1/jobs: frames answered later. Taken with 202, and from then on never lost."""
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from flask import Blueprint, Response, g, request
+from msgspec import Meta
+
+from server.api.batch import uploaded
+from server.api.body import read_options
+from server.api.callers import Caller
+from server.api.deadlines import time_left
+from server.api.frames import JSON, ImageUrl, Numbers, read_frame
+from server.api.job_answers import JobAccepted, JobPage, status_url, summary, whole
+from server.api.json_body import JsonFrame, read_json
+from server.api.numbers import model_inputs, named_arrays
+from server.api.query import Query, age_of
+from server.api.recognize import Fetch
+from server.api.recognizing import Recognizing, mark_frame
+from server.api.responses import to_json
+from server.config import Settings
+from server.errors import ForbiddenError, JobNotFoundError, MissingFieldError
+from server.jobs.service import Jobs
+from server.recognition import values
+from server.recognition.frame import Limits, read_header
+from server.store.job_records import Ask, JobRecord, NewFrame, NewJob, State
+
+
+class JobOptions(msgspec.Struct, frozen=True):
+    """webhook: a URL that is told of the job's end, where the operator has allowed its host."""
+
+    webhook: Annotated[str, Meta(max_length=2048)] | None = None
+
+
+class JobForm(Query, frozen=True, kw_only=True):
+    """What a job may ask, as form fields or in the query string."""
+
+    webhook: Annotated[str, Meta(max_length=2048)] | None = None
+
+
+class JobJson(JsonFrame, frozen=True, kw_only=True):
+    """A job of one frame as JSON."""
+
+    webhook: Annotated[str, Meta(max_length=2048)] | None = None
+
+
+class JobQuery(msgspec.Struct, frozen=True):
+    """status: only jobs in it. limit: most jobs of a page. before: `next` of the page before."""
+
+    status: State | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 50
+    before: Annotated[int, Meta(ge=1, le=2**62)] | None = None
+
+
+class Taking:
+    """From a request to a job. `jobs` keeps it."""
+
+    def __init__(
+        self, jobs: Jobs, recognizing: Recognizing, settings: Settings, fetch: Fetch
+    ) -> None:
+        self.jobs, self._recognizing = jobs, recognizing
+        self._settings, self._fetch = settings, fetch
+        self._limits = Limits(max_pixels=settings.max_pixels, max_side=settings.max_side)
+
+    def images(
+        self, files: Sequence[tuple[str, bytes]], query: Query, webhook: str | None = None
+    ) -> str:
+        """Takes image files, as (name, content), for the model that `query` names.
+
+        Returns the job's id. Raises what /v1/recognize raises before it decodes a frame, and what
+        `Jobs.submit` does.
+        """
+        self._recognizing.recognizer(query.model, query.version)
+        if len(files) == 1:  # of several, each has its own error
+            read_header(files[0][1], self._limits)
+        frames = tuple(NewFrame(name, "image", data) for name, data in files)
+        return self._submit(frames, query, webhook)
+
+    def numbers(self, value: object, query: Query, webhook: str | None = None) -> str:
+        """Takes plain numbers: nested lists, or such by input name. As `images`."""
+        probe = np.empty(0) if isinstance(value, dict) else values.to_array(value, "input")
+        if isinstance(value, dict) and query.model is None:
+            raise MissingFieldError("tensors by name need the name of their `model`")
+        model = self._recognizing.for_numbers(probe, query.model, query.version)
+        model_inputs(model, named_arrays(value, model.pool.inputs))
+        query = msgspec.structs.replace(query, model=model.manifest.name)
+        frame = NewFrame("input", "numbers", msgspec.json.encode(value))
+        return self._submit((frame,), query, webhook)
+
+    def fetched(self, image: ImageUrl) -> bytes:
+        """The image at a URL."""
+        return self._fetch(image.url)
+
+    def _submit(self, frames: tuple[NewFrame, ...], query: Query, webhook: str | None) -> str:
+        _check_right()
+        if webhook is not None:
+            self.jobs.check_webhook(webhook)
+        age = age_of(query, self._settings)
+        expires = None
+        if query.deadline_ms is not None:
+            expires = time.time() + time_left(query.deadline_ms / 1000, age)
+        ask = Ask(
+            top_k=query.top_k or self._settings.default_top_k,
+            model=query.model,
+            version=query.version,
+            threshold=query.threshold,
+            camera=query.camera,
+            part=query.part,
+            captured_age=age if query.captured_at else None,
+            expires=expires,
+        )
+        caller: Caller | None = g.get("caller")
+        owner = caller.name if caller else None
+        job = NewJob(uuid.uuid4().hex, g.request_id, ask, frames, owner, webhook)
+        self.jobs.submit(job)
+        g.log_fields = {"job": job.id, "frames": len(frames)}
+        return job.id
+
+    def get(self, job: str) -> JobRecord:
+        """The job, where the caller may know of it. Raises JobNotFoundError."""
+        found = self.jobs.get(job)
+        if (owner := owner_wanted()) is not None and found.owner != owner:
+            raise JobNotFoundError(f"there is no job {job}, or its results have expired")
+        return found
+
+
+def owner_wanted() -> str | None:
+    """Whose jobs the caller may know of; None for everyone's, where doors are open or the caller
+    is an administrator."""
+    caller: Caller | None = g.get("caller")
+    return None if caller is None or "admin" in caller.rights else caller.name
+
+
+def _check_right() -> None:
+    """Administrators see and cancel jobs; making one takes the right of any frame."""
+    caller: Caller | None = g.get("caller")
+    if caller is not None and "recognize" not in caller.rights:
+        raise ForbiddenError(f"{caller.name} has no right to make jobs; it needs recognize")
+
+
+def _read_webhook() -> str | None:
+    if request.mimetype == JSON:
+        request.get_data()  # kept, since the frame is read from it too
+        return request.args.get("webhook") or read_json(JobOptions).webhook
+    return read_options(JobOptions, request).webhook or request.form.get("webhook") or None
+
+
+def blueprint(taking: Taking, settings: Settings) -> Blueprint:
+    """The routes of jobs."""
+    routes = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
+    routes.before_request(mark_frame)
+
+    @routes.post("")
+    def submit() -> Response:
+        webhook = _read_webhook()
+        if request.files:
+            files = uploaded(settings.max_batch)
+            job = taking.images(files, read_options(Query, request), webhook)
+        else:
+            frame, query = read_frame()
+            if isinstance(frame, Numbers):
+                job = taking.numbers(frame.value, query, webhook)
+            else:
+                data = taking.fetched(frame) if isinstance(frame, ImageUrl) else frame
+                job = taking.images([("image", data)], query, webhook)
+        answer = to_json(JobAccepted(job, "pending", status_url(job)), 202)
+        answer.headers["Location"] = status_url(job)
+        return answer
+
+    @routes.get("")
+    def page() -> Response:
+        asked = read_options(JobQuery, request)
+        found = taking.jobs.page(owner_wanted(), asked.status, asked.before, asked.limit)
+        more = found[-1].number if len(found) == asked.limit else None
+        return to_json(JobPage(tuple(map(summary, found)), more))
+
+    @routes.get("/<job>")
+    def get(job: str) -> Response:
+        return to_json(whole(taking.get(job), taking.jobs))
+
+    @routes.delete("/<job>")
+    def cancel(job: str) -> Response:
+        taking.get(job)
+        return to_json(whole(taking.jobs.cancel(job), taking.jobs))
+
+    return routes

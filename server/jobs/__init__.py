@@ -1,0 +1,1 @@
+"""Jobs: frames answered later, by workers. The table in `server.store.jobs` is the truth."""

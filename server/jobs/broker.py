@@ -1,0 +1,163 @@
+"""Celery as this server uses it: one queue of frames, and a place for reports on them."""
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from celery import Celery
+from kombu.exceptions import KombuError, OperationalError
+
+from server.config import Settings
+from server.jobs import embedded
+from server.jobs.messages import (
+    KEPT,
+    QUEUE,
+    TASK,
+    BrokerLostError,
+    Report,
+    Work,
+    cancel_key,
+    frame_key,
+    report_key,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Seconds that connecting to the broker, and one exchange with it, may take.
+CONNECT, EXCHANGE = 2.0, 10.0
+
+
+def make_celery(settings: Settings, *, patient: bool) -> Celery:
+    """The Celery application of server and workers.
+
+    patient: what can't be told to the broker is tried for minutes rather than given up at once.
+    """
+    app = Celery("lineside", set_as_current=False)
+    app.conf.update(
+        task_default_queue=QUEUE,
+        task_create_missing_queues=True,
+        task_ignore_result=True,
+        task_publish_retry=False,
+        task_acks_late=True,
+        result_expires=KEPT,
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=CONNECT,
+    )
+    if not settings.broker_url:
+        app.conf.update(
+            broker_url="localhost",
+            broker_transport=embedded.TRANSPORT,
+            broker_transport_options={"path": str(Path(settings.data) / embedded.FILE)},
+            result_backend=embedded.BACKEND,
+        )
+        return app
+    retry = {"max_retries": 600 if patient else 0, "interval_step": 0.1, "interval_max": 1.0}
+    app.conf.update(
+        broker_url=settings.broker_url,
+        broker_transport_options={"socket_connect_timeout": CONNECT, "socket_keepalive": True},
+        result_backend=settings.broker_url,
+        result_backend_transport_options={"retry_policy": retry},
+        redis_socket_connect_timeout=CONNECT,
+        redis_socket_timeout=EXCHANGE,
+        redis_socket_keepalive=True,
+    )
+    return app
+
+
+def broker_errors(settings: Settings) -> tuple[type[Exception], ...]:
+    """What is raised where the broker can't be reached."""
+    if not settings.broker_url:
+        return (sqlite3.Error, OSError, KombuError)
+    from redis.exceptions import RedisError
+
+    return (RedisError, OSError, OperationalError)
+
+
+class Broker:
+    """The server's side of the queue. Every method raises BrokerLostError where the broker can't be
+    reached."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._carries = bool(settings.broker_url)
+        self._errors = broker_errors(settings)
+        with self._telling():
+            if not settings.broker_url:
+                embedded.renew(Path(settings.data) / embedded.FILE)
+            self._app = make_celery(settings, patient=False)
+            # Made here, so that no other thread makes a second one.
+            self._backend: Any = self._app.backend
+
+    @contextmanager
+    def _telling(self) -> "Iterator[None]":
+        try:
+            yield
+        except self._errors as error:
+            raise BrokerLostError(str(error) or repr(error)) from None
+
+    @property
+    def carries(self) -> bool:
+        """Whether frames go through the broker, since workers may be on other machines."""
+        return self._carries
+
+    def send(self, work: Work, data: bytes | None) -> None:
+        """Queues one frame; `data` is needed where the broker `carries` it."""
+        with self._telling():
+            if data is not None:
+                self._backend.set(frame_key(work.job, work.number), data, expires=KEPT)
+            self._app.send_task(
+                TASK,
+                args=(msgspec.json.encode(work).decode(),),
+                task_id=work.task,
+                queue=QUEUE,
+                ignore_result=True,
+            )
+
+    def reports(self, tasks: Sequence[str]) -> dict[str, Report]:
+        """The latest report of each of `tasks` that a worker has taken."""
+        if not tasks:
+            return {}
+        with self._telling():
+            found = list(self._backend.mget([report_key(task) for task in tasks]))
+        return {
+            task: msgspec.json.decode(data, type=Report)
+            for task, data in zip(tasks, found, strict=True)
+            if data
+        }
+
+    def close(self) -> None:
+        """Closes the connections."""
+        with self._telling():
+            self._app.close()
+
+    def queued(self) -> int:
+        """Frames that no worker has taken."""
+        with self._telling(), self._app.pool.acquire(block=True) as connection:
+            channel = connection.default_channel
+            return int(self._app.amqp.queues[QUEUE].bind(channel).queue_declare().message_count)
+
+    def forget(self, task: str, job: str, number: int, *, frame: bool) -> None:
+        """Removes the report of an attempt and, where the frame is done, the frame."""
+        with self._telling():
+            self._backend.delete(report_key(task))
+            if frame and self._carries:
+                self._backend.delete(frame_key(job, number))
+
+    def cancel(self, job: str) -> None:
+        """Tells workers to pass over the frames of this job."""
+        with self._telling():
+            self._backend.set(cancel_key(job), b"1", expires=KEPT)
+
+    def tidy(self) -> None:
+        """Removes what nobody asked for."""
+        if not self._carries:
+            with self._telling():
+                self._backend.cleanup()

@@ -1,0 +1,256 @@
+"""From the table of jobs to the workers and back.
+
+Messages are only wake-ups: every frame without an outcome is sent, and sent again where its message
+was lost or its worker fell silent, until the table holds its outcome. A frame answered twice has
+one outcome, the first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+from server.errors import JobFinishedError, JobNotFoundError, LinesideError, NotReadyError
+from server.jobs.messages import Report, Work
+from server.observe.logs import LOGGER
+from server.store.job_records import Fault, JobRecord, OpenFrame, Outcome
+from server.store.jobs import JobTable
+
+if TYPE_CHECKING:
+    from server.jobs.broker import Broker
+
+logger = logging.getLogger(LOGGER)
+
+# Frames sent and not yet answered: enough to keep workers busy, few enough to bound the broker.
+WINDOW = 64
+# Seconds after which a frame that nobody took counts as lost, where the queue is empty; and where
+# it is not, since another server's frames may be in it.
+UNTAKEN, UNTAKEN_AT_ALL = 2.0, 60.0
+# Seconds between questions after the queue's length.
+ASKING = 1.0
+MOST_QUEUED = 10 * WINDOW
+# Seconds without a beat after which a worker counts as dead (one beats every second).
+SILENT = 5.0
+# Workers that a job may cost.
+MOST_LOSSES = 3
+# Seconds for which a frame waits for a model that is being loaded.
+LONGEST_LOADING = 120.0
+
+# The model that serves for this frame now, as (name, version, sha256 of its file).
+Choose = Callable[[OpenFrame], tuple[str, int, str]]
+
+
+class Listener(Protocol):
+    """Who is told of what was kept in the table."""
+
+    def began(self, jobs: list[str]) -> None:
+        """These jobs run from now on."""
+
+    def answered(self, frame: OpenFrame, outcome: Outcome, data: bytes | None) -> None:
+        """A frame has its outcome; data: as received, where `wants_data` and still kept."""
+
+    def finished(self, jobs: list[JobRecord]) -> None:
+        """These jobs have ended."""
+
+    @property
+    def wants_data(self) -> bool:
+        """Whether `answered` is to be given the frames."""
+
+
+class Flight:
+    """A frame that was sent. heard: when its report last changed, in the seconds of `step`."""
+
+    def __init__(self, frame: OpenFrame, work: Work, now: float) -> None:
+        self.frame, self.work = frame, work
+        self.sent = self.heard = now
+        self.report: Report | None = None
+
+
+class Dispatcher:
+    """One round after the other by `step`, from one thread; `stage` may be asked from any."""
+
+    def __init__(
+        self,
+        table: JobTable,
+        broker: Broker,
+        choose: Choose,
+        listener: Listener,
+        cancelled: deque[str],
+    ) -> None:
+        """cancelled: jobs that others have ended, taken from it with the next round."""
+        self._table, self._broker = table, broker
+        self._choose, self._listener, self._cancelled = choose, listener, cancelled
+        self._asked = 0.0
+        self._flights: dict[tuple[str, int], Flight] = {}
+        self._held: dict[tuple[str, int], float] = {}
+
+    def stage(self, job: str, number: int) -> str | None:
+        """The stage that a frame is in at a worker; None where none has it."""
+        flight = self._flights.get((job, number))
+        return flight.report.stage if flight and flight.report else None
+
+    def step(self, now: float, wall: float, gone: Iterable[str] = ()) -> bool:
+        """One round. now, wall: seconds of a monotonic clock and since 1970. gone: workers known
+        to have died. Returns whether anything had happened.
+
+        Raises BrokerLostError and JobsUnavailableError; a later round then goes on.
+        """
+        while self._cancelled:
+            self._cancel(self._cancelled.popleft())
+        moved = self._collect(now, wall)
+        self._recover(now, wall, frozenset(gone))
+        return self._send(now, wall) or moved
+
+    def close(self) -> None:
+        """Closes the connections to the broker."""
+        self._broker.close()
+
+    def tidy(self) -> None:
+        """Removes what the broker keeps and nobody asked for."""
+        self._broker.tidy()
+
+    def _cancel(self, job: str) -> None:
+        """Drops the frames of a job that has ended: no worker begins another."""
+        flights = [flight for flight in list(self._flights.values()) if flight.frame.job == job]
+        if flights:
+            self._broker.cancel(job)
+        for flight in flights:
+            self._land(flight, done=True)
+
+    def _land(self, flight: Flight, *, done: bool) -> None:
+        del self._flights[flight.frame.key]
+        self._broker.forget(flight.work.task, *flight.frame.key, frame=done)
+
+    def _collect(self, now: float, wall: float) -> bool:
+        flights = list(self._flights.values())
+        reports = self._broker.reports([flight.work.task for flight in flights])
+        begun, ended = {}, []
+        for flight in flights:
+            report = reports.get(flight.work.task)
+            if report is None or report == flight.report:
+                continue
+            if flight.report is None:
+                begun[flight.frame.job] = True
+            flight.report, flight.heard = report, now
+            if report.state != "running":
+                ended.append(flight)
+        self._keep(
+            [(f.frame, f.report.outcome) for f in ended if f.report and f.report.outcome], wall
+        )
+        if begun:
+            self._listener.began(self._table.started(begun, wall))
+        for flight in ended:
+            if flight.report and flight.report.state == "missing":
+                self._lose(flight, wall)
+            else:
+                self._land(flight, done=True)
+        return bool(begun or ended)
+
+    def _keep(self, found: list[tuple[OpenFrame, Outcome]], wall: float) -> None:
+        """Puts outcomes into the table, and tells of those that it had not."""
+        if not found:
+            return
+        wanted = self._listener.wants_data
+        data = {f.key: self._table.data(*f.key) for f, _ in found} if wanted else {}
+        kept, finished = self._table.ended([(*frame.key, o) for frame, o in found], wall)
+        frames = {frame.key: frame for frame, _ in found}
+        for job, number, outcome in kept:
+            self._listener.answered(frames[job, number], outcome, data.get((job, number)))
+        self._listener.finished(finished)
+
+    def _recover(self, now: float, wall: float, gone: frozenset[str]) -> None:
+        untaken = []
+        for flight in list(self._flights.values()):
+            if flight.report is None:
+                if now - flight.sent > UNTAKEN:
+                    untaken.append(flight)
+            elif flight.report.worker in gone or now - flight.heard > SILENT:
+                self._lose(flight, wall)
+        if not untaken or now - self._asked < ASKING:
+            return
+        self._asked = now
+        queued = self._broker.queued()
+        for flight in untaken:
+            old = now - flight.sent > UNTAKEN_AT_ALL and queued < MOST_QUEUED
+            if queued == 0 or old:
+                flight.sent = now
+                if not self._submit(flight):
+                    del self._flights[flight.frame.key]
+
+    def _lose(self, flight: Flight, wall: float) -> None:
+        """The worker that had this frame is gone, or what it said is."""
+        frame = flight.frame
+        losses = self._table.lost(*frame.key)
+        fields = {
+            "job": frame.job,
+            "frame": frame.number,
+            "worker": flight.report.worker if flight.report else "",
+            "losses": losses,
+        }
+        logger.warning("worker lost with a frame", extra={"fields": fields})
+        self._land(flight, done=False)
+        if losses >= MOST_LOSSES:
+            fault = Fault(
+                "WORKER_LOST",
+                f"{losses} workers died with the frame {frame.number} of this job in hand",
+            )
+            with suppress(JobFinishedError, JobNotFoundError):
+                self._listener.finished([self._table.stop(frame.job, "failed", fault, wall)])
+            self._cancel(frame.job)
+
+    def _send(self, now: float, wall: float) -> bool:
+        room = WINDOW - len(self._flights)
+        # Several at a time: looking for them costs as much as for one.
+        if room < WINDOW // 4:
+            return False
+        waiting = self._table.open_frames(2 * WINDOW)
+        frames = [frame for frame in waiting if frame.key not in self._flights][:room]
+        known = self._broker.reports([frame.task for frame in frames])
+        faults: list[tuple[OpenFrame, Outcome]] = []
+        sent = False
+        for frame in frames:
+            work = self._choose_model(frame, now, wall)
+            if isinstance(work, Fault):
+                faults.append((frame, Outcome(fault=work)))
+            elif work is not None:
+                flight = Flight(frame, work, now)
+                report = known.get(frame.task)
+                # What a worker was told by this server's predecessor is not told again.
+                taken = report is not None and report.state in ("running", "done")
+                if taken or self._submit(flight):
+                    self._flights[frame.key] = flight
+                    sent = True
+        self._keep(faults, wall)
+        return sent or bool(faults)
+
+    def _choose_model(self, frame: OpenFrame, now: float, wall: float) -> Work | Fault | None:
+        """What to tell a worker; a fault where the frame can't be answered any more, None where it
+        can't be yet."""
+        ask = frame.ask
+        if ask.expires is not None and wall > ask.expires:
+            return Fault("DEADLINE_EXCEEDED", "the deadline passed before a worker was free")
+        try:
+            model, version, sha256 = self._choose(frame)
+        except NotReadyError as error:
+            since = self._held.setdefault(frame.key, now)
+            if now - since < LONGEST_LOADING:
+                return None
+            del self._held[frame.key]
+            return Fault(error.code, error.message)
+        except LinesideError as error:
+            return Fault(error.code, error.message)
+        self._held.pop(frame.key, None)
+        return Work(frame.task, *frame.key, frame.kind, ask, model, version, sha256)
+
+    def _submit(self, flight: Flight) -> bool:
+        """Sends the frame; False where its job has ended meanwhile."""
+        data = None
+        if self._broker.carries:
+            data = self._table.data(*flight.frame.key)
+            if data is None:
+                return False
+        self._broker.send(flight.work, data)
+        return True

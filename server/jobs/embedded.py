@@ -1,0 +1,164 @@
+"""Celery's broker and result backend of one machine: a SQLite file between processes.
+
+Kombu's own file-based transports keep a message that a killed worker had taken from everyone else.
+Here messages are wake-ups and results are on their way to the table of jobs, which alone counts:
+what is lost here is sent again.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+from celery.backends.base import KeyValueStoreBackend
+from kombu.transport import virtual
+from kombu.utils.encoding import bytes_to_str, ensure_bytes
+from kombu.utils.json import dumps, loads
+
+from server.store.sqlite import open_database
+
+FILE = "jobs-queue.db"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS messages (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, message TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS results (
+    key TEXT PRIMARY KEY, value BLOB NOT NULL, at REAL NOT NULL
+);
+"""
+TRANSPORT, BACKEND = "server.jobs.embedded:Transport", "server.jobs.embedded:Backend"
+
+
+class QueueFile:
+    """One process's connection to the file. `_lock` guards `_connection`."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._connection = open_database(path, SCHEMA, "NORMAL")
+
+    def run(self, statement: str, *values: object) -> list[Any]:
+        """The rows of one statement, committed by itself."""
+        with self._lock:
+            return self._connection.execute(statement, values).fetchall()
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self._lock:
+            self._connection.close()
+
+
+def renew(path: Path) -> None:
+    """Empties the queue, or makes the file anew where it is damaged. Raises sqlite3.Error or
+    OSError."""
+    try:
+        file = QueueFile(path)
+        file.run("DELETE FROM messages")
+        file.close()
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        for end in ("", "-wal", "-shm"):
+            path.with_name(path.name + end).unlink(missing_ok=True)
+        QueueFile(path).close()
+
+
+class Channel(virtual.Channel):
+    """Queues as rows; the oldest goes first, to one receiver."""
+
+    supports_fanout = False
+
+    @property
+    def _file(self) -> QueueFile:
+        file: QueueFile = self.connection.file
+        return file
+
+    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
+        self._file.run("INSERT INTO messages (queue, message) VALUES (?, ?)", queue, dumps(message))
+
+    def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
+        # Looking before taking spares the file a write with every look.
+        if not self._size(queue):
+            raise Empty
+        rows = self._file.run(
+            "DELETE FROM messages WHERE id = (SELECT min(id) FROM messages WHERE queue = ?)"
+            " RETURNING message",
+            queue,
+        )
+        if not rows:
+            raise Empty
+        message: dict[str, Any] = loads(bytes_to_str(rows[0][0]))
+        return message
+
+    def _size(self, queue: str) -> int:
+        return int(self._file.run("SELECT count(*) FROM messages WHERE queue = ?", queue)[0][0])
+
+    def _purge(self, queue: str) -> int:
+        size = self._size(queue)
+        self._file.run("DELETE FROM messages WHERE queue = ?", queue)
+        return size
+
+
+class Transport(virtual.Transport):
+    """The transport of `Channel`; its transport option `path` names the file."""
+
+    Channel = Channel
+    driver_type = "sqlite"
+    driver_name = "sqlite3"
+    polling_interval = 0.05
+    connection_errors = (*virtual.Transport.connection_errors, sqlite3.OperationalError)
+
+    def __init__(self, client: Any, **options: Any) -> None:
+        super().__init__(client, **options)
+        self._path = Path(client.transport_options["path"])
+        self.file: QueueFile
+
+    def driver_version(self) -> str:
+        """SQLite's."""
+        return sqlite3.sqlite_version
+
+    def establish_connection(self) -> Any:
+        """Opens the file. Raises sqlite3.Error or OSError."""
+        self.file = QueueFile(self._path)
+        return super().establish_connection()
+
+    def close_connection(self, connection: Any) -> None:
+        """Closes the channels, then the file."""
+        super().close_connection(connection)
+        self.file.close()
+
+
+class Backend(KeyValueStoreBackend):
+    """Results as rows."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._file = QueueFile(Path(self.app.conf.broker_transport_options["path"]))
+
+    def get(self, key: str | bytes) -> bytes | None:
+        """What was set, or None."""
+        rows = self._file.run("SELECT value FROM results WHERE key = ?", bytes_to_str(key))
+        return rows[0][0] if rows else None
+
+    def mget(self, keys: Iterable[str | bytes]) -> Iterator[bytes | None]:
+        """As `get`, of several."""
+        return (self.get(key) for key in keys)
+
+    def set(self, key: str | bytes, value: str | bytes, expires: float | None = None) -> None:
+        """Sets, until `cleanup` finds it old."""
+        self._file.run(
+            "INSERT OR REPLACE INTO results VALUES (?, ?, ?)",
+            bytes_to_str(key),
+            ensure_bytes(value),
+            time.time(),
+        )
+
+    def delete(self, key: str | bytes) -> None:
+        """Removes it, where it is there."""
+        self._file.run("DELETE FROM results WHERE key = ?", bytes_to_str(key))
+
+    def cleanup(self) -> None:
+        """Removes what is older than `result_expires`."""
+        self._file.run("DELETE FROM results WHERE at < ?", time.time() - float(self.expires))

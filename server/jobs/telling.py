@@ -1,0 +1,132 @@
+"""Who learns how jobs go: the metrics, those who keep or count frames, and webhooks."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from server.config import Settings
+from server.errors import JobsUnavailableError
+from server.observe.logs import LOGGER
+from server.observe.metrics import Metrics
+from server.recognition.observation import Listener, Observation
+from server.recognition.recognizer import Answer, Options
+from server.store.job_records import JobRecord, OpenFrame, Outcome, State
+
+if TYPE_CHECKING:
+    from server.jobs.webhook import Sender
+    from server.store.jobs import JobTable
+
+logger = logging.getLogger(LOGGER)
+
+# Seconds between looks for webhooks where none is due.
+LONGEST_PAUSE = 60.0
+RETRY = 1.0
+
+
+class Telling:
+    """Told by the dispatcher, in its thread. Webhooks have a thread of their own, so that no job
+    waits for a slow receiver.
+
+    observe: is told of each answered frame. render: a job as the API tells it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        observe: Listener,
+        wants_data: bool,
+        render: Callable[[JobRecord], bytes],
+    ) -> None:
+        self._settings, self._metrics, self._observe = settings, metrics, observe
+        self.wants_data, self._render = wants_data, render
+        self._sender: Sender | None = None
+        self._ended, self._stopping = threading.Event(), threading.Event()
+
+    def pending(self, count: Callable[[], int]) -> None:
+        """Has Prometheus ask `count` for the jobs that wait or run."""
+        self._metrics.jobs_pending.set_function(count)
+
+    def count(self, state: State) -> None:
+        """Counts a job that has come into this state."""
+        self._metrics.jobs.labels(state).inc()
+
+    def began(self, jobs: list[str]) -> None:
+        """These jobs run from now on."""
+        for _ in jobs:
+            self.count("running")
+
+    def answered(self, frame: OpenFrame, outcome: Outcome, data: bytes | None) -> None:
+        """A frame has its outcome."""
+        ask = frame.ask
+        if outcome.fault is not None:
+            self._metrics.refused.labels(outcome.fault.code).inc()
+            return
+        options = Options(ask.top_k, ask.threshold, camera=ask.camera or "", part=ask.part or "")
+        answers: tuple[Answer, ...] = (outcome.answer,) if outcome.answer else ()
+        if outcome.numbers is not None:
+            answers, data = outcome.numbers.answers, None
+        for answer in answers:
+            self._observe(Observation(time.time(), frame.request_id, answer, options, data))
+
+    def finished(self, jobs: list[JobRecord]) -> None:
+        """These jobs have ended."""
+        for job in jobs:
+            self.count(job.state)
+            if job.webhook is not None:
+                self._ended.set()
+
+    def sender(self) -> Sender | None:
+        """What posts webhooks; None where none may go anywhere."""
+        if self._sender is None and self._settings.webhook_hosts:
+            from server.jobs.webhook import Sender
+
+            self._sender = Sender(self._settings.webhook_hosts, self._settings.webhook_secret)
+        return self._sender
+
+    def start(self, table: JobTable) -> None:
+        """Sends what is due, now and later, where webhooks are switched on."""
+        sender = self.sender()
+        if sender is not None:
+            threading.Thread(
+                target=self._deliver, args=(table, sender), name="webhooks", daemon=True
+            ).start()
+
+    def close(self) -> None:
+        """Sends no more."""
+        self._stopping.set()
+        self._ended.set()
+
+    def _deliver(self, table: JobTable, sender: Sender) -> None:
+        while not self._stopping.is_set():
+            try:
+                for job in table.due_webhooks(time.time()):
+                    self._deliver_one(table, sender, job)
+                due = table.next_webhook()
+            except JobsUnavailableError as error:
+                logger.error("webhooks wait", extra={"fields": {"reason": error.message}})
+                due = time.time() + RETRY
+            pause = LONGEST_PAUSE if due is None else min(LONGEST_PAUSE, due - time.time())
+            self._ended.wait(max(0.0, pause))
+            self._ended.clear()
+
+    def _deliver_one(self, table: JobTable, sender: Sender, job: JobRecord) -> None:
+        from server.jobs.webhook import pause_after
+
+        assert job.webhook is not None
+        attempts = job.webhook.attempts + 1
+        reason = sender.send(job.webhook.url, self._render(job))
+        fields = {"job": job.id, "attempt": attempts, "reason": reason}
+        if not reason:
+            logger.info("webhook delivered", extra={"fields": fields})
+            table.told(job.id, "delivered", None)
+        elif attempts >= self._settings.webhook_attempts:
+            logger.error("webhook given up", extra={"fields": fields})
+            table.told(job.id, "failed", None)
+        else:
+            logger.warning("webhook failed", extra={"fields": fields})
+            table.told(job.id, "pending", time.time() + pause_after(attempts))

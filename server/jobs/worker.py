@@ -1,0 +1,202 @@
+"""python -m server worker: takes frames from the queue, one at a time, and reports on them."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from ctypes import CDLL
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import msgspec
+from celery import Celery, signals
+from celery.platforms import SecurityWarning
+from celery.worker import state
+
+from server.config import Settings
+from server.draining import PR_SET_PDEATHSIG
+from server.errors import StartError
+from server.jobs.broker import broker_errors, make_celery
+from server.jobs.messages import TASK, WORKER_OF, Report, Work, cancel_key, frame_key, report_key
+from server.jobs.models import WorkerModels
+from server.observe import logs
+from server.recognition import process
+from server.store.jobs import JobTable
+
+logger = logging.getLogger(logs.LOGGER)
+T = TypeVar("T")
+
+# Seconds between beats: a worker that misses several counts as dead.
+BEAT = 1.0
+# Seconds between reports of stages.
+MOMENT = 0.02
+# Added to the niceness of workers that the server starts: the line's own frames go first.
+NICE = 5
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+class Desk:
+    """One frame's reports to the broker, and the frame from it.
+
+    `_lock` guards `_report`, where the frame in hand is, or None between frames, and `_sent`, when
+    that was last told.
+    """
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        self._backend: Any = app.backend
+        self._errors = broker_errors(settings)
+        self._table = None if settings.broker_url else JobTable(Path(settings.data))
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._lock = threading.Lock()
+        self._task = ""
+        self._report: Report | None = None
+        self._sent = 0.0
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no frame is in hand."""
+        return self._report is None
+
+    def open(self, work: Work) -> bytes | None:
+        """The frame, with its work begun; None where there is nothing to do."""
+        keys = [report_key(work.task), cancel_key(work.job), frame_key(work.job, work.number)]
+        found: list[bytes | None] = self._patiently(lambda: list(self._backend.mget(keys)))
+        told, cancelled, data = found
+        if told and msgspec.json.decode(told, type=Report).state == "done":
+            return None  # a message that came twice
+        self._task = work.task
+        self._tell(Report("running", self.name, "decode"))
+        if cancelled:
+            self.close(Report("dropped", self.name))
+            return None
+        if self._table is not None:
+            data = self._table.data(work.job, work.number)
+        if data is None:
+            self.close(Report("missing", self.name))
+        return data
+
+    def stage_ended(self, stage: str, _: float) -> None:
+        """Tells of the stage after `stage`, as the recognizer calls it."""
+        last = self._report
+        coming = {"wait": "decode", "decode": "preprocess", "preprocess": "inference"}.get(stage)
+        if last is not None and coming and coming != last.stage:
+            self._tell(msgspec.structs.replace(last, stage=coming), soon=True)
+
+    def close(self, report: Report) -> None:
+        """Tells how the frame ended."""
+        self._tell(report)
+        with self._lock:
+            self._report = None
+
+    def _tell(self, report: Report, *, soon: bool = False) -> None:
+        """Sends `report`; one that is wanted `soon` only with the next beat, where the last was
+        sent a moment ago: nobody could see both."""
+        with self._lock:
+            self._report = report
+            if not soon or time.monotonic() - self._sent > MOMENT:
+                self._send(report)
+
+    def _send(self, report: Report) -> None:
+        self._sent = time.monotonic()
+        data = msgspec.json.encode(report)
+        self._patiently(lambda: self._backend.set(report_key(self._task), data))
+
+    def _beat(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(BEAT):
+            with self._lock:
+                report = self._report
+                if report is not None and report.state == "running":
+                    self._report = msgspec.structs.replace(report, beat=report.beat + 1)
+                    self._send(self._report)
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """What the broker answers, however long it is away: a frame's answer is worth waiting."""
+        pause = threading.Event()
+        while True:
+            try:
+                return ask()
+            except self._errors as error:
+                fields = {"reason": str(error), "task": self._task}
+                logger.warning("the broker can't be reached", extra={"fields": fields})
+                pause.wait(BEAT)
+
+
+def make_task(app: Celery, desk: Desk, models: WorkerModels) -> None:
+    """Makes `app` answer frames."""
+
+    @app.task(name=TASK)
+    def frame(text: str) -> None:
+        work = msgspec.json.decode(text, type=Work)
+        data = desk.open(work)
+        if data is not None:
+            desk.close(Report("done", desk.name, outcome=models.answer(work, data)))
+
+
+def run(settings: Settings) -> int:
+    """Works until SIGTERM or SIGINT, which let the frame in hand finish; returns the exit code.
+
+    Raises StartError where the queue or the table can't be used.
+    """
+    parent = int(os.environ.pop(WORKER_OF, "0"))
+    if parent:
+        _end_with(parent)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    listener = logs.start(settings.log_level, settings.log_format)
+    for library in ("celery", "kombu"):
+        other = logging.getLogger(library)
+        other.handlers[:], other.propagate = logger.handlers, False
+        other.setLevel(logging.WARNING)
+    process.set_up()
+    # It is about messages that could carry programs; ours are JSON of known shape.
+    warnings.simplefilter("ignore", SecurityWarning)
+    app = make_celery(settings, patient=True)
+    desk = Desk(app, settings)
+    make_task(app, desk, WorkerModels(settings, desk.stage_ended))
+    worker = app.Worker(
+        pool_cls="solo",
+        concurrency=1,
+        hostname=f"lineside@{desk.name}",
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+
+    def ready(**_: object) -> None:
+        # Celery has set its own handlers by now, under which an idle worker stays for seconds.
+        for number in STOPPING:
+            signal.signal(number, stop)
+        logger.info("worker ready", extra={"fields": {"pid": os.getpid()}})
+
+    def stop(_: int, __: FrameType | None) -> None:
+        state.should_stop = 0
+        seconds = 0.0 if desk.idle else float(settings.stop_timeout)
+        threading.Timer(seconds, leave).start()
+
+    def leave() -> None:
+        listener.stop()
+        os._exit(0)
+
+    signals.worker_ready.connect(ready)
+    try:
+        worker.start()
+    except BaseException:
+        listener.stop()
+        raise
+    leave()
+    return 0
+
+
+def _end_with(parent: int) -> None:
+    """Has the kernel send SIGTERM when the server that started this worker ends (prctl(2))."""
+    CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise StartError("the server that started this worker has ended")
+    os.nice(NICE)

@@ -1,0 +1,170 @@
+"""Requests that this server makes because a caller named a URL: `image_url` and webhooks.
+
+A server that turns to where strangers point can be sent to places that only it can reach. So the
+operator lists the hosts; the address that a name resolves to is checked, and it is that very
+address that is connected to, so that a second answer of the name server can't lead elsewhere.
+"""
+
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from server.errors import InvalidFieldError, SettingsError
+
+Address = IPv4Address | IPv6Address
+PORTS = {"http": 80, "https": 443}
+AT_ONCE = 4
+ENTRY = re.compile(r"(?P<host>\[[^\]]+\]|[^:]+)(:(?P<port>[0-9]{1,5}))?")
+NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})")
+
+
+class Allowed(msgspec.Struct, frozen=True):
+    """One entry of the list: a host name, or a network (an address is one of itself), with its
+    port, or None for the usual ones."""
+
+    name: str
+    network: IPv4Network | IPv6Network | None
+    port: int | None
+
+    def covers(self, host: str, port: int) -> bool:
+        """Whether a URL may name `host` (lower case, without brackets) at `port`."""
+        if port != self.port and (self.port is not None or port not in PORTS.values()):
+            return False
+        if self.network is None:
+            return host == self.name
+        address = _address(host)
+        return address is not None and address in self.network
+
+
+def parse_allowed(entry: str, setting: str = "image_url_hosts") -> Allowed:
+    """NAME, ADDRESS or NETWORK/BITS, with or without :PORT (an IPv6 one in brackets then).
+
+    Raises SettingsError.
+    """
+    network = _network(entry)
+    if network is not None:
+        return Allowed(entry, network, None)
+    found = ENTRY.fullmatch(entry)
+    network = _network(found["host"].strip("[]")) if found else None
+    if found is None or (network is None and not NAME.fullmatch(found["host"])):
+        raise SettingsError(
+            f"{setting} can't hold {entry!r}: a host name, an address or NETWORK/BITS, each"
+            " with or without :PORT"
+        )
+    return Allowed(
+        found["host"].lower().rstrip("."), network, int(found["port"]) if found["port"] else None
+    )
+
+
+def _network(text: str) -> IPv4Network | IPv6Network | None:
+    try:
+        return ip_network(text)
+    except ValueError:
+        return None
+
+
+def _address(text: str) -> Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+class Outgoing:
+    """Connections to the hosts that `entries`, the items of `setting`, list for URLs in `field`.
+
+    Raises SettingsError for an entry that can't be understood.
+    """
+
+    def __init__(self, field: str, setting: str, entries: tuple[str, ...]) -> None:
+        self.field, self._setting = field, setting
+        self._allowed = tuple(parse_allowed(entry, setting) for entry in entries)
+        # Resolving a name can't be given a time limit; done by other threads, it can be left.
+        self._resolvers = ThreadPoolExecutor(AT_ONCE, "resolve")
+        self._tls = ssl.create_default_context()
+
+    @contextmanager
+    def connected(self, url: str, deadline: float) -> Iterator[tuple[socket.socket, SplitResult]]:
+        """A connection, with TLS for https, to where `url` points, shut at `deadline` (seconds of
+        time.monotonic()), and the parts of the URL.
+
+        Raises InvalidFieldError where that may not be, OSError where it can't.
+        """
+        parts, host, port = self.check(url)
+        address = self._resolve(host, port, deadline)
+        with ExitStack() as stack:
+            sock = stack.enter_context(
+                socket.create_connection((str(address), port), time_left(deadline))
+            )
+            if parts.scheme == "https":
+                sock = stack.enter_context(
+                    self._tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+                )
+            # What a slow peer keeps open beyond its time is shut; the blocked read then ends.
+            timer = threading.Timer(time_left(deadline), _shut, (sock,))
+            stack.callback(timer.cancel)
+            timer.start()
+            if isinstance(sock, ssl.SSLSocket):
+                sock.do_handshake()
+            yield sock, parts
+
+    def check(self, url: str) -> tuple[SplitResult, str, int]:
+        """The parts of `url`, its host and its port. Raises InvalidFieldError where it is not to be
+        used."""
+        try:
+            parts = urlsplit(url)
+            host, port = (parts.hostname or "").rstrip("."), parts.port
+        except ValueError as error:
+            raise InvalidFieldError(f"{self.field} is not a valid URL: {error}") from None
+        if parts.scheme not in PORTS or not host or parts.username is not None:
+            raise InvalidFieldError(f"{self.field} should be http://HOST/... or https://HOST/...")
+        if not url.isascii() or any(c <= " " or c == "\x7f" for c in url):
+            raise InvalidFieldError(f"{self.field} has characters that a URL must percent-encode")
+        port = port or PORTS[parts.scheme]
+        if not any(entry.covers(host, port) for entry in self._allowed):
+            raise InvalidFieldError(
+                f"{self.field} names {host} at port {port}, which the setting {self._setting} does"
+                " not"
+            )
+        return parts, host, port
+
+    def _resolve(self, host: str, port: int, deadline: float) -> Address:
+        """The first address of `host`, if it is public or listed."""
+        found = self._resolvers.submit(
+            socket.getaddrinfo, host, port, type=socket.SOCK_STREAM
+        ).result(time_left(deadline))
+        address = ip_address(str(found[0][4][0]).partition("%")[0])
+        public = address.is_global and not address.is_multicast
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+            public = address.is_global and not address.is_multicast
+        networks = (entry.network for entry in self._allowed if entry.network is not None)
+        if not public and not any(address in network for network in networks):
+            raise InvalidFieldError(
+                f"{self.field}'s host {host} has the private address {address}, which the setting"
+                f" {self._setting} does not list"
+            )
+        return address
+
+
+def time_left(deadline: float) -> float:
+    """Seconds until `deadline`. Raises TimeoutError where there are none."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _shut(sock: socket.socket) -> None:
+    with suppress(OSError):
+        # Not SSLSocket's own, which takes the TLS state away under the thread that reads.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)

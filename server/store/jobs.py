@@ -1,0 +1,356 @@
+"""The table of jobs: what was acknowledged is in it, and on the disk, before it was acknowledged.
+
+One process writes to it; workers on the same machine read frames from it.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from server.errors import JobFinishedError, JobNotFoundError, JobsFullError, JobsUnavailableError
+from server.store.job_records import (
+    FILE,
+    OPEN,
+    Ask,
+    Fault,
+    FrameRecord,
+    JobRecord,
+    NewJob,
+    OpenFrame,
+    Outcome,
+    State,
+    Webhook,
+)
+from server.store.sqlite import open_database
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, state TEXT NOT NULL,
+    owner TEXT, request_id TEXT NOT NULL, ask BLOB NOT NULL,
+    created REAL NOT NULL, started REAL, finished REAL, fault BLOB,
+    webhook TEXT, webhook_state TEXT, webhook_attempts INTEGER NOT NULL DEFAULT 0, webhook_due REAL
+);
+CREATE INDEX IF NOT EXISTS jobs_finished ON jobs (finished) WHERE finished IS NOT NULL;
+CREATE INDEX IF NOT EXISTS jobs_open ON jobs (number) WHERE finished IS NULL;
+CREATE INDEX IF NOT EXISTS jobs_due ON jobs (webhook_due) WHERE webhook_due IS NOT NULL;
+CREATE TABLE IF NOT EXISTS frames (
+    job INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE, number INTEGER NOT NULL,
+    name TEXT NOT NULL, kind TEXT NOT NULL, bytes INTEGER NOT NULL, state TEXT NOT NULL,
+    losses INTEGER NOT NULL DEFAULT 0, outcome BLOB, PRIMARY KEY (job, number)
+);
+CREATE INDEX IF NOT EXISTS frames_open ON frames (job, number, bytes) WHERE state = 'pending';
+CREATE TABLE IF NOT EXISTS contents (
+    job INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE, number INTEGER NOT NULL,
+    data BLOB NOT NULL, PRIMARY KEY (job, number)
+);
+"""
+COLUMNS = (
+    "number, id, state, owner, request_id, created, started, finished, ask, fault, webhook,"
+    " webhook_state, webhook_attempts"
+)
+_encode = msgspec.json.encode
+
+
+class JobTable:
+    """The jobs in `folder`. `_lock` guards `_connection`.
+
+    Whatever can't be read or written raises JobsUnavailableError.
+    """
+
+    def __init__(self, folder: Path, most_jobs: int = 1000, most_bytes: int = 256_000_000) -> None:
+        self._most_jobs, self._most_bytes = most_jobs, most_bytes
+        self._lock = threading.Lock()
+        self._path = folder / FILE
+        try:
+            self._connection = open_database(self._path, SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            raise JobsUnavailableError(f"{self._path} can't be used: {error}") from None
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                raise JobsUnavailableError(f"{self._path} can't be used: {error}") from None
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, on the disk when the block has ended."""
+        with self._reading() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    def add(self, job: NewJob, now: float | None = None) -> None:
+        """Keeps a job with its frames. Raises JobsFullError where too many wait or run."""
+        now = time.time() if now is None else now
+        size = sum(len(frame.data) for frame in job.frames)
+        with self._writing() as db:
+            self._check_room(db, size)
+            cursor = db.execute(
+                "INSERT INTO jobs (id, state, owner, request_id, ask, created, webhook,"
+                " webhook_state) VALUES (?, 'pending', ?, ?, ?, ?, ?, ?)",
+                (job.id, job.owner, job.request_id, _encode(job.ask), now, job.webhook)
+                + (("pending",) if job.webhook else (None,)),
+            )
+            number = cursor.lastrowid
+            db.executemany(
+                "INSERT INTO frames (job, number, name, kind, bytes, state)"
+                " VALUES (?, ?, ?, ?, ?, 'pending')",
+                [(number, i, f.name, f.kind, len(f.data)) for i, f in enumerate(job.frames)],
+            )
+            db.executemany(
+                "INSERT INTO contents VALUES (?, ?, ?)",
+                [(number, i, f.data) for i, f in enumerate(job.frames)],
+            )
+
+    def _check_room(self, db: sqlite3.Connection, size: int) -> None:
+        jobs = db.execute("SELECT count(*) FROM jobs WHERE finished IS NULL").fetchone()[0]
+        if jobs >= self._most_jobs:
+            raise JobsFullError(
+                f"{jobs} jobs wait or run already, which is the most", retry_after=5
+            )
+        held = db.execute("SELECT sum(bytes) FROM frames WHERE state = 'pending'").fetchone()[0]
+        if (held or 0) + size > self._most_bytes:
+            raise JobsFullError(
+                f"the frames of jobs that wait take {(held or 0) / 1e6:.1f} MB and these"
+                f" {size / 1e6:.1f}: at most {self._most_bytes / 1e6:g} MB are kept",
+                retry_after=5,
+            )
+
+    def get(self, job: str) -> JobRecord:
+        """The job of that id. Raises JobNotFoundError."""
+        with self._reading() as db:
+            found = self._records(db, "WHERE id = ?", (job,))
+        if not found:
+            raise JobNotFoundError(f"there is no job {job}, or its results have expired")
+        return found[0]
+
+    def page(
+        self, owner: str | None, state: State | None, before: int | None, limit: int
+    ) -> list[JobRecord]:
+        """The newest `limit` jobs, newest first: of `owner` (None: anyone's), in `state` (None:
+        any), older than the one whose number is `before`."""
+        tests: dict[str, object] = {
+            "owner = ?": owner,
+            "state = ?": state,
+            "number < ?": before,
+        }
+        wanted = {test: value for test, value in tests.items() if value is not None}
+        where = f"WHERE {' AND '.join(wanted)}" if wanted else ""
+        with self._reading() as db:
+            return self._records(
+                db, f"{where} ORDER BY number DESC LIMIT ?", (*wanted.values(), limit)
+            )
+
+    def _records(
+        self, db: sqlite3.Connection, where: str, values: Sequence[Any]
+    ) -> list[JobRecord]:
+        rows = db.execute(f"SELECT {COLUMNS} FROM jobs {where}", values).fetchall()
+        return [_job(row, self._frames(db, row[0])) for row in rows]
+
+    def _frames(self, db: sqlite3.Connection, number: int) -> tuple[FrameRecord, ...]:
+        rows = db.execute(
+            "SELECT number, name, kind, state, losses, outcome FROM frames WHERE job = ?"
+            " ORDER BY number",
+            (number,),
+        )
+        return tuple(
+            FrameRecord(
+                number=number,
+                name=name,
+                kind=kind,
+                state=state,
+                losses=losses,
+                outcome=msgspec.json.decode(outcome, type=Outcome) if outcome else None,
+            )
+            for number, name, kind, state, losses, outcome in rows
+        )
+
+    def data(self, job: str, number: int) -> bytes | None:
+        """A frame as received; None once its job is finished."""
+        with self._reading() as db:
+            row = db.execute(
+                "SELECT data FROM contents WHERE number = ?"
+                " AND job = (SELECT number FROM jobs WHERE id = ?)",
+                (number, job),
+            ).fetchone()
+        return row[0] if row else None
+
+    def open_frames(self, limit: int) -> list[OpenFrame]:
+        """The oldest frames without an outcome."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT j.id, f.number, f.kind, f.losses, j.created, j.request_id, j.ask"
+                " FROM frames f JOIN jobs j ON j.number = f.job WHERE f.state = 'pending'"
+                " ORDER BY f.job, f.number LIMIT ?",
+                (limit,),
+            ).fetchall()
+        return [
+            OpenFrame(job, number, kind, losses, at, request_id, _decode_ask(ask))
+            for job, number, kind, losses, at, request_id, ask in rows
+        ]
+
+    def started(self, jobs: Iterable[str], now: float) -> list[str]:
+        """Tells that frames of these jobs are being worked on; returns those that were pending."""
+        with self._writing() as db:
+            return [
+                job
+                for job in jobs
+                if db.execute(
+                    "UPDATE jobs SET state = 'running', started = ?"
+                    " WHERE id = ? AND state = 'pending'",
+                    (now, job),
+                ).rowcount
+            ]
+
+    def ended(
+        self, outcomes: Sequence[tuple[str, int, Outcome]], now: float
+    ) -> tuple[list[tuple[str, int, Outcome]], list[JobRecord]]:
+        """Keeps the outcomes of frames that have none yet, and ends the jobs that wait for no more.
+
+        Returns the outcomes that were kept, and the jobs that ended.
+        """
+        kept, finished = [], []
+        with self._writing() as db:
+            for job, number, outcome in outcomes:
+                state = "failed" if outcome.fault else "succeeded"
+                changed = db.execute(
+                    "UPDATE frames SET state = ?, outcome = ? WHERE number = ? AND"
+                    " state = 'pending' AND job = (SELECT number FROM jobs WHERE id = ?)",
+                    (state, _encode(outcome), number, job),
+                ).rowcount
+                if changed:
+                    kept.append((job, number, outcome))
+            for job in dict.fromkeys(job for job, _, _ in kept):
+                (record,) = self._records(db, "WHERE id = ?", (job,))
+                if all(frame.state != "pending" for frame in record.frames):
+                    self._finish(db, record, _verdict(record), now)
+                    finished += self._records(db, "WHERE id = ?", (job,))
+        return kept, finished
+
+    def _finish(
+        self, db: sqlite3.Connection, job: JobRecord, end: tuple[State, Fault | None], now: float
+    ) -> None:
+        state, fault = end
+        db.execute(
+            "UPDATE jobs SET state = ?, fault = ?, started = coalesce(started, ?), finished = ?,"
+            " webhook_due = iif(webhook IS NULL, NULL, ?) WHERE number = ?",
+            (state, _encode(fault) if fault else None, now, now, now, job.number),
+        )
+        db.execute("DELETE FROM contents WHERE job = ?", (job.number,))
+
+    def stop(self, job: str, state: State, fault: Fault, now: float) -> JobRecord:
+        """Ends an open job as `state`: its frames without an outcome get none any more.
+
+        Raises JobNotFoundError, or JobFinishedError where it had ended otherwise.
+        """
+        with self._writing() as db:
+            found = self._records(db, "WHERE id = ?", (job,))
+            if not found:
+                raise JobNotFoundError(f"there is no job {job}, or its results have expired")
+            if found[0].state not in (*OPEN, state):
+                raise JobFinishedError(f"the job {job} has {found[0].state} already")
+            if found[0].state in OPEN:
+                db.execute(
+                    "UPDATE frames SET state = 'cancelled' WHERE job = ? AND state = 'pending'",
+                    (found[0].number,),
+                )
+                self._finish(db, found[0], (state, fault), now)
+            return self._records(db, "WHERE id = ?", (job,))[0]
+
+    def lost(self, job: str, number: int) -> int:
+        """Counts that a worker took the frame and died; returns how many have, or 0 where the frame
+        needs no other."""
+        with self._writing() as db:
+            row = db.execute(
+                "UPDATE frames SET losses = losses + 1 WHERE number = ? AND state = 'pending'"
+                " AND job = (SELECT number FROM jobs WHERE id = ?) RETURNING losses",
+                (number, job),
+            ).fetchone()
+        return row[0] if row else 0
+
+    def unfinished(self) -> int:
+        """Jobs that wait or run."""
+        with self._reading() as db:
+            row = db.execute("SELECT count(*) FROM jobs WHERE finished IS NULL").fetchone()
+        return int(row[0])
+
+    def expire(self, before: float) -> int:
+        """Removes the jobs that ended before that moment; returns how many."""
+        with self._writing() as db:
+            return db.execute(
+                "DELETE FROM jobs WHERE finished < ? AND webhook_due IS NULL", (before,)
+            ).rowcount
+
+    def due_webhooks(self, now: float, limit: int = 10) -> list[JobRecord]:
+        """Ended jobs whose end is to be told now."""
+        with self._reading() as db:
+            return self._records(
+                db, "WHERE webhook_due <= ? ORDER BY webhook_due LIMIT ?", (now, limit)
+            )
+
+    def next_webhook(self) -> float | None:
+        """When the next one is due."""
+        with self._reading() as db:
+            row = db.execute("SELECT min(webhook_due) FROM jobs").fetchone()
+        return None if row[0] is None else float(row[0])
+
+    def told(self, job: str, state: str, due: float | None) -> None:
+        """Keeps that a webhook was tried once more: how it stands, and when to try again."""
+        with self._writing() as db:
+            db.execute(
+                "UPDATE jobs SET webhook_attempts = webhook_attempts + 1, webhook_state = ?,"
+                " webhook_due = ? WHERE id = ?",
+                (state, due, job),
+            )
+
+
+def _job(row: Sequence[Any], frames: tuple[FrameRecord, ...]) -> JobRecord:
+    number, job, state, owner, request_id, created, started, finished, *rest = row
+    ask, fault, url, told, attempts = rest
+    return JobRecord(
+        number=number,
+        id=job,
+        state=state,
+        owner=owner,
+        request_id=request_id,
+        created=created,
+        started=started,
+        finished=finished,
+        ask=_decode_ask(ask),
+        fault=msgspec.json.decode(fault, type=Fault) if fault else None,
+        webhook=Webhook(url, told, attempts) if url else None,
+        frames=frames,
+    )
+
+
+def _decode_ask(data: bytes) -> Ask:
+    return msgspec.json.decode(data, type=Ask)
+
+
+def _verdict(job: JobRecord) -> tuple[State, Fault | None]:
+    """How a job ends whose frames all have: well only where each one did."""
+    faults = [frame.outcome.fault for frame in job.frames if frame.outcome and frame.outcome.fault]
+    if not faults:
+        return "succeeded", None
+    if len(job.frames) == 1:
+        return "failed", faults[0]
+    message = f"{len(faults)} of {len(job.frames)} frames failed; the first: {faults[0].message}"
+    return "failed", Fault(faults[0].code, message)

@@ -1,0 +1,165 @@
+"""What was acknowledged is answered, whoever is killed."""
+
+import random
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from images import encode, picture
+from live import ROOT, LiveServer
+from workers import (
+    LiveWorker,
+    await_that,
+    children,
+    count_jobs,
+    end,
+    job_workers,
+    redis_server,
+)
+
+JOBS = 200
+WORKER_KILLS, SERVER_KILLS = 5, 2
+
+
+class Plant:
+    """A server, restarted by hand, whose jobs outlive it."""
+
+    def __init__(self, data: Path, **settings: object) -> None:
+        self.data = data
+        self._settings = {"models": ROOT / "models", "model": "parts", "data": data, **settings}
+        self.lock = threading.Lock()
+        self.server = LiveServer(**self._settings)
+        self.server.await_ready()
+
+    def kill(self) -> None:
+        """kill -9 of the web process and its parent; another server takes their place. Workers of
+        theirs end by themselves."""
+        with self.lock:
+            processes = [self.server.process.pid, *children(self.server.process.pid)]
+            for pid in processes:
+                end(pid)
+            self.server.stop(signal.SIGKILL)
+            self.server = LiveServer(**self._settings)
+            self.server.await_ready()
+
+
+class Client(threading.Thread):
+    """Sends every frame until it is acknowledged; `acknowledged` holds the frame by job."""
+
+    def __init__(self, plant: Plant, frames: list[bytes]) -> None:
+        super().__init__(daemon=True)
+        self._plant, self._frames = plant, frames
+        self.acknowledged: dict[str, int] = {}
+        self.refusals: set[str] = set()
+
+    def begin(self) -> None:
+        """Starts; returns once there is a table of jobs."""
+        self.start()
+        await_that(lambda: self.acknowledged, "the first acknowledged job")
+
+    def run(self) -> None:
+        for number, frame in enumerate(self._frames):
+            while (job := self._send(frame)) is None:
+                pass
+            self.acknowledged[job] = number
+
+    def _send(self, frame: bytes) -> str | None:
+        try:
+            answer = requests.post(f"{self._plant.server.url}/v1/jobs", frame, timeout=60)
+        except requests.RequestException:
+            with self._plant.lock:  # until the next server is there
+                return None
+        if answer.status_code == 202:
+            return str(answer.json()["job_id"])
+        self.refusals.add(answer.json()["error"]["code"])
+        threading.Event().wait(0.1)
+        return None
+
+
+def _done(plant: Plant, count: int) -> bool:
+    return count_jobs(plant.data, "succeeded") >= count
+
+
+def kill_at_random(plant: Plant, deeds: list[Callable[[], None]], seed: int) -> None:
+    """Does the deeds in a random order, each when a random number of jobs has been done."""
+    chance = random.Random(seed)
+    chance.shuffle(deeds)
+    moments = sorted(chance.sample(range(2, JOBS - 10), len(deeds)))
+    for moment, deed in zip(moments, deeds, strict=True):
+        await_that(partial(_done, plant, moment), f"{moment} jobs")
+        deed()
+
+
+def check(plant: Plant, client: Client, frames: list[bytes]) -> None:
+    """Every acknowledged job has its result, equal to the synchronous answer."""
+    client.join(60)
+    assert len(client.acknowledged) == JOBS
+    await_that(
+        lambda: count_jobs(plant.data, "pending") + count_jobs(plant.data, "running") == 0,
+        "the end of all jobs",
+    )
+    for job, number in client.acknowledged.items():
+        found: dict[str, Any] = requests.get(f"{plant.server.url}/v1/jobs/{job}", timeout=60).json()
+        assert found["status"] == "succeeded", found
+        (frame,) = found["frames"]
+        expected = plant.server.recognize(frames[number]).json()
+        for name in ("model", "model_version", "predictions", "verdict", "recognized"):
+            assert frame["result"][name] == expected[name]
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[bytes]:
+    return [encode(picture(320, 240, seed)) for seed in range(JOBS)]
+
+
+def test_on_one_machine(frames: list[bytes], tmp_path: Path) -> None:
+    plant = Plant(tmp_path)
+    client = Client(plant, frames)
+
+    def kill_worker() -> None:
+        for pid in await_that(lambda: job_workers(plant.server), "a worker"):
+            end(pid)
+
+    try:
+        client.begin()
+        kill_at_random(plant, [kill_worker] * WORKER_KILLS + [plant.kill] * SERVER_KILLS, seed=7)
+        check(plant, client, frames)
+    finally:
+        plant.server.stop()
+
+
+def test_with_redis_that_is_killed_too(frames: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir()
+    with redis_server(tmp_path / "redis") as redis:
+        shared = {"broker_url": redis.url, "models": ROOT / "models", "interpreters": 1}
+        plant = Plant(tmp_path / "server", broker_url=redis.url, job_workers=0)
+        workers = [LiveWorker(data=tmp_path / "worker", **shared)]
+        client = Client(plant, frames)
+
+        def kill_worker() -> None:
+            workers.pop().stop(signal.SIGKILL)
+            workers.append(LiveWorker(data=tmp_path / "worker", **shared))
+
+        def kill_broker() -> None:
+            redis.stop(signal.SIGKILL)
+            answer = requests.post(f"{plant.server.url}/v1/jobs", frames[0], timeout=60)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (
+                503,
+                "BROKER_UNAVAILABLE",
+            )
+            assert plant.server.recognize(frames[0]).status_code == 200
+            redis.start()
+
+        deeds = [kill_worker] * WORKER_KILLS + [plant.kill] * SERVER_KILLS + [kill_broker]
+        try:
+            client.begin()
+            kill_at_random(plant, deeds, seed=11)
+            check(plant, client, frames)
+        finally:
+            plant.server.stop()
+            workers[0].stop(signal.SIGKILL)

@@ -1,0 +1,220 @@
+"""Workers: which model they run, what becomes of frames that kill them, and how they end."""
+
+import hashlib
+import hmac
+import json
+import os
+import select
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from images import encode, huge_png, plain
+from live import ROOT, LiveServer, live_server
+from tiny_models import MakeModel, write_bundle
+from workers import LiveWorker, await_that, children, end, job_workers, settled, submit
+
+GREEN = encode(plain((0, 255, 0)), "PNG")
+SECRET = "a secret of thirty-two characters"
+
+
+@pytest.fixture
+def models(colors: Path, tmp_path: Path) -> Path:
+    """A models folder for the test to change."""
+    shutil.copytree(colors, tmp_path / "models")
+    return tmp_path / "models"
+
+
+def test_a_server_without_jobs_pays_nothing(colors: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from server.app import create_app; from server.config import Settings;"
+        f"create_app(Settings(models={str(colors)!r}, data={str(tmp_path / 'data')!r}));"
+        "print(*sorted({'celery', 'kombu', 'redis', 'sqlite3'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
+    with live_server(models=colors, data=tmp_path / "data") as server:
+        for path in ("/v1/jobs", "/v1/jobs/x"):
+            requests.get(server.url + path, timeout=60)
+        assert job_workers(server) == []
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_frame_that_kills_its_worker_three_times_fails(colors: Path) -> None:
+    killer = huge_png(12_000)
+    settings = {"max_pixels": 12_000**2, "job_workers": 1}
+    with live_server(models=colors, **settings) as server:
+        job = submit(server, killer)
+        url = f"{server.url}/v1/jobs/{job}"
+
+        def in_hand(losses: int) -> bool:
+            (found,) = requests.get(url, timeout=60).json()["frames"]
+            return bool(found["stage"] == "decode" and found["workers_lost"] == losses)
+
+        for losses in range(3):
+            await_that(partial(in_hand, losses), f"the frame at a worker, {losses} lost")
+            for pid in job_workers(server):
+                end(pid)
+        found = settled(server, job)
+        assert (found["status"], found["error"]["code"]) == ("failed", "WORKER_LOST")
+        assert found["frames"][0]["workers_lost"] == 3
+        assert settled(server, submit(server, GREEN))["status"] == "succeeded"
+
+
+def test_jobs_follow_a_live_swap(models: Path, tiny_model: MakeModel) -> None:
+    with live_server(models=models) as server:
+        before = settled(server, submit(server, GREEN))
+        write_bundle(models / "colors" / "2", tiny_model("colors"), ("rot", "gruen", "blau"))
+        requests.post(f"{server.url}/v1/models/colors/load", timeout=60).raise_for_status()
+        after = settled(server, submit(server, GREEN))
+        results = [job["frames"][0]["result"] for job in (before, after)]
+    assert [(r["model_version"], r["predictions"][0]["label"]) for r in results] == [
+        (1, "green"),
+        (2, "gruen"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["none", "another"])
+def test_a_worker_without_the_version_says_so(
+    colors: Path, tiny_model: MakeModel, tmp_path: Path, kind: str
+) -> None:
+    other = tmp_path / "models"
+    number = "1" if kind == "another" else "7"
+    write_bundle(other / "colors" / number, tiny_model("logits"), output="logits")
+    data = tmp_path / "data"
+    with live_server(models=colors, data=data, job_workers=0) as server:
+        worker = LiveWorker(models=other, data=data)
+        try:
+            job = settled(server, submit(server, GREEN))
+        finally:
+            worker.stop()
+    assert (job["status"], job["error"]["code"]) == ("failed", "MODEL_NOT_FOUND")
+    assert "colors" in job["error"]["message"]
+    assert ("is not the version" in job["error"]["message"]) is (kind == "another")
+
+
+def test_a_message_that_was_lost_is_sent_again(colors: Path, tmp_path: Path) -> None:
+    with live_server(models=colors, data=tmp_path, job_workers=0) as server:
+        job = submit(server, GREEN)
+
+        def lose() -> int:
+            with sqlite3.connect(tmp_path / "jobs-queue.db", timeout=10) as db:
+                count = db.execute("DELETE FROM messages").rowcount
+            db.close()
+            return count
+
+        await_that(lambda: (tmp_path / "jobs-queue.db").exists(), "a queue")
+        await_that(lose, "a message in the queue")
+        worker = LiveWorker(models=colors, data=tmp_path)
+        try:
+            assert settled(server, job)["status"] == "succeeded"
+        finally:
+            worker.stop()
+
+
+def test_a_damaged_queue_is_made_anew(colors: Path, tmp_path: Path) -> None:
+    (tmp_path / "jobs-queue.db").write_bytes(b"no database at all" * 1000)
+    with live_server(models=colors, data=tmp_path) as server:
+        assert settled(server, submit(server, GREEN))["status"] == "succeeded"
+
+
+def test_no_worker_outlives_the_server(colors: Path, tmp_path: Path) -> None:
+    for sig in (signal.SIGTERM, signal.SIGKILL):
+        server = LiveServer(models=colors, data=tmp_path)
+        server.await_ready()
+        settled(server, submit(server, GREEN))
+        (pid,) = job_workers(server)
+        worker = os.pidfd_open(pid)
+        if sig == signal.SIGTERM:
+            server.process.send_signal(sig)
+            assert server.process.wait(60) == 0
+            assert select.select([worker], [], [], 0)[0], "it was to end before the server"
+        else:
+            for process in (server.process.pid, *children(server.process.pid)):
+                end(process)
+            assert select.select([worker], [], [], 60)[0]
+        os.close(worker)
+        server.stop(signal.SIGKILL)
+
+
+def test_jobs_go_on_at_the_next_start(colors: Path, tmp_path: Path) -> None:
+    with live_server(models=colors, data=tmp_path, job_workers=0) as server:
+        job = submit(server, GREEN)
+    with live_server(models=colors, data=tmp_path) as server:
+        assert settled(server, job)["status"] == "succeeded"
+
+
+def test_a_worker_that_is_told_to_stop_ends_at_once(colors: Path, tmp_path: Path) -> None:
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        worker = LiveWorker(models=colors, data=tmp_path)
+        worker.await_ready()
+        assert worker.stop(sig) == 0
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Refuses the first delivery, and takes the second."""
+
+    got: list[tuple[dict[str, str], bytes]]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.got.append((dict(self.headers), body))
+        self.send_response(500 if len(self.got) == 1 else 204)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def receiver() -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
+    got: list[tuple[dict[str, str], bytes]] = []
+    kind = type("Own", (Receiver,), {"got": got})
+    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}", got
+        server.shutdown()
+        thread.join()
+
+
+def test_a_webhook_is_signed_and_tried_again(colors: Path) -> None:
+    with (
+        receiver() as (host, got),
+        live_server(models=colors, webhook_hosts=host, webhook_secret=SECRET) as server,
+    ):
+        url = f"http://{host}/told?line=4"
+        job = submit(server, GREEN, webhook=url)
+        await_that(lambda: len(got) == 2, "the second delivery")
+        await_that(
+            lambda: (
+                requests.get(f"{server.url}/v1/jobs/{job}", timeout=60).json()["webhook"]
+                == {"url": url, "state": "delivered", "attempts": 2}
+            ),
+            "a delivered webhook",
+        )
+        headers, body = got[1]
+        told = json.loads(body)
+        assert (told["job_id"], told["status"]) == (job, "succeeded")
+        assert told["frames"][0]["result"]["predictions"][0]["label"] == "green"
+        signed = headers["X-Lineside-Timestamp"].encode() + b"." + body
+        digest = hmac.new(SECRET.encode(), signed, hashlib.sha256).hexdigest()
+        assert headers["X-Lineside-Signature"] == f"sha256={digest}"
+        other = requests.post(
+            f"{server.url}/v1/jobs", GREEN, params={"webhook": "http://127.0.0.1:1/"}, timeout=60
+        )
+        assert (other.status_code, other.json()["error"]["code"]) == (400, "INVALID_FIELD")
+        assert "webhook_hosts" in other.json()["error"]["message"]
