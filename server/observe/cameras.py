@@ -11,17 +11,17 @@ from server.recognition.observation import Observation, Refusal
 
 Result = Literal["answered", "bad", "refused", "failed"]
 RESULTS: tuple[Result, ...] = ("answered", "bad", "refused", "failed")
-# Error codes of frames that were in order, and for which there was no room or no time.
-REFUSALS = frozenset({"OVERLOADED", "NOT_READY", "DEADLINE_EXCEEDED", "SUPERSEDED", "RATE_LIMITED"})
+# Statuses of frames that were in order, and for which there was no room or no time.
+REFUSALS = (429, 503)
 OTHER = "other"
 
 
-def result_of(code: str) -> Result:
-    """How a frame ended that was answered with the error `code`: refused, failed by our fault, or
-    bad by the sender's."""
-    if code in REFUSALS:
+def result_of(status: int) -> Result:
+    """How a frame ended that was answered with the error `status`: refused, failed by our fault,
+    or bad by the sender's."""
+    if status in REFUSALS:
         return "refused"
-    return "failed" if code == "INTERNAL" else "bad"
+    return "failed" if status >= 500 else "bad"
 
 
 class _Series(msgspec.Struct, frozen=True):
@@ -64,7 +64,7 @@ class Cameras:
         """Counts a frame that got an error; a `server.recognition.observation.RefusalListener`."""
         if camera := refusal.camera:
             series = self._known.get(camera) or self._shared()
-            self._count(series, result_of(refusal.code), refusal.at)
+            self._count(series, result_of(refusal.status), refusal.at)
 
     def _count(self, series: _Series, result: Result, at: float) -> None:
         series.count[result]()

@@ -20,11 +20,6 @@ from promql import compared, filled, metrics_of
 
 from server.api.access import FRAMES, RIGHTS_OF
 
-# Metrics of parts that are not in this tree yet.
-COMING = {
-    "lineside_jobs_total",
-    "lineside_jobs_pending",
-}
 # By `server.observe.drift`, 20 a bin for the six labels of the shipped bundle.
 ENOUGH_FOR_DRIFT = 125
 # What Prometheus itself has.
@@ -33,7 +28,8 @@ ITS_OWN = {"up", "ALERTS"}
 
 @pytest.fixture(scope="module")
 def device(sample: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A live server on a made-up Raspberry Pi, that has seen enough frames to tell of drift."""
+    """A live server on a made-up Raspberry Pi, that has seen enough frames to tell of drift, and
+    a job."""
     root = raspberry_pi(tmp_path_factory.mktemp("machine"))
     settings = {"samples": "on", "drift_min_frames": 1}
     with live_server("-m", "tests.serve_machine", str(root), **settings) as running:
@@ -41,6 +37,8 @@ def device(sample: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             for _ in range(ENOUGH_FOR_DRIFT):
                 answer = session.post(running.url + "/v1/recognize", {}, files={"file": sample})
                 assert answer.status_code == 200
+            answer = session.post(running.url + "/v1/jobs", files={"file": sample})
+            assert answer.status_code == 202
         yield running
 
 
@@ -96,8 +94,7 @@ def test_every_rule_has_series_after_a_mixed_load(
         compared(rule["query"]) if rule["type"] == "alerting" else rule["query"] for rule in rules
     }
     assert len(exprs) >= 20
-    ready = {expr for expr in exprs if not metrics_of(expr) & COMING}
-    await_series(device, watching, sample, ready)
+    await_series(device, watching, sample, exprs)
     assert {rule["health"] for rule in watching.rules()} == {"ok"}
 
 
@@ -106,8 +103,7 @@ def test_every_panel_has_series_after_a_mixed_load(
 ) -> None:
     exprs = {filled(expr) for queries in panel_queries().values() for _, expr in queries}
     assert len(exprs) >= 40
-    ready = {expr for expr in exprs if not metrics_of(expr) & COMING}
-    await_series(device, watching, sample, ready)
+    await_series(device, watching, sample, exprs)
 
 
 def test_every_variable_has_values(device: LiveServer, watching: Prometheus, sample: bytes) -> None:
@@ -129,18 +125,13 @@ def test_no_rule_and_no_panel_names_a_metric_that_is_not_there(
     send_some(device, sample)
     rules = watching.rules()
     recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
-    known = exposed(device) | recorded | ITS_OWN | COMING
+    known = exposed(device) | recorded | ITS_OWN
     named = {f"rule {rule['name']}": rule["query"] for rule in rules}
     for name, queries in panel_queries().items():
         named |= {f"{name}: {title}: {expr}": expr for title, expr in queries}
     for where, expr in named.items():
         assert metrics_of(expr), where
         assert metrics_of(expr) <= known, f"{where} names {metrics_of(expr) - known}"
-
-
-def test_what_is_coming_is_not_there_yet(device: LiveServer, sample: bytes) -> None:
-    send_some(device, sample)
-    assert not COMING & exposed(device), "take these from COMING"
 
 
 def test_the_routes_of_the_rules_are_those_of_single_frames(watching: Prometheus) -> None:
