@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 from werkzeug.datastructures import EnvironHeaders
-from werkzeug.exceptions import HTTPException
 
 from server.api.access import FRAMES
 from server.api.body import read_image, read_options
@@ -27,7 +26,6 @@ from server.api.recognize import FAILED, recognition
 from server.api.recognizing import Recognizing, log_fields
 from server.api.security import Doors
 from server.config import Settings
-from server.errors import LinesideError
 from server.observe.metrics import Metrics
 from server.recognition.recognizer import Answer
 
@@ -71,7 +69,7 @@ class Express:
         request_id = environ["HTTP_X_REQUEST_ID"] = choose_id(environ.get("HTTP_X_REQUEST_ID", ""))
         try:
             answer = self._answer(environ, request_id)
-        except (LinesideError, HTTPException) as error:
+        except Exception as error:  # noqa: BLE001 - raised again in Flask's route, which tells it
             environ[FAILED], answer = error, None
         if answer is None:
             return self._app(environ, start_response)

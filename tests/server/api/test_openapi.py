@@ -116,5 +116,7 @@ def test_schemathesis_finds_nothing(clients: LiveServer, tmp_path: Path) -> None
         text=True,
         timeout=300,
     )
-    assert "47 selected" in done.stdout
+    document = requests.get(clients.url + "/openapi.json", timeout=60).json()
+    count = sum(len(item) for item in document["paths"].values())
+    assert f"{count} selected" in done.stdout
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
