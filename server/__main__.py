@@ -1,4 +1,4 @@
-"""python -m server [serve | worker | check | health | settings | key | journal]"""
+"""python -m server [serve | worker | check | health | bench | settings | key | journal]"""
 
 import argparse
 import os
@@ -24,7 +24,9 @@ def _parser() -> argparse.ArgumentParser:
     keys_command.add_parser(commands)
     journal_command.add_parser(commands)
     worker = commands.add_parser("worker", help="run jobs, for the servers of one `broker_url`")
-    for command in (serve, check, health, worker):
+    bench = commands.add_parser("bench", help="measure this device and propose its settings")
+    bench.add_argument("--seconds", type=float, default=20.0, help="to measure in all (20)")
+    for command in (serve, check, health, worker, bench):
         command.add_argument("--config", type=Path, help="TOML file of settings")
         for row in config.described():
             text = (
@@ -72,6 +74,12 @@ def _health(settings: Settings) -> int:
     return 0 if ready else 1
 
 
+def _bench(settings: Settings, seconds: float) -> int:
+    from server.benchmark import run
+
+    return run(settings, seconds)
+
+
 def _print_settings() -> int:
     print("| setting | environment | flag | type | default | unit | what |")
     print("|---|---|---|---|---|---|---|")
@@ -97,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return keys_command.run(args, Path(settings.keys_file))
         if args.command == "journal":
             return journal_command.run(args, settings)
+        if args.command == "bench":
+            return _bench(settings, args.seconds)
         run = {"serve": _serve, "check": _check, "health": _health, "worker": _work}[args.command]
         return run(settings)
     except (StartError, LinesideError) as error:

@@ -18,6 +18,8 @@ from server.store.folders import pick_default
 if TYPE_CHECKING:
     from flask import Flask
 
+    from server.recognition.manifest import Bundle
+
 
 def prepare(settings: Settings) -> int:
     """Checks what can be checked without loading a model; returns the frames worked on at once.
@@ -27,14 +29,19 @@ def prepare(settings: Settings) -> int:
     intact.
     """
     check_doors(settings)
+    bundle_of(settings)
+    check_hosts(settings)
+    check_cache(settings)
+    return settings.slots
+
+
+def bundle_of(settings: Settings) -> "Bundle":
+    """The bundle that would serve by default. Raises BundleError where none is intact."""
     folder = Path(settings.models)
     found = versions(folder)
     name = pick_default(found, settings.model, folder)
     order = candidates(found[name], read_choice(folder / name), settings.version or None)
-    newest_intact(folder, name, order, settings.recipe)
-    check_hosts(settings)
-    check_cache(settings)
-    return settings.slots
+    return newest_intact(folder, name, order, settings.recipe)
 
 
 def check_hosts(settings: Settings) -> None:

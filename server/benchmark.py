@@ -1,0 +1,349 @@
+"""python -m server bench: what this device does with its bundle, and the settings that suit it.
+
+In process: each stage of a frame alone, then the frames a second of several interpreters and
+threads. Then the whole path, through a server of its own on the loopback, as a camera meets it.
+"""
+
+import itertools
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+
+from server.config import Settings
+from server.errors import BundleError, StartError
+from server.recognition import frame, process
+from server.recognition.cores import granted_cores
+from server.recognition.interpreter import InterpreterPool, runtime
+from server.recognition.manifest import Bundle
+from server.recognition.preprocessing import apply_table, scaling_table, to_input_pixels
+from server.startup import bundle_of
+
+# Sides of the frames that are made of a sample, in pixels.
+SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
+JPEG_QUALITY = 90
+# More than this share of frames a second more is worth a further thread or interpreter.
+WORTH = 1.03
+# Frames that take their turn before one, times this, fit into the proposed deadline.
+DEADLINE_SERVICES = 8
+LONGEST_START = 60.0
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """Milliseconds of one stage of one frame on one thread."""
+
+    median: float
+    p90: float
+
+
+class Throughput(msgspec.Struct, frozen=True):
+    """Frames a second, all threads busy with decoding, preprocessing and inference."""
+
+    interpreters: int
+    threads: int
+    fps: float
+
+
+class Served(msgspec.Struct, frozen=True):
+    """Through a server with the proposed settings: frames a second of `clients` that wait for
+    their answers, and the milliseconds that one client waits for its answer."""
+
+    clients: int
+    fps: float
+    median: float
+    p90: float
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """All that was measured. stages: by frame (`sample`, `720p`, `1080p`), then by stage."""
+
+    model: str
+    version: int
+    sha256: str
+    measured_at: str
+    machine: str
+    runtime: str
+    cores: int
+    stages: dict[str, dict[str, Stage]]
+    throughput: tuple[Throughput, ...]
+    served: Served | None
+    proposed: dict[str, int | float]
+
+
+Frames = dict[str, bytes]
+
+
+def find_frames(bundle: Bundle) -> Frames:
+    """A JPEG of the bundle's samples or golden frames, and larger ones made of it, by name.
+
+    Raises BundleError where the bundle has none that can be read.
+    """
+    shown = sorted((bundle.folder / "samples").glob("*"))
+    shown += [bundle.folder / golden.file for golden in bundle.manifest.golden]
+    for path in shown:
+        pixels = cv2.imread(str(path))
+        if pixels is not None:
+            return {"sample": path.read_bytes()} | {
+                name: _encoded(np.asarray(cv2.resize(pixels, size), np.uint8))
+                for name, size in SIZES.items()
+            }
+    raise BundleError(f"{bundle.folder} has no frame in samples/ or golden/ to measure with")
+
+
+def _encoded(pixels: frame.Pixels) -> bytes:
+    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+
+
+class Steps:
+    """One bundle's steps of a frame, each to be timed by itself."""
+
+    def __init__(self, bundle: Bundle, limits: frame.Limits) -> None:
+        """Raises BundleError for a model that takes no images."""
+        if bundle.manifest.recipe is None:
+            raise BundleError(
+                f"{bundle.folder} takes numbers, not images: there is no frame to time"
+            )
+        self.bundle, self.recipe, self._limits = bundle, bundle.manifest.recipe, limits
+        self.pool = InterpreterPool(bundle.model_path, 1)
+        self._table = scaling_table(self.recipe, self.pool.inputs[0])
+
+    def prepared(self, data: bytes, took: dict[str, list[float]] | None = None) -> np.ndarray:
+        """An image file -> the model's input; seconds of both stages are added to `took`."""
+        start = time.perf_counter()
+        pixels = frame.decode(data, self.recipe, self._limits)
+        decoded = time.perf_counter()
+        tensor = apply_table(to_input_pixels(pixels, self.recipe), self._table)
+        if took is not None:
+            took["decode"].append(decoded - start)
+            took["preprocess"].append(time.perf_counter() - decoded)
+        return tensor
+
+    def stages(self, data: bytes, seconds: float) -> dict[str, Stage]:
+        """Each stage of `data` on one thread, over and over for `seconds`."""
+        took: dict[str, list[float]] = {"decode": [], "preprocess": [], "inference": []}
+        with self.pool.lease() as interpreter:
+            interpreter.run([self.prepared(data)])
+            until = time.perf_counter() + seconds
+            while time.perf_counter() < until or len(took["inference"]) < 3:
+                tensor = self.prepared(data, took)
+                start = time.perf_counter()
+                interpreter.run([tensor])
+                took["inference"].append(time.perf_counter() - start)
+        return {name: _stage(values) for name, values in took.items()}
+
+    def throughput(self, data: bytes, size: int, threads: int, seconds: float) -> Throughput:
+        """`size` threads, each with an interpreter of `threads` threads, for `seconds`."""
+        pool = InterpreterPool(self.bundle.model_path, size, threads)
+        pool.each(lambda interpreter: interpreter.run([self.prepared(data)]))
+        done, start = [0] * size, time.perf_counter()
+
+        def work(number: int) -> None:
+            with pool.lease() as interpreter:
+                while time.perf_counter() < start + seconds:
+                    interpreter.run([self.prepared(data)])
+                    done[number] += 1
+
+        workers = [threading.Thread(target=work, args=(number,)) for number in range(size)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        return Throughput(size, threads, sum(done) / (time.perf_counter() - start))
+
+
+def _stage(seconds: list[float]) -> Stage:
+    p90 = statistics.quantiles(seconds, n=10)[8]
+    return Stage(round(statistics.median(seconds) * 1000, 3), round(p90 * 1000, 3))
+
+
+def best_of(measured: list[Throughput]) -> Throughput:
+    """The fewest interpreters and threads that are within WORTH of the most frames a second."""
+    most = max(each.fps for each in measured)
+    good = [each for each in measured if each.fps * WORTH >= most]
+    return min(good, key=lambda each: (each.interpreters * each.threads, each.threads))
+
+
+def propose(best: Throughput) -> dict[str, int | float]:
+    """Settings by name for a device that is fastest as `best`.
+
+    A frame takes interpreters / fps seconds of a slot; the deadline leaves it several times that,
+    so that it may wait for others, and no longer, since a line wants the newest frame.
+    """
+    service_ms = best.interpreters / best.fps * 1000
+    return {
+        "interpreters": best.interpreters,
+        "threads_per_interpreter": best.threads,
+        "frames_at_once": best.interpreters,
+        "max_wait_ms": float(max(50, round(DEADLINE_SERVICES * service_ms, -1))),
+    }
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def served(settings: Settings, proposed: dict[str, int | float]) -> Iterator[int]:
+    """The port of a server with `settings`' models and what is `proposed`, without keys and
+    without anything kept, for the length of the block.
+
+    Raises StartError where it does not start.
+    """
+    port = free_port()
+    given = {name: value for name, value in os.environ.items() if not name.startswith("LINESIDE_")}
+    with tempfile.TemporaryDirectory(prefix="lineside-bench-") as data:
+        values = {"models": settings.models, "model": settings.model, "version": settings.version}
+        values |= proposed | {"port": port, "host": "127.0.0.1", "data": data, "journal": "false"}
+        values |= {"keys_file": f"{data}/keys.jsonl", "auth": "off", "log_level": "error"}
+        # A deadline is no part of what is measured.
+        values["max_wait_ms"] = 60_000
+        given |= {f"LINESIDE_{name.upper()}": str(value) for name, value in values.items()}
+        child = subprocess.Popen([sys.executable, "-m", "server"], env=given)
+        try:
+            _await_ready(child, port)
+            yield port
+        finally:
+            child.send_signal(signal.SIGTERM)
+            try:
+                child.wait(settings.stop_timeout + 5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def _await_ready(child: "subprocess.Popen[bytes]", port: int) -> None:
+    until = time.monotonic() + LONGEST_START
+    while time.monotonic() < until:
+        if child.poll() is not None:
+            raise StartError(f"the server to be measured ended with exit code {child.returncode}")
+        # Not listening yet is no error.
+        with (
+            suppress(OSError, HTTPException),
+            closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection,
+        ):
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == 200:
+                return
+        time.sleep(0.02)
+    raise StartError(f"the server to be measured was not ready in {LONGEST_START:g} s")
+
+
+def through_server(port: int, data: bytes, clients: int, seconds: float) -> Served:
+    """`clients` that post `data` and wait for the answer, for `seconds`; then one alone."""
+
+    def post(until: float, took: list[float]) -> None:
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        while time.perf_counter() < until:
+            start = time.perf_counter()
+            connection.request("POST", "/v1/recognize", data, {"Content-Type": "image/jpeg"})
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status != 200:
+                raise StartError(f"the server to be measured answered {answer.status}")
+            took.append(time.perf_counter() - start)
+        connection.close()
+
+    def together(count: int, seconds: float) -> tuple[list[float], float]:
+        start, took = time.perf_counter(), list[float]()
+        threads = [
+            threading.Thread(target=post, args=(start + seconds, took)) for _ in range(count)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return took, time.perf_counter() - start
+
+    together(1, seconds / 8)
+    crowd, elapsed = together(clients, seconds / 2)
+    alone = _stage(together(1, seconds / 2)[0])
+    return Served(clients, round(len(crowd) / elapsed, 1), alone.median, alone.p90)
+
+
+def measure(settings: Settings, seconds: float, say: Callable[[str], object] = print) -> Figures:
+    """Measures for about `seconds` in all, and says each figure as it comes.
+
+    Raises StartError where there is no bundle, no frame, or no server to be had.
+    """
+    process.set_up()
+    bundle = bundle_of(settings)
+    steps = Steps(bundle, frame.Limits(settings.max_pixels, settings.max_side))
+    frames, cores = find_frames(bundle), granted_cores()
+    name = f"{bundle.manifest.name}/{bundle.manifest.version}"
+    say(f"{name} on {cores} cores of {_machine()}, {runtime()}")
+    stages = {}
+    for kind, data in frames.items():
+        stages[kind] = steps.stages(data, seconds * 0.3 / len(frames))
+        parts = ", ".join(f"{stage} {took.median:.2f}" for stage, took in stages[kind].items())
+        say(f"{kind:>7} ({len(data) / 1000:.0f} kB), ms on one thread: {parts}")
+    pairs = itertools.product(range(1, cores + 2), range(1, cores + 1))
+    tried = [(size, threads) for size, threads in pairs if threads == 1 or size * threads <= cores]
+    throughput = []
+    for size, threads in tried:
+        each = steps.throughput(frames["720p"], size, threads, seconds * 0.4 / len(tried))
+        throughput.append(each)
+        say(f"{size} interpreters of {threads} threads: {each.fps:.1f} frames/s of 720p")
+    best = best_of(throughput)
+    proposed = propose(best)
+    with served(settings, proposed) as port:
+        whole = through_server(port, frames["720p"], 4 * cores, seconds * 0.3)
+    say(
+        f"through HTTP: {whole.fps:.1f} frames/s of {whole.clients} clients on this machine;"
+        f" one alone waits {whole.median:.1f} ms"
+    )
+    return Figures(
+        model=bundle.manifest.name,
+        version=bundle.manifest.version,
+        sha256=bundle.manifest.sha256.get("model.tflite", ""),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=_machine(),
+        runtime=runtime(),
+        cores=cores,
+        stages=stages,
+        throughput=tuple(throughput),
+        served=whole,
+        proposed=proposed,
+    )
+
+
+def _machine() -> str:
+    board = Path("/proc/device-tree/model")
+    try:
+        return board.read_text().strip("\0 \n")
+    except OSError:
+        return f"{platform.node()} ({platform.machine()})"
+
+
+def run(settings: Settings, seconds: float) -> int:
+    """Measures, prints, and writes the figures beside the bundle; returns the exit code."""
+    figures = measure(settings, seconds)
+    folder = Path(settings.models) / figures.model
+    file = folder / f"bench-{platform.node() or 'device'}.json"
+    try:
+        file.write_text(json.dumps(msgspec.to_builtins(figures), indent=1) + "\n")
+        print(f"wrote {file}")
+    except OSError as error:
+        print(f"{file} can't be written ({error.strerror}), so the figures are only printed")
+    print("proposed for the settings file, from the fewest interpreters that are as fast as any:")
+    for name, value in figures.proposed.items():
+        print(f"{name} = {value:g}" if name != "max_wait_ms" else f"{name} = {value:.1f}")
+    return 0
