@@ -39,6 +39,8 @@ MOST_LOSSES = 3
 # Seconds for which a frame waits for a model that is being loaded.
 LONGEST_LOADING = 120.0
 
+LATE = Fault("DEADLINE_EXCEEDED", "the deadline passed before a worker was free")
+
 # The model that serves for this frame now, as (name, version, sha256 of its file).
 Choose = Callable[[OpenFrame], tuple[str, int, str]]
 
@@ -162,13 +164,18 @@ class Dispatcher:
         self._listener.finished(finished)
 
     def _recover(self, now: float, wall: float, gone: frozenset[str]) -> None:
-        untaken = []
+        untaken, late = [], []
         for flight in list(self._flights.values()):
             if flight.report is None:
-                if now - flight.sent > UNTAKEN:
+                if _expired(flight.frame, wall):
+                    late.append(flight)
+                elif now - flight.sent > UNTAKEN:
                     untaken.append(flight)
             elif flight.report.worker in gone or now - flight.heard > SILENT:
                 self._lose(flight, wall)
+        self._keep([(flight.frame, Outcome(fault=LATE)) for flight in late], wall)
+        for flight in late:
+            self._land(flight, done=True)
         if not untaken or now - self._asked < ASKING:
             return
         self._asked = now
@@ -229,9 +236,8 @@ class Dispatcher:
     def _choose_model(self, frame: OpenFrame, now: float, wall: float) -> Work | Fault | None:
         """What to tell a worker; a fault where the frame can't be answered any more, None where it
         can't be yet."""
-        ask = frame.ask
-        if ask.expires is not None and wall > ask.expires:
-            return Fault("DEADLINE_EXCEEDED", "the deadline passed before a worker was free")
+        if _expired(frame, wall):
+            return LATE
         try:
             model, version, sha256 = self._choose(frame)
         except NotReadyError as error:
@@ -243,7 +249,7 @@ class Dispatcher:
         except LinesideError as error:
             return Fault(error.code, error.message)
         self._held.pop(frame.key, None)
-        return Work(frame.task, *frame.key, frame.kind, ask, model, version, sha256)
+        return Work(frame.task, *frame.key, frame.kind, frame.ask, model, version, sha256)
 
     def _submit(self, flight: Flight) -> bool:
         """Sends the frame; False where its job has ended meanwhile."""
@@ -254,3 +260,7 @@ class Dispatcher:
                 return False
         self._broker.send(flight.work, data)
         return True
+
+
+def _expired(frame: OpenFrame, wall: float) -> bool:
+    return frame.ask.expires is not None and wall > frame.ask.expires
