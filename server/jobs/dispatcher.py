@@ -119,12 +119,14 @@ class Dispatcher:
         flights = [flight for flight in list(self._flights.values()) if flight.frame.job == job]
         if flights:
             self._broker.cancel(job)
-        for flight in flights:
-            self._land(flight, done=True)
+        self._land(flights)
 
-    def _land(self, flight: Flight, *, done: bool) -> None:
-        del self._flights[flight.frame.key]
-        self._broker.forget(flight.work.task, *flight.frame.key, frame=done)
+    def _land(self, done: Iterable[Flight]) -> None:
+        works = []
+        for flight in done:
+            del self._flights[flight.frame.key]
+            works.append(flight.work)
+        self._broker.forget(works)
 
     def _collect(self, now: float, wall: float) -> bool:
         flights = list(self._flights.values())
@@ -144,11 +146,10 @@ class Dispatcher:
         )
         if begun:
             self._listener.began(self._table.started(begun, wall))
-        for flight in ended:
-            if flight.report and flight.report.state == "missing":
-                self._lose(flight, wall)
-            else:
-                self._land(flight, done=True)
+        missing = [f for f in ended if f.report and f.report.state == "missing"]
+        self._land(flight for flight in ended if flight not in missing)
+        for flight in missing:
+            self._lose(flight, wall)
         return bool(begun or ended)
 
     def _keep(self, found: list[tuple[OpenFrame, Outcome]], wall: float) -> None:
@@ -174,8 +175,7 @@ class Dispatcher:
             elif flight.report.worker in gone or now - flight.heard > SILENT:
                 self._lose(flight, wall)
         self._keep([(flight.frame, Outcome(fault=LATE)) for flight in late], wall)
-        for flight in late:
-            self._land(flight, done=True)
+        self._land(late)
         if not untaken or now - self._asked < ASKING:
             return
         self._asked = now
@@ -198,7 +198,8 @@ class Dispatcher:
             "losses": losses,
         }
         logger.warning("worker lost with a frame", extra={"fields": fields})
-        self._land(flight, done=False)
+        del self._flights[frame.key]
+        self._broker.forget((), [flight.work])
         if losses >= MOST_LOSSES:
             fault = Fault(
                 "WORKER_LOST",

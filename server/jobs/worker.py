@@ -21,7 +21,7 @@ from celery.worker import state
 from server.config import Settings
 from server.draining import PR_SET_PDEATHSIG
 from server.errors import JobsUnavailableError, StartError
-from server.jobs.broker import broker_errors, make_celery
+from server.jobs.broker import broker_errors, keep, make_celery
 from server.jobs.messages import TASK, WORKER_OF, Report, Work, cancel_key, frame_key, report_key
 from server.jobs.models import WorkerModels
 from server.observe import logs
@@ -114,7 +114,7 @@ class Desk:
     def _send(self, report: Report) -> None:
         self._sent = time.monotonic()
         data = msgspec.json.encode(report)
-        self._patiently(lambda: self._backend.set(report_key(self._task), data))
+        self._patiently(lambda: keep(self._backend, report_key(self._task), data))
 
     def _beat(self) -> None:
         pause = threading.Event()
@@ -171,7 +171,7 @@ def run(settings: Settings) -> int:
     process.set_up()
     # It is about messages that could carry programs; ours are JSON of known shape.
     warnings.simplefilter("ignore", SecurityWarning)
-    app = make_celery(settings, patient=True)
+    app = make_celery(settings)
     desk = Desk(app, settings)
     make_task(app, desk, WorkerModels(settings, desk.stage_ended))
     worker = app.Worker(
