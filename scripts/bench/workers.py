@@ -4,11 +4,13 @@ a Redis, and have one interpreter each.
     python scripts/bench/workers.py [--jobs 200] [--rounds 3] [--size 1080p] [--bundle FOLDER]
 
 The workers have answered frames before; they stand still (SIGSTOP) while the jobs are submitted,
-and the clock runs from the moment when they go on to the end of the last job. Needs Debian's
-redis-server.
+and the clock runs from the moment when they go on to the end of the last job. The CPU time tells
+what the ratio could be where nothing else runs: two cores do the work of two workers and that of
+the server and Redis beside. Needs Debian's redis-server.
 """
 
 import argparse
+import os
 import signal
 import sqlite3
 import statistics
@@ -36,8 +38,15 @@ def last_end(data: Path) -> float:
     return found
 
 
-def rate(bundle: Path, frame: bytes, count: int, jobs: int) -> float:
-    """Jobs a second of `count` workers."""
+def cpu(pid: int) -> float:
+    """Seconds of CPU that a process has taken (proc(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def rate(bundle: Path, frame: bytes, count: int, jobs: int) -> tuple[float, float, float]:
+    """Jobs a second of `count` workers, and milliseconds of CPU a job: of the workers, and of
+    server and Redis."""
     with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as redis:
         shared = {"broker_url": redis.url, "models": bundle.parents[1], "model": bundle.parent.name}
         data = Path(folder) / "server"
@@ -54,11 +63,16 @@ def rate(bundle: Path, frame: bytes, count: int, jobs: int) -> float:
                 worker.process.send_signal(signal.SIGSTOP)
             for _ in range(jobs):
                 submit(server, frame)
+            pids = [worker.process.pid for worker in workers]
+            others = [server.worker_pid(), redis.process.pid]
+            before = sum(map(cpu, pids)), sum(map(cpu, others))
             started = time.time()
             for worker in workers:
                 worker.process.send_signal(signal.SIGCONT)
             await_that(lambda: count_jobs(data, "succeeded") == WARM_UP + jobs, "all jobs", 300)
-            return jobs / (last_end(data) - started)
+            after = sum(map(cpu, pids)), sum(map(cpu, others))
+            work, rest = ((b - a) / jobs * 1000 for a, b in zip(before, after, strict=True))
+            return jobs / (last_end(data) - started), work, rest
         finally:
             for worker in workers:
                 worker.stop()
@@ -78,13 +92,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         frames = inputs.find_frames(Path(folder), Path(sys.executable))
         frame = frames[args.size].read_bytes()
-        rates: dict[int, list[float]] = {1: [], 2: []}
+        found: dict[int, list[tuple[float, float, float]]] = {1: [], 2: []}
         for turn in range(args.rounds):
-            for count in rates:
-                rates[count].append(rate(args.bundle, frame, count, args.jobs))
-                print(f"round {turn + 1}, {count} workers: {rates[count][-1]:.1f} jobs/s")
-    one, two = (statistics.median(rates[count]) for count in rates)
+            for count in found:
+                found[count].append(rate(args.bundle, frame, count, args.jobs))
+                jobs, work, rest = found[count][-1]
+                print(
+                    f"round {turn + 1}, {count} workers: {jobs:.1f} jobs/s; CPU a job: workers"
+                    f" {work:.1f} ms, server and Redis {rest:.1f} ms"
+                )
+    one, two = (statistics.median(row[0] for row in found[count]) for count in found)
     print(f"two workers finish {args.jobs} jobs {two / one:.2f} times as fast as one")
+    alone = statistics.median(row[1] for row in found[1])
+    work, rest = (statistics.median(row[i] for row in found[2]) for i in (1, 2))
+    print(f"by CPU time, two cores with nothing else to do allow {2 * alone / (work + rest):.2f}")
     return 0
 
 

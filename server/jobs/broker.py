@@ -31,11 +31,8 @@ if TYPE_CHECKING:
 CONNECT, EXCHANGE = 2.0, 10.0
 
 
-def make_celery(settings: Settings, *, patient: bool) -> Celery:
-    """The Celery application of server and workers.
-
-    patient: what can't be told to the broker is tried for minutes rather than given up at once.
-    """
+def make_celery(settings: Settings) -> Celery:
+    """The Celery application of server and workers."""
     app = Celery("lineside", set_as_current=False)
     app.conf.update(
         task_default_queue=QUEUE,
@@ -60,12 +57,10 @@ def make_celery(settings: Settings, *, patient: bool) -> Celery:
             result_backend=embedded.BACKEND,
         )
         return app
-    retry = {"max_retries": 600 if patient else 0, "interval_step": 0.1, "interval_max": 1.0}
     app.conf.update(
         broker_url=settings.broker_url,
         broker_transport_options={"socket_connect_timeout": CONNECT, "socket_keepalive": True},
         result_backend=settings.broker_url,
-        result_backend_transport_options={"retry_policy": retry},
         redis_socket_connect_timeout=CONNECT,
         redis_socket_timeout=EXCHANGE,
         redis_socket_keepalive=True,
@@ -82,6 +77,18 @@ def broker_errors(settings: Settings) -> tuple[type[Exception], ...]:
     return (RedisError, OSError, OperationalError)
 
 
+def keep(backend: Any, key: str, value: bytes) -> None:
+    """Sets `key` in Celery's result backend for as long as anyone may ask.
+
+    Redis's own would publish the value as well, for clients that wait for results; a frame is too
+    large to be sent twice.
+    """
+    if isinstance(backend, embedded.Backend):
+        backend.set(key, value)
+    else:
+        backend.client.set(key, value, ex=KEPT)
+
+
 class Broker:
     """The server's side of the queue. Every method raises BrokerLostError where the broker can't be
     reached."""
@@ -92,7 +99,7 @@ class Broker:
         with self._telling():
             if not settings.broker_url:
                 embedded.renew(Path(settings.data) / embedded.FILE)
-            self._app = make_celery(settings, patient=False)
+            self._app = make_celery(settings)
             # Made here, so that no other thread makes a second one.
             self._backend: Any = self._app.backend
 
@@ -112,7 +119,7 @@ class Broker:
         """Queues one frame; `data` is needed where the broker `carries` it."""
         with self._telling():
             if data is not None:
-                self._backend.set(frame_key(work.job, work.number), data, expires=KEPT)
+                keep(self._backend, frame_key(work.job, work.number), data)
             self._app.send_task(
                 TASK,
                 args=(msgspec.json.encode(work).decode(),),
@@ -144,17 +151,21 @@ class Broker:
             channel = connection.default_channel
             return int(self._app.amqp.queues[QUEUE].bind(channel).queue_declare().message_count)
 
-    def forget(self, task: str, job: str, number: int, *, frame: bool) -> None:
-        """Removes the report of an attempt and, where the frame is done, the frame."""
+    def forget(self, done: Sequence[Work], lost: Sequence[Work] = ()) -> None:
+        """Removes the reports of these attempts, and the frames of those `done`."""
+        keys = [report_key(work.task) for work in (*done, *lost)]
+        if self._carries:
+            keys += [frame_key(work.job, work.number) for work in done]
         with self._telling():
-            self._backend.delete(report_key(task))
-            if frame and self._carries:
-                self._backend.delete(frame_key(job, number))
+            if self._carries and keys:
+                self._backend.client.delete(*keys)
+            elif keys:
+                self._backend.forget_all(keys)
 
     def cancel(self, job: str) -> None:
         """Tells workers to pass over the frames of this job."""
         with self._telling():
-            self._backend.set(cancel_key(job), b"1", expires=KEPT)
+            keep(self._backend, cancel_key(job), b"1")
 
     def tidy(self) -> None:
         """Removes what nobody asked for."""

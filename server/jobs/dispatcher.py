@@ -39,6 +39,8 @@ MOST_LOSSES = 3
 # Seconds for which a frame waits for a model that is being loaded.
 LONGEST_LOADING = 120.0
 
+LATE = Fault("DEADLINE_EXCEEDED", "the deadline passed before a worker was free")
+
 # The model that serves for this frame now, as (name, version, sha256 of its file).
 Choose = Callable[[OpenFrame], tuple[str, int, str]]
 
@@ -117,12 +119,14 @@ class Dispatcher:
         flights = [flight for flight in list(self._flights.values()) if flight.frame.job == job]
         if flights:
             self._broker.cancel(job)
-        for flight in flights:
-            self._land(flight, done=True)
+        self._land(flights)
 
-    def _land(self, flight: Flight, *, done: bool) -> None:
-        del self._flights[flight.frame.key]
-        self._broker.forget(flight.work.task, *flight.frame.key, frame=done)
+    def _land(self, done: Iterable[Flight]) -> None:
+        works = []
+        for flight in done:
+            del self._flights[flight.frame.key]
+            works.append(flight.work)
+        self._broker.forget(works)
 
     def _collect(self, now: float, wall: float) -> bool:
         flights = list(self._flights.values())
@@ -142,11 +146,10 @@ class Dispatcher:
         )
         if begun:
             self._listener.began(self._table.started(begun, wall))
-        for flight in ended:
-            if flight.report and flight.report.state == "missing":
-                self._lose(flight, wall)
-            else:
-                self._land(flight, done=True)
+        missing = [f for f in ended if f.report and f.report.state == "missing"]
+        self._land(flight for flight in ended if flight not in missing)
+        for flight in missing:
+            self._lose(flight, wall)
         return bool(begun or ended)
 
     def _keep(self, found: list[tuple[OpenFrame, Outcome]], wall: float) -> None:
@@ -162,13 +165,17 @@ class Dispatcher:
         self._listener.finished(finished)
 
     def _recover(self, now: float, wall: float, gone: frozenset[str]) -> None:
-        untaken = []
+        untaken, late = [], []
         for flight in list(self._flights.values()):
             if flight.report is None:
-                if now - flight.sent > UNTAKEN:
+                if _expired(flight.frame, wall):
+                    late.append(flight)
+                elif now - flight.sent > UNTAKEN:
                     untaken.append(flight)
             elif flight.report.worker in gone or now - flight.heard > SILENT:
                 self._lose(flight, wall)
+        self._keep([(flight.frame, Outcome(fault=LATE)) for flight in late], wall)
+        self._land(late)
         if not untaken or now - self._asked < ASKING:
             return
         self._asked = now
@@ -191,7 +198,8 @@ class Dispatcher:
             "losses": losses,
         }
         logger.warning("worker lost with a frame", extra={"fields": fields})
-        self._land(flight, done=False)
+        del self._flights[frame.key]
+        self._broker.forget((), [flight.work])
         if losses >= MOST_LOSSES:
             fault = Fault(
                 "WORKER_LOST",
@@ -229,9 +237,8 @@ class Dispatcher:
     def _choose_model(self, frame: OpenFrame, now: float, wall: float) -> Work | Fault | None:
         """What to tell a worker; a fault where the frame can't be answered any more, None where it
         can't be yet."""
-        ask = frame.ask
-        if ask.expires is not None and wall > ask.expires:
-            return Fault("DEADLINE_EXCEEDED", "the deadline passed before a worker was free")
+        if _expired(frame, wall):
+            return LATE
         try:
             model, version, sha256 = self._choose(frame)
         except NotReadyError as error:
@@ -243,7 +250,7 @@ class Dispatcher:
         except LinesideError as error:
             return Fault(error.code, error.message)
         self._held.pop(frame.key, None)
-        return Work(frame.task, *frame.key, frame.kind, ask, model, version, sha256)
+        return Work(frame.task, *frame.key, frame.kind, frame.ask, model, version, sha256)
 
     def _submit(self, flight: Flight) -> bool:
         """Sends the frame; False where its job has ended meanwhile."""
@@ -254,3 +261,7 @@ class Dispatcher:
                 return False
         self._broker.send(flight.work, data)
         return True
+
+
+def _expired(frame: OpenFrame, wall: float) -> bool:
+    return frame.ask.expires is not None and wall > frame.ask.expires

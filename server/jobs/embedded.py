@@ -8,7 +8,7 @@ what is lost here is sent again.
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -43,6 +43,17 @@ class QueueFile:
         """The rows of one statement, committed by itself."""
         with self._lock:
             return self._connection.execute(statement, values).fetchall()
+
+    def run_each(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """One statement with each of `rows`, in one transaction."""
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._connection.executemany(statement, rows)
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Closes the file."""
@@ -146,7 +157,7 @@ class Backend(KeyValueStoreBackend):
         """As `get`, of several."""
         return (self.get(key) for key in keys)
 
-    def set(self, key: str | bytes, value: str | bytes, expires: float | None = None) -> None:
+    def set(self, key: str | bytes, value: str | bytes) -> None:
         """Sets, until `cleanup` finds it old."""
         self._file.run(
             "INSERT OR REPLACE INTO results VALUES (?, ?, ?)",
@@ -158,6 +169,10 @@ class Backend(KeyValueStoreBackend):
     def delete(self, key: str | bytes) -> None:
         """Removes it, where it is there."""
         self._file.run("DELETE FROM results WHERE key = ?", bytes_to_str(key))
+
+    def forget_all(self, keys: Iterable[str]) -> None:
+        """Removes several at once."""
+        self._file.run_each("DELETE FROM results WHERE key = ?", [(key,) for key in keys])
 
     def cleanup(self) -> None:
         """Removes what is older than `result_expires`."""

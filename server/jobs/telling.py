@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -48,8 +49,16 @@ class Telling:
         self._ended, self._stopping = threading.Event(), threading.Event()
 
     def pending(self, count: Callable[[], int]) -> None:
-        """Has Prometheus ask `count` for the jobs that wait or run."""
-        self._metrics.jobs_pending.set_function(count)
+        """Has Prometheus ask `count` for the jobs that wait or run: not a number where the table
+        can't tell."""
+
+        def ask() -> float:
+            try:
+                return count()
+            except JobsUnavailableError:
+                return math.nan
+
+        self._metrics.jobs_pending.set_function(ask)
 
     def count(self, state: State) -> None:
         """Counts a job that has come into this state."""

@@ -20,12 +20,13 @@ from celery.worker import state
 
 from server.config import Settings
 from server.draining import PR_SET_PDEATHSIG
-from server.errors import StartError
-from server.jobs.broker import broker_errors, make_celery
+from server.errors import JobsUnavailableError, StartError
+from server.jobs.broker import broker_errors, keep, make_celery
 from server.jobs.messages import TASK, WORKER_OF, Report, Work, cancel_key, frame_key, report_key
 from server.jobs.models import WorkerModels
 from server.observe import logs
 from server.recognition import process
+from server.store.job_records import Fault, Outcome
 from server.store.jobs import JobTable
 
 logger = logging.getLogger(logs.LOGGER)
@@ -76,10 +77,18 @@ class Desk:
             self.close(Report("dropped", self.name))
             return None
         if self._table is not None:
-            data = self._table.data(work.job, work.number)
+            data = self._kept(self._table, work)
         if data is None:
             self.close(Report("missing", self.name))
         return data
+
+    def _kept(self, table: JobTable, work: Work) -> bytes | None:
+        try:
+            return table.data(work.job, work.number)
+        except JobsUnavailableError as error:
+            fields = {"job": work.job, "reason": error.message}
+            logger.error("a frame can't be read", extra={"fields": fields})
+            return None
 
     def stage_ended(self, stage: str, _: float) -> None:
         """Tells of the stage after `stage`, as the recognizer calls it."""
@@ -105,7 +114,7 @@ class Desk:
     def _send(self, report: Report) -> None:
         self._sent = time.monotonic()
         data = msgspec.json.encode(report)
-        self._patiently(lambda: self._backend.set(report_key(self._task), data))
+        self._patiently(lambda: keep(self._backend, report_key(self._task), data))
 
     def _beat(self) -> None:
         pause = threading.Event()
@@ -135,8 +144,14 @@ def make_task(app: Celery, desk: Desk, models: WorkerModels) -> None:
     def frame(text: str) -> None:
         work = msgspec.json.decode(text, type=Work)
         data = desk.open(work)
-        if data is not None:
-            desk.close(Report("done", desk.name, outcome=models.answer(work, data)))
+        if data is None:
+            return
+        # Told where the line below raises what nobody foresaw, which Celery logs.
+        outcome = Outcome(fault=Fault("INTERNAL", "the worker failed; its log says why"))
+        try:
+            outcome = models.answer(work, data)
+        finally:
+            desk.close(Report("done", desk.name, outcome=outcome))
 
 
 def run(settings: Settings) -> int:
@@ -156,7 +171,7 @@ def run(settings: Settings) -> int:
     process.set_up()
     # It is about messages that could carry programs; ours are JSON of known shape.
     warnings.simplefilter("ignore", SecurityWarning)
-    app = make_celery(settings, patient=True)
+    app = make_celery(settings)
     desk = Desk(app, settings)
     make_task(app, desk, WorkerModels(settings, desk.stage_ended))
     worker = app.Worker(

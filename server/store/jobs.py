@@ -241,13 +241,12 @@ class JobTable:
             for job in dict.fromkeys(job for job, _, _ in kept):
                 (record,) = self._records(db, "WHERE id = ?", (job,))
                 if all(frame.state != "pending" for frame in record.frames):
-                    self._finish(db, record, _verdict(record), now)
-                    finished += self._records(db, "WHERE id = ?", (job,))
+                    finished.append(self._finish(db, record, _verdict(record), now))
         return kept, finished
 
     def _finish(
         self, db: sqlite3.Connection, job: JobRecord, end: tuple[State, Fault | None], now: float
-    ) -> None:
+    ) -> JobRecord:
         state, fault = end
         db.execute(
             "UPDATE jobs SET state = ?, fault = ?, started = coalesce(started, ?), finished = ?,"
@@ -255,6 +254,8 @@ class JobTable:
             (state, _encode(fault) if fault else None, now, now, now, job.number),
         )
         db.execute("DELETE FROM contents WHERE job = ?", (job.number,))
+        started = now if job.started is None else job.started
+        return msgspec.structs.replace(job, state=state, fault=fault, started=started, finished=now)
 
     def stop(self, job: str, state: State, fault: Fault, now: float) -> JobRecord:
         """Ends an open job as `state`: its frames without an outcome get none any more.

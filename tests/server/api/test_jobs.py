@@ -174,6 +174,12 @@ def test_no_more_are_taken_than_may_wait(client_models: Path) -> None:
         submit(server, frame("red"))
 
 
+def test_a_deadline_that_passes_in_the_queue(client_models: Path) -> None:
+    with live_server(models=client_models, model="corners", job_workers=0) as server:
+        job = settled(server, submit(server, frame("red"), deadline_ms=300))
+    assert (job["status"], job["error"]["code"]) == ("failed", "DEADLINE_EXCEEDED")
+
+
 def test_results_go_after_their_time(client_models: Path) -> None:
     with live_server(models=client_models, model="corners", job_result_ttl=1) as server:
         job = submit(server, frame("red"))
