@@ -1,4 +1,4 @@
-"""python -m server [serve | worker | check | health | bench | settings | key | journal]"""
+"""python -m server [serve | worker | check | health | bench | settings | key | journal | fleet]"""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from server import __version__, config, journal_command, keys_command
+from server import __version__, config, fleet_command, journal_command, keys_command
 from server.config import Settings
 from server.errors import LinesideError, StartError
 
@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("settings", help="print the table of settings")
     keys_command.add_parser(commands)
     journal_command.add_parser(commands)
+    fleet_command.add_parser(commands)
     worker = commands.add_parser("worker", help="run jobs, for the servers of one `broker_url`")
     bench = commands.add_parser("bench", help="measure this device and propose its settings")
     bench.add_argument("--seconds", type=float, default=20.0, help="to measure in all (20)")
@@ -100,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "settings":
             return _print_settings()
+        if args.command == "fleet":
+            return fleet_command.run(args)
         settings = _settings(args)
         if args.command == "key":
             return keys_command.run(args, Path(settings.keys_file))

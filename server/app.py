@@ -20,6 +20,7 @@ from server.api import (
     tensorflow_serving,
     tutorial_jobs,
     tutorials,
+    upload,
 )
 from server.api import journal as journal_routes
 from server.api.caching import Caching
@@ -138,6 +139,7 @@ def create_app(
     ):
         app.register_blueprint(make(recognizing, settings))
     app.register_blueprint(models.blueprint(store, drift))
+    app.register_blueprint(upload.blueprint(settings))
     app.register_blueprint(samples.blueprint(sampler.folder if sampler else None, store))
     app.register_blueprint(journal_routes.blueprint(journal))
     app.register_blueprint(health.blueprint(store, metrics))

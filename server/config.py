@@ -150,6 +150,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         bool, _help("a camera's newer frame takes the place of its waiting one")
     ] = False
     max_body_mb: Annotated[float, _help("largest request body", "MB", gt=0, le=1024)] = 16.0
+    max_bundle_mb: Annotated[
+        float, _help("largest version that may be uploaded", "MB", gt=0, le=4096)
+    ] = 128.0
     max_pixels: Annotated[
         int, _help("most pixels, width times height, of an image", "pixels", ge=1)
     ] = 50_000_000

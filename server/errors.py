@@ -64,6 +64,12 @@ class JobFinishedError(ConflictError):
     code = "JOB_FINISHED"
 
 
+class VersionExistsError(ConflictError):
+    """Another content lies under the version's number; versions do not change in place."""
+
+    code = "VERSION_EXISTS"
+
+
 class VersionRefusedError(LinesideError):
     code, status = "VERSION_REFUSED", 422
 

@@ -31,6 +31,7 @@ RIGHTS_OF: dict[str, tuple[Right, ...]] = {
     _MODEL: KNOWN,
     f"{_MODEL}/samples": KNOWN,
     f"{_MODEL}/samples/<file>": KNOWN,
+    f"{_MODEL}/upload": ADMIN,
     f"{_MODEL}/load": ADMIN,
     f"{_MODEL}/activate": ADMIN,
     f"{_MODEL}/rollback": ADMIN,

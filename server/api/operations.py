@@ -38,6 +38,7 @@ from server.api.tutorials import (
     Recent,
     RecognizedThree,
 )
+from server.api.upload import Arrived
 from server.recognition.sample import Sample
 
 JSON, MULTIPART, FORM = (
@@ -45,7 +46,7 @@ JSON, MULTIPART, FORM = (
     "multipart/form-data",
     "application/x-www-form-urlencoded",
 )
-BINARY = "application/octet-stream"
+BINARY, TAR = "application/octet-stream", "application/x-tar"
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp", "image/tiff")
 # A body of each type that the bundle models/iris answers.
 FLOWER = [5.1, 3.5, 1.4, 0.2]
@@ -246,6 +247,15 @@ def _own() -> list[Operation]:
         ),
         _get("/v1/models", tag, "All models", Models),
         _get("/v1/models/{name}", tag, "One model", Model, 404),
+        Operation(
+            "post",
+            "/v1/models/{name}/upload",
+            tag,
+            "A version as a tar archive of its files, kept beside the others and not loaded",
+            {JSON: (Arrived,)},
+            bodies={TAR: bytes},
+            errors=(400, 403, 409, 413, 422, 503),
+        ),
         _change("load", "The newest version on disk, or the one named, serves"),
         _change("activate", "This version serves, now and after a restart"),
         _change("rollback", "The version that served before serves again"),

@@ -1,0 +1,44 @@
+"""POST /v1/models/NAME/upload: a version as a tar archive, kept beside the others, not loaded."""
+
+from pathlib import Path
+
+import msgspec
+from flask import Blueprint, Response, request
+
+from server.api.responses import to_json
+from server.config import Settings
+from server.errors import BodyTooLargeError, MissingFieldError
+from server.store.arrivals import clean, receive
+
+# Room for the archive's own headers, beside its files.
+HEADERS = 2_000_000
+
+
+class Arrived(msgspec.Struct, frozen=True):
+    """What was sent: its version, and whether it was not there before. `activate` serves it."""
+
+    model: str
+    version: int
+    new: bool
+
+
+def blueprint(settings: Settings) -> Blueprint:
+    """The route that takes versions into the models folder of `settings`."""
+    routes = Blueprint("upload", __name__, url_prefix="/v1/models")
+    models, most = Path(settings.models), int(settings.max_bundle_mb * 1e6)
+    clean(models)
+
+    @routes.post("/<model:name>/upload")
+    def upload(name: str) -> Response:
+        length = request.content_length
+        if not length:
+            raise MissingFieldError("send the bundle's files as a tar archive, with its length")
+        if length > most + HEADERS:
+            raise BodyTooLargeError(
+                f"the archive has {length / 1e6:.1f} MB, and max_bundle_mb is {most / 1e6:g}"
+            )
+        # Unpacked as it comes, so that no bundle is held in memory.
+        version, new = receive(models, name, request.environ["wsgi.input"], most)
+        return to_json(Arrived(name, version, new))
+
+    return routes

@@ -1,0 +1,177 @@
+"""One bundle to many devices, one device after the other.
+
+A device gets the bundle's files, activates the version (which checks its golden frames), and must
+then be ready with it. At the first failure no further device is touched.
+"""
+
+import argparse
+import http.client
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from server.errors import StartError
+from server.fleet_command import KEY
+from server.recognition.manifest import MANIFEST, Manifest, read_bundle
+
+DEFAULT_PORT = 8080
+
+
+class DeviceError(Exception):
+    """A device answered with an error, or not at all; the message is a sentence about it."""
+
+
+class Device:
+    """One server, by `host` as it was given. Raises StartError for what is no host."""
+
+    def __init__(self, host: str, key: str, timeout: float) -> None:
+        parts = urlsplit(host if "://" in host else f"http://{host}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise StartError(f"{host!r} is no HOST, HOST:PORT or http:// address")
+        self.name = host
+        port = parts.port or (443 if parts.scheme == "https" else DEFAULT_PORT)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else None
+        self._connection = (kind or http.client.HTTPConnection)(
+            parts.hostname, port, timeout=timeout
+        )
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    def ask(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> Any:
+        """The answer's JSON. Raises DeviceError."""
+        headers = self._headers | ({"Content-Type": kind} if kind else {})
+        try:
+            self._connection.request(method, path, body, headers)
+            answer = self._connection.getresponse()
+            text = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise DeviceError(f"no answer: {error or type(error).__name__}") from None
+        finally:
+            self._connection.close()
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if answer.status >= 400:
+            told = value.get("error") if isinstance(value, dict) else None
+            message = told.get("message") if isinstance(told, dict) else text[:200].decode("latin1")
+            raise DeviceError(f"{answer.status}: {message}")
+        return value
+
+    def serving(self, model: str) -> int | None:
+        """The version of `model` that serves; None where it has none. Raises DeviceError."""
+        for each in self.ask("GET", "/v1/models")["models"]:
+            if each["name"] == model:
+                version: int | None = each["serving"]
+                return version
+        return None
+
+    def take(self, manifest: Manifest, archive: bytes) -> None:
+        """Sends the version, activates it, and sees that the device is ready with it. Raises
+        DeviceError."""
+        path = f"/v1/models/{quote(manifest.name)}"
+        self.ask("POST", f"{path}/upload", archive, "application/x-tar")
+        wanted = json.dumps({"version": manifest.version}).encode()
+        self.ask("POST", f"{path}/activate", wanted, "application/json")
+        self.ask("GET", "/readyz")
+        if (now := self.serving(manifest.name)) != manifest.version:
+            raise DeviceError(f"it serves version {now} after {manifest.version} was activated")
+
+    def back_to(self, model: str, version: int | None) -> None:
+        """Serves again what served before: `version`, or any where that was none. Raises
+        DeviceError."""
+        path = f"/v1/models/{quote(model)}"
+        if version is None:
+            raise DeviceError("it served no version before")
+        wanted = json.dumps({"version": version}).encode()
+        self.ask("POST", f"{path}/activate", wanted, "application/json")
+
+
+def pack(bundle: Path, manifest: Manifest) -> bytes:
+    """The bundle's files as an uncompressed tar archive, as `server.store.arrivals` takes it."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in (MANIFEST, *manifest.sha256):
+            archive.add(bundle / name, name, recursive=False)
+    return out.getvalue()
+
+
+def _devices(args: argparse.Namespace) -> list[Device]:
+    key = os.environ.get(KEY, "")
+    if args.key_file is not None:
+        try:
+            key = args.key_file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise StartError(f"the key file {args.key_file} can't be read: {error}") from None
+    return [Device(host, key, args.timeout) for host in args.hosts]
+
+
+def push(args: argparse.Namespace) -> int:
+    """Prints a line a device; returns 0 where all serve the bundle, else 1.
+
+    Raises BundleError where the bundle is not intact.
+    """
+    manifest = read_bundle(args.bundle).manifest
+    archive, devices = pack(args.bundle, manifest), _devices(args)
+    name, changed = f"{manifest.name}/{manifest.version}", list[tuple[Device, int | None]]()
+    for number, device in enumerate(devices):
+        before: int | None = None
+        try:
+            before = device.serving(manifest.name)
+            device.take(manifest, archive)
+        except DeviceError as error:
+            print(f"{device.name}: failed, {error}", flush=True)
+            if _serves(device, manifest) and before != manifest.version:
+                changed.append((device, before))
+            _give_up(changed, devices[number + 1 :], manifest.name, args.rollback_on_failure)
+            return 1
+        if before == manifest.version:
+            print(f"{device.name}: served {name} already", flush=True)
+        else:
+            print(f"{device.name}: serves {name}, before {before or 'none'}", flush=True)
+            changed.append((device, before))
+    return 0
+
+
+def _serves(device: Device, manifest: Manifest) -> bool:
+    """Whether the device serves the version although a step failed."""
+    try:
+        return device.serving(manifest.name) == manifest.version
+    except DeviceError:
+        return False  # it does not answer; what failed was told already
+
+
+def _give_up(
+    changed: list[tuple[Device, int | None]], rest: list[Device], model: str, back: bool
+) -> None:
+    for device, before in reversed(changed):
+        if not back:
+            print(f"{device.name}: changed, and left so", flush=True)
+            continue
+        try:
+            device.back_to(model, before)
+            print(f"{device.name}: back to {model}/{before}", flush=True)
+        except DeviceError as error:
+            print(f"{device.name}: changed, and not rolled back: {error}", flush=True)
+    for device in rest:
+        print(f"{device.name}: untouched", flush=True)
+
+
+def status(args: argparse.Namespace) -> int:
+    """Prints a line a device; returns 0 where all answer and are ready, else 1."""
+    code = 0
+    for device in _devices(args):
+        try:
+            models = device.ask("GET", "/v1/models")["models"]
+            device.ask("GET", "/readyz")
+            said = ", ".join(f"{m['name']}/{m['serving']}" for m in models if m["serving"])
+            failed = [f"{m['name']}/{f['version']}" for m in models for f in m["failures"]]
+            refused = f"; refused: {', '.join(failed)}" if failed else ""
+            print(f"{device.name}: ready, {said}{refused}")
+        except DeviceError as error:
+            print(f"{device.name}: failed, {error}")
+            code = 1
+    return code

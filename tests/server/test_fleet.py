@@ -1,0 +1,166 @@
+"""A bundle sent to several devices, each a real server with a models folder of its own."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import requests
+from live import ROOT, LiveServer, live_server
+from tiny_models import COLORS, MakeModel, write_bundle
+
+from server.fleet import pack
+from server.recognition.manifest import read_bundle
+from server.store.keys import add_key
+
+UPPER = tuple(color.upper() for color in COLORS)
+
+
+@pytest.fixture
+def bundle(tiny_model: MakeModel, tmp_path: Path) -> Path:
+    """colors/2, which answers in capitals."""
+    return write_bundle(tmp_path / "new" / "colors" / "2", tiny_model("fast"), UPPER)
+
+
+@pytest.fixture
+def devices(tiny_model: MakeModel, tmp_path: Path) -> Iterator[list[LiveServer]]:
+    """Three servers of colors/1; the last holds its version and takes no other."""
+    with ExitStack() as stack:
+        made = []
+        for number, more in enumerate(({}, {}, {"version": 1})):
+            models = tmp_path / f"device{number}"
+            write_bundle(models / "colors" / "1", tiny_model("fast"))
+            made.append(stack.enter_context(live_server(models=models, **more)))
+        yield made
+
+
+def fleet(*words: object) -> tuple[int, list[str]]:
+    """Exit code and lines of `python -m server fleet`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "server", "fleet", *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, (done.stdout + done.stderr).splitlines()
+
+
+def serving(server: LiveServer) -> int:
+    answer = requests.get(f"{server.url}/v1/models/colors", timeout=60).json()
+    return int(answer["serving"])
+
+
+def test_devices_get_the_bundle_and_serve_it(bundle: Path, devices: list[LiveServer]) -> None:
+    urls = [device.url for device in devices[:2]]
+    code, lines = fleet("push", bundle, *urls)
+    assert (code, lines) == (0, [f"{url}: serves colors/2, before 1" for url in urls])
+    assert [serving(device) for device in devices] == [2, 2, 1]
+    code, lines = fleet("push", bundle, *urls)
+    assert (code, lines) == (0, [f"{url}: served colors/2 already" for url in urls])
+    code, lines = fleet("status", *urls, "127.0.0.1:1")
+    assert code == 1
+    assert lines[:2] == [f"{url}: ready, colors/2" for url in urls]
+    assert lines[2].startswith("127.0.0.1:1: failed, no answer")
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_the_first_failure_ends_it(bundle: Path, devices: list[LiveServer], back: bool) -> None:
+    good, last, bad = (device.url for device in devices)
+    how = ["--rollback-on-failure"] if back else []
+    code, lines = fleet("push", bundle, *how, good, bad, last)
+    assert code == 1
+    assert lines[0] == f"{good}: serves colors/2, before 1"
+    assert lines[1].startswith(f"{bad}: failed, 409: ")
+    told = "back to colors/1" if back else "changed, and left so"
+    assert lines[2:] == [f"{good}: {told}", f"{last}: untouched"]
+    assert [serving(device) for device in devices] == [1 if back else 2, 1, 1]
+
+
+def test_a_key_is_needed_and_read_from_a_file(
+    bundle: Path, tiny_model: MakeModel, tmp_path: Path
+) -> None:
+    write_bundle(tmp_path / "models" / "colors" / "1", tiny_model("fast"))
+    keys, file = tmp_path / "keys.jsonl", tmp_path / "key"
+    file.write_text(add_key(keys, "owner", ("admin",), now=datetime.now(UTC)) + "\n")
+    with live_server(models=tmp_path / "models", keys_file=keys) as server:
+        code, lines = fleet("push", bundle, server.url)
+        assert code == 1
+        assert "401" in lines[0]
+        code, lines = fleet("push", bundle, server.url, "--key-file", file)
+        assert (code, lines) == (0, [f"{server.url}: serves colors/2, before 1"])
+    assert fleet("push", bundle, "x", "--key-file", tmp_path / "absent")[0] == 1
+
+
+def archive(**files: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as made:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            made.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+def link(kind: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as made:
+        member = tarfile.TarInfo("model.tflite")
+        member.type, member.linkname = kind, "/etc/passwd"
+        made.addfile(member)
+    return out.getvalue()
+
+
+def test_what_is_no_bundle_leaves_nothing(
+    bundle: Path, tiny_model: MakeModel, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    write_bundle(models / "colors" / "1", tiny_model("fast"))
+    whole = pack(bundle, read_bundle(bundle).manifest)
+    other = shutil.copytree(bundle, tmp_path / "other" / "colors" / "2")
+    (other / "labels.txt").write_text("changed\n")
+    with live_server(models=models, max_bundle_mb=1) as server:
+
+        def send(data: bytes, name: str = "colors") -> tuple[int, str]:
+            url = f"{server.url}/v1/models/{name}/upload"
+            answer = requests.post(url, data, timeout=60)
+            error = answer.json().get("error")
+            return answer.status_code, error["code"] if error else json.dumps(answer.json()["new"])
+
+        refused = (422, "VERSION_REFUSED")
+        assert send(b"no archive") == refused
+        assert send(whole[:1500]) == refused
+        assert send(archive(**{"../bundle.json": b"{}"})) == refused
+        assert send(archive(**{"/tmp/bundle.json": b"{}"})) == refused
+        assert send(archive(**{"deep/er/file": b"x"})) == refused
+        assert send(link(tarfile.SYMTYPE)) == send(link(tarfile.LNKTYPE)) == refused
+        assert send(link(tarfile.FIFOTYPE)) == refused
+        assert send(archive(**{"model.tflite": bytes(1_100_000)})) == refused
+        assert send(archive(**{"model.tflite": bytes(4_000_000)})) == (413, "BODY_TOO_LARGE")
+        assert send(pack(other, read_bundle(bundle).manifest)) == refused
+        assert send(whole, "another") == refused
+        assert send(b"") == (400, "MISSING_FIELD")
+        assert sorted(path.name for path in models.rglob("*") if path.is_dir()) == ["1", "colors"]
+        assert send(whole) == (200, "true")
+        assert send(whole) == (200, "false")
+        assert serving(server) == 1
+        (models / "colors" / "2" / "bundle.json").write_text("{}")
+        assert send(whole) == (409, "VERSION_EXISTS")
+
+
+def test_what_a_cut_left_behind_is_removed_at_the_start(
+    tiny_model: MakeModel, tmp_path: Path
+) -> None:
+    write_bundle(tmp_path / "colors" / "1", tiny_model("fast"))
+    left = tmp_path / "colors" / ".arriving-x"
+    left.mkdir()
+    (left / "model.tflite").write_bytes(b"half")
+    with live_server(models=tmp_path):
+        assert not left.exists()
