@@ -17,7 +17,6 @@ from server.errors import JobFinishedError, JobNotFoundError, JobsFullError, Job
 from server.store.job_records import (
     FILE,
     OPEN,
-    Ask,
     Fault,
     FrameRecord,
     JobRecord,
@@ -25,35 +24,10 @@ from server.store.job_records import (
     OpenFrame,
     Outcome,
     State,
-    Webhook,
 )
+from server.store.job_rows import COLUMNS, SCHEMA, decode_ask, job_of, verdict
 from server.store.sqlite import open_database
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, state TEXT NOT NULL,
-    owner TEXT, request_id TEXT NOT NULL, ask BLOB NOT NULL,
-    created REAL NOT NULL, started REAL, finished REAL, fault BLOB,
-    webhook TEXT, webhook_state TEXT, webhook_attempts INTEGER NOT NULL DEFAULT 0, webhook_due REAL
-);
-CREATE INDEX IF NOT EXISTS jobs_finished ON jobs (finished) WHERE finished IS NOT NULL;
-CREATE INDEX IF NOT EXISTS jobs_open ON jobs (number) WHERE finished IS NULL;
-CREATE INDEX IF NOT EXISTS jobs_due ON jobs (webhook_due) WHERE webhook_due IS NOT NULL;
-CREATE TABLE IF NOT EXISTS frames (
-    job INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE, number INTEGER NOT NULL,
-    name TEXT NOT NULL, kind TEXT NOT NULL, bytes INTEGER NOT NULL, state TEXT NOT NULL,
-    losses INTEGER NOT NULL DEFAULT 0, outcome BLOB, PRIMARY KEY (job, number)
-);
-CREATE INDEX IF NOT EXISTS frames_open ON frames (job, number, bytes) WHERE state = 'pending';
-CREATE TABLE IF NOT EXISTS contents (
-    job INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE, number INTEGER NOT NULL,
-    data BLOB NOT NULL, PRIMARY KEY (job, number)
-);
-"""
-COLUMNS = (
-    "number, id, state, owner, request_id, created, started, finished, ask, fault, webhook,"
-    " webhook_state, webhook_attempts"
-)
 _encode = msgspec.json.encode
 
 
@@ -163,7 +137,7 @@ class JobTable:
         self, db: sqlite3.Connection, where: str, values: Sequence[Any]
     ) -> list[JobRecord]:
         rows = db.execute(f"SELECT {COLUMNS} FROM jobs {where}", values).fetchall()
-        return [_job(row, self._frames(db, row[0])) for row in rows]
+        return [job_of(row, self._frames(db, row[0])) for row in rows]
 
     def _frames(self, db: sqlite3.Connection, number: int) -> tuple[FrameRecord, ...]:
         rows = db.execute(
@@ -203,7 +177,7 @@ class JobTable:
                 (limit,),
             ).fetchall()
         return [
-            OpenFrame(job, number, kind, losses, at, request_id, _decode_ask(ask))
+            OpenFrame(job, number, kind, losses, at, request_id, decode_ask(ask))
             for job, number, kind, losses, at, request_id, ask in rows
         ]
 
@@ -241,7 +215,7 @@ class JobTable:
             for job in dict.fromkeys(job for job, _, _ in kept):
                 (record,) = self._records(db, "WHERE id = ?", (job,))
                 if all(frame.state != "pending" for frame in record.frames):
-                    finished.append(self._finish(db, record, _verdict(record), now))
+                    finished.append(self._finish(db, record, verdict(record), now))
         return kept, finished
 
     def _finish(
@@ -321,37 +295,3 @@ class JobTable:
                 " webhook_due = ? WHERE id = ?",
                 (state, due, job),
             )
-
-
-def _job(row: Sequence[Any], frames: tuple[FrameRecord, ...]) -> JobRecord:
-    number, job, state, owner, request_id, created, started, finished, *rest = row
-    ask, fault, url, told, attempts = rest
-    return JobRecord(
-        number=number,
-        id=job,
-        state=state,
-        owner=owner,
-        request_id=request_id,
-        created=created,
-        started=started,
-        finished=finished,
-        ask=_decode_ask(ask),
-        fault=msgspec.json.decode(fault, type=Fault) if fault else None,
-        webhook=Webhook(url, told, attempts) if url else None,
-        frames=frames,
-    )
-
-
-def _decode_ask(data: bytes) -> Ask:
-    return msgspec.json.decode(data, type=Ask)
-
-
-def _verdict(job: JobRecord) -> tuple[State, Fault | None]:
-    """How a job ends whose frames all have: well only where each one did."""
-    faults = [frame.outcome.fault for frame in job.frames if frame.outcome and frame.outcome.fault]
-    if not faults:
-        return "succeeded", None
-    if len(job.frames) == 1:
-        return "failed", faults[0]
-    message = f"{len(faults)} of {len(job.frames)} frames failed; the first: {faults[0].message}"
-    return "failed", Fault(faults[0].code, message)
