@@ -94,6 +94,10 @@ class UnsupportedImageError(LinesideError):
     code, status = "UNSUPPORTED_IMAGE", 415
 
 
+class MediaTypeError(LinesideError):
+    code, status = "UNSUPPORTED_MEDIA_TYPE", 415
+
+
 class UndecodableImageError(LinesideError):
     code, status = "UNDECODABLE_IMAGE", 422
 

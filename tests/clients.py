@@ -84,5 +84,5 @@ def client_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def clients(client_models: Path) -> Iterator[LiveServer]:
     """A live server of `client_models`, with `corners` as the default."""
-    with live_server(models=client_models, model="corners") as running:
+    with live_server(models=client_models, model="corners", max_bundle_mb=10) as running:
         yield running

@@ -7,11 +7,12 @@ from flask import Blueprint, Response, request
 
 from server.api.responses import to_json
 from server.config import Settings
-from server.errors import BodyTooLargeError, MissingFieldError
+from server.errors import BodyTooLargeError, MediaTypeError, MissingFieldError
 from server.store.arrivals import clean, receive
 
 # Room for the archive's own headers, beside its files.
 HEADERS = 2_000_000
+TYPES = ("application/x-tar", "application/octet-stream", "")
 
 
 class Arrived(msgspec.Struct, frozen=True):
@@ -33,6 +34,8 @@ def blueprint(settings: Settings) -> Blueprint:
         length = request.content_length
         if not length:
             raise MissingFieldError("send the bundle's files as a tar archive, with its length")
+        if request.mimetype not in TYPES:
+            raise MediaTypeError(f"send the tar archive as {TYPES[0]}, not as {request.mimetype}")
         if length > most + HEADERS:
             raise BodyTooLargeError(
                 f"the archive has {length / 1e6:.1f} MB, and max_bundle_mb is {most / 1e6:g}"

@@ -12,6 +12,7 @@ import requests
 from images import encode, plain
 from live import LiveServer, live_server
 from tiny_models import COLORS, MakeModel, write_bundle
+from workers import await_that
 
 CLIENTS = 8
 SWAPS = 100
@@ -92,6 +93,8 @@ def test_a_hundred_swaps_under_eight_clients(two_versions: Path) -> None:
             return sum((camera.answers for camera in cameras), Counter())
 
         under_load(10)
+        # The journal's file is opened with its first rows, a moment after the first answers.
+        await_that(lambda: any("journal" in name for name in descriptors(server)), "a journal")
         before = server.memory(), threads(server), descriptors(server)
         answers = under_load(SWAPS)
         after = server.memory(), threads(server), descriptors(server)
