@@ -87,6 +87,12 @@ def parse(model: bytes) -> Any:
     return flatbuffer_utils.read_model_from_bytearray(bytearray(model))
 
 
+def input_shape(model: bytes) -> tuple[int, ...]:
+    """The shape of the only input of a .tflite, 1 for a free batch size."""
+    graph = parse(model).subgraphs[0]
+    return tuple(int(n) for n in graph.tensors[graph.inputs[0]].shape)
+
+
 def kind_of(model: Any, op: Any) -> str:
     """The operator's kind as the TFLite schema spells it ("CONV_2D")."""
     code = model.operatorCodes[op.opcodeIndex]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,10 +65,10 @@ def _autocorrelation(frame: NDArray[np.float32]) -> float:
 def integer(
     model: bytes,
     found: list[Operator],
-    calibration: Iterable[NDArray[np.float32]] | None,
+    frames: Sequence[NDArray[np.float32]],
     io_dtype: str,
 ) -> bytes:
-    ranges = _ranges(model, calibration)
+    ranges = _ranges(model, frames)
     result = apply(_representable(model, found, ranges), _static_steps(io_dtype), ranges)
     parsed = flatbuffer_utils.read_model_from_bytearray(bytearray(result))
     changed = _measure_shapes_of_integers(parsed)
@@ -105,7 +105,7 @@ def _static_steps(io_dtype: str) -> list[Step]:
 
 
 def _ranges(
-    model: bytes, calibration: Iterable[NDArray[np.float32]] | None
+    model: bytes, frames: Sequence[NDArray[np.float32]]
 ) -> dict[str, dict[str, NDArray[np.float32]]]:
     # Not the quantiser's own calibration: that takes moving averages, which clip what only a few
     # frames show. On MobileNetV2 they moved a probability by 0.24, the true extremes by 0.05.
@@ -118,7 +118,6 @@ def _ranges(
     )
     interpreter.allocate_tensors()
     [source] = interpreter.get_input_details()
-    frames = usable_frames(calibration, tuple(int(n) for n in source["shape"]))
     # Ranges of constants would be taken for the weights', and those are one for each channel.
     computed = _computed(model)
     tensors = [

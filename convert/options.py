@@ -32,7 +32,12 @@ def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = Non
         help="dynamic, float16, int8, float32, or all for a table (dynamic)",
     )
     how.add_argument("--tune", action="store_true", help="measure what to quantise on this machine")
-    how.add_argument("--calibrate", type=Path, metavar="FOLDER", help="real frames for int8")
+    how.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="FOLDER",
+        help="real frames: int8 needs them, all modes gain",
+    )
     how.add_argument("--io", default="uint8", help="int8's input and output: uint8, int8, float32")
     proof = parser.add_argument_group("proof")
     proof.add_argument(

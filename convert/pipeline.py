@@ -1,13 +1,17 @@
 """A float model in, a checked bundle out: quantise, prove, gate, write."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from convert import bundle, report
+from convert.correction import MAX_FRAMES
 from convert.dataset import Dataset
 from convert.errors import ConvertError, GateError
 from convert.evaluate import Model, evaluate
@@ -44,7 +48,8 @@ class Request:
     output: what the model's output is, as in bundle.json.
     validation: frames on which both models are compared; they make the report, the golden frames
         and the baseline for drift.
-    calibration: image files that int8 takes its ranges from.
+    calibration: image files that int8 takes its ranges from, and every mode but float32 the
+        correction of its biases.
     max_accuracy_drop: percentage points of top-1 that the result may lose against the float model.
     max_size_ratio: of the result's file to the float model's; None allows any.
     tune: measure on this machine which operators of a dynamic model to quantise.
@@ -84,6 +89,8 @@ def build(request: Request, progress: Progress = print) -> Path:
     check(request)
     model, plan = make(request, progress)
     ratio = len(model) / len(request.float_model)
+    if request.calibration and request.mode != "float32":
+        progress("biases corrected on the calibration frames")
     progress(f"{request.mode}: {len(model) / 1e6:.2f} MB, {ratio:.3f} of the float model")
     if request.max_size_ratio is not None and ratio > request.max_size_ratio:
         raise GateError(
@@ -208,15 +215,22 @@ def make(request: Request, progress: Progress) -> tuple[bytes, Plan | None]:
         model = quantize(
             request.float_model,
             request.mode,
-            calibration=tensors(request.calibration or (), request.recipe)
-            if request.mode == "int8"
-            else None,
+            calibration=_calibration(request),
             plan=plan,
             io_dtype=request.io_dtype,
         )
     except QuantizeError as error:
         raise ConvertError(str(error)) from None
     return model, plan
+
+
+def _calibration(request: Request) -> Iterator[NDArray[np.float32]] | None:
+    paths = request.calibration
+    if not paths or request.mode == "float32":
+        return None
+    # A range needs every frame; a mean is known from a part of them.
+    step = 1 if request.mode == "int8" else math.ceil(len(paths) / MAX_FRAMES)
+    return tensors(paths[::step], request.recipe)
 
 
 def result_recipe(request: Request) -> Recipe:

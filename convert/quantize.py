@@ -10,8 +10,9 @@ import numpy as np
 from ai_edge_quantizer import qtyping, quantizer
 from numpy.typing import NDArray
 
-from convert.graph import Operator, QuantizeError, operators
-from convert.integer import IO_DTYPES, integer
+from convert.correction import correct
+from convert.graph import Operator, QuantizeError, input_shape, operators
+from convert.integer import IO_DTYPES, integer, usable_frames
 from convert.recipes import INT8_WEIGHTS, Step, apply, step
 
 MODES = ("dynamic", "float16", "int8", "float32")
@@ -91,9 +92,10 @@ def quantize(
     2018, arXiv:1712.05877), input and output of `io_dtype`, one of IO_DTYPES. `float32`: checked
     and returned as it is.
 
-    `calibration`, which only `int8` takes, is real frames as the model sees them in service:
-    float32 [1, H, W, C], preprocessed. Constant, noisy and repeated ones are left out; the ranges
-    are the lowest and highest values over the others.
+    `calibration` is real frames as the model sees them in service: float32 [1, H, W, C],
+    preprocessed. Constant, noisy and repeated ones are left out. `int8` can't do without: its
+    ranges are the lowest and highest values over them. In every mode they correct the biases
+    (`convert.correction`).
 
     Raises CalibrationError for fewer than 8 usable frames or a wrong shape or dtype, and
     QuantizeError for an unknown mode or io_dtype, bytes that are no float32 model, a plan that
@@ -108,13 +110,19 @@ def quantize(
     found = operators(float_model)
     if mode == "float32":
         return float_model
+    frames: list[NDArray[np.float32]] = []
+    if mode == "int8" or calibration is not None:
+        frames = usable_frames(calibration, input_shape(float_model))
     if mode == "int8":
-        return integer(float_model, found, calibration, io_dtype)
+        return correct(float_model, integer(float_model, found, frames, io_dtype), frames)
     if mode == "float16":
         steps = [step(op, _FLOAT16, quantizer.AlgorithmName.FLOAT_CASTING) for op in found]
     else:
         steps = _dynamic_steps(found, plan or default_plan(float_model))
-    return apply(float_model, steps) if steps else float_model
+    if not steps:
+        return float_model
+    result = apply(float_model, steps)
+    return correct(float_model, result, frames) if frames else result
 
 
 def default_plan(float_model: bytes) -> Plan:

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         validation=validation,
         source=args.source or f"trained on {trained_on(args)}, {len(train.frames)} frames",
     )
-    if request.mode == "int8" and request.calibration is None:
+    if request.calibration is None:
         calibration = tuple(item.path for item in train.frames)
         request = dataclasses.replace(request, calibration=calibration)
     pipeline.build(request, terminal.say)

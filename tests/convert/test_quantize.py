@@ -12,6 +12,7 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from convert.graph import CalibrationError, QuantizeError, kind_of, operators, parse
+from convert.integer import integer
 from convert.quantize import Plan, default_plan, quantize
 from convert.tune import extract, measure, tune
 
@@ -349,3 +350,34 @@ def test_tune_returns_the_quickest_plan_of_the_allowed_size(float_model: bytes) 
 def test_tune_returns_the_smallest_where_none_is_small_enough(float_model: bytes) -> None:
     plan, trials = tune(float_model, max_size_ratio=0.01, seconds=0.1)
     assert plan == min(trials, key=lambda trial: trial.size_ratio).plan
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "float16", "int8"])
+def test_corrected_biases_take_off_the_shift_of_rounded_weights(
+    pictures: list[Frame], mode: str
+) -> None:
+    layers = tf.keras.layers
+    tf.keras.utils.set_random_seed(3)
+    # Untrained biases are all zero, which the file stores once for both layers.
+    body = (layers.Conv2D(64, 1, activation="relu6"), layers.Conv2D(64, 1))
+    float_model = _with_head(*body, layers.GlobalAveragePooling2D())
+    corrected = quantize(float_model, mode, calibration=pictures, io_dtype="float32")
+    if mode == "int8":
+        plain = integer(float_model, operators(float_model), pictures, "float32")
+    else:
+        plain = quantize(float_model, mode)
+    fresh = _waves(40, seed=1)
+    exact = np.array([_run(float_model, frame) for frame in fresh])
+
+    def shift(model: bytes) -> float:
+        found = np.array([_run(model, frame) for frame in fresh])
+        return float(np.abs((found - exact).mean(axis=0)).mean())
+
+    assert shift(corrected) < 0.7 * shift(plain)
+    assert len(corrected) < 1.2 * len(plain)
+
+
+def test_frames_that_can_not_correct_are_refused(float_model: bytes) -> None:
+    noise = np.random.default_rng(0).uniform(-1, 1, (10, 1, SIDE, SIDE, 3)).astype(np.float32)
+    with pytest.raises(CalibrationError, match="10 noise"):
+        quantize(float_model, "dynamic", calibration=list(noise))
