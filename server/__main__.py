@@ -43,9 +43,9 @@ def _settings(args: argparse.Namespace) -> Settings:
     return config.load(os.environ, flags, args.config)
 
 
-# For the allocator that Granian brings, which reads it when it is loaded (jemalloc(3), TUNING): what
-# one connection frees the next may have, and what none needs goes back to the kernel at once.
-ALLOCATOR = ("_RJEM_MALLOC_CONF", "narenas:1,dirty_decay_ms:0,muzzy_decay_ms:0")
+# For the allocator that Granian brings, which reads it when it is loaded (jemalloc(3), TUNING):
+# what one connection frees the next may have, and what none needs goes back to the kernel soon.
+ALLOCATOR = ("_RJEM_MALLOC_CONF", "narenas:1,dirty_decay_ms:500,muzzy_decay_ms:0")
 
 
 def _serve(settings: Settings) -> int:

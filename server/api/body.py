@@ -1,7 +1,9 @@
 """The image in a request's body, and the options beside it."""
 
 import io
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 from flask import Request
@@ -31,7 +33,11 @@ def read_image(request: Request) -> bytes:
             "no image: send it as the multipart field `file`, or as the body with"
             " Content-Type: image/jpeg"
         )
-    data = request.get_data(cache=False)
+    return not_empty(request.get_data(cache=False))
+
+
+def not_empty(data: bytes) -> bytes:
+    """`data`, a raw body. Raises MissingFieldError where it is empty."""
     if not data:
         raise MissingFieldError(
             "no image: send it as the multipart field `file`, or as the request's body"
@@ -48,6 +54,22 @@ def read_options(kind: type[T], request: Request) -> T:
     values = request.args.to_dict()
     if request.mimetype == "multipart/form-data":
         values = {**request.form.to_dict(), **values}
+    return to_options(kind, values)
+
+
+def query_values(environ: Mapping[str, Any]) -> dict[str, str]:
+    """The query string's values, as `Request.args` has them; the first of those of one name."""
+    text = environ.get("QUERY_STRING", "")
+    if not text:
+        return {}
+    pairs = parse_qsl(
+        text.encode("latin1").decode(), keep_blank_values=True, errors="werkzeug.url_quote"
+    )
+    return dict(reversed(pairs))
+
+
+def to_options(kind: type[T], values: Mapping[str, str]) -> T:
+    """`kind` from text values. Raises InvalidFieldError as `read_options` does."""
     if not values:
         return kind()
     known = {name: values[name] for name in kind.__struct_fields__ if values.get(name)}

@@ -16,10 +16,10 @@ import msgspec
 from werkzeug.datastructures import EnvironHeaders
 
 from server.api.access import FRAMES
-from server.api.body import read_image, read_options
+from server.api.body import not_empty, query_values, read_image, read_options, to_options
 from server.api.caching import age_header
 from server.api.callers import Caller
-from server.api.forms import FrameRequest
+from server.api.forms import FrameRequest, whole_body
 from server.api.observing import CAMERA, STARTED, Finished, choose_id, tell
 from server.api.query import Query, age_of, options
 from server.api.recognize import FAILED, recognition
@@ -49,6 +49,7 @@ class Express:
     ) -> None:
         self._app, self._recognizing, self._settings = app, recognizing, settings
         self._doors, self._metrics = doors, metrics
+        self._most = int(settings.max_body_mb * 1_000_000)
         self._limited = bool(settings.rate_per_key or settings.rate_per_address)
 
     def __call__(
@@ -109,19 +110,29 @@ class Express:
         Errors are those of /v1/recognize, and of Werkzeug for a body that can't be taken.
         """
         settings = self._settings
-        request = FrameRequest(environ, populate_request=False)
-        request.max_content_length = int(settings.max_body_mb * 1_000_000)
-        request.max_form_parts = settings.max_form_parts
-        if request.mimetype == FORM:
-            whole = request.get_data()
-            if not request.files:
-                environ["wsgi.input"] = io.BytesIO(whole)
+        if environ["CONTENT_TYPE"].startswith(FORM):
+            read = self._form(environ)
+            if read is None:
                 return None
-        data, query = read_image(request), read_options(Query, request)
+            data, query = read
+        else:
+            data = not_empty(whole_body(environ, self._most))
+            query = to_options(Query, query_values(environ))
         environ[CAMERA] = query.camera
         age = age_of(query, settings)
         asked = options(query, settings, age)
         recognizer = self._recognizing.recognizer(query.model, query.version)
-        answer = self._recognizing.answer(recognizer, data, asked, request_id, request)
+        answer = self._recognizing.answer(recognizer, data, asked, request_id, environ)
         body = msgspec.json.encode(recognition(answer, query, age, request_id))
         return body, answer
+
+    def _form(self, environ: dict[str, Any]) -> tuple[bytes, Query] | None:
+        """The file and the options of a form; None where it has no file, as `_answer` says."""
+        request = FrameRequest(environ, populate_request=False)
+        request.max_content_length = self._most
+        request.max_form_parts = self._settings.max_form_parts
+        whole = request.get_data()
+        if request.mimetype == FORM and not request.files:
+            environ["wsgi.input"] = io.BytesIO(whole)
+            return None
+        return read_image(request), read_options(Query, request)

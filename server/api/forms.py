@@ -5,13 +5,15 @@ files to disk, which an SD card should not see for each frame.
 """
 
 import io
-from typing import IO, cast
+from collections.abc import Mapping
+from typing import IO, Any, cast
 
 from flask import Flask, Request, Response, request
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 from werkzeug.datastructures import FileStorage, Headers, MultiDict
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
+from werkzeug.sansio.utils import get_content_length
 from werkzeug.utils import cached_property
 
 Form = MultiDict[str, str]
@@ -80,6 +82,27 @@ MOST_DRAINED = 64 << 20
 CHUNK = 1 << 18
 
 
+def whole_body(environ: Mapping[str, Any], most: int | None) -> bytes:
+    """The body of a WSGI request, at most `most` bytes. Raises RequestEntityTooLarge, or
+    BadRequest where it ends too early."""
+    length = get_content_length(
+        environ.get("CONTENT_LENGTH"), environ.get("HTTP_TRANSFER_ENCODING")
+    )
+    if length is None:
+        # A chunked body tells its length by ending, so one byte more than may be is read.
+        body: bytes = environ["wsgi.input"].read(-1 if most is None else most + 1)
+        length = len(body)
+    elif most is not None and length > most:
+        raise RequestEntityTooLarge
+    else:
+        body = environ["wsgi.input"].read(length)
+    if most is not None and len(body) > most:
+        raise RequestEntityTooLarge
+    if len(body) != length:
+        raise BadRequest(f"the request's body ended after {len(body)} of {length} bytes")
+    return body
+
+
 class FrameRequest(Request):
     """A request whose body is read in one piece, and whose files stay in memory."""
 
@@ -87,21 +110,8 @@ class FrameRequest(Request):
 
     @cached_property
     def stream(self) -> IO[bytes]:
-        """The body. Raises RequestEntityTooLarge, or BadRequest where it ends too early."""
-        length, most = self.content_length, self.max_content_length
-        if length is None:
-            # A chunked body tells its length by ending, so one byte more than may be is read.
-            body = self.environ["wsgi.input"].read(-1 if most is None else most + 1)
-            length = len(body)
-        elif most is not None and length > most:
-            raise RequestEntityTooLarge
-        else:
-            body = self.environ["wsgi.input"].read(length)
-        if most is not None and len(body) > most:
-            raise RequestEntityTooLarge
-        if len(body) != length:
-            raise BadRequest(f"the request's body ended after {len(body)} of {length} bytes")
-        return io.BytesIO(body)
+        """The body. Errors are those of `whole_body`."""
+        return io.BytesIO(whole_body(self.environ, self.max_content_length))
 
     def drain(self) -> None:
         """Reads and forgets a body that no one read, so that the client gets to read the answer

@@ -2,9 +2,12 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from flask import Request, g, request
+from flask import g, request
+from werkzeug.datastructures import RequestCacheControl
+from werkzeug.http import parse_cache_control_header
 
 from server.api.caching import Caching
 from server.api.observing import ASKED, tell_refusal
@@ -52,7 +55,9 @@ class Recognizing:
     ) -> Answer:
         """One image file's answer, for Flask's request; from the cache where asked or always.
         Errors are those of `Recognizer.recognize`."""
-        answer = self.answer(recognizer, data, options, g.request_id, request, cached=cached)
+        answer = self.answer(
+            recognizer, data, options, g.request_id, request.environ, cached=cached
+        )
         g.log_fields = log_fields(answer)
         return answer
 
@@ -62,14 +67,16 @@ class Recognizing:
         data: bytes,
         options: Options,
         request_id: str,
-        request: Request,
+        environ: dict[str, Any],
         *,
         cached: bool = False,
     ) -> Answer:
         """As `frame`, for a request that Flask need not know."""
-        request.environ[ASKED] = recognizer.manifest, options
+        environ[ASKED] = recognizer.manifest, options
         if cached or self._always:
-            control = request.cache_control
+            control = parse_cache_control_header(
+                environ.get("HTTP_CACHE_CONTROL"), None, RequestCacheControl
+            )
             answer = self.caching.frame(recognizer, data, options, request_id, control)
         else:
             answer = recognizer.recognize(data, options)
