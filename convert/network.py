@@ -14,6 +14,10 @@ HEAD = "head"
 # The stem and the blocks before it find edges and textures, which every picture has; leaving them
 # as they are makes an epoch a quarter shorter.
 FIRST_TUNED = "block_3_expand"
+# How much of the moving statistics a step leaves. Keras's 0.999 is for ImageNet's epochs of
+# thousands of steps: after the thirty of a small folder they would still be those of the start, and
+# the validation would judge another network than the one that learns.
+STATISTICS_MOMENTUM = 0.9
 
 
 def build(classes: int, alpha: float, size: int, weights: Weights) -> Any:
@@ -49,6 +53,8 @@ def freeze(model: Any, *, pretrained: bool) -> None:
     for layer in model.layers:
         tuned = tuned or layer.name == FIRST_TUNED
         normalises = isinstance(layer, keras.layers.BatchNormalization)
+        if normalises and not pretrained:
+            layer.momentum = STATISTICS_MOMENTUM
         layer.trainable = tuned and not (pretrained and normalises)
 
 
