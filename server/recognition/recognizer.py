@@ -177,12 +177,14 @@ def make_answer(
     manifest, labels = bundle.manifest, bundle.labels
     first = results.top_k(probabilities, labels, options.top_k, -math.inf)
     best = first[0]
+    shown = tuple(each for each in first if each.probability >= options.threshold)
     return Answer(
         manifest.name,
         manifest.version,
         best,
-        tuple(each for each in first if each.probability >= options.threshold),
-        results.judge(best, manifest.verdict),
+        shown,
+        # A frame without a label is no good part, whatever its best guess was.
+        results.judge(best if shown else None, manifest.verdict),
         timer.total(),
         timer.brightness,
     )

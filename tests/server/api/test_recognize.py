@@ -107,6 +107,9 @@ def test_the_verdict_of_the_bundles_policy(tiny_model: MakeModel, tmp_path: Path
             for color in [(0, 255, 0), (255, 0, 0), (90, 100, 90)]
         ]
         assert verdicts == ["pass", "fail", "unsure"]
+        # With no label to show there is nothing that could pass.
+        unseen = post(server, data=GREEN, params={"threshold": 1.0})
+        assert (unseen["recognized"], unseen["verdict"]) == (False, "unsure")
         assert server.sample("lineside_verdicts_total", model="colors", verdict="fail") == 1
 
 
