@@ -107,10 +107,17 @@ def test_the_verdict_of_the_bundles_policy(tiny_model: MakeModel, tmp_path: Path
             for color in [(0, 255, 0), (255, 0, 0), (90, 100, 90)]
         ]
         assert verdicts == ["pass", "fail", "unsure"]
-        # With no label to show there is nothing that could pass.
-        unseen = post(server, data=GREEN, params={"threshold": 1.0})
-        assert (unseen["recognized"], unseen["verdict"]) == (False, "unsure")
         assert server.sample("lineside_verdicts_total", model="colors", verdict="fail") == 1
+
+
+def test_what_has_no_label_does_not_pass(tiny_model: MakeModel, tmp_path: Path) -> None:
+    policy = VerdictPolicy(accept=("green",), min_probability=0.0)
+    write_bundle(tmp_path / "colors" / "1", tiny_model("colors"), verdict=policy)
+    grey = encode(plain((90, 100, 90)), "PNG")
+    with live_server(models=tmp_path) as server:
+        assert post(server, data=grey)["verdict"] == "pass"
+        unseen = post(server, data=grey, params={"threshold": 0.99})
+        assert (unseen["recognized"], unseen["verdict"]) == (False, "unsure")
 
 
 def test_another_default_top_k(colors: Path) -> None:
