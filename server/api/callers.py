@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # A header longer than this is no key or token of ours.
 LONGEST = 8192
+NO_KEY = "send a key as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`"
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -37,7 +38,7 @@ def credential(headers: Headers) -> str | None:
         return headers.get("X-API-Key")
     scheme, _, value = header.partition(" ")
     if scheme.lower() != "bearer":
-        raise UnauthorizedError("send the key as `Authorization: Bearer KEY`, or as `X-API-Key`")
+        raise UnauthorizedError(NO_KEY)
     return value.strip()
 
 

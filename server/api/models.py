@@ -70,7 +70,7 @@ def _which() -> Which:
             return msgspec.json.decode(body, type=Which)
         return msgspec.convert(request.args.to_dict(), Which, strict=False)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidFieldError(f'{error}; send nothing, or {{"version": 3}}') from None
+        raise InvalidFieldError(f'{error}; send such as {{"version": 3}}') from None
 
 
 def blueprint(store: BundleStore, drift: Drift) -> Blueprint:

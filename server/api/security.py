@@ -15,7 +15,7 @@ from flask import Flask, Response, g, request
 from werkzeug.datastructures import Headers
 
 from server.api.access import ADMIN, OPEN, rights_of
-from server.api.callers import Caller, credential, identify
+from server.api.callers import NO_KEY, Caller, credential, identify
 from server.api.doors import is_loopback
 from server.api.tokens import token_reader
 from server.config import Settings
@@ -84,7 +84,7 @@ class Doors:
         if not closed:
             self._check_unguarded(rights)
         elif caller is None:
-            raise UnauthorizedError(fault or "send a key: `Authorization: Bearer KEY`")
+            raise UnauthorizedError(fault or NO_KEY)
         elif rights is None or not caller.rights.intersection(rights):
             needs = " or ".join(rights or ()) or "a right that nobody has"
             raise ForbiddenError(f"{caller.name} has no right to this; it needs {needs}")
