@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
@@ -26,6 +27,7 @@ import cv2
 import msgspec
 import numpy as np
 
+from server import config
 from server.config import Settings
 from server.errors import BundleError, StartError
 from server.recognition import frame, process
@@ -43,6 +45,8 @@ WORTH = 1.03
 # Frames that take their turn before one, times this, fit into the proposed deadline.
 DEADLINE_SERVICES = 8
 LONGEST_START = 60.0
+# Settings that the measured server shares with the one that is to come.
+MEASURED = ("models", "model", "version", "recipe", "max_pixels", "max_side", "wide_interpreter")
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -209,14 +213,17 @@ def served(settings: Settings, proposed: dict[str, int | float]) -> Iterator[int
     Raises StartError where it does not start.
     """
     port = free_port()
-    given = {name: value for name, value in os.environ.items() if not name.startswith("LINESIDE_")}
+    given = {k: v for k, v in os.environ.items() if not k.startswith(config.PREFIX)}
+    asked = config.to_environ(settings)
+    given |= {
+        key: asked[key] for name in MEASURED if (key := config.PREFIX + name.upper()) in asked
+    }
     with tempfile.TemporaryDirectory(prefix="lineside-bench-") as data:
-        values = {"models": settings.models, "model": settings.model, "version": settings.version}
-        values |= proposed | {"port": port, "host": "127.0.0.1", "data": data, "journal": "false"}
+        values = proposed | {"port": port, "host": "127.0.0.1", "data": data, "journal": "false"}
         values |= {"keys_file": f"{data}/keys.jsonl", "auth": "off", "log_level": "error"}
-        # A deadline is no part of what is measured.
-        values["max_wait_ms"] = 60_000
-        given |= {f"LINESIDE_{name.upper()}": str(value) for name, value in values.items()}
+        # Neither a deadline nor a full queue is part of what is measured.
+        values |= {"max_wait_ms": 60_000, "max_waiting": crowd(granted_cores())}
+        given |= {config.PREFIX + name.upper(): str(value) for name, value in values.items()}
         child = subprocess.Popen([sys.executable, "-m", "server"], env=given)
         try:
             _await_ready(child, port)
@@ -247,8 +254,16 @@ def _await_ready(child: "subprocess.Popen[bytes]", port: int) -> None:
     raise StartError(f"the server to be measured was not ready in {LONGEST_START:g} s")
 
 
+def crowd(cores: int) -> int:
+    """Clients at once that keep every interpreter busy."""
+    return 4 * cores
+
+
 def through_server(port: int, data: bytes, clients: int, seconds: float) -> Served:
-    """`clients` that post `data` and wait for the answer, for `seconds`; then one alone."""
+    """`clients` that post `data` and wait for the answer, for `seconds`; then one alone.
+
+    Raises StartError where an answer is an error.
+    """
 
     def post(until: float, took: list[float]) -> None:
         connection = HTTPConnection("127.0.0.1", port, timeout=60)
@@ -264,13 +279,10 @@ def through_server(port: int, data: bytes, clients: int, seconds: float) -> Serv
 
     def together(count: int, seconds: float) -> tuple[list[float], float]:
         start, took = time.perf_counter(), list[float]()
-        threads = [
-            threading.Thread(target=post, args=(start + seconds, took)) for _ in range(count)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(count) as pool:
+            posting = [pool.submit(post, start + seconds, took) for _ in range(count)]
+        for each in posting:
+            each.result()
         return took, time.perf_counter() - start
 
     together(1, seconds / 8)
@@ -305,7 +317,7 @@ def measure(settings: Settings, seconds: float, say: Callable[[str], object] = p
     best = best_of(throughput)
     proposed = propose(best)
     with served(settings, proposed) as port:
-        whole = through_server(port, frames["720p"], 4 * cores, seconds * 0.3)
+        whole = through_server(port, frames["720p"], crowd(cores), seconds * 0.3)
     say(
         f"through HTTP: {whole.fps:.1f} frames/s of {whole.clients} clients on this machine;"
         f" one alone waits {whole.median:.1f} ms"

@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from ctypes import CDLL
 from pathlib import Path
 from types import FrameType
@@ -214,4 +215,6 @@ def _end_with(parent: int) -> None:
     CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         raise StartError("the server that started this worker has ended")
-    os.nice(NICE)
+    # A sandbox may forbid it; jobs then share the cores evenly with the line.
+    with suppress(PermissionError):
+        os.nice(NICE)

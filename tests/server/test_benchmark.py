@@ -1,6 +1,7 @@
 """python -m server bench: a short run on the shipped bundle, and what it proposes."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,26 @@ def test_it_measures_writes_and_proposes_usable_settings(shipped: Path, tmp_path
     loaded = config.load({}, file=settings)
     assert loaded.interpreters == figures["proposed"]["interpreters"]
     assert loaded.max_wait_ms == figures["proposed"]["max_wait_ms"]
+
+
+def test_a_bare_model_is_measured_by_the_recipe_of_the_settings(
+    shipped: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "parts" / "1"
+    shutil.copytree(shipped, folder)
+    recipe = json.loads((folder / "bundle.json").read_text())["recipe"]
+    (folder / "bundle.json").unlink()
+    shutil.rmtree(folder / "golden")
+    done = subprocess.run(
+        [sys.executable, "-m", "server", "bench", "--models", str(tmp_path), "--seconds", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "LINESIDE_RECIPE": json.dumps(recipe)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "through HTTP: " in done.stdout
 
 
 def test_a_model_of_numbers_has_no_frame_to_time(tmp_path: Path) -> None:

@@ -11,13 +11,15 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 import requests
+from images import encode, plain
 from live import ROOT, LiveServer, live_server
-from tiny_models import COLORS, MakeModel, write_bundle
+from tiny_models import COLORS, MakeModel, change_manifest, write_bundle
 
 from server.fleet import pack
-from server.recognition.manifest import read_bundle
+from server.recognition.manifest import Golden, read_bundle
 from server.store.keys import add_key
 
 UPPER = tuple(color.upper() for color in COLORS)
@@ -82,6 +84,22 @@ def test_the_first_failure_ends_it(bundle: Path, devices: list[LiveServer], back
     told = "back to colors/1" if back else "changed, and left so"
     assert lines[2:] == [f"{good}: {told}", f"{last}: untouched"]
     assert [serving(device) for device in devices] == [1 if back else 2, 1, 1]
+
+
+def test_a_device_where_a_golden_frame_fails_keeps_its_version(
+    tiny_model: MakeModel, devices: list[LiveServer], tmp_path: Path
+) -> None:
+    golden = (("golden/red.png", encode(plain((255, 0, 0)), "PNG")),)
+    wrong = (Golden(file="golden/red.png", label=COLORS[1], probability=0.9),)
+    new = tmp_path / "faulty" / "colors" / "2"
+    write_bundle(new, tiny_model("fast"), golden=golden)
+    change_manifest(new, golden=msgspec.to_builtins(wrong))
+    code, lines = fleet("push", new, devices[0].url, devices[1].url)
+    assert code == 1
+    assert lines[0].startswith(f"{devices[0].url}: failed, 422: version 2 of colors is refused")
+    assert "should be green at 0.900 but this model says red" in lines[0]
+    assert lines[1:] == [f"{devices[1].url}: untouched"]
+    assert serving(devices[0]) == 1
 
 
 def test_a_key_is_needed_and_read_from_a_file(

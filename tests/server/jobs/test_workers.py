@@ -53,6 +53,11 @@ def test_a_server_without_jobs_pays_nothing(colors: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "data").exists()
 
 
+def test_workers_run_where_their_priority_can_not_be_lowered(colors: Path) -> None:
+    with live_server(str(ROOT / "tests" / "sandboxed.py"), models=colors) as server:
+        assert settled(server, submit(server, GREEN))["status"] == "succeeded"
+
+
 def test_a_frame_that_kills_its_worker_three_times_fails(colors: Path) -> None:
     killer = huge_png(12_000)
     settings = {"max_pixels": 12_000**2, "job_workers": 1}
