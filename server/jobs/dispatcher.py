@@ -101,7 +101,9 @@ class Dispatcher:
         Raises BrokerLostError and JobsUnavailableError; a later round then goes on.
         """
         while self._cancelled:
-            self._cancel(self._cancelled.popleft())
+            # Taken out once the broker knows: what can't be told now is told by a later round.
+            self._cancel(self._cancelled[0])
+            self._cancelled.popleft()
         moved = self._collect(now, wall)
         self._recover(now, wall, frozenset(gone))
         return self._send(now, wall) or moved
@@ -116,10 +118,9 @@ class Dispatcher:
 
     def _cancel(self, job: str) -> None:
         """Drops the frames of a job that has ended: no worker begins another."""
-        flights = [flight for flight in list(self._flights.values()) if flight.frame.job == job]
-        if flights:
-            self._broker.cancel(job)
-        self._land(flights)
+        # Even where none are known: a dispatcher before this one may have sent some.
+        self._broker.cancel(job)
+        self._land([flight for flight in self._flights.values() if flight.frame.job == job])
 
     def _land(self, done: Iterable[Flight]) -> None:
         works = []
@@ -207,7 +208,8 @@ class Dispatcher:
             )
             with suppress(JobFinishedError, JobNotFoundError):
                 self._listener.finished([self._table.stop(frame.job, "failed", fault, wall)])
-            self._cancel(frame.job)
+            # With the next round, which tries again where the broker is lost meanwhile.
+            self._cancelled.append(frame.job)
 
     def _send(self, now: float, wall: float) -> bool:
         room = WINDOW - len(self._flights)
