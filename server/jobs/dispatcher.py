@@ -142,11 +142,12 @@ class Dispatcher:
             flight.report, flight.heard = report, now
             if report.state != "running":
                 ended.append(flight)
+        # First, since a job that has ended can't begin any more and would not be told of.
+        if begun:
+            self._listener.began(self._table.started(begun, wall))
         self._keep(
             [(f.frame, f.report.outcome) for f in ended if f.report and f.report.outcome], wall
         )
-        if begun:
-            self._listener.began(self._table.started(begun, wall))
         missing = [f for f in ended if f.report and f.report.state == "missing"]
         self._land(flight for flight in ended if flight not in missing)
         for flight in missing:
