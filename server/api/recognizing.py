@@ -14,7 +14,7 @@ from server.api.observing import ASKED, tell_refusal
 from server.errors import InvalidFieldError, LinesideError, NotReadyError
 from server.observe.metrics import Metrics
 from server.recognition import tensors
-from server.recognition.observation import Listener, Observation, RefusalListener
+from server.recognition.observation import Listener, Observation, Refusal, RefusalListener
 from server.recognition.preprocessing import Tensor
 from server.recognition.recognizer import Answer, Options, Recognizer
 from server.recognition.tensors import Model, Outcome
@@ -142,6 +142,12 @@ class Recognizing:
         """Counts and tells a frame that got no labels in a request that answers others."""
         self._metrics.refused.labels(error.code).inc()
         tell_refusal(self._refusals, error.status, error.code)
+
+    def unanswered(self, refusal: Refusal) -> None:
+        """Counts and tells a frame that got no labels outside of any request."""
+        self._metrics.refused.labels(refusal.code).inc()
+        for listener in self._refusals:
+            listener(refusal)
 
     def _tell(self, answer: Answer, options: Options, data: bytes | None, request_id: str) -> None:
         self._metrics.answered(answer)

@@ -116,6 +116,17 @@ def test_a_job_cancelled_during_an_outage_is_told_by_the_next_dispatcher(tmp_pat
     assert not cancelled
 
 
+def test_a_frame_that_failed_is_told_with_the_model_that_it_was_sent_to(bench: Bench) -> None:
+    bench.add("j")
+    bench.step()
+    bench.report("j-0-0", Report("done", "w", outcome=Outcome(fault=BAD)))
+    bench.step()
+    assert bench.told.all[1:] == [
+        ("answered", 0, "parts", 3, "UNDECODABLE_IMAGE"),
+        ("finished", "j", "failed"),
+    ]
+
+
 def test_two_workers_that_die_with_the_same_job(bench: Bench) -> None:
     """Its third loss ends the job while another of its frames is still in a dead worker's hand."""
     bench.add("j", 2)
@@ -127,4 +138,7 @@ def test_two_workers_that_die_with_the_same_job(bench: Bench) -> None:
         bench.step("w0", "w1")
     bench.step()
     assert bench.table.get("j").state == "failed"
-    assert bench.told.all[-1] == ("finished", "j", "failed")
+    assert bench.told.all[1:] == [
+        ("answered", 0, "parts", 3, "WORKER_LOST"),
+        ("finished", "j", "failed"),
+    ]
