@@ -160,7 +160,10 @@ class Jobs:
 
                 settings = self._settings
                 self._table = JobTable(
-                    self._folder, settings.job_max_pending, int(settings.job_max_mb * 1e6)
+                    self._folder,
+                    settings.job_max_pending,
+                    int(settings.job_max_mb * 1e6),
+                    settings.job_result_ttl,
                 )
                 self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
                 self._thread.start()

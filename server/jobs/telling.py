@@ -101,12 +101,15 @@ class Telling:
         return self._sender
 
     def start(self, table: JobTable) -> None:
-        """Sends what is due, now and later, where webhooks are switched on."""
+        """Sends what is due, now and later, where webhooks are switched on; where they are not any
+        more, gives up what an earlier start left, whose jobs would never expire."""
         sender = self.sender()
-        if sender is not None:
-            threading.Thread(
-                target=self._deliver, args=(table, sender), name="webhooks", daemon=True
-            ).start()
+        if sender is None:
+            _give_up(table)
+            return
+        threading.Thread(
+            target=self._deliver, args=(table, sender), name="webhooks", daemon=True
+        ).start()
 
     def close(self) -> None:
         """Sends no more."""
@@ -142,6 +145,17 @@ class Telling:
         else:
             logger.warning("webhook failed", extra={"fields": fields})
             table.told(job.id, "pending", time.time() + pause_after(attempts))
+
+
+def _give_up(table: JobTable) -> None:
+    try:
+        jobs = table.give_up_webhooks()
+    except JobsUnavailableError as error:
+        logger.error("webhooks wait", extra={"fields": {"reason": error.message}})
+        return
+    if jobs:
+        fields = {"jobs": jobs, "reason": "webhook_hosts lists no host any more"}
+        logger.error("webhooks given up", extra={"fields": fields})
 
 
 def _refusal(frame: OpenFrame, fault: Fault) -> Refusal:
