@@ -54,8 +54,8 @@ class Told:
 class Bench:
     """A dispatcher of the folder `data`. `cancelled` outlives it, as at a server."""
 
-    def __init__(self, data: Path, cancelled: deque[str], **settings: str) -> None:
-        self._settings = Settings(data=str(data), **settings)
+    def __init__(self, data: Path, cancelled: deque[str], broker_url: str = "") -> None:
+        self._settings = Settings(data=str(data), broker_url=broker_url)
         self.table, self.told = JobTable(data), Told()
         self._broker = Broker(self._settings)
         self.dispatcher = Dispatcher(
