@@ -70,7 +70,14 @@ def make_jobs(settings: Settings, recognizing: Recognizing, metrics: Metrics) ->
     def render(job: JobRecord) -> bytes:
         return msgspec.json.encode(whole(job))
 
-    telling = Telling(settings, metrics, recognizing.observed, recognizing.keeps_frames, render)
+    telling = Telling(
+        settings,
+        metrics,
+        recognizing.observed,
+        recognizing.unanswered,
+        recognizing.keeps_frames,
+        render,
+    )
     kept = Jobs(settings, recognizing.store, telling)
     # Unlike atexit's, these are run at the end of a forked worker too.
     Finalize(None, kept.close, exitpriority=1)

@@ -73,7 +73,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _help("identical frames are answered from the cache; /api/recognize_cached always does"),
     ] = False
     cache_s: Annotated[
-        int, _help("time for which an answer is kept in the cache", "s", ge=1, le=2_592_000)
+        int,
+        _help(
+            "time for which an answer is kept in the cache; by /api/recognize_cached always 60 s",
+            "s",
+            ge=1,
+            le=2_592_000,
+        ),
     ] = 60
     cache_mb: Annotated[
         float, _help("memory of the cache; the least recently used go", "MB", gt=0)

@@ -144,6 +144,16 @@ class BrokerUnavailableError(LinesideError):
     code, status = "BROKER_UNAVAILABLE", 503
 
 
+def status_of(code: str) -> int:
+    """The HTTP status of the error of this code; 500 where no error has it."""
+    kinds = [LinesideError]
+    for kind in kinds:
+        if kind.code == code:
+            return kind.status
+        kinds += kind.__subclasses__()
+    return 500
+
+
 class StartError(Exception):
     """The server can't start as configured; the message is the one sentence the operator reads."""
 

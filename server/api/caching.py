@@ -10,7 +10,7 @@ from werkzeug.datastructures import RequestCacheControl
 from server.errors import LinesideError
 from server.observe.metrics import Metrics
 from server.recognition.recognizer import STAGES, Answer, Options, Recognizer
-from server.store.cache import AnswerCache, CachedAnswer, CacheDownError, Kept
+from server.store.cache import AnswerCache, CachedAnswer, CacheDownError, Kept, Place
 from server.store.flights import Flights
 
 # Threads that may wait for another's inference; the HTTP server has 32 to spare.
@@ -38,32 +38,34 @@ class Caching:
         options: Options,
         request_id: str,
         asked: RequestCacheControl,
+        seconds: int | None = None,
     ) -> Answer:
         """As `Recognizer.recognize`; a CachedAnswer where it was computed for another request.
+        seconds: for which it is kept, `cache_s` without.
 
         A hit takes no slot of the admission, and neither does waiting for the same frame in hand:
         DeadlineExceededError where that takes too long.
         """
         started = time.perf_counter()
-        key = self._cache.key(recognizer, data, options)
+        place = self._cache.place(recognizer, data, options, seconds)
         if asked.no_cache:
             self._count["bypass"]()
             answer = recognizer.recognize(data, options)
             if not asked.no_store:
-                self._name(request_id, key, self._keep(key, answer))
+                self._name(request_id, place, self._keep(place, answer))
             return answer
-        kept, result = self._look(key, asked.max_age)
+        kept, result = self._look(place, asked.max_age)
         if kept is None and asked.no_store:
             self._count[result]()
             return recognizer.recognize(data, options)
         if kept is None:
             try:
-                kept, result = self._compute(recognizer, key, data, options, asked.max_age)
+                kept, result = self._compute(recognizer, place, data, options, asked.max_age)
             except LinesideError:
                 self._count[result]()
                 raise
         self._count[result]()
-        self._name(request_id, key, kept)
+        self._name(request_id, place, kept)
         if result in ("hit", "shared"):
             return _cached(kept, time.perf_counter() - started)
         return kept.answer
@@ -71,7 +73,7 @@ class Caching:
     def _compute(
         self,
         recognizer: Recognizer,
-        key: str,
+        place: Place,
         data: bytes,
         options: Options,
         max_age: int | None,
@@ -83,10 +85,10 @@ class Caching:
         def work() -> Kept:
             nonlocal result
             # Another may have landed between the caller's look and this flight.
-            kept, result = self._look(key, max_age)
-            return kept or self._keep(key, recognizer.recognize(data, options))
+            kept, result = self._look(place, max_age)
+            return kept or self._keep(place, recognizer.recognize(data, options))
 
-        kept, shared = self._flights.run(key, work, options.deadline)
+        kept, shared = self._flights.run(place.key, work, options.deadline)
         return kept, "shared" if shared else result
 
     def recent(self, request_id: str) -> tuple[Answer, float] | None:
@@ -97,20 +99,20 @@ class Caching:
             return (kept.answer, _age(kept)) if kept else None
         return None
 
-    def _keep(self, key: str, answer: Answer) -> Kept:
+    def _keep(self, place: Place, answer: Answer) -> Kept:
         kept = Kept(time.time(), answer)
         with suppress(CacheDownError):  # counted with the look before it
-            self._cache.keep(key, kept)
+            self._cache.keep(place, kept)
         return kept
 
-    def _name(self, request_id: str, key: str, kept: Kept) -> None:
+    def _name(self, request_id: str, place: Place, kept: Kept) -> None:
         with suppress(CacheDownError):
-            self._cache.name(request_id, key, kept)
+            self._cache.name(request_id, place, kept)
 
-    def _look(self, key: str, max_age: int | None) -> tuple[Kept | None, str]:
-        """The answer under `key`, and `hit`, `miss` or `error`."""
+    def _look(self, place: Place, max_age: int | None) -> tuple[Kept | None, str]:
+        """The answer at `place`, and `hit`, `miss` or `error`."""
         try:
-            kept = self._cache.look(key)
+            kept = self._cache.look(place.key)
         except CacheDownError:
             return None, "error"
         if kept is None or (max_age is not None and time.time() - kept.at > max_age):

@@ -317,7 +317,7 @@ def _tutorials() -> list[Operation]:
         _post(
             "/api/recognize_cached",
             tag,
-            "The three best labels, kept for `cache_s` seconds",
+            "The three best labels, kept for 60 seconds",
             (RecognizedThree,),
             {MULTIPART: Files(("file",))},
         ),

@@ -14,7 +14,7 @@ from server.api.observing import ASKED, tell_refusal
 from server.errors import InvalidFieldError, LinesideError, NotReadyError
 from server.observe.metrics import Metrics
 from server.recognition import tensors
-from server.recognition.observation import Listener, Observation, RefusalListener
+from server.recognition.observation import Listener, Observation, Refusal, RefusalListener
 from server.recognition.preprocessing import Tensor
 from server.recognition.recognizer import Answer, Options, Recognizer
 from server.recognition.tensors import Model, Outcome
@@ -51,12 +51,17 @@ class Recognizing:
         return takes_images(self.store.get(name, version))
 
     def frame(
-        self, recognizer: Recognizer, data: bytes, options: Options, *, cached: bool = False
+        self,
+        recognizer: Recognizer,
+        data: bytes,
+        options: Options,
+        *,
+        cached_s: int | None = None,
     ) -> Answer:
-        """One image file's answer, for Flask's request; from the cache where asked or always.
-        Errors are those of `Recognizer.recognize`."""
+        """One image file's answer, for Flask's request; from the cache always, or where answers are
+        to be kept for `cached_s` seconds. Errors are those of `Recognizer.recognize`."""
         answer = self.answer(
-            recognizer, data, options, g.request_id, request.environ, cached=cached
+            recognizer, data, options, g.request_id, request.environ, cached_s=cached_s
         )
         g.log_fields = log_fields(answer)
         return answer
@@ -69,15 +74,15 @@ class Recognizing:
         request_id: str,
         environ: dict[str, Any],
         *,
-        cached: bool = False,
+        cached_s: int | None = None,
     ) -> Answer:
         """As `frame`, for a request that Flask need not know."""
         environ[ASKED] = recognizer.manifest, options
-        if cached or self._always:
+        if cached_s is not None or self._always:
             control = parse_cache_control_header(
                 environ.get("HTTP_CACHE_CONTROL"), None, RequestCacheControl
             )
-            answer = self.caching.frame(recognizer, data, options, request_id, control)
+            answer = self.caching.frame(recognizer, data, options, request_id, control, cached_s)
         else:
             answer = recognizer.recognize(data, options)
         self._tell(answer, options, data, request_id)
@@ -142,6 +147,12 @@ class Recognizing:
         """Counts and tells a frame that got no labels in a request that answers others."""
         self._metrics.refused.labels(error.code).inc()
         tell_refusal(self._refusals, error.status, error.code)
+
+    def unanswered(self, refusal: Refusal) -> None:
+        """Counts and tells a frame that got no labels outside of any request."""
+        self._metrics.refused.labels(refusal.code).inc()
+        for listener in self._refusals:
+            listener(refusal)
 
     def _tell(self, answer: Answer, options: Options, data: bytes | None, request_id: str) -> None:
         self._metrics.answered(answer)

@@ -23,6 +23,9 @@ from server.errors import InvalidFieldError, MissingFieldError, NotFoundError
 from server.recognition.recognizer import Answer
 from server.recognition.results import Prediction
 
+# Seconds for which the tutorial's route keeps an answer, whatever `cache_s` is.
+CACHED_S = 60
+
 
 class Classified(msgspec.Struct, frozen=True, rename={"label": "class"}):
     """One label of /classify's answer."""
@@ -100,9 +103,9 @@ class Tutorials:
     def __init__(self, recognizing: Recognizing, settings: Settings) -> None:
         self._recognizing, self._settings = recognizing, settings
 
-    def answer(self, field: str, top_k: int, *, cached: bool = False) -> Answer:
-        """The `top_k` best labels of the file in `field`, from the cache where asked. Raises
-        MissingFieldError without it."""
+    def answer(self, field: str, top_k: int, *, cached_s: int | None = None) -> Answer:
+        """The `top_k` best labels of the file in `field`, from the cache where they are to be kept
+        for `cached_s` seconds. Raises MissingFieldError without the file."""
         if field not in request.files:
             what = "image" if field == "image" else "file"
             raise MissingFieldError(f"No {what} uploaded")
@@ -110,7 +113,7 @@ class Tutorials:
         asked = options(query, self._settings, age_of(query, self._settings))
         recognizer = self._recognizing.recognizer(query.model, query.version)
         data = request.files[field].stream.read()
-        return self._recognizing.frame(recognizer, data, asked, cached=cached)
+        return self._recognizing.frame(recognizer, data, asked, cached_s=cached_s)
 
     def recent(self) -> Response:
         """The answer that the request named by `id` got, while it is kept."""
@@ -178,7 +181,7 @@ def blueprint(
 
     @routes.post("/api/recognize_cached")
     def recognize_cached() -> Response:
-        answer = tutorials.answer("file", 3, cached=True)
+        answer = tutorials.answer("file", 3, cached_s=CACHED_S)
         return with_age(to_json(_three(answer)), answer)
 
     @routes.get("/recent")

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from server.errors import JobFinishedError, JobNotFoundError, LinesideError, NotReadyError
 from server.jobs.messages import Report, Work
 from server.observe.logs import LOGGER
@@ -52,7 +54,8 @@ class Listener(Protocol):
         """These jobs run from now on."""
 
     def answered(self, frame: OpenFrame, outcome: Outcome, data: bytes | None) -> None:
-        """A frame has its outcome; data: as received, where `wants_data` and still kept."""
+        """A frame has its outcome; its ask names the model it was sent to, if it was. data: as
+        received, where `wants_data` and still kept."""
 
     def finished(self, jobs: list[JobRecord]) -> None:
         """These jobs have ended."""
@@ -69,6 +72,14 @@ class Flight:
         self.frame, self.work = frame, work
         self.sent = self.heard = now
         self.report: Report | None = None
+
+    @property
+    def asked(self) -> OpenFrame:
+        """The frame, with the model and version that it was sent to."""
+        ask = msgspec.structs.replace(
+            self.frame.ask, model=self.work.model, version=self.work.version
+        )
+        return msgspec.structs.replace(self.frame, ask=ask)
 
 
 class Dispatcher:
@@ -101,7 +112,9 @@ class Dispatcher:
         Raises BrokerLostError and JobsUnavailableError; a later round then goes on.
         """
         while self._cancelled:
-            self._cancel(self._cancelled.popleft())
+            # Taken out once the broker knows: what can't be told now is told by a later round.
+            self._cancel(self._cancelled[0])
+            self._cancelled.popleft()
         moved = self._collect(now, wall)
         self._recover(now, wall, frozenset(gone))
         return self._send(now, wall) or moved
@@ -116,10 +129,9 @@ class Dispatcher:
 
     def _cancel(self, job: str) -> None:
         """Drops the frames of a job that has ended: no worker begins another."""
-        flights = [flight for flight in list(self._flights.values()) if flight.frame.job == job]
-        if flights:
-            self._broker.cancel(job)
-        self._land(flights)
+        # Even where none are known: a dispatcher before this one may have sent some.
+        self._broker.cancel(job)
+        self._land([flight for flight in self._flights.values() if flight.frame.job == job])
 
     def _land(self, done: Iterable[Flight]) -> None:
         works = []
@@ -141,11 +153,12 @@ class Dispatcher:
             flight.report, flight.heard = report, now
             if report.state != "running":
                 ended.append(flight)
-        self._keep(
-            [(f.frame, f.report.outcome) for f in ended if f.report and f.report.outcome], wall
-        )
+        # First, since a job that has ended can't begin any more and would not be told of.
         if begun:
             self._listener.began(self._table.started(begun, wall))
+        self._keep(
+            [(f.asked, f.report.outcome) for f in ended if f.report and f.report.outcome], wall
+        )
         missing = [f for f in ended if f.report and f.report.state == "missing"]
         self._land(flight for flight in ended if flight not in missing)
         for flight in missing:
@@ -174,7 +187,7 @@ class Dispatcher:
                     untaken.append(flight)
             elif flight.report.worker in gone or now - flight.heard > SILENT:
                 self._lose(flight, wall)
-        self._keep([(flight.frame, Outcome(fault=LATE)) for flight in late], wall)
+        self._keep([(flight.asked, Outcome(fault=LATE)) for flight in late], wall)
         self._land(late)
         if not untaken or now - self._asked < ASKING:
             return
@@ -206,8 +219,11 @@ class Dispatcher:
                 f"{losses} workers died with the frame {frame.number} of this job in hand",
             )
             with suppress(JobFinishedError, JobNotFoundError):
-                self._listener.finished([self._table.stop(frame.job, "failed", fault, wall)])
-            self._cancel(frame.job)
+                ended = self._table.stop(frame.job, "failed", fault, wall)
+                self._listener.answered(flight.asked, Outcome(fault=fault), None)
+                self._listener.finished([ended])
+            # With the next round, which tries again where the broker is lost meanwhile.
+            self._cancelled.append(frame.job)
 
     def _send(self, now: float, wall: float) -> bool:
         room = WINDOW - len(self._flights)

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -160,7 +160,10 @@ class Jobs:
 
                 settings = self._settings
                 self._table = JobTable(
-                    self._folder, settings.job_max_pending, int(settings.job_max_mb * 1e6)
+                    self._folder,
+                    settings.job_max_pending,
+                    int(settings.job_max_mb * 1e6),
+                    settings.job_result_ttl,
                 )
                 self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
                 self._thread.start()
@@ -175,7 +178,9 @@ class Jobs:
             while not _locked(lock.fileno()):
                 if self._stopping.wait(RETRY):
                     return
-            Rounds(self._settings, table, self._wake, self._stopping, self._take_over).run()
+            Rounds(
+                self._settings, table, self._wake, self._stopping, self._take_over, self._cancelled
+            ).run()
 
     def _take_over(self, table: JobTable) -> Dispatcher:
         """A new dispatcher, after the first job or a broken connection. Raises BrokerLostError."""
@@ -213,11 +218,14 @@ class Rounds:
         wake: threading.Event,
         stopping: threading.Event,
         take_over: Callable[[JobTable], Dispatcher],
+        cancelled: deque[str],
     ) -> None:
+        """cancelled: jobs of which the workers are still to be told."""
         from server.jobs.children import Children
 
         self._settings, self._table = settings, table
         self._wake, self._stopping, self._take_over = wake, stopping, take_over
+        self._cancelled = cancelled
         self._children = Children(settings)
         self._dispatcher: Dispatcher | None = None
         self._swept = self._busy = time.monotonic()
@@ -238,12 +246,16 @@ class Rounds:
         now = time.monotonic()
         try:
             self._sweep(now)
-            if not self._table.unfinished():
+            unfinished = self._table.unfinished()
+            # The last open job may have been cancelled with frames still queued for workers.
+            if not unfinished and not self._cancelled:
                 if now - self._busy > IDLE:
                     self._children.close()
                 return min(SWEEP, self._settings.job_result_ttl)
-            self._busy = now
-            gone = self._children.look()
+            gone: Iterable[str] = ()
+            if unfinished:
+                self._busy = now
+                gone = self._children.look()
             if self._dispatcher is None:
                 self._dispatcher = self._take_over(self._table)
             moved = self._dispatcher.step(now, time.time(), gone)

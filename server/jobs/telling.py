@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from server.config import Settings
-from server.errors import JobsUnavailableError
+from server.errors import JobsUnavailableError, status_of
 from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
-from server.recognition.observation import Listener, Observation
+from server.recognition.observation import Listener, Observation, Refusal, RefusalListener
 from server.recognition.recognizer import Answer, Options
-from server.store.job_records import JobRecord, OpenFrame, Outcome, State
+from server.store.job_records import Fault, JobRecord, OpenFrame, Outcome, State
 
 if TYPE_CHECKING:
     from server.jobs.webhook import Sender
@@ -32,7 +32,8 @@ class Telling:
     """Told by the dispatcher, in its thread. Webhooks have a thread of their own, so that no job
     waits for a slow receiver.
 
-    observe: is told of each answered frame. render: a job as the API tells it.
+    observe: is told of each answered frame, refuse of each that got no answer. render: a job as the
+    API tells it.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Telling:
         settings: Settings,
         metrics: Metrics,
         observe: Listener,
+        refuse: RefusalListener,
         wants_data: bool,
         render: Callable[[JobRecord], bytes],
     ) -> None:
-        self._settings, self._metrics, self._observe = settings, metrics, observe
+        self._settings, self._metrics = settings, metrics
+        self._observe, self._refuse = observe, refuse
         self.wants_data, self._render = wants_data, render
         self._sender: Sender | None = None
         self._ended, self._stopping = threading.Event(), threading.Event()
@@ -73,7 +76,7 @@ class Telling:
         """A frame has its outcome."""
         ask = frame.ask
         if outcome.fault is not None:
-            self._metrics.refused.labels(outcome.fault.code).inc()
+            self._refuse(_refusal(frame, outcome.fault))
             return
         options = Options(ask.top_k, ask.threshold, camera=ask.camera or "", part=ask.part or "")
         answers: tuple[Answer, ...] = (outcome.answer,) if outcome.answer else ()
@@ -98,12 +101,15 @@ class Telling:
         return self._sender
 
     def start(self, table: JobTable) -> None:
-        """Sends what is due, now and later, where webhooks are switched on."""
+        """Sends what is due, now and later, where webhooks are switched on; where they are not any
+        more, gives up what an earlier start left, whose jobs would never expire."""
         sender = self.sender()
-        if sender is not None:
-            threading.Thread(
-                target=self._deliver, args=(table, sender), name="webhooks", daemon=True
-            ).start()
+        if sender is None:
+            _give_up(table)
+            return
+        threading.Thread(
+            target=self._deliver, args=(table, sender), name="webhooks", daemon=True
+        ).start()
 
     def close(self) -> None:
         """Sends no more."""
@@ -139,3 +145,30 @@ class Telling:
         else:
             logger.warning("webhook failed", extra={"fields": fields})
             table.told(job.id, "pending", time.time() + pause_after(attempts))
+
+
+def _give_up(table: JobTable) -> None:
+    try:
+        jobs = table.give_up_webhooks()
+    except JobsUnavailableError as error:
+        logger.error("webhooks wait", extra={"fields": {"reason": error.message}})
+        return
+    if jobs:
+        fields = {"jobs": jobs, "reason": "webhook_hosts lists no host any more"}
+        logger.error("webhooks given up", extra={"fields": fields})
+
+
+def _refusal(frame: OpenFrame, fault: Fault) -> Refusal:
+    """What the synchronous route would have told of a frame with this fault."""
+    now, ask = time.time(), frame.ask
+    return Refusal(
+        at=now,
+        request_id=frame.request_id,
+        status=status_of(fault.code),
+        code=fault.code,
+        model=ask.model or "",
+        version=ask.version or 0,
+        camera=ask.camera or "",
+        part=ask.part or "",
+        seconds=max(0.0, now - frame.created),
+    )

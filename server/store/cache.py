@@ -33,6 +33,13 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
     answer: Answer
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where an answer is kept, by a key of 64 hex digits, and for how many seconds."""
+
+    key: str
+    seconds: int
+
+
 class CachedAnswer(Answer, frozen=True):
     """An answer that was another request's. age: seconds since it was made; `timing` is this
     request's own."""
@@ -65,26 +72,32 @@ class AnswerCache:
             if self._get is None:
                 self._set, self._get = _open(self._app, self._settings)
 
-    def key(self, recognizer: Recognizer, data: bytes, options: Options) -> str:
-        """The key of the answer to the image file `data`: 64 hex digits."""
-        asked = f"{options.top_k} {options.threshold!r} ".encode()
+    def place(
+        self, recognizer: Recognizer, data: bytes, options: Options, seconds: int | None = None
+    ) -> Place:
+        """The place of the answer to the image file `data`, for `seconds`, or `cache_s` without.
+
+        Those of another time are others: nobody gets an answer older than asked for.
+        """
+        seconds = self._settings.cache_s if seconds is None else seconds
+        asked = f"{options.top_k} {options.threshold!r} {seconds} ".encode()
         made = hashlib.sha256(data).digest() + self._identity(recognizer) + asked
-        return hashlib.sha256(made).hexdigest()
+        return Place(hashlib.sha256(made).hexdigest(), seconds)
 
     def look(self, key: str) -> Kept | None:
         """The answer under `key`, unless there is none or its time is over."""
         return self._read(f"answer:{key}")
 
-    def keep(self, key: str, kept: Kept) -> None:
-        """Keeps an answer for `cache_s` seconds."""
-        self._write(f"answer:{key}", msgspec.msgpack.encode(kept), self._settings.cache_s)
+    def keep(self, place: Place, kept: Kept) -> None:
+        """Keeps an answer."""
+        self._write(f"answer:{place.key}", msgspec.msgpack.encode(kept), place.seconds)
 
-    def name(self, request_id: str, key: str, kept: Kept) -> None:
-        """Lets the answer under `key` be found by the id of a request that got it, as long as it
+    def name(self, request_id: str, place: Place, kept: Kept) -> None:
+        """Lets the answer at `place` be found by the id of a request that got it, as long as it
         is kept."""
-        left = self._settings.cache_s - int(time.time() - kept.at)
+        left = place.seconds - int(time.time() - kept.at)
         if left > 0:
-            self._write(f"request:{request_id}", key.encode(), left)
+            self._write(f"request:{request_id}", place.key.encode(), left)
 
     def recent(self, request_id: str) -> Kept | None:
         """The answer that the request of this id got, unless there is none or its time is over."""

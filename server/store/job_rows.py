@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from server.store.job_records import Ask, Fault, FrameRecord, JobRecord, State, Webhook
+from server.store.job_records import Ask, Fault, FrameRecord, JobRecord, Outcome, State, Webhook
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -32,6 +32,7 @@ COLUMNS = (
     "number, id, state, owner, request_id, created, started, finished, ask, fault, webhook,"
     " webhook_state, webhook_attempts"
 )
+FRAME_COLUMNS = "number, name, kind, state, losses, outcome"
 
 
 def job_of(row: Sequence[Any], frames: tuple[FrameRecord, ...]) -> JobRecord:
@@ -51,6 +52,19 @@ def job_of(row: Sequence[Any], frames: tuple[FrameRecord, ...]) -> JobRecord:
         fault=msgspec.json.decode(fault, type=Fault) if fault else None,
         webhook=Webhook(url, told, attempts) if url else None,
         frames=frames,
+    )
+
+
+def frame_of(row: Sequence[Any]) -> FrameRecord:
+    """A row of `FRAME_COLUMNS`."""
+    number, name, kind, state, losses, outcome = row
+    return FrameRecord(
+        number=number,
+        name=name,
+        kind=kind,
+        state=state,
+        losses=losses,
+        outcome=msgspec.json.decode(outcome, type=Outcome) if outcome else None,
     )
 
 

@@ -3,6 +3,7 @@
 One process writes to it; workers on the same machine read frames from it.
 """
 
+import math
 import sqlite3
 import threading
 import time
@@ -25,20 +26,38 @@ from server.store.job_records import (
     Outcome,
     State,
 )
-from server.store.job_rows import COLUMNS, SCHEMA, decode_ask, job_of, verdict
+from server.store.job_rows import (
+    COLUMNS,
+    FRAME_COLUMNS,
+    SCHEMA,
+    decode_ask,
+    frame_of,
+    job_of,
+    verdict,
+)
 from server.store.sqlite import open_database
 
 _encode = msgspec.json.encode
+# Of a job: that its results have not expired.
+KNOWN = "(finished IS NULL OR finished >= ?)"
 
 
 class JobTable:
     """The jobs in `folder`. `_lock` guards `_connection`.
 
-    Whatever can't be read or written raises JobsUnavailableError.
+    result_ttl: seconds after its end for which `get` and `page` find a job; `expire` only frees the
+    room of older ones. Whatever can't be read or written raises JobsUnavailableError.
     """
 
-    def __init__(self, folder: Path, most_jobs: int = 1000, most_bytes: int = 256_000_000) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        most_jobs: int = 1000,
+        most_bytes: int = 256_000_000,
+        result_ttl: float = math.inf,
+    ) -> None:
         self._most_jobs, self._most_bytes = most_jobs, most_bytes
+        self._result_ttl = result_ttl
         self._lock = threading.Lock()
         self._path = folder / FILE
         try:
@@ -111,7 +130,7 @@ class JobTable:
     def get(self, job: str) -> JobRecord:
         """The job of that id. Raises JobNotFoundError."""
         with self._reading() as db:
-            found = self._records(db, "WHERE id = ?", (job,))
+            found = self._records(db, f"WHERE id = ? AND {KNOWN}", (job, self._oldest()))
         if not found:
             raise JobNotFoundError(f"there is no job {job}, or its results have expired")
         return found[0]
@@ -127,11 +146,16 @@ class JobTable:
             "number < ?": before,
         }
         wanted = {test: value for test, value in tests.items() if value is not None}
-        where = f"WHERE {' AND '.join(wanted)}" if wanted else ""
+        wanted[KNOWN] = self._oldest()
+        where = f"WHERE {' AND '.join(wanted)}"
         with self._reading() as db:
             return self._records(
                 db, f"{where} ORDER BY number DESC LIMIT ?", (*wanted.values(), limit)
             )
+
+    def _oldest(self) -> float:
+        """When the oldest job ended whose results have not expired."""
+        return time.time() - self._result_ttl
 
     def _records(
         self, db: sqlite3.Connection, where: str, values: Sequence[Any]
@@ -141,21 +165,9 @@ class JobTable:
 
     def _frames(self, db: sqlite3.Connection, number: int) -> tuple[FrameRecord, ...]:
         rows = db.execute(
-            "SELECT number, name, kind, state, losses, outcome FROM frames WHERE job = ?"
-            " ORDER BY number",
-            (number,),
+            f"SELECT {FRAME_COLUMNS} FROM frames WHERE job = ? ORDER BY number", (number,)
         )
-        return tuple(
-            FrameRecord(
-                number=number,
-                name=name,
-                kind=kind,
-                state=state,
-                losses=losses,
-                outcome=msgspec.json.decode(outcome, type=Outcome) if outcome else None,
-            )
-            for number, name, kind, state, losses, outcome in rows
-        )
+        return tuple(map(frame_of, rows))
 
     def data(self, job: str, number: int) -> bytes | None:
         """A frame as received; None once its job is finished."""
@@ -224,7 +236,7 @@ class JobTable:
         state, fault = end
         db.execute(
             "UPDATE jobs SET state = ?, fault = ?, started = coalesce(started, ?), finished = ?,"
-            " webhook_due = iif(webhook IS NULL, NULL, ?) WHERE number = ?",
+            " webhook_due = iif(webhook_state = 'pending', ?, NULL) WHERE number = ?",
             (state, _encode(fault) if fault else None, now, now, now, job.number),
         )
         db.execute("DELETE FROM contents WHERE job = ?", (job.number,))
@@ -286,6 +298,14 @@ class JobTable:
         with self._reading() as db:
             row = db.execute("SELECT min(webhook_due) FROM jobs").fetchone()
         return None if row[0] is None else float(row[0])
+
+    def give_up_webhooks(self) -> int:
+        """Has no end of a job told any more, be it open or ended; returns of how many."""
+        with self._writing() as db:
+            return db.execute(
+                "UPDATE jobs SET webhook_state = 'failed', webhook_due = NULL"
+                " WHERE webhook_state = 'pending'"
+            ).rowcount
 
     def told(self, job: str, state: str, due: float | None) -> None:
         """Keeps that a webhook was tried once more: how it stands, and when to try again."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -61,7 +62,8 @@ class Sampler:
 
     manifest_of: the manifest of the version of a model that serves. on_kept is told each frame's
     reason; on_lost, why one that should have been kept was not: `busy`, `disk` or `too_large`.
-    `_changed` guards the queue and the times of the last frames, in seconds of `clock`.
+    `_changed` guards the queue, each frame with when it came, and the times of the last frames, in
+    seconds of `clock`.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Sampler:
         self._clock, self._draw = clock, draw
         self._changed = threading.Condition()
         self._times: deque[float] = deque(maxlen=policy.per_minute)
-        self._waiting: deque[tuple[Observation, Reason]] = deque()
+        self._waiting: deque[tuple[Observation, Reason, float]] = deque()
         self._waiting_bytes = 0
         self._stopping = self._failing = False
         self._thread = threading.Thread(target=self._run, name="samples", daemon=True)
@@ -104,7 +106,7 @@ class Sampler:
             self._times.append(now)
             fits = not self._waiting or self._waiting_bytes + size <= MOST_WAITING_BYTES
             if fits:
-                self._waiting.append((seen, reason))
+                self._waiting.append((seen, reason, now))
                 self._waiting_bytes += size
                 self._changed.notify()
         if not fits:
@@ -130,16 +132,16 @@ class Sampler:
         while (item := self._next()) is not None:
             self._keep(*item)
 
-    def _next(self) -> tuple[Observation, Reason] | None:
+    def _next(self) -> tuple[Observation, Reason, float] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopping)
             if not self._waiting:
                 return None
-            seen, reason = self._waiting.popleft()
+            seen, reason, came = self._waiting.popleft()
             self._waiting_bytes -= len(seen.data or b"")
-            return seen, reason
+            return seen, reason, came
 
-    def _keep(self, seen: Observation, reason: Reason) -> None:
+    def _keep(self, seen: Observation, reason: Reason, came: float) -> None:
         try:
             kept = self.folder.add(seen, reason)
         except TooLargeError:
@@ -150,11 +152,18 @@ class Sampler:
             self._on_lost("disk")
             return
         if not kept:
+            self._give_back(came)
             return
         self._on_kept(reason)
         if self._failing:
             self._failing = False
             logger.info("samples are kept again", extra={"fields": self._fields()})
+
+    def _give_back(self, came: float) -> None:
+        """Has a frame that was there already not count for its minute."""
+        # No longer there where later frames have pushed it out: its minute is over.
+        with self._changed, suppress(ValueError):
+            self._times.remove(came)
 
     def _failed(self, error: OSError) -> None:
         """Says so once, until a frame was kept again; recognition goes on."""

@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -16,6 +16,7 @@ import requests
 from clients import frame
 from images import encode, plain
 from live import LiveServer, free_port, live_server
+from redis import Redis
 from tiny_models import COLORS, MakeModel, write_bundle
 
 RESULTS = ("hit", "miss", "shared", "bypass", "error")
@@ -235,6 +236,39 @@ def test_the_cached_route_needs_no_setting(clients: LiveServer) -> None:
         assert recent.json() == first.json()
         assert int(recent.headers["Age"]) >= 0
     assert clients.recognize(frame("magenta")).json()["cached"] is False
+
+
+def test_the_cached_route_keeps_for_a_minute_whatever_the_setting(colors: Path) -> None:
+    files = {"file": green()}
+    with live_server(models=colors, cache="true", cache_s=1) as server:
+        route = f"{server.url}/api/recognize_cached"
+        first = requests.post(route, files=files, timeout=60)
+        assert first.status_code == 200
+        name = post(server, green()).headers["X-Request-Id"]
+        give_up = time.monotonic() + 60
+        while requests.get(f"{server.url}/recent?id={name}", timeout=60).status_code == 200:
+            assert time.monotonic() < give_up
+        assert "Age" in requests.post(route, files=files, timeout=60).headers
+        name = first.headers["X-Request-Id"]
+        assert requests.get(f"{server.url}/recent?id={name}", timeout=60).status_code == 200
+        assert post(server, green(), top_k=3).json()["cached"] is False, "it asks for one second"
+
+
+def test_the_cached_route_keeps_for_no_more_than_a_minute(colors: Path) -> None:
+    with redis() as (port, _):
+        url = f"redis://127.0.0.1:{port}/0"
+        with (
+            live_server(models=colors, cache="true", cache_s=3600, cache_url=url) as server,
+            closing(Redis.from_url(url)) as client,
+        ):
+            await_redis(server)
+            client.flushdb()
+            for _ in range(2):
+                route = f"{server.url}/api/recognize_cached"
+                requests.post(route, files={"file": green()}, timeout=60).raise_for_status()
+            kept = list(client.scan_iter("lineside:*"))
+            assert len(kept) == 3, "one answer, and two requests that got it"
+            assert all(0 < client.ttl(key) <= 60 for key in kept)
 
 
 def test_recent_of_an_id_that_a_client_chose(clients: LiveServer) -> None:

@@ -96,6 +96,29 @@ def test_a_frame_that_does_not_decode_fails_the_job_and_no_other_frame(
     assert (cut["status"], cut["error"]["code"]) == ("failed", "UNDECODABLE_IMAGE")
 
 
+def test_a_frame_that_failed_is_in_the_journal_and_counted_for_its_camera(
+    clients: LiveServer,
+) -> None:
+    cut = encode(picture(), "JPEG")[:-200]
+    files = [("file", ("whole", frame("red"))), ("file", ("cut", cut))]
+    asked = {"camera": "jobs-cam", "part": "J-1"}
+    answer = requests.post(f"{clients.url}/v1/jobs", files=files, params=asked, timeout=60)
+    settled(clients, answer.json()["job_id"])
+    query = {"camera": "jobs-cam", "order": "oldest"}
+    rows = requests.get(f"{clients.url}/v1/journal", params=query, timeout=60).json()["rows"]
+    assert sorted((row["status"], row["code"], row["label"]) for row in rows) == [
+        (200, None, "red"),
+        (422, "UNDECODABLE_IMAGE", None),
+    ]
+    for row in rows:
+        assert (row["model"], row["version"], row["part"]) == ("corners", 1, "J-1")
+        assert row["request_id"] == answer.headers["X-Request-Id"]
+        assert row["total_ms"] > 0
+    for result in ("answered", "bad"):
+        frames = {"camera": "jobs-cam", "result": result}
+        assert clients.sample("lineside_camera_frames_total", **frames) == 1
+
+
 @pytest.mark.parametrize(
     ("params", "body", "expected"),
     [

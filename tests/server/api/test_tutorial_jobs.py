@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import requests
 from clients import SETOSA, frame
-from live import LiveServer
+from images import huge_png
+from live import LiveServer, live_server
+from workers import await_that
 
 
 @pytest.fixture
@@ -55,6 +57,21 @@ def test_recognize_async(clients: LiveServer, image: Path) -> None:
     assert {found["status"] for found in before} <= {"PENDING", "PROGRESS"}
     for found in before:
         assert ("progress" in found) is (found["status"] == "PROGRESS")
+
+
+def test_the_stage_of_a_frame_at_a_worker_is_told(client_models: Path) -> None:
+    settings = {"model": "corners", "max_pixels": 12_000**2, "job_workers": 1}
+    with live_server(models=client_models, **settings) as server:
+        files = {"file": huge_png(12_000)}
+        answer = requests.post(f"{server.url}/api/recognize_async", files=files, timeout=60)
+        task = answer.json()["task_id"]
+        told = {
+            "task_id": task,
+            "status": "PROGRESS",
+            "progress": {"status": "Decoding image..."},
+        }
+        url = f"{server.url}/results/{task}"
+        await_that(lambda: requests.get(url, timeout=60).json() == told, "the stage")
 
 
 def test_predict_later(clients: LiveServer, image: Path) -> None:

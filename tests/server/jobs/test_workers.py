@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import requests
 from images import encode, huge_png, plain
-from live import ROOT, LiveServer, live_server
+from live import ROOT, LiveServer, free_port, live_server
 from tiny_models import MakeModel, write_bundle
 from workers import LiveWorker, await_that, children, end, job_workers, settled, submit
 
@@ -196,6 +196,19 @@ def receiver() -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
         yield f"127.0.0.1:{server.server_port}", got
         server.shutdown()
         thread.join()
+
+
+def test_a_webhook_that_may_go_nowhere_any_more_is_given_up(colors: Path, tmp_path: Path) -> None:
+    host = f"127.0.0.1:{free_port()}"
+    with live_server(models=colors, data=tmp_path, webhook_hosts=host) as server:
+        job = settled(server, submit(server, GREEN, webhook=f"http://{host}/told"))
+        assert job["webhook"]["state"] == "pending"
+    with live_server(models=colors, data=tmp_path) as server:
+        url = f"{server.url}/v1/jobs/{job['job_id']}"
+        await_that(
+            lambda: requests.get(url, timeout=60).json()["webhook"]["state"] == "failed",
+            "the end of the webhook",
+        )
 
 
 def test_a_webhook_is_signed_and_tried_again(colors: Path) -> None:

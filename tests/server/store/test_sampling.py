@@ -112,6 +112,20 @@ def test_no_minute_has_more_than_the_rate(tmp_path: Path) -> None:
     assert all(later - earlier >= 60 for earlier, later in zip(when, when[7:], strict=False))
 
 
+def test_frames_that_are_kept_already_take_no_others_place(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Policy(share=1.0, per_minute=3))
+    bench.sampler(observation(jpeg(0)))
+    for number in range(1, 20):
+        bench.sampler(observation(jpeg(0)))
+        bench.wait(lambda: len(bench.sampler._times) == 1)
+        if number == 10:
+            bench.now += 30
+    for number in range(1, 5):
+        bench.sampler(observation(jpeg(number)))
+    bench.sampler.close()
+    assert bench.kept == {"random": 3}
+
+
 def test_ten_thousand_frames_never_exceed_the_cap(tmp_path: Path) -> None:
     """Sizes differ by a factor of thirty; the folder is looked at all the while."""
     cap = 1_000_000

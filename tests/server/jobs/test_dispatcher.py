@@ -1,0 +1,144 @@
+"""The dispatcher between a real table and a real broker; the test says what workers say."""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+from redis import Redis
+from workers import redis_server
+
+from server.config import Settings
+from server.jobs.broker import Broker, keep, make_celery
+from server.jobs.dispatcher import Dispatcher
+from server.jobs.messages import BrokerLostError, Report, cancel_key, report_key
+from server.recognition.recognizer import Answer
+from server.recognition.results import Prediction
+from server.store.job_records import (
+    Ask,
+    Fault,
+    JobRecord,
+    NewFrame,
+    NewJob,
+    OpenFrame,
+    Outcome,
+)
+from server.store.jobs import JobTable
+
+BEST = Prediction(1, "good", 0.75)
+ANSWER = Answer("parts", 3, BEST, (BEST,), "pass", {"total": 0.008})
+BAD = Fault("UNDECODABLE_IMAGE", "the image is cut off")
+
+
+class Told:
+    """What a listener was told, in order."""
+
+    wants_data = False
+
+    def __init__(self) -> None:
+        self.all: list[tuple[object, ...]] = []
+
+    def began(self, jobs: list[str]) -> None:
+        self.all += [("began", job) for job in jobs]
+
+    def answered(self, frame: OpenFrame, outcome: Outcome, data: bytes | None) -> None:
+        fault = outcome.fault.code if outcome.fault else None
+        self.all.append(("answered", frame.number, frame.ask.model, frame.ask.version, fault))
+
+    def finished(self, jobs: list[JobRecord]) -> None:
+        self.all += [("finished", job.id, job.state) for job in jobs]
+
+
+class Bench:
+    """A dispatcher of the folder `data`. `cancelled` outlives it, as at a server."""
+
+    def __init__(self, data: Path, cancelled: deque[str], broker_url: str = "") -> None:
+        self._settings = Settings(data=str(data), broker_url=broker_url)
+        self.table, self.told = JobTable(data), Told()
+        self._broker = Broker(self._settings)
+        self.dispatcher = Dispatcher(
+            self.table, self._broker, lambda _: ("parts", 3, "00"), self.told, cancelled
+        )
+        self._now = 0.0
+
+    def add(self, job: str, frames: int = 1) -> None:
+        new = tuple(NewFrame(f"{number}.png", "image", b"data") for number in range(frames))
+        self.table.add(NewJob(job, "request", Ask(top_k=1), new))
+
+    def step(self, *gone: str) -> None:
+        self._now += 0.01
+        self.dispatcher.step(self._now, 1000.0 + self._now, gone)
+
+    def report(self, task: str, report: Report) -> None:
+        """Says this in a worker's stead."""
+        app = make_celery(self._settings)
+        keep(app.backend, report_key(task), msgspec.json.encode(report))
+        app.close()
+
+    def close(self) -> None:
+        self.dispatcher.close()
+        self.table.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with closing(Bench(tmp_path, deque())) as made:
+        yield made
+
+
+def test_a_job_that_is_done_before_anyone_looked_has_begun(bench: Bench) -> None:
+    bench.add("j")
+    bench.step()
+    bench.report("j-0-0", Report("done", "w", outcome=Outcome(answer=ANSWER)))
+    bench.step()
+    assert [what for what, *_ in bench.told.all] == ["began", "answered", "finished"]
+    assert bench.table.get("j").started is not None
+
+
+def test_a_job_cancelled_during_an_outage_is_told_by_the_next_dispatcher(tmp_path: Path) -> None:
+    cancelled: deque[str] = deque()
+    (tmp_path / "redis").mkdir()
+    with redis_server(tmp_path / "redis") as server:
+        with closing(Bench(tmp_path, cancelled, broker_url=server.url)) as bench:
+            bench.add("j")
+            bench.step()
+            server.stop()
+            cancelled.append("j")
+            with pytest.raises(BrokerLostError):
+                bench.step()
+        server.start()
+        with closing(Bench(tmp_path, cancelled, broker_url=server.url)) as bench:
+            bench.step()
+        with closing(Redis.from_url(server.url)) as redis:
+            assert redis.exists(cancel_key("j"))
+    assert not cancelled
+
+
+def test_a_frame_that_failed_is_told_with_the_model_that_it_was_sent_to(bench: Bench) -> None:
+    bench.add("j")
+    bench.step()
+    bench.report("j-0-0", Report("done", "w", outcome=Outcome(fault=BAD)))
+    bench.step()
+    assert bench.told.all[1:] == [
+        ("answered", 0, "parts", 3, "UNDECODABLE_IMAGE"),
+        ("finished", "j", "failed"),
+    ]
+
+
+def test_two_workers_that_die_with_the_same_job(bench: Bench) -> None:
+    """Its third loss ends the job while another of its frames is still in a dead worker's hand."""
+    bench.add("j", 2)
+    for losses in range(3):
+        bench.step()
+        for number in range(2):
+            bench.report(f"j-{number}-{losses}", Report("running", f"w{number}", "decode"))
+        bench.step()
+        bench.step("w0", "w1")
+    bench.step()
+    assert bench.table.get("j").state == "failed"
+    assert bench.told.all[1:] == [
+        ("answered", 0, "parts", 3, "WORKER_LOST"),
+        ("finished", "j", "failed"),
+    ]
