@@ -101,6 +101,8 @@ def create_app(
     store = make_store(settings, metrics, admission)
 
     app = Flask("server", static_folder=None)
+    # Flask takes FLASK_DEBUG from the environment, where it may be left from someone's work.
+    app.debug = False
     take_bodies(app, int(settings.max_body_mb * 1_000_000))
     app.config["MAX_FORM_PARTS"] = settings.max_form_parts
     journal = open_journal(settings, metrics)
