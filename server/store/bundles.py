@@ -300,29 +300,42 @@ class BundleStore:
     def _try(self, name: str, model: Record, version: int, content: Fingerprint) -> Model:
         """Verifies, loads and swaps `version` in. Raises VersionRefusedError, remembered among the
         failures, or NotReadyError where the memory budget has no room."""
-        folder = self.folder / name / str(version)
+        fields: dict[str, object] = {"model": f"{name}/{version}"}
         try:
-            bundle = open_bundle(folder, self._recipe)
-            file = (folder / MODEL).stat().st_size
-            self._shelf.make_room(name, max(model.size, file * self._shelf.limit.copies))
-            give_back()
-            started, before = time.perf_counter(), resident()
-            recognizer = self._loader.submit(self._load, bundle).result()
+            loaded = self._made(name, model, version)
+        except NotReadyError:
+            raise
         except (BundleError, OSError, ValueError, RuntimeError) as error:
             reason = str(error)
+        except Exception as error:
+            # One version's fault that nobody thought of must neither stop the loading of others
+            # nor go unsaid.
+            reason = f"it can't be loaded: {type(error).__name__}: {error}"
+            logger.exception("version failed", extra={"fields": fields})
         else:
-            seconds, size = time.perf_counter() - started, max(file, resident() - before)
-            old = self._shelf.swap(name, recognizer, size)
+            old = self._shelf.swap(name, loaded.recognizer, loaded.bytes)
             with self._lock:
-                model.content, model.size = content, max(model.size, size)
+                model.content, model.size = content, max(model.size, loaded.bytes)
                 model.failures.pop(version, None)
                 if old not in (None, version):
                     model.history = [*model.history, old][-MOST_HISTORY:]
             self._shelf.make_room(name, 0)
-            self._on_loaded(Loaded(recognizer, size, seconds))
-            return recognizer
+            self._on_loaded(loaded)
+            return loaded.recognizer
         with self._lock:
             model.failures[version] = (content, reason)
-        fields = {"model": f"{name}/{version}", "reason": reason}
-        logger.warning("version refused", extra={"fields": fields})
+        logger.warning("version refused", extra={"fields": fields | {"reason": reason}})
         raise VersionRefusedError(f"version {version} of {name} is refused: {reason}")
+
+    def _made(self, name: str, model: Record, version: int) -> Loaded:
+        """`version`, verified and in memory, but not serving yet. Raises NotReadyError, BundleError
+        and what else opening and loading it may."""
+        folder = self.folder / name / str(version)
+        bundle = open_bundle(folder, self._recipe)
+        file = (folder / MODEL).stat().st_size
+        self._shelf.make_room(name, max(model.size, file * self._shelf.limit.copies))
+        give_back()
+        started, before = time.perf_counter(), resident()
+        recognizer = self._loader.submit(self._load, bundle).result()
+        seconds, size = time.perf_counter() - started, max(file, resident() - before)
+        return Loaded(recognizer, size, seconds)
