@@ -168,8 +168,9 @@ class BundleStore:
             return self._activate(name, model, version)
 
     def rollback(self, name: str) -> Model:
-        """Serves the version that served before this one (or else the next lower that verifies),
-        and keeps that choice.
+        """Serves the version that served before this one (or else the next lower that verifies and
+        was not passed over), and keeps that choice. Of a model that is not in memory, this one is
+        the one that would serve.
 
         Raises ModelNotFoundError, VersionPinnedError, NothingToRollBackError.
         """
@@ -177,11 +178,12 @@ class BundleStore:
         if name == self.default and self._pinned is not None:
             raise VersionPinnedError(f"the setting `version` pins {name} to {self._pinned}")
         with self._turn_to_load():
-            now = self._shelf.version(name)
+            now, choice = self._now(name, model), read_choice(self.folder / name)
             with self._lock:
                 served = [n for n in reversed(model.history) if n != now]
             present = versions_of(self.folder, name)
-            lower = [n for n in present if now is None or n < now]
+            passed = choice.skip if choice else ()
+            lower = [n for n in present if now is not None and n < now and n not in passed]
             for version in dict.fromkeys(n for n in (*served, *lower) if n in present):
                 try:
                     return self._activate(name, model, version, back=True)
@@ -248,10 +250,41 @@ class BundleStore:
     def _order(self, name: str) -> tuple[int, ...]:
         pinned = self._pinned if name == self.default else None
         choice = read_choice(self.folder / name)
-        with self._lock:
-            if choice and not (model := self._models[name]).history:
-                model.history = list(choice.history)
         return candidates(versions_of(self.folder, name), choice, pinned)
+
+    def _now(self, name: str, model: Record) -> int | None:
+        """The version that serves, or would once the model is loaded; None where none may."""
+        now = self._shelf.version(name)
+        if now is None:
+            order = self._order(name)
+            with self._lock:
+                now = next((n for n in order if n not in model.failures), None)
+            if now is not None:
+                self._recall(name, model, now)
+        return now
+
+    def _recall(self, name: str, model: Record, version: int) -> None:
+        """Takes up, once after a start, the history that was kept, before `version` serves. What
+        became newest while the server stood still went unrecorded, so it counts as having served.
+        """
+        choice = read_choice(self.folder / name)
+        present = versions_of(self.folder, name)
+        with self._lock:
+            if choice is None or model.recalled:
+                return
+            since = [n for n in present if choice.version <= n < version and n not in choice.skip]
+            model.history = [*choice.history, *sorted(since)][-MOST_HISTORY:]
+            model.recalled = True
+
+    def _keep_history(self, name: str, model: Record, version: int) -> None:
+        """Keeps that `version` took over by itself, so that a rollback after a restart knows what
+        served before; what a person passed over stays so."""
+        choice = read_choice(self.folder / name)
+        with self._lock:
+            history = tuple(model.history)
+            # It is kept from now on, so there is nothing to be taken up.
+            model.recalled = True
+        write_choice(self.folder / name, Choice(version, choice.skip if choice else (), history))
 
     @contextmanager
     def _turn_to_load(self) -> Iterator[None]:
@@ -272,10 +305,16 @@ class BundleStore:
             with self._lock:
                 failed = model.failures.get(version)
             if failed is None or failed[0] != content:
+                before = self._shelf.version(name)
                 try:
-                    return self._try(name, model, version, content)
+                    fresh = self._try(name, model, version, content)
                 except VersionRefusedError:
                     continue  # recorded among the failures
+                if before is None:
+                    self._recall(name, model, version)
+                else:
+                    self._keep_history(name, model, version)
+                return fresh
         return None
 
     def _activate(self, name: str, model: Record, version: int, *, back: bool = False) -> Model:
@@ -283,6 +322,8 @@ class BundleStore:
         what was left is forgotten, so that the next step goes further back."""
         content = fingerprint(self.folder / name / str(version))
         serving = self._shelf.use(name)
+        if serving is None:
+            self._recall(name, model, version)
         with self._lock:
             same = model.content == content
             before = model.history_before(version)

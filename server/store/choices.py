@@ -1,7 +1,7 @@
 """Which version of a model was asked for, kept beside its versions so that it outlives a restart.
 
-`models/NAME/active.json` is written when someone activates a version or rolls back, and read at
-every start.
+`models/NAME/active.json` is written when someone activates a version or rolls back, and when a
+newer version takes over from one that served; it is read at every start.
 """
 
 import logging
@@ -19,10 +19,10 @@ CHOICE = "active.json"
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A person's decision about a model.
+    """A person's decision about a model, and what took over by itself since.
 
-    version: the one to serve. skip: newer versions that were passed over by the decision, so that
-    only one newer than those takes over by itself. history: versions that served before, the last
+    version: the one to serve. skip: versions that were passed over by the decision, so that only
+    one newer than those takes over by itself. history: versions that served before, the last
     one last.
     """
 

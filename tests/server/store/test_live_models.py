@@ -289,6 +289,71 @@ def test_each_rollback_goes_one_further(store: BundleStore, model: Path) -> None
         store.rollback("colors")
 
 
+def test_a_rollback_after_a_restart_serves_nothing_that_was_rolled_back_from(
+    store: BundleStore, model: Path
+) -> None:
+    add(model, 2)
+    store.refresh("colors")
+    store.rollback("colors")
+    add(model, 3)
+    store.refresh("colors")
+    assert read_choice(model) == Choice(version=3, skip=(2,), history=(1,))
+    again = store_of(model.parent)
+    assert again.load("colors").manifest.version == 3
+    assert again.rollback("colors").manifest.version == 1
+
+
+def test_no_fallback_serves_what_was_rolled_back_from(store: BundleStore, model: Path) -> None:
+    add(model, 2)
+    store.refresh("colors")
+    store.rollback("colors")
+    add(model, 3)
+    shutil.rmtree(model / "1")
+    again = store_of(model.parent)
+    assert again.load("colors").manifest.version == 3
+    with pytest.raises(NothingToRollBackError):
+        again.rollback("colors")
+
+
+def test_a_rollback_knows_what_served_since_it_was_kept(store: BundleStore, model: Path) -> None:
+    add(model, 2)
+    look_again(store, look_again(store, {}))
+    assert read_choice(model) == Choice(version=2, history=(1,))
+    add(model, 3)
+    again = store_of(model.parent)
+    assert again.load("colors").manifest.version == 3
+    assert again.rollback("colors").manifest.version == 2
+    assert again.rollback("colors").manifest.version == 1
+
+
+def test_a_swap_needs_no_folder_that_can_be_written(
+    store: BundleStore, model: Path, events: Events
+) -> None:
+    add(model, 2)
+    (model / f".{CHOICE}.new").mkdir()  # stands where the file is written, for root as well
+    assert store.refresh("colors").manifest.version == 2
+    fields = events.await_fields(
+        "the choice of a version can't be kept and holds until the next start"
+    )
+    assert fields["file"] == str(model / CHOICE)
+    assert store.rollback("colors").manifest.version == 1
+
+
+def test_a_rollback_of_a_model_not_in_memory_goes_below_what_would_serve(
+    store: BundleStore, model: Path
+) -> None:
+    with pytest.raises(NothingToRollBackError):
+        store_of(model.parent).rollback("colors")
+    add(model, 2)
+    store.refresh("colors")
+    add(model, 3)
+    again = store_of(model.parent)
+    assert again.rollback("colors").manifest.version == 2
+    assert store_of(model.parent).rollback("colors").manifest.version == 1
+    with pytest.raises(NothingToRollBackError):
+        store_of(model.parent).rollback("colors")
+
+
 def test_a_rollback_undoes_an_activation(store: BundleStore, model: Path) -> None:
     add(model, 2)
     store.refresh("colors")
