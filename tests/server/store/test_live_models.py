@@ -444,3 +444,18 @@ def test_a_model_that_no_budget_fits_is_refused(tiny_model: MakeModel, tmp_path:
     store.load("a")
     with pytest.raises(NotReadyError, match=r"b needs about .* MB and `models_memory_mb` leaves"):
         store.get("b")
+
+
+def test_a_model_that_can_never_fit_lets_none_go(tiny_model: MakeModel, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_bundle(tmp_path / name / "1", tiny_model("colors"))
+    large = tmp_path / "large.tflite"
+    large.write_bytes(tiny_model("colors").read_bytes() + bytes(60_000_000))
+    write_bundle(tmp_path / "huge" / "1", large)
+    store = store_of(tmp_path, model="a", models_memory_mb=100)
+    for name in ("a", "b"):
+        store.load(name)
+    # Once in the file and once in the interpreter.
+    with pytest.raises(NotReadyError, match="huge needs about 120 MB and `models_memory_mb`"):
+        store.get("huge")
+    assert set(store.served()) == {"a", "b"}
