@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from server.api.observing import LONGEST, choose_id
+from server.api.observing import choose_id, told_name
 from server.api.responses import ErrorAnswer, ErrorBody, retry_after
 from server.config import Settings
 from server.errors import LinesideError
@@ -111,7 +111,7 @@ class Gate:
         self, query: dict[str, str], error: LinesideError, request_id: str, seconds: float
     ) -> None:
         model, camera, part = (
-            query.get(name, "")[:LONGEST] for name in ("model", "camera", "part")
+            told_name(query.get(name, "")) for name in ("model", "camera", "part")
         )
         refusal = Refusal(
             time.time(), request_id, error.status, error.code, model, 0, camera, part, seconds
