@@ -26,7 +26,7 @@ from server.errors import (
 from server.observe.logs import LOGGER
 from server.recognition.manifest import MODEL, Bundle, Recipe
 from server.recognition.memory import give_back, resident
-from server.store.choices import Choice, candidates, read_choice, write_choice
+from server.store.choices import Choice, candidates, history_before, read_choice, write_choice
 from server.store.folders import (
     Fingerprint,
     fingerprint,
@@ -264,17 +264,14 @@ class BundleStore:
         return now
 
     def _recall(self, name: str, model: Record, version: int) -> None:
-        """Takes up, once after a start, the history that was kept, before `version` serves. What
-        became newest while the server stood still went unrecorded, so it counts as having served.
-        """
+        """Takes up, once after a start, the history that was kept of a model of which `version` is
+        the first to serve."""
         choice = read_choice(self.folder / name)
         present = versions_of(self.folder, name)
         with self._lock:
-            if choice is None or model.recalled:
-                return
-            since = [n for n in present if choice.version <= n < version and n not in choice.skip]
-            model.history = [*choice.history, *sorted(since)][-MOST_HISTORY:]
-            model.recalled = True
+            if choice is not None and not model.recalled:
+                model.recalled = True
+                model.history = history_before(version, choice, present)[-MOST_HISTORY:]
 
     def _keep_history(self, name: str, model: Record, version: int) -> None:
         """Keeps that `version` took over by itself, so that a rollback after a restart knows what

@@ -76,3 +76,11 @@ def candidates(
     if choice is None:
         return tuple(numbers)
     return tuple(number for number in numbers if number not in choice.skip)
+
+
+def history_before(version: int, choice: Choice, numbers: Sequence[int]) -> list[int]:
+    """What served before `version`, the last one last, as far as `choice` and the versions on disk
+    tell. What came after the choice, while the server stood still, went unrecorded: it counts as
+    having served."""
+    since = [n for n in numbers if choice.version <= n < version and n not in choice.skip]
+    return [*choice.history, *sorted(since)]
