@@ -124,7 +124,7 @@ def create_app(
         refusals=refusals,
     )
     express = Express(app.wsgi_app, recognizing, settings, doors, metrics)
-    gate = Gate(express, admission, settings, metrics, repeats, refusals)
+    gate = Gate(express, admission, settings, metrics, repeats, doors, refusals)
     app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
     fetch = image_fetcher(settings)
     app.register_blueprint(recognize.blueprint(recognizing, settings, fetch))
