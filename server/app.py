@@ -108,6 +108,8 @@ def create_app(
     store = make_store(settings, metrics, admission)
 
     app = Flask("server", static_folder=None)
+    # Flask takes FLASK_DEBUG from the environment, where it may be left from someone's work.
+    app.debug = False
     take_bodies(app, int(settings.max_body_mb * 1_000_000))
     app.config["MAX_FORM_PARTS"] = settings.max_form_parts
     journal = open_journal(settings, metrics)
@@ -129,7 +131,7 @@ def create_app(
         refusals=refusals,
     )
     express = Express(app.wsgi_app, recognizing, settings, doors, metrics)
-    gate = Gate(express, admission, settings, metrics, repeats, refusals)
+    gate = Gate(express, admission, settings, metrics, repeats, doors, refusals)
     app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
     fetch = image_fetcher(settings)
     app.register_blueprint(recognize.blueprint(recognizing, settings, fetch))

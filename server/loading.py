@@ -83,6 +83,9 @@ def start_loading(store: BundleStore, settings: Settings) -> None:
             except LinesideError as error:
                 fields = {"model": name, "reason": error.message}
                 logger.error("no version may serve", extra={"fields": fields})
+            except Exception:
+                # Else the models after this one would not be loaded, nor newer versions looked for.
+                logger.exception("a model can't be loaded", extra={"fields": {"model": name}})
         if settings.watch_models_s:
             watch(store, settings.watch_models_s, threading.Event())
 

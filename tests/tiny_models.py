@@ -39,6 +39,10 @@ def _layers(tf: Any, kind: str) -> Callable[[Any], Any]:
         logits = 20.0 * means
         if kind in ("logits", "sigmoid"):
             return logits - 10.0
+        if kind == "nan":
+            return tf.nn.softmax(tf.math.log(-1.0 - means))
+        if kind == "nan_if_bright":
+            return tf.nn.softmax(tf.math.log(0.5 - means))
         if kind == "two_outputs":
             return tf.nn.softmax(logits), logits
         return tf.nn.softmax(logits)
@@ -73,7 +77,8 @@ def _convert(tf: Any, kind: str) -> bytes:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """A function from a kind to the file of that model: `colors`, `logits`, `sigmoid`, `int8`,
-    `uint8`, `two_outputs`, or `slow` (10 ms on a PC). Skips where tensorflow is absent."""
+    `uint8`, `two_outputs`, `slow` (10 ms on a PC), or one whose output is not finite: `nan`, or
+    `nan_if_bright`, not for a black image. Skips where tensorflow is absent."""
     folder = tmp_path_factory.mktemp("tiny_models")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

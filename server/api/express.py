@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
-from werkzeug.datastructures import EnvironHeaders
 
 from server.api.access import FRAMES
 from server.api.body import not_empty, query_values, read_image, read_options, to_options
@@ -96,12 +95,8 @@ class Express:
         """Whether the request may go on here, and whose it is; Flask decides on all others."""
         if self._settings.cors_origins and "HTTP_ORIGIN" in environ:
             return False, None
-        if not self._doors.closed():
-            return self._doors.open_to(environ.get("REMOTE_ADDR")), None
-        caller, _ = self._doors.identify(EnvironHeaders(environ))
-        if caller is None or caller.rate or not caller.rights.intersection(FRAMES):
-            return False, None
-        return True, caller
+        let_in, caller = self._doors.admit(environ, FRAMES)
+        return let_in and not (caller and caller.rate), caller
 
     def _answer(self, environ: dict[str, Any], request_id: str) -> tuple[bytes, Answer] | None:
         """The answer's body and the answer; None for a form without a file, whose body is put

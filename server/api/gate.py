@@ -12,8 +12,10 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from server.api.observing import LONGEST, choose_id
+from server.api.access import FRAMES
+from server.api.observing import choose_id, told_name
 from server.api.responses import ErrorAnswer, ErrorBody, retry_after
+from server.api.security import Doors
 from server.config import Settings
 from server.errors import LinesideError
 from server.observe.metrics import Metrics
@@ -32,8 +34,9 @@ WITH_OPTIONS = ("multipart/", "application/json", "application/x-www-form-urlenc
 class Gate:
     """WSGI middleware around `app` that answers 503 for frames that could not be admitted.
 
-    A form or JSON whose query string names no camera is let through, since the body may. The log
-    learns from `repeats` how many there were, since a line would cost more than the refusal.
+    Whoever may not come in is left to Flask, which says so and keeps no name that such a caller
+    chose. A form or JSON whose query string names no camera is let through, since the body may. The
+    log learns from `repeats` how many there were, since a line would cost more than the refusal.
     """
 
     def __init__(
@@ -43,11 +46,12 @@ class Gate:
         settings: Settings,
         metrics: Metrics,
         repeats: Repeats,
+        doors: Doors,
         refusals: Sequence[RefusalListener] = (),
     ) -> None:
         """refusals: are told each frame that is refused here."""
         self._app, self._admission, self._metrics = app, admission, metrics
-        self._repeats = repeats
+        self._repeats, self._doors = repeats, doors
         self._latest_only, self._most = settings.latest_only, settings.max_body_mb * 1e6
         self._wait, self._refusals = settings.max_wait_ms, refusals
         # Whoever has an answer in the cache is answered however many wait.
@@ -64,7 +68,7 @@ class Gate:
             started = time.perf_counter()
             query = dict(parse_qsl(environ.get("QUERY_STRING", "")))
             error = self._refusal(environ, query)
-            if error is not None and _body_read(environ, self._most):
+            if error and self._doors.admit(environ, FRAMES)[0] and _body_read(environ, self._most):
                 return self._refuse(environ, query, error, started, start_response)
         return self._app(environ, start_response)
 
@@ -111,7 +115,7 @@ class Gate:
         self, query: dict[str, str], error: LinesideError, request_id: str, seconds: float
     ) -> None:
         model, camera, part = (
-            query.get(name, "")[:LONGEST] for name in ("model", "camera", "part")
+            told_name(query.get(name, "")) for name in ("model", "camera", "part")
         )
         refusal = Refusal(
             time.time(), request_id, error.status, error.code, model, 0, camera, part, seconds

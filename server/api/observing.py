@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from flask import Flask, Response, g, request
 
-from server.observe.logs import LOGGER
+from server.observe.logs import LOGGER, looks_secret
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
 from server.recognition.manifest import Manifest
@@ -82,6 +82,12 @@ def tell(done: Finished, metrics: Metrics, repeats: Repeats | None = None) -> No
     logger.log(level, event, exc_info=done.failure, extra={"fields": line})
 
 
+def told_name(given: str) -> str:
+    """What a caller called a model, a camera or a part, as it may be kept; empty where that looks
+    like a key."""
+    return "" if looks_secret(given) else given[:LONGEST]
+
+
 def tell_refusal(refusals: Sequence[RefusalListener], status: int, code: str) -> None:
     """Tells that this request's frame got no labels, with what is known of it."""
     if not refusals:
@@ -94,10 +100,10 @@ def tell_refusal(refusals: Sequence[RefusalListener], status: int, code: str) ->
         request_id=g.request_id,
         status=status,
         code=code,
-        model=manifest.name if manifest else request.args.get("model", "")[:LONGEST],
+        model=manifest.name if manifest else told_name(request.args.get("model", "")),
         version=manifest.version if manifest else 0,
-        camera=options.camera if options else camera[:LONGEST],
-        part=options.part if options else request.args.get("part", "")[:LONGEST],
+        camera=options.camera if options else told_name(camera),
+        part=options.part if options else told_name(request.args.get("part", "")),
         seconds=time.perf_counter() - g.started,
     )
     for listener in refusals:

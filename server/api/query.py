@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from server.api.deadlines import frame_age, time_left
 from server.config import Settings
+from server.observe.logs import looks_secret
 from server.recognition.recognizer import Options
 
 Name = Annotated[str, Meta(max_length=128)]
@@ -33,6 +34,13 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     part: Name | None = None
     captured_at: Annotated[str, Meta(max_length=64)] | None = None
     deadline_ms: Annotated[float, Meta(gt=0, le=600_000)] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which msgspec makes a ValidationError, for a key or token in the wrong
+        place: names are counted, kept and shown, and it would be too."""
+        for field in ("camera", "part"):
+            if looks_secret(getattr(self, field) or ""):
+                raise ValueError(f"`{field}` looks like a key: send that as a header, never a name")
 
 
 def age_of(query: Query, settings: Settings) -> float:

@@ -8,6 +8,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from server.errors import LinesideError
+from server.observe.logs import hide_secrets
 
 HTTP_CODES = {
     400: "BAD_REQUEST",
@@ -55,8 +56,10 @@ def to_json(value: object, status: int = 200) -> Response:
 
 
 def error_answer(status: int, code: str, message: str) -> Response:
-    """The error shape of this request's route, remembered for the metrics and the log line."""
+    """The error shape of this request's route, remembered for the metrics and the log line. What
+    the caller called a thing stands in `message`, unless it looks like a key."""
     g.error_code = code
+    message = hide_secrets(message)
     if FOREIGN.match(request.path):
         return to_json(ForeignError(message), status)
     return to_json(ErrorAnswer(ErrorBody(code, message, g.get("request_id", ""))), status)

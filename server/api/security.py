@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, g, request
-from werkzeug.datastructures import Headers
+from werkzeug.datastructures import EnvironHeaders, Headers
 
 from server.api.access import ADMIN, OPEN, rights_of
 from server.api.callers import NO_KEY, Caller, credential, identify
@@ -21,7 +21,7 @@ from server.api.tokens import token_reader
 from server.config import Settings
 from server.errors import ForbiddenError, UnauthorizedError
 from server.observe.logs import LOGGER
-from server.store.keys import KeyRing
+from server.store.keys import KeyRing, Right
 
 logger = logging.getLogger(LOGGER)
 
@@ -73,6 +73,14 @@ class Doors:
             return (identify(secret, self._ring, self._read_token), "") if secret else (None, "")
         except UnauthorizedError as error:
             return None, error.message
+
+    def admit(self, environ: dict[str, Any], rights: Iterable[Right]) -> tuple[bool, Caller | None]:
+        """Whether a WSGI request may do what one of `rights` opens, by its headers and address
+        alone, and whose it is."""
+        if not self.closed():
+            return self.open_to(environ.get("REMOTE_ADDR")), None
+        caller, _ = self.identify(EnvironHeaders(environ))
+        return caller is not None and not caller.rights.isdisjoint(rights), caller
 
     def authorize(self, caller: Caller | None, fault: str, *, closed: bool) -> None:
         """Raises UnauthorizedError or ForbiddenError where this request may not go on."""

@@ -22,6 +22,15 @@ def hide_secrets(text: str) -> str:
     return SECRET.sub("(secret)", text)
 
 
+def looks_secret(text: str) -> bool:
+    """Whether a name has what looks like a key or token in it. Unlike in a log line, where too much
+    may be hidden, a key is one only where a word begins: a camera may be called wheels_..."""
+    return any(
+        match.start() == 0 or not text[match.start() - 1].isalnum()
+        for match in SECRET.finditer(text)
+    )
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (RFC 3339), level, event, and the fields given as `extra`'s
     `fields`."""

@@ -11,7 +11,7 @@ import numpy as np
 from server.errors import BundleError, LinesideError
 from server.recognition import frame, results
 from server.recognition.admission import Admission
-from server.recognition.interpreter import InterpreterPool
+from server.recognition.interpreter import Interpreter, InterpreterPool
 from server.recognition.manifest import Bundle, Recipe
 from server.recognition.preprocessing import (
     Tensor,
@@ -145,10 +145,21 @@ class Recognizer:
 
     def warm_up(self) -> None:
         """Runs each interpreter once on an empty input, so that the first frame pays no first-use
-        cost of the kernels."""
+        cost of the kernels. Raises BundleError where the output is not finite."""
         spec = self.pool.inputs[0]
         empty = np.zeros([1, *spec.shape[1:]], spec.dtype)
-        self.pool.each(lambda interpreter: interpreter.run([empty]))
+
+        def run(interpreter: Interpreter) -> None:
+            output = interpreter.run([empty])[0]
+            # Infinite logits make numpy warn; what comes of them is looked at here.
+            with np.errstate(invalid="ignore"):
+                read = results.to_probabilities(output, self.pool.outputs[0], self.manifest)
+            if not np.isfinite(read).all():
+                raise BundleError(
+                    f"{self.bundle.folder}: the model's output for an empty image is not finite"
+                )
+
+        self.pool.each(run)
 
     def check_golden(self) -> None:
         """Raises BundleError naming the first golden frame that this model gets wrong.
@@ -158,9 +169,12 @@ class Recognizer:
         for golden in self.manifest.golden:
             path = self.bundle.folder / golden.file
             try:
-                probabilities = self._probabilities(path.read_bytes(), StageTimer())
+                with np.errstate(invalid="ignore"):
+                    probabilities = self._probabilities(path.read_bytes(), StageTimer())
             except (OSError, LinesideError) as error:
                 raise BundleError(f"golden frame {path} can't be used: {error}") from None
+            if not np.isfinite(probabilities).all():
+                raise BundleError(f"golden frame {path}: the model's output is not finite")
             best = results.top_k(probabilities, self.labels, 1, -math.inf)[0]
             off = abs(best.probability - golden.probability)
             if best.label != golden.label or off > golden.tolerance:

@@ -26,7 +26,7 @@ from server.errors import (
 from server.observe.logs import LOGGER
 from server.recognition.manifest import MODEL, Bundle, Recipe
 from server.recognition.memory import give_back, resident
-from server.store.choices import Choice, candidates, read_choice, write_choice
+from server.store.choices import Choice, candidates, history_before, read_choice, write_choice
 from server.store.folders import (
     Fingerprint,
     fingerprint,
@@ -168,8 +168,9 @@ class BundleStore:
             return self._activate(name, model, version)
 
     def rollback(self, name: str) -> Model:
-        """Serves the version that served before this one (or else the next lower that verifies),
-        and keeps that choice.
+        """Serves the version that served before this one (or else the next lower that verifies and
+        was not passed over), and keeps that choice. Of a model that is not in memory, this one is
+        the one that would serve.
 
         Raises ModelNotFoundError, VersionPinnedError, NothingToRollBackError.
         """
@@ -177,11 +178,12 @@ class BundleStore:
         if name == self.default and self._pinned is not None:
             raise VersionPinnedError(f"the setting `version` pins {name} to {self._pinned}")
         with self._turn_to_load():
-            now = self._shelf.version(name)
+            now, choice = self._now(name, model), read_choice(self.folder / name)
             with self._lock:
                 served = [n for n in reversed(model.history) if n != now]
             present = versions_of(self.folder, name)
-            lower = [n for n in present if now is None or n < now]
+            passed = choice.skip if choice else ()
+            lower = [n for n in present if now is not None and n < now and n not in passed]
             for version in dict.fromkeys(n for n in (*served, *lower) if n in present):
                 try:
                     return self._activate(name, model, version, back=True)
@@ -248,10 +250,38 @@ class BundleStore:
     def _order(self, name: str) -> tuple[int, ...]:
         pinned = self._pinned if name == self.default else None
         choice = read_choice(self.folder / name)
-        with self._lock:
-            if choice and not (model := self._models[name]).history:
-                model.history = list(choice.history)
         return candidates(versions_of(self.folder, name), choice, pinned)
+
+    def _now(self, name: str, model: Record) -> int | None:
+        """The version that serves, or would once the model is loaded; None where none may."""
+        now = self._shelf.version(name)
+        if now is None:
+            order = self._order(name)
+            with self._lock:
+                now = next((n for n in order if n not in model.failures), None)
+            if now is not None:
+                self._recall(name, model, now)
+        return now
+
+    def _recall(self, name: str, model: Record, version: int) -> None:
+        """Takes up, once after a start, the history that was kept of a model of which `version` is
+        the first to serve."""
+        choice = read_choice(self.folder / name)
+        present = versions_of(self.folder, name)
+        with self._lock:
+            if choice is not None and not model.recalled:
+                model.recalled = True
+                model.history = history_before(version, choice, present)[-MOST_HISTORY:]
+
+    def _keep_history(self, name: str, model: Record, version: int) -> None:
+        """Keeps that `version` took over by itself, so that a rollback after a restart knows what
+        served before; what a person passed over stays so."""
+        choice = read_choice(self.folder / name)
+        with self._lock:
+            history = tuple(model.history)
+            # It is kept from now on, so there is nothing to be taken up.
+            model.recalled = True
+        write_choice(self.folder / name, Choice(version, choice.skip if choice else (), history))
 
     @contextmanager
     def _turn_to_load(self) -> Iterator[None]:
@@ -272,10 +302,16 @@ class BundleStore:
             with self._lock:
                 failed = model.failures.get(version)
             if failed is None or failed[0] != content:
+                before = self._shelf.version(name)
                 try:
-                    return self._try(name, model, version, content)
+                    fresh = self._try(name, model, version, content)
                 except VersionRefusedError:
                     continue  # recorded among the failures
+                if before is None:
+                    self._recall(name, model, version)
+                else:
+                    self._keep_history(name, model, version)
+                return fresh
         return None
 
     def _activate(self, name: str, model: Record, version: int, *, back: bool = False) -> Model:
@@ -283,6 +319,8 @@ class BundleStore:
         what was left is forgotten, so that the next step goes further back."""
         content = fingerprint(self.folder / name / str(version))
         serving = self._shelf.use(name)
+        if serving is None:
+            self._recall(name, model, version)
         with self._lock:
             same = model.content == content
             before = model.history_before(version)
@@ -300,29 +338,42 @@ class BundleStore:
     def _try(self, name: str, model: Record, version: int, content: Fingerprint) -> Model:
         """Verifies, loads and swaps `version` in. Raises VersionRefusedError, remembered among the
         failures, or NotReadyError where the memory budget has no room."""
-        folder = self.folder / name / str(version)
+        fields: dict[str, object] = {"model": f"{name}/{version}"}
         try:
-            bundle = open_bundle(folder, self._recipe)
-            file = (folder / MODEL).stat().st_size
-            self._shelf.make_room(name, max(model.size, file * self._shelf.limit.copies))
-            give_back()
-            started, before = time.perf_counter(), resident()
-            recognizer = self._loader.submit(self._load, bundle).result()
+            loaded = self._made(name, model, version)
+        except NotReadyError:
+            raise
         except (BundleError, OSError, ValueError, RuntimeError) as error:
             reason = str(error)
+        except Exception as error:
+            # One version's fault that nobody thought of must neither stop the loading of others
+            # nor go unsaid.
+            reason = f"it can't be loaded: {type(error).__name__}: {error}"
+            logger.exception("version failed", extra={"fields": fields})
         else:
-            seconds, size = time.perf_counter() - started, max(file, resident() - before)
-            old = self._shelf.swap(name, recognizer, size)
+            old = self._shelf.swap(name, loaded.recognizer, loaded.bytes)
             with self._lock:
-                model.content, model.size = content, max(model.size, size)
+                model.content, model.size = content, max(model.size, loaded.bytes)
                 model.failures.pop(version, None)
                 if old not in (None, version):
                     model.history = [*model.history, old][-MOST_HISTORY:]
             self._shelf.make_room(name, 0)
-            self._on_loaded(Loaded(recognizer, size, seconds))
-            return recognizer
+            self._on_loaded(loaded)
+            return loaded.recognizer
         with self._lock:
             model.failures[version] = (content, reason)
-        fields = {"model": f"{name}/{version}", "reason": reason}
-        logger.warning("version refused", extra={"fields": fields})
+        logger.warning("version refused", extra={"fields": fields | {"reason": reason}})
         raise VersionRefusedError(f"version {version} of {name} is refused: {reason}")
+
+    def _made(self, name: str, model: Record, version: int) -> Loaded:
+        """`version`, verified and in memory, but not serving yet. Raises NotReadyError, BundleError
+        and what else opening and loading it may."""
+        folder = self.folder / name / str(version)
+        bundle = open_bundle(folder, self._recipe)
+        file = (folder / MODEL).stat().st_size
+        self._shelf.make_room(name, max(model.size, file * self._shelf.limit.copies))
+        give_back()
+        started, before = time.perf_counter(), resident()
+        recognizer = self._loader.submit(self._load, bundle).result()
+        seconds, size = time.perf_counter() - started, max(file, resident() - before)
+        return Loaded(recognizer, size, seconds)

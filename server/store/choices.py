@@ -1,7 +1,7 @@
 """Which version of a model was asked for, kept beside its versions so that it outlives a restart.
 
-`models/NAME/active.json` is written when someone activates a version or rolls back, and read at
-every start.
+`models/NAME/active.json` is written when someone activates a version or rolls back, and when a
+newer version takes over from one that served; it is read at every start.
 """
 
 import logging
@@ -19,10 +19,10 @@ CHOICE = "active.json"
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A person's decision about a model.
+    """A person's decision about a model, and what took over by itself since.
 
-    version: the one to serve. skip: newer versions that were passed over by the decision, so that
-    only one newer than those takes over by itself. history: versions that served before, the last
+    version: the one to serve. skip: versions that were passed over by the decision, so that only
+    one newer than those takes over by itself. history: versions that served before, the last
     one last.
     """
 
@@ -76,3 +76,11 @@ def candidates(
     if choice is None:
         return tuple(numbers)
     return tuple(number for number in numbers if number not in choice.skip)
+
+
+def history_before(version: int, choice: Choice, numbers: Sequence[int]) -> list[int]:
+    """What served before `version`, the last one last, as far as `choice` and the versions on disk
+    tell. What came after the choice, while the server stood still, went unrecorded: it counts as
+    having served."""
+    since = [n for n in numbers if choice.version <= n < version and n not in choice.skip]
+    return [*choice.history, *sorted(since)]

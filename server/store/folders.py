@@ -10,6 +10,7 @@ import msgspec
 
 from server.errors import BundleError
 from server.recognition.manifest import (
+    GOLDEN,
     LABELS,
     MANIFEST,
     MODEL,
@@ -51,7 +52,8 @@ def versions(folder: Path) -> dict[str, tuple[int, ...]]:
 def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
     """The bundle in `folder`, or a bare model.tflite there, fed by `recipe`.
 
-    Raises BundleError where it is incomplete or damaged.
+    Raises BundleError where it is incomplete or damaged, or where what lies around a bare model
+    says that it is a bundle whose copy is under way.
     """
     if (folder / MANIFEST).exists() or not (folder / MODEL).is_file():
         bundle = read_bundle(folder)
@@ -64,6 +66,11 @@ def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
         raise BundleError(
             f"{folder} has no {MANIFEST}: set `recipe` to say how an image is fed to its {MODEL}"
         )
+    if (folder / GOLDEN).exists() or _has_bundles(folder.parent):
+        raise BundleError(
+            f"{folder} has no {MANIFEST}, and is no bare {MODEL} either: a {GOLDEN} folder in it or"
+            f" a {MANIFEST} in another version says that its copy was cut off, or is under way"
+        )
     manifest = Manifest(
         name=folder.parent.name,
         version=int(folder.name),
@@ -73,6 +80,11 @@ def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
     )
     labels = folder / LABELS
     return Bundle(folder, manifest, read_labels(labels) if labels.exists() else ())
+
+
+def _has_bundles(model: Path) -> bool:
+    """Whether a version in models/NAME has a bundle.json."""
+    return any((model / str(n) / MANIFEST).exists() for n in versions_of(model.parent, model.name))
 
 
 class _Task(msgspec.Struct):

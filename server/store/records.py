@@ -31,7 +31,8 @@ class Record:
     """What is known of one name; guarded by the store's `_lock`.
 
     content: the files of the version that serves. size: the most bytes that a version took.
-    history: versions that served before, the last one last. failures: by version, the files that
+    history: versions that served before, the last one last; recalled: whether it goes on from the
+    one on disk. failures: by version, the files that
     were refused, and why.
     """
 
@@ -39,6 +40,7 @@ class Record:
         self.content: Fingerprint = ()
         self.size = 0
         self.history: list[int] = []
+        self.recalled = False
         self.failures: dict[int, tuple[Fingerprint, str]] = {}
 
     def history_before(self, version: int) -> list[int]:

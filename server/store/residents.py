@@ -78,10 +78,15 @@ class Residents:
                 found[name] = found.get(name, 0) + size
         return found
 
-    def staying(self) -> int:
-        """Bytes of the models that serve: what is left when the others have gone."""
+    def staying(self, name: str | None = None) -> int:
+        """Bytes of the models that serve, or of `name` alone: what is left when the others have
+        gone."""
         with self._changed:
-            return sum(size for t, (_, _, size) in self._bytes.items() if t not in self._leaving)
+            return sum(
+                size
+                for token, (each, _, size) in self._bytes.items()
+                if token not in self._leaving and name in (None, each)
+            )
 
     def retire(self, recognizer: Model, reason: Reason) -> None:
         """Tells that `recognizer` no longer serves. When its last holder lets it go, its memory is

@@ -77,21 +77,27 @@ class Shelf:
 
         Those with a frame under way go after the idle ones. The default is never let go, and it,
         or a model that serves already, is loaded beyond the budget rather than not at all. Raises
-        NotReadyError where there is no room for another.
+        NotReadyError where there is no room for another, before any goes where all were not enough.
         """
         if not self.limit.memory:
             return
+        optional = name != self.default and self.version(name) is None
+        beside = self.residents.staying(self.default)
+        if optional and beside + size > self.limit.memory:
+            raise self._no_room(name, size, self.limit.memory - beside)
         while self.residents.staying() + size > self.limit.memory and self._let_go(name):
             continue
         if self.residents.await_room(size, LONGEST_WAIT):
             return
-        if name != self.default and self.version(name) is None:
-            left = max(0, self.limit.memory - self.residents.used())
-            raise NotReadyError(
-                f"{name} needs about {size / 1e6:.0f} MB and `models_memory_mb` leaves it"
-                f" {left / 1e6:.0f} MB",
-                retry_after=10,
-            )
+        if optional:
+            raise self._no_room(name, size, self.limit.memory - self.residents.used())
+
+    def _no_room(self, name: str, size: int, left: int) -> NotReadyError:
+        return NotReadyError(
+            f"{name} needs about {size / 1e6:.0f} MB and `models_memory_mb` leaves it"
+            f" {max(0, left) / 1e6:.0f} MB",
+            retry_after=10,
+        )
 
     def _let_go(self, wanted: str) -> bool:
         """Lets go of the model whose turn it is; False where there is none but `wanted`."""

@@ -1,5 +1,6 @@
 """A real server behind keys: what it tells, how its limits hold, and when it does not start."""
 
+import base64
 import itertools
 import subprocess
 import sys
@@ -36,6 +37,16 @@ def test_a_key_appears_in_no_log_metric_or_error(colors: Path, tmp_path: Path) -
                 ("POST", "/v1/recognize", RED),
                 ("POST", "/v1/recognize", b"no image"),
                 ("POST", f"/v1/recognize?model={key}", RED),
+                ("POST", f"/v1/recognize?camera={key}", RED),
+                ("POST", f"/v1/recognize?part=A-{key}", RED),
+                ("POST", f"/v1/recognize?camera={wrong}&top_k=0", RED),
+                ("POST", f"/v1/recognize?camera={wrong}&model=absent", RED),
+                ("POST", f"/v1/recognize/batch?camera={wrong}", RED),
+                ("POST", f"/v1/jobs?camera={wrong}", RED),
+                ("POST", f"/v2/models/{wrong}/infer", b"{}"),
+                ("POST", f"/v1/models/{wrong}:predict", b"{}"),
+                ("GET", f"/v1/models/{wrong}/versions/7", None),
+                ("POST", f"/v1/models/{wrong}/load", None),
                 ("GET", f"/v1/models/{key}", None),
                 ("GET", f"/{key}", None),
                 ("POST", "/v1/models/colors/load", None),
@@ -50,18 +61,36 @@ def test_a_key_appears_in_no_log_metric_or_error(colors: Path, tmp_path: Path) -
                 {"X-Request-Id": key} | bearer(key),
             )
         ]
-        assert {answer.status_code for answer in answers} >= {200, 401, 404}
+        assert {answer.status_code for answer in answers} >= {200, 400, 401, 404}
         metrics = requests.get(server.url + "/metrics", headers=bearer(key), timeout=60).text
+        journal = requests.get(server.url + "/v1/journal", headers=bearer(key), timeout=60).text
+    assert "INVALID_FIELD" in journal
     logged = "\n".join(map(str, server.lines))
     assert '"caller": "line-4"' in logged.replace("'", '"')
     for secret in (key, wrong):
         assert secret not in logged
         assert secret not in metrics
+        assert secret not in journal
         assert secret not in file.read_text()
-    for answer in answers:
-        if answer.request.path_url.find(key) < 0:
+        assert [a.request.path_url for a in answers if secret in a.text] == []
+
+
+def test_a_key_as_a_name_is_refused_in_any_body(colors: Path) -> None:
+    key = "ls_" + "A" * 43
+    with live_server(models=colors) as server:
+        url = server.url + "/v1/recognize"
+        image = base64.b64encode(RED).decode()
+        for how in (
+            {"params": {"camera": key}, "data": RED, "headers": {"Content-Type": "image/png"}},
+            {"data": {"part": key}, "files": {"file": RED}},
+            {"json": {"image_base64": image, "camera": key}},
+        ):
+            answer = requests.post(url, timeout=60, **how)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "INVALID_FIELD")
+            assert "looks like a key" in answer.json()["error"]["message"]
             assert key not in answer.text
-            assert wrong not in answer.text
+        named = requests.post(url, RED, params={"camera": "wheels_of_the_press_at_line_4"})
+        assert named.json()["camera"] == "wheels_of_the_press_at_line_4"
 
 
 def count_admitted(url: str, key: str, start: threading.Barrier) -> tuple[int, set[int]]:

@@ -281,8 +281,9 @@ def tokens(
     return sign, app.test_client(), algorithm
 
 
-def status(client: FlaskClient, token: str, path: str = "/v1/models/colors/load") -> int:
-    method = "GET" if path == "/v1/models" else "POST"
+def status(
+    client: FlaskClient, token: str, path: str = "/v1/models/colors/load", method: str = "POST"
+) -> int:
     headers = {"Authorization": f"Bearer {token}"}
     return client.open(path, method=method, headers=headers).status_code
 
@@ -293,7 +294,7 @@ def test_a_good_token_opens_what_its_scope_says(
     sign, client, _ = tokens
     assert status(client, sign()) not in (401, 403)
     assert status(client, sign(scope="recognize")) == 403
-    assert status(client, sign(scope="recognize"), "/v1/models") == 200
+    assert status(client, sign(scope="recognize"), "/v1/models", "GET") == 200
     assert status(client, sign(scope=None)) == 403
     assert status(client, sign(scope=["admin"])) == 403
     assert client.post("/v1/models/colors/load").status_code == 401
@@ -325,11 +326,11 @@ def test_a_bad_token_opens_no_admin_route(
         "no token": "a.b.c",
         "two parts": "a.b",
     }
-    for action in ("load", "activate", "rollback"):
-        path = f"/v1/models/colors/{action}"
-        assert {name: status(client, token, path) for name, token in bad.items()} == dict.fromkeys(
-            bad, 401
-        )
+    routes = [each for each in paths(client.application) if RIGHTS_OF[each[0]] == ADMIN]
+    assert {rule for rule, _, _ in routes} == {r for r in RIGHTS_OF if RIGHTS_OF[r] == ADMIN}
+    for rule, path, method in routes:
+        statuses = {name: status(client, token, path, method) for name, token in bad.items()}
+        assert statuses == dict.fromkeys(bad, 401), (rule, method)
 
 
 @pytest.mark.parametrize(
@@ -474,9 +475,13 @@ def test_too_many_parts_are_refused(colors: Path, tmp_path: Path) -> None:
     assert (answer.status_code, error(answer)["code"]) == (413, "BODY_TOO_LARGE")
 
 
-def test_the_application_never_debugs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert site.app.debug is False
-    assert site.app.testing is False
+def test_the_application_never_debugs(
+    colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLASK_DEBUG", "1")
+    app = make_app(colors, tmp_path / "none")
+    assert app.debug is False
+    assert app.testing is False
     source = "".join(path.read_text() for path in Path("server").rglob("*.py"))
     assert not re.search(r"debug\s*=\s*True|run_simple|app\.run\(", source)
 

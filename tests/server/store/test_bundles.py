@@ -258,6 +258,24 @@ def test_a_bare_model_is_served_by_the_recipe_of_the_settings(
     assert (answer.model, answer.version, answer.best.label) == ("bare", 7, "red")
 
 
+def test_a_half_copied_bundle_is_no_bare_model(
+    tiny_model: MakeModel, bundle: Path, tmp_path: Path
+) -> None:
+    half = bundle.with_name("2")
+    shutil.copytree(bundle, half)
+    (half / MANIFEST).unlink()
+    store = store_of(bundle.parent.parent, recipe=RECIPE)
+    assert store.load("colors").manifest.version == 1
+    (failure,) = store.failures("colors")
+    assert failure.version == 2
+    assert "its copy was cut off, or is under way" in failure.reason
+    first = tmp_path / "first" / "1"
+    write_bundle(first, tiny_model("colors"), golden=(("golden/frame.png", RED),))
+    (first / MANIFEST).unlink()
+    with pytest.raises(BundleError, match="its copy was cut off"):
+        open_bundle(first, RECIPE)
+
+
 def test_a_wrong_golden_frame_keeps_the_older_version_serving(
     tiny_model: MakeModel, bundle: Path
 ) -> None:

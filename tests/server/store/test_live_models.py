@@ -21,11 +21,15 @@ from server.errors import (
     VersionPinnedError,
     VersionRefusedError,
 )
+from server.loading import start_loading
 from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
-from server.recognition.manifest import LABELS, MANIFEST, MODEL, Golden
+from server.recognition.frame import Limits
+from server.recognition.interpreter import InterpreterPool
+from server.recognition.manifest import LABELS, MANIFEST, MODEL, Bundle, Golden
 from server.recognition.recognizer import Answer, Options, Recognizer
+from server.recognition.tensors import Model, make_model
 from server.store.bundles import BundleStore
 from server.store.choices import CHOICE, Choice, candidates, read_choice
 from server.store.watching import look_again
@@ -148,9 +152,14 @@ def spoil(folder: Path, how: str, tiny_model: MakeModel) -> None:
         (folder / MODEL).write_bytes((folder / MODEL).read_bytes()[:1000])
     else:
         shutil.rmtree(folder)
-        made = {"int8 with a float recipe": "int8", "two outputs": "two_outputs"}
+        made = {
+            "int8 with a float recipe": "int8",
+            "two outputs": "two_outputs",
+            "output that is not finite": "nan",
+            "golden output that is not finite": "nan_if_bright",
+        }
         frame = ("golden/red.png", RED)
-        golden = how == "failing golden frame" or how == "swapped labels, digests made anew"
+        golden = "golden" in how or how == "swapped labels, digests made anew"
         labels = ("green", "red", "blue") if how.startswith("swapped") else COLORS
         label = "green" if how == "failing golden frame" else "red"
         write_bundle(
@@ -174,6 +183,8 @@ FAULTS = {
     "two outputs": "this model has 1 and 2",
     "half copied": "has no bundle.json",
     "cut short": "model.tflite is damaged: its sha256 differs",
+    "output that is not finite": "the model's output for an empty image is not finite",
+    "golden output that is not finite": "golden/red.png: the model's output is not finite",
     "failing golden frame": "should be green at 1.000 but this model says red",
 }
 
@@ -193,6 +204,24 @@ def test_a_bad_version_is_refused_while_the_old_one_serves(
     assert FAULTS[how] in failure.reason
     assert see_red(store.get("colors")).version == 1
     assert store.ready() == (True, "")
+
+
+def test_an_unforeseen_error_is_its_versions_failure_alone(model: Path, events: Events) -> None:
+    def load(bundle: Bundle) -> Model:
+        if bundle.manifest.version == 2:
+            raise IndexError("tuple index out of range")
+        pool = InterpreterPool(bundle.model_path, 1)
+        return make_model(bundle, pool, Admission(1, 4), Limits())
+
+    add(model, 2)
+    store = BundleStore(model.parent, "colors", load)
+    start_loading(store, Settings())
+    assert events.await_fields("version failed") == {"model": "colors/2"}
+    assert events.await_fields("version refused")["model"] == "colors/2"
+    assert store.load("colors").manifest.version == 1
+    (failure,) = store.failures("colors")
+    assert failure.version == 2
+    assert failure.reason == "it can't be loaded: IndexError: tuple index out of range"
 
 
 def test_a_refused_version_is_tried_again_when_its_files_change(
@@ -258,6 +287,71 @@ def test_each_rollback_goes_one_further(store: BundleStore, model: Path) -> None
     assert store.rollback("colors").manifest.version == 1
     with pytest.raises(NothingToRollBackError):
         store.rollback("colors")
+
+
+def test_a_rollback_after_a_restart_serves_nothing_that_was_rolled_back_from(
+    store: BundleStore, model: Path
+) -> None:
+    add(model, 2)
+    store.refresh("colors")
+    store.rollback("colors")
+    add(model, 3)
+    store.refresh("colors")
+    assert read_choice(model) == Choice(version=3, skip=(2,), history=(1,))
+    again = store_of(model.parent)
+    assert again.load("colors").manifest.version == 3
+    assert again.rollback("colors").manifest.version == 1
+
+
+def test_no_fallback_serves_what_was_rolled_back_from(store: BundleStore, model: Path) -> None:
+    add(model, 2)
+    store.refresh("colors")
+    store.rollback("colors")
+    add(model, 3)
+    shutil.rmtree(model / "1")
+    again = store_of(model.parent)
+    assert again.load("colors").manifest.version == 3
+    with pytest.raises(NothingToRollBackError):
+        again.rollback("colors")
+
+
+def test_a_rollback_knows_what_served_since_it_was_kept(store: BundleStore, model: Path) -> None:
+    add(model, 2)
+    look_again(store, look_again(store, {}))
+    assert read_choice(model) == Choice(version=2, history=(1,))
+    add(model, 3)
+    again = store_of(model.parent)
+    assert again.load("colors").manifest.version == 3
+    assert again.rollback("colors").manifest.version == 2
+    assert again.rollback("colors").manifest.version == 1
+
+
+def test_a_swap_needs_no_folder_that_can_be_written(
+    store: BundleStore, model: Path, events: Events
+) -> None:
+    add(model, 2)
+    (model / f".{CHOICE}.new").mkdir()  # stands where the file is written, for root as well
+    assert store.refresh("colors").manifest.version == 2
+    fields = events.await_fields(
+        "the choice of a version can't be kept and holds until the next start"
+    )
+    assert fields["file"] == str(model / CHOICE)
+    assert store.rollback("colors").manifest.version == 1
+
+
+def test_a_rollback_of_a_model_not_in_memory_goes_below_what_would_serve(
+    store: BundleStore, model: Path
+) -> None:
+    with pytest.raises(NothingToRollBackError):
+        store_of(model.parent).rollback("colors")
+    add(model, 2)
+    store.refresh("colors")
+    add(model, 3)
+    again = store_of(model.parent)
+    assert again.rollback("colors").manifest.version == 2
+    assert store_of(model.parent).rollback("colors").manifest.version == 1
+    with pytest.raises(NothingToRollBackError):
+        store_of(model.parent).rollback("colors")
 
 
 def test_a_rollback_undoes_an_activation(store: BundleStore, model: Path) -> None:
@@ -350,3 +444,18 @@ def test_a_model_that_no_budget_fits_is_refused(tiny_model: MakeModel, tmp_path:
     store.load("a")
     with pytest.raises(NotReadyError, match=r"b needs about .* MB and `models_memory_mb` leaves"):
         store.get("b")
+
+
+def test_a_model_that_can_never_fit_lets_none_go(tiny_model: MakeModel, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_bundle(tmp_path / name / "1", tiny_model("colors"))
+    large = tmp_path / "large.tflite"
+    large.write_bytes(tiny_model("colors").read_bytes() + bytes(60_000_000))
+    write_bundle(tmp_path / "huge" / "1", large)
+    store = store_of(tmp_path, model="a", models_memory_mb=100)
+    for name in ("a", "b"):
+        store.load(name)
+    # Once in the file and once in the interpreter.
+    with pytest.raises(NotReadyError, match="huge needs about 120 MB and `models_memory_mb`"):
+        store.get("huge")
+    assert set(store.served()) == {"a", "b"}

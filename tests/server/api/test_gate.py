@@ -1,0 +1,113 @@
+"""The gate before Flask: whom it refuses while frames wait, and whom it leaves to Flask."""
+
+import math
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from images import encode, plain
+from werkzeug.test import Client, TestResponse
+
+from server.api.gate import Gate
+from server.api.security import Doors
+from server.app import create_app
+from server.config import Settings
+from server.observe.metrics import Metrics
+from server.observe.repeats import Repeats
+from server.recognition.admission import Admission
+from server.recognition.observation import Refusal
+from server.store.keys import add_key
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+RED = encode(plain((255, 0, 0)), "PNG")
+
+
+@contextmanager
+def crowd() -> Iterator[Admission]:
+    """An admission whose only slot is taken and whose only place to wait too."""
+    admission, begun, end = Admission(1, 1), threading.Event(), threading.Event()
+
+    def work(waited: float) -> None:
+        begun.set()
+        assert end.wait(60)
+
+    with ThreadPoolExecutor(2) as threads:
+        try:
+            frames = [threads.submit(admission.run, work, math.inf)]
+            assert begun.wait(60)
+            frames.append(threads.submit(admission.run, work, math.inf))
+            pause = threading.Event()
+            while not admission.crowded:
+                pause.wait(0.001)
+            yield admission
+        finally:
+            end.set()
+        for frame in frames:
+            frame.result(60)
+
+
+class Crowded:
+    """An application behind a gate that can let no frame more in; `refused` are those told of."""
+
+    def __init__(self, models: Path, folder: Path, admission: Admission) -> None:
+        self.keys_file = folder / "keys.jsonl"
+        settings = Settings(
+            models=str(models),
+            keys_file=str(self.keys_file),
+            data=str(folder / "data"),
+            interpreters=1,
+            wide_interpreter=False,
+        )
+        app = create_app(settings)
+        self.refused: list[Refusal] = []
+        gate = Gate(
+            app.wsgi_app,
+            admission,
+            settings,
+            Metrics(),
+            Repeats(0),
+            Doors(settings),
+            [self.refused.append],
+        )
+        self._client = Client(gate)
+
+    def post(self, address: str = "127.0.0.1", **headers: str) -> TestResponse:
+        return self._client.post(
+            "/v1/recognize?camera=st4",
+            data=RED,
+            headers={"Content-Type": "image/png", **headers},
+            environ_overrides={"REMOTE_ADDR": address},
+        )
+
+
+@pytest.fixture
+def crowded(colors: Path, tmp_path: Path) -> Iterator[Crowded]:
+    with crowd() as admission:
+        yield Crowded(colors, tmp_path, admission)
+
+
+def test_who_may_not_come_in_is_told_so_however_many_wait(crowded: Crowded) -> None:
+    may = add_key(crowded.keys_file, "line", ["recognize"], now=NOW)
+    may_not = add_key(crowded.keys_file, "prometheus", ["metrics"], now=NOW)
+    for headers, status in (
+        ({}, 401),
+        ({"X-API-Key": may[:-4] + "AAAA"}, 401),
+        ({"Authorization": f"Basic {may}"}, 401),
+        ({"X-API-Key": may_not}, 403),
+    ):
+        assert crowded.post(**headers).status_code == status
+    assert crowded.refused == []
+    answer = crowded.post(Authorization=f"Bearer {may}")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert [(each.camera, each.status) for each in crowded.refused] == [("st4", 503)]
+
+
+def test_open_doors_refuse_for_want_of_room_on_this_machine_alone(crowded: Crowded) -> None:
+    assert crowded.post("192.0.2.7").status_code == 401
+    assert crowded.refused == []
+    assert crowded.post().status_code == 503
+    assert len(crowded.refused) == 1
