@@ -94,7 +94,7 @@ def test_a_hundred_swaps_under_eight_clients(two_versions: Path) -> None:
 
         under_load(10)
         # The journal's file is opened with its first rows, a moment after the first answers.
-        await_that(lambda: any("journal" in name for name in descriptors(server)), "a journal")
+        await_that(lambda: any(name.endswith("-wal") for name in descriptors(server)), "a journal")
         before = server.memory(), threads(server), descriptors(server)
         answers = under_load(SWAPS)
         after = server.memory(), threads(server), descriptors(server)
