@@ -16,7 +16,8 @@ from server.errors import (
     OverloadedError,
     SupersededError,
 )
-from server.recognition.admission import BELIEVED, CAUTION, Admission
+from server.recognition.admission import CAUTION, Admission
+from server.recognition.service_time import BELIEVED, MOST_CAMERAS, ServiceTimes
 
 FOREVER = 1e9
 
@@ -282,6 +283,49 @@ def test_an_estimate_longer_than_every_deadline_is_corrected() -> None:
         made.finish("probe", 0.01)
         probe.result(30)
         assert made.admission.service_time == pytest.approx(0.01)
+
+
+def test_one_cameras_slow_frames_do_not_refuse_anothers_quick_ones() -> None:
+    with line(slots=2) as made:
+        first = made.send("slow", camera="large")
+        made.finish("slow", 0.64)
+        first.result(30)
+        made.send("slow again", camera="large")
+        quick = made.send("quick", deadline=made.clock.now + 0.1, camera="small")
+        made.finish("quick", 0.012)
+        quick.result(30)
+        again = made.send("quick again", deadline=made.clock.now + 0.1, camera="small")
+        made.finish("quick again", 0.012)
+        again.result(30)
+        refusal(
+            made.send("hopeless", deadline=made.clock.now + 0.1, camera="large"),
+            DeadlineExceededError,
+        )
+
+
+def test_a_quick_cameras_waiting_frame_is_taken_where_a_slow_ones_would_be_late() -> None:
+    with line(slots=1) as made:
+        for camera, seconds in (("small", 0.01), ("large", 0.2)):
+            answer = made.send(camera, camera=camera)
+            made.finish(camera, seconds)
+            answer.result(30)
+        made.send("busy", camera="small")
+        quick = made.send("quick", deadline=made.clock.now + 0.15, camera="small")
+        refusal(
+            made.send("late", deadline=made.clock.now + 0.15, camera="large"),
+            DeadlineExceededError,
+        )
+        made.finish("busy", 0.1)
+        made.finish("quick", 0.01)
+        quick.result(30)
+
+
+def test_the_times_of_cameras_are_bounded() -> None:
+    times = ServiceTimes()
+    for n in range(MOST_CAMERAS + 1):
+        times.learn(f"camera {n}", 0.1, now=0.0)
+    assert times.known("camera 0", now=0.0) is None
+    assert times.known(f"camera {MOST_CAMERAS}", now=0.0) == pytest.approx(0.1)
 
 
 def test_one_slow_frame_moves_the_estimate_little() -> None:
