@@ -176,5 +176,6 @@ def test_samples(clients: LiveServer) -> None:
     assert found == {"model": "corners", "samples": ["cyan.jpg", "red.jpg"]}
     image = requests.get(f"{base}/red.jpg", timeout=60)
     assert (image.headers["Content-Type"], image.content) == ("image/jpeg", frame("red", "JPEG"))
+    assert image.headers["Cache-Control"] == "private, max-age=3600"
     assert requests.get(f"{base}/%2e%2e%2fbundle.json", timeout=60).status_code == 404
     assert requests.get(f"{base}/bundle.json", timeout=60).status_code == 404
