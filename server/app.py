@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 from flask import Flask
 
-from server import config
+from server import config_reading
 from server.api import (
     batch,
     console,
@@ -98,7 +98,7 @@ def create_app(
     The default model is loaded by a thread of its own, so that /livez answers meanwhile. Raises
     StartError where settings or the models folder are unusable.
     """
-    settings = settings or config.load(os.environ)
+    settings = settings or config_reading.load(os.environ)
     metrics = Metrics(settings.max_cameras)
     folders = {"data": Path(settings.data), "models": Path(settings.models)}
     metrics.registry.register(DeviceCollector(folders, root))

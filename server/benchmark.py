@@ -27,8 +27,8 @@ import cv2
 import msgspec
 import numpy as np
 
-from server import config
 from server.config import Settings
+from server.config_reading import PREFIX, to_environ
 from server.errors import BundleError, StartError
 from server.recognition import frame, process
 from server.recognition.cores import granted_cores
@@ -213,17 +213,15 @@ def served(settings: Settings, proposed: dict[str, int | float]) -> Iterator[int
     Raises StartError where it does not start.
     """
     port = free_port()
-    given = {k: v for k, v in os.environ.items() if not k.startswith(config.PREFIX)}
-    asked = config.to_environ(settings)
-    given |= {
-        key: asked[key] for name in MEASURED if (key := config.PREFIX + name.upper()) in asked
-    }
+    given = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+    asked = to_environ(settings)
+    given |= {key: asked[key] for name in MEASURED if (key := PREFIX + name.upper()) in asked}
     with tempfile.TemporaryDirectory(prefix="lineside-bench-") as data:
         values = proposed | {"port": port, "host": "127.0.0.1", "data": data, "journal": "false"}
         values |= {"keys_file": f"{data}/keys.jsonl", "auth": "off", "log_level": "error"}
         # Neither a deadline nor a full queue is part of what is measured.
         values |= {"max_wait_ms": 60_000, "max_waiting": crowd(granted_cores())}
-        given |= {config.PREFIX + name.upper(): str(value) for name, value in values.items()}
+        given |= {PREFIX + name.upper(): str(value) for name, value in values.items()}
         child = subprocess.Popen([sys.executable, "-m", "server"], env=given)
         try:
             _await_ready(child, port)
