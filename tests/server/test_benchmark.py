@@ -10,7 +10,8 @@ from pathlib import Path
 from live import ROOT
 
 from server import config_reading
-from server.benchmark import Throughput, best_of, propose
+from server.benchmark import best_of, propose
+from server.benchmark_steps import Throughput
 
 
 def test_it_measures_writes_and_proposes_usable_settings(shipped: Path, tmp_path: Path) -> None:
