@@ -11,9 +11,8 @@ from server import config_reading
 from server.api.doors import check_doors
 from server.config import Settings
 from server.errors import NotReadyError, SettingsError
-from server.store.bundles import newest_intact, versions
 from server.store.choices import candidates, read_choice
-from server.store.folders import pick_default
+from server.store.folders import newest_intact, pick_default, versions
 
 if TYPE_CHECKING:
     from flask import Flask
