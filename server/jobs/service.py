@@ -167,7 +167,7 @@ class Jobs:
                 )
                 self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
                 self._thread.start()
-                self._telling.start(self._table)
+                self._telling.start(self._table.webhooks)
             return self._table
 
     def _run(self) -> None:
