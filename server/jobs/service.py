@@ -11,8 +11,6 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +21,7 @@ from server.errors import (
     JobNotFoundError,
     JobsUnavailableError,
 )
-from server.jobs.messages import BrokerLostError
+from server.jobs.rounds import RETRY, Rounds
 from server.jobs.telling import Telling
 from server.observe.logs import LOGGER
 from server.store.job_records import FILE, Fault, JobRecord, NewJob, OpenFrame, State
@@ -38,13 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(LOGGER)
 
 LOCK = "jobs.lock"
-# Seconds between rounds while workers have frames: after the first, after one that found something,
-# and at most.
-SOONEST, USUAL, LATEST = 0.02, 0.05, 0.5
-# Seconds between looks at what has expired, and before trying again what failed.
-SWEEP, RETRY = 60.0, 1.0
-# Seconds without a job after which the workers are let go.
-IDLE = 600.0
 
 
 class Jobs:
@@ -206,87 +197,3 @@ def _locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-class Rounds:
-    """Round after round of dispatching, with the workers beside it."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        table: JobTable,
-        wake: threading.Event,
-        stopping: threading.Event,
-        take_over: Callable[[JobTable], Dispatcher],
-        cancelled: deque[str],
-    ) -> None:
-        """cancelled: jobs of which the workers are still to be told."""
-        from server.jobs.children import Children
-
-        self._settings, self._table = settings, table
-        self._wake, self._stopping, self._take_over = wake, stopping, take_over
-        self._cancelled = cancelled
-        self._children = Children(settings)
-        self._dispatcher: Dispatcher | None = None
-        self._swept = self._busy = time.monotonic()
-        self._trouble = ""
-
-    def run(self) -> None:
-        """Until `stopping` is set."""
-        pause = 0.0
-        while not self._stopping.is_set():
-            self._wake.wait(pause)
-            self._wake.clear()
-            pause = self._round(pause)
-        self._children.close()
-        self._leave()
-
-    def _round(self, pause: float) -> float:
-        """One round; returns the seconds until the next, should nothing happen before."""
-        now = time.monotonic()
-        try:
-            self._sweep(now)
-            unfinished = self._table.unfinished()
-            # The last open job may have been cancelled with frames still queued for workers.
-            if not unfinished and not self._cancelled:
-                if now - self._busy > IDLE:
-                    self._children.close()
-                return min(SWEEP, self._settings.job_result_ttl)
-            gone: Iterable[str] = ()
-            if unfinished:
-                self._busy = now
-                gone = self._children.look()
-            if self._dispatcher is None:
-                self._dispatcher = self._take_over(self._table)
-            moved = self._dispatcher.step(now, time.time(), gone)
-        except (BrokerLostError, JobsUnavailableError, OSError) as error:
-            self._leave()
-            self._say(str(error))
-            return RETRY
-        self._say("")
-        if moved:
-            return SOONEST if pause > LATEST else USUAL
-        return min(LATEST, max(SOONEST, pause * 1.3))
-
-    def _leave(self) -> None:
-        """Lets go of the broker; the next round finds it again, and what it holds."""
-        if self._dispatcher is not None:
-            with suppress(BrokerLostError):
-                self._dispatcher.close()
-        self._dispatcher = None
-
-    def _sweep(self, now: float) -> None:
-        if now - self._swept < min(SWEEP, self._settings.job_result_ttl):
-            return
-        self._swept = now
-        self._table.expire(time.time() - self._settings.job_result_ttl)
-        if self._dispatcher is not None:
-            self._dispatcher.tidy()
-
-    def _say(self, trouble: str) -> None:
-        """Logs that dispatching stopped, and that it goes on, once each."""
-        if trouble and not self._trouble:
-            logger.error("jobs wait", extra={"fields": {"reason": trouble}})
-        elif self._trouble and not trouble:
-            logger.info("jobs go on", extra={"fields": {"after": self._trouble}})
-        self._trouble = trouble
