@@ -85,6 +85,13 @@ class Rounds:
             self._leave()
             self._say(str(error))
             return RETRY
+        except Exception as error:
+            # Else jobs would be taken and wait for ever, and nothing would tell.
+            if not self._trouble:
+                logger.exception("a round of jobs failed")
+            self._leave()
+            self._say(f"{type(error).__name__}: {error}")
+            return RETRY
         self._say("")
         if moved:
             return SOONEST if pause > LATEST else USUAL

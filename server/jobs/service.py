@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from server.config import Settings
 from server.errors import (
@@ -78,7 +78,10 @@ class Jobs:
         be reached.
         """
         self._check_broker()
-        self._opened().add(job)
+        table = self._opened()
+        if self._thread is None or not self._thread.is_alive():
+            raise JobsUnavailableError("this server dispatches no jobs any more", retry_after=5)
+        table.add(job)
         self._telling.count("pending")
         self._wake.set()
 
@@ -150,28 +153,42 @@ class Jobs:
                 from server.store.jobs import JobTable
 
                 settings = self._settings
-                self._table = JobTable(
+                table = JobTable(
                     self._folder,
                     settings.job_max_pending,
                     int(settings.job_max_mb * 1e6),
                     settings.job_result_ttl,
                 )
-                self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+                try:
+                    lock = (self._folder / LOCK).open("a")
+                except OSError as error:
+                    table.close()
+                    raise JobsUnavailableError(f"{LOCK} can't be opened: {error}") from None
+                self._table = table
+                self._thread = threading.Thread(
+                    target=self._run, args=(table, lock), name="jobs", daemon=True
+                )
                 self._thread.start()
-                self._telling.start(self._table)
+                self._telling.start(table)
             return self._table
 
-    def _run(self) -> None:
+    def _run(self, table: JobTable, lock: IO[str]) -> None:
         """The thread: one dispatcher a data folder, for as long as this server lives."""
-        table = self._table
-        assert table is not None
-        with (self._folder / LOCK).open("a") as lock:
-            while not _locked(lock.fileno()):
-                if self._stopping.wait(RETRY):
-                    return
-            Rounds(
-                self._settings, table, self._wake, self._stopping, self._take_over, self._cancelled
-            ).run()
+        try:
+            with lock:
+                while not _locked(lock.fileno()):
+                    if self._stopping.wait(RETRY):
+                        return
+                Rounds(
+                    self._settings,
+                    table,
+                    self._wake,
+                    self._stopping,
+                    self._take_over,
+                    self._cancelled,
+                ).run()
+        except Exception:
+            logger.exception("jobs are dispatched no more until the next start")
 
     def _take_over(self, table: JobTable) -> Dispatcher:
         """A new dispatcher, after the first job or a broken connection. Raises BrokerLostError."""

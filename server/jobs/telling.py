@@ -125,6 +125,10 @@ class Telling:
             except JobsUnavailableError as error:
                 logger.error("webhooks wait", extra={"fields": {"reason": error.message}})
                 due = time.time() + RETRY
+            except Exception:
+                # Else no webhook would be sent any more. What nobody foresaw is not soon over.
+                logger.exception("webhooks wait")
+                due = None
             pause = LONGEST_PAUSE if due is None else min(LONGEST_PAUSE, due - time.time())
             self._ended.wait(max(0.0, pause))
             self._ended.clear()
