@@ -118,12 +118,16 @@ class Jobs:
         return self._dispatcher.stage(job, number) if self._dispatcher else None
 
     def close(self) -> None:
-        """Ends the threads and the workers; jobs go on at the next start."""
+        """Ends the threads and the workers, and closes the files; jobs go on at the next start."""
         self._stopping.set()
         self._wake.set()
         self._telling.close()
         if self._thread is not None:
             self._thread.join()
+        if self._table is not None:
+            self._table.close()
+        if self._redis is not None:
+            self._redis.close()
 
     def _check_broker(self) -> None:
         if not self._settings.broker_url:

@@ -123,6 +123,8 @@ class Telling:
                     self._deliver_one(table, sender, job)
                 due = table.next_webhook()
             except JobsUnavailableError as error:
+                if self._stopping.is_set():
+                    return  # the table is closed; the next start sends what is due
                 logger.error("webhooks wait", extra={"fields": {"reason": error.message}})
                 due = time.time() + RETRY
             except Exception:

@@ -112,6 +112,17 @@ def test_a_row_says_what_was_answered(tmp_path: Path) -> None:
     assert lost.rows == 0
 
 
+def test_rows_that_come_after_the_end_are_counted(tmp_path: Path) -> None:
+    path, lost = tmp_path / "journal.db", Lost()
+    journal = Journal(path, BOUNDS, lost)
+    journal.answered(observation(1))
+    journal.close()
+    journal.answered(observation(2))
+    journal.refused(Refusal(time.time(), "id-3", 503, "OVERLOADED"))
+    assert lost.rows == 2
+    assert [row.request_id for row in rows_of(path)] == ["id-1"]
+
+
 def test_rows_of_many_threads_are_all_there(tmp_path: Path) -> None:
     path, lost = tmp_path / "journal.db", Lost()
     written: list[int] = []
