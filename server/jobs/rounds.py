@@ -14,6 +14,7 @@ from server.config import Settings
 from server.errors import JobsUnavailableError
 from server.jobs.messages import BrokerLostError
 from server.observe.logs import LOGGER
+from server.store.clock import Clock
 
 if TYPE_CHECKING:
     from server.jobs.dispatcher import Dispatcher
@@ -51,6 +52,7 @@ class Rounds:
         self._children = Children(settings)
         self._dispatcher: Dispatcher | None = None
         self._swept = self._busy = time.monotonic()
+        self._clock = Clock("results of jobs")
         self._trouble = ""
 
     def run(self) -> None:
@@ -67,7 +69,7 @@ class Rounds:
         """One round; returns the seconds until the next, should nothing happen before."""
         now = time.monotonic()
         try:
-            self._sweep(now)
+            self.sweep(now, time.time())
             unfinished = self._table.unfinished()
             # The last open job may have been cancelled with frames still queued for workers.
             if not unfinished and not self._cancelled:
@@ -104,11 +106,15 @@ class Rounds:
                 self._dispatcher.close()
         self._dispatcher = None
 
-    def _sweep(self, now: float) -> None:
+    def sweep(self, now: float, wall: float) -> None:
+        """Removes what has expired, now and then, unless a jump of the clock may have made it so.
+        now, wall: seconds of time.monotonic() and since 1970."""
+        settled = self._clock.settled(wall, now)
         if now - self._swept < min(SWEEP, self._settings.job_result_ttl):
             return
         self._swept = now
-        self._table.expire(time.time() - self._settings.job_result_ttl)
+        if settled:
+            self._table.expire(wall - self._settings.job_result_ttl)
         if self._dispatcher is not None:
             self._dispatcher.tidy()
 
