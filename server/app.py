@@ -79,8 +79,9 @@ def make_jobs(settings: Settings, recognizing: Recognizing, metrics: Metrics) ->
         render,
     )
     kept = Jobs(settings, recognizing.store, telling)
-    # Unlike atexit's, these are run at the end of a forked worker too.
-    Finalize(None, kept.close, exitpriority=1)
+    # Before those of the journal and the samples, which still hear of what is answered until then;
+    # unlike atexit's, run at a forked worker's end too.
+    Finalize(None, kept.close, exitpriority=20)
     return kept
 
 

@@ -123,8 +123,14 @@ class Telling:
                     self._deliver_one(webhooks, sender, job)
                 due = webhooks.next_due()
             except JobsUnavailableError as error:
+                if self._stopping.is_set():
+                    return  # the table is closed; the next start sends what is due
                 logger.error("webhooks wait", extra={"fields": {"reason": error.message}})
                 due = time.time() + RETRY
+            except Exception:
+                # Else no webhook would be sent any more. What nobody foresaw is not soon over.
+                logger.exception("webhooks wait")
+                due = None
             pause = LONGEST_PAUSE if due is None else min(LONGEST_PAUSE, due - time.time())
             self._ended.wait(max(0.0, pause))
             self._ended.clear()

@@ -22,6 +22,8 @@ from server.recognition.manifest import Recipe
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
+# Pillow's name for a JPEG with further pictures behind the first (CIPA DC-007), as phones write it.
+MULTI_PICTURE = "MPO"
 # How files of the formats begin that Pillow does not name once they are cut off.
 SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]", re.DOTALL)
 # libjpeg's warning for bytes that belong to nothing (jdmarker.c); the marker is that after them.
@@ -66,7 +68,8 @@ def _orientation(image: ImageFile.ImageFile) -> int:
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
-    """Format, size and orientation of an image file, without decoding it.
+    """Format (one of FORMATS), size and orientation of an image file, without decoding it; of a
+    JPEG with several pictures, those of the first.
 
     Raises UnsupportedImageError for what is not an image type we read, ImageTooLargeError for
     too many pixels, UndecodableImageError for a broken header.
@@ -75,9 +78,8 @@ def read_header(data: bytes, limits: Limits) -> Header:
         raise UnsupportedImageError("the image is empty: 0 bytes")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        header = Header(
-            image.format or "", image.mode, image.width, image.height, _orientation(image)
-        )
+        kind = "JPEG" if image.format == MULTI_PICTURE else image.format or ""
+        header = Header(kind, image.mode, image.width, image.height, _orientation(image))
     except UnidentifiedImageError:
         if SIGNATURE.match(data):
             raise UndecodableImageError("the image's header is cut off or damaged") from None

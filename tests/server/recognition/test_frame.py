@@ -156,6 +156,32 @@ def test_a_file_damaged_in_the_middle_is_undecodable(name: str) -> None:
         decode(bytes(data), EXACT, LIMITS)
 
 
+@pytest.fixture(scope="module")
+def several_pictures() -> bytes:
+    """A JPEG with a smaller picture behind the first, as phones write it."""
+    smaller = Image.fromarray(picture(32, 24, seed=1))
+    data = encode(PICTURE, "MPO", save_all=True, append_images=[smaller], quality=95)
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    return data
+
+
+def test_of_a_jpeg_with_several_pictures_the_first_is_seen(several_pictures: bytes) -> None:
+    assert frame.read_header(several_pictures, LIMITS).format == "JPEG"
+    assert difference(decode(several_pictures, EXACT, LIMITS), PICTURE) < 5
+    assert decode(several_pictures, Recipe(width=8, height=6), LIMITS).shape == (6, 8, 3)
+
+
+def test_a_jpeg_with_several_pictures_is_never_answered_damaged(several_pictures: bytes) -> None:
+    first = several_pictures.index(b"\xff\xd9")
+    for cut in (first // 2, first - 1):
+        with pytest.raises(UndecodableImageError):
+            decode(several_pictures[:cut], EXACT, LIMITS)
+    data = bytearray(several_pictures)
+    data[first - 200 : first - 100] = b"\xff\x01" * 50
+    with pytest.raises(UndecodableImageError):
+        decode(bytes(data), EXACT, LIMITS)
+
+
 def test_bytes_left_over_by_damaged_data_are_no_padding() -> None:
     data = FILES["jpeg"]
     with pytest.raises(UndecodableImageError):
