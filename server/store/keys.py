@@ -13,7 +13,6 @@ import re
 import secrets
 import threading
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,6 +21,7 @@ import msgspec
 
 from server.errors import KeysError
 from server.observe.logs import LOGGER
+from server.store.files import write_whole
 
 logger = logging.getLogger(LOGGER)
 
@@ -71,21 +71,11 @@ def read_keys(path: Path) -> tuple[Key, ...]:
 
 def write_keys(path: Path, keys: Iterable[Key]) -> None:
     """Writes the file whole or not at all, readable by its owner alone. Raises KeysError."""
-    fresh = path.with_name(f".{path.name}.new")
+    data = b"".join(msgspec.json.encode(key) + b"\n" for key in keys)
     try:
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o600)
-            # The service reads it under a user of its own; root, who adds a key, must not take
-            # the file from it.
-            with suppress(FileNotFoundError):
-                status = path.stat()
-                os.fchown(descriptor, status.st_uid, status.st_gid)
-            for key in keys:
-                file.write(msgspec.json.encode(key) + b"\n")
-            file.flush()
-            os.fsync(descriptor)
-        fresh.replace(path)
+        # The service reads it under a user of its own; root, who adds a key, must not take the
+        # file from it.
+        write_whole(path, data, private=True)
     except OSError as error:
         raise KeysError(f"the keys file {path} can't be written: {error.strerror}") from None
 
