@@ -5,6 +5,7 @@ SHA-256 hides it well enough: slow hashes are for secrets that people choose. Th
 whenever it changes, so that a key that was made or revoked counts with the next request.
 """
 
+import fcntl
 import hashlib
 import hmac
 import logging
@@ -12,7 +13,8 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -69,6 +71,19 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     return tuple(keys)
 
 
+@contextmanager
+def _changing(path: Path) -> Iterator[None]:
+    """Waits until no other process changes the file, and has others wait. Raises KeysError."""
+    with ExitStack() as stack:
+        try:
+            # The keys file itself is another one after each change, and would be locked in vain.
+            lock = stack.enter_context(path.with_name(f".{path.name}.lock").open("ab"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        yield
+
+
 def write_keys(path: Path, keys: Iterable[Key]) -> None:
     """Writes the file whole or not at all, readable by its owner alone. Raises KeysError."""
     data = b"".join(msgspec.json.encode(key) + b"\n" for key in keys)
@@ -77,7 +92,11 @@ def write_keys(path: Path, keys: Iterable[Key]) -> None:
         # file from it.
         write_whole(path, data, private=True)
     except OSError as error:
-        raise KeysError(f"the keys file {path} can't be written: {error.strerror}") from None
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> KeysError:
+    return KeysError(f"the keys file {path} can't be written: {error.strerror}")
 
 
 def add_key(
@@ -93,12 +112,9 @@ def add_key(
 
     Raises KeysError for a name that is taken or unusable, or no rights.
     """
-    keys = read_keys(path)
     given = tuple(dict.fromkeys(rights))
     if not NAME.fullmatch(name):
         raise KeysError(f"a key can't be named {name!r}: use letters, digits and . _ @ -")
-    if any(key.name == name for key in keys):
-        raise KeysError(f"{path} has a key named {name} already: revoke it, or use another name")
     if not re.search(RATE, rate):
         raise KeysError(f"a rate can't be {rate!r}: say such as 100/second or 2000/minute")
     if not given:
@@ -107,16 +123,23 @@ def add_key(
     key = Key(
         name=name, rights=given, sha256=digest(secret), created=now, expires=expires, rate=rate
     )
-    write_keys(path, (*keys, key))
+    with _changing(path):
+        keys = read_keys(path)
+        if any(other.name == name for other in keys):
+            raise KeysError(
+                f"{path} has a key named {name} already: revoke it, or use another name"
+            )
+        write_keys(path, (*keys, key))
     return secret
 
 
 def revoke_key(path: Path, name: str) -> None:
     """Takes the key out of the file. Raises KeysError where there is none of that name."""
-    keys = read_keys(path)
-    if not any(key.name == name for key in keys):
-        raise KeysError(f"{path} has no key named {name}")
-    write_keys(path, (key for key in keys if key.name != name))
+    with _changing(path):
+        keys = read_keys(path)
+        if not any(key.name == name for key in keys):
+            raise KeysError(f"{path} has no key named {name}")
+        write_keys(path, (key for key in keys if key.name != name))
 
 
 class KeyRing:
