@@ -32,6 +32,8 @@ RIGHTS: tuple[Right, ...] = ("recognize", "admin", "metrics")
 # The prefix lets people, scanners for leaked secrets, and our own log lines tell a key.
 PREFIX = "ls_"
 RATE = "^([1-9][0-9]*/(second|minute|hour|day))?$"
+# Of a file: when it was last changed, its bytes, its inode.
+Stamp = tuple[int, int, int]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 
 
@@ -145,18 +147,20 @@ def revoke_key(path: Path, name: str) -> None:
 class KeyRing:
     """The keys of a file, read again when it changes.
 
-    `_lock` guards `_stamp`, `_keys` and `_there`. Raises KeysError where the file can't be read at
+    `_lock` guards what follows it. `_stamp` is the file's state that `_keys` were read from, and
+    `_told` the last that could not be read: it is tried again with each request, since a key that
+    was revoked must not stay valid. Raises KeysError where the file can't be read at
     the start; later, the keys read before go on, and the log says so.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._stamp = self._look()
+        self._stamp = self._told = self._look()
         self._keys = read_keys(path)
         self._there = self._stamp is not None
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _look(self) -> Stamp | None:
         try:
             status = os.stat(self.path)
         except OSError:
@@ -168,13 +172,19 @@ class KeyRing:
         stamp = self._look()
         with self._lock:
             if stamp != self._stamp:
-                self._stamp = stamp
                 self._there = self._there or stamp is not None
                 try:
                     self._keys = read_keys(self.path)
+                    self._stamp = stamp
                 except KeysError as error:
-                    logger.error("keys are as before", extra={"fields": {"reason": str(error)}})
+                    self._tell(stamp, error)
             return self._keys
+
+    def _tell(self, stamp: Stamp | None, error: KeysError) -> None:
+        """Logs, once for each state of the file, that it can't be read."""
+        if stamp != self._told:
+            self._told = stamp
+            logger.error("keys are as before", extra={"fields": {"reason": str(error)}})
 
     def present(self) -> bool:
         """Whether there is a keys file, or was since the start: who revokes the last key or takes
