@@ -38,7 +38,7 @@ def read_choice(folder: Path) -> Choice | None:
         return msgspec.json.decode(path.read_bytes(), type=Choice)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         _warn("the kept choice of a version can't be read and is ignored", path, error)
         return None
 
