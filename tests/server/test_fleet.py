@@ -201,6 +201,9 @@ def test_what_is_no_bundle_leaves_nothing(
         assert send(archive(("../bundle.json", b"{}"))) == refused
         assert send(archive(("/tmp/bundle.json", b"{}"))) == refused
         assert send(archive(("deep/er/file", b"x"))) == refused
+        assert send(archive(("a", b"x"), ("a", b"x"))) == refused
+        assert send(archive(("golden", b"x"), ("golden/a", b"x"))) == refused
+        assert send(archive(("golden/a", b"x"), ("golden", b"x"))) == refused
         assert send(link(tarfile.SYMTYPE)) == send(link(tarfile.LNKTYPE)) == refused
         assert send(link(tarfile.FIFOTYPE)) == refused
         assert send(archive(("model.tflite", bytes(1_100_000)))) == refused
