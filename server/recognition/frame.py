@@ -27,8 +27,6 @@ SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|II[*+]\0|M
 # libjpeg's warning for bytes that belong to nothing (jdmarker.c); the marker is that after them.
 EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
 EXIF_ORIENTATION = 0x0112
-# Our own limit is checked right after the header; Pillow's would raise or warn before that.
-Image.MAX_IMAGE_PIXELS = None
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -66,7 +64,8 @@ def _orientation(image: ImageFile.ImageFile) -> int:
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
-    """Format, size and orientation of an image file, without decoding it.
+    """Format, size and orientation of an image file, without decoding it. Sizes that Pillow would
+    refuse by itself are for a process that has called `process.leave_size_to_limits`.
 
     Raises UnsupportedImageError for what is not an image type we read, ImageTooLargeError for
     too many pixels, UndecodableImageError for a broken header.
