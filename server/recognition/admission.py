@@ -20,7 +20,6 @@ from typing import Any, Generic, TypeVar
 from server.errors import (
     DeadlineExceededError,
     LinesideError,
-    NotReadyError,
     OverloadedError,
     SupersededError,
 )
@@ -84,7 +83,6 @@ class Admission:
         self._queues: OrderedDict[str, deque[Ticket[Any]]] = OrderedDict()
         self._service = 0.0
         self._measured = -math.inf
-        self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -105,11 +103,6 @@ class Admission:
     def crowded(self) -> bool:
         """Whether frames wait, so that a further one might be refused."""
         return self._waiting > 0
-
-    @property
-    def service_time(self) -> float:
-        """Running estimate of the seconds one frame holds a slot; 0 before the first."""
-        return self._service
 
     def run(
         self, work: Work[T], deadline: float, camera: str = "", *, latest_only: bool = False
@@ -136,13 +129,11 @@ class Admission:
         return ticket.result  # type: ignore[return-value]
 
     def check(self, deadline: float, camera: str = "", *, latest_only: bool = False) -> None:
-        """Raises what `admit` would raise at once for such a frame, and takes nothing."""
+        """Raises what `run` would raise at once for such a frame, and takes nothing."""
         with self._lock:
             self._refuse_hopeless(camera, deadline, latest_only and camera != "")
 
     def _refuse_hopeless(self, camera: str, deadline: float, latest_only: bool) -> None:
-        if self._closed:
-            raise NotReadyError("the server is stopping", retry_after=5)
         if self._clock() + self._expected(camera, latest_only) > deadline:
             raise self._late()
         own = len(self._queues.get(camera, ()))
@@ -269,11 +260,6 @@ class Admission:
         return OverloadedError(
             f"{self._waiting} frames wait already, which is the most", retry_after=self._room_in()
         )
-
-    def close(self) -> None:
-        """Admits no further frame; those waiting or at work are finished."""
-        with self._lock:
-            self._closed = True
 
     def __repr__(self) -> str:
         return (
