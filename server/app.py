@@ -47,8 +47,6 @@ from server.recognition.admission import Admission
 from server.recognition.observation import Listener
 from server.store.job_records import JobRecord
 
-__all__ = ["create_app", "make_store"]
-
 
 def image_fetcher(settings: Settings) -> Fetch:
     """What gets the image at an image_url; where no host is listed, what refuses to.

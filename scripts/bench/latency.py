@@ -21,7 +21,7 @@ from bench.bare import Steps
 from bench.forms import build
 
 from server import config_reading
-from server.app import make_store
+from server.loading import make_store
 from server.observe.metrics import Metrics
 from server.recognition import process
 from server.recognition.admission import Admission

@@ -8,11 +8,12 @@ from flask import Blueprint, Response, g, request
 
 from server.api.caching import with_age
 from server.api.frames import ImageUrl, Numbers, read_frame
-from server.api.numbers import real_outputs, run_numbers
+from server.api.numbers import run_numbers
 from server.api.query import Query, age_of, options
 from server.api.recognizing import Recognizing, mark_frame
 from server.api.responses import to_json
 from server.config import Settings
+from server.recognition.numbers import real_outputs
 from server.recognition.recognizer import Answer, Options
 from server.recognition.results import Prediction
 from server.store.cache import CachedAnswer

@@ -19,7 +19,6 @@ from typing import Any, Generic, TypeVar
 from server.errors import (
     DeadlineExceededError,
     LinesideError,
-    NotReadyError,
     OverloadedError,
     SupersededError,
 )
@@ -77,7 +76,6 @@ class Admission:
         self._waiting = 0
         self._queues: OrderedDict[str, deque[Ticket[Any]]] = OrderedDict()
         self._times = ServiceTimes()
-        self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -98,11 +96,6 @@ class Admission:
     def crowded(self) -> bool:
         """Whether frames wait, so that a further one might be refused."""
         return self._waiting > 0
-
-    @property
-    def service_time(self) -> float:
-        """Running estimate of the seconds one frame holds a slot; 0 before the first."""
-        return self._times.mean
 
     def run(
         self, work: Work[T], deadline: float, camera: str = "", *, latest_only: bool = False
@@ -134,8 +127,6 @@ class Admission:
             self._refuse_hopeless(camera, deadline, latest_only and camera != "")
 
     def _refuse_hopeless(self, camera: str, deadline: float, latest_only: bool) -> None:
-        if self._closed:
-            raise NotReadyError("the server is stopping", retry_after=5)
         now = self._clock()
         if now + self._expected(camera, latest_only, now) > deadline:
             raise self._late(camera, now)
@@ -268,11 +259,6 @@ class Admission:
         return OverloadedError(
             f"{self._waiting} frames wait already, which is the most", retry_after=self._room_in()
         )
-
-    def close(self) -> None:
-        """Admits no further frame; those waiting or at work are finished."""
-        with self._lock:
-            self._closed = True
 
     def __repr__(self) -> str:
         return (

@@ -29,8 +29,6 @@ SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|II[*+]\0|M
 # libjpeg's warning for bytes that belong to nothing (jdmarker.c); the marker is that after them.
 EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
 EXIF_ORIENTATION = 0x0112
-# Our own limit is checked right after the header; Pillow's would raise or warn before that.
-Image.MAX_IMAGE_PIXELS = None
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -69,7 +67,8 @@ def _orientation(image: ImageFile.ImageFile) -> int:
 
 def read_header(data: bytes, limits: Limits) -> Header:
     """Format (one of FORMATS), size and orientation of an image file, without decoding it; of a
-    JPEG with several pictures, those of the first.
+    JPEG with several pictures, those of the first. Sizes that Pillow would refuse by itself are for
+    a process that has called `process.leave_size_to_limits`.
 
     Raises UnsupportedImageError for what is not an image type we read, ImageTooLargeError for
     too many pixels, UndecodableImageError for a broken header.

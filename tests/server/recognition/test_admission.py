@@ -12,7 +12,6 @@ import pytest
 from server.errors import (
     DeadlineExceededError,
     LinesideError,
-    NotReadyError,
     OverloadedError,
     SupersededError,
 )
@@ -114,7 +113,7 @@ def learn(made: Line, seconds: float) -> None:
     answer = made.send("learn")
     made.finish("learn", seconds)
     answer.result(30)
-    assert made.admission.service_time == pytest.approx(seconds)
+    assert f"{seconds * 1000:.1f} ms a frame" in repr(made.admission)
 
 
 def refusal(answer: "Future[float]", kind: type[LinesideError]) -> LinesideError:
@@ -271,7 +270,7 @@ def test_failed_frames_say_nothing_of_the_time_a_good_one_takes() -> None:
         broken = made.send("broken", error=ZeroDivisionError("at once"))
         made.finish("broken")
         broken.exception(30)
-        assert made.admission.service_time == pytest.approx(0.5)
+        assert "500.0 ms a frame" in repr(made.admission)
 
 
 def test_an_estimate_longer_than_every_deadline_is_corrected() -> None:
@@ -282,7 +281,7 @@ def test_an_estimate_longer_than_every_deadline_is_corrected() -> None:
         probe = made.send("probe", deadline=made.clock.now + 5)
         made.finish("probe", 0.01)
         probe.result(30)
-        assert made.admission.service_time == pytest.approx(0.01)
+        assert "10.0 ms a frame" in repr(made.admission)
 
 
 def test_one_cameras_slow_frames_do_not_refuse_anothers_quick_ones() -> None:
@@ -334,17 +333,7 @@ def test_one_slow_frame_moves_the_estimate_little() -> None:
         answer = made.send("slow")
         made.finish("slow", 0.5)
         answer.result(30)
-        assert made.admission.service_time == pytest.approx(0.1 + 0.4 * 0.05)
-
-
-def test_a_closed_admission_finishes_what_it_has_and_takes_no_more() -> None:
-    with line(slots=1) as made:
-        working, waiting = made.send("a"), made.send("b")
-        made.admission.close()
-        refusal(made.send("c"), NotReadyError)
-        made.finish("a")
-        made.finish("b")
-        assert working.result(30) == waiting.result(30) == 0
+        assert "120.0 ms a frame" in repr(made.admission)  # 0.1 + 0.4 * 0.05 s
 
 
 def test_no_slot_is_lost_where_deadlines_and_grants_meet() -> None:

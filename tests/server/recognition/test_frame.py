@@ -2,6 +2,8 @@
 
 import io
 import math
+import subprocess
+import sys
 import tracemalloc
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import encode, files, huge_png, picture
+from live import ROOT
 from PIL import Image, ImageOps
 
 from server.errors import (
@@ -19,7 +22,7 @@ from server.errors import (
     UndecodableImageError,
     UnsupportedImageError,
 )
-from server.recognition import frame
+from server.recognition import frame, process
 from server.recognition.frame import EXIF_ORIENTATION, Header, Limits, Pixels, decode
 from server.recognition.manifest import Recipe
 
@@ -208,7 +211,17 @@ def test_what_is_no_image_is_unsupported(data: bytes) -> None:
         decode(data, EXACT, LIMITS)
 
 
+def test_pillow_keeps_its_bound_until_it_is_told_otherwise() -> None:
+    code = (
+        "from PIL import Image; before = Image.MAX_IMAGE_PIXELS; from server.recognition import"
+        " frame, process; assert before and before == Image.MAX_IMAGE_PIXELS;"
+        " process.set_up(); assert Image.MAX_IMAGE_PIXELS is None"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
 def test_too_many_pixels_are_refused_before_memory_is_taken() -> None:
+    process.leave_size_to_limits()
     data = huge_png()
     assert len(data) < 60_000
     assert Image.open(io.BytesIO(data)).size == (20_000, 20_000)
