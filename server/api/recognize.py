@@ -83,7 +83,7 @@ def blueprint(recognizing: Recognizing, settings: Settings, fetch: Fetch) -> Blu
         asked = options(query, settings, age)
         if isinstance(frame, Numbers):
             return numbers(frame.value, query, asked)
-        recognizer = recognizing.recognizer(query.model, query.version)
+        recognizer = recognizing.recognizer(query.model, query.version, asked.deadline)
         data = fetch(frame.url) if isinstance(frame, ImageUrl) else frame
         answer = recognizing.frame(recognizer, data, asked)
         return with_age(to_json(recognition(answer, query, age, g.request_id)), answer)

@@ -112,7 +112,7 @@ class Tutorials:
             raise MissingFieldError(f"No {what} uploaded")
         query = msgspec.structs.replace(read_options(Query, request), top_k=top_k)
         asked = options(query, self._settings, age_of(query, self._settings))
-        recognizer = self._recognizing.recognizer(query.model, query.version)
+        recognizer = self._recognizing.recognizer(query.model, query.version, asked.deadline)
         data = request.files[field].stream.read()
         return self._recognizing.frame(recognizer, data, asked, cached_s=cached_s)
 

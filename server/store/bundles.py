@@ -7,6 +7,7 @@ of which model is loaded when, and which one is let go.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from server.errors import (
     VersionRefusedError,
 )
 from server.recognition.manifest import Recipe
+from server.store.cold_loads import ColdLoads
 from server.store.folders import (
     Fingerprint,
     fingerprint,
@@ -69,6 +71,7 @@ class BundleStore:
         self._loader = VersionLoader(folder, load, recipe, self._shelf, on_loaded)
         self._succession = Succession(folder, self.default, pinned)
         self._lock, self._loading = threading.Lock(), threading.Lock()
+        self._cold = ColdLoads(self.load)
         self._records = {name: Record() for name in names}
 
     def ready(self) -> tuple[bool, str]:
@@ -84,19 +87,25 @@ class BundleStore:
         """Bytes in memory by model, versions included that only finish their last frames."""
         return self._shelf.residents.by_name()
 
-    def get(self, name: str | None = None, version: int | None = None) -> Model:
+    def get(
+        self, name: str | None = None, version: int | None = None, until: float | None = None
+    ) -> Model:
         """The recognizer that serves `name` (the default where None), loaded now if need be.
 
-        It stays in memory for as long as the caller holds it, whatever serves meanwhile. Raises
-        ModelNotFoundError for an unknown name or a version that does not serve, NotReadyError
-        while the default is being loaded or where no version of the model may serve.
+        It stays in memory for as long as the caller holds it, whatever serves meanwhile. until:
+        when a wait for it ends, in seconds of time.monotonic; LONGEST_WAIT from now where None.
+        Raises ModelNotFoundError for an unknown name or a version that does not serve,
+        NotReadyError while the default or, for longer than that, another is being loaded, and
+        where no version of the model may serve.
         """
         name = name or self.default
         recognizer = self._shelf.use(name)
         if recognizer is None:
             if name == self.default:
                 raise NotReadyError(self.ready()[1], retry_after=1)
-            recognizer = self.load(name)
+            self._known(name)
+            left = LONGEST_WAIT if until is None else min(LONGEST_WAIT, until - time.monotonic())
+            recognizer = self._cold.wait(name, left)
         if version is not None and recognizer.manifest.version != version:
             raise ModelNotFoundError(
                 f"version {version} of {name} is not served; {recognizer.manifest.version} is"
@@ -181,18 +190,21 @@ class BundleStore:
         seen: what the look before returned. A version is tried when its files are as they were
         then, so that one being copied is left alone, and not again until they change.
         """
-        found: dict[str, dict[int, Fingerprint]] = {}
+        found = dict(seen)
         for name in (*self.served(), *(() if self.ready()[0] else (self.default,))):
-            record = self._known(name)
-            order = self._succession.order(name)
-            now = {n: fingerprint(self.folder / name / str(n)) for n in order}
-            found[name] = now
-            serving = self._shelf.version(name)
-            newer = [n for n in order if serving is None or n > serving]
-            settled = [n for n in newer if seen.get(name, {}).get(n) == now[n]]
             with suppress(NotReadyError), self._turn_to_load():
-                self._adopt(name, record, settled)
+                found[name] = self._look_at(name, seen.get(name, {}))
         return found
+
+    def _look_at(self, name: str, seen: Mapping[int, Fingerprint]) -> dict[int, Fingerprint]:
+        """The versions of `name` that may serve; a newer one that `seen` had as well is swapped
+        in. To be called with the turn to load, since a rollback passes over what it leaves."""
+        record, order = self._known(name), self._succession.order(name)
+        now = {n: fingerprint(self.folder / name / str(n)) for n in order}
+        serving = self._shelf.version(name)
+        newer = [n for n in order if serving is None or n > serving]
+        self._adopt(name, record, [n for n in newer if seen.get(n) == now[n]])
+        return now
 
     def served(self) -> dict[str, Model]:
         """The loaded models by name."""
