@@ -33,6 +33,15 @@ keys_file = "/etc/lineside/keys.jsonl"
 END
 scripts/install
 """
+# An upgrade that passes its self-test, and is no service.
+BROKEN = """
+echo broken > server/broken
+sed -i 's/ serve / serve --nonsense /' deploy/systemd/lineside.service
+if scripts/install; then echo "the broken version was installed"; fi
+ls /opt/lineside /opt/lineside/app/server/broken || true
+grep ExecStart /etc/systemd/system/lineside.service
+lineside health
+"""
 # From a folder, with paths that begin there.
 RELATIVE = """
 mkdir -p /tmp/elsewhere/server && cd /tmp/elsewhere
@@ -69,6 +78,19 @@ def in_fresh_root(source: Path, *steps: str) -> subprocess.CompletedProcess[str]
     if done.returncode == 77:
         pytest.skip(f"no file system over this one: {done.stderr}")
     return done
+
+
+def test_a_version_that_does_not_come_up_gives_way_to_the_one_before(source: Path) -> None:
+    done = in_fresh_root(source, PREPARED, BROKEN)
+    assert done.returncode == 0, done.stderr
+    assert "lineside: the service did not start" in done.stderr
+    assert "lineside: the version that was installed before serves again" in done.stderr
+    assert done.stdout.splitlines()[-4:-1] == [
+        "lock",
+        "venv",
+        "ExecStart=/opt/lineside/venv/bin/python -m server serve"
+        " --config /etc/lineside/lineside.toml",
+    ]
 
 
 def test_paths_begin_where_the_command_is_called(source: Path) -> None:
