@@ -17,7 +17,7 @@ from server.__main__ import main
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "systemd" / "lineside.service"
 DOCKERFILES = ("Dockerfile", "Dockerfile.arm64")
-KUBERNETES = ("deployment.yaml", "service.yaml", "disruption.yaml")
+KUBERNETES = ("statefulset.yaml", "service.yaml", "pods.yaml", "disruption.yaml")
 SETTINGS = {row.env for row in config.described()} | {config.CONFIG}
 # Names in deploy/ that are for Docker Compose alone.
 OF_COMPOSE = {"LINESIDE_TAG", "LINESIDE_DOCKERFILE"}
@@ -135,9 +135,9 @@ def test_the_manifests_are_of_kubernetes_own_schema(name: str) -> None:
     validator.validate(document, validator.latest_version(), strict=True)
 
 
-def test_a_rollout_never_takes_a_pod_before_another_is_ready() -> None:
-    spec = parsed(DEPLOY / "kubernetes" / "deployment.yaml")["spec"]
-    assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+def test_a_rollout_takes_one_pod_at_a_time() -> None:
+    spec = parsed(DEPLOY / "kubernetes" / "statefulset.yaml")["spec"]
+    assert spec["updateStrategy"] == {"type": "RollingUpdate"}
     pod = spec["template"]["spec"]
     server = pod["containers"][0]
     assert server["readinessProbe"]["httpGet"]["path"] == "/readyz"
@@ -150,9 +150,22 @@ def test_a_rollout_never_takes_a_pod_before_another_is_ready() -> None:
         assert container["resources"]["limits"]["memory"]
     budget = parsed(DEPLOY / "kubernetes" / "disruption.yaml")["spec"]
     assert 1 <= budget["minAvailable"] < spec["replicas"]
-    service = parsed(DEPLOY / "kubernetes" / "service.yaml")["spec"]
-    for selector in (budget["selector"]["matchLabels"], service["selector"]):
+    services = [parsed(DEPLOY / "kubernetes" / f"{name}.yaml") for name in ("service", "pods")]
+    for selector in (budget["selector"]["matchLabels"], *(s["spec"]["selector"] for s in services)):
         assert selector.items() <= spec["template"]["metadata"]["labels"].items()
+
+
+def test_what_a_pod_keeps_outlives_it_and_is_reached_by_its_name() -> None:
+    spec = parsed(DEPLOY / "kubernetes" / "statefulset.yaml")["spec"]
+    pods = parsed(DEPLOY / "kubernetes" / "pods.yaml")
+    assert spec["serviceName"] == pods["metadata"]["name"]
+    assert pods["spec"]["clusterIP"] == "None"
+    mounts = spec["template"]["spec"]["containers"][0]["volumeMounts"]
+    kept = {claim["metadata"]["name"] for claim in spec["volumeClaimTemplates"]}
+    assert {m["name"]: m["mountPath"] for m in mounts if m["name"] in kept} == {
+        "models": "/var/lib/lineside/models",
+        "data": "/var/lib/lineside/data",
+    }
 
 
 def test_kustomize_names_every_manifest() -> None:
