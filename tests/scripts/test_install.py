@@ -73,7 +73,7 @@ def in_fresh_root(source: Path, *steps: str) -> subprocess.CompletedProcess[str]
         "port": free_port(),
     }
     script = "".join(step.format(**values) for step in steps)
-    command = [HERE / "fresh_root", "bash", "-c", script]
+    command = [str(HERE / "fresh_root"), "bash", "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if done.returncode == 77:
         pytest.skip(f"no file system over this one: {done.stderr}")
