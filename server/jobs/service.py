@@ -173,7 +173,7 @@ class Jobs:
                     target=self._run, args=(table, lock), name="jobs", daemon=True
                 )
                 self._thread.start()
-                self._telling.start(table)
+                self._telling.start(table.webhooks)
             return self._table
 
     def _run(self, table: JobTable, lock: IO[str]) -> None:

@@ -11,14 +11,16 @@ import pytest
 import yaml
 from live import ROOT
 
-from server import config
 from server.__main__ import main
+from server.config import Settings
+from server.config_reading import CONFIG
+from server.config_table import described
 
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "systemd" / "lineside.service"
 DOCKERFILES = ("Dockerfile", "Dockerfile.arm64")
 KUBERNETES = ("deployment.yaml", "service.yaml", "disruption.yaml")
-SETTINGS = {row.env for row in config.described()} | {config.CONFIG}
+SETTINGS = {row.env for row in described()} | {CONFIG}
 # Names in deploy/ that are for Docker Compose alone.
 OF_COMPOSE = {"LINESIDE_TAG", "LINESIDE_DOCKERFILE"}
 PREFIX = "/opt/lineside/venv/bin/python"
@@ -125,7 +127,7 @@ def test_compose_has_every_service_and_locks_each() -> None:
 
 def test_compose_waits_longer_than_the_server_takes_to_stop() -> None:
     server = parsed(DEPLOY / "compose.yaml")["services"]["server"]
-    assert int(server["stop_grace_period"].removesuffix("s")) > config.Settings().stop_timeout
+    assert int(server["stop_grace_period"].removesuffix("s")) > Settings().stop_timeout
 
 
 @pytest.mark.parametrize("name", KUBERNETES)
@@ -144,7 +146,7 @@ def test_a_rollout_never_takes_a_pod_before_another_is_ready() -> None:
     assert server["livenessProbe"]["httpGet"]["path"] == "/livez"
     assert "startupProbe" in server
     pause = server["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] > pause + config.Settings().stop_timeout
+    assert pod["terminationGracePeriodSeconds"] > pause + Settings().stop_timeout
     for container in (*pod["containers"], *pod["initContainers"]):
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert container["resources"]["limits"]["memory"]
@@ -198,4 +200,4 @@ def test_the_unit_starts_the_server_with_words_that_it_knows(
     assert "nonsense: there is no such setting" in capsys.readouterr().err
     stop = re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
     assert stop is not None
-    assert int(stop[1]) > config.Settings().stop_timeout
+    assert int(stop[1]) > Settings().stop_timeout
