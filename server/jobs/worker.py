@@ -207,8 +207,10 @@ def run(settings: Settings) -> int:
         threading.Timer(seconds, leave).start()
 
     def leave() -> None:
-        listener.stop()
-        os._exit(0)
+        try:
+            listener.stop()
+        finally:
+            os._exit(0)
 
     signals.worker_ready.connect(ready)
     try:

@@ -6,12 +6,14 @@ import queue
 import re
 import sys
 from datetime import UTC, datetime
+from typing import cast
 
 import msgspec
 
 LOGGER = "lineside"
 MOST_LINES = 10_000
-
+# Seconds for which a stop waits for room in a full queue.
+LONGEST_STOP = 5.0
 
 # API keys (`server.store.keys`) and JSON Web Tokens, should a caller put one where it is logged.
 SECRET = re.compile(r"ls_[A-Za-z0-9_-]{20,}|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
@@ -86,15 +88,24 @@ class _Queue(logging.handlers.QueueHandler):
                 )
 
 
+class _Listener(logging.handlers.QueueListener):
+    """The writing thread."""
+
+    def enqueue_sentinel(self) -> None:
+        # Where the queue is full the last word, None, waits for room; the library's would raise.
+        cast("queue.Queue[object]", self.queue).put(None, timeout=LONGEST_STOP)
+
+
 def start(level: str, form: str) -> logging.handlers.QueueListener:
     """Sets the `lineside` logger up to write to standard error through a queue.
 
-    Returns the started listener; its `stop()` writes what is left.
+    Returns the started listener; its `stop()` writes what is left, and raises queue.Full where
+    nothing has been written for LONGEST_STOP seconds.
     """
     stream = logging.StreamHandler(sys.stderr)
     stream.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     lines: queue.Queue[logging.LogRecord] = queue.Queue(MOST_LINES)
-    listener = logging.handlers.QueueListener(lines, stream)
+    listener = _Listener(lines, stream)
     logger = logging.getLogger(LOGGER)
     logger.handlers[:] = [_Queue(lines)]
     logger.setLevel(level.upper())

@@ -21,6 +21,8 @@ Text = Annotated[str, Meta(max_length=128)]
 
 # Rows read at a time for an export, so that frames get their turn between them.
 CHUNK = 500
+# Primary result codes (sqlite.org/rescode.html) of a file beside which nothing can be written.
+UNWRITABLE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 # What makes a spreadsheet take a cell for a formula (OWASP, CSV Injection).
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -147,14 +149,12 @@ def _connect(path: Path) -> sqlite3.Connection:
             )
             base.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             return base
-        except sqlite3.OperationalError as error:
-            if base is not None:
-                base.close()
-            failure: sqlite3.Error = error
         except sqlite3.Error as error:
             if base is not None:
                 base.close()
-            raise _unreadable(path, error) from None
+            failure = error
+            if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF not in UNWRITABLE:
+                break
     raise _unreadable(path, failure)
 
 

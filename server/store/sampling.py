@@ -91,7 +91,12 @@ class Sampler:
     def __call__(self, seen: Observation) -> None:
         """Hands the frame over if it is to be kept. Those without an image, and those that are
         answered from the cache, which were here before, are not."""
-        if seen.data is None or seen.cached or not self._room(now := self._clock()):
+        if seen.data is None or seen.cached:
+            return
+        now = self._clock()
+        with self._changed:
+            room = self._room(now)
+        if not room:  # before anything is asked that only a frame to be kept needs
             return
         manifest = self._manifest_of(seen.answer.model, seen.answer.version)
         policy = manifest.verdict if manifest else None
@@ -113,7 +118,7 @@ class Sampler:
             self._on_lost("busy")
 
     def _room(self, now: float) -> bool:
-        """Whether one frame more at `now` leaves no minute with too many."""
+        """Whether one frame more at `now` leaves no minute with too many; under the lock."""
         times = self._times
         return len(times) < self._policy.per_minute or now - times[0] >= MINUTE
 

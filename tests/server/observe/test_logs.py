@@ -2,7 +2,11 @@
 
 import json
 import logging
+import os
+import queue
 import re
+import sys
+import threading
 import uuid
 from datetime import datetime
 from pathlib import Path
@@ -57,6 +61,32 @@ def test_lines_below_the_level_are_not_written(capfd: pytest.CaptureFixture[str]
     logging.getLogger(LOGGER).warning("told")
     listener.stop()
     assert json.loads(capfd.readouterr().err)["event"] == "told"
+
+
+def test_a_stop_waits_for_a_reader_that_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue is full, since nobody reads the pipe, when the stop comes."""
+    end, start_of = os.pipe()
+    with os.fdopen(end) as reading, os.fdopen(start_of, "w") as pipe:
+        monkeypatch.setattr(sys, "stderr", pipe)
+        listener = start("info", "json")
+        lines = listener.queue
+        assert isinstance(lines, queue.Queue)
+        number = 0
+        while not lines.full():
+            logging.getLogger(LOGGER).info("line", extra={"fields": {"number": number}})
+            number += 1
+
+        def stop() -> None:
+            try:
+                listener.stop()
+            finally:
+                pipe.close()
+
+        stopping = threading.Thread(target=stop)
+        stopping.start()
+        written = [json.loads(line)["number"] for line in reading]
+        stopping.join()
+    assert written == list(range(number))
 
 
 def test_a_text_line_is_for_a_person() -> None:

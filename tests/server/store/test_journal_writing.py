@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from live import ROOT
 
+from server.errors import JournalUnreadableError
 from server.observe.logs import LOGGER
 from server.recognition.observation import Observation, Refusal
 from server.recognition.recognizer import Answer, Options
@@ -327,6 +328,21 @@ def test_one_who_holds_the_file_delays_and_loses_nothing(tmp_path: Path) -> None
     writer.turn(left, time.time(), 2)
     assert [row.request_id for row in rows_of(path)] == ["id-1", "id-2"]
     writer.close()
+
+
+def test_a_file_that_is_held_is_not_read_as_one_that_does_not_change(tmp_path: Path) -> None:
+    """What is written ahead would be missing from the answer."""
+    path = tmp_path / "journal.db"
+    writer = Writer(path, BOUNDS, Loss(Lost()))
+    write(writer, [answered(observation(1))])
+    writer.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("DELETE FROM answers")
+        with pytest.raises(JournalUnreadableError, match="locked") as caught:
+            rows_of(path)
+        assert caught.value.retry_after
+    assert rows_of(path) == []
 
 
 KILLED = """

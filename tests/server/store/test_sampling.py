@@ -2,11 +2,14 @@
 
 import logging
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from observations import jpeg, observation
@@ -124,6 +127,39 @@ def test_frames_that_are_kept_already_take_no_others_place(tmp_path: Path) -> No
         bench.sampler(observation(jpeg(number)))
     bench.sampler.close()
     assert bench.kept == {"random": 3}
+
+
+def test_frames_are_answered_while_others_give_their_place_back(tmp_path: Path) -> None:
+    """Every frame is there already, so that the one place of the minute comes and goes."""
+    bench = Bench(tmp_path, Policy(share=1.0, per_minute=1))
+    seen = observation(jpeg(0))
+    assert bench.sampler.folder.add(seen, "random")
+    failures: list[Exception] = []
+
+    def step(frame: FrameType, *_: Any) -> Any:
+        frame.f_trace_opcodes = True
+        return step
+
+    def camera() -> None:
+        sys.settrace(step)  # so that another thread may come in between any two instructions
+        try:
+            for _ in range(5000):
+                bench.sampler(seen)
+        except IndexError as error:
+            failures.append(error)
+
+    cameras = [threading.Thread(target=camera) for _ in range(2)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in cameras:
+            thread.start()
+        for thread in cameras:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    bench.sampler.close()
+    assert failures == []
 
 
 def test_ten_thousand_frames_never_exceed_the_cap(tmp_path: Path) -> None:
