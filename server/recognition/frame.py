@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from server.errors import ImageTooLargeError, UndecodableImageError, UnsupportedImageError
+from server.recognition import headers
+from server.recognition.headers import Header
 from server.recognition.manifest import Recipe
 
 Pixels = NDArray[np.uint8]
@@ -26,7 +28,6 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]", re.DOTALL)
 # libjpeg's warning for bytes that belong to nothing (jdmarker.c); the marker is that after them.
 EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
-EXIF_ORIENTATION = 0x0112
 # Our own limit is checked right after the header; Pillow's would raise or warn before that.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -38,31 +39,11 @@ class Limits(msgspec.Struct, frozen=True):
     max_side: int = 16_384
 
 
-class Header(msgspec.Struct, frozen=True):
-    """What an image file says of itself. Sizes in pixels as stored, before `orientation` (EXIF
-    1..8) is applied."""
-
-    format: str
-    mode: str
-    width: int
-    height: int
-    orientation: int = 1
-
-    @property
-    def transposed(self) -> bool:
-        """Whether showing the image upright swaps its sides."""
-        return self.orientation >= 5
-
-
 def _orientation(image: ImageFile.ImageFile) -> int:
     # A TIFF's is applied by OpenCV, whatever it is asked.
-    if "exif" not in image.info or image.format == "TIFF":
+    if image.format == "TIFF":
         return 1
-    try:
-        value = image.getexif().get(EXIF_ORIENTATION, 1)
-    except (ValueError, SyntaxError, KeyError, TypeError, OSError, OverflowError):
-        return 1  # a damaged EXIF block says nothing about the pixels
-    return value if value in range(1, 9) else 1
+    return headers.orientation(image.info.get("exif", b""))
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
@@ -73,6 +54,10 @@ def read_header(data: bytes, limits: Limits) -> Header:
     """
     if not data:
         raise UnsupportedImageError("the image is empty: 0 bytes")
+    if data.startswith(headers.PNG_SIGNATURE):
+        headers.check_png(data)
+    elif data.startswith(headers.TIFF_SIGNATURES):
+        headers.check_tiff(data)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         header = Header(

@@ -20,7 +20,8 @@ from server.errors import (
     UnsupportedImageError,
 )
 from server.recognition import frame
-from server.recognition.frame import EXIF_ORIENTATION, Header, Limits, Pixels, decode
+from server.recognition.frame import Limits, Pixels, decode
+from server.recognition.headers import EXIF_ORIENTATION, Header
 from server.recognition.manifest import Recipe
 
 # As in a server, see server.recognition.process.

@@ -1,0 +1,125 @@
+"""What image files declare of themselves, read or checked before a library believes it.
+
+A few bytes can ask a decoder for gigabytes or minutes: a length that no file has, a million empty
+parts, pixels that are gone over again and again. All of it is told by walking over the parts
+without reading them, and bounded far above what cameras and image programs write.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from server.errors import UndecodableImageError
+
+EXIF_ORIENTATION = 0x0112
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_CHUNK = struct.Struct(">I4s")
+# A row of pixels may have a chunk of its own; texts and profiles come in dozens.
+MAX_CHUNKS, MAX_CHUNKS_BEFORE_PIXELS = 100_000, 1_000
+# libpng inflates each of them, up to 8 MB, only to drop it. Pillow bounds those before the pixels.
+MAX_TEXTS_AFTER_PIXELS = 16
+
+TIFF_SIGNATURES = (b"II*\0", b"II+\0", b"II\0*", b"MM\0*", b"MM\0+", b"MM*\0")
+# Bytes of a value by its type: TIFF 6.0, section 2, and the three that BigTIFF adds.
+TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+TIFF_SIZES |= {16: 8, 17: 8, 18: 8}
+TIFF_SHORT, TIFF_LONG = 3, 4
+# libtiff takes no larger directory; a strip for every row and colour, or small tiles, stay below.
+MAX_TAGS, MAX_TIFF_NUMBERS = 4096, 1 << 18
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What an image file says of itself. Sizes in pixels as stored, before `orientation` (EXIF
+    1..8) is applied."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    orientation: int = 1
+
+    @property
+    def transposed(self) -> bool:
+        """Whether showing the image upright swaps its sides."""
+        return self.orientation >= 5
+
+
+def check_png(data: bytes) -> None:
+    """Raises UndecodableImageError for a PNG with a chunk longer than what is left of the file, or
+    with more chunks than any picture needs (PNG, third edition, section 5: Datastream structure).
+    """
+    at, texts, pixels = len(PNG_SIGNATURE), 0, False
+    for number in range(MAX_CHUNKS):
+        if at + 12 > len(data):
+            raise UndecodableImageError("the PNG is cut off: its last chunk is missing")
+        length, kind = PNG_CHUNK.unpack_from(data, at)
+        if at + 12 + length > len(data):
+            raise UndecodableImageError(
+                f"the PNG is cut off or damaged: a chunk declares {length} bytes and"
+                f" {len(data) - at - 12} are left"
+            )
+        if kind == b"IEND":
+            return
+        if kind == b"IDAT":
+            pixels = True
+        elif pixels:
+            texts += kind in (b"zTXt", b"iTXt")
+        if (number >= MAX_CHUNKS_BEFORE_PIXELS and not pixels) or texts > MAX_TEXTS_AFTER_PIXELS:
+            break
+        at += 12 + length
+    raise UndecodableImageError("the PNG has more chunks than a picture needs")
+
+
+def check_tiff(data: bytes) -> None:
+    """Raises UndecodableImageError for a TIFF whose first directory declares more than the file
+    holds: libraries copy the values of each tag, even where all tags point to the same bytes."""
+    declared = 0
+    for _, kind, number, _ in _tags(data):
+        size = TIFF_SIZES.get(kind, 0)
+        if size > 1 and number > MAX_TIFF_NUMBERS:
+            raise UndecodableImageError(f"the TIFF is damaged: a tag declares {number} numbers")
+        declared += size * number
+    if declared > len(data):
+        raise UndecodableImageError(
+            f"the TIFF is damaged: its tags declare {declared} bytes and the file has {len(data)}"
+        )
+
+
+def orientation(exif: bytes) -> int:
+    """The orientation 1..8 that an EXIF block asks for (Exif 2.3, section 4.6.4, tag 0x0112), with
+    or without the name before it; 1 where it says nothing or is damaged."""
+    block = exif.removeprefix(b"Exif\0\0")
+    if not block.startswith(TIFF_SIGNATURES):
+        return 1
+    order: Literal["little", "big"] = "little" if block.startswith(b"II") else "big"
+    try:
+        for tag, kind, _, value in _tags(block):
+            if tag == EXIF_ORIENTATION and kind in (TIFF_SHORT, TIFF_LONG):
+                found = int.from_bytes(value[: TIFF_SIZES[kind]], order)
+                return found if found in range(1, 9) else 1
+    except UndecodableImageError:
+        pass  # a damaged block says nothing about the pixels
+    return 1
+
+
+def _tags(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """The entries of the first directory, as far as it is there: tag, type, number of values, and
+    the value or its offset (TIFF 6.0, section 2; libtiff.gitlab.io/libtiff/specification/bigtiff).
+    """
+    order = "<" if data.startswith(b"II") else ">"
+    at, offset, count, entry = (8, "Q", "Q", "HHQ8s") if 43 in data[2:4] else (4, "I", "H", "HHI4s")
+    count, each = order + count, struct.Struct(order + entry)
+    if len(data) < 16:
+        return
+    (start,) = struct.unpack_from(order + offset, data, at)
+    if start + struct.calcsize(count) > len(data):
+        return
+    (tags,) = struct.unpack_from(count, data, start)
+    if tags > MAX_TAGS:
+        raise UndecodableImageError(f"the image's header is damaged: it declares {tags} tags")
+    start += struct.calcsize(count)
+    held = min(tags, (len(data) - start) // each.size)
+    yield from each.iter_unpack(data[start : start + held * each.size])
