@@ -24,8 +24,10 @@ from server.recognition.manifest import Recipe
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
+# Pillow reads all of a JPEG's segments, in Python, and takes some of them apart.
+BY_PILLOW = FORMATS[1:]
 # How files of the formats begin that Pillow does not name once they are cut off.
-SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]", re.DOTALL)
+SIGNATURE = re.compile(rb"\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]", re.DOTALL)
 # libjpeg's warning for bytes that belong to nothing (jdmarker.c); the marker is that after them.
 EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
 # Our own limit is checked right after the header; Pillow's would raise or warn before that.
@@ -54,13 +56,28 @@ def read_header(data: bytes, limits: Limits) -> Header:
     """
     if not data:
         raise UnsupportedImageError("the image is empty: 0 bytes")
+    if data.startswith(headers.JPEG_SIGNATURE):
+        header = headers.read_jpeg(data)
+    else:
+        header = _other_header(data)
+    if header.width * header.height > limits.max_pixels or (
+        max(header.width, header.height) > limits.max_side
+    ):
+        raise ImageTooLargeError(
+            f"the image has {header.width} x {header.height} pixels; at most {limits.max_pixels}"
+            f" and {limits.max_side} a side are taken"
+        )
+    return header
+
+
+def _other_header(data: bytes) -> Header:
     if data.startswith(headers.PNG_SIGNATURE):
         headers.check_png(data)
     elif data.startswith(headers.TIFF_SIGNATURES):
         headers.check_tiff(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        header = Header(
+        image = Image.open(io.BytesIO(data), formats=BY_PILLOW)
+        return Header(
             image.format or "", image.mode, image.width, image.height, _orientation(image)
         )
     except UnidentifiedImageError:
@@ -70,14 +87,6 @@ def read_header(data: bytes, limits: Limits) -> Header:
         raise UnsupportedImageError(f"not an image this server reads ({known})") from None
     except (OSError, SyntaxError, ValueError, OverflowError, TypeError, KeyError) as error:
         raise UndecodableImageError(f"the image's header is damaged: {error}") from None
-    if header.width * header.height > limits.max_pixels or (
-        max(header.width, header.height) > limits.max_side
-    ):
-        raise ImageTooLargeError(
-            f"the image has {header.width} x {header.height} pixels; at most {limits.max_pixels}"
-            f" and {limits.max_side} a side are taken"
-        )
-    return header
 
 
 def scaled_size(width: int, height: int, recipe: Recipe) -> tuple[int, int]:

@@ -5,15 +5,31 @@ parts, pixels that are gone over again and again. All of it is told by walking o
 without reading them, and bounded far above what cameras and image programs write.
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from server.errors import UndecodableImageError
 
 EXIF_ORIENTATION = 0x0112
+
+JPEG_SIGNATURE = b"\xff\xd8\xff"
+# What lies before it belongs to nothing: zeros that some cameras pad with, FF in any number.
+JPEG_MARKER = re.compile(rb"\xff([^\0\xff])")
+JPEG_STANDALONE = {0x01, *range(0xD0, 0xD9)}
+JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+JPEG_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
+JPEG_FRAME = struct.Struct(">BHBHHB")
+JPEG_END, JPEG_SCAN, JPEG_APP1 = 0xD9, 0xDA, 0xE1
+JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
+# A profile alone may have 255 segments; depth maps and thermal images come in hundreds.
+MAX_SEGMENTS = 1000
+# Each goes over all pixels again, and may be a few bytes long. Encoders write a dozen.
+MAX_SCANS = 100
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNK = struct.Struct(">I4s")
@@ -45,6 +61,56 @@ class Header(msgspec.Struct, frozen=True):
     def transposed(self) -> bool:
         """Whether showing the image upright swaps its sides."""
         return self.orientation >= 5
+
+
+def read_jpeg(data: bytes) -> Header:
+    """The header of a JPEG (ITU-T T.81, annex B), by its segments up to the first scan.
+
+    Raises UndecodableImageError where there is none, for samples of other than 8 bits, and for
+    more segments or scans than any picture needs.
+    """
+    at, frame, exif = 2, b"", b""
+    for _ in range(MAX_SEGMENTS):
+        found = JPEG_MARKER.search(data, at)
+        if found is None or data[found.end() - 1] == JPEG_END:
+            raise UndecodableImageError("the JPEG is cut off or damaged: it has no pixels")
+        at, marker = found.end(), data[found.end() - 1]
+        if marker in JPEG_STANDALONE:
+            continue
+        length = int.from_bytes(data[at : at + 2], "big")
+        if length < 2 or at + length > len(data):
+            raise UndecodableImageError(
+                f"the JPEG is cut off or damaged: a segment declares {length} bytes and"
+                f" {len(data) - at} are left"
+            )
+        if marker == JPEG_SCAN:
+            return _jpeg_header(data, at, frame, exif)
+        if marker in JPEG_FRAMES and not frame:
+            frame = data[at - 1 : at + length]
+        elif marker == JPEG_APP1 and not exif and data.startswith(b"Exif\0\0", at + 2):
+            exif = data[at + 2 : at + length]
+        at += length
+    raise UndecodableImageError(f"the JPEG has more than {MAX_SEGMENTS} segments before its pixels")
+
+
+def _jpeg_header(data: bytes, scan: int, frame: bytes, exif: bytes) -> Header:
+    """As `read_jpeg`. scan: where the first scan's header begins; frame: the frame's marker and
+    its header."""
+    if len(frame) < JPEG_FRAME.size:
+        raise UndecodableImageError("the JPEG is damaged: it does not say how large it is")
+    marker, _, bits, height, width, components = JPEG_FRAME.unpack_from(frame)
+    mode = JPEG_MODES.get(components)
+    if bits != 8 or mode is None or not (width and height):
+        raise UndecodableImageError(
+            f"the JPEG has {width} x {height} pixels of {components} components of {bits} bits:"
+            " 1, 3 or 4 of 8 bits are read"
+        )
+    if marker in JPEG_PROGRESSIVE or data[scan + 2 : scan + 3] < bytes([components]):
+        codes = np.frombuffer(data, np.uint8)[scan:]
+        scans = 1 + np.count_nonzero((codes[:-1] == 0xFF) & (codes[1:] == JPEG_SCAN))
+        if scans > MAX_SCANS:
+            raise UndecodableImageError(f"the JPEG goes over its pixels {scans} times")
+    return Header("JPEG", mode, width, height, orientation(exif))
 
 
 def check_png(data: bytes) -> None:

@@ -168,3 +168,59 @@ def test_exif_tags_that_share_bytes_are_not_read(kind: str) -> None:
     before = peak()
     assert decode(encode(PICTURE, kind, exif=block), EXACT, LIMITS).shape == PICTURE.shape
     assert peak() - before < 200_000_000
+
+
+def segment(marker: int, data: bytes = b"") -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+
+
+def with_segments(*segments: bytes, name: str = "jpeg") -> bytes:
+    """The picture as a JPEG, with these before all other segments."""
+    return FILES[name][:2] + b"".join(segments) + FILES[name][2:]
+
+
+def test_a_jpeg_of_empty_segments_is_refused_before_they_are_all_read() -> None:
+    data = with_segments(segment(0xE1) * 3_900_000)
+    before = peak()
+    with pytest.raises(UndecodableImageError, match="more than 1000 segments"):
+        decode(data, EXACT, LIMITS)
+    assert peak() - before < 100_000_000
+
+
+def test_a_jpeg_of_markers_without_a_segment_is_refused() -> None:
+    with pytest.raises(UndecodableImageError, match="more than 1000 segments"):
+        decode(with_segments(b"\xff\xd0" * 1000), EXACT, LIMITS)
+
+
+def test_a_jpeg_that_goes_over_its_pixels_again_and_again_is_refused() -> None:
+    data = FILES["jpeg-progressive"]
+    last = data[data.rindex(b"\xff\xda") : -2]
+    decode(data, EXACT, LIMITS)
+    with pytest.raises(UndecodableImageError, match="the JPEG goes over its pixels 1"):
+        decode(data[:-2] + last * 100 + data[-2:], EXACT, LIMITS)
+
+
+def test_a_jpeg_with_what_cameras_add_is_read() -> None:
+    """Thousands of fill bytes, and as many segments as a profile and a depth map need."""
+    exif = segment(0xE1, b"Exif\0\0" + tags((EXIF_ORIENTATION, SHORT, 1, 3)))
+    profile = [segment(0xE2, b"ICC_PROFILE\0%c\xff" % i + bytes(60_000)) for i in range(1, 256)]
+    data = with_segments(exif, *profile, segment(0xE1, b"depth") * 300, b"\xff" * 5000)
+    assert (decode(data, EXACT, LIMITS) == decode(FILES["jpeg"], EXACT, LIMITS)[::-1, ::-1]).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"\xff\xd8\xff\xd9", "no pixels"),
+        (b"\xff\xd8\xff" + b"\xff" * 100_000, "no pixels"),
+        (with_segments(b"\xff\xe1\0\1"), "declares 1 bytes"),
+        (FILES["jpeg"][:20] + b"\xff\xe1\xff\xff", "declares 65535 bytes"),
+        (b"\xff\xd8" + segment(0xDA, bytes(6)), "how large"),
+        (b"\xff\xd8" + segment(0xC0, bytes(3)) + segment(0xDA, bytes(6)), "how large"),
+        (FILES["jpeg"].replace(b"\xff\xc0\0\x11\x08\0\x30", b"\xff\xc0\0\x11\x08\0\0"), "64 x 0"),
+        (FILES["jpeg"].replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), "12 bits"),
+    ],
+)
+def test_a_damaged_header_of_a_jpeg(data: bytes, sentence: str) -> None:
+    with pytest.raises(UndecodableImageError, match=sentence):
+        decode(data, EXACT, LIMITS)
