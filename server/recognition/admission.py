@@ -270,6 +270,13 @@ class Admission:
             f"{self._waiting} frames wait already, which is the most", retry_after=self._room_in()
         )
 
+    def check_in_time(self, deadline: float) -> None:
+        """Raises DeadlineExceededError where `deadline`, in `clock`'s seconds, has passed."""
+        if self._clock() > deadline:
+            raise DeadlineExceededError(
+                "the deadline passed while the image was decoded", retry_after=self._room_in()
+            )
+
     def close(self) -> None:
         """Admits no further frame; those waiting or at work are finished."""
         with self._lock:
