@@ -125,9 +125,11 @@ def _decode_other(data: bytes, header: Header) -> Pixels:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise UndecodableImageError(f"the {header.format} does not decode: {error.err}") from None
-    if pixels is None:
+    # Whatever the flags say, OpenCV gives pixels of some kinds as they are stored.
+    if pixels is None or pixels.ndim != 3:
         raise UndecodableImageError(
-            f"the {header.format} does not decode: it is cut off or damaged"
+            f"the {header.format} does not decode: it is cut off or damaged, or its pixels are of"
+            " a kind that is not read"
         )
     return np.asarray(pixels, np.uint8)
 
