@@ -24,8 +24,9 @@ from server.recognition.manifest import Recipe
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
-# Pillow reads all of a JPEG's segments, in Python, and takes some of them apart.
-BY_PILLOW = FORMATS[1:]
+# Pillow reads all of a JPEG's segments, and each byte of a PPM's comments, in Python.
+BY_PILLOW = ("PNG", "BMP", "WEBP", "TIFF")
+PLAIN = (b"P1", b"P2", b"P3")
 # How files of the formats begin that Pillow does not name once they are cut off.
 SIGNATURE = re.compile(rb"\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]", re.DOTALL)
 # libjpeg's warning for bytes that belong to nothing (jdmarker.c); the marker is that after them.
@@ -58,6 +59,8 @@ def read_header(data: bytes, limits: Limits) -> Header:
         raise UnsupportedImageError("the image is empty: 0 bytes")
     if data.startswith(headers.JPEG_SIGNATURE):
         header = headers.read_jpeg(data)
+    elif headers.PNM_SIGNATURE.match(data):
+        header = headers.read_pnm(data)
     else:
         header = _other_header(data)
     if header.width * header.height > limits.max_pixels or (
@@ -121,8 +124,14 @@ def jpeg_eighths(header: Header, recipe: Recipe) -> int:
 
 def _decode_other(data: bytes, header: Header) -> Pixels:
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    if header.white is not None:
+        flags |= cv2.IMREAD_ANYDEPTH
+    if header.format == "PPM" and data[:2] in PLAIN:
+        data += b"\n"  # OpenCV wants something after the last number
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if header.white is not None and pixels is not None:
+            pixels = cv2.convertScaleAbs(pixels, alpha=255 / header.white)
     except cv2.error as error:
         raise UndecodableImageError(f"the {header.format} does not decode: {error.err}") from None
     # Whatever the flags say, OpenCV gives pixels of some kinds as they are stored.
@@ -180,8 +189,9 @@ def decode(data: bytes, recipe: Recipe, limits: Limits) -> Pixels:
     """An image file's bytes as upright RGB pixels, uint8 [height, width, 3].
 
     Grey is repeated over the three channels, alpha is dropped (a TIFF's is multiplied in, as
-    libtiff does), 16-bit is reduced to its upper 8 bits, CMYK is converted, EXIF orientation is
-    applied. A JPEG may come back smaller than it is stored, see `jpeg_eighths`.
+    libtiff does), 16-bit is reduced to its upper 8 bits, a PPM of any other depth is scaled to
+    255, CMYK is converted, EXIF orientation is applied. A JPEG may come back smaller than it is
+    stored, see `jpeg_eighths`.
 
     Raises UnsupportedImageError, ImageTooLargeError or UndecodableImageError.
     """

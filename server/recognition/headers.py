@@ -31,6 +31,12 @@ MAX_SEGMENTS = 1000
 # Each goes over all pixels again, and may be a few bytes long. Encoders write a dozen.
 MAX_SCANS = 100
 
+PNM_SIGNATURE = re.compile(rb"P[1-6](?:[\s#]|\Z)")
+# Numbers with space between, in which each # begins a comment up to the line's end.
+PNM_NUMBER = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])+([0-9]{1,9})(?=[\s#])")
+# Where the pixels begin at the latest. All before, comments too, is read by the byte.
+MAX_PNM_HEADER = 1 << 16
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNK = struct.Struct(">I4s")
 # A row of pixels may have a chunk of its own; texts and profiles come in dozens.
@@ -49,13 +55,15 @@ MAX_TAGS, MAX_TIFF_NUMBERS = 4096, 1 << 18
 
 class Header(msgspec.Struct, frozen=True):
     """What an image file says of itself. Sizes in pixels as stored, before `orientation` (EXIF
-    1..8) is applied."""
+    1..8) is applied. white: the value of a full sample, where neither 8 nor 16 bits hold just it
+    and OpenCV does not scale by it."""
 
     format: str
     mode: str
     width: int
     height: int
     orientation: int = 1
+    white: int | None = None
 
     @property
     def transposed(self) -> bool:
@@ -111,6 +119,28 @@ def _jpeg_header(data: bytes, scan: int, frame: bytes, exif: bytes) -> Header:
         if scans > MAX_SCANS:
             raise UndecodableImageError(f"the JPEG goes over its pixels {scans} times")
     return Header("JPEG", mode, width, height, orientation(exif))
+
+
+def read_pnm(data: bytes) -> Header:
+    """The header of a PBM, PGM or PPM, plain or not (netpbm.sourceforge.net/doc/pnm.html).
+
+    Raises UndecodableImageError where it is cut off, or longer than `MAX_PNM_HEADER`.
+    """
+    kind, at, numbers = data[1] - ord("0"), 2, []
+    for _ in range(2 if kind in (1, 4) else 3):
+        found = PNM_NUMBER.match(data, at, MAX_PNM_HEADER)
+        if found is None:
+            raise UndecodableImageError("the PPM's header is cut off or damaged")
+        numbers.append(int(found[1]))
+        at = found.end()
+    width, height, white = (*numbers, 255)[:3]
+    if not (width and height and 0 < white <= 0xFFFF):
+        raise UndecodableImageError(
+            f"the PPM's header is damaged: {width} x {height} pixels, values up to {white}"
+        )
+    scaled = white in (0xFF, 0xFFFF) or (kind < 4 and white < 0xFF)
+    mode = "RGB" if kind in (3, 6) else "L"
+    return Header("PPM", mode, width, height, white=None if scaled else white)
 
 
 def check_png(data: bytes) -> None:

@@ -49,7 +49,7 @@ def test_a_file_that_opencv_reads_in_its_own_way_spoils_no_other(clients: LiveSe
     assert answered.status_code == 200
     one, grey = answered.json()["results"]
     assert one["result"]["predictions"][0]["label"] == "red"
-    assert grey["error"]["code"] == "UNDECODABLE_IMAGE"
+    assert grey["error"]["code"] == "UNSUPPORTED_IMAGE"
 
 
 def test_what_is_wrong_with_all_of_it(clients: LiveServer) -> None:
