@@ -6,8 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from server import __version__, config, fleet_command, journal_command, keys_command
+from server import __version__, fleet_command, journal_command, keys_command
 from server.config import Settings
+from server.config_reading import load
+from server.config_table import described
 from server.errors import LinesideError, StartError
 
 
@@ -29,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=float, default=20.0, help="to measure in all (20)")
     for command in (serve, check, health, worker, bench):
         command.add_argument("--config", type=Path, help="TOML file of settings")
-        for row in config.described():
+        for row in described():
             text = (
                 f"{row.help} ({row.unit + ', ' if row.unit else ''}default {row.default or 'none'})"
             )
@@ -38,9 +40,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    names = [row.name for row in config.described()]
+    names = [row.name for row in described()]
     flags = {name: value for name in names if (value := getattr(args, name, None)) is not None}
-    return config.load(os.environ, flags, args.config)
+    return load(os.environ, flags, args.config)
 
 
 # For the allocator that Granian brings, which reads it when it is loaded (jemalloc(3), TUNING):
@@ -90,7 +92,7 @@ def _bench(settings: Settings, seconds: float) -> int:
 def _print_settings() -> int:
     print("| setting | environment | flag | type | default | unit | what |")
     print("|---|---|---|---|---|---|---|")
-    for row in config.described():
+    for row in described():
         cells = (f"`{row.name}`", f"`{row.env}`", f"`{row.flag}`", row.type, row.default, row.unit)
         print("| " + " | ".join([*cells, row.help]) + " |")
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 from flask import Flask
 
-from server import config
+from server import config_reading
 from server.api import (
     batch,
     console,
@@ -47,8 +47,6 @@ from server.recognition.admission import Admission
 from server.recognition.observation import Listener
 from server.store.job_records import JobRecord
 
-__all__ = ["create_app", "make_store"]
-
 
 def image_fetcher(settings: Settings) -> Fetch:
     """What gets the image at an image_url; where no host is listed, what refuses to.
@@ -79,9 +77,46 @@ def make_jobs(settings: Settings, recognizing: Recognizing, metrics: Metrics) ->
         render,
     )
     kept = Jobs(settings, recognizing.store, telling)
-    # Unlike atexit's, these are run at the end of a forked worker too.
-    Finalize(None, kept.close, exitpriority=1)
+    # Before those of the journal and the samples, which still hear of what is answered until then;
+    # unlike atexit's, run at a forked worker's end too.
+    Finalize(None, kept.close, exitpriority=20)
     return kept
+
+
+def make_metrics(settings: Settings, root: Path) -> Metrics:
+    """The metrics of this server and of the machine whose `sys` and `proc` lie in `root`."""
+    metrics = Metrics(settings.max_cameras)
+    folders = {"data": Path(settings.data), "models": Path(settings.models)}
+    metrics.registry.register(DeviceCollector(folders, root))
+    return metrics
+
+
+def bare_app(settings: Settings) -> Flask:
+    """An application without routes, that takes bodies within the limits of `settings`."""
+    app = Flask("server", static_folder=None)
+    # Flask takes FLASK_DEBUG from the environment, where it may be left from someone's work.
+    app.debug = False
+    take_bodies(app, int(settings.max_body_mb * 1_000_000))
+    app.config["MAX_FORM_PARTS"] = settings.max_form_parts
+    return app
+
+
+def register_recognition(
+    app: Flask, settings: Settings, recognizing: Recognizing, kept: Jobs, fetch: Fetch
+) -> None:
+    """The routes by which frames come, to be answered at once or later."""
+    app.register_blueprint(recognize.blueprint(recognizing, settings, fetch))
+    taking = jobs.Taking(kept, recognizing, settings, fetch)
+    later = tutorial_jobs.TutorialJobs(taking)
+    app.register_blueprint(jobs.blueprint(taking, settings))
+    app.register_blueprint(tutorial_jobs.blueprint(later))
+    app.register_blueprint(tutorials.blueprint(recognizing, settings, later))
+    for make in (
+        batch.blueprint,
+        inference_protocol.blueprint,
+        tensorflow_serving.blueprint,
+    ):
+        app.register_blueprint(make(recognizing, settings))
 
 
 def create_app(
@@ -98,20 +133,14 @@ def create_app(
     The default model is loaded by a thread of its own, so that /livez answers meanwhile. Raises
     StartError where settings or the models folder are unusable.
     """
-    settings = settings or config.load(os.environ)
-    metrics = Metrics(settings.max_cameras)
-    folders = {"data": Path(settings.data), "models": Path(settings.models)}
-    metrics.registry.register(DeviceCollector(folders, root))
+    settings = settings or config_reading.load(os.environ)
+    metrics = make_metrics(settings, root)
     repeats = repeats or Repeats(settings.log_repeats)
     admission = Admission(settings.slots, settings.max_waiting)
     metrics.watch(admission)
     store = make_store(settings, metrics, admission)
 
-    app = Flask("server", static_folder=None)
-    # Flask takes FLASK_DEBUG from the environment, where it may be left from someone's work.
-    app.debug = False
-    take_bodies(app, int(settings.max_body_mb * 1_000_000))
-    app.config["MAX_FORM_PARTS"] = settings.max_form_parts
+    app = bare_app(settings)
     journal = open_journal(settings, metrics)
     refusals = [metrics.cameras.refused, *([journal.refused] if journal else [])]
     observe_requests(app, metrics, repeats, refusals)
@@ -134,19 +163,8 @@ def create_app(
     gate = Gate(express, admission, settings, metrics, repeats, doors, refusals)
     app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
     fetch = image_fetcher(settings)
-    app.register_blueprint(recognize.blueprint(recognizing, settings, fetch))
     kept = make_jobs(settings, recognizing, metrics)
-    taking = jobs.Taking(kept, recognizing, settings, fetch)
-    later = tutorial_jobs.TutorialJobs(taking)
-    app.register_blueprint(jobs.blueprint(taking, settings))
-    app.register_blueprint(tutorial_jobs.blueprint(later))
-    app.register_blueprint(tutorials.blueprint(recognizing, settings, later))
-    for make in (
-        batch.blueprint,
-        inference_protocol.blueprint,
-        tensorflow_serving.blueprint,
-    ):
-        app.register_blueprint(make(recognizing, settings))
+    register_recognition(app, settings, recognizing, kept, fetch)
     app.register_blueprint(models.blueprint(store, drift))
     app.register_blueprint(upload.blueprint(settings))
     app.register_blueprint(samples.blueprint(sampler.folder if sampler else None, store))

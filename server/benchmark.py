@@ -6,72 +6,25 @@ threads. Then the whole path, through a server of its own on the loopback, as a 
 
 import itertools
 import json
-import os
 import platform
-import signal
-import socket
-import statistics
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
 from datetime import UTC, datetime
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-import cv2
 import msgspec
-import numpy as np
 
-from server import config
+from server.benchmark_server import Served, crowd, served, through_server
+from server.benchmark_steps import Stage, Steps, Throughput, find_frames
 from server.config import Settings
-from server.errors import BundleError, StartError
 from server.recognition import frame, process
 from server.recognition.cores import granted_cores
-from server.recognition.interpreter import InterpreterPool, runtime
-from server.recognition.manifest import Bundle
-from server.recognition.preprocessing import apply_table, scaling_table, to_input_pixels
+from server.recognition.interpreter import runtime
 from server.startup import bundle_of
 
-# Sides of the frames that are made of a sample, in pixels.
-SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
-JPEG_QUALITY = 90
 # More than this share of frames a second more is worth a further thread or interpreter.
 WORTH = 1.03
 # Frames that take their turn before one, times this, fit into the proposed deadline.
 DEADLINE_SERVICES = 8
-LONGEST_START = 60.0
-# Settings that the measured server shares with the one that is to come.
-MEASURED = ("models", "model", "version", "recipe", "max_pixels", "max_side", "wide_interpreter")
-
-
-class Stage(msgspec.Struct, frozen=True):
-    """Milliseconds of one stage of one frame on one thread."""
-
-    median: float
-    p90: float
-
-
-class Throughput(msgspec.Struct, frozen=True):
-    """Frames a second, all threads busy with decoding, preprocessing and inference."""
-
-    interpreters: int
-    threads: int
-    fps: float
-
-
-class Served(msgspec.Struct, frozen=True):
-    """Through a server with the proposed settings: frames a second of `clients` that wait for
-    their answers, and the milliseconds that one client waits for its answer."""
-
-    clients: int
-    fps: float
-    median: float
-    p90: float
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -88,92 +41,6 @@ class Figures(msgspec.Struct, frozen=True):
     throughput: tuple[Throughput, ...]
     served: Served | None
     proposed: dict[str, int | float]
-
-
-Frames = dict[str, bytes]
-
-
-def find_frames(bundle: Bundle) -> Frames:
-    """A JPEG of the bundle's samples or golden frames, and larger ones made of it, by name.
-
-    Raises BundleError where the bundle has none that can be read.
-    """
-    shown = sorted((bundle.folder / "samples").glob("*"))
-    shown += [bundle.folder / golden.file for golden in bundle.manifest.golden]
-    for path in shown:
-        pixels = cv2.imread(str(path))
-        if pixels is not None:
-            return {"sample": path.read_bytes()} | {
-                name: _encoded(np.asarray(cv2.resize(pixels, size), np.uint8))
-                for name, size in SIZES.items()
-            }
-    raise BundleError(f"{bundle.folder} has no frame in samples/ or golden/ to measure with")
-
-
-def _encoded(pixels: frame.Pixels) -> bytes:
-    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-
-
-class Steps:
-    """One bundle's steps of a frame, each to be timed by itself."""
-
-    def __init__(self, bundle: Bundle, limits: frame.Limits) -> None:
-        """Raises BundleError for a model that takes no images."""
-        if bundle.manifest.recipe is None:
-            raise BundleError(
-                f"{bundle.folder} takes numbers, not images: there is no frame to time"
-            )
-        self.bundle, self.recipe, self._limits = bundle, bundle.manifest.recipe, limits
-        self.pool = InterpreterPool(bundle.model_path, 1)
-        self._table = scaling_table(self.recipe, self.pool.inputs[0])
-
-    def prepared(self, data: bytes, took: dict[str, list[float]] | None = None) -> np.ndarray:
-        """An image file -> the model's input; seconds of both stages are added to `took`."""
-        start = time.perf_counter()
-        pixels = frame.decode(data, self.recipe, self._limits)
-        decoded = time.perf_counter()
-        tensor = apply_table(to_input_pixels(pixels, self.recipe), self._table)
-        if took is not None:
-            took["decode"].append(decoded - start)
-            took["preprocess"].append(time.perf_counter() - decoded)
-        return tensor
-
-    def stages(self, data: bytes, seconds: float) -> dict[str, Stage]:
-        """Each stage of `data` on one thread, over and over for `seconds`."""
-        took: dict[str, list[float]] = {"decode": [], "preprocess": [], "inference": []}
-        with self.pool.lease() as interpreter:
-            interpreter.run([self.prepared(data)])
-            until = time.perf_counter() + seconds
-            while time.perf_counter() < until or len(took["inference"]) < 3:
-                tensor = self.prepared(data, took)
-                start = time.perf_counter()
-                interpreter.run([tensor])
-                took["inference"].append(time.perf_counter() - start)
-        return {name: _stage(values) for name, values in took.items()}
-
-    def throughput(self, data: bytes, size: int, threads: int, seconds: float) -> Throughput:
-        """`size` threads, each with an interpreter of `threads` threads, for `seconds`."""
-        pool = InterpreterPool(self.bundle.model_path, size, threads)
-        pool.each(lambda interpreter: interpreter.run([self.prepared(data)]))
-        done, start = [0] * size, time.perf_counter()
-
-        def work(number: int) -> None:
-            with pool.lease() as interpreter:
-                while time.perf_counter() < start + seconds:
-                    interpreter.run([self.prepared(data)])
-                    done[number] += 1
-
-        workers = [threading.Thread(target=work, args=(number,)) for number in range(size)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        return Throughput(size, threads, sum(done) / (time.perf_counter() - start))
-
-
-def _stage(seconds: list[float]) -> Stage:
-    p90 = statistics.quantiles(seconds, n=10)[8]
-    return Stage(round(statistics.median(seconds) * 1000, 3), round(p90 * 1000, 3))
 
 
 def best_of(measured: list[Throughput]) -> Throughput:
@@ -196,99 +63,6 @@ def propose(best: Throughput) -> dict[str, int | float]:
         "frames_at_once": best.interpreters,
         "max_wait_ms": float(max(50, round(DEADLINE_SERVICES * service_ms, -1))),
     }
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def served(settings: Settings, proposed: dict[str, int | float]) -> Iterator[int]:
-    """The port of a server with `settings`' models and what is `proposed`, without keys and
-    without anything kept, for the length of the block.
-
-    Raises StartError where it does not start.
-    """
-    port = free_port()
-    given = {k: v for k, v in os.environ.items() if not k.startswith(config.PREFIX)}
-    asked = config.to_environ(settings)
-    given |= {
-        key: asked[key] for name in MEASURED if (key := config.PREFIX + name.upper()) in asked
-    }
-    with tempfile.TemporaryDirectory(prefix="lineside-bench-") as data:
-        values = proposed | {"port": port, "host": "127.0.0.1", "data": data, "journal": "false"}
-        values |= {"keys_file": f"{data}/keys.jsonl", "auth": "off", "log_level": "error"}
-        # Neither a deadline nor a full queue is part of what is measured.
-        values |= {"max_wait_ms": 60_000, "max_waiting": crowd(granted_cores())}
-        given |= {config.PREFIX + name.upper(): str(value) for name, value in values.items()}
-        child = subprocess.Popen([sys.executable, "-m", "server"], env=given)
-        try:
-            _await_ready(child, port)
-            yield port
-        finally:
-            child.send_signal(signal.SIGTERM)
-            try:
-                child.wait(settings.stop_timeout + 5)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-
-
-def _await_ready(child: "subprocess.Popen[bytes]", port: int) -> None:
-    until = time.monotonic() + LONGEST_START
-    while time.monotonic() < until:
-        if child.poll() is not None:
-            raise StartError(f"the server to be measured ended with exit code {child.returncode}")
-        # Not listening yet is no error.
-        with (
-            suppress(OSError, HTTPException),
-            closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection,
-        ):
-            connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
-                return
-        time.sleep(0.02)
-    raise StartError(f"the server to be measured was not ready in {LONGEST_START:g} s")
-
-
-def crowd(cores: int) -> int:
-    """Clients at once that keep every interpreter busy."""
-    return 4 * cores
-
-
-def through_server(port: int, data: bytes, clients: int, seconds: float) -> Served:
-    """`clients` that post `data` and wait for the answer, for `seconds`; then one alone.
-
-    Raises StartError where an answer is an error.
-    """
-
-    def post(until: float, took: list[float]) -> None:
-        connection = HTTPConnection("127.0.0.1", port, timeout=60)
-        while time.perf_counter() < until:
-            start = time.perf_counter()
-            connection.request("POST", "/v1/recognize", data, {"Content-Type": "image/jpeg"})
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status != 200:
-                raise StartError(f"the server to be measured answered {answer.status}")
-            took.append(time.perf_counter() - start)
-        connection.close()
-
-    def together(count: int, seconds: float) -> tuple[list[float], float]:
-        start, took = time.perf_counter(), list[float]()
-        with ThreadPoolExecutor(count) as pool:
-            posting = [pool.submit(post, start + seconds, took) for _ in range(count)]
-        for each in posting:
-            each.result()
-        return took, time.perf_counter() - start
-
-    together(1, seconds / 8)
-    crowd, elapsed = together(clients, seconds / 2)
-    alone = _stage(together(1, seconds / 2)[0])
-    return Served(clients, round(len(crowd) / elapsed, 1), alone.median, alone.p90)
 
 
 def measure(settings: Settings, seconds: float, say: Callable[[str], object] = print) -> Figures:

@@ -1,13 +1,6 @@
-"""Every setting once: name, type, default, unit, help; read strictly, before the port opens.
+"""Every setting once: name, type, default, unit, help, and what is derived from it."""
 
-Sources in order of increasing precedence: a TOML file, the environment (`LINESIDE_NAME`), flags
-(`--name`). An unknown key or an unusable value is a SettingsError that names it and its source.
-"""
-
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -16,8 +9,6 @@ from server.errors import SettingsError
 from server.recognition.cores import granted_cores
 from server.recognition.manifest import Recipe
 
-PREFIX = "LINESIDE_"
-CONFIG = "LINESIDE_CONFIG"
 # In the environment and in flags, their items are separated by commas.
 LISTS = frozenset({"image_url_hosts", "preload", "cors_origins", "samples_labels", "webhook_hosts"})
 # MB a minute; SQLite writes whole pages, for which less would not be enough.
@@ -29,7 +20,7 @@ def _help(text: str, unit: str = "", **bounds: Any) -> Meta:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The server's settings; `described()` lists them with their help."""
+    """The server's settings; `config_table.described()` lists them with their help."""
 
     host: Annotated[str, _help("address to listen on", min_length=1)] = "127.0.0.1"
     port: Annotated[int, _help("port to listen on", ge=1, le=65535)] = 8080
@@ -272,121 +263,3 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def slots(self) -> int:
         """Frames worked on at once: as set, or one an interpreter."""
         return self.frames_at_once or self.pool_size
-
-
-class Described(msgspec.Struct, frozen=True):
-    """One row of the settings table."""
-
-    name: str
-    env: str
-    flag: str
-    type: str
-    default: str
-    unit: str
-    help: str
-
-
-def _type_name(field: msgspec.inspect.Field) -> str:
-    kind = field.type.type if isinstance(field.type, msgspec.inspect.Metadata) else field.type
-    if isinstance(kind, msgspec.inspect.LiteralType):
-        return " or ".join(str(value) for value in kind.values)
-    names = {
-        "BoolType": "true or false",
-        "IntType": "whole number",
-        "FloatType": "number",
-        "StrType": "text",
-        "VarTupleType": "list",
-    }
-    return names.get(type(kind).__name__, "table")
-
-
-def _default_text(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None or value == () else str(value)
-
-
-def described() -> list[Described]:
-    """The settings table, in the order of `Settings`."""
-    rows = []
-    info = msgspec.inspect.type_info(Settings)
-    assert isinstance(info, msgspec.inspect.StructType)
-    hints = get_type_hints(Settings, include_extras=True)
-    for field in info.fields:
-        meta = next(m for m in hints[field.name].__metadata__ if isinstance(m, Meta))
-        rows.append(
-            Described(
-                field.name,
-                PREFIX + field.name.upper(),
-                "--" + field.name.replace("_", "-"),
-                _type_name(field),
-                _default_text(field.default),
-                (meta.extra or {}).get("unit", ""),
-                meta.description or "",
-            )
-        )
-    return rows
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise SettingsError(f"the settings file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"the settings file {path} can't be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"the settings file {path} is not valid TOML: {error}") from None
-
-
-def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
-    kinds = get_type_hints(Settings, include_extras=True)
-    if name not in kinds:
-        raise SettingsError(
-            f"{source}: there is no such setting; `python -m server settings` lists them"
-        )
-    try:
-        if not strict and isinstance(value, str) and name == "recipe":
-            return msgspec.json.decode(value, type=kinds[name])
-        if not strict and isinstance(value, str) and name in LISTS:
-            value = [item for item in map(str.strip, value.split(",")) if item]
-        return msgspec.convert(value, kinds[name], strict=strict)
-    except msgspec.DecodeError as error:
-        raise SettingsError(f"{source} can't be {value!r}: {error}") from None
-
-
-def to_environ(settings: Settings) -> dict[str, str]:
-    """The environment from which `load` makes `settings` again, for a process of this server's."""
-    found = {}
-    for name in Settings.__struct_fields__:
-        value = getattr(settings, name)
-        if isinstance(value, Recipe):
-            text = msgspec.json.encode(value).decode()
-        elif isinstance(value, tuple):
-            text = ",".join(value)
-        else:
-            text = _default_text(value)
-        if value is not None:
-            found[PREFIX + name.upper()] = text
-    return found
-
-
-def load(
-    environ: Mapping[str, str], flags: Mapping[str, str] | None = None, file: Path | None = None
-) -> Settings:
-    """Settings from `file` (or the one LINESIDE_CONFIG names), `environ` and `flags` (by name).
-
-    Raises SettingsError for an unknown key, an unusable value or a missing file.
-    """
-    if file is None and environ.get(CONFIG):
-        file = Path(environ[CONFIG])
-    values: dict[str, Any] = {}
-    for name, value in (_read_file(file) if file else {}).items():
-        values[name] = _convert(name, value, f"{file}: {name}", strict=True)
-    for key, value in environ.items():
-        if key.startswith(PREFIX) and key != CONFIG:
-            name = key.removeprefix(PREFIX).lower()
-            values[name] = _convert(name, value, key, strict=False)
-    for name, value in (flags or {}).items():
-        values[name] = _convert(name, value, "--" + name.replace("_", "-"), strict=False)
-    return Settings(**values)

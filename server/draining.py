@@ -10,11 +10,13 @@ import os
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ctypes import CDLL, addressof, create_string_buffer
+from multiprocessing import parent_process
 from typing import Any
 
 # Seconds: with no request for QUIET, the clients have left; LONGEST is how long they are given.
@@ -146,8 +148,12 @@ def hold_signals_while_forking() -> None:
 
 def _stop_with_parent() -> None:
     """Has the kernel send SIGTERM to this process when its parent ends (prctl(2)), since a worker
-    that nobody watches would keep the port from its successor."""
+    that nobody watches would keep the port from its successor. One whose parent has ended already,
+    of which the kernel tells nobody, exits."""
     CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        sys.exit("the server that started this worker has ended")
 
 
 def drain_before_stop(make_app: Callable[[], Wsgi], port: int) -> Draining:

@@ -11,18 +11,53 @@ import json
 import os
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from urllib.parse import quote, urlsplit
+
+import msgspec
 
 from server.errors import StartError
 from server.fleet_command import KEY
 from server.recognition.manifest import MANIFEST, Manifest, read_bundle
 
+T = TypeVar("T")
 DEFAULT_PORT = 8080
 
 
 class DeviceError(Exception):
     """A device answered with an error, or not at all; the message is a sentence about it."""
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A version that a device may not serve."""
+
+    version: int
+
+
+class Served(msgspec.Struct, frozen=True):
+    """What a device says of one model: the version that serves, None where none does."""
+
+    name: str
+    serving: int | None
+    failures: tuple[Refused, ...] = ()
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """What a device says of all its models."""
+
+    models: tuple[Served, ...]
+
+
+class Said(msgspec.Struct, frozen=True):
+    """An error's sentence for people."""
+
+    message: str
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The body of an error."""
+
+    error: Said
 
 
 class Device:
@@ -40,8 +75,8 @@ class Device:
         )
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    def ask(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> Any:
-        """The answer's JSON. Raises DeviceError."""
+    def ask(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> bytes:
+        """The body of an answer that is no error. Raises DeviceError."""
         headers = self._headers | ({"Content-Type": kind} if kind else {})
         try:
             self._connection.request(method, path, body, headers)
@@ -51,43 +86,59 @@ class Device:
             raise DeviceError(f"no answer: {error or type(error).__name__}") from None
         finally:
             self._connection.close()
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = None
-        if answer.status >= 400:
-            told = value.get("error") if isinstance(value, dict) else None
-            message = told.get("message") if isinstance(told, dict) else text[:200].decode("latin1")
-            raise DeviceError(f"{answer.status}: {message}")
-        return value
+        if answer.status >= 300:
+            raise DeviceError(f"{answer.status}: {_message(text)}")
+        return text
+
+    def models(self) -> tuple[Served, ...]:
+        """What it says of its models. Raises DeviceError."""
+        return _decode(self.ask("GET", "/v1/models"), Listing).models
 
     def serving(self, model: str) -> int | None:
         """The version of `model` that serves; None where it has none. Raises DeviceError."""
-        for each in self.ask("GET", "/v1/models")["models"]:
-            if each["name"] == model:
-                version: int | None = each["serving"]
-                return version
-        return None
+        return next((each.serving for each in self.models() if each.name == model), None)
+
+    def activate(self, model: str, version: int) -> None:
+        """Has it serve `version`, and sees that it does. Raises DeviceError."""
+        wanted = json.dumps({"version": version}).encode()
+        path = f"/v1/models/{quote(model)}/activate"
+        now = _decode(self.ask("POST", path, wanted, "application/json"), Served).serving
+        if now != version:
+            raise DeviceError(f"it serves version {now} after {version} was activated")
 
     def take(self, manifest: Manifest, archive: bytes) -> None:
         """Sends the version, activates it, and sees that the device is ready with it. Raises
         DeviceError."""
-        path = f"/v1/models/{quote(manifest.name)}"
-        self.ask("POST", f"{path}/upload", archive, "application/x-tar")
-        wanted = json.dumps({"version": manifest.version}).encode()
-        self.ask("POST", f"{path}/activate", wanted, "application/json")
+        path = f"/v1/models/{quote(manifest.name)}/upload"
+        self.ask("POST", path, archive, "application/x-tar")
+        self.activate(manifest.name, manifest.version)
         self.ask("GET", "/readyz")
-        if (now := self.serving(manifest.name)) != manifest.version:
-            raise DeviceError(f"it serves version {now} after {manifest.version} was activated")
 
     def back_to(self, model: str, version: int | None) -> None:
         """Serves again what served before: `version`, or any where that was none. Raises
         DeviceError."""
-        path = f"/v1/models/{quote(model)}"
         if version is None:
             raise DeviceError("it served no version before")
-        wanted = json.dumps({"version": version}).encode()
-        self.ask("POST", f"{path}/activate", wanted, "application/json")
+        self.activate(model, version)
+
+
+def _decode(text: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise DeviceError(f"no Lineside server answers: {_start(text)}") from None
+
+
+def _message(text: bytes) -> str:
+    """What the body of an error says."""
+    try:
+        return msgspec.json.decode(text, type=Failed).error.message
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _start(text)
+
+
+def _start(text: bytes) -> str:
+    return " ".join(text[:200].decode("latin1").split())
 
 
 def pack(bundle: Path, manifest: Manifest) -> bytes:
@@ -165,10 +216,10 @@ def status(args: argparse.Namespace) -> int:
     code = 0
     for device in _devices(args):
         try:
-            models = device.ask("GET", "/v1/models")["models"]
+            models = device.models()
             device.ask("GET", "/readyz")
-            said = ", ".join(f"{m['name']}/{m['serving']}" for m in models if m["serving"])
-            failed = [f"{m['name']}/{f['version']}" for m in models for f in m["failures"]]
+            said = ", ".join(f"{m.name}/{m.serving}" for m in models if m.serving)
+            failed = [f"{m.name}/{f.version}" for m in models for f in m.failures]
             refused = f"; refused: {', '.join(failed)}" if failed else ""
             print(f"{device.name}: ready, {said}{refused}")
         except DeviceError as error:

@@ -16,7 +16,8 @@ from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
 from server.recognition.recognizer import STAGES
 from server.recognition.tensors import Model, make_model
-from server.store.bundles import BundleStore, Loaded
+from server.store.bundles import BundleStore
+from server.store.records import Loaded
 from server.store.residents import Unloaded
 from server.store.shelf import Limit
 from server.store.watching import watch

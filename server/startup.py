@@ -7,13 +7,12 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from server import config
+from server import config_reading
 from server.api.doors import check_doors
 from server.config import Settings
 from server.errors import NotReadyError, SettingsError
-from server.store.bundles import newest_intact, versions
 from server.store.choices import candidates, read_choice
-from server.store.folders import pick_default
+from server.store.folders import newest_intact, pick_default, versions
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -83,7 +82,7 @@ def application(settings: Settings | None = None, root: Path = Path("/")) -> "Fl
     from server.observe.repeats import Repeats
     from server.recognition import process
 
-    settings = settings or config.load(os.environ)
+    settings = settings or config_reading.load(os.environ)
     listener = logs.start(settings.log_level, settings.log_format)
     repeats = Repeats(settings.log_repeats)
     # Unlike atexit's, these are run at the end of a forked worker too, the highest priority first.

@@ -4,10 +4,10 @@ import os
 import sys
 from pathlib import Path
 
-from server import config
+from server import config_reading
 from server.serving import run
 from server.startup import application, prepare
 
 if __name__ == "__main__":
-    settings = config.load(os.environ)
+    settings = config_reading.load(os.environ)
     run(settings, lambda given: application(given, Path(sys.argv[1])), prepare(settings))

@@ -14,7 +14,7 @@ import pytest
 import requests
 from live import ROOT, free_port
 
-from server import config
+from server import config_table
 
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -90,7 +90,7 @@ def test_the_settings_table_is_the_programs() -> None:
         check=True,
     ).stdout
     assert table in README
-    assert all(f"| `{row.name}` |" in README for row in config.described())
+    assert all(f"| `{row.name}` |" in README for row in config_table.described())
 
 
 def test_every_dependency_has_its_line() -> None:

@@ -22,7 +22,7 @@ from server.recognition.cores import granted_cores
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle, Recipe
 from server.recognition.preprocessing import Tensor, apply_table, scaling_table, to_input_pixels
-from server.store.bundles import open_bundle
+from server.store.folders import open_bundle
 
 
 class Steps:

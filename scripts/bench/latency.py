@@ -20,8 +20,8 @@ from bench import answers
 from bench.bare import Steps
 from bench.forms import build
 
-from server import config
-from server.app import make_store
+from server import config_reading
+from server.loading import make_store
 from server.observe.metrics import Metrics
 from server.recognition import process
 from server.recognition.admission import Admission
@@ -33,7 +33,7 @@ WARM_UP = 20
 
 def load(models: str) -> Recognizer:
     """The default model of a folder, as the server with its default settings loads it."""
-    settings = config.load({"LINESIDE_MODELS": models})
+    settings = config_reading.load({"LINESIDE_MODELS": models})
     store = make_store(settings, Metrics(), Admission(settings.slots, settings.max_waiting))
     model = store.load(store.default)
     if not isinstance(model, Recognizer):

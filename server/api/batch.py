@@ -52,7 +52,7 @@ def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
         query = read_options(Query, request)
         age = age_of(query, settings)
         asked = options(query, settings, age)
-        recognizer = recognizing.recognizer(query.model, query.version)
+        recognizer = recognizing.recognizer(query.model, query.version, asked.deadline)
 
         def one(name: str, data: bytes) -> BatchResult:
             try:

@@ -92,6 +92,9 @@ def blueprint(store: BundleStore) -> Blueprint:
         _, files = _samples(store, name)
         if file not in files:
             raise NotFoundError(f"the model {name} has no sample {file}")
-        return send_file(files[file], IMAGES[files[file].suffix.lower()], max_age=3600)
+        response = send_file(files[file], IMAGES[files[file].suffix.lower()])
+        # Not `public`: a proxy's cache would show it to those who have no key.
+        response.headers["Cache-Control"] = "private, max-age=3600"
+        return response
 
     return routes

@@ -116,7 +116,7 @@ class Express:
         environ[CAMERA] = query.camera
         age = age_of(query, settings)
         asked = options(query, settings, age)
-        recognizer = self._recognizing.recognizer(query.model, query.version)
+        recognizer = self._recognizing.recognizer(query.model, query.version, asked.deadline)
         answer = self._recognizing.answer(recognizer, data, asked, request_id, environ)
         body = msgspec.json.encode(recognition(answer, query, age, request_id))
         return body, answer

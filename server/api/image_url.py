@@ -8,9 +8,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from urllib.parse import SplitResult, urljoin
 
 from server.errors import BodyTooLargeError, ImageUrlError, OverloadedError
-from server.outgoing import AT_ONCE, Outgoing, parse_allowed, time_left
-
-__all__ = ["ImageFetcher", "parse_allowed"]
+from server.outgoing import AT_ONCE, Outgoing, time_left
 
 MOST_REDIRECTS = 3
 

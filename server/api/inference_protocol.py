@@ -22,13 +22,13 @@ from server.api.inference_tensors import (
     infer_response,
     read_infer,
 )
-from server.api.numbers import names_of
 from server.api.query import Query, age_of, options
 from server.api.recognizing import Recognizing, mark_frame
 from server.api.responses import to_json
 from server.config import Settings
 from server.errors import InvalidFieldError, NotReadyError
 from server.recognition import tensors
+from server.recognition.numbers import names_of
 from server.recognition.preprocessing import Tensor, TensorSpec
 from server.recognition.recognizer import Options, Recognizer
 from server.recognition.tensors import Model, Outcome

@@ -17,7 +17,6 @@ from server.api.deadlines import time_left
 from server.api.frames import JSON, ImageUrl, Numbers, read_frame
 from server.api.job_answers import JobAccepted, JobPage, status_url, summary, whole
 from server.api.json_body import JsonFrame, read_json
-from server.api.numbers import model_inputs, named_arrays
 from server.api.query import Query, age_of
 from server.api.recognize import Fetch
 from server.api.recognizing import Recognizing, mark_frame
@@ -27,6 +26,7 @@ from server.errors import ForbiddenError, JobNotFoundError, MissingFieldError
 from server.jobs.service import Jobs
 from server.recognition import values
 from server.recognition.frame import Limits, read_header
+from server.recognition.numbers import model_inputs, named_arrays
 from server.store.job_records import Ask, JobRecord, NewFrame, NewJob, State
 
 

@@ -11,7 +11,9 @@ from server.api.tensorflow_serving import VersionStatus, version_statuses
 from server.errors import InvalidFieldError, ModelNotFoundError
 from server.observe.drift import Drift, Signal
 from server.recognition.manifest import Manifest
-from server.store.bundles import BundleStore, Failure, versions
+from server.store.bundles import BundleStore
+from server.store.folders import versions
+from server.store.records import Failure
 
 
 class Model(msgspec.Struct, frozen=True):

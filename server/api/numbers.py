@@ -8,11 +8,9 @@ from server.api.query import Query
 from server.api.recognizing import Recognizing
 from server.errors import MissingFieldError
 from server.recognition import values
-from server.recognition.numbers import model_inputs, named_arrays, names_of, real_outputs
+from server.recognition.numbers import model_inputs, named_arrays
 from server.recognition.recognizer import Options
 from server.recognition.tensors import Model, Outcome
-
-__all__ = ["model_inputs", "named_arrays", "names_of", "real_outputs", "run_numbers"]
 
 
 def run_numbers(

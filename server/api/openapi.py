@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from server import __version__
-from server.api.operations import EXAMPLES, JSON, Files, Operation
+from server.api.operation import JSON, Files, Operation
+from server.api.operations import EXAMPLES
 from server.api.query import Query
 from server.api.responses import ErrorAnswer, ForeignError
 

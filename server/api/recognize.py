@@ -8,11 +8,12 @@ from flask import Blueprint, Response, g, request
 
 from server.api.caching import with_age
 from server.api.frames import ImageUrl, Numbers, read_frame
-from server.api.numbers import real_outputs, run_numbers
+from server.api.numbers import run_numbers
 from server.api.query import Query, age_of, options
 from server.api.recognizing import Recognizing, mark_frame
 from server.api.responses import to_json
 from server.config import Settings
+from server.recognition.numbers import real_outputs
 from server.recognition.recognizer import Answer, Options
 from server.recognition.results import Prediction
 from server.store.cache import CachedAnswer
@@ -82,7 +83,7 @@ def blueprint(recognizing: Recognizing, settings: Settings, fetch: Fetch) -> Blu
         asked = options(query, settings, age)
         if isinstance(frame, Numbers):
             return numbers(frame.value, query, asked)
-        recognizer = recognizing.recognizer(query.model, query.version)
+        recognizer = recognizing.recognizer(query.model, query.version, asked.deadline)
         data = fetch(frame.url) if isinstance(frame, ImageUrl) else frame
         answer = recognizing.frame(recognizer, data, asked)
         return with_age(to_json(recognition(answer, query, age, g.request_id)), answer)

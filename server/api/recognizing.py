@@ -45,10 +45,13 @@ class Recognizing:
         self.store, self._metrics, self._listeners = store, metrics, tuple(listeners)
         self.caching, self._always, self._refusals = caching, always, tuple(refusals)
 
-    def recognizer(self, name: str | None, version: int | None) -> Recognizer:
-        """The model `name`, which takes images. Raises InvalidFieldError where it does not, and
-        what `BundleStore.get` raises."""
-        return takes_images(self.store.get(name, version))
+    def recognizer(
+        self, name: str | None, version: int | None, until: float | None = None
+    ) -> Recognizer:
+        """The model `name`, which takes images, waited for no longer than `until` (seconds of
+        time.monotonic). Raises InvalidFieldError where it does not, and what `BundleStore.get`
+        raises."""
+        return takes_images(self.store.get(name, version, until))
 
     def frame(
         self,

@@ -11,9 +11,9 @@ import msgspec
 from flask import Response, request
 
 from server.api.json_body import decode_base64, decode_json
-from server.api.numbers import model_inputs, names_of
 from server.errors import InvalidFieldError
 from server.recognition import tensors, values
+from server.recognition.numbers import model_inputs, names_of
 from server.recognition.preprocessing import Tensor
 from server.recognition.recognizer import Recognizer
 from server.recognition.tensors import Model, Outcome

@@ -33,7 +33,8 @@ from server.errors import InvalidFieldError, ModelNotFoundError
 from server.recognition import tensors
 from server.recognition.preprocessing import TensorSpec
 from server.recognition.tensors import Model, Outcome
-from server.store.bundles import BundleStore, versions
+from server.store.bundles import BundleStore
+from server.store.folders import versions
 
 STABLE = "stable"
 TYPES = {

@@ -13,13 +13,14 @@ from server.api.body import read_options
 from server.api.caching import with_age
 from server.api.frames import JSON
 from server.api.json_body import read_json
-from server.api.numbers import real_outputs, run_numbers
+from server.api.numbers import run_numbers
 from server.api.query import Query, age_of, options
 from server.api.recognizing import Recognizing, mark_frame
 from server.api.responses import to_json
 from server.api.tutorial_jobs import TutorialJobs
 from server.config import Settings
 from server.errors import InvalidFieldError, MissingFieldError, NotFoundError
+from server.recognition.numbers import real_outputs
 from server.recognition.recognizer import Answer
 from server.recognition.results import Prediction
 
@@ -111,7 +112,7 @@ class Tutorials:
             raise MissingFieldError(f"No {what} uploaded")
         query = msgspec.structs.replace(read_options(Query, request), top_k=top_k)
         asked = options(query, self._settings, age_of(query, self._settings))
-        recognizer = self._recognizing.recognizer(query.model, query.version)
+        recognizer = self._recognizing.recognizer(query.model, query.version, asked.deadline)
         data = request.files[field].stream.read()
         return self._recognizing.frame(recognizer, data, asked, cached_s=cached_s)
 

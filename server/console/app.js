@@ -1,31 +1,28 @@
 // The page at /: sends one image to /v1/recognize and shows what came back.
 
-const byId = (id) => document.getElementById(id);
+import { byId, element, sentence, show } from "./dom.js";
+import { ask, listenForKeys } from "./key.js";
+
 const STAGES = ["decode", "preprocess", "wait", "inference", "total"];
 const READY_EVERY_MS = 5000;
 
 let sent = 0; // The newest request; an answer to an older one is not shown.
 let shownUrl = null;
-
-function show(id, on) {
-  byId(id).hidden = !on;
-}
-
-function element(name, text, className) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  if (className) made.className = className;
-  return made;
-}
+let listing = false; // The models are asked for, maybe until there is a key.
+let listed = false;
 
 function clearAnswer() {
   for (const id of ["empty", "error", "labels", "timing", "raw", "verdict", "by"]) show(id, false);
 }
 
-function showError(sentence) {
+function showNothing() {
   clearAnswer();
-  const text = sentence.charAt(0).toUpperCase() + sentence.slice(1);
-  byId("error").textContent = /[.!?]$/.test(text) ? text : `${text}.`;
+  show("empty", true);
+}
+
+function showError(text) {
+  clearAnswer();
+  byId("error").textContent = sentence(text);
   show("error", true);
 }
 
@@ -111,7 +108,8 @@ async function recognize(blob, name) {
   let response;
   let answer;
   try {
-    response = await fetch(`v1/recognize${query}`, { method: "POST", body: form });
+    const wanted = () => mine === sent;
+    response = await ask(`v1/recognize${query}`, { method: "POST", body: form }, wanted);
     answer = await response.json();
   } catch {
     if (mine === sent) showError("the server can't be reached, or did not answer in JSON");
@@ -138,38 +136,58 @@ function take(files) {
   recognize(file, file.name || "pasted image");
 }
 
+async function fetchImage(url, wanted) {
+  const response = await ask(url, {}, wanted);
+  if (!response.ok) throw new Error(String(response.status));
+  return response.blob();
+}
+
 async function trySample(button, url, name) {
+  const mine = ++sent;
   press(button);
+  let blob;
   try {
-    const response = await fetch(url);
-    if (!response.ok) throw new Error(String(response.status));
-    await recognize(await response.blob(), name);
+    blob = await fetchImage(url, () => mine === sent);
   } catch {
-    showError(`the sample frame ${name} can't be fetched`);
+    if (mine === sent) showError(`the sample frame ${name} can't be fetched`);
+    return;
   }
+  if (mine === sent) await recognize(blob, name);
+}
+
+// An <img> can't send a key, so that its picture is fetched for it.
+async function showThumbnail(picture, url) {
+  try {
+    picture.src = URL.createObjectURL(await fetchImage(url));
+    await picture.decode();
+  } catch {
+    // The name below it is enough.
+  }
+  URL.revokeObjectURL(picture.src);
 }
 
 async function showSamples(model) {
   const base = `v1/models/${encodeURIComponent(model)}/samples`;
+  const wanted = () => model === byId("model").value;
   let samples = [];
   try {
-    const response = await fetch(base);
+    const response = await ask(base, {}, wanted);
     if (response.ok) ({ samples } = await response.json());
   } catch {
     samples = [];
   }
-  if (model !== byId("model").value) return;
+  if (!wanted()) return;
   byId("samples").replaceChildren(
     ...samples.map((name) => {
       const url = `${base}/${encodeURIComponent(name)}`;
       const button = element("button");
       const picture = element("img");
-      picture.src = url;
       picture.alt = "";
       button.type = "button";
       button.setAttribute("aria-pressed", "false");
       button.append(picture, name.replace(/\.\w+$/, "").replaceAll("_", " "));
       button.addEventListener("click", () => trySample(button, url, name));
+      showThumbnail(picture, url);
       return button;
     }),
   );
@@ -177,7 +195,8 @@ async function showSamples(model) {
 }
 
 async function showModels() {
-  const response = await fetch("v1/models");
+  const response = await ask("v1/models");
+  if (!response.ok) throw new Error(String(response.status));
   const { models } = await response.json();
   const takeImages = models.filter(({ task }) => task !== "tensor");
   byId("model").replaceChildren(
@@ -191,7 +210,19 @@ async function showModels() {
   await showSamples(byId("model").value);
 }
 
-async function watchHealth(known) {
+async function listModels() {
+  if (listing) return;
+  listing = true;
+  try {
+    await showModels();
+    listed = true;
+  } catch {
+    listed = false;
+  }
+  listing = false;
+}
+
+async function watchHealth() {
   const health = byId("health");
   let ready = false;
   try {
@@ -199,18 +230,21 @@ async function watchHealth(known) {
     ready = response.ok;
     health.dataset.state = ready ? "ready" : "wait";
     health.textContent = ready ? "ready" : (await response.json()).error.message;
-    if (ready && !known) await showModels();
   } catch {
     ready = false;
     health.dataset.state = "down";
     health.textContent = "the server can't be reached";
   }
-  setTimeout(watchHealth, READY_EVERY_MS, ready);
+  if (!ready) listed = false;
+  // Not awaited: the server's health is told also while its models wait for a key.
+  else if (!listed) listModels();
+  setTimeout(watchHealth, READY_EVERY_MS);
 }
 
 function listen() {
   const drop = byId("drop");
   byId("origin").textContent = location.origin;
+  byId("key-form").addEventListener("asked", showNothing);
   byId("file").addEventListener("change", (event) => {
     take(event.target.files);
     event.target.value = "";
@@ -233,5 +267,6 @@ function listen() {
   });
 }
 
+listenForKeys();
 listen();
-watchHealth(false);
+watchHealth();

@@ -1,11 +1,6 @@
 // The page at /docs: openapi.json made readable.
 
-function element(name, text, className) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  if (className) made.className = className;
-  return made;
-}
+import { byId, element } from "./dom.js";
 
 function nameOf(ref) {
   return ref.split("/").pop();
@@ -107,7 +102,7 @@ function render({ paths, components }) {
       sections.get(tag).append(operation(method, path, described, components.schemas));
     }
   }
-  document.getElementById("docs").replaceChildren(...sections.values());
+  byId("docs").replaceChildren(...sections.values());
 }
 
 try {
@@ -115,5 +110,5 @@ try {
   render(await response.json());
 } catch {
   const sentence = "The description can't be read: the server does not answer.";
-  document.getElementById("docs").replaceChildren(element("p", sentence, "error"));
+  byId("docs").replaceChildren(element("p", sentence, "error"));
 }

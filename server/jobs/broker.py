@@ -1,5 +1,6 @@
 """Celery as this server uses it: one queue of frames, and a place for reports on them."""
 
+import logging
 import sqlite3
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -21,11 +22,15 @@ from server.jobs.messages import (
     Work,
     cancel_key,
     frame_key,
+    read_report,
     report_key,
 )
+from server.observe.logs import LOGGER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+logger = logging.getLogger(LOGGER)
 
 # Seconds that connecting to the broker, and one exchange with it, may take.
 CONNECT, EXCHANGE = 2.0, 10.0
@@ -96,6 +101,7 @@ class Broker:
     def __init__(self, settings: Settings) -> None:
         self._carries = bool(settings.broker_url)
         self._errors = broker_errors(settings)
+        self._warned = False
         with self._telling():
             if not settings.broker_url:
                 embedded.renew(Path(settings.data) / embedded.FILE)
@@ -129,16 +135,25 @@ class Broker:
             )
 
     def reports(self, tasks: Sequence[str]) -> dict[str, Report]:
-        """The latest report of each of `tasks` that a worker has taken."""
+        """The latest report of each of `tasks` that a worker has taken. One that can't be read
+        stays where it is, for whoever can."""
         if not tasks:
             return {}
         with self._telling():
             found = list(self._backend.mget([report_key(task) for task in tasks]))
-        return {
-            task: msgspec.json.decode(data, type=Report)
-            for task, data in zip(tasks, found, strict=True)
-            if data
-        }
+        reports = {}
+        for task, data in zip(tasks, found, strict=True):
+            report = read_report(data) if data else None
+            if report is not None:
+                reports[task] = report
+            elif data and not self._warned:
+                self._warned = True
+                fields = {"task": task, "report": data[:200].decode("utf-8", "replace")}
+                logger.error(
+                    "a worker's report can't be read: is it of this version?",
+                    extra={"fields": fields},
+                )
+        return reports
 
     def close(self) -> None:
         """Closes the connections."""

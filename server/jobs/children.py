@@ -9,8 +9,8 @@ import time
 
 import msgspec
 
-from server import config
 from server.config import Settings
+from server.config_reading import PREFIX, to_environ
 from server.jobs.messages import WORKER_OF
 from server.observe.logs import LOGGER
 
@@ -31,9 +31,9 @@ class Children:
     def __init__(self, settings: Settings) -> None:
         self._wanted = settings.job_workers
         # Their log lines go where the server's go; of its secrets they need none.
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(config.PREFIX)}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
         settings = msgspec.structs.replace(settings, webhook_secret="")
-        self._env = {**kept, **config.to_environ(settings), WORKER_OF: str(os.getpid())}
+        self._env = {**kept, **to_environ(settings), WORKER_OF: str(os.getpid())}
         self._running: dict[int, tuple[subprocess.Popen[bytes], float]] = {}
         self._pause, self._not_before = SOON, 0.0
 

@@ -45,6 +45,15 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: Outcome | None = None
 
 
+def read_report(data: bytes) -> Report | None:
+    """A report as a worker sent it; None where it can't be read, as one of another version of this
+    program may be."""
+    try:
+        return msgspec.json.decode(data, type=Report)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
 def report_key(task: str) -> str:
     """Where the report of an attempt is kept."""
     return f"lineside-report-{task}"

@@ -16,7 +16,7 @@ from server.recognition.manifest import MODEL
 from server.recognition.numbers import model_inputs, named_arrays, real_outputs
 from server.recognition.recognizer import OnStage, Options, Recognizer
 from server.recognition.tensors import Model, make_model
-from server.store.bundles import open_bundle
+from server.store.folders import open_bundle
 from server.store.job_records import Fault, NumbersAnswer, Outcome
 
 # Versions that a worker keeps loaded: the one that serves and one that is asked for beside it.

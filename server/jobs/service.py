@@ -11,10 +11,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from server.config import Settings
 from server.errors import (
@@ -23,7 +21,7 @@ from server.errors import (
     JobNotFoundError,
     JobsUnavailableError,
 )
-from server.jobs.messages import BrokerLostError
+from server.jobs.rounds import RETRY, Rounds
 from server.jobs.telling import Telling
 from server.observe.logs import LOGGER
 from server.store.job_records import FILE, Fault, JobRecord, NewJob, OpenFrame, State
@@ -38,13 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(LOGGER)
 
 LOCK = "jobs.lock"
-# Seconds between rounds while workers have frames: after the first, after one that found something,
-# and at most.
-SOONEST, USUAL, LATEST = 0.02, 0.05, 0.5
-# Seconds between looks at what has expired, and before trying again what failed.
-SWEEP, RETRY = 60.0, 1.0
-# Seconds without a job after which the workers are let go.
-IDLE = 600.0
 
 
 class Jobs:
@@ -87,7 +78,10 @@ class Jobs:
         be reached.
         """
         self._check_broker()
-        self._opened().add(job)
+        table = self._opened()
+        if self._thread is None or not self._thread.is_alive():
+            raise JobsUnavailableError("this server dispatches no jobs any more", retry_after=5)
+        table.add(job)
         self._telling.count("pending")
         self._wake.set()
 
@@ -124,12 +118,16 @@ class Jobs:
         return self._dispatcher.stage(job, number) if self._dispatcher else None
 
     def close(self) -> None:
-        """Ends the threads and the workers; jobs go on at the next start."""
+        """Ends the threads and the workers, and closes the files; jobs go on at the next start."""
         self._stopping.set()
         self._wake.set()
         self._telling.close()
         if self._thread is not None:
             self._thread.join()
+        if self._table is not None:
+            self._table.close()
+        if self._redis is not None:
+            self._redis.close()
 
     def _check_broker(self) -> None:
         if not self._settings.broker_url:
@@ -159,28 +157,42 @@ class Jobs:
                 from server.store.jobs import JobTable
 
                 settings = self._settings
-                self._table = JobTable(
+                table = JobTable(
                     self._folder,
                     settings.job_max_pending,
                     int(settings.job_max_mb * 1e6),
                     settings.job_result_ttl,
                 )
-                self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+                try:
+                    lock = (self._folder / LOCK).open("a")
+                except OSError as error:
+                    table.close()
+                    raise JobsUnavailableError(f"{LOCK} can't be opened: {error}") from None
+                self._table = table
+                self._thread = threading.Thread(
+                    target=self._run, args=(table, lock), name="jobs", daemon=True
+                )
                 self._thread.start()
-                self._telling.start(self._table)
+                self._telling.start(table.webhooks)
             return self._table
 
-    def _run(self) -> None:
+    def _run(self, table: JobTable, lock: IO[str]) -> None:
         """The thread: one dispatcher a data folder, for as long as this server lives."""
-        table = self._table
-        assert table is not None
-        with (self._folder / LOCK).open("a") as lock:
-            while not _locked(lock.fileno()):
-                if self._stopping.wait(RETRY):
-                    return
-            Rounds(
-                self._settings, table, self._wake, self._stopping, self._take_over, self._cancelled
-            ).run()
+        try:
+            with lock:
+                while not _locked(lock.fileno()):
+                    if self._stopping.wait(RETRY):
+                        return
+                Rounds(
+                    self._settings,
+                    table,
+                    self._wake,
+                    self._stopping,
+                    self._take_over,
+                    self._cancelled,
+                ).run()
+        except Exception:
+            logger.exception("jobs are dispatched no more until the next start")
 
     def _take_over(self, table: JobTable) -> Dispatcher:
         """A new dispatcher, after the first job or a broken connection. Raises BrokerLostError."""
@@ -206,87 +218,3 @@ def _locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-class Rounds:
-    """Round after round of dispatching, with the workers beside it."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        table: JobTable,
-        wake: threading.Event,
-        stopping: threading.Event,
-        take_over: Callable[[JobTable], Dispatcher],
-        cancelled: deque[str],
-    ) -> None:
-        """cancelled: jobs of which the workers are still to be told."""
-        from server.jobs.children import Children
-
-        self._settings, self._table = settings, table
-        self._wake, self._stopping, self._take_over = wake, stopping, take_over
-        self._cancelled = cancelled
-        self._children = Children(settings)
-        self._dispatcher: Dispatcher | None = None
-        self._swept = self._busy = time.monotonic()
-        self._trouble = ""
-
-    def run(self) -> None:
-        """Until `stopping` is set."""
-        pause = 0.0
-        while not self._stopping.is_set():
-            self._wake.wait(pause)
-            self._wake.clear()
-            pause = self._round(pause)
-        self._children.close()
-        self._leave()
-
-    def _round(self, pause: float) -> float:
-        """One round; returns the seconds until the next, should nothing happen before."""
-        now = time.monotonic()
-        try:
-            self._sweep(now)
-            unfinished = self._table.unfinished()
-            # The last open job may have been cancelled with frames still queued for workers.
-            if not unfinished and not self._cancelled:
-                if now - self._busy > IDLE:
-                    self._children.close()
-                return min(SWEEP, self._settings.job_result_ttl)
-            gone: Iterable[str] = ()
-            if unfinished:
-                self._busy = now
-                gone = self._children.look()
-            if self._dispatcher is None:
-                self._dispatcher = self._take_over(self._table)
-            moved = self._dispatcher.step(now, time.time(), gone)
-        except (BrokerLostError, JobsUnavailableError, OSError) as error:
-            self._leave()
-            self._say(str(error))
-            return RETRY
-        self._say("")
-        if moved:
-            return SOONEST if pause > LATEST else USUAL
-        return min(LATEST, max(SOONEST, pause * 1.3))
-
-    def _leave(self) -> None:
-        """Lets go of the broker; the next round finds it again, and what it holds."""
-        if self._dispatcher is not None:
-            with suppress(BrokerLostError):
-                self._dispatcher.close()
-        self._dispatcher = None
-
-    def _sweep(self, now: float) -> None:
-        if now - self._swept < min(SWEEP, self._settings.job_result_ttl):
-            return
-        self._swept = now
-        self._table.expire(time.time() - self._settings.job_result_ttl)
-        if self._dispatcher is not None:
-            self._dispatcher.tidy()
-
-    def _say(self, trouble: str) -> None:
-        """Logs that dispatching stopped, and that it goes on, once each."""
-        if trouble and not self._trouble:
-            logger.error("jobs wait", extra={"fields": {"reason": trouble}})
-        elif self._trouble and not trouble:
-            logger.info("jobs go on", extra={"fields": {"after": self._trouble}})
-        self._trouble = trouble

@@ -19,7 +19,7 @@ from server.store.job_records import Fault, JobRecord, OpenFrame, Outcome, State
 
 if TYPE_CHECKING:
     from server.jobs.webhook import Sender
-    from server.store.jobs import JobTable
+    from server.store.job_webhooks import JobWebhooks
 
 logger = logging.getLogger(LOGGER)
 
@@ -100,15 +100,15 @@ class Telling:
             self._sender = Sender(self._settings.webhook_hosts, self._settings.webhook_secret)
         return self._sender
 
-    def start(self, table: JobTable) -> None:
+    def start(self, webhooks: JobWebhooks) -> None:
         """Sends what is due, now and later, where webhooks are switched on; where they are not any
         more, gives up what an earlier start left, whose jobs would never expire."""
         sender = self.sender()
         if sender is None:
-            _give_up(table)
+            _give_up(webhooks)
             return
         threading.Thread(
-            target=self._deliver, args=(table, sender), name="webhooks", daemon=True
+            target=self._deliver, args=(webhooks, sender), name="webhooks", daemon=True
         ).start()
 
     def close(self) -> None:
@@ -116,20 +116,26 @@ class Telling:
         self._stopping.set()
         self._ended.set()
 
-    def _deliver(self, table: JobTable, sender: Sender) -> None:
+    def _deliver(self, webhooks: JobWebhooks, sender: Sender) -> None:
         while not self._stopping.is_set():
             try:
-                for job in table.due_webhooks(time.time()):
-                    self._deliver_one(table, sender, job)
-                due = table.next_webhook()
+                for job in webhooks.due(time.time()):
+                    self._deliver_one(webhooks, sender, job)
+                due = webhooks.next_due()
             except JobsUnavailableError as error:
+                if self._stopping.is_set():
+                    return  # the table is closed; the next start sends what is due
                 logger.error("webhooks wait", extra={"fields": {"reason": error.message}})
                 due = time.time() + RETRY
+            except Exception:
+                # Else no webhook would be sent any more. What nobody foresaw is not soon over.
+                logger.exception("webhooks wait")
+                due = None
             pause = LONGEST_PAUSE if due is None else min(LONGEST_PAUSE, due - time.time())
             self._ended.wait(max(0.0, pause))
             self._ended.clear()
 
-    def _deliver_one(self, table: JobTable, sender: Sender, job: JobRecord) -> None:
+    def _deliver_one(self, webhooks: JobWebhooks, sender: Sender, job: JobRecord) -> None:
         from server.jobs.webhook import pause_after
 
         assert job.webhook is not None
@@ -138,18 +144,18 @@ class Telling:
         fields = {"job": job.id, "attempt": attempts, "reason": reason}
         if not reason:
             logger.info("webhook delivered", extra={"fields": fields})
-            table.told(job.id, "delivered", None)
+            webhooks.told(job.id, "delivered", None)
         elif attempts >= self._settings.webhook_attempts:
             logger.error("webhook given up", extra={"fields": fields})
-            table.told(job.id, "failed", None)
+            webhooks.told(job.id, "failed", None)
         else:
             logger.warning("webhook failed", extra={"fields": fields})
-            table.told(job.id, "pending", time.time() + pause_after(attempts))
+            webhooks.told(job.id, "pending", time.time() + pause_after(attempts))
 
 
-def _give_up(table: JobTable) -> None:
+def _give_up(webhooks: JobWebhooks) -> None:
     try:
-        jobs = table.give_up_webhooks()
+        jobs = webhooks.give_up()
     except JobsUnavailableError as error:
         logger.error("webhooks wait", extra={"fields": {"reason": error.message}})
         return

@@ -23,7 +23,16 @@ from server.config import Settings
 from server.draining import PR_SET_PDEATHSIG
 from server.errors import JobsUnavailableError, StartError
 from server.jobs.broker import broker_errors, keep, make_celery
-from server.jobs.messages import TASK, WORKER_OF, Report, Work, cancel_key, frame_key, report_key
+from server.jobs.messages import (
+    TASK,
+    WORKER_OF,
+    Report,
+    Work,
+    cancel_key,
+    frame_key,
+    read_report,
+    report_key,
+)
 from server.jobs.models import WorkerModels
 from server.observe import logs
 from server.recognition import process
@@ -70,7 +79,8 @@ class Desk:
         keys = [report_key(work.task), cancel_key(work.job), frame_key(work.job, work.number)]
         found: list[bytes | None] = self._patiently(lambda: list(self._backend.mget(keys)))
         told, cancelled, data = found
-        if told and msgspec.json.decode(told, type=Report).state == "done":
+        last = read_report(told) if told else None
+        if last is not None and last.state == "done":
             return None  # a message that came twice
         self._task = work.task
         self._tell(Report("running", self.name, "decode"))

@@ -10,7 +10,6 @@ worked on by threads of the slots' own, one after the other: waking the thread o
 instead would leave a core without work for as long as that takes, every time.
 """
 
-import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -20,16 +19,11 @@ from typing import Any, Generic, TypeVar
 from server.errors import (
     DeadlineExceededError,
     LinesideError,
-    NotReadyError,
     OverloadedError,
     SupersededError,
 )
+from server.recognition.service_time import ServiceTimes
 
-# Weight of the newest frame in the running estimate of the service time: about 20 frames' memory.
-NEWEST = 0.05
-# Seconds for which the estimate is believed after the last frame. Without an end, one estimate
-# longer than any deadline would refuse every frame, and so never be corrected.
-BELIEVED = 1.0
 # A frame is let wait only where its deadline leaves a quarter more than the wait is expected to
 # take: refused at its deadline it would have waited for nothing. A shorter queue keeps the slots
 # as busy as a longer one.
@@ -68,8 +62,7 @@ class Admission:
 
     `_lock` guards all that follows it. `_queues` holds the waiting tickets by camera, the camera
     whose turn is next first. `_given` counts slots that were handed to the threads of the slots
-    and not yet taken up. `_measured` is when `_service` was last brought up to date. Times are
-    seconds of `clock`.
+    and not yet taken up. Times are seconds of `clock`.
     """
 
     def __init__(
@@ -82,9 +75,7 @@ class Admission:
         self._busy = 0
         self._waiting = 0
         self._queues: OrderedDict[str, deque[Ticket[Any]]] = OrderedDict()
-        self._service = 0.0
-        self._measured = -math.inf
-        self._closed = False
+        self._times = ServiceTimes()
 
     @property
     def waiting(self) -> int:
@@ -105,11 +96,6 @@ class Admission:
     def crowded(self) -> bool:
         """Whether frames wait, so that a further one might be refused."""
         return self._waiting > 0
-
-    @property
-    def service_time(self) -> float:
-        """Running estimate of the seconds one frame holds a slot; 0 before the first."""
-        return self._service
 
     def run(
         self, work: Work[T], deadline: float, camera: str = "", *, latest_only: bool = False
@@ -136,15 +122,14 @@ class Admission:
         return ticket.result  # type: ignore[return-value]
 
     def check(self, deadline: float, camera: str = "", *, latest_only: bool = False) -> None:
-        """Raises what `admit` would raise at once for such a frame, and takes nothing."""
+        """Raises what `run` would raise at once for such a frame, and takes nothing."""
         with self._lock:
             self._refuse_hopeless(camera, deadline, latest_only and camera != "")
 
     def _refuse_hopeless(self, camera: str, deadline: float, latest_only: bool) -> None:
-        if self._closed:
-            raise NotReadyError("the server is stopping", retry_after=5)
-        if self._clock() + self._expected(camera, latest_only) > deadline:
-            raise self._late()
+        now = self._clock()
+        if now + self._expected(camera, latest_only, now) > deadline:
+            raise self._late(camera, now)
         own = len(self._queues.get(camera, ()))
         if self._busy < self.slots or self._waiting < self.max_waiting or (latest_only and own):
             return
@@ -172,13 +157,20 @@ class Admission:
     def _longest(self) -> int:
         return max(map(len, self._queues.values()), default=0)
 
-    def _expected(self, camera: str, latest_only: bool) -> float:
-        """Seconds until a frame of `camera` that came now would be answered, by turns."""
+    def _expected(self, camera: str, latest_only: bool, now: float) -> float:
+        """Seconds until a frame of `camera` that came `now` would be answered, by turns."""
         if self._busy < self.slots:
-            return self._service if self._clock() - self._measured < BELIEVED else 0.0
-        own = 0 if latest_only else len(self._queues.get(camera, ()))
-        others = sum(min(len(q), own + 1) for name, q in self._queues.items() if name != camera)
-        return ((own + others) // self.slots + 2) * self._service * CAUTION
+            return self._times.known(camera, now) or 0.0
+        service = self._times.likely(camera, now)
+        before = 0 if latest_only else len(self._queues.get(camera, ()))
+        frames, seconds = before, before * service
+        for name, queue in self._queues.items():
+            if name != camera:
+                turns = min(len(queue), before + 1)
+                frames += turns
+                seconds += turns * self._times.likely(name, now)
+        rounds = frames // self.slots * (seconds / frames) if frames else 0.0
+        return (rounds + self._times.mean + service) * CAUTION
 
     def _await(self, ticket: Ticket[T]) -> None:
         left = min(max(0.0, ticket.deadline - self._clock()), threading.TIMEOUT_MAX)
@@ -188,7 +180,7 @@ class Admission:
                     self._queues[ticket.camera].remove(ticket)
                     self._waiting -= 1
                     self._drop_if_empty(ticket.camera)
-                    ticket.refuse(self._late())
+                    ticket.refuse(self._late(ticket.camera, self._clock()))
             ticket.done.acquire()
 
     def _do(self, ticket: Ticket[T]) -> None:
@@ -202,9 +194,7 @@ class Admission:
         else:
             now = self._clock()
             with self._lock:
-                weight = NEWEST if now - self._measured < BELIEVED else 1.0
-                self._service += (now - started - self._service) * weight
-                self._measured = now
+                self._times.learn(ticket.camera, now - started, now)
 
     def _give(self) -> None:
         """Hands this thread's slot to one of the slots' threads if frames wait, or frees it."""
@@ -243,10 +233,10 @@ class Admission:
             self._waiting -= 1
             self._queues.move_to_end(camera)
             self._drop_if_empty(camera)
-            if now + self._service * CAUTION <= ticket.deadline:
+            if now + self._times.likely(camera, now) * CAUTION <= ticket.deadline:
                 ticket.queued = False
                 return ticket
-            ticket.refuse(self._late())
+            ticket.refuse(self._late(camera, now))
         self._busy -= 1
         return None
 
@@ -256,12 +246,12 @@ class Admission:
 
     def _room_in(self) -> float:
         """Seconds until the queue as it is will have been worked off."""
-        return (self._waiting / self.slots + 1) * self._service
+        return (self._waiting / self.slots + 1) * self._times.mean
 
-    def _late(self) -> DeadlineExceededError:
+    def _late(self, camera: str, now: float) -> DeadlineExceededError:
         return DeadlineExceededError(
             f"the deadline can't be met: {self._waiting} frames wait and one takes"
-            f" {self._service * 1000:.0f} ms",
+            f" {self._times.likely(camera, now) * 1000:.0f} ms",
             retry_after=self._room_in(),
         )
 
@@ -277,13 +267,8 @@ class Admission:
                 "the deadline passed while the image was decoded", retry_after=self._room_in()
             )
 
-    def close(self) -> None:
-        """Admits no further frame; those waiting or at work are finished."""
-        with self._lock:
-            self._closed = True
-
     def __repr__(self) -> str:
         return (
             f"<Admission {self._busy} of {self.slots} slots busy, {self._waiting} of"
-            f" {self.max_waiting} waiting, {self._service * 1000:.1f} ms a frame>"
+            f" {self.max_waiting} waiting, {self._times.mean * 1000:.1f} ms a frame>"
         )

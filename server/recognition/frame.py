@@ -31,8 +31,6 @@ PLAIN = (b"P1", b"P2", b"P3")
 SIGNATURE = re.compile(rb"\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]", re.DOTALL)
 # libjpeg's warning for bytes that belong to nothing (jdmarker.c); the marker is that after them.
 EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
-# Our own limit is checked right after the header; Pillow's would raise or warn before that.
-Image.MAX_IMAGE_PIXELS = None
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -50,7 +48,9 @@ def _orientation(image: ImageFile.ImageFile) -> int:
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
-    """Format, size and orientation of an image file, without decoding it.
+    """Format (one of FORMATS), size and orientation of an image file, without decoding it; of a
+    JPEG with several pictures, those of the first. Sizes that Pillow would refuse by itself are for
+    a process that has called `process.leave_size_to_limits`.
 
     Raises UnsupportedImageError for what is not an image type we read, ImageTooLargeError for
     too many pixels, UndecodableImageError for a broken header.

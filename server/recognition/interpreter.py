@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter as LiteRT
 
-from server.errors import BundleError, OverloadedError
+from server.errors import BundleError
 from server.recognition.preprocessing import Tensor, TensorSpec
 
 
@@ -119,18 +119,15 @@ class InterpreterPool:
         return self.size - len(self._idle)
 
     @contextmanager
-    def lease(self, timeout: float | None = None, *, alone: bool = False) -> Iterator[Interpreter]:
-        """An interpreter for the length of the `with` block.
+    def lease(self, *, alone: bool = False) -> Iterator[Interpreter]:
+        """An interpreter for the length of the `with` block, waited for as long as it takes.
 
         alone: no other frame is being worked on, so the wide interpreter is lent if there is one.
-        Waits at most `timeout` seconds (None: for ever), then raises OverloadedError.
         """
         with self._free:
             shelf = self._wide if alone and self._wide else self._idle
-            # wait_for looks again after a timeout: an interpreter given back just then is taken,
-            # where a plain wait would swallow the notice that was meant for another borrower.
-            if not self._free.wait_for(lambda: shelf, timeout):
-                raise OverloadedError(f"no interpreter came free in {timeout:.3g} s")
+            while not shelf:
+                self._free.wait()
             interpreter = shelf.pop()
         try:
             yield interpreter

@@ -8,12 +8,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from server.errors import BundleError, StorageError, VersionExistsError, VersionRefusedError
 from server.recognition.manifest import MANIFEST, NAME, read_bundle
+from server.store.files import make_folder, sync
 
 # Folders that are being unpacked into; no version is named so.
 ARRIVING = ".arriving-"
@@ -40,7 +40,7 @@ def receive(models: Path, name: str, archive: IO[bytes], most: int) -> tuple[int
         raise VersionRefusedError(f"a model can't be named {name!r}")
     made = None
     try:
-        (models / name).mkdir(parents=True, exist_ok=True)
+        make_folder(models / name)
         made = Path(tempfile.mkdtemp(prefix=ARRIVING, dir=models / name))
         _unpack(archive, made, most)
         version = _checked(made, name)
@@ -81,6 +81,10 @@ def _unpack(archive: IO[bytes], folder: Path, most: int) -> None:
                 if content is None:
                     raise VersionRefusedError(f"{member.name} in the archive is no plain file")
                 _write(content, folder / _plain(member.name))
+    except FileExistsError:
+        raise VersionRefusedError(
+            f"{member.name} comes twice in the archive, or as a file and as a folder"
+        ) from None
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise VersionRefusedError(f"the body is no tar archive, or cut off: {error}") from None
 
@@ -131,16 +135,8 @@ def _settle(folder: Path, target: Path) -> bool:
             f"{target} holds another bundle: give a changed one a new version number"
         )
     folder.chmod(0o755)
-    _sync((folder, *filter(Path.is_dir, folder.iterdir())))
+    for made in (folder, *filter(Path.is_dir, folder.iterdir())):
+        sync(made)
     folder.rename(target)
-    _sync((target.parent,))
+    sync(target.parent)
     return True
-
-
-def _sync(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

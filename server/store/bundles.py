@@ -6,32 +6,25 @@ of which model is loaded when, and which one is let go.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from server.errors import (
-    BundleError,
     ModelNotFoundError,
     NothingToRollBackError,
     NotReadyError,
     VersionPinnedError,
     VersionRefusedError,
 )
-from server.observe.logs import LOGGER
-from server.recognition.manifest import MODEL, Bundle, Recipe
-from server.recognition.memory import give_back, resident
-from server.store.choices import Choice, candidates, history_before, read_choice, write_choice
+from server.recognition.manifest import Recipe
+from server.store.cold_loads import ColdLoads
 from server.store.folders import (
     Fingerprint,
     fingerprint,
-    newest_intact,
-    open_bundle,
     pick_default,
     task_of,
     versions,
@@ -40,25 +33,20 @@ from server.store.folders import (
 from server.store.records import Failure, Loaded, Record
 from server.store.residents import Unloaded
 from server.store.shelf import LONGEST_WAIT, Limit, Shelf
+from server.store.succession import Succession
+from server.store.version_loader import Load, VersionLoader
 
 if TYPE_CHECKING:
     from server.recognition.tensors import Model
 
-__all__ = ["BundleStore", "Failure", "Loaded", "newest_intact", "open_bundle", "versions"]
-
-logger = logging.getLogger(LOGGER)
-
-Load: TypeAlias = "Callable[[Bundle], Model]"
 Seen: TypeAlias = Mapping[str, Mapping[int, Fingerprint]]
-# Versions that served before, as far back as rollback goes.
-MOST_HISTORY = 16
 
 
 class BundleStore:
     """Loaded models by name.
 
-    `_lock` guards `_models` and what is in it. `_loading` is held by the one thread that loads: a
-    request for a model that serves never waits for it.
+    `_lock` guards `_records`. `_loading` is held by the one thread that loads: a request for a
+    model that serves never waits for it.
     """
 
     def __init__(
@@ -76,16 +64,15 @@ class BundleStore:
         """`default` is the model for requests that name none, and `pinned` the only version of it
         that may serve. Raises BundleError where the folder holds several models and `default` is
         not among them."""
-        self.folder, self._load, self._recipe, self._pinned = folder, load, recipe, pinned
+        self.folder = folder
         names = versions(folder)
         self.default = pick_default(names, default, folder)
-        self._on_loaded = on_loaded
         self._shelf = Shelf(self.default, limit or Limit(), on_unloaded)
+        self._loader = VersionLoader(folder, load, recipe, self._shelf, on_loaded)
+        self._succession = Succession(folder, self.default, pinned)
         self._lock, self._loading = threading.Lock(), threading.Lock()
-        # One thread does all loading: glibc gives each thread an arena of its own, and every arena
-        # that models were in keeps some of their memory.
-        self._loader = ThreadPoolExecutor(1, "model-load")
-        self._models = {name: Record() for name in names}
+        self._cold = ColdLoads(self.load)
+        self._records = {name: Record() for name in names}
 
     def ready(self) -> tuple[bool, str]:
         """Whether the default model serves, and if not, why."""
@@ -100,19 +87,25 @@ class BundleStore:
         """Bytes in memory by model, versions included that only finish their last frames."""
         return self._shelf.residents.by_name()
 
-    def get(self, name: str | None = None, version: int | None = None) -> Model:
+    def get(
+        self, name: str | None = None, version: int | None = None, until: float | None = None
+    ) -> Model:
         """The recognizer that serves `name` (the default where None), loaded now if need be.
 
-        It stays in memory for as long as the caller holds it, whatever serves meanwhile. Raises
-        ModelNotFoundError for an unknown name or a version that does not serve, NotReadyError
-        while the default is being loaded or where no version of the model may serve.
+        It stays in memory for as long as the caller holds it, whatever serves meanwhile. until:
+        when a wait for it ends, in seconds of time.monotonic; LONGEST_WAIT from now where None.
+        Raises ModelNotFoundError for an unknown name or a version that does not serve,
+        NotReadyError while the default or, for longer than that, another is being loaded, and
+        where no version of the model may serve.
         """
         name = name or self.default
         recognizer = self._shelf.use(name)
         if recognizer is None:
             if name == self.default:
                 raise NotReadyError(self.ready()[1], retry_after=1)
-            recognizer = self.load(name)
+            self._known(name)
+            left = LONGEST_WAIT if until is None else min(LONGEST_WAIT, until - time.monotonic())
+            recognizer = self._cold.wait(name, left)
         if version is not None and recognizer.manifest.version != version:
             raise ModelNotFoundError(
                 f"version {version} of {name} is not served; {recognizer.manifest.version} is"
@@ -125,9 +118,11 @@ class BundleStore:
         Raises ModelNotFoundError for an unknown name, NotReadyError with the first version's
         reason where none does, or where the memory budget has no room.
         """
-        model = self._known(name)
+        record = self._known(name)
         with self._turn_to_load():
-            serving = self._shelf.use(name) or self._adopt(name, model, self._order(name))
+            serving = self._shelf.use(name)
+            if serving is None:
+                serving = self._adopt(name, record, self._succession.order(name))
             if serving is not None:
                 return serving
         failures = self.failures(name)
@@ -140,13 +135,12 @@ class BundleStore:
         Raises ModelNotFoundError, or VersionRefusedError where a newer one failed and the old one
         goes on.
         """
-        model = self._known(name)
+        record = self._known(name)
         with self._turn_to_load():
-            numbers = self._order(name)
-            fresh = self._adopt(name, model, numbers)
+            numbers = self._succession.order(name)
+            fresh = self._adopt(name, record, numbers)
             serving = self._shelf.use(name)
-            with self._lock:
-                failed = bool(numbers) and numbers[0] in model.failures
+            failed = bool(numbers) and record.refused(numbers[0])
         if serving is None or (fresh is None and failed):
             raise VersionRefusedError(self._first_reason(name))
         return serving
@@ -157,15 +151,16 @@ class BundleStore:
         Raises ModelNotFoundError, VersionPinnedError, or VersionRefusedError with its fault, in
         which case what served goes on.
         """
-        model = self._known(name)
-        if name == self.default and self._pinned not in (None, version):
+        record = self._known(name)
+        pinned = self._succession.pinned(name)
+        if pinned not in (None, version):
             raise VersionPinnedError(
-                f"the setting `version` pins {name} to {self._pinned}: change it there"
+                f"the setting `version` pins {name} to {pinned}: change it there"
             )
         with self._turn_to_load():
             if version not in versions_of(self.folder, name):
                 raise ModelNotFoundError(f"{self.folder / name} holds no version {version}")
-            return self._activate(name, model, version)
+            return self._activate(name, record, version)
 
     def rollback(self, name: str) -> Model:
         """Serves the version that served before this one (or else the next lower that verifies and
@@ -174,19 +169,17 @@ class BundleStore:
 
         Raises ModelNotFoundError, VersionPinnedError, NothingToRollBackError.
         """
-        model = self._known(name)
-        if name == self.default and self._pinned is not None:
-            raise VersionPinnedError(f"the setting `version` pins {name} to {self._pinned}")
+        record = self._known(name)
+        pinned = self._succession.pinned(name)
+        if pinned is not None:
+            raise VersionPinnedError(f"the setting `version` pins {name} to {pinned}")
         with self._turn_to_load():
-            now, choice = self._now(name, model), read_choice(self.folder / name)
-            with self._lock:
-                served = [n for n in reversed(model.history) if n != now]
-            present = versions_of(self.folder, name)
-            passed = choice.skip if choice else ()
-            lower = [n for n in present if now is not None and n < now and n not in passed]
-            for version in dict.fromkeys(n for n in (*served, *lower) if n in present):
+            now = self._shelf.version(name)
+            if now is None:
+                now = self._succession.first(name, record)
+            for version in self._succession.before(name, record, now):
                 try:
-                    return self._activate(name, model, version, back=True)
+                    return self._activate(name, record, version, back=True)
                 except VersionRefusedError:
                     continue  # recorded among the failures; the one before may be well
             raise NothingToRollBackError(f"{name} has no other version that served or verifies")
@@ -197,18 +190,21 @@ class BundleStore:
         seen: what the look before returned. A version is tried when its files are as they were
         then, so that one being copied is left alone, and not again until they change.
         """
-        found: dict[str, dict[int, Fingerprint]] = {}
+        found = dict(seen)
         for name in (*self.served(), *(() if self.ready()[0] else (self.default,))):
-            model = self._known(name)
-            order = self._order(name)
-            now = {n: fingerprint(self.folder / name / str(n)) for n in order}
-            found[name] = now
-            serving = self._shelf.version(name)
-            newer = [n for n in order if serving is None or n > serving]
-            settled = [n for n in newer if seen.get(name, {}).get(n) == now[n]]
             with suppress(NotReadyError), self._turn_to_load():
-                self._adopt(name, model, settled)
+                found[name] = self._look_at(name, seen.get(name, {}))
         return found
+
+    def _look_at(self, name: str, seen: Mapping[int, Fingerprint]) -> dict[int, Fingerprint]:
+        """The versions of `name` that may serve; a newer one that `seen` had as well is swapped
+        in. To be called with the turn to load, since a rollback passes over what it leaves."""
+        record, order = self._known(name), self._succession.order(name)
+        now = {n: fingerprint(self.folder / name / str(n)) for n in order}
+        serving = self._shelf.version(name)
+        newer = [n for n in order if serving is None or n > serving]
+        self._adopt(name, record, [n for n in newer if seen.get(n) == now[n]])
+        return now
 
     def served(self) -> dict[str, Model]:
         """The loaded models by name."""
@@ -228,60 +224,24 @@ class BundleStore:
         """The versions of `name` on disk that were refused when last tried, newest first."""
         present = versions_of(self.folder, name)
         with self._lock:
-            failed = self._models[name].failures if name in self._models else {}
-            return tuple(Failure(n, failed[n][1]) for n in present if n in failed)
+            record = self._records.get(name)
+        return record.failures(present) if record else ()
 
     def _known(self, name: str) -> Record:
         with self._lock:
-            model = self._models.get(name)
-        if model is None:
+            record = self._records.get(name)
+        if record is None:
             if not versions_of(self.folder, name):
                 raise ModelNotFoundError(f"there is no model {name}")
             with self._lock:
-                model = self._models.setdefault(name, Record())
-        return model
+                record = self._records.setdefault(name, Record())
+        return record
 
     def _first_reason(self, name: str) -> str:
         failures = self.failures(name)
         if not failures:
             return f"{self.folder / name} holds no version that may serve"
         return f"version {failures[0].version} of {name} is refused: {failures[0].reason}"
-
-    def _order(self, name: str) -> tuple[int, ...]:
-        pinned = self._pinned if name == self.default else None
-        choice = read_choice(self.folder / name)
-        return candidates(versions_of(self.folder, name), choice, pinned)
-
-    def _now(self, name: str, model: Record) -> int | None:
-        """The version that serves, or would once the model is loaded; None where none may."""
-        now = self._shelf.version(name)
-        if now is None:
-            order = self._order(name)
-            with self._lock:
-                now = next((n for n in order if n not in model.failures), None)
-            if now is not None:
-                self._recall(name, model, now)
-        return now
-
-    def _recall(self, name: str, model: Record, version: int) -> None:
-        """Takes up, once after a start, the history that was kept of a model of which `version` is
-        the first to serve."""
-        choice = read_choice(self.folder / name)
-        present = versions_of(self.folder, name)
-        with self._lock:
-            if choice is not None and not model.recalled:
-                model.recalled = True
-                model.history = history_before(version, choice, present)[-MOST_HISTORY:]
-
-    def _keep_history(self, name: str, model: Record, version: int) -> None:
-        """Keeps that `version` took over by itself, so that a rollback after a restart knows what
-        served before; what a person passed over stays so."""
-        choice = read_choice(self.folder / name)
-        with self._lock:
-            history = tuple(model.history)
-            # It is kept from now on, so there is nothing to be taken up.
-            model.recalled = True
-        write_choice(self.folder / name, Choice(version, choice.skip if choice else (), history))
 
     @contextmanager
     def _turn_to_load(self) -> Iterator[None]:
@@ -292,88 +252,37 @@ class BundleStore:
         finally:
             self._loading.release()
 
-    def _adopt(self, name: str, model: Record, order: Sequence[int]) -> Model | None:
+    def _adopt(self, name: str, record: Record, order: Sequence[int]) -> Model | None:
         """Swaps in the first of `order` that verifies, up to the one that serves; a version that
         failed with the same files is not tried again. None where there was no swap."""
         for version in order:
             if version == self._shelf.version(name):
                 return None
             content = fingerprint(self.folder / name / str(version))
-            with self._lock:
-                failed = model.failures.get(version)
-            if failed is None or failed[0] != content:
+            if not record.refused(version, content):
                 before = self._shelf.version(name)
                 try:
-                    fresh = self._try(name, model, version, content)
+                    fresh = self._loader.swap_in(name, record, version, content)
                 except VersionRefusedError:
                     continue  # recorded among the failures
                 if before is None:
-                    self._recall(name, model, version)
+                    self._succession.recall(name, record, version)
                 else:
-                    self._keep_history(name, model, version)
+                    self._succession.took_over(name, record, version)
                 return fresh
         return None
 
-    def _activate(self, name: str, model: Record, version: int, *, back: bool = False) -> Model:
+    def _activate(self, name: str, record: Record, version: int, *, back: bool = False) -> Model:
         """Serves `version`, anew where its files changed, and keeps the choice. On the way `back`,
         what was left is forgotten, so that the next step goes further back."""
         content = fingerprint(self.folder / name / str(version))
         serving = self._shelf.use(name)
         if serving is None:
-            self._recall(name, model, version)
-        with self._lock:
-            same = model.content == content
-            before = model.history_before(version)
+            self._succession.recall(name, record, version)
+        same, before = record.content == content, record.history_before(version)
         if serving is None or serving.manifest.version != version or not same:
-            serving = self._try(name, model, version, content)
-        present = versions_of(self.folder, name)
-        with self._lock:
-            if back:
-                model.history = before
-            passed = tuple(n for n in present if n > version and n not in model.failures)
-            choice = Choice(version, passed, tuple(model.history))
-        write_choice(self.folder / name, choice)
+            serving = self._loader.swap_in(name, record, version, content)
+        if back:
+            record.history = before
+        self._succession.choose(name, record, version)
         return serving
-
-    def _try(self, name: str, model: Record, version: int, content: Fingerprint) -> Model:
-        """Verifies, loads and swaps `version` in. Raises VersionRefusedError, remembered among the
-        failures, or NotReadyError where the memory budget has no room."""
-        fields: dict[str, object] = {"model": f"{name}/{version}"}
-        try:
-            loaded = self._made(name, model, version)
-        except NotReadyError:
-            raise
-        except (BundleError, OSError, ValueError, RuntimeError) as error:
-            reason = str(error)
-        except Exception as error:
-            # One version's fault that nobody thought of must neither stop the loading of others
-            # nor go unsaid.
-            reason = f"it can't be loaded: {type(error).__name__}: {error}"
-            logger.exception("version failed", extra={"fields": fields})
-        else:
-            old = self._shelf.swap(name, loaded.recognizer, loaded.bytes)
-            with self._lock:
-                model.content, model.size = content, max(model.size, loaded.bytes)
-                model.failures.pop(version, None)
-                if old not in (None, version):
-                    model.history = [*model.history, old][-MOST_HISTORY:]
-            self._shelf.make_room(name, 0)
-            self._on_loaded(loaded)
-            return loaded.recognizer
-        with self._lock:
-            model.failures[version] = (content, reason)
-        logger.warning("version refused", extra={"fields": fields | {"reason": reason}})
-        raise VersionRefusedError(f"version {version} of {name} is refused: {reason}")
-
-    def _made(self, name: str, model: Record, version: int) -> Loaded:
-        """`version`, verified and in memory, but not serving yet. Raises NotReadyError, BundleError
-        and what else opening and loading it may."""
-        folder = self.folder / name / str(version)
-        bundle = open_bundle(folder, self._recipe)
-        file = (folder / MODEL).stat().st_size
-        self._shelf.make_room(name, max(model.size, file * self._shelf.limit.copies))
-        give_back()
-        started, before = time.perf_counter(), resident()
-        recognizer = self._loader.submit(self._load, bundle).result()
-        seconds, size = time.perf_counter() - started, max(file, resident() - before)
-        return Loaded(recognizer, size, seconds)

@@ -5,13 +5,13 @@ newer version takes over from one that served; it is read at every start.
 """
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from server.observe.logs import LOGGER
+from server.store.files import write_whole
 
 logger = logging.getLogger(LOGGER)
 
@@ -38,7 +38,7 @@ def read_choice(folder: Path) -> Choice | None:
         return msgspec.json.decode(path.read_bytes(), type=Choice)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         _warn("the kept choice of a version can't be read and is ignored", path, error)
         return None
 
@@ -46,13 +46,9 @@ def read_choice(folder: Path) -> Choice | None:
 def write_choice(folder: Path, choice: Choice) -> bool:
     """Keeps `choice` in models/NAME: whole or not at all. False where that can't be written to
     (logged): the choice then holds until the next start."""
-    path, fresh = folder / CHOICE, folder / f".{CHOICE}.new"
+    path = folder / CHOICE
     try:
-        with fresh.open("wb") as file:
-            file.write(msgspec.json.encode(choice))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        write_whole(path, msgspec.json.encode(choice))
     except OSError as error:
         _warn("the choice of a version can't be kept and holds until the next start", path, error)
         return False

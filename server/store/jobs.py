@@ -5,37 +5,26 @@ One process writes to it; workers on the same machine read frames from it.
 
 import math
 import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from server.errors import JobFinishedError, JobNotFoundError, JobsFullError, JobsUnavailableError
+from server.errors import JobFinishedError, JobNotFoundError, JobsFullError
+from server.store.job_file import JobFile, read_jobs
 from server.store.job_records import (
     FILE,
     OPEN,
     Fault,
-    FrameRecord,
     JobRecord,
     NewJob,
     OpenFrame,
     Outcome,
     State,
 )
-from server.store.job_rows import (
-    COLUMNS,
-    FRAME_COLUMNS,
-    SCHEMA,
-    decode_ask,
-    frame_of,
-    job_of,
-    verdict,
-)
-from server.store.sqlite import open_database
+from server.store.job_rows import decode_ask, verdict
+from server.store.job_webhooks import JobWebhooks
 
 _encode = msgspec.json.encode
 # Of a job: that its results have not expired.
@@ -43,7 +32,7 @@ KNOWN = "(finished IS NULL OR finished >= ?)"
 
 
 class JobTable:
-    """The jobs in `folder`. `_lock` guards `_connection`.
+    """The jobs in `folder`; `webhooks` are those to be told of their end.
 
     result_ttl: seconds after its end for which `get` and `page` find a job; `expire` only frees the
     room of older ones. Whatever can't be read or written raises JobsUnavailableError.
@@ -58,43 +47,18 @@ class JobTable:
     ) -> None:
         self._most_jobs, self._most_bytes = most_jobs, most_bytes
         self._result_ttl = result_ttl
-        self._lock = threading.Lock()
-        self._path = folder / FILE
-        try:
-            self._connection = open_database(self._path, SCHEMA)
-        except (sqlite3.Error, OSError) as error:
-            raise JobsUnavailableError(f"{self._path} can't be used: {error}") from None
+        self._file = JobFile(folder / FILE)
+        self.webhooks = JobWebhooks(self._file)
 
     def close(self) -> None:
         """Closes the file."""
-        with self._lock:
-            self._connection.close()
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._connection
-            except sqlite3.Error as error:
-                raise JobsUnavailableError(f"{self._path} can't be used: {error}") from None
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, on the disk when the block has ended."""
-        with self._reading() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+        self._file.close()
 
     def add(self, job: NewJob, now: float | None = None) -> None:
         """Keeps a job with its frames. Raises JobsFullError where too many wait or run."""
         now = time.time() if now is None else now
         size = sum(len(frame.data) for frame in job.frames)
-        with self._writing() as db:
+        with self._file.writing() as db:
             self._check_room(db, size)
             cursor = db.execute(
                 "INSERT INTO jobs (id, state, owner, request_id, ask, created, webhook,"
@@ -129,8 +93,8 @@ class JobTable:
 
     def get(self, job: str) -> JobRecord:
         """The job of that id. Raises JobNotFoundError."""
-        with self._reading() as db:
-            found = self._records(db, f"WHERE id = ? AND {KNOWN}", (job, self._oldest()))
+        with self._file.reading() as db:
+            found = read_jobs(db, f"WHERE id = ? AND {KNOWN}", (job, self._oldest()))
         if not found:
             raise JobNotFoundError(f"there is no job {job}, or its results have expired")
         return found[0]
@@ -148,30 +112,16 @@ class JobTable:
         wanted = {test: value for test, value in tests.items() if value is not None}
         wanted[KNOWN] = self._oldest()
         where = f"WHERE {' AND '.join(wanted)}"
-        with self._reading() as db:
-            return self._records(
-                db, f"{where} ORDER BY number DESC LIMIT ?", (*wanted.values(), limit)
-            )
+        with self._file.reading() as db:
+            return read_jobs(db, f"{where} ORDER BY number DESC LIMIT ?", (*wanted.values(), limit))
 
     def _oldest(self) -> float:
         """When the oldest job ended whose results have not expired."""
         return time.time() - self._result_ttl
 
-    def _records(
-        self, db: sqlite3.Connection, where: str, values: Sequence[Any]
-    ) -> list[JobRecord]:
-        rows = db.execute(f"SELECT {COLUMNS} FROM jobs {where}", values).fetchall()
-        return [job_of(row, self._frames(db, row[0])) for row in rows]
-
-    def _frames(self, db: sqlite3.Connection, number: int) -> tuple[FrameRecord, ...]:
-        rows = db.execute(
-            f"SELECT {FRAME_COLUMNS} FROM frames WHERE job = ? ORDER BY number", (number,)
-        )
-        return tuple(map(frame_of, rows))
-
     def data(self, job: str, number: int) -> bytes | None:
         """A frame as received; None once its job is finished."""
-        with self._reading() as db:
+        with self._file.reading() as db:
             row = db.execute(
                 "SELECT data FROM contents WHERE number = ?"
                 " AND job = (SELECT number FROM jobs WHERE id = ?)",
@@ -181,7 +131,7 @@ class JobTable:
 
     def open_frames(self, limit: int) -> list[OpenFrame]:
         """The oldest frames without an outcome."""
-        with self._reading() as db:
+        with self._file.reading() as db:
             rows = db.execute(
                 "SELECT j.id, f.number, f.kind, f.losses, j.created, j.request_id, j.ask"
                 " FROM frames f JOIN jobs j ON j.number = f.job WHERE f.state = 'pending'"
@@ -195,7 +145,7 @@ class JobTable:
 
     def started(self, jobs: Iterable[str], now: float) -> list[str]:
         """Tells that frames of these jobs are being worked on; returns those that were pending."""
-        with self._writing() as db:
+        with self._file.writing() as db:
             return [
                 job
                 for job in jobs
@@ -214,7 +164,7 @@ class JobTable:
         Returns the outcomes that were kept, and the jobs that ended.
         """
         kept, finished = [], []
-        with self._writing() as db:
+        with self._file.writing() as db:
             for job, number, outcome in outcomes:
                 state = "failed" if outcome.fault else "succeeded"
                 changed = db.execute(
@@ -225,7 +175,7 @@ class JobTable:
                 if changed:
                     kept.append((job, number, outcome))
             for job in dict.fromkeys(job for job, _, _ in kept):
-                (record,) = self._records(db, "WHERE id = ?", (job,))
+                (record,) = read_jobs(db, "WHERE id = ?", (job,))
                 if all(frame.state != "pending" for frame in record.frames):
                     finished.append(self._finish(db, record, verdict(record), now))
         return kept, finished
@@ -248,8 +198,8 @@ class JobTable:
 
         Raises JobNotFoundError, or JobFinishedError where it had ended otherwise.
         """
-        with self._writing() as db:
-            found = self._records(db, "WHERE id = ?", (job,))
+        with self._file.writing() as db:
+            found = read_jobs(db, "WHERE id = ?", (job,))
             if not found:
                 raise JobNotFoundError(f"there is no job {job}, or its results have expired")
             if found[0].state not in (*OPEN, state):
@@ -260,12 +210,12 @@ class JobTable:
                     (found[0].number,),
                 )
                 self._finish(db, found[0], (state, fault), now)
-            return self._records(db, "WHERE id = ?", (job,))[0]
+            return read_jobs(db, "WHERE id = ?", (job,))[0]
 
     def lost(self, job: str, number: int) -> int:
         """Counts that a worker took the frame and died; returns how many have, or 0 where the frame
         needs no other."""
-        with self._writing() as db:
+        with self._file.writing() as db:
             row = db.execute(
                 "UPDATE frames SET losses = losses + 1 WHERE number = ? AND state = 'pending'"
                 " AND job = (SELECT number FROM jobs WHERE id = ?) RETURNING losses",
@@ -275,43 +225,13 @@ class JobTable:
 
     def unfinished(self) -> int:
         """Jobs that wait or run."""
-        with self._reading() as db:
+        with self._file.reading() as db:
             row = db.execute("SELECT count(*) FROM jobs WHERE finished IS NULL").fetchone()
         return int(row[0])
 
     def expire(self, before: float) -> int:
         """Removes the jobs that ended before that moment; returns how many."""
-        with self._writing() as db:
+        with self._file.writing() as db:
             return db.execute(
                 "DELETE FROM jobs WHERE finished < ? AND webhook_due IS NULL", (before,)
             ).rowcount
-
-    def due_webhooks(self, now: float, limit: int = 10) -> list[JobRecord]:
-        """Ended jobs whose end is to be told now."""
-        with self._reading() as db:
-            return self._records(
-                db, "WHERE webhook_due <= ? ORDER BY webhook_due LIMIT ?", (now, limit)
-            )
-
-    def next_webhook(self) -> float | None:
-        """When the next one is due."""
-        with self._reading() as db:
-            row = db.execute("SELECT min(webhook_due) FROM jobs").fetchone()
-        return None if row[0] is None else float(row[0])
-
-    def give_up_webhooks(self) -> int:
-        """Has no end of a job told any more, be it open or ended; returns of how many."""
-        with self._writing() as db:
-            return db.execute(
-                "UPDATE jobs SET webhook_state = 'failed', webhook_due = NULL"
-                " WHERE webhook_state = 'pending'"
-            ).rowcount
-
-    def told(self, job: str, state: str, due: float | None) -> None:
-        """Keeps that a webhook was tried once more: how it stands, and when to try again."""
-        with self._writing() as db:
-            db.execute(
-                "UPDATE jobs SET webhook_attempts = webhook_attempts + 1, webhook_state = ?,"
-                " webhook_due = ? WHERE id = ?",
-                (state, due, job),
-            )

@@ -31,8 +31,9 @@ class Journal:
     `written` how many were.
 
     `answered` and `refused` are listeners: they take microseconds and raise nothing. The thread
-    begins with the first row. `_lock` guards `_thread` and `_closing`; `_turned`, a condition,
-    guards `_turns`, those that the thread has ended, and `_working`, whether it is in one.
+    begins with the first row. `_lock` guards `_thread`, `_closing` and what is added to `_rows`;
+    `_turned`, a condition, guards `_turns`, those that the thread has ended, and `_working`,
+    whether it is in one.
     """
 
     def __init__(
@@ -59,18 +60,18 @@ class Journal:
         self._take(refused(refusal))
 
     def _take(self, row: Values) -> None:
-        if len(self._rows) >= MOST_WAITING:
+        with self._lock:
+            room = not self._closing and len(self._rows) < MOST_WAITING
+            if room:
+                self._rows.append(row)
+                if self._thread is None:
+                    self._begin()
+        if not room:
             self._loss.add(1)
-            return
-        self._rows.append(row)
-        if self._thread is None:
-            self._begin()
 
     def _begin(self) -> None:
-        with self._lock:
-            if self._thread is None and not self._closing:
-                self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-                self._thread.start()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
         while not self._closing:
@@ -106,7 +107,7 @@ class Journal:
                 self._turned.wait(left)
 
     def close(self) -> None:
-        """Writes what waits, whatever the budget, and closes the file."""
+        """Writes what waits, whatever the budget, and closes the file; what comes later is lost."""
         with self._lock:
             self._closing = True
             thread = self._thread

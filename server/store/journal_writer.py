@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from server.observe.logs import LOGGER
+from server.store.clock import Clock
 from server.store.journal_file import JournalFile, JournalFormatError, damaged, set_aside
 from server.store.journal_rows import Values
 from server.store.write_budget import WriteBudget
@@ -99,7 +100,7 @@ class Writer:
         self._file: JournalFile | None = None
         self._fault = ""
         self._lost = 0
-        self._looked = -math.inf
+        self._looked, self._clock = -math.inf, Clock("rows of the journal")
 
     def turn(self, rows: deque[Values], wall: float, now: float, *, last: bool = False) -> None:
         """Writes the rows that wait, as far as the budget allows, and lets old ones go.
@@ -166,8 +167,9 @@ class Writer:
                 taken.popleft()
 
     def _forget(self, file: JournalFile, wall: float, now: float) -> None:
-        """Lets old rows go, once a minute."""
-        if not self._bounds.days or now - self._looked < OLD_EVERY:
+        """Lets old rows go, once a minute, unless a jump of the clock may have made them old."""
+        settled = self._clock.settled(wall, now)
+        if not settled or not self._bounds.days or now - self._looked < OLD_EVERY:
             return
         oldest = wall - self._bounds.days * DAY
         if not self._forget_some(lambda: file.forget_before(oldest), now):

@@ -5,6 +5,7 @@ SHA-256 hides it well enough: slow hashes are for secrets that people choose. Th
 whenever it changes, so that a key that was made or revoked counts with the next request.
 """
 
+import fcntl
 import hashlib
 import hmac
 import logging
@@ -12,8 +13,8 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,6 +23,7 @@ import msgspec
 
 from server.errors import KeysError
 from server.observe.logs import LOGGER
+from server.store.files import write_whole
 
 logger = logging.getLogger(LOGGER)
 
@@ -30,6 +32,8 @@ RIGHTS: tuple[Right, ...] = ("recognize", "admin", "metrics")
 # The prefix lets people, scanners for leaked secrets, and our own log lines tell a key.
 PREFIX = "ls_"
 RATE = "^([1-9][0-9]*/(second|minute|hour|day))?$"
+# Of a file: when it was last changed, its bytes, its inode.
+Stamp = tuple[int, int, int]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 
 
@@ -69,25 +73,32 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     return tuple(keys)
 
 
+@contextmanager
+def _changing(path: Path) -> Iterator[None]:
+    """Waits until no other process changes the file, and has others wait. Raises KeysError."""
+    with ExitStack() as stack:
+        try:
+            # The keys file itself is another one after each change, and would be locked in vain.
+            lock = stack.enter_context(path.with_name(f".{path.name}.lock").open("ab"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        yield
+
+
 def write_keys(path: Path, keys: Iterable[Key]) -> None:
     """Writes the file whole or not at all, readable by its owner alone. Raises KeysError."""
-    fresh = path.with_name(f".{path.name}.new")
+    data = b"".join(msgspec.json.encode(key) + b"\n" for key in keys)
     try:
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o600)
-            # The service reads it under a user of its own; root, who adds a key, must not take
-            # the file from it.
-            with suppress(FileNotFoundError):
-                status = path.stat()
-                os.fchown(descriptor, status.st_uid, status.st_gid)
-            for key in keys:
-                file.write(msgspec.json.encode(key) + b"\n")
-            file.flush()
-            os.fsync(descriptor)
-        fresh.replace(path)
+        # The service reads it under a user of its own; root, who adds a key, must not take the
+        # file from it.
+        write_whole(path, data, private=True)
     except OSError as error:
-        raise KeysError(f"the keys file {path} can't be written: {error.strerror}") from None
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> KeysError:
+    return KeysError(f"the keys file {path} can't be written: {error.strerror}")
 
 
 def add_key(
@@ -103,12 +114,9 @@ def add_key(
 
     Raises KeysError for a name that is taken or unusable, or no rights.
     """
-    keys = read_keys(path)
     given = tuple(dict.fromkeys(rights))
     if not NAME.fullmatch(name):
         raise KeysError(f"a key can't be named {name!r}: use letters, digits and . _ @ -")
-    if any(key.name == name for key in keys):
-        raise KeysError(f"{path} has a key named {name} already: revoke it, or use another name")
     if not re.search(RATE, rate):
         raise KeysError(f"a rate can't be {rate!r}: say such as 100/second or 2000/minute")
     if not given:
@@ -117,33 +125,42 @@ def add_key(
     key = Key(
         name=name, rights=given, sha256=digest(secret), created=now, expires=expires, rate=rate
     )
-    write_keys(path, (*keys, key))
+    with _changing(path):
+        keys = read_keys(path)
+        if any(other.name == name for other in keys):
+            raise KeysError(
+                f"{path} has a key named {name} already: revoke it, or use another name"
+            )
+        write_keys(path, (*keys, key))
     return secret
 
 
 def revoke_key(path: Path, name: str) -> None:
     """Takes the key out of the file. Raises KeysError where there is none of that name."""
-    keys = read_keys(path)
-    if not any(key.name == name for key in keys):
-        raise KeysError(f"{path} has no key named {name}")
-    write_keys(path, (key for key in keys if key.name != name))
+    with _changing(path):
+        keys = read_keys(path)
+        if not any(key.name == name for key in keys):
+            raise KeysError(f"{path} has no key named {name}")
+        write_keys(path, (key for key in keys if key.name != name))
 
 
 class KeyRing:
     """The keys of a file, read again when it changes.
 
-    `_lock` guards `_stamp`, `_keys` and `_there`. Raises KeysError where the file can't be read at
+    `_lock` guards what follows it. `_stamp` is the file's state that `_keys` were read from, and
+    `_told` the last that could not be read: it is tried again with each request, since a key that
+    was revoked must not stay valid. Raises KeysError where the file can't be read at
     the start; later, the keys read before go on, and the log says so.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._stamp = self._look()
+        self._stamp = self._told = self._look()
         self._keys = read_keys(path)
         self._there = self._stamp is not None
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _look(self) -> Stamp | None:
         try:
             status = os.stat(self.path)
         except OSError:
@@ -155,13 +172,19 @@ class KeyRing:
         stamp = self._look()
         with self._lock:
             if stamp != self._stamp:
-                self._stamp = stamp
                 self._there = self._there or stamp is not None
                 try:
                     self._keys = read_keys(self.path)
+                    self._stamp = stamp
                 except KeysError as error:
-                    logger.error("keys are as before", extra={"fields": {"reason": str(error)}})
+                    self._tell(stamp, error)
             return self._keys
+
+    def _tell(self, stamp: Stamp | None, error: KeysError) -> None:
+        """Logs, once for each state of the file, that it can't be read."""
+        if stamp != self._told:
+            self._told = stamp
+            logger.error("keys are as before", extra={"fields": {"reason": str(error)}})
 
     def present(self) -> bool:
         """Whether there is a keys file, or was since the start: who revokes the last key or takes

@@ -19,6 +19,7 @@ from server.observe.logs import LOGGER
 from server.recognition.frame import Limits, read_header
 from server.recognition.observation import Observation
 from server.recognition.sample import MEDIA_TYPES, MediaType, Reason, Sample, read_sample
+from server.store.files import beside, make_folder, sync, write_whole
 from server.store.sample_index import Filter, SampleIndex, on_disk
 
 logger = logging.getLogger(LOGGER)
@@ -165,7 +166,7 @@ class SampleFolder:
             size = on_disk(sample.bytes) + 2 * on_disk(len(text))
             if size > self.cap:
                 raise TooLargeError
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             self._remove_scraps()
             self._make_room(size)
             try:
@@ -181,14 +182,11 @@ class SampleFolder:
     def _write(self, name: str, data: bytes, *, synced: bool = False) -> None:
         """Writes a file whole or not at all; `synced`: also if the power is cut. Raises
         OSError."""
-        fresh = self.folder / f".{name}.new"
+        path = self.folder / name
         try:
-            fresh.write_bytes(data)
-            if synced:
-                sync(fresh)
-            fresh.replace(self.folder / name)
+            write_whole(path, data, synced=synced)
         except OSError:
-            self._scraps.append(fresh)
+            self._scraps.append(beside(path))
             self._remove_scraps()
             raise
 
@@ -256,7 +254,6 @@ class SampleFolder:
                 sync(self.folder / sample.image_name)
                 self._write(f"{name}.json", text, synced=True)
                 self._index.enter(sample, len(text))
-                sync(self.folder)
             except OSError as error:
                 raise StorageError(f"the label can't be kept: {error.strerror}") from None
             return sample
@@ -273,12 +270,3 @@ class SampleFolder:
             except OSError as error:
                 raise StorageError(f"{name} can't be removed: {error.strerror}") from None
             return sample
-
-
-def sync(path: Path) -> None:
-    """Has the kernel write a file, or a folder's list of files, to the disk. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

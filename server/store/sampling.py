@@ -23,7 +23,7 @@ from server.store.samples import SampleFolder, TooLargeError
 logger = logging.getLogger(LOGGER)
 
 # Why a frame that should have been kept was not.
-LOST = ("busy", "disk", "too_large")
+LOST = ("busy", "disk", "too_large", "error")
 MINUTE = 60.0
 # Of frames that wait for the disk; one larger waits alone.
 MOST_WAITING_BYTES = 32_000_000
@@ -61,7 +61,7 @@ class Sampler:
     """A listener of answered frames that keeps those `policy` names in `folder`.
 
     manifest_of: the manifest of the version of a model that serves. on_kept is told each frame's
-    reason; on_lost, why one that should have been kept was not: `busy`, `disk` or `too_large`.
+    reason; on_lost, why one that should have been kept was not: one of LOST.
     `_changed` guards the queue, each frame with when it came, and the times of the last frames, in
     seconds of `clock`.
     """
@@ -130,7 +130,13 @@ class Sampler:
         except OSError as error:
             self._failed(error)
         while (item := self._next()) is not None:
-            self._keep(*item)
+            try:
+                self._keep(*item)
+            except Exception:
+                # Else no later frame would be kept, and nothing would tell.
+                fields = self._fields() | {"request_id": item[0].request_id}
+                logger.exception("a sample can't be kept", extra={"fields": fields})
+                self._on_lost("error")
 
     def _next(self) -> tuple[Observation, Reason, float] | None:
         with self._changed:

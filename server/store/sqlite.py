@@ -1,9 +1,10 @@
 """SQLite files that outlive a cut of power."""
 
-import os
 import sqlite3
 from pathlib import Path
 from typing import Literal
+
+from server.store.files import make_folder
 
 
 def open_database(
@@ -16,7 +17,7 @@ def open_database(
     cut of power, and the file stays whole (https://sqlite.org/wal.html). Raises sqlite3.Error or
     OSError.
     """
-    _make_folder(path.parent)
+    make_folder(path.parent)
     connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -29,15 +30,3 @@ def open_database(
         connection.close()
         raise
     return connection
-
-
-def _make_folder(folder: Path) -> None:
-    """Makes `folder`, and its entry in its parent last."""
-    if folder.is_dir():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

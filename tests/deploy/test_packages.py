@@ -11,14 +11,16 @@ import pytest
 import yaml
 from live import ROOT
 
-from server import config
 from server.__main__ import main
+from server.config import Settings
+from server.config_reading import CONFIG
+from server.config_table import described
 
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "systemd" / "lineside.service"
 DOCKERFILES = ("Dockerfile", "Dockerfile.arm64")
-KUBERNETES = ("deployment.yaml", "service.yaml", "disruption.yaml")
-SETTINGS = {row.env for row in config.described()} | {config.CONFIG}
+KUBERNETES = ("statefulset.yaml", "service.yaml", "pods.yaml", "disruption.yaml")
+SETTINGS = {row.env for row in described()} | {CONFIG}
 # Names in deploy/ that are for Docker Compose alone.
 OF_COMPOSE = {"LINESIDE_TAG", "LINESIDE_DOCKERFILE"}
 PREFIX = "/opt/lineside/venv/bin/python"
@@ -125,7 +127,7 @@ def test_compose_has_every_service_and_locks_each() -> None:
 
 def test_compose_waits_longer_than_the_server_takes_to_stop() -> None:
     server = parsed(DEPLOY / "compose.yaml")["services"]["server"]
-    assert int(server["stop_grace_period"].removesuffix("s")) > config.Settings().stop_timeout
+    assert int(server["stop_grace_period"].removesuffix("s")) > Settings().stop_timeout
 
 
 @pytest.mark.parametrize("name", KUBERNETES)
@@ -135,24 +137,37 @@ def test_the_manifests_are_of_kubernetes_own_schema(name: str) -> None:
     validator.validate(document, validator.latest_version(), strict=True)
 
 
-def test_a_rollout_never_takes_a_pod_before_another_is_ready() -> None:
-    spec = parsed(DEPLOY / "kubernetes" / "deployment.yaml")["spec"]
-    assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+def test_a_rollout_takes_one_pod_at_a_time() -> None:
+    spec = parsed(DEPLOY / "kubernetes" / "statefulset.yaml")["spec"]
+    assert spec["updateStrategy"] == {"type": "RollingUpdate"}
     pod = spec["template"]["spec"]
     server = pod["containers"][0]
     assert server["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert server["livenessProbe"]["httpGet"]["path"] == "/livez"
     assert "startupProbe" in server
     pause = server["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] > pause + config.Settings().stop_timeout
+    assert pod["terminationGracePeriodSeconds"] > pause + Settings().stop_timeout
     for container in (*pod["containers"], *pod["initContainers"]):
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert container["resources"]["limits"]["memory"]
     budget = parsed(DEPLOY / "kubernetes" / "disruption.yaml")["spec"]
     assert 1 <= budget["minAvailable"] < spec["replicas"]
-    service = parsed(DEPLOY / "kubernetes" / "service.yaml")["spec"]
-    for selector in (budget["selector"]["matchLabels"], service["selector"]):
+    services = [parsed(DEPLOY / "kubernetes" / f"{name}.yaml") for name in ("service", "pods")]
+    for selector in (budget["selector"]["matchLabels"], *(s["spec"]["selector"] for s in services)):
         assert selector.items() <= spec["template"]["metadata"]["labels"].items()
+
+
+def test_what_a_pod_keeps_outlives_it_and_is_reached_by_its_name() -> None:
+    spec = parsed(DEPLOY / "kubernetes" / "statefulset.yaml")["spec"]
+    pods = parsed(DEPLOY / "kubernetes" / "pods.yaml")
+    assert spec["serviceName"] == pods["metadata"]["name"]
+    assert pods["spec"]["clusterIP"] == "None"
+    mounts = spec["template"]["spec"]["containers"][0]["volumeMounts"]
+    kept = {claim["metadata"]["name"] for claim in spec["volumeClaimTemplates"]}
+    assert {m["name"]: m["mountPath"] for m in mounts if m["name"] in kept} == {
+        "models": "/var/lib/lineside/models",
+        "data": "/var/lib/lineside/data",
+    }
 
 
 def test_kustomize_names_every_manifest() -> None:
@@ -198,4 +213,4 @@ def test_the_unit_starts_the_server_with_words_that_it_knows(
     assert "nonsense: there is no such setting" in capsys.readouterr().err
     stop = re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
     assert stop is not None
-    assert int(stop[1]) > config.Settings().stop_timeout
+    assert int(stop[1]) > Settings().stop_timeout

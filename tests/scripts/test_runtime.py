@@ -100,8 +100,9 @@ def test_wrong_use_of_a_script_is_told(
 def test_the_scripts_are_clean() -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("there is no shellcheck here")
-    names = ("runtime", "install", "arm64-check", "setup.sh")
-    done = run("shellcheck", "-x", "-s", "bash", *(f"scripts/{name}" for name in names))
+    names = ["scripts/" + name for name in ("runtime", "install", "arm64-check", "setup.sh")]
+    names += ["tests/scripts/fresh_root", "tests/scripts/systemctl"]
+    done = run("shellcheck", "-x", "-s", "bash", *names)
     assert (done.returncode, done.stdout) == (0, "")
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from live import ROOT
 
-from server import config
-from server.benchmark import Throughput, best_of, propose
+from server import config_reading
+from server.benchmark import best_of, propose
+from server.benchmark_steps import Throughput
 
 
 def test_it_measures_writes_and_proposes_usable_settings(shipped: Path, tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_it_measures_writes_and_proposes_usable_settings(shipped: Path, tmp_path
     lines = done.stdout.splitlines()[-len(figures["proposed"]) :]
     settings = tmp_path / "lineside.toml"
     settings.write_text("\n".join(lines) + "\n")
-    loaded = config.load({}, file=settings)
+    loaded = config_reading.load({}, file=settings)
     assert loaded.interpreters == figures["proposed"]["interpreters"]
     assert loaded.max_wait_ms == figures["proposed"]["max_wait_ms"]
 

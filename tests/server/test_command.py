@@ -10,7 +10,7 @@ import pytest
 from live import ROOT, LiveServer
 from tiny_models import MakeModel, change_manifest, write_bundle
 
-from server import __version__, config
+from server import __version__, config_table
 from server.recognition.manifest import MODEL
 
 
@@ -139,7 +139,7 @@ def test_a_host_may_be_a_name(models: Path) -> None:
 def test_the_table_of_settings_is_printed() -> None:
     ended = run("settings")
     assert ended.returncode == 0
-    for row in config.described():
+    for row in config_table.described():
         assert f"| `{row.name}` | `{row.env}` | `{row.flag}` |" in ended.stdout
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from server import config
 from server.config import Settings
+from server.config_reading import load
+from server.config_table import described
 from server.errors import SettingsError
 from server.recognition.manifest import Recipe
 
@@ -18,13 +19,13 @@ def toml(folder: Path, text: str) -> Path:
 
 
 def test_without_any_source_the_defaults_hold() -> None:
-    assert config.load({}) == Settings()
+    assert load({}) == Settings()
 
 
 def test_the_file_yields_to_the_environment_and_that_to_flags(tmp_path: Path) -> None:
     file = toml(tmp_path, 'port = 1001\nhost = "0.0.0.0"\nmodel = "file"\n')
     environ = {"LINESIDE_PORT": "1002", "LINESIDE_MODEL": "environment", "HOME": "/root"}
-    loaded = config.load(environ, {"port": "1003"}, file)
+    loaded = load(environ, {"port": "1003"}, file)
     assert (loaded.host, loaded.model, loaded.port) == ("0.0.0.0", "environment", 1003)
 
 
@@ -33,29 +34,29 @@ def test_the_environment_may_name_the_file_and_a_flag_another(tmp_path: Path) ->
     named = toml(tmp_path, "port = 1001")
     flagged = toml(tmp_path / "flag", "port = 1002")
     environ = {"LINESIDE_CONFIG": str(named)}
-    assert config.load(environ).port == 1001
-    assert config.load(environ, {}, flagged).port == 1002
+    assert load(environ).port == 1001
+    assert load(environ, {}, flagged).port == 1002
 
 
 def test_every_setting_can_be_given_by_every_source(tmp_path: Path) -> None:
-    for row in config.described():
+    for row in described():
         value = {"recipe": '{"width": 32, "height": 32}'}.get(row.name, row.default)
         if value == "":
             continue
-        from_environment = config.load({row.env: value})
-        assert config.load({}, {row.name: value}) == from_environment
+        from_environment = load({row.env: value})
+        assert load({}, {row.name: value}) == from_environment
         literal = {"text": f'"{value}"', "table": "{width = 32, height = 32}"}.get(row.type, value)
         if " or " in row.type and row.type != "true or false":
             literal = f'"{value}"'
-        assert config.load({}, {}, toml(tmp_path, f"{row.name} = {literal}")) == from_environment
+        assert load({}, {}, toml(tmp_path, f"{row.name} = {literal}")) == from_environment
 
 
 def test_a_recipe_is_a_table_or_json(tmp_path: Path) -> None:
     want = Recipe(width=32, height=24, scale=(1.0, 2.0, 3.0))
     text = msgspec.json.encode(want).decode()
-    assert config.load({"LINESIDE_RECIPE": text}).recipe == want
+    assert load({"LINESIDE_RECIPE": text}).recipe == want
     table = "[recipe]\nwidth = 32\nheight = 24\nscale = [1.0, 2.0, 3.0]\n"
-    assert config.load({}, {}, toml(tmp_path, table)).recipe == want
+    assert load({}, {}, toml(tmp_path, table)).recipe == want
 
 
 BAD_VALUES = [
@@ -77,12 +78,12 @@ BAD_VALUES = [
 @pytest.mark.parametrize(("name", "value", "says"), BAD_VALUES)
 def test_an_unusable_value_is_named_with_its_source(name: str, value: str, says: str) -> None:
     env, flag = f"LINESIDE_{name.upper()}", "--" + name.replace("_", "-")
-    for source, load in (
-        (env, lambda: config.load({env: value})),
-        (flag, lambda: config.load({}, {name: value})),
+    for source, attempt in (
+        (env, lambda: load({env: value})),
+        (flag, lambda: load({}, {name: value})),
     ):
         with pytest.raises(SettingsError) as caught:
-            load()
+            attempt()
         message = str(caught.value)
         assert message.startswith(f"{source} can't be {value!r}")
         assert says in message
@@ -95,37 +96,37 @@ def test_an_unusable_value_is_named_with_its_source(name: str, value: str, says:
 def test_the_file_is_typed_strictly(tmp_path: Path, line: str) -> None:
     file = toml(tmp_path, line)
     with pytest.raises(SettingsError, match=f"{file}: {line.split()[0]} can't be"):
-        config.load({}, {}, file)
+        load({}, {}, file)
 
 
 def test_an_unknown_key_is_named_with_its_source(tmp_path: Path) -> None:
     file = toml(tmp_path, "prot = 1")
-    for source, load in (
-        (f"{file}: prot", lambda: config.load({}, {}, file)),
-        ("LINESIDE_PROT", lambda: config.load({"LINESIDE_PROT": "1"})),
-        ("--prot", lambda: config.load({}, {"prot": "1"})),
+    for source, attempt in (
+        (f"{file}: prot", lambda: load({}, {}, file)),
+        ("LINESIDE_PROT", lambda: load({"LINESIDE_PROT": "1"})),
+        ("--prot", lambda: load({}, {"prot": "1"})),
     ):
         with pytest.raises(SettingsError, match="there is no such setting") as caught:
-            load()
+            attempt()
         assert str(caught.value).startswith(source)
 
 
 def test_an_unusable_file_is_named(tmp_path: Path) -> None:
     absent = tmp_path / "absent.toml"
     with pytest.raises(SettingsError, match=r"absent\.toml does not exist"):
-        config.load({}, {}, absent)
+        load({}, {}, absent)
     with pytest.raises(SettingsError, match="can't be read"):
-        config.load({}, {}, tmp_path)
+        load({}, {}, tmp_path)
     with pytest.raises(SettingsError, match="is not valid TOML"):
-        config.load({}, {}, toml(tmp_path, "port = "))
+        load({}, {}, toml(tmp_path, "port = "))
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SettingsError, match="can't be read"):
-        config.load({}, {}, binary)
+        load({}, {}, binary)
 
 
 def test_every_setting_is_described() -> None:
-    rows = config.described()
+    rows = described()
     assert [row.name for row in rows] == list(Settings.__struct_fields__)
     for row in rows:
         assert row.help

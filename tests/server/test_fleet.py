@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
@@ -117,10 +119,51 @@ def test_a_key_is_needed_and_read_from_a_file(
     assert fleet("push", bundle, "x", "--key-file", tmp_path / "absent")[0] == 1
 
 
-def archive(**files: bytes) -> bytes:
+class OtherServer(BaseHTTPRequestHandler):
+    """Answers whatever it is asked with a page, as a router's sign-in does."""
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>\n<p>Sign in")
+
+    do_GET = do_POST = answer  # noqa: N815
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def other() -> Iterator[str]:
+    """The address of a server that is no Lineside server."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), OtherServer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_what_is_no_lineside_server_is_a_failure_too(
+    bundle: Path, devices: list[LiveServer], other: str
+) -> None:
+    good, failed = devices[0].url, f"{other}: failed, no Lineside server answers: <html> <p>Sign in"
+    code, lines = fleet("push", bundle, "--rollback-on-failure", good, other)
+    assert code == 1
+    assert lines == [
+        f"{good}: serves colors/2, before 1",
+        failed,
+        f"{good}: back to colors/1",
+    ]
+    assert serving(devices[0]) == 1
+    assert fleet("status", other) == (1, [failed])
+
+
+def archive(*files: tuple[str, bytes]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as made:
-        for name, content in files.items():
+        for name, content in files:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             made.addfile(member, io.BytesIO(content))
@@ -155,13 +198,16 @@ def test_what_is_no_bundle_leaves_nothing(
         refused = (422, "VERSION_REFUSED")
         assert send(b"no archive") == refused
         assert send(whole[:1500]) == refused
-        assert send(archive(**{"../bundle.json": b"{}"})) == refused
-        assert send(archive(**{"/tmp/bundle.json": b"{}"})) == refused
-        assert send(archive(**{"deep/er/file": b"x"})) == refused
+        assert send(archive(("../bundle.json", b"{}"))) == refused
+        assert send(archive(("/tmp/bundle.json", b"{}"))) == refused
+        assert send(archive(("deep/er/file", b"x"))) == refused
+        assert send(archive(("a", b"x"), ("a", b"x"))) == refused
+        assert send(archive(("golden", b"x"), ("golden/a", b"x"))) == refused
+        assert send(archive(("golden/a", b"x"), ("golden", b"x"))) == refused
         assert send(link(tarfile.SYMTYPE)) == send(link(tarfile.LNKTYPE)) == refused
         assert send(link(tarfile.FIFOTYPE)) == refused
-        assert send(archive(**{"model.tflite": bytes(1_100_000)})) == refused
-        assert send(archive(**{"model.tflite": bytes(4_000_000)})) == (413, "BODY_TOO_LARGE")
+        assert send(archive(("model.tflite", bytes(1_100_000)))) == refused
+        assert send(archive(("model.tflite", bytes(4_000_000)))) == (413, "BODY_TOO_LARGE")
         assert send(pack(other, read_bundle(bundle).manifest)) == refused
         assert send(whole, "another") == refused
         assert send(b"") == (400, "MISSING_FIELD")

@@ -5,6 +5,8 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from images import encode, plain
-from live import LiveServer
+from live import ROOT, LiveServer
 from tiny_models import MakeModel, write_bundle
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
@@ -185,3 +187,26 @@ def test_a_worker_does_not_outlive_its_parent(slow: Path) -> None:
         server.process.kill()
         assert select.select([worker], [], [], 60)[0]
         os.close(worker)
+
+
+# A worker that comes to `drain_before_stop` only after its parent has ended.
+LATE = """
+import os
+from multiprocessing import get_context, parent_process
+from server.draining import drain_before_stop
+
+def work():
+    parent_process().join()
+    drain_before_stop(lambda: print("made", flush=True), 1)
+
+get_context("fork").Process(target=work).start()
+os._exit(0)
+"""
+
+
+def test_a_worker_whose_parent_ended_before_it_was_up_ends_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LATE], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == ""
+    assert "the server that started this worker has ended" in done.stderr

@@ -2,15 +2,22 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from clients import frame
-from live import LiveServer
+from live import LiveServer, live_server
+
+from server.store.keys import Right, add_key, revoke_key
 
 sync_api: Any = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+WRONG = "ls_the-key-of-another-server"
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -44,24 +51,60 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture
-def page(browser: Any, clients: LiveServer) -> Iterator[Any]:
-    """The page, ready; nothing may be asked of another host, and nothing may go wrong in it."""
-    opened = browser.new_page(viewport={"width": 1200, "height": 800})
+@contextmanager
+def opened(browser: Any, url: str) -> Iterator[Any]:
+    """The page of the server at `url`; nothing may be asked of another host, and nothing may go
+    wrong in it."""
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
     asked: list[str] = []
     wrong: list[str] = []
-    opened.on("request", lambda request: asked.append(request.url))
-    opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
-    opened.goto(clients.url)
-    opened.wait_for_selector('#health[data-state="ready"]')
-    opened.wait_for_selector("#samples button")
-    yield opened
-    opened.close()
-    own = (clients.url, f"blob:{clients.url}")
-    assert [url for url in asked if not url.startswith(own)] == []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
+    page.goto(url)
+    page.wait_for_selector('#health[data-state="ready"]')
+    yield page
+    page.close()
+    assert [at for at in asked if not at.startswith((url, f"blob:{url}"))] == []
     # The browser itself notes each refused request; the page shows the sentence.
     assert [text for text in wrong if "the server responded with a status of 4" not in text] == []
+
+
+@pytest.fixture
+def page(browser: Any, clients: LiveServer) -> Iterator[Any]:
+    """The page of a server without keys, ready."""
+    with opened(browser, clients.url) as page:
+        page.wait_for_selector("#samples button")
+        yield page
+
+
+class Closed:
+    """A live server that asks for keys."""
+
+    def __init__(self, server: LiveServer, file: Path) -> None:
+        self.url, self._file = server.url, file
+
+    def add(self, name: str, *rights: Right) -> str:
+        return add_key(self._file, name, rights, now=NOW)
+
+    def revoke(self, name: str) -> None:
+        revoke_key(self._file, name)
+
+
+@pytest.fixture(scope="module")
+def closed(client_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
+    file = tmp_path_factory.mktemp("closed") / "keys.jsonl"
+    add_key(file, "first", ["metrics"], now=NOW)
+    with live_server(models=client_models, model="corners", keys_file=file) as server:
+        yield Closed(server, file)
+
+
+@pytest.fixture
+def closed_page(browser: Any, closed: Closed) -> Iterator[Any]:
+    """The page of a server with keys, asking for one."""
+    with opened(browser, closed.url) as page:
+        page.wait_for_selector("#key-form:not([hidden])")
+        yield page
 
 
 def labels(page: Any) -> list[str]:
@@ -135,6 +178,117 @@ def test_the_keyboard_reaches_everything(page: Any) -> None:
     assert {"A", "model", "file", "BUTTON"} <= reached
 
 
+def use(page: Any, key: str) -> None:
+    page.get_by_label("Key", exact=True).fill(key)
+    page.get_by_role("button", name="Use this key").click()
+
+
+def expect_reason(page: Any, sentence: str) -> None:
+    sync_api.expect(page.locator("#key-why")).to_have_text(sentence)
+
+
+def test_no_key_is_asked_for_where_none_is_needed(page: Any) -> None:
+    page.get_by_role("button", name="cyan").click()
+    assert labels(page)[0] == "cyan"
+    for id_ in ("#key-form", "#forget", "#curl-key"):
+        assert page.locator(id_).is_hidden()
+
+
+def test_a_server_with_keys_asks_for_one(closed_page: Any) -> None:
+    form = closed_page.get_by_role("form", name="This server asks for a key")
+    assert form.is_visible()
+    field = closed_page.get_by_label("Key", exact=True)
+    sync_api.expect(field).to_be_focused()
+    assert field.get_attribute("type") == "password"
+    assert field.get_attribute("autocomplete") == "off"
+    assert closed_page.locator("#key-why").is_hidden()
+    assert closed_page.locator("#forget").is_hidden()
+    assert "X-API-Key" in closed_page.locator("footer").inner_text()
+
+
+def test_a_wrong_key_is_refused_with_the_servers_sentence(closed_page: Any) -> None:
+    use(closed_page, WRONG)
+    expect_reason(closed_page, "The key is not valid.")
+    sync_api.expect(closed_page.get_by_label("Key", exact=True)).to_have_value("")
+    assert closed_page.evaluate("sessionStorage.length") == 0
+    assert closed_page.locator("#forget").is_hidden()
+
+
+def test_a_right_key_recognizes_what_was_refused_and_is_forgotten(
+    closed: Closed, closed_page: Any
+) -> None:
+    closed_page.evaluate(DROP, ["blue.png", "image/png", list(frame("blue"))])
+    sync_api.expect(closed_page.locator("#about")).to_contain_text("blue.png")
+    use(closed_page, WRONG)
+    expect_reason(closed_page, "The key is not valid.")
+    use(closed_page, closed.add("shift", "recognize"))
+    assert labels(closed_page)[0] == "blue"
+    sync_api.expect(closed_page.locator("#key-form")).to_be_hidden()
+    closed_page.wait_for_function("document.querySelector('#samples img')?.naturalWidth === 40")
+    closed_page.get_by_role("button", name="red").click()
+    sync_api.expect(closed_page.locator("#labels .name").first).to_have_text("red")
+    closed_page.get_by_role("button", name="Forget the key").click()
+    sync_api.expect(closed_page.get_by_label("Key", exact=True)).to_be_focused()
+    assert closed_page.evaluate("sessionStorage.length") == 0
+    for id_ in ("#forget", "#samples", "#labels", "#picture"):
+        assert closed_page.locator(id_).is_hidden()
+
+
+def test_a_key_is_kept_for_the_tab_alone_and_never_in_a_url(
+    closed: Closed, closed_page: Any
+) -> None:
+    sent: list[Any] = []
+    closed_page.on("request", lambda request: sent.append(request))
+    key = closed.add("tab", "recognize")
+    use(closed_page, f" {key} ")
+    closed_page.get_by_role("button", name="cyan").click()
+    assert labels(closed_page)[0] == "cyan"
+    closed_page.reload()
+    closed_page.get_by_role("button", name="red").click()
+    assert labels(closed_page)[0] == "red"
+    assert closed_page.locator("#key-form").is_hidden()
+    assert closed_page.evaluate("Object.values(sessionStorage)") == [key]
+    assert closed_page.evaluate("localStorage.length") == 0
+    assert closed_page.evaluate("document.cookie") == ""
+    assert key not in closed_page.content()
+    assert not [url for url in (closed_page.url, *(r.url for r in sent)) if key in url]
+    with_key = {r.url for r in sent if r.headers.get("authorization") == f"Bearer {key}"}
+    assert {r.url for r in sent if "/v1/" in r.url} <= with_key
+    with opened(closed_page.context.browser, closed.url) as other:
+        other.wait_for_selector("#key-form:not([hidden])")
+
+
+def test_a_key_without_the_right_is_replaced_by_one_with_it(
+    closed: Closed, closed_page: Any
+) -> None:
+    use(closed_page, closed.add("prometheus", "metrics"))
+    closed_page.get_by_role("button", name="cyan").click()
+    expect_reason(closed_page, "Prometheus has no right to this; it needs recognize.")
+    assert closed_page.locator("#forget").is_visible()
+    use(closed_page, closed.add("line", "recognize"))
+    assert labels(closed_page)[0] == "cyan"
+
+
+def test_a_revoked_key_is_asked_for_again_and_only_the_newest_frame_repeated(
+    closed: Closed, closed_page: Any
+) -> None:
+    use(closed_page, closed.add("short", "recognize"))
+    closed_page.get_by_role("button", name="cyan").click()
+    assert labels(closed_page)[0] == "cyan"
+    closed.revoke("short")
+    closed_page.evaluate(DROP, ["blue.png", "image/png", list(frame("blue"))])
+    expect_reason(closed_page, "The key is not valid.")
+    assert closed_page.locator("#labels").is_hidden()
+    with closed_page.expect_response("**/v1/recognize*"):
+        closed_page.evaluate(DROP, ["white.png", "image/png", list(frame("white"))])
+    sent: list[str] = []
+    closed_page.on("request", lambda request: sent.append(request.url))
+    use(closed_page, closed.add("long", "recognize"))
+    assert labels(closed_page)[0] == "white"
+    assert len([url for url in sent if "/v1/recognize" in url]) == 1
+    sync_api.expect(closed_page.locator("#key-form")).to_be_hidden()
+
+
 def test_docs_are_readable(browser: Any, clients: LiveServer) -> None:
     page = browser.new_page()
     asked: list[str] = []
@@ -176,5 +330,6 @@ def test_samples(clients: LiveServer) -> None:
     assert found == {"model": "corners", "samples": ["cyan.jpg", "red.jpg"]}
     image = requests.get(f"{base}/red.jpg", timeout=60)
     assert (image.headers["Content-Type"], image.content) == ("image/jpeg", frame("red", "JPEG"))
+    assert image.headers["Cache-Control"] == "private, max-age=3600"
     assert requests.get(f"{base}/%2e%2e%2fbundle.json", timeout=60).status_code == 404
     assert requests.get(f"{base}/bundle.json", timeout=60).status_code == 404

@@ -7,7 +7,8 @@ import pytest
 import requests
 from live import LiveServer
 
-from server.api.operations import Operation, operations
+from server.api.operation import Operation
+from server.api.operations import operations
 
 FILLED = {
     "name": "corners",

@@ -12,8 +12,9 @@ import requests
 from clients import frame
 from live import live_server
 
-from server.api.image_url import ImageFetcher, parse_allowed
+from server.api.image_url import ImageFetcher
 from server.errors import BodyTooLargeError, ImageUrlError, InvalidFieldError, SettingsError
+from server.outgoing import parse_allowed
 
 RED = frame("red")
 MOST = 100_000

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -162,6 +162,28 @@ def test_jobs_go_on_at_the_next_start(colors: Path, tmp_path: Path) -> None:
         job = submit(server, GREEN)
     with live_server(models=colors, data=tmp_path) as server:
         assert settled(server, job)["status"] == "succeeded"
+
+
+def test_a_stop_loses_no_row_of_the_journal(shipped: Path, tmp_path: Path) -> None:
+    """Every outcome that the table has is in the journal too, and both files are closed."""
+    frame = next((shipped / "samples").glob("good*.jpg")).read_bytes()
+    files = [("file", (f"{number}.jpg", frame)) for number in range(32)]
+    ended = "SELECT count(*) FROM frames WHERE state != 'pending'"
+    for turn in range(3):
+        data = tmp_path / str(turn)
+        with live_server(models=ROOT / "models", model="parts", data=data) as server:
+            for _ in range(10):
+                requests.post(f"{server.url}/v1/jobs", files=files, timeout=60).raise_for_status()
+            await_that(lambda: count(data / "jobs.db", ended) > 30, "some outcomes")  # noqa: B023
+            assert server.stop() == 0
+        assert not list(data.glob("jobs.db-*")), "it was not closed"
+        rows = count(data / "journal.db", "SELECT count(*) FROM answers")
+        assert rows == count(data / "jobs.db", ended)
+
+
+def count(file: Path, query: str) -> int:
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10)) as db:
+        return int(db.execute(query).fetchone()[0])
 
 
 def test_a_worker_that_is_told_to_stop_ends_at_once(colors: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import math
+import subprocess
+import sys
 import tracemalloc
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import encode, files, huge_png, picture
+from live import ROOT
 from PIL import Image, ImageOps
 
 from server.errors import (
@@ -19,7 +22,7 @@ from server.errors import (
     UndecodableImageError,
     UnsupportedImageError,
 )
-from server.recognition import frame
+from server.recognition import frame, process
 from server.recognition.frame import Limits, Pixels, decode
 from server.recognition.headers import EXIF_ORIENTATION, Header
 from server.recognition.manifest import Recipe
@@ -206,6 +209,32 @@ def test_a_file_damaged_in_the_middle_is_undecodable(name: str) -> None:
         decode(bytes(data), EXACT, LIMITS)
 
 
+@pytest.fixture(scope="module")
+def several_pictures() -> bytes:
+    """A JPEG with a smaller picture behind the first, as phones write it."""
+    smaller = Image.fromarray(picture(32, 24, seed=1))
+    data = encode(PICTURE, "MPO", save_all=True, append_images=[smaller], quality=95)
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    return data
+
+
+def test_of_a_jpeg_with_several_pictures_the_first_is_seen(several_pictures: bytes) -> None:
+    assert frame.read_header(several_pictures, LIMITS).format == "JPEG"
+    assert difference(decode(several_pictures, EXACT, LIMITS), PICTURE) < 5
+    assert decode(several_pictures, Recipe(width=8, height=6), LIMITS).shape == (6, 8, 3)
+
+
+def test_a_jpeg_with_several_pictures_is_never_answered_damaged(several_pictures: bytes) -> None:
+    first = several_pictures.index(b"\xff\xd9")
+    for cut in (first // 2, first - 1):
+        with pytest.raises(UndecodableImageError):
+            decode(several_pictures[:cut], EXACT, LIMITS)
+    data = bytearray(several_pictures)
+    data[first - 200 : first - 100] = b"\xff\x01" * 50
+    with pytest.raises(UndecodableImageError):
+        decode(bytes(data), EXACT, LIMITS)
+
+
 def test_bytes_left_over_by_damaged_data_are_no_padding() -> None:
     data = FILES["jpeg"]
     with pytest.raises(UndecodableImageError):
@@ -232,7 +261,17 @@ def test_what_is_no_image_is_unsupported(data: bytes) -> None:
         decode(data, EXACT, LIMITS)
 
 
+def test_pillow_keeps_its_bound_until_it_is_told_otherwise() -> None:
+    code = (
+        "from PIL import Image; before = Image.MAX_IMAGE_PIXELS; from server.recognition import"
+        " frame, process; assert before and before == Image.MAX_IMAGE_PIXELS;"
+        " process.set_up(); assert Image.MAX_IMAGE_PIXELS is None"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
 def test_too_many_pixels_are_refused_before_memory_is_taken() -> None:
+    process.leave_size_to_limits()
     data = huge_png()
     assert len(data) < 60_000
     assert Image.open(io.BytesIO(data)).size == (20_000, 20_000)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_models import SIDE, MakeModel
 
-from server.errors import BundleError, OverloadedError
+from server.errors import BundleError
 from server.recognition.interpreter import Interpreter, InterpreterPool
 
 CLIENTS = 8
@@ -83,8 +83,6 @@ def test_leases_are_exclusive_and_counted(tiny_model: MakeModel) -> None:
         assert one is not other
         assert pool.busy == 2
         assert "2 of 2 busy" in repr(pool)
-        with pytest.raises(OverloadedError, match=r"0\.01 s"), pool.lease(timeout=0.01):
-            pytest.fail("a third interpreter was lent of two")
     assert pool.busy == 0
     assert "colors.tflite: 0 of 2 busy" in repr(pool)
 
@@ -101,7 +99,7 @@ def test_an_exception_gives_the_lease_back(tiny_model: MakeModel) -> None:
     pool = InterpreterPool(tiny_model("colors"), 1)
     with pytest.raises(ZeroDivisionError), pool.lease():
         _ = 1 / 0
-    with pool.lease(timeout=0) as interpreter:
+    with pool.lease() as interpreter:
         assert interpreter.run([tensor(2)])[0].argmax() == 2
 
 
@@ -110,7 +108,7 @@ def test_a_waiting_borrower_gets_the_interpreter_that_is_given_back(tiny_model: 
     got = threading.Event()
 
     def borrow() -> None:
-        with pool.lease(timeout=30):
+        with pool.lease():
             got.set()
 
     with pool.lease():

@@ -16,7 +16,8 @@ from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
 from server.recognition.manifest import LABELS, MANIFEST, MODEL, Golden, Recipe, read_bundle
 from server.recognition.recognizer import Answer, Options, Recognizer
-from server.store.bundles import BundleStore, newest_intact, open_bundle, versions
+from server.store.bundles import BundleStore
+from server.store.folders import newest_intact, open_bundle, versions
 
 RED, GREEN = encode(plain((255, 0, 0)), "PNG"), encode(plain((0, 255, 0)), "PNG")
 

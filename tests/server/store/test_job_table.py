@@ -33,7 +33,7 @@ def finish(table: JobTable, job: str, ago: float) -> None:
 def test_what_is_written_is_on_the_disk(table: JobTable) -> None:
     """FULL: a commit returns once the log is synced, which WAL with less does not do
     (https://sqlite.org/pragma.html#pragma_synchronous)."""
-    with table._writing() as db:
+    with table._file.writing() as db:
         assert db.execute("PRAGMA synchronous").fetchone() == (2,)
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
@@ -57,10 +57,10 @@ def test_a_webhook_that_was_given_up_keeps_no_job(table: JobTable) -> None:
         add(table, job, "http://10.0.0.9/told")
     for job in ("ended", "delivered"):
         finish(table, job, 1)
-    table.told("delivered", "delivered", None)
-    assert table.give_up_webhooks() == 2
+    table.webhooks.told("delivered", "delivered", None)
+    assert table.webhooks.give_up() == 2
     finish(table, "open", 1)
     states = [job.webhook and job.webhook.state for job in table.page(None, None, None, 10)]
     assert states == ["failed", "delivered", "failed"]
-    assert table.next_webhook() is None
+    assert table.webhooks.next_due() is None
     assert table.expire(time.time()) == 3

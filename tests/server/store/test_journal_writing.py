@@ -112,6 +112,17 @@ def test_a_row_says_what_was_answered(tmp_path: Path) -> None:
     assert lost.rows == 0
 
 
+def test_rows_that_come_after_the_end_are_counted(tmp_path: Path) -> None:
+    path, lost = tmp_path / "journal.db", Lost()
+    journal = Journal(path, BOUNDS, lost)
+    journal.answered(observation(1))
+    journal.close()
+    journal.answered(observation(2))
+    journal.refused(Refusal(time.time(), "id-3", 503, "OVERLOADED"))
+    assert lost.rows == 2
+    assert [row.request_id for row in rows_of(path)] == ["id-1"]
+
+
 def test_rows_of_many_threads_are_all_there(tmp_path: Path) -> None:
     path, lost = tmp_path / "journal.db", Lost()
     written: list[int] = []
@@ -155,12 +166,41 @@ def test_old_rows_go(tmp_path: Path) -> None:
     ages = [90_000, 86_500, 86_300, 10, 0]
     write(writer, [answered(observation(age, at=now - age)) for age in ages], now, 0)
     assert [row.request_id for row in rows_of(path)] == ["id-86300", "id-10", "id-0"]
-    write(writer, [], now + 200, 30)
-    assert len(rows_of(path)) == 3, "it looks once a minute"
-    write(writer, [], now + 200, 61)
+    write(writer, [], now + 30, 30)
+    write(writer, [], now + 230, 230)
     assert len(rows_of(path)) == 2
-    write(writer, [], now + 1e6, 200)
+    write(writer, [], now + 1e6, 1e6)
     assert len(rows_of(path)) == 1, "the newest stays, so that ids go on"
+    writer.close()
+
+
+def test_age_is_looked_at_once_a_minute(tmp_path: Path) -> None:
+    path, now = tmp_path / "journal.db", time.time()
+    writer = Writer(path, Bounds(days=1, bytes=64_000_000), Loss(Lost()))
+    write(writer, [answered(observation(age, at=now - age)) for age in (86_380, 0)], now, 0)
+    write(writer, [], now + 59, 59)
+    assert len(rows_of(path)) == 2
+    write(writer, [], now + 60, 60)
+    assert len(rows_of(path)) == 1
+    writer.close()
+
+
+def test_a_jump_of_the_clock_makes_no_row_old(tmp_path: Path, said: list[str]) -> None:
+    """Forty days ahead for a while, as by one wrong answer of a time server."""
+    path, wall = tmp_path / "journal.db", time.time()
+    writer = Writer(path, Bounds(days=30, bytes=64_000_000), Loss(Lost()))
+    rows = [answered(observation(n, at=wall - n)) for n in range(500)]
+    write(writer, [answered(observation(1000, at=wall - 31 * 86_400)), *rows], wall, 0)
+    assert len(rows_of(path)) == 500
+    for now in range(60, 1860, 60):
+        write(writer, [], wall + 40 * 86_400 + now, now)
+    for now in range(1860, 4000, 60):
+        write(writer, [], wall + now, now)
+    assert len(rows_of(path)) == 500
+    assert said == ["the clock jumped, nothing goes by its age"] * 2, "there and back"
+    write(writer, [answered(observation(1001, at=wall - 31 * 86_400))], wall + 5460, 5460)
+    write(writer, [answered(observation(1002))], wall + 5520, 5520)
+    assert "id-1001" not in [row.request_id for row in rows_of(path)], "it is believed again"
     writer.close()
 
 

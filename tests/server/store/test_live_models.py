@@ -387,8 +387,9 @@ def test_a_pinned_version_stays(model: Path) -> None:
         store.rollback("colors")
 
 
-def test_a_damaged_choice_is_ignored(model: Path) -> None:
-    (model / CHOICE).write_text("{")
+@pytest.mark.parametrize("content", [b"{", bytes(40), b'{"version": 1, "\xff": 2}'])
+def test_a_damaged_choice_is_ignored(model: Path, content: bytes) -> None:
+    (model / CHOICE).write_bytes(content)
     assert store_of(model.parent).load("colors").manifest.version == 1
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from images import files, picture
+from images import encode, files, picture
 from observations import jpeg, observation
+from PIL import Image
 
 from server.errors import NotFoundError, NotReadyError, StorageError
 from server.observe.logs import LOGGER
@@ -67,6 +68,15 @@ def test_every_format_is_kept_under_its_own_type(tmp_path: Path) -> None:
         assert sample.image.removeprefix("image/").split("-")[0] in (name.split("-")[0], "x")
         assert folder.image(sample) == data
     assert len(ids(opened(tmp_path))) == len(files(picture()))
+
+
+def test_a_jpeg_with_several_pictures_is_kept_whole(tmp_path: Path) -> None:
+    folder = opened(tmp_path)
+    several = encode(picture(), "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    assert folder.add(observation(several), "random")
+    [sample] = folder.find(EVERY, "", 10)[0]
+    assert sample.image == "image/jpeg"
+    assert folder.image(sample) == several
 
 
 def test_the_same_bytes_are_kept_once(tmp_path: Path) -> None:

@@ -192,6 +192,18 @@ def test_a_folder_that_can_not_be_made_is_told_once_and_heals(
     assert events == ["samples can't be kept", "samples are kept again"]
 
 
+def test_a_frame_that_nobody_foresaw_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(tmp_path, ALL)
+    bench.sampler(observation(b"no image at all"))
+    bench.sampler(observation(jpeg(1)))
+    bench.sampler.close()
+    assert (bench.kept, bench.lost) == ({"random": 1}, {"error": 1})
+    [record] = caplog.records
+    assert record.exc_info or record.exc_text, "why is in the log"
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 1 MB; skips where this user may mount none."""

@@ -1,0 +1,90 @@
+"""Where settings come from: read strictly, before the port opens.
+
+Sources in order of increasing precedence: a TOML file, the environment (`LINESIDE_NAME`), flags
+(`--name`). An unknown key or an unusable value is a SettingsError that names it and its source.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+from server.config import LISTS, Settings
+from server.errors import SettingsError
+from server.recognition.manifest import Recipe
+
+PREFIX = "LINESIDE_"
+CONFIG = "LINESIDE_CONFIG"
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"the settings file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the settings file {path} can't be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"the settings file {path} is not valid TOML: {error}") from None
+
+
+def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
+    kinds = get_type_hints(Settings, include_extras=True)
+    if name not in kinds:
+        raise SettingsError(
+            f"{source}: there is no such setting; `python -m server settings` lists them"
+        )
+    try:
+        if not strict and isinstance(value, str) and name == "recipe":
+            return msgspec.json.decode(value, type=kinds[name])
+        if not strict and isinstance(value, str) and name in LISTS:
+            value = [item for item in map(str.strip, value.split(",")) if item]
+        return msgspec.convert(value, kinds[name], strict=strict)
+    except msgspec.DecodeError as error:
+        raise SettingsError(f"{source} can't be {value!r}: {error}") from None
+
+
+def as_text(value: object) -> str:
+    """A setting that is no list and no table, as the environment gives it; '' for none."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None or value == () else str(value)
+
+
+def to_environ(settings: Settings) -> dict[str, str]:
+    """The environment from which `load` makes `settings` again, for a process of this server's."""
+    found = {}
+    for name in Settings.__struct_fields__:
+        value = getattr(settings, name)
+        if isinstance(value, Recipe):
+            text = msgspec.json.encode(value).decode()
+        elif isinstance(value, tuple):
+            text = ",".join(value)
+        else:
+            text = as_text(value)
+        if value is not None:
+            found[PREFIX + name.upper()] = text
+    return found
+
+
+def load(
+    environ: Mapping[str, str], flags: Mapping[str, str] | None = None, file: Path | None = None
+) -> Settings:
+    """Settings from `file` (or the one LINESIDE_CONFIG names), `environ` and `flags` (by name).
+
+    Raises SettingsError for an unknown key, an unusable value or a missing file.
+    """
+    if file is None and environ.get(CONFIG):
+        file = Path(environ[CONFIG])
+    values: dict[str, Any] = {}
+    for name, value in (_read_file(file) if file else {}).items():
+        values[name] = _convert(name, value, f"{file}: {name}", strict=True)
+    for key, value in environ.items():
+        if key.startswith(PREFIX) and key != CONFIG:
+            name = key.removeprefix(PREFIX).lower()
+            values[name] = _convert(name, value, key, strict=False)
+    for name, value in (flags or {}).items():
+        values[name] = _convert(name, value, "--" + name.replace("_", "-"), strict=False)
+    return Settings(**values)

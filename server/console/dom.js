@@ -1,0 +1,19 @@
+// What the pages' scripts share to read and write their elements.
+
+export const byId = (id) => document.getElementById(id);
+
+export function show(id, on) {
+  byId(id).hidden = !on;
+}
+
+export function element(name, text, className) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+export function sentence(text) {
+  const made = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(made) ? made : `${made}.`;
+}

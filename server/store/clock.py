@@ -1,0 +1,39 @@
+"""Whether the time of day may be believed where it decides what is removed."""
+
+import logging
+import math
+
+from server.observe.logs import LOGGER
+
+logger = logging.getLogger(LOGGER)
+
+# Seconds between two looks that the time of day may gain or lose: what adjusts it smoothly stays
+# far below.
+LEAP = 60.0
+# Seconds after a jump until the time of day is believed again: a time server that was wrong once
+# has been asked again by then.
+SETTLING = 3600.0
+
+
+class Clock:
+    """Watches the time of day beside the monotonic clock, and logs its jumps. `kept`: what stays
+    for as long as it isn't believed. For one thread."""
+
+    def __init__(self, kept: str) -> None:
+        self._kept = kept
+        self._ahead: float | None = None
+        self._jumped = -math.inf
+
+    def settled(self, wall: float, now: float) -> bool:
+        """Whether it has not jumped for SETTLING seconds, as far as is known. To be asked often.
+
+        wall: Unix seconds. now: seconds of time.monotonic().
+        """
+        ahead = wall - now
+        jump = 0.0 if self._ahead is None else ahead - self._ahead
+        self._ahead = ahead
+        if abs(jump) > LEAP:
+            self._jumped = now
+            fields = {"seconds": round(jump), "kept": self._kept, "for_s": SETTLING}
+            logger.warning("the clock jumped, nothing goes by its age", extra={"fields": fields})
+        return now - self._jumped >= SETTLING

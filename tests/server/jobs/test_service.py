@@ -1,0 +1,132 @@
+"""The server's side of jobs, and what its threads survive."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from images import encode, plain
+from live import live_server
+from workers import LiveWorker, await_that, settled, submit
+
+from server.config import Settings
+from server.errors import JobsUnavailableError
+from server.jobs.embedded import FILE as QUEUE
+from server.jobs.service import LOCK, Jobs
+from server.jobs.telling import Telling
+from server.loading import make_store
+from server.observe.metrics import Metrics
+from server.recognition.admission import Admission
+from server.store.job_records import FILE, Ask, Fault, NewFrame, NewJob, Outcome
+from server.store.jobs import JobTable
+
+GREEN = encode(plain((0, 255, 0)), "PNG")
+FRAMES = (NewFrame("a.png", "image", GREEN),)
+
+
+def telling_of(settings: Settings) -> Telling:
+    """Tells nobody but webhooks."""
+    return Telling(settings, Metrics(), lambda _: None, lambda _: None, False, lambda _: b"{}")
+
+
+@pytest.fixture
+def jobs(colors: Path, tmp_path: Path) -> Iterator[Jobs]:
+    settings = Settings(models=str(colors), data=str(tmp_path), job_workers=0)
+    store = make_store(settings, Metrics(), Admission(1, 1))
+    with closing(Jobs(settings, store, telling_of(settings))) as made:
+        yield made
+
+
+def run(data: Path, file: str, statement: str, *values: object) -> list[Any]:
+    """The rows of a statement on a file that the server has open."""
+    with closing(sqlite3.connect(data / file, timeout=10, isolation_level=None)) as db:
+        return db.execute(statement, values).fetchall()
+
+
+def test_no_job_is_taken_that_nobody_would_dispatch(jobs: Jobs) -> None:
+    jobs.submit(NewJob("one", "request", Ask(top_k=1), FRAMES))
+    jobs.close()
+    with pytest.raises(JobsUnavailableError):
+        jobs.submit(NewJob("two", "request", Ask(top_k=1), FRAMES))
+
+
+def test_jobs_are_refused_while_the_lock_can_not_be_made(jobs: Jobs, tmp_path: Path) -> None:
+    job = NewJob("one", "request", Ask(top_k=1), FRAMES)
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(JobsUnavailableError, match=LOCK):
+        jobs.submit(job)
+    (tmp_path / LOCK).rmdir()
+    jobs.submit(job)
+    assert jobs.get("one").state == "pending"
+
+
+def test_a_report_of_another_version_holds_nothing_up(colors: Path, tmp_path: Path) -> None:
+    with live_server(models=colors, data=tmp_path, job_workers=0) as server:
+        job = submit(server, GREEN)
+        await_that(lambda: (tmp_path / QUEUE).exists(), "the queue")
+        known = "SELECT name FROM sqlite_master WHERE name = 'results'"
+        await_that(lambda: run(tmp_path, QUEUE, known), "the queue's tables")
+        report = b'{"state": "paused", "worker": "x:1"}'
+        key = f"lineside-report-{job}-0-0"
+        run(tmp_path, QUEUE, "INSERT INTO results VALUES (?, ?, 2e9)", key, report)
+        line = server.await_event("a worker's report can't be read: is it of this version?")
+        assert line["task"] == f"{job}-0-0"
+        worker = LiveWorker(models=colors, data=tmp_path)
+        try:
+            assert settled(server, job)["status"] == "succeeded"
+            assert settled(server, submit(server, GREEN))["status"] == "succeeded"
+        finally:
+            worker.stop()
+
+
+def test_rounds_go_on_after_a_row_that_can_not_be_read(colors: Path, tmp_path: Path) -> None:
+    with live_server(models=colors, data=tmp_path, job_workers=0) as server:
+        job = submit(server, GREEN)
+        whole = b'{"top_k": 1}'
+        run(tmp_path, FILE, "UPDATE jobs SET ask = x'ff' WHERE id = ?", job)
+        submit(server, GREEN)
+        assert "traceback" in server.await_event("a round of jobs failed")
+        server.await_event("jobs wait")
+        run(tmp_path, FILE, "UPDATE jobs SET ask = ? WHERE id = ?", whole, job)
+        server.await_event("jobs go on")
+        worker = LiveWorker(models=colors, data=tmp_path)
+        try:
+            assert settled(server, job)["status"] == "succeeded"
+        finally:
+            worker.stop()
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Takes what comes."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_webhooks_go_on_after_a_row_that_can_not_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = Outcome(fault=Fault("UNDECODABLE_IMAGE", "the image is cut off"))
+    with HTTPServer(("127.0.0.1", 0), Receiver) as server, closing(JobTable(tmp_path)) as table:
+        threading.Thread(target=server.serve_forever).start()
+        host = f"127.0.0.1:{server.server_port}"
+        table.add(NewJob("j", "request", Ask(top_k=1), FRAMES, webhook=f"http://{host}/told"))
+        _, ended = table.ended([("j", 0, failed)], 1.0)
+        run(tmp_path, FILE, "UPDATE jobs SET ask = x'ff'")
+        telling = telling_of(Settings(data=str(tmp_path), webhook_hosts=(host,)))
+        telling.start(table.webhooks)
+        await_that(lambda: "webhooks wait" in caplog.messages, "the row that can't be read")
+        run(tmp_path, FILE, "UPDATE jobs SET ask = ?", b'{"top_k": 1}')
+        telling.finished(ended)
+        await_that(lambda: table.webhooks.next_due() is None, "the delivery")
+        telling.close()
+        server.shutdown()

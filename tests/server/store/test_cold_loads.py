@@ -1,0 +1,106 @@
+"""Requests for models that are not in memory, and what happens while one is being loaded."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tiny_models import MakeModel, write_bundle
+from workers import await_that
+
+from server.errors import ModelNotFoundError, NotReadyError
+from server.recognition.admission import Admission
+from server.recognition.frame import Limits
+from server.recognition.interpreter import InterpreterPool
+from server.recognition.manifest import Bundle
+from server.recognition.tensors import Model, make_model
+from server.store.bundles import BundleStore
+from server.store.choices import read_choice
+from server.store.cold_loads import MOST_WAITING
+from server.store.records import Loaded
+
+
+class Disk:
+    """Loads models, of which `slow` only once `there` is set."""
+
+    def __init__(self) -> None:
+        self.there, self.asked = threading.Event(), list[str]()
+
+    def load(self, bundle: Bundle) -> Model:
+        self.asked.append(bundle.manifest.name)
+        if bundle.manifest.name == "slow":
+            assert self.there.wait(30)
+        pool = InterpreterPool(bundle.model_path, 1)
+        return make_model(bundle, pool, Admission(1, 4), Limits())
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    made = Disk()
+    yield made
+    made.there.set()
+
+
+@pytest.fixture
+def store(tiny_model: MakeModel, tmp_path: Path, disk: Disk) -> BundleStore:
+    for name in ("first", "slow", "other"):
+        write_bundle(tmp_path / name / "1", tiny_model("colors"))
+    made = BundleStore(tmp_path, "first", disk.load)
+    made.load("first")
+    return made
+
+
+def test_a_frame_waits_for_a_model_no_longer_than_its_deadline(
+    store: BundleStore, disk: Disk
+) -> None:
+    with pytest.raises(NotReadyError, match="the model slow is being loaded") as refused:
+        store.get("slow", until=time.monotonic() + 0.05)
+    assert refused.value.retry_after == 1
+    with pytest.raises(NotReadyError):
+        store.get("slow", until=time.monotonic() - 1)
+    assert store.get().manifest.name == "first"
+    disk.there.set()
+    assert store.get("slow").manifest.name == "slow"
+    assert disk.asked == ["first", "slow"]
+
+
+def test_a_bounded_number_of_requests_waits_for_models(store: BundleStore, disk: Disk) -> None:
+    with ThreadPoolExecutor(MOST_WAITING) as requests:
+        waiting = [requests.submit(store.get, "slow") for _ in range(MOST_WAITING)]
+        left = store._cold._places  # nothing else tells that all of them wait
+        await_that(lambda: left._value == 0, "all requests to wait")
+        with pytest.raises(NotReadyError, match=f"{MOST_WAITING} requests wait for models"):
+            store.get("other")
+        disk.there.set()
+        assert {answer.result(30).manifest.name for answer in waiting} == {"slow"}
+    assert store.get("other").manifest.name == "other"
+
+
+def test_an_unknown_model_is_not_waited_for(store: BundleStore) -> None:
+    with pytest.raises(ModelNotFoundError):
+        store.get("nobody")
+
+
+def test_a_look_does_not_undo_a_rollback(tiny_model: MakeModel, tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        write_bundle(tmp_path / "colors" / version, tiny_model("colors"))
+    looks = list[threading.Thread]()
+
+    def look_during(loaded: Loaded) -> None:
+        if loaded.recognizer.manifest.version == 1:
+            looks.append(threading.Thread(target=store.look, args=(seen,)))
+            looks[0].start()
+            # It can't end before the rollback, whose turn it is, but may come as far as that.
+            looks[0].join(0.3)
+
+    store = BundleStore(tmp_path, "colors", Disk().load, on_loaded=look_during)
+    store.load("colors")
+    seen = store.look({})
+    assert store.rollback("colors").manifest.version == 1
+    looks[0].join(30)
+    assert store.get("colors").manifest.version == 1
+    choice = read_choice(tmp_path / "colors")
+    assert choice is not None
+    assert (choice.version, choice.skip) == (1, (2,))
