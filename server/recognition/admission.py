@@ -260,6 +260,13 @@ class Admission:
             f"{self._waiting} frames wait already, which is the most", retry_after=self._room_in()
         )
 
+    def check_in_time(self, deadline: float) -> None:
+        """Raises DeadlineExceededError where `deadline`, in `clock`'s seconds, has passed."""
+        if self._clock() > deadline:
+            raise DeadlineExceededError(
+                "the deadline passed while the image was decoded", retry_after=self._room_in()
+            )
+
     def __repr__(self) -> str:
         return (
             f"<Admission {self._busy} of {self.slots} slots busy, {self._waiting} of"

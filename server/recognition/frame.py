@@ -17,18 +17,20 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from server.errors import ImageTooLargeError, UndecodableImageError, UnsupportedImageError
+from server.recognition import headers
+from server.recognition.headers import Header
 from server.recognition.manifest import Recipe
 
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
-# Pillow's name for a JPEG with further pictures behind the first (CIPA DC-007), as phones write it.
-MULTI_PICTURE = "MPO"
+# Pillow reads all of a JPEG's segments, and each byte of a PPM's comments, in Python.
+BY_PILLOW = ("PNG", "BMP", "WEBP", "TIFF")
+PLAIN = (b"P1", b"P2", b"P3")
 # How files of the formats begin that Pillow does not name once they are cut off.
-SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]", re.DOTALL)
+SIGNATURE = re.compile(rb"\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]", re.DOTALL)
 # libjpeg's warning for bytes that belong to nothing (jdmarker.c); the marker is that after them.
 EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
-EXIF_ORIENTATION = 0x0112
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -38,31 +40,11 @@ class Limits(msgspec.Struct, frozen=True):
     max_side: int = 16_384
 
 
-class Header(msgspec.Struct, frozen=True):
-    """What an image file says of itself. Sizes in pixels as stored, before `orientation` (EXIF
-    1..8) is applied."""
-
-    format: str
-    mode: str
-    width: int
-    height: int
-    orientation: int = 1
-
-    @property
-    def transposed(self) -> bool:
-        """Whether showing the image upright swaps its sides."""
-        return self.orientation >= 5
-
-
 def _orientation(image: ImageFile.ImageFile) -> int:
     # A TIFF's is applied by OpenCV, whatever it is asked.
-    if "exif" not in image.info or image.format == "TIFF":
+    if image.format == "TIFF":
         return 1
-    try:
-        value = image.getexif().get(EXIF_ORIENTATION, 1)
-    except (ValueError, SyntaxError, KeyError, TypeError, OSError, OverflowError):
-        return 1  # a damaged EXIF block says nothing about the pixels
-    return value if value in range(1, 9) else 1
+    return headers.orientation(image.info.get("exif", b""))
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
@@ -75,17 +57,12 @@ def read_header(data: bytes, limits: Limits) -> Header:
     """
     if not data:
         raise UnsupportedImageError("the image is empty: 0 bytes")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        kind = "JPEG" if image.format == MULTI_PICTURE else image.format or ""
-        header = Header(kind, image.mode, image.width, image.height, _orientation(image))
-    except UnidentifiedImageError:
-        if SIGNATURE.match(data):
-            raise UndecodableImageError("the image's header is cut off or damaged") from None
-        known = ", ".join(FORMATS)
-        raise UnsupportedImageError(f"not an image this server reads ({known})") from None
-    except (OSError, SyntaxError, ValueError, OverflowError, TypeError, KeyError) as error:
-        raise UndecodableImageError(f"the image's header is damaged: {error}") from None
+    if data.startswith(headers.JPEG_SIGNATURE):
+        header = headers.read_jpeg(data)
+    elif headers.PNM_SIGNATURE.match(data):
+        header = headers.read_pnm(data)
+    else:
+        header = _other_header(data)
     if header.width * header.height > limits.max_pixels or (
         max(header.width, header.height) > limits.max_side
     ):
@@ -94,6 +71,25 @@ def read_header(data: bytes, limits: Limits) -> Header:
             f" and {limits.max_side} a side are taken"
         )
     return header
+
+
+def _other_header(data: bytes) -> Header:
+    if data.startswith(headers.PNG_SIGNATURE):
+        headers.check_png(data)
+    elif data.startswith(headers.TIFF_SIGNATURES):
+        headers.check_tiff(data)
+    try:
+        image = Image.open(io.BytesIO(data), formats=BY_PILLOW)
+        return Header(
+            image.format or "", image.mode, image.width, image.height, _orientation(image)
+        )
+    except UnidentifiedImageError:
+        if SIGNATURE.match(data):
+            raise UndecodableImageError("the image's header is cut off or damaged") from None
+        known = ", ".join(FORMATS)
+        raise UnsupportedImageError(f"not an image this server reads ({known})") from None
+    except (OSError, SyntaxError, ValueError, OverflowError, TypeError, KeyError) as error:
+        raise UndecodableImageError(f"the image's header is damaged: {error}") from None
 
 
 def scaled_size(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
@@ -128,13 +124,21 @@ def jpeg_eighths(header: Header, recipe: Recipe) -> int:
 
 def _decode_other(data: bytes, header: Header) -> Pixels:
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    if header.white is not None:
+        flags |= cv2.IMREAD_ANYDEPTH
+    if header.format == "PPM" and data[:2] in PLAIN:
+        data += b"\n"  # OpenCV wants something after the last number
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if header.white is not None and pixels is not None:
+            pixels = cv2.convertScaleAbs(pixels, alpha=255 / header.white)
     except cv2.error as error:
         raise UndecodableImageError(f"the {header.format} does not decode: {error.err}") from None
-    if pixels is None:
+    # Whatever the flags say, OpenCV gives pixels of some kinds as they are stored.
+    if pixels is None or pixels.ndim != 3:
         raise UndecodableImageError(
-            f"the {header.format} does not decode: it is cut off or damaged"
+            f"the {header.format} does not decode: it is cut off or damaged, or its pixels are of"
+            " a kind that is not read"
         )
     return np.asarray(pixels, np.uint8)
 
@@ -185,8 +189,9 @@ def decode(data: bytes, recipe: Recipe, limits: Limits) -> Pixels:
     """An image file's bytes as upright RGB pixels, uint8 [height, width, 3].
 
     Grey is repeated over the three channels, alpha is dropped (a TIFF's is multiplied in, as
-    libtiff does), 16-bit is reduced to its upper 8 bits, CMYK is converted, EXIF orientation is
-    applied. A JPEG may come back smaller than it is stored, see `jpeg_eighths`.
+    libtiff does), 16-bit is reduced to its upper 8 bits, a PPM of any other depth is scaled to
+    255, CMYK is converted, EXIF orientation is applied. A JPEG may come back smaller than it is
+    stored, see `jpeg_eighths`.
 
     Raises UnsupportedImageError, ImageTooLargeError or UndecodableImageError.
     """

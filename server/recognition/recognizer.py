@@ -116,24 +116,29 @@ class Recognizer:
 
         def work(waited: float) -> Probabilities:
             timer.add("wait", waited)
-            return self._probabilities(data, timer)
+            return self._probabilities(data, timer, options.deadline)
 
         probabilities = self.admission.run(
             work, options.deadline, options.camera, latest_only=options.latest_only
         )
         return make_answer(self.bundle, probabilities, options, timer)
 
-    def _probabilities(self, data: bytes, timer: StageTimer) -> Probabilities:
-        output = self.output(data, timer)
+    def _probabilities(
+        self, data: bytes, timer: StageTimer, deadline: float = math.inf
+    ) -> Probabilities:
+        output = self.output(data, timer, deadline)
         return results.to_probabilities(output, self.pool.outputs[0], self.manifest)
 
-    def output(self, data: bytes, timer: StageTimer) -> Tensor:
+    def output(self, data: bytes, timer: StageTimer, deadline: float = math.inf) -> Tensor:
         """An image file's bytes -> the model's output as it is, [1, ..., classes].
 
-        The caller holds a slot of `admission`. Errors are those of `frame.decode`.
+        The caller holds a slot of `admission`. Errors are those of `frame.decode`, and
+        DeadlineExceededError for an image that took longer to decode than until `deadline`.
         """
         with timer.stage("decode"):
             pixels = frame.decode(data, self.recipe, self.limits)
+        # How long an image takes to decode is its sender's choice, and no estimate foresees it.
+        self.admission.check_in_time(deadline)
         with timer.stage("preprocess"):
             pixels = to_input_pixels(pixels, self.recipe)
             if self._watched:

@@ -141,7 +141,7 @@ def run_images(model: Recognizer, files: Sequence[bytes], options: Options) -> O
     """Image files -> the outcome, one row each. Errors are those of `Recognizer.recognize`."""
 
     def work(data: bytes) -> Callable[[StageTimer], tuple[Tensor, ...]]:
-        return lambda timer: (model.output(data, timer),)
+        return lambda timer: (model.output(data, timer, options.deadline),)
 
     return _gather([_admitted(model, work(data), options) for data in files])
 

@@ -1,5 +1,6 @@
 """/v1/recognize/batch: several files, each with its own result or error."""
 
+import struct
 from typing import Any
 
 import requests
@@ -39,6 +40,16 @@ def test_each_file_has_its_own_result_or_error(clients: LiveServer) -> None:
     assert cut["error"]["code"] == "UNDECODABLE_IMAGE"
     assert text["error"]["request_id"] == answer["request_id"]
     assert refused(clients, "UNSUPPORTED_IMAGE") == before + 1
+
+
+def test_a_file_that_opencv_reads_in_its_own_way_spoils_no_other(clients: LiveServer) -> None:
+    floats = b"Pf\n40 30\n-1.0\n" + struct.pack("<f", 0.5) * 1200
+    files = [("file", ("one.png", frame("red"))), ("file", ("grey.pfm", floats))]
+    answered = post(clients, files)
+    assert answered.status_code == 200
+    one, grey = answered.json()["results"]
+    assert one["result"]["predictions"][0]["label"] == "red"
+    assert grey["error"]["code"] == "UNSUPPORTED_IMAGE"
 
 
 def test_what_is_wrong_with_all_of_it(clients: LiveServer) -> None:

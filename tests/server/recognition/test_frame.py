@@ -23,7 +23,8 @@ from server.errors import (
     UnsupportedImageError,
 )
 from server.recognition import frame, process
-from server.recognition.frame import EXIF_ORIENTATION, Header, Limits, Pixels, decode
+from server.recognition.frame import Limits, Pixels, decode
+from server.recognition.headers import EXIF_ORIENTATION, Header
 from server.recognition.manifest import Recipe
 
 # As in a server, see server.recognition.process.
@@ -138,6 +139,55 @@ def test_a_large_jpeg_is_decoded_smaller_and_exact_is_not() -> None:
     assert decode(data, recipe, LIMITS).shape == (180, 320, 3)
     exact = Recipe(width=150, height=150, decode="exact")
     assert decode(data, exact, LIMITS).shape == (720, 1280, 3)
+
+
+def pnm(kind: int, white: int, samples: Pixels) -> bytes:
+    """Samples 0..255, [h, w] or [h, w, 3], as a PNM whose largest value is `white`; plain for the
+    kinds 2 and 3, without a newline at its end."""
+    values = np.rint(samples.astype(float) * white / 255).astype(int)
+    head = b"P%d %d %d\n# a comment\n%d\n" % (kind, samples.shape[1], samples.shape[0], white)
+    if kind in (2, 3):
+        return head + " ".join(map(str, values.ravel())).encode()
+    return head + values.astype(">u2" if white > 255 else "u1").tobytes()
+
+
+@pytest.mark.parametrize("white", [1, 15, 100, 254, 255, 256, 1023, 4095, 16383, 65534, 65535])
+@pytest.mark.parametrize("kind", [2, 3, 5, 6])
+def test_a_pnm_is_scaled_by_its_largest_value(kind: int, white: int) -> None:
+    samples = PICTURE if kind in (3, 6) else PICTURE[..., 1]
+    want = samples if kind in (3, 6) else np.repeat(samples[..., None], 3, axis=2)
+    step = max(1, 255 / white)
+    pixels = decode(pnm(kind, white, samples), EXACT, LIMITS)
+    assert np.abs(pixels.astype(int) - want).max() <= step
+
+
+def test_bits_are_black_and_white() -> None:
+    for data in (b"P1 3 1\n1 0 1", b"P1 3 1\n101\n", b"P4 3 1\n\xa0"):
+        assert decode(data, EXACT, LIMITS)[0, :, 0].tolist() == [0, 255, 0]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"P5 #" + b"x" * 100_000 + b"\n2 2 255\n1234",
+        b"P5 " + b" " * 100_000 + b"2 2 255\n1234",
+        b"P5 2 2 0\n1234",
+        b"P5 2 2 65536\n12345678",
+        b"P5 0 2 255\n",
+        b"P5 2 2 99999999999\n1234",
+        b"P5 2 -2 255\n1234",
+    ],
+)
+def test_the_header_of_a_pnm(data: bytes) -> None:
+    with pytest.raises(UndecodableImageError, match="the PPM's header"):
+        decode(data, EXACT, LIMITS)
+
+
+@pytest.mark.parametrize("kind", [b"Pf", b"PF"])
+def test_float_pixels_are_unsupported(kind: bytes) -> None:
+    data = kind + b"\n40 30\n-1.0\n" + np.full(40 * 30 * 3, 0.5, "<f4").tobytes()
+    with pytest.raises(UnsupportedImageError):
+        decode(data, EXACT, LIMITS)
 
 
 @pytest.mark.parametrize("name", FILES)
