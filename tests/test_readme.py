@@ -77,6 +77,14 @@ def test_every_other_curl_is_answered(served: str) -> None:
         assert "error" not in curl(command, served)
 
 
+def test_the_page_has_its_sample_frames(served: str) -> None:
+    samples = f"{served}/v1/models/parts/samples"
+    names = requests.get(samples, timeout=10).json()["samples"]
+    assert "scratched.jpg" in names
+    for name in names:
+        assert requests.get(f"{samples}/{name}", timeout=10).headers["Content-Type"] == "image/jpeg"
+
+
 def test_prometheus_could_scrape_it(served: str) -> None:
     assert "lineside_requests_total" in requests.get(served + "/metrics", timeout=10).text
 

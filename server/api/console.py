@@ -92,7 +92,8 @@ def blueprint(store: BundleStore) -> Blueprint:
         _, files = _samples(store, name)
         if file not in files:
             raise NotFoundError(f"the model {name} has no sample {file}")
-        response = send_file(files[file], IMAGES[files[file].suffix.lower()])
+        # Flask would look for a relative path beside its own modules.
+        response = send_file(files[file].absolute(), IMAGES[files[file].suffix.lower()])
         # Not `public`: a proxy's cache would show it to those who have no key.
         response.headers["Cache-Control"] = "private, max-age=3600"
         return response
