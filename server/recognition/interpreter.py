@@ -134,7 +134,7 @@ class InterpreterPool:
         finally:
             with self._free:
                 shelf.append(interpreter)
-                self._free.notify()
+                self._free.notify_all()  # those that wait may want different shelves
 
     def each(self, use: Callable[[Interpreter], object]) -> None:
         """Lends every interpreter once, all of them at the same time, to `use`."""
