@@ -51,6 +51,15 @@ def test_results_go_at_their_time_and_not_with_the_next_sweep(table: JobTable) -
     assert table.expire(time.time() - TTL) == 1
 
 
+def test_a_webhook_waits_for_no_clock_that_was_set_back(table: JobTable) -> None:
+    now = time.time()
+    for job, ahead in (("soon", 200.0), ("before it was set back", 5 * 3600.0)):
+        add(table, job, "http://10.0.0.9/told")
+        finish(table, job, 0)
+        table.webhooks.told(job, "pending", now + ahead)
+    assert [job.id for job in table.webhooks.due(now, 300)] == ["before it was set back"]
+
+
 def test_a_webhook_that_was_given_up_keeps_no_job(table: JobTable) -> None:
     """Neither of one that had ended, nor of one that ends later; one delivered stays so."""
     for job in ("ended", "delivered", "open"):
