@@ -231,6 +231,9 @@ class Dispatcher:
         if room < WINDOW // 4:
             return False
         waiting = self._table.open_frames(2 * WINDOW)
+        # Frames end in other ways than by being sent: cancelled, too late, their model gone.
+        open_keys = {frame.key for frame in waiting}
+        self._held = {key: at for key, at in self._held.items() if key in open_keys}
         frames = [frame for frame in waiting if frame.key not in self._flights][:room]
         known = self._broker.reports([frame.task for frame in frames])
         faults: list[tuple[OpenFrame, Outcome]] = []

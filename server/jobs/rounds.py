@@ -53,7 +53,7 @@ class Rounds:
         self._dispatcher: Dispatcher | None = None
         self._swept = self._busy = time.monotonic()
         self._clock = Clock("results of jobs")
-        self._trouble = ""
+        self._trouble, self._crowded = "", False
 
     def run(self) -> None:
         """Until `stopping` is set."""
@@ -69,13 +69,13 @@ class Rounds:
         """One round; returns the seconds until the next, should nothing happen before."""
         now = time.monotonic()
         try:
-            self.sweep(now, time.time())
+            more = self.sweep(now, time.time())
             unfinished = self._table.unfinished()
             # The last open job may have been cancelled with frames still queued for workers.
             if not unfinished and not self._cancelled:
                 if now - self._busy > IDLE:
                     self._children.close()
-                return min(SWEEP, self._settings.job_result_ttl)
+                return SOONEST if more else min(SWEEP, self._settings.job_result_ttl)
             gone: Iterable[str] = ()
             if unfinished:
                 self._busy = now
@@ -106,17 +106,28 @@ class Rounds:
                 self._dispatcher.close()
         self._dispatcher = None
 
-    def sweep(self, now: float, wall: float) -> None:
-        """Removes what has expired, now and then, unless a jump of the clock may have made it so.
-        now, wall: seconds of time.monotonic() and since 1970."""
+    def sweep(self, now: float, wall: float) -> bool:
+        """Removes some of what has expired, now and then, unless a jump of the clock may have made
+        it so, and of what there is no room for. Returns whether the next round is to go on.
+
+        now, wall: seconds of time.monotonic() and since 1970.
+        """
+        from server.store.jobs import REMOVED
+
         settled = self._clock.settled(wall, now)
         if now - self._swept < min(SWEEP, self._settings.job_result_ttl):
-            return
+            return False
+        expired = self._table.expire(wall - self._settings.job_result_ttl) if settled else 0
+        early = self._table.make_room()
+        if early and not self._crowded:
+            logger.warning("results of jobs go before their time, they are too many")
+        self._crowded = early > 0
+        if REMOVED in (expired, early):
+            return True
         self._swept = now
-        if settled:
-            self._table.expire(wall - self._settings.job_result_ttl)
         if self._dispatcher is not None:
             self._dispatcher.tidy()
+        return False
 
     def _say(self, trouble: str) -> None:
         """Logs that dispatching stopped, and that it goes on, once each."""

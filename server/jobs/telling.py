@@ -117,9 +117,11 @@ class Telling:
         self._ended.set()
 
     def _deliver(self, webhooks: JobWebhooks, sender: Sender) -> None:
+        from server.jobs.webhook import LONGEST
+
         while not self._stopping.is_set():
             try:
-                for job in webhooks.due(time.time()):
+                for job in webhooks.due(time.time(), LONGEST):
                     self._deliver_one(webhooks, sender, job)
                 due = webhooks.next_due()
             except JobsUnavailableError as error:

@@ -1,5 +1,7 @@
 """Which ends of jobs are to be told to their webhooks, and when."""
 
+import math
+
 from server.store.job_file import JobFile, read_jobs
 from server.store.job_records import JobRecord
 
@@ -11,12 +13,12 @@ class JobWebhooks:
     def __init__(self, file: JobFile) -> None:
         self._file = file
 
-    def due(self, now: float, limit: int = 10) -> list[JobRecord]:
-        """Ended jobs whose end is to be told now."""
+    def due(self, now: float, longest: float = math.inf, limit: int = 10) -> list[JobRecord]:
+        """Ended jobs whose end is to be told now; those due in more than `longest` seconds too,
+        since the clock has been set back."""
+        where = "WHERE webhook_due <= ? OR webhook_due > ? ORDER BY webhook_due LIMIT ?"
         with self._file.reading() as db:
-            return read_jobs(
-                db, "WHERE webhook_due <= ? ORDER BY webhook_due LIMIT ?", (now, limit)
-            )
+            return read_jobs(db, where, (now, now + longest, limit))
 
     def next_due(self) -> float | None:
         """When the next one is due."""

@@ -29,13 +29,19 @@ from server.store.job_webhooks import JobWebhooks
 _encode = msgspec.json.encode
 # Of a job: that its results have not expired.
 KNOWN = "(finished IS NULL OR finished >= ?)"
+# Jobs that one transaction removes, so that no request waits long for the file.
+REMOVED = 500
+# Bytes that the file may take beside the frames of jobs that wait or run: the results of some
+# 200,000 jobs of one frame.
+MOST_RESULTS = 200_000_000
 
 
 class JobTable:
     """The jobs in `folder`; `webhooks` are those to be told of their end.
 
     result_ttl: seconds after its end for which `get` and `page` find a job; `expire` only frees the
-    room of older ones. Whatever can't be read or written raises JobsUnavailableError.
+    room of older ones. most_results: bytes of the file beside `most_bytes`, kept by `make_room`.
+    Whatever can't be read or written raises JobsUnavailableError.
     """
 
     def __init__(
@@ -44,8 +50,10 @@ class JobTable:
         most_jobs: int = 1000,
         most_bytes: int = 256_000_000,
         result_ttl: float = math.inf,
+        most_results: int = MOST_RESULTS,
     ) -> None:
         self._most_jobs, self._most_bytes = most_jobs, most_bytes
+        self._most_results = most_results
         self._result_ttl = result_ttl
         self._file = JobFile(folder / FILE)
         self.webhooks = JobWebhooks(self._file)
@@ -230,8 +238,36 @@ class JobTable:
         return int(row[0])
 
     def expire(self, before: float) -> int:
-        """Removes the jobs that ended before that moment; returns how many."""
+        """Removes jobs that ended before that moment; returns how many, REMOVED where more may be
+        left."""
         with self._file.writing() as db:
             return db.execute(
-                "DELETE FROM jobs WHERE finished < ? AND webhook_due IS NULL", (before,)
+                "DELETE FROM jobs WHERE number IN (SELECT number FROM jobs WHERE finished < ?"
+                " AND webhook_due IS NULL LIMIT ?)",
+                (before, REMOVED),
             ).rowcount
+
+    def make_room(self) -> int:
+        """Removes jobs that have ended, whenever that was, until the file is within its bounds: the
+        oldest first, and those whose end is still to be told last. Returns as `expire` does."""
+        with self._file.reading() as db:
+            if not self._beyond(db):
+                return 0
+        removed = 0
+        with self._file.writing() as db:
+            ended = db.execute(
+                "SELECT number FROM jobs WHERE finished IS NOT NULL"
+                " ORDER BY webhook_due IS NOT NULL, finished LIMIT ?",
+                (REMOVED,),
+            ).fetchall()
+            while removed < len(ended) and self._beyond(db):
+                db.execute("DELETE FROM jobs WHERE number = ?", ended[removed])
+                removed += 1
+        return removed
+
+    def _beyond(self, db: sqlite3.Connection) -> bool:
+        whole, free, page = (
+            db.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return bool((whole - free) * page > self._most_bytes + self._most_results)

@@ -11,6 +11,7 @@ from redis import Redis
 from workers import redis_server
 
 from server.config import Settings
+from server.errors import NotReadyError
 from server.jobs.broker import Broker, keep, make_celery
 from server.jobs.dispatcher import Dispatcher
 from server.jobs.messages import BrokerLostError, Report, cancel_key, report_key
@@ -58,10 +59,14 @@ class Bench:
         self._settings = Settings(data=str(data), broker_url=broker_url)
         self.table, self.told = JobTable(data), Told()
         self._broker = Broker(self._settings)
-        self.dispatcher = Dispatcher(
-            self.table, self._broker, lambda _: ("parts", 3, "00"), self.told, cancelled
-        )
+        self.loading = False
+        self.dispatcher = Dispatcher(self.table, self._broker, self._choose, self.told, cancelled)
         self._now = 0.0
+
+    def _choose(self, _: OpenFrame) -> tuple[str, int, str]:
+        if self.loading:
+            raise NotReadyError("the model is being loaded")
+        return "parts", 3, "00"
 
     def add(self, job: str, frames: int = 1) -> None:
         new = tuple(NewFrame(f"{number}.png", "image", b"data") for number in range(frames))
@@ -125,6 +130,20 @@ def test_a_frame_that_failed_is_told_with_the_model_that_it_was_sent_to(bench: B
         ("answered", 0, "parts", 3, "UNDECODABLE_IMAGE"),
         ("finished", "j", "failed"),
     ]
+
+
+def test_nothing_is_kept_of_frames_that_end_while_their_model_is_loaded(tmp_path: Path) -> None:
+    cancelled: deque[str] = deque()
+    with closing(Bench(tmp_path, cancelled)) as bench:
+        bench.loading = True
+        for job in ("j", "k"):
+            bench.add(job)
+        bench.step()
+        assert set(bench.dispatcher._held) == {("j", 0), ("k", 0)}
+        bench.table.stop("j", "cancelled", Fault("CANCELLED", "the job was cancelled"), 1000.0)
+        cancelled.append("j")
+        bench.step()
+        assert set(bench.dispatcher._held) == {("k", 0)}
 
 
 def test_two_workers_that_die_with_the_same_job(bench: Bench) -> None:

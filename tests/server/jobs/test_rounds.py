@@ -13,7 +13,7 @@ from server.errors import JobNotFoundError
 from server.jobs.dispatcher import Dispatcher
 from server.jobs.rounds import Rounds
 from server.store.job_records import Ask, Fault, NewFrame, NewJob, Outcome
-from server.store.jobs import JobTable
+from server.store.jobs import REMOVED, JobTable
 
 FAILED = Outcome(fault=Fault("UNDECODABLE_IMAGE", "the image is cut off"))
 TTL = 3600.0
@@ -23,20 +23,41 @@ def never(_: JobTable) -> Dispatcher:
     raise AssertionError("no job is open")
 
 
+def rounds_of(table: JobTable, data: Path) -> Rounds:
+    settings = Settings(data=str(data), job_workers=0, job_result_ttl=TTL)
+    return Rounds(settings, table, threading.Event(), threading.Event(), never, deque())
+
+
+def add_ended(table: JobTable, jobs: int, wall: float) -> None:
+    for number in range(jobs):
+        frames = (NewFrame("a.png", "image", b"data"),)
+        table.add(NewJob(str(number), "request", Ask(top_k=1), frames))
+    table.ended([(str(number), 0, FAILED) for number in range(jobs)], wall)
+
+
+def test_what_one_round_leaves_goes_with_the_next(tmp_path: Path) -> None:
+    with closing(JobTable(tmp_path)) as table:
+        wall, now = time.time(), time.monotonic()
+        rounds = rounds_of(table, tmp_path)
+        add_ended(table, REMOVED + 1, wall - TTL)
+        assert not rounds.sweep(now, wall), "it looks once a minute"
+        assert rounds.sweep(now + 61, wall + 61)
+        assert len(table.page(None, None, None, REMOVED)) == 1
+        assert not rounds.sweep(now + 61.1, wall + 61.1)
+        assert table.page(None, None, None, REMOVED) == []
+
+
 def test_a_jump_of_the_clock_ends_no_results(tmp_path: Path) -> None:
     """As by one wrong answer of a time server."""
     with closing(JobTable(tmp_path)) as table:
         wall, now = time.time(), time.monotonic()
-        settings = Settings(data=str(tmp_path), job_workers=0, job_result_ttl=TTL)
-        events = threading.Event(), threading.Event()
-        rounds = Rounds(settings, table, *events, never, deque())
-        table.add(NewJob("j", "request", Ask(top_k=1), (NewFrame("a.png", "image", b"data"),)))
-        table.ended([("j", 0, FAILED)], wall)
+        rounds = rounds_of(table, tmp_path)
+        add_ended(table, 1, wall)
         rounds.sweep(now, wall)
         for later in range(60, 1860, 60):
             rounds.sweep(now + later, wall + 40 * 86_400 + later)
         rounds.sweep(now + 1860, wall + 1860)
-        assert table.get("j").state == "failed"
+        assert table.get("0").state == "failed"
         rounds.sweep(now + 5460, wall + 5460)
         with pytest.raises(JobNotFoundError):
-            table.get("j")
+            table.get("0")

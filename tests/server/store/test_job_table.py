@@ -9,7 +9,7 @@ import pytest
 
 from server.errors import JobNotFoundError
 from server.store.job_records import Ask, Fault, NewFrame, NewJob, Outcome
-from server.store.jobs import JobTable
+from server.store.jobs import REMOVED, JobTable
 
 DONE = Outcome(fault=Fault("UNDECODABLE_IMAGE", "the image is cut off"))
 TTL = 3600.0
@@ -49,6 +49,51 @@ def test_results_go_at_their_time_and_not_with_the_next_sweep(table: JobTable) -
     with pytest.raises(JobNotFoundError):
         table.get("old")
     assert table.expire(time.time() - TTL) == 1
+
+
+def test_many_that_expired_go_some_at_a_time(table: JobTable) -> None:
+    """Requests get at the file in between."""
+    names = [str(number) for number in range(REMOVED + 20)]
+    for job in names:
+        add(table, job)
+    table.ended([(job, 0, DONE) for job in names], time.time() - TTL)
+    assert [table.expire(time.time() - TTL) for _ in range(3)] == [REMOVED, 20, 0]
+
+
+def test_results_take_no_more_than_their_room(tmp_path: Path) -> None:
+    """The oldest go first, but last of all those whose end is still to be told."""
+    large = Outcome(fault=Fault("INTERNAL", "x" * 10_000))
+    with closing(JobTable(tmp_path, most_bytes=100_000, most_results=1_000_000)) as table:
+        assert table.make_room() == 0
+        for number in range(300):
+            add(table, str(number), "http://10.0.0.9/told" if number in (3, 299) else None)
+            table.ended([(str(number), 0, large)], time.time() + number)
+        add(table, "open")
+        removed = table.make_room()
+        assert table.make_room() == 0
+        left = [job.id for job in table.page(None, None, None, 1000)][::-1]
+        assert len(left) + removed == 301
+        assert left == ["3", *map(str, range(removed + 1, 300)), "open"]
+        assert 40 < len(left) < 110, "the room is used"
+
+
+def test_untold_ends_go_too_where_there_are_no_others(tmp_path: Path) -> None:
+    large = Outcome(fault=Fault("INTERNAL", "x" * 100_000))
+    with closing(JobTable(tmp_path, most_bytes=100_000, most_results=1_000_000)) as table:
+        for number in range(20):
+            add(table, str(number), "http://10.0.0.9/told")
+            table.ended([(str(number), 0, large)], time.time() + number)
+        assert table.make_room() > 5
+        assert table.page(None, None, None, 1)[0].id == "19"
+
+
+def test_a_webhook_waits_for_no_clock_that_was_set_back(table: JobTable) -> None:
+    now = time.time()
+    for job, ahead in (("soon", 200.0), ("before it was set back", 5 * 3600.0)):
+        add(table, job, "http://10.0.0.9/told")
+        finish(table, job, 0)
+        table.webhooks.told(job, "pending", now + ahead)
+    assert [job.id for job in table.webhooks.due(now, 300)] == ["before it was set back"]
 
 
 def test_a_webhook_that_was_given_up_keeps_no_job(table: JobTable) -> None:
