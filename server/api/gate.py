@@ -11,13 +11,14 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
+from werkzeug.exceptions import RequestTimeout
 
 from server.api.access import FRAMES
 from server.api.observing import choose_id, told_name
 from server.api.responses import ErrorAnswer, ErrorBody, retry_after
 from server.api.security import Doors
 from server.config import Settings
-from server.errors import LinesideError
+from server.errors import LinesideError, OverloadedError
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
 from server.recognition.admission import Admission
@@ -94,7 +95,7 @@ class Gate:
         start_response: Callable[..., Any],
     ) -> list[bytes]:
         route = environ["PATH_INFO"]
-        request_id = choose_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        request_id = environ["HTTP_X_REQUEST_ID"]
         body = msgspec.json.encode(ErrorAnswer(ErrorBody(error.code, error.message, request_id)))
         seconds = time.perf_counter() - started
         self._metrics.finished(route, error.status, seconds)
@@ -126,9 +127,13 @@ class Gate:
 
 def _body_read(environ: dict[str, Any], most: float) -> bool:
     """Takes the body in, so that the connection can be used again; not one of unknown length, nor
-    one that is refused for its own size."""
+    one that is refused for its own size or for not coming."""
     length = environ.get("CONTENT_LENGTH") or ""
     if not length.isdecimal() or int(length) > most:
         return False
-    environ["wsgi.input"].read(int(length))
+    environ["HTTP_X_REQUEST_ID"] = choose_id(environ.get("HTTP_X_REQUEST_ID", ""))
+    try:
+        environ["wsgi.input"].read(int(length))
+    except (RequestTimeout, OverloadedError):
+        return False
     return True

@@ -60,9 +60,14 @@ def error_answer(status: int, code: str, message: str) -> Response:
     the caller called a thing stands in `message`, unless it looks like a key."""
     g.error_code = code
     message = hide_secrets(message)
-    if FOREIGN.match(request.path):
-        return to_json(ForeignError(message), status)
-    return to_json(ErrorAnswer(ErrorBody(code, message, g.get("request_id", ""))), status)
+    return to_json(error_body(request.path, code, message, g.get("request_id", "")), status)
+
+
+def error_body(path: str, code: str, message: str, request_id: str) -> ForeignError | ErrorAnswer:
+    """An error in the shape of the route at `path`."""
+    if FOREIGN.match(path):
+        return ForeignError(message)
+    return ErrorAnswer(ErrorBody(code, message, request_id))
 
 
 def retry_after(error: LinesideError) -> str:
