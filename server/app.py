@@ -132,7 +132,9 @@ def create_app(
         refusals=refusals,
     )
     express = Express(app.wsgi_app, recognizing, settings, doors, metrics)
-    gate = Gate(express, admission, settings, metrics, repeats, doors, refusals)
+    gate = Gate(
+        express, admission, settings, metrics, repeats, doors, refusals, served=store.served
+    )
     app.wsgi_app = SecureHeaders(Bodies(gate, settings.body_timeout))  # type: ignore[method-assign]
     fetch = image_fetcher(settings)
     app.register_blueprint(recognize.blueprint(recognizing, settings, fetch))
