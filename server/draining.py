@@ -41,6 +41,9 @@ DROP_SYN = b"".join(
 # to be accepted.
 TCPI_UNACKED = 24
 
+# In a WSGI environment, whether the server is about to stop.
+LEAVING = "lineside.leaving"
+
 Start = Callable[..., Any]
 Wsgi = Callable[[dict[str, Any], Start], Iterable[bytes]]
 
@@ -58,6 +61,7 @@ class Draining:
 
     def __call__(self, environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
         self.last = time.monotonic()
+        environ[LEAVING] = self.leaving.is_set()
 
         def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
             if self.leaving.is_set():
