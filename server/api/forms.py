@@ -55,8 +55,11 @@ def split_multipart(body: bytes, boundary: str, max_parts: int) -> tuple[Form, F
                 elif segment is not None:
                     _store(segment, data, form, files)
     except ParserLimitReached as error:
-        raise RequestEntityTooLarge(f"the multipart body has too many parts: {error}") from None
-    except (MultipartError, LookupError) as error:
+        if "segment count" in str(error):
+            raise RequestEntityTooLarge from None
+        raise BadRequest(f"a part's header in the multipart body is too long: {error}") from None
+    except (MultipartError, LookupError, ValueError) as error:
+        # The latter two are those of a field's charset, which may be anything.
         raise BadRequest(f"the multipart body is malformed: {error}") from None
     return form, files
 

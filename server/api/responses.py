@@ -7,7 +7,7 @@ import msgspec
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from server.errors import LinesideError
+from server.errors import ContentCodingError, LinesideError
 from server.observe.logs import hide_secrets
 
 HTTP_CODES = {
@@ -79,6 +79,8 @@ def _known(error: LinesideError) -> Response:
     response = error_answer(error.status, error.code, error.message)
     if error.status == 503:
         response.headers["Retry-After"] = retry_after(error)
+    if isinstance(error, ContentCodingError):
+        response.headers["Accept-Encoding"] = "gzip, deflate"
     return response
 
 
