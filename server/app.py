@@ -23,6 +23,7 @@ from server.api import (
     upload,
 )
 from server.api import journal as journal_routes
+from server.api.bodies import Bodies
 from server.api.caching import Caching
 from server.api.express import Express
 from server.api.forms import take_bodies
@@ -160,8 +161,10 @@ def create_app(
         refusals=refusals,
     )
     express = Express(app.wsgi_app, recognizing, settings, doors, metrics)
-    gate = Gate(express, admission, settings, metrics, repeats, doors, refusals)
-    app.wsgi_app = SecureHeaders(gate)  # type: ignore[method-assign]
+    gate = Gate(
+        express, admission, settings, metrics, repeats, doors, refusals, served=store.served
+    )
+    app.wsgi_app = SecureHeaders(Bodies(gate, settings.body_timeout))  # type: ignore[method-assign]
     fetch = image_fetcher(settings)
     kept = make_jobs(settings, recognizing, metrics)
     register_recognition(app, settings, recognizing, kept, fetch)

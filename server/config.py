@@ -147,6 +147,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         bool, _help("a camera's newer frame takes the place of its waiting one")
     ] = False
     max_body_mb: Annotated[float, _help("largest request body", "MB", gt=0, le=1024)] = 16.0
+    body_timeout: Annotated[
+        float, _help("time in which a request's body has to come", "s", gt=0, le=600)
+    ] = 10.0
     max_bundle_mb: Annotated[
         float, _help("largest version that may be uploaded", "MB", gt=0, le=4096)
     ] = 128.0

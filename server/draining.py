@@ -19,6 +19,8 @@ from ctypes import CDLL, addressof, create_string_buffer
 from multiprocessing import parent_process
 from typing import Any
 
+from server.sockets import own_sockets
+
 # Seconds: with no request for QUIET, the clients have left; LONGEST is how long they are given.
 QUIET, LONGEST, STEP = 0.1, 1.0, 0.01
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -41,6 +43,9 @@ DROP_SYN = b"".join(
 # to be accepted.
 TCPI_UNACKED = 24
 
+# In a WSGI environment, whether the server is about to stop.
+LEAVING = "lineside.leaving"
+
 Start = Callable[..., Any]
 Wsgi = Callable[[dict[str, Any], Start], Iterable[bytes]]
 
@@ -58,6 +63,7 @@ class Draining:
 
     def __call__(self, environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
         self.last = time.monotonic()
+        environ[LEAVING] = self.leaving.is_set()
 
         def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
             if self.leaving.is_set():
@@ -88,25 +94,13 @@ def _until(done: Callable[[], bool], give_up: float) -> None:
 
 
 def listening_sockets(port: int) -> list[socket.socket]:
-    """This process's sockets that listen on `port`, as duplicates to be closed by the caller.
-
-    The HTTP server does not hand its own out.
-    """
+    """This process's sockets that listen on `port`, as duplicates to be closed by the caller."""
     found = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            candidate = socket.socket(fileno=os.dup(int(name)))
-        except OSError:
-            continue  # not a socket, or closed since it was listed
-        try:
+    for _, candidate in own_sockets():
+        with suppress(OSError):
             listens = candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            wanted = bool(listens) and candidate.getsockname()[1] == port
-        except OSError:
-            wanted = False
-        if wanted:
-            found.append(candidate)
-        else:
-            candidate.close()
+            if listens and candidate.getsockname()[1] == port:
+                found.append(candidate.dup())
     return found
 
 

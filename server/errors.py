@@ -98,6 +98,10 @@ class MediaTypeError(LinesideError):
     code, status = "UNSUPPORTED_MEDIA_TYPE", 415
 
 
+class ContentCodingError(MediaTypeError):
+    """A body is compressed in a way that is not read here; the answer says which are."""
+
+
 class UndecodableImageError(LinesideError):
     code, status = "UNDECODABLE_IMAGE", 422
 

@@ -8,15 +8,16 @@ from typing import Any
 
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
-from granian.server import Server
+from granian.server import Server, mp
 
+from server.api.bodies import MOST_READING, PROTOCOL
 from server.config import Settings
 from server.draining import drain_before_stop, hold_signals_while_forking
 from server.errors import StartError
 
-# Threads beyond those that work or wait: to refuse with, to answer probes from, and to read from
-# clients that send slowly. Granian starts them on demand and ends idle ones.
-SPARE_THREADS = 32
+# Threads beyond those that work, wait or read: to refuse with, and to answer probes from. Granian
+# starts them on demand and ends idle ones.
+SPARE_THREADS = 8
 # Granian's back-pressure counts open connections, idle ones too; cameras keep theirs open.
 MAX_CONNECTIONS = 1024
 
@@ -36,6 +37,22 @@ def listening_address(host: str, port: int) -> str:
         raise StartError(f"can't listen on {host}:{port}: {reason}") from None
 
 
+def with_protocol(wrap: Callable[..., Any]) -> Callable[..., Any]:
+    """Granian's `wrap`, which makes of a WSGI application what is called with each request; what
+    it makes hands the application, in PROTOCOL of the environment, what answers the request."""
+
+    def wrapped(application: Any, *options: Any) -> Callable[[Any, dict[str, Any]], Any]:
+        answer = wrap(application, *options)
+
+        def runner(protocol: Any, scope: dict[str, Any]) -> Any:
+            scope[PROTOCOL] = protocol
+            return answer(protocol, scope)
+
+        return runner
+
+    return wrapped
+
+
 def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> None:
     """Serves `make_app(settings)` until SIGTERM or SIGINT, then lets frames in hand finish.
 
@@ -44,13 +61,14 @@ def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> 
     """
     address = listening_address(settings.host, settings.port)
     hold_signals_while_forking()
+    mp._wsgi_call_wrap = with_protocol(mp._wsgi_call_wrap)
     server = Server(
         "server.app:create_app",
         address=address,
         port=settings.port,
         interface=Interfaces.WSGI,
         workers=1,
-        blocking_threads=slots + settings.max_waiting + SPARE_THREADS,
+        blocking_threads=slots + settings.max_waiting + MOST_READING + SPARE_THREADS,
         backpressure=MAX_CONNECTIONS,
         http=HTTPModes.http1,
         websockets=False,

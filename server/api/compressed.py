@@ -4,7 +4,7 @@ import zlib
 
 from flask import request
 
-from server.errors import BodyTooLargeError, InvalidFieldError
+from server.errors import BodyTooLargeError, ContentCodingError, InvalidFieldError
 
 # zlib's windowBits for each content coding: 16 more for gzip's header, plain for zlib's.
 CODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -13,14 +13,15 @@ CODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 def read_body() -> bytes:
     """This request's body, decompressed, of at most the size that any body may have.
 
-    Raises InvalidFieldError for another coding or damaged data, BodyTooLargeError.
+    Raises ContentCodingError for another coding, InvalidFieldError for damaged data,
+    BodyTooLargeError.
     """
     data = request.get_data(cache=False)
     coding = request.headers.get("Content-Encoding", "identity").lower()
     if coding == "identity":
         return data
     if coding not in CODINGS:
-        raise InvalidFieldError(f"the Content-Encoding {coding} should be gzip or deflate")
+        raise ContentCodingError(f"the Content-Encoding {coding} should be gzip or deflate")
     most = request.max_content_length or len(data)
     inflate = zlib.decompressobj(CODINGS[coding])
     try:

@@ -1,9 +1,17 @@
 """When an answer stops being worth anything: `deadline_ms`, counted from `captured_at`."""
 
 import math
+import re
 from datetime import datetime
 
 from server.errors import DeadlineExceededError, InvalidFieldError
+
+UNIX = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# RFC 3339, 5.6: T and Z may be small, and a space may stand for the T.
+RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 
 
 def parse_instant(text: str, name: str = "captured_at") -> float:
@@ -12,18 +20,17 @@ def parse_instant(text: str, name: str = "captured_at") -> float:
     Raises InvalidFieldError, which calls it `name`.
     """
     try:
-        instant = float(text)
-    except ValueError:
-        try:
-            parsed = datetime.fromisoformat(text)
-        except ValueError:
-            parsed = None
-        if parsed is None or parsed.tzinfo is None:
-            raise InvalidFieldError(
-                f"{name} can't be {text!r}: send Unix seconds, such as 1767225600.25, or"
-                " RFC 3339 with a zone, such as 2026-01-01T00:00:00.250Z"
-            ) from None
-        instant = parsed.timestamp()
+        if RFC_3339.fullmatch(text):
+            instant = datetime.fromisoformat(text.upper()).timestamp()
+        elif UNIX.fullmatch(text):
+            instant = float(text)
+        else:
+            raise ValueError
+    except (ValueError, OverflowError):
+        raise InvalidFieldError(
+            f"{name} can't be {text!r}: send Unix seconds, such as 1767225600.25, or RFC 3339 with"
+            " a zone, such as 2026-01-01T00:00:00.250Z"
+        ) from None
     if not math.isfinite(instant):
         raise InvalidFieldError(f"{name} must be a finite time")
     return instant

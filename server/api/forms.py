@@ -5,16 +5,19 @@ files to disk, which an SD card should not see for each frame.
 """
 
 import io
+import time
 from collections.abc import Mapping
 from typing import IO, Any, cast
 
 from flask import Flask, Request, Response, request
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 from werkzeug.datastructures import FileStorage, Headers, MultiDict
-from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 from werkzeug.formparser import FormDataParser
 from werkzeug.sansio.utils import get_content_length
 from werkzeug.utils import cached_property
+
+from server.errors import OverloadedError
 
 Form = MultiDict[str, str]
 Files = MultiDict[str, FileStorage]
@@ -52,8 +55,11 @@ def split_multipart(body: bytes, boundary: str, max_parts: int) -> tuple[Form, F
                 elif segment is not None:
                     _store(segment, data, form, files)
     except ParserLimitReached as error:
-        raise RequestEntityTooLarge(f"the multipart body has too many parts: {error}") from None
-    except (MultipartError, LookupError) as error:
+        if "segment count" in str(error):
+            raise RequestEntityTooLarge from None
+        raise BadRequest(f"a part's header in the multipart body is too long: {error}") from None
+    except (MultipartError, LookupError, ValueError) as error:
+        # The latter two are those of a field's charset, which may be anything.
         raise BadRequest(f"the multipart body is malformed: {error}") from None
     return form, files
 
@@ -79,12 +85,15 @@ class FormParser(FormDataParser):
 
 # A client still sending when its connection closes sees a broken pipe instead of its answer.
 MOST_DRAINED = 64 << 20
+# Seconds; each of many pieces may come in time, and all together still take hours.
+LONGEST_DRAINED = 10.0
 CHUNK = 1 << 18
 
 
 def whole_body(environ: Mapping[str, Any], most: int | None) -> bytes:
-    """The body of a WSGI request, at most `most` bytes. Raises RequestEntityTooLarge, or
-    BadRequest where it ends too early."""
+    """The body of a WSGI request, at most `most` bytes. Raises RequestEntityTooLarge,
+    BadRequest where it ends too early, RequestTimeout and OverloadedError as `server.api.bodies`
+    says."""
     length = get_content_length(
         environ.get("CONTENT_LENGTH"), environ.get("HTTP_TRANSFER_ENCODING")
     )
@@ -113,15 +122,24 @@ class FrameRequest(Request):
         """The body. Errors are those of `whole_body`."""
         return io.BytesIO(whole_body(self.environ, self.max_content_length))
 
-    def drain(self) -> None:
+    def drain(self) -> bool:
         """Reads and forgets a body that no one read, so that the client gets to read the answer
-        and may go on using its connection. At most 64 MiB; beyond, the connection closes."""
+        and may go on using its connection. At most 64 MiB and for 10 s; False where there was more,
+        and for a body that does not come: the connection has to close."""
         chunked = "HTTP_TRANSFER_ENCODING" in self.environ
         if "stream" in self.__dict__ or not (self.content_length or chunked):
-            return
+            return True
         left = min(self.content_length or MOST_DRAINED, MOST_DRAINED)
-        while left > 0 and (chunk := self.environ["wsgi.input"].read(min(left, CHUNK))):
-            left -= len(chunk)
+        end = time.monotonic() + LONGEST_DRAINED
+        try:
+            while time.monotonic() < end:
+                chunk = self.environ["wsgi.input"].read(min(left, CHUNK))
+                left -= len(chunk)
+                if not chunk or not left:
+                    return True
+        except (RequestTimeout, OverloadedError):
+            pass
+        return False
 
 
 def take_bodies(app: Flask, max_bytes: int) -> None:
@@ -132,5 +150,6 @@ def take_bodies(app: Flask, max_bytes: int) -> None:
 
     @app.after_request
     def drain(response: Response) -> Response:
-        cast(FrameRequest, request).drain()
+        if not cast(FrameRequest, request).drain():
+            response.headers["Connection"] = "close"
         return response

@@ -99,7 +99,7 @@ def _source(frame: JsonFrame) -> Frame:
     return Numbers(frame.input)
 
 
-def no_fetch(url: str) -> bytes:
+def no_fetch(url: str, deadline: float) -> bytes:
     """Stands in for an ImageFetcher where no host is listed. Raises InvalidFieldError."""
     raise InvalidFieldError(
         "image_url is switched off on this server: its setting image_url_hosts lists no host"

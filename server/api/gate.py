@@ -5,23 +5,27 @@ costs is taken from the frames that could be answered, so it is decided from the
 lines alone, with the same rules and the same answer as later on.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl
 
 import msgspec
+from werkzeug.exceptions import RequestTimeout
 
 from server.api.access import FRAMES
+from server.api.body import query_values, to_options
 from server.api.observing import choose_id, told_name
+from server.api.query import Query, age_of, options
 from server.api.responses import ErrorAnswer, ErrorBody, retry_after
 from server.api.security import Doors
 from server.config import Settings
-from server.errors import LinesideError
+from server.errors import LinesideError, OverloadedError
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
 from server.recognition.admission import Admission
 from server.recognition.observation import Refusal, RefusalListener
+from server.recognition.tensors import Model
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -48,12 +52,15 @@ class Gate:
         repeats: Repeats,
         doors: Doors,
         refusals: Sequence[RefusalListener] = (),
+        *,
+        served: Callable[[], Mapping[str, Model]],
     ) -> None:
-        """refusals: are told each frame that is refused here."""
+        """refusals: are told each frame that is refused here. served: tells the models in memory,
+        by name."""
         self._app, self._admission, self._metrics = app, admission, metrics
         self._repeats, self._doors = repeats, doors
         self._latest_only, self._most = settings.latest_only, settings.max_body_mb * 1e6
-        self._wait, self._refusals = settings.max_wait_ms, refusals
+        self._settings, self._refusals, self._served = settings, refusals, served
         # Whoever has an answer in the cache is answered however many wait.
         self._paths = frozenset() if settings.cache else FRAME_PATHS
 
@@ -66,35 +73,52 @@ class Gate:
             and self._admission.crowded
         ):
             started = time.perf_counter()
-            query = dict(parse_qsl(environ.get("QUERY_STRING", "")))
-            error = self._refusal(environ, query)
+            error, query = self._refusal(environ)
             if error and self._doors.admit(environ, FRAMES)[0] and _body_read(environ, self._most):
                 return self._refuse(environ, query, error, started, start_response)
         return self._app(environ, start_response)
 
-    def _refusal(self, environ: dict[str, Any], query: dict[str, str]) -> LinesideError | None:
-        camera = query.get("camera", "")
-        if not camera and environ.get("CONTENT_TYPE", "").startswith(WITH_OPTIONS):
-            return None
+    def _refusal(self, environ: dict[str, Any]) -> tuple[LinesideError | None, Query]:
+        """Why the frame can't be admitted, if so, and what its query string asks."""
+        in_body = environ.get("CONTENT_TYPE", "").startswith(WITH_OPTIONS)
+        query = Query()
         try:
-            wait = float(query.get("deadline_ms", self._wait)) / 1000
-            self._admission.check(time.monotonic() + wait, camera, latest_only=self._latest_only)
-        except ValueError:
-            return None  # the route says what is wrong with it
+            query = to_options(Query, query_values(environ))
+            if (in_body and not query.camera) or not self._serves(query):
+                return None, query
+            asked = options(query, self._settings, age_of(query, self._settings))
+        except (LinesideError, ValueError):
+            return None, query  # the route says what is wrong with it
+        # A deadline that the body may name is not known yet.
+        known = not in_body or query.deadline_ms is not None
+        try:
+            self._admission.check(
+                asked.deadline if known else math.inf,
+                asked.camera,
+                latest_only=asked.latest_only,
+            )
         except LinesideError as error:
-            return error
-        return None
+            return error, query
+        return None, query
+
+    def _serves(self, query: Query) -> bool:
+        """Whether the model that `query` names is in memory; what to say of another is the
+        route's."""
+        if query.model is None:
+            return query.version is None
+        model = self._served().get(query.model)
+        return model is not None and query.version in (None, model.manifest.version)
 
     def _refuse(
         self,
         environ: dict[str, Any],
-        query: dict[str, str],
+        query: Query,
         error: LinesideError,
         started: float,
         start_response: Callable[..., Any],
     ) -> list[bytes]:
         route = environ["PATH_INFO"]
-        request_id = choose_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        request_id = environ["HTTP_X_REQUEST_ID"]
         body = msgspec.json.encode(ErrorAnswer(ErrorBody(error.code, error.message, request_id)))
         seconds = time.perf_counter() - started
         self._metrics.finished(route, error.status, seconds)
@@ -111,11 +135,9 @@ class Gate:
         start_response(f"{error.status} SERVICE UNAVAILABLE", headers)
         return [body]
 
-    def _tell(
-        self, query: dict[str, str], error: LinesideError, request_id: str, seconds: float
-    ) -> None:
+    def _tell(self, query: Query, error: LinesideError, request_id: str, seconds: float) -> None:
         model, camera, part = (
-            told_name(query.get(name, "")) for name in ("model", "camera", "part")
+            told_name(name or "") for name in (query.model, query.camera, query.part)
         )
         refusal = Refusal(
             time.time(), request_id, error.status, error.code, model, 0, camera, part, seconds
@@ -126,9 +148,13 @@ class Gate:
 
 def _body_read(environ: dict[str, Any], most: float) -> bool:
     """Takes the body in, so that the connection can be used again; not one of unknown length, nor
-    one that is refused for its own size."""
+    one that is refused for its own size or for not coming."""
     length = environ.get("CONTENT_LENGTH") or ""
     if not length.isdecimal() or int(length) > most:
         return False
-    environ["wsgi.input"].read(int(length))
+    environ["HTTP_X_REQUEST_ID"] = choose_id(environ.get("HTTP_X_REQUEST_ID", ""))
+    try:
+        environ["wsgi.input"].read(int(length))
+    except (RequestTimeout, OverloadedError):
+        return False
     return True

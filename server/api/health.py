@@ -1,10 +1,11 @@
 """GET /livez, /readyz, /metrics: for probes and Prometheus."""
 
 import msgspec
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from server.api.responses import to_json
+from server.draining import LEAVING
 from server.errors import NotReadyError
 from server.observe.metrics import Metrics
 from server.store.bundles import BundleStore
@@ -26,6 +27,8 @@ def blueprint(store: BundleStore, metrics: Metrics) -> Blueprint:
 
     @routes.get("/readyz")
     def readyz() -> Response:
+        if request.environ.get(LEAVING):
+            raise NotReadyError("the server is stopping", retry_after=5)
         ready, reason = store.ready()
         if not ready:
             raise NotReadyError(reason, retry_after=1)

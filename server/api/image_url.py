@@ -1,13 +1,14 @@
 """Fetching an image that a request only names: `image_url`, by way of `server.outgoing`; every
 redirect passes the same checks."""
 
+import math
 import socket
 import threading
 import time
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from urllib.parse import SplitResult, urljoin
 
-from server.errors import BodyTooLargeError, ImageUrlError, OverloadedError
+from server.errors import BodyTooLargeError, DeadlineExceededError, ImageUrlError, OverloadedError
 from server.outgoing import AT_ONCE, Outgoing, time_left
 
 MOST_REDIRECTS = 3
@@ -25,15 +26,17 @@ class ImageFetcher:
         self._max_bytes, self._seconds = max_bytes, seconds
         self._free = threading.BoundedSemaphore(AT_ONCE)
 
-    def __call__(self, url: str) -> bytes:
-        """The bytes at `url`.
+    def __call__(self, url: str, wanted_by: float = math.inf) -> bytes:
+        """The bytes at `url`, which are of no use after `wanted_by` (seconds of
+        time.monotonic()).
 
-        Raises InvalidFieldError where it may not be fetched, OverloadedError where too many are
-        being fetched, BodyTooLargeError, and ImageUrlError where it can't be had.
+        Raises DeadlineExceededError where they can't be had by then, InvalidFieldError where it may
+        not be fetched, OverloadedError where too many are being fetched, BodyTooLargeError, and
+        ImageUrlError where it can't be had.
         """
         if not self._free.acquire(blocking=False):
             raise OverloadedError(f"{AT_ONCE} image_urls are being fetched, which is the most")
-        deadline = time.monotonic() + self._seconds
+        deadline = min(time.monotonic() + self._seconds, wanted_by)
         try:
             for _ in range(MOST_REDIRECTS + 1):
                 found = self._fetch(url, deadline)
@@ -44,6 +47,10 @@ class ImageFetcher:
                 url = found
         except (OSError, HTTPException) as error:
             late = time.monotonic() >= deadline or isinstance(error, TimeoutError)
+            if late and deadline == wanted_by:
+                raise DeadlineExceededError(
+                    "the deadline passed while image_url was fetched"
+                ) from None
             reason = f"no answer in {self._seconds:g} s" if late else str(error) or repr(error)
             raise ImageUrlError(f"image_url can't be fetched: {reason}") from None
         finally:

@@ -5,6 +5,7 @@ extension_classification.md.
 """
 
 import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -21,6 +22,8 @@ from server.recognition.manifest import Label
 from server.recognition.preprocessing import Tensor, TensorSpec
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+# No more digits than a length can have; Python refuses to convert thousands of them.
+LENGTH = re.compile("[0-9]{1,12}")
 BYTES = "BYTES"
 DATATYPES = {
     "BOOL": "bool",
@@ -98,7 +101,7 @@ def read_infer() -> tuple[InferRequest, list[Tensor | list[bytes]]]:
     header = request.headers.get(HEADER_LENGTH)
     length = len(body)
     if header is not None:
-        if not header.isdecimal() or not 0 < int(header) <= len(body):
+        if not LENGTH.fullmatch(header) or not 0 < int(header) <= len(body):
             raise InvalidFieldError(
                 f"{HEADER_LENGTH} should be the length of the JSON, in 1..{len(body)}, not {header}"
             )

@@ -1,5 +1,6 @@
 """/v1/jobs: frames answered later. Taken with 202, and from then on never lost."""
 
+import math
 import time
 import uuid
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ class Taking:
 
     def fetched(self, image: ImageUrl) -> bytes:
         """The image at a URL."""
-        return self._fetch(image.url)
+        return self._fetch(image.url, math.inf)
 
     def _submit(self, frames: tuple[NewFrame, ...], query: Query, webhook: str | None) -> str:
         _check_right()

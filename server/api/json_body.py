@@ -4,8 +4,8 @@ import binascii
 from typing import Any, TypeVar
 
 import msgspec
-from flask import request
 
+from server.api.compressed import read_body
 from server.api.query import Query, Threshold, TopK
 from server.errors import InvalidFieldError, MissingFieldError
 
@@ -46,8 +46,8 @@ def decode_json(kind: type[T], data: bytes | str) -> T:
 
 
 def read_json(kind: type[T]) -> T:
-    """This request's body as `kind`. Errors are those of `decode_json`."""
-    return decode_json(kind, request.get_data(cache=False))
+    """This request's body as `kind`. Errors are those of `decode_json` and `read_body`."""
+    return decode_json(kind, read_body())
 
 
 def decode_base64(text: str, field: str) -> bytes:

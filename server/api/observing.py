@@ -121,6 +121,8 @@ def observe_requests(
     def start() -> None:
         g.started = request.environ.get(STARTED) or time.perf_counter()
         g.request_id = choose_id(request.headers.get("X-Request-Id", ""))
+        # Where the answer to a body that does not come finds it, as it finds Express's.
+        request.environ["HTTP_X_REQUEST_ID"] = g.request_id
 
     @app.after_request
     def finish(response: Response) -> Response:

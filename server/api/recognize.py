@@ -18,7 +18,8 @@ from server.recognition.recognizer import Answer, Options
 from server.recognition.results import Prediction
 from server.store.cache import CachedAnswer
 
-Fetch = Callable[[str], bytes]
+# What gets the image at a URL, by a deadline in seconds of time.monotonic().
+Fetch = Callable[[str, float], bytes]
 # In a WSGI environment, the error of a frame that was worked on before Flask saw the request.
 FAILED = "lineside.failed"
 
@@ -84,7 +85,7 @@ def blueprint(recognizing: Recognizing, settings: Settings, fetch: Fetch) -> Blu
         if isinstance(frame, Numbers):
             return numbers(frame.value, query, asked)
         recognizer = recognizing.recognizer(query.model, query.version, asked.deadline)
-        data = fetch(frame.url) if isinstance(frame, ImageUrl) else frame
+        data = fetch(frame.url, asked.deadline) if isinstance(frame, ImageUrl) else frame
         answer = recognizing.frame(recognizer, data, asked)
         return with_age(to_json(recognition(answer, query, age, g.request_id)), answer)
 

@@ -7,7 +7,7 @@ import msgspec
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from server.errors import LinesideError
+from server.errors import ContentCodingError, LinesideError
 from server.observe.logs import hide_secrets
 
 HTTP_CODES = {
@@ -60,9 +60,14 @@ def error_answer(status: int, code: str, message: str) -> Response:
     the caller called a thing stands in `message`, unless it looks like a key."""
     g.error_code = code
     message = hide_secrets(message)
-    if FOREIGN.match(request.path):
-        return to_json(ForeignError(message), status)
-    return to_json(ErrorAnswer(ErrorBody(code, message, g.get("request_id", ""))), status)
+    return to_json(error_body(request.path, code, message, g.get("request_id", "")), status)
+
+
+def error_body(path: str, code: str, message: str, request_id: str) -> ForeignError | ErrorAnswer:
+    """An error in the shape of the route at `path`."""
+    if FOREIGN.match(path):
+        return ForeignError(message)
+    return ErrorAnswer(ErrorBody(code, message, request_id))
 
 
 def retry_after(error: LinesideError) -> str:
@@ -74,6 +79,8 @@ def _known(error: LinesideError) -> Response:
     response = error_answer(error.status, error.code, error.message)
     if error.status == 503:
         response.headers["Retry-After"] = retry_after(error)
+    if isinstance(error, ContentCodingError):
+        response.headers["Accept-Encoding"] = "gzip, deflate"
     return response
 
 

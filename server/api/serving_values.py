@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from flask import Response, request
+from flask import Response
 
+from server.api.compressed import read_body
 from server.api.json_body import decode_base64, decode_json
 from server.errors import InvalidFieldError
 from server.recognition import tensors, values
@@ -45,7 +46,7 @@ class ClassifyRequest(msgspec.Struct, frozen=True):
 def read_serving(kind: type[msgspec.Struct]) -> Any:
     """This request's body as `kind`. The protocol allows NaN and Infinity in it, which JSON does
     not. Raises InvalidFieldError."""
-    data = request.get_data(cache=False)
+    data = read_body()
     try:
         return decode_json(kind, data)
     except InvalidFieldError:

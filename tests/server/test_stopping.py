@@ -142,6 +142,27 @@ def test_a_body_that_is_still_coming_is_waited_for(slow: Path) -> None:
         assert server.process.wait(60) == 0
 
 
+def test_a_server_that_stops_is_not_ready(slow: Path) -> None:
+    with serving(slow) as server:
+        probe = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as camera:
+            head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(GREEN)}\r\n\r\n"
+            camera.sendall(head.encode() + GREEN[:30])
+            probe.request("GET", "/readyz")
+            assert probe.getresponse().read() == b'{"status":"ok"}'
+            server.process.send_signal(signal.SIGTERM)
+            status = 200
+            while status == 200:
+                probe.request("GET", "/readyz")
+                answer = probe.getresponse()
+                body, status = answer.read(), answer.status
+            assert (status, b"NOT_READY" in body) == (503, True)
+            assert answer.headers["Connection"] == "close"
+            camera.sendall(GREEN[30:])
+        probe.close()
+        assert server.process.wait(60) == 0
+
+
 def is_open(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=60):

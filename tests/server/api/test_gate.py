@@ -72,12 +72,20 @@ class Crowded:
             Repeats(0),
             Doors(settings),
             [self.refused.append],
+            served=dict,
         )
         self._client = Client(gate)
 
-    def post(self, address: str = "127.0.0.1", **headers: str) -> TestResponse:
+    def await_model(self) -> None:
+        pause = threading.Event()
+        while self._client.get("/readyz").status_code != 200:
+            pause.wait(0.01)
+
+    def post(
+        self, address: str = "127.0.0.1", query: str = "camera=st4", **headers: str
+    ) -> TestResponse:
         return self._client.post(
-            "/v1/recognize?camera=st4",
+            f"/v1/recognize?{query}",
             data=RED,
             headers={"Content-Type": "image/png", **headers},
             environ_overrides={"REMOTE_ADDR": address},
@@ -111,3 +119,30 @@ def test_open_doors_refuse_for_want_of_room_on_this_machine_alone(crowded: Crowd
     assert crowded.refused == []
     assert crowded.post().status_code == 503
     assert len(crowded.refused) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("camera=st4&deadline_ms=-5", 400),
+        ("camera=st4&deadline_ms=nan", 400),
+        ("camera=st4&top_k=0", 400),
+        ("camera=st4&captured_at=yesterday", 400),
+        ("camera=ls_0123456789abcdef_0123456789abcdef0123456789abcdef", 400),
+        ("camera=st4&model=nope", 404),
+        ("camera=st4&version=99", 404),
+    ],
+)
+def test_what_is_malformed_is_told_so_however_many_wait(
+    crowded: Crowded, query: str, status: int
+) -> None:
+    crowded.await_model()
+    assert crowded.post(query=query).status_code == status
+    assert crowded.refused == []
+
+
+def test_the_first_of_two_values_counts_as_when_idle(crowded: Crowded) -> None:
+    assert (
+        crowded.post(query="camera=st4&camera=st5&deadline_ms=&deadline_ms=-5").status_code == 503
+    )
+    assert [each.camera for each in crowded.refused] == ["st4"]

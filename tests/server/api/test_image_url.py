@@ -2,9 +2,11 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,13 @@ from clients import frame
 from live import live_server
 
 from server.api.image_url import ImageFetcher
-from server.errors import BodyTooLargeError, ImageUrlError, InvalidFieldError, SettingsError
+from server.errors import (
+    BodyTooLargeError,
+    DeadlineExceededError,
+    ImageUrlError,
+    InvalidFieldError,
+    SettingsError,
+)
 from server.outgoing import parse_allowed
 
 RED = frame("red")
@@ -105,6 +113,28 @@ def fetch(port: int) -> ImageFetcher:
 
 def test_an_image(fetch: ImageFetcher, port: int) -> None:
     assert fetch(f"http://127.0.0.1:{port}/frame.png?at=1") == RED
+
+
+def test_an_image_is_waited_for_no_longer_than_its_answer_is_wanted(
+    fetch: ImageFetcher, port: int
+) -> None:
+    with pytest.raises(DeadlineExceededError, match="while image_url was fetched"):
+        fetch(f"http://127.0.0.1:{port}/drip", time.monotonic() + 0.2)
+    with pytest.raises(DeadlineExceededError):
+        fetch(f"http://127.0.0.1:{port}/", time.monotonic() - 1)
+    with pytest.raises(ImageUrlError, match=r"no answer in 0\.2 s"):
+        ImageFetcher((f"127.0.0.1:{port}",), MOST, 0.2)(
+            f"http://127.0.0.1:{port}/drip", time.monotonic() + 600
+        )
+
+
+def test_a_requests_deadline_counts_while_its_image_is_fetched(port: int, colors: Path) -> None:
+    with live_server(
+        models=colors, image_url_hosts=f"127.0.0.1:{port}", image_url_timeout=60
+    ) as server:
+        wanted: dict[str, Any] = {"image_url": f"http://127.0.0.1:{port}/drip", "deadline_ms": 200}
+        answer = requests.post(server.url + "/v1/recognize", json=wanted, timeout=60)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "DEADLINE_EXCEEDED")
 
 
 def test_a_name_needs_its_private_address_listed_too(port: int) -> None:

@@ -1,0 +1,130 @@
+"""Clients whose bodies do not come: told so, and in nobody's way."""
+
+import http.client
+import json
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+import requests
+from images import encode, plain
+from live import LiveServer, live_server
+
+from server.api.bodies import MANY, MOST_READING
+
+GREEN = encode(plain((0, 255, 0)), "PNG")
+PATH = "/v1/recognize"
+# More than any number of threads that the server has.
+CROWD = 250
+
+
+@pytest.fixture(scope="module")
+def server(colors: object) -> Iterator[LiveServer]:
+    with live_server(models=colors, body_timeout=1, max_waiting=8) as made:
+        yield made
+
+
+def begin(
+    server: LiveServer, path: str = PATH, head: str = "Content-Length: 100000"
+) -> socket.socket:
+    """A client that sends the start of a body and no more."""
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\nabc".encode())
+    return client
+
+
+def answer(client: socket.socket) -> tuple[http.client.HTTPResponse, bytes]:
+    """What the client is told, once the server has closed its connection."""
+    response = http.client.HTTPResponse(client)
+    response.begin()
+    body = response.read()
+    assert client.recv(1) == b""
+    return response, body
+
+
+@pytest.mark.parametrize(
+    ("path", "head"),
+    [
+        (PATH, "Content-Length: 100000"),
+        (PATH, "Content-Length: 100000\r\nContent-Type: image/jpeg"),
+        (PATH, "Content-Length: 100000\r\nContent-Type: application/json"),
+        (PATH, "Transfer-Encoding: chunked\r\n\r\n5"),
+        ("/v1/jobs", "Content-Length: 100000\r\nContent-Type: multipart/form-data; boundary=x"),
+        ("/nowhere", "Content-Length: 100000"),
+    ],
+)
+def test_a_body_that_does_not_come_ends_in_408(server: LiveServer, path: str, head: str) -> None:
+    with begin(server, path, head) as client:
+        response, body = answer(client)
+    told = json.loads(body)["error"]
+    assert (response.status, told["code"]) == (408, "REQUEST_TIMEOUT")
+    assert response.headers["Connection"] == "close"
+    assert response.headers["X-Request-Id"] == told["request_id"]
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_it_is_logged_under_the_id_that_the_client_is_told(server: LiveServer) -> None:
+    with begin(server) as client:
+        response, _ = answer(client)
+    line = server.request_line(response.headers["X-Request-Id"])
+    assert (line["status"], line["code"]) == (408, "REQUEST_TIMEOUT")
+
+
+def test_another_protocols_shape(server: LiveServer) -> None:
+    with begin(server, "/v2/models/colors/infer") as client:
+        _, body = answer(client)
+    assert set(json.loads(body)) == {"error"}
+    assert isinstance(json.loads(body)["error"], str)
+
+
+def test_a_body_that_comes_a_byte_at_a_time_is_late_too(server: LiveServer) -> None:
+    with begin(server) as client:
+        client.settimeout(0.05)
+        said = b""
+        while not said:
+            client.sendall(b"x")
+            try:
+                said = client.recv(100)
+            except TimeoutError:
+                continue
+    assert said.startswith(b"HTTP/1.1 408 ")
+
+
+def test_slow_clients_keep_neither_probes_nor_cameras_out(server: LiveServer) -> None:
+    with ExitStack() as stack:
+        slow = [stack.enter_context(begin(server)) for _ in range(CROWD)]
+        for path in ("/livez", "/readyz"):
+            assert requests.get(server.url + path, timeout=60).status_code == 200
+        told = [answer(client)[0] for client in slow]
+        assert {response.status for response in told} == {408, 503}
+        assert sum(response.status == 408 for response in told) <= MOST_READING
+        assert all(r.headers["Retry-After"] for r in told if r.status == 503)
+        assert server.recognize(GREEN).status_code == 200
+    assert server.sample("lineside_frames_refused_total", reason="OVERLOADED") > 0
+
+
+def test_a_good_camera_takes_the_place_of_the_slowest(colors: object) -> None:
+    pause = threading.Event()
+    with (
+        live_server(models=colors, body_timeout=600, max_waiting=8) as server,
+        ExitStack() as stack,
+    ):
+        slow = [stack.enter_context(begin(server)) for _ in range(MANY + 1)]
+        (refused,) = select.select(slow, [], [], 60)[0]
+        assert answer(refused)[0].status == 503
+        slow.remove(refused)
+        while server.recognize(GREEN).status_code != 200:
+            pause.wait(0.05)
+        told = select.select(slow, [], [], 60)[0]
+        assert 408 in {answer(client)[0].status for client in told}
+
+
+def test_a_body_that_is_not_coming_does_not_keep_the_server_up(server: LiveServer) -> None:
+    """As long as stop_timeout, whose end would be told by the exit code."""
+    with begin(server) as client:
+        server.await_listening()
+        assert server.stop() == 0
+        assert answer(client)[0].status == 408
