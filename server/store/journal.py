@@ -84,7 +84,12 @@ class Journal:
     def _turn(self, *, last: bool) -> None:
         with self._turned:
             self._working = True
-        self._writer.turn(self._rows, time.time(), time.monotonic(), last=last)
+        try:
+            self._writer.turn(self._rows, time.time(), time.monotonic(), last=last)
+        except Exception:
+            # Else no row would be written any more, and none would be counted as lost until the
+            # queue is full.
+            logger.exception("a turn of the journal failed")
         with self._turned:
             self._working = False
             self._turns += 1
