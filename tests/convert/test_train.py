@@ -143,6 +143,11 @@ def test_a_teacher_pruning_and_another_seed_make_another_model(
     [
         (("--accept", "shiny"), "--accept shiny is not one of the classes dark, light"),
         (("--mode", "int4"), "--mode int4 should be one of"),
+        (("--mode", "int8", "--io", "foo"), "--io foo should be one of"),
+        (("--mode", "int8", "--tune"), "--tune is for --mode dynamic"),
+        (("--min-probability", "3"), "--min-probability 3 should be in 0..1"),
+        (("--calibrate", "/nowhere"), "/nowhere is not a folder"),
+        (("--max-size-ratio", "nan"), "--max-size-ratio nan should be"),
         (("--sparsity", "1.5"), "--sparsity 1.5 should be from 0 to 0.99"),
         (("--epochs", "-1"), "--epochs -1 should be from 0"),
         (("--teacher", "nowhere"), "--teacher nowhere is neither a bundle's folder"),
@@ -158,7 +163,9 @@ def test_what_can_not_be_trained_is_refused_in_one_sentence(
     message: str,
 ) -> None:
     assert main(command(folder, tmp_path, *more)) == 1
-    assert message in capsys.readouterr().err
+    ended = capsys.readouterr()
+    assert message in ended.err
+    assert "epoch" not in ended.out
     assert not (tmp_path / "tiny").exists()
 
 
