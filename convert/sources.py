@@ -1,8 +1,11 @@
 """Any trained model in, a float32 .tflite with one NHWC image input of batch 1 out."""
 
 import math
+import re
 import tempfile
+import zipfile
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +25,9 @@ Output = Literal["probabilities", "logits", "sigmoid"]
 # MobileNetV2's own scaling, 0..255 to -1..1 (keras.applications' mode "tf").
 MOBILENET_SCALE, MOBILENET_OFFSET = 1 / 127.5, -1.0
 SERVING = "serving_default"
+# The lines of pages of messages that say what is wrong.
+_UNKNOWN_CLASS = re.compile(r"Could not locate class '[^']*'")
+_MISSING_OPERATORS = re.compile(r"^(?:Custom|Flex|TF Select) ops: (.+?)\s*$", re.MULTILINE)
 _SCALING_KINDS = frozenset({"MUL", "DIV", "ADD", "SUB"})
 
 
@@ -48,6 +54,10 @@ def from_keras(model: Any, size: tuple[int, int] | None = None) -> bytes:
     the convolutions. Raises ConvertError for a model with
     several inputs or outputs, an input of open size, and layers that TFLite has no operator for.
     """
+    if not getattr(model, "inputs", None):
+        raise ConvertError(
+            "the model has no inputs yet: give it an Input layer or call it once, then save it"
+        )
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ConvertError(
             f"the model has {len(model.inputs)} inputs and {len(model.outputs)} outputs;"
@@ -95,12 +105,18 @@ def keras_file(path: Path, size: tuple[int, int] | None = None) -> tuple[bytes, 
         raise ConvertError(f"{path} does not exist")
     if path.suffix not in (".keras", ".h5", ".hdf5"):
         raise ConvertError(f"{path} is neither .keras, .h5 nor the folder of a SavedModel")
+    # Keras says of a damaged one that there is no such file.
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ConvertError(f"{path} is not a Keras model that loads: it is damaged or incomplete")
     tf = tensorflow()
     with quiet():
         try:
             model = tf.keras.models.load_model(path, compile=False)
         except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
-            raise ConvertError(f"{path} is not a Keras model that loads: {_first(error)}") from None
+            why = _UNKNOWN_CLASS.search(str(error))
+            raise ConvertError(
+                f"{path} is not a Keras model that loads: {why[0] if why else _first(error)}"
+            ) from None
     data = from_keras(model, size)
     shape = describe(data)
     inside = shape.scales_inside or scaling.layer_scales(model) or _keras_scales(tf, model, shape)
@@ -170,11 +186,15 @@ def _one_image(tf: Any, loaded: Any, function: Any, argument: str, image: Any) -
 
 
 def _convert(tf: Any, converter: Any) -> bytes:
+    # Public only in tensorflow.lite's own tree.
+    failed = import_module("tensorflow.lite.python.convert_phase").ConverterError
     try:
         model = bytes(converter.convert())
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, failed) as error:
+        missing = _MISSING_OPERATORS.search(str(error))
+        why = f"TFLite has no operator for {missing[1]} of its types" if missing else _first(error)
         raise ConvertError(
-            f"TensorFlow's converter can't make this model a .tflite: {_first(error)}"
+            f"TensorFlow's converter can't make this model a .tflite: {why}"
         ) from None
     describe(model)
     return model
@@ -254,9 +274,12 @@ def recipe_with(recipe: Recipe, **given: Any) -> Recipe:
     """`recipe` with the values that are not None. Raises ConvertError for one out of range."""
     values = {k: v for k, v in given.items() if v is not None}
     try:
-        return msgspec.convert({**msgspec.structs.asdict(recipe), **values}, Recipe)
+        made = msgspec.convert({**msgspec.structs.asdict(recipe), **values}, Recipe)
     except msgspec.ValidationError as error:
         raise ConvertError(f"the recipe is not usable: {error}") from None
+    if made.channels == 1 and (isinstance(made.scale, tuple) or isinstance(made.offset, tuple)):
+        raise ConvertError("--scale and --offset take one number each for a grey image")
+    return made
 
 
 def read_labels(path: Path) -> tuple[Label, ...]:

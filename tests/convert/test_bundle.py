@@ -77,7 +77,14 @@ def test_a_golden_frame_that_fails_leaves_nothing(
         bundle.write_bundle(
             request_of.out, manifest, request_of.float_model, request_of.labels, {file: frame}
         )
-    assert left_in(request_of.out) == []
+    assert list(request_of.out.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(request_of: Request) -> None:
+    taken = request_of.out / "taken"
+    taken.write_bytes(b"")
+    with pytest.raises(ConvertError, match="taken/colours/1 can't be written: Not a directory"):
+        build(replace(request_of, out=taken), silent)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from convert import imagenet, sources
 from convert.errors import ConvertError
 from convert.quantize import quantize
 from convert.quiet import quiet
+from server.recognition.manifest import Recipe
 
 
 def run(model: bytes, image: np.ndarray) -> np.ndarray:
@@ -163,6 +164,41 @@ def test_a_quantised_or_broken_tflite_is_refused(colours_tflite: bytes, tmp_path
     path.write_bytes(b"no model")
     with pytest.raises(ConvertError, match=r"small\.tflite: The bytes are no TFLite model"):
         sources.tflite_file(path)
+
+
+def test_a_model_without_inputs_is_refused(tf: Any) -> None:
+    with pytest.raises(ConvertError, match="has no inputs yet: give it an Input layer"):
+        sources.from_keras(tf.keras.Sequential([tf.keras.layers.Dense(2)]))
+
+
+def test_an_operator_that_tflite_lacks_is_named(tf: Any, tmp_path: Path) -> None:
+    class Singular(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([1, 8, 8, 3])])
+        def __call__(self, pixels: Any) -> Any:
+            return tf.linalg.svd(pixels[..., 0], compute_uv=False)
+
+    module = Singular()
+    tf.saved_model.save(module, str(tmp_path), signatures=module.__call__)
+    with pytest.raises(ConvertError, match=r"a \.tflite: TFLite has no operator for Svd of"):
+        sources.saved_model(tmp_path)
+
+
+def test_an_unknown_layer_is_named(tf: Any, tmp_path: Path) -> None:
+    class Foo(tf.keras.layers.Layer):
+        def call(self, values: Any) -> Any:
+            return values
+
+    layers = tf.keras.layers
+    model = tf.keras.Sequential([layers.Input((8, 8, 3)), Foo(), layers.Flatten()])
+    with quiet():
+        model.save(tmp_path / "foo.keras")
+    with pytest.raises(ConvertError, match="that loads: Could not locate class 'Foo'"):
+        sources.keras_file(tmp_path / "foo.keras")
+
+
+def test_a_grey_image_has_one_scale() -> None:
+    with pytest.raises(ConvertError, match="take one number each for a grey image"):
+        sources.recipe_with(Recipe(width=8, height=8, color="gray"), scale=(1.0, 2.0, 3.0))
 
 
 def test_a_map_of_classes_is_refused(tf: Any) -> None:

@@ -20,6 +20,7 @@ from convert.__main__ import main
 from convert.augment import Augmentation, augment
 from convert.checkpoint import CHECKPOINT, Checkpoint, fingerprint
 from convert.dataset import read_dataset
+from convert.errors import ConvertError
 from convert.features import class_weights
 from convert.prune import schedule
 from server.errors import BundleError
@@ -136,6 +137,14 @@ def test_a_teacher_pruning_and_another_seed_make_another_model(
         len(gzip.compress((p / "tiny" / "1" / MODEL).read_bytes())) for p in (tmp_path, bundles)
     )
     assert pruned < 0.6 * whole
+
+
+def test_a_full_disk_is_named_and_nothing_stays(tmp_path: Path) -> None:
+    file = tmp_path / CHECKPOINT
+    file.with_suffix(".part").symlink_to("/dev/full")
+    with pytest.raises(ConvertError, match=r"checkpoint\.npz can't be written: No space left"):
+        Checkpoint(weights=[np.zeros(100_000)]).save(file)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
