@@ -16,6 +16,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from live import ROOT
 from numpy.typing import NDArray
 
+from convert import distill
 from convert.__main__ import main
 from convert.augment import Augmentation, augment
 from convert.checkpoint import CHECKPOINT, Checkpoint, fingerprint
@@ -23,11 +24,12 @@ from convert.dataset import read_dataset
 from convert.errors import ConvertError
 from convert.features import class_weights
 from convert.prune import schedule
+from convert.quiet import quiet, tensorflow
 from server.errors import BundleError
 from server.recognition.admission import Admission
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import MODEL, read_bundle
+from server.recognition.manifest import MODEL, Recipe, read_bundle
 from server.recognition.recognizer import Options, Recognizer
 
 pytest.importorskip("tensorflow", reason="tensorflow trains")
@@ -186,6 +188,18 @@ def test_a_teacher_of_other_classes_is_refused(
     teacher = ("--teacher", str(bundles / "tiny" / "1"))
     assert main(command(tmp_path / "renamed", tmp_path, *teacher)) == 1
     assert "knows dark, light, but the images are of black, light" in capsys.readouterr().err
+
+
+def test_a_teacher_answers_probabilities(tmp_path: Path) -> None:
+    keras, recipe = tensorflow().keras, Recipe(width=8, height=8)
+    layers = [keras.layers.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    for name, more in (("logits", []), ("good", [keras.layers.Softmax()])):
+        with quiet():
+            keras.Sequential([*layers, *more]).save(tmp_path / f"{name}.keras")
+    teacher = distill.load_teacher(tmp_path / "good.keras", recipe, ("a", "b"), 1)
+    assert teacher(np.zeros((3, 8, 8, 3), np.uint8)).shape == (3, 2)
+    with pytest.raises(ConvertError, match=r"logits\.keras answers .* end it with a softmax"):
+        distill.load_teacher(tmp_path / "logits.keras", recipe, ("a", "b"), 1)
 
 
 def test_unusable_images_are_refused_before_training(
