@@ -4,6 +4,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -73,9 +74,13 @@ def write_bundle(
     Raises ConvertError where the place is taken or the server would not serve the result.
     """
     target = check_free(models, manifest.name, manifest.version)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # mkdtemp's folder is its owner's alone, and a server may run as another user.
-    outer = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    made = [path for path in (target.parent, models) if not path.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # mkdtemp's folder is its owner's alone, and a server may run as another user.
+        outer = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise ConvertError(f"{target} can't be written: {error.strerror}") from None
     folder = outer / target.name
     try:
         folder.mkdir()
@@ -96,6 +101,10 @@ def write_bundle(
         raise ConvertError(f"no bundle was written to {target}: {error}") from None
     finally:
         shutil.rmtree(outer)
+        for path in made:
+            # One that holds the bundle, or another process's, is not empty.
+            with suppress(OSError):
+                path.rmdir()
     return target
 
 

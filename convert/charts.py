@@ -1,6 +1,7 @@
 """Pictures of figures as PNG bytes, drawn without a display."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,8 +25,10 @@ def confusion_png(matrix: NDArray[np.int64], labels: Sequence[str]) -> bytes:
     axes = figure.add_subplot()
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(n), labels, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(n), labels)
+    # A label is a name, whatever dollar signs it has.
+    plain: dict[str, Any] = {"parse_math": False}
+    axes.set_xticks(range(n), labels, rotation=45, ha="right", rotation_mode="anchor", **plain)
+    axes.set_yticks(range(n), labels, **plain)
     axes.tick_params(length=0, colors=MUTED, labelsize=9 if n <= MAX_NUMBERED else 5)
     axes.set_xlabel("predicted", color=INK)
     axes.set_ylabel("true", color=INK)
@@ -70,6 +73,7 @@ def tradeoff_png(points: Sequence[tuple[str, float, float, float]], measure: str
             color=INK,
             fontsize=9,
             zorder=5,
+            parse_math=False,
         )
     axes.margins(y=0.3)
     axes.set_xlim(0, 1.2 * max(times))
@@ -93,6 +97,9 @@ def _offsets(points: Sequence[tuple[str, float, float, float]]) -> list[int]:
 
 def _png(figure: Any) -> bytes:
     out = io.BytesIO()
-    # Without the software's version the same figures give the same bytes.
-    figure.savefig(out, format="png", dpi=110, facecolor="white", metadata={"Software": None})
+    with warnings.catch_warnings():
+        # The font has not every script; a box in its place says as much.
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        # Without the software's version the same figures give the same bytes.
+        figure.savefig(out, format="png", dpi=110, facecolor="white", metadata={"Software": None})
     return out.getvalue()

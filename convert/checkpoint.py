@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convert.dataset import Dataset
+from convert.errors import ConvertError
 
 CHECKPOINT = "checkpoint.npz"
 Arrays = list[NDArray[Any]]
@@ -35,7 +36,10 @@ class Checkpoint:
     optimizer: Arrays = field(default_factory=list)
 
     def save(self, file: Path) -> None:
-        """Replaces `file`, all or nothing, also when the machine loses power."""
+        """Replaces `file`, all or nothing, also when the machine loses power.
+
+        Raises ConvertError where it can't be written.
+        """
         numbers = msgspec.json.encode(
             [self.epoch, self.best_epoch, self.best_top1.hex(), self.best_loss.hex()]
         )
@@ -46,11 +50,15 @@ class Checkpoint:
             for index, array in enumerate(group)
         }
         part = file.with_suffix(".part")
-        with part.open("wb") as out:
-            np.savez(out, numbers=np.frombuffer(numbers, np.uint8), **arrays)  # type: ignore[arg-type]
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(file)
+        try:
+            with part.open("wb") as out:
+                np.savez(out, numbers=np.frombuffer(numbers, np.uint8), **arrays)  # type: ignore[arg-type]
+                out.flush()
+                os.fsync(out.fileno())
+            part.replace(file)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise ConvertError(f"{file} can't be written: {error.strerror}") from None
 
     @classmethod
     def load(cls, file: Path) -> "Checkpoint | None":

@@ -13,6 +13,9 @@ from convert.evaluate import Model, predict
 from convert.frames import images, is_labelled, labelled
 from convert.tune import Latency, measure
 
+# As many as a person reads in an error.
+FEW_LABELS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -47,8 +50,10 @@ def compare(models: Sequence[Model], frames: Path | None, seconds: float) -> tup
     for model in models[1:]:
         other = sorted(wanted ^ {label.name for label in model.labels})
         if other:
+            more = ", ..." if len(other) > FEW_LABELS else ""
             raise ConvertError(
-                f"{model.name} and {models[0].name} don't have the same labels: {', '.join(other)}"
+                f"{model.name} and {models[0].name} don't have the same labels: {len(other)} are"
+                f" in one of them alone: {', '.join(other[:FEW_LABELS])}{more}"
             )
     latencies = measure({m.name: m.data for m in models}, seconds=seconds)
     judged = _judge(models, frames) if frames else ({},) * len(models)

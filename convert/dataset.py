@@ -4,6 +4,7 @@ import csv
 import hashlib
 import math
 import random
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,8 @@ from server.recognition.manifest import Recipe
 
 # What file managers leave in a folder of pictures.
 IGNORED = frozenset({"thumbs.db", "desktop.ini"})
+# Beside the folders of classes, where lists and notes may lie too.
+PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 # One to learn from and one to choose the epoch by.
 MIN_FRAMES = 2
 # Every pixel, whatever the model's size, so that two encodings of one picture compare equal.
@@ -58,7 +61,8 @@ def read_dataset(path: Path, classes: Sequence[str] | None = None) -> Dataset:
     `label`. Classes are sorted by name unless `classes` gives their order; then no other may occur.
 
     Raises DatasetError for a path that is neither, a CSV without those columns or with an empty
-    field, and a class that `classes` doesn't have.
+    field, a class that `classes` doesn't have or whose name labels.txt can't hold, a picture beside
+    the folders of classes, and a link to nowhere.
     """
     if path.is_dir():
         by_class = _folder(path)
@@ -66,6 +70,12 @@ def read_dataset(path: Path, classes: Sequence[str] | None = None) -> Dataset:
         by_class = _csv(path)
     else:
         raise DatasetError(f"{path} is neither a folder of classes nor a CSV of path,label")
+    unusable = [repr(name) for name in by_class if not _fits_a_line(name)]
+    if unusable:
+        raise DatasetError(
+            f"{path} has the class {', '.join(unusable)}: a name can't begin or end with a space,"
+            " or hold a tab, a line break or another control character"
+        )
     if classes is None:
         classes = sorted(by_class)
     unknown = sorted(set(by_class) - set(classes))
@@ -83,19 +93,46 @@ def read_dataset(path: Path, classes: Sequence[str] | None = None) -> Dataset:
     )
 
 
+def _fits_a_line(name: str) -> bool:
+    """Whether a name comes back as it is from a line of labels.txt."""
+    # Control characters, undecodable bytes of a file name, line and paragraph separators.
+    bad = {"Cc", "Cs", "Zl", "Zp"}
+    return name == name.strip() and not any(unicodedata.category(c) in bad for c in name)
+
+
 def _folder(path: Path) -> dict[str, list[Path]]:
     names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
         raise DatasetError(f"{path} has no sub-folders; it should have one a class")
+    loose = sorted(
+        p.name
+        for p in path.iterdir()
+        if p.suffix.lower() in PICTURES and not p.is_dir() and not _ignored(p.name)
+    )
+    if loose:
+        raise DatasetError(
+            f"{path} has {_some(loose)} beside the folders of its classes: move it into one"
+        )
     return {name: sorted(_images(path / name)) for name in names}
 
 
 def _images(folder: Path) -> Iterator[Path]:
     for file in folder.rglob("*"):
-        parts = file.relative_to(folder).parts
-        hidden = any(part.startswith(".") for part in parts) or file.name.lower() in IGNORED
-        if file.is_file() and not hidden:
+        if any(_ignored(part) for part in file.relative_to(folder).parts):
+            continue
+        if file.is_symlink() and not file.exists():
+            raise DatasetError(f"{file} is a link to a file that does not exist")
+        if file.is_file():
             yield file
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith(".") or name.lower() in IGNORED
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _csv(path: Path) -> dict[str, list[Path]]:
@@ -109,6 +146,8 @@ def _csv(path: Path) -> dict[str, list[Path]]:
                 name, label = (row["path"] or "").strip(), (row["label"] or "").strip()
                 if not name or not label:
                     raise DatasetError(f"{path} line {rows.line_num} lacks its path or its label")
+                if "\0" in name:
+                    raise DatasetError(f"{path} line {rows.line_num} has a NUL in its path")
                 by_class[label].append(path.parent / name)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path} is not a CSV in UTF-8: {error}") from None

@@ -28,7 +28,8 @@ def load_teacher(path: Path, recipe: Recipe, classes: tuple[str, ...], threads: 
     """The teacher in a bundle's folder or a .keras file.
 
     A .keras file answers probabilities for the input of `recipe` in the order of `classes`.
-    Raises ConvertError where it is neither, or takes another input or knows other classes.
+    Raises ConvertError where it is neither, or takes another input, knows other classes or does
+    not answer probabilities.
     """
     if (path / MANIFEST).is_file():
         return _bundle(path, recipe, classes, threads)
@@ -77,7 +78,19 @@ def _keras(path: Path, recipe: Recipe, classes: tuple[str, ...]) -> Teacher:
             f"--teacher {path} makes {answered} values of {list(taken)}, but this training needs"
             f" {len(classes)} of {list(want)}"
         )
-    return lambda pixels: np.asarray(model.predict_on_batch(to_batch(pixels, recipe)), np.float32)
+
+    def probabilities(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.asarray(model.predict_on_batch(to_batch(pixels, recipe)), np.float32)
+
+    grey = np.full((1, *want), 128, np.uint8)
+    answer = probabilities(grey)
+    if not (answer.min() >= 0 and abs(answer.sum() - 1) < 0.01):
+        raise ConvertError(
+            f"--teacher {path} answers {answer.min():.3g} to {answer.max():.3g}, adding up to"
+            f" {answer.sum():.3g}, for a grey frame: a teacher answers probabilities, so end it"
+            " with a softmax"
+        )
+    return probabilities
 
 
 def loss(share: float = TEACHER_SHARE, temperature: float = TEMPERATURE) -> Any:

@@ -34,6 +34,14 @@ def run(args: argparse.Namespace) -> int:
     if args.against:
         recipe = sources.recipe_with(model.recipe, dtype="float32")
         data = sources.tflite_file(args.against)
+        seen = sources.describe(data)
+        mine = (recipe.height, recipe.width, recipe.channels, len(model.labels))
+        other = (seen.height, seen.width, seen.channels, seen.classes)
+        if other != mine:
+            raise ConvertError(
+                f"{args.against} makes {other[3]} values of {list(other[:3])}, but {model.name}"
+                f" makes {mine[3]} of {list(mine[:3])}"
+            )
         reference = Model("float32", data, recipe, model.output, model.labels)
     proof = evaluate(
         model,

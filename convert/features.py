@@ -1,5 +1,6 @@
 """A data set's frames as tensors: decoded and resized once, by the functions that serve."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convert.dataset import Dataset
+from convert.errors import ConvertError
 from server.recognition import frame
 from server.recognition.frame import Pixels
 from server.recognition.manifest import Recipe
@@ -42,18 +44,35 @@ def load_pixels(
     """All frames, uint8 [frames, height, width, channels], mapped from the .npy `file`.
 
     Where the file exists it is what an earlier call wrote; otherwise it is written, all or
-    nothing. Raises OSError, and the errors of `frame.decode`.
+    nothing. Raises ConvertError for a full disk, OSError, and the errors of `frame.decode`.
     """
     if not file.exists():
         shape = (len(dataset.frames), recipe.height, recipe.width, recipe.channels)
         part = file.with_suffix(".part")
         out = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
+        _claim(part)
         for row, item in enumerate(dataset.frames):
             out[row] = read_pixels(item.path, recipe, limits)
             on_image()
         out.flush()
         part.replace(file)
     return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def _claim(file: Path) -> None:
+    """Takes the disk space of a file that has holes: to write into a mapped hole of a full disk
+    kills the process. Raises ConvertError, and removes the file."""
+    size = file.stat().st_size
+    try:
+        # Not every system has it.
+        if hasattr(os, "posix_fallocate"):
+            with file.open("r+b") as part:
+                os.posix_fallocate(part.fileno(), 0, size)
+    except OSError as error:
+        file.unlink()
+        raise ConvertError(
+            f"{file.parent} can't hold the {size / 1e6:.0f} MB of decoded frames: {error.strerror}"
+        ) from None
 
 
 def to_batch(pixels: Sequence[Pixels] | NDArray[np.uint8], recipe: Recipe) -> Tensor:

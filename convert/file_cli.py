@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
         model, shape = sources.keras_file(args.file, args.size)
         return convert(args, model, labels, args.file, shape)
     if args.command == "saved-model":
-        model = sources.saved_model(args.file, args.signature or sources.SERVING, args.size)
-    else:
-        model = sources.tflite_file(args.file)
-    return convert(args, model, labels, args.file)
+        signature = args.signature or sources.SERVING
+        model, shape = sources.saved_model(args.file, signature, args.size)
+        return convert(args, model, labels, args.file, shape)
+    return convert(args, sources.tflite_file(args.file), labels, args.file)
 
 
 def convert(
@@ -70,17 +70,22 @@ def convert(
     """
     from convert import sources
 
-    shape = shape or sources.describe(model)
-    recipe = sources.recipe_with(sources.default_recipe(shape), **recipe_values(args))
-    output = args.output or shape.output
+    seen = shape or sources.describe(model)
+    recipe = sources.recipe_with(sources.default_recipe(seen), **recipe_values(args))
+    output = args.output or seen.output
     args.name = args.name or file.resolve().stem
     args.source = args.source or file.name
-    inside = ", since the model scales them itself" if shape.scales_inside else ""
-    chosen = "as given" if args.scale or args.offset else "by default" + inside
+    inside = ", since the model scales them itself" if seen.scales_inside else ""
+    chosen = "as given" if args.scale else "by default" + inside
     print(
         f"input {recipe.width} x {recipe.height} {recipe.color}, {recipe.resize}; pixels *"
         f" {_number(recipe.scale)} + {_number(recipe.offset)} {chosen}; output taken as {output}"
     )
+    if shape is None and not (args.scale or seen.scales_inside):
+        print(
+            "warning: where this model scales its pixels itself, which a .tflite need not show,"
+            " it needs --scale 1 --offset 0"
+        )
     return finish(args, request(args, model, labels, recipe, output))
 
 

@@ -22,6 +22,10 @@ class CalibrationError(QuantizeError):
     """The calibration frames would give ranges that are not those of the real input."""
 
 
+class TooFewFramesError(CalibrationError):
+    """Too few of the calibration frames show something."""
+
+
 @dataclass(frozen=True, slots=True)
 class Operator:
     """An operator with constant float32 weights.

@@ -12,7 +12,15 @@ from ai_edge_litert.tools import flatbuffer_utils
 from ai_edge_quantizer import qtyping, quantizer
 from numpy.typing import NDArray
 
-from convert.graph import CalibrationError, Operator, QuantizeError, constant, kind_of, parse
+from convert.graph import (
+    CalibrationError,
+    Operator,
+    QuantizeError,
+    TooFewFramesError,
+    constant,
+    kind_of,
+    parse,
+)
 from convert.recipes import INT8_WEIGHTS, Step, apply
 
 IO_DTYPES = ("uint8", "int8", "float32")
@@ -29,8 +37,8 @@ def usable_frames(
 
     `shape` is the model's input, [1, H, W, C]. Constant is a standard deviation within 0.005 of
     the range of all frames, noise a correlation of neighbouring pixels below
-    MIN_AUTOCORRELATION. Raises CalibrationError for a wrong shape, dtype or value, and for fewer
-    than MIN_CALIBRATION_FRAMES frames left over.
+    MIN_AUTOCORRELATION. Raises CalibrationError for a wrong shape, dtype or value, and its
+    TooFewFramesError for fewer than MIN_CALIBRATION_FRAMES frames left over.
     """
     frames = [np.asarray(frame) for frame in calibration or ()]
     for frame in frames:
@@ -46,9 +54,9 @@ def usable_frames(
     varied = [frame for frame in distinct if frame.std() > 0.005 * span]
     usable = [frame for frame in varied if _autocorrelation(frame) >= MIN_AUTOCORRELATION]
     if len(usable) < MIN_CALIBRATION_FRAMES:
-        raise CalibrationError(
-            f"int8 needs at least {MIN_CALIBRATION_FRAMES} different real frames to calibrate on; "
-            f"of {len(frames)} given, {len(usable)} will do ({len(frames) - len(distinct)} "
+        raise TooFewFramesError(
+            f"calibration needs at least {MIN_CALIBRATION_FRAMES} different real frames; of"
+            f" {len(frames)} given, {len(usable)} will do ({len(frames) - len(distinct)} "
             f"repeated, {len(distinct) - len(varied)} constant, {len(varied) - len(usable)} noise)."
         )
     return usable

@@ -35,10 +35,15 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
 
 
 def ranks(probabilities: Probabilities, truth: Indices) -> Indices:
-    """How many classes each frame's true one comes after, ties by class: [frames], from 0."""
+    """How many classes each frame's true one comes after, ties by class: [frames], from 0.
+
+    A frame whose answer is not a number comes after all.
+    """
     own = probabilities[np.arange(len(truth)), truth][:, None]
     before = np.arange(probabilities.shape[1])[None] < truth[:, None]
     ahead = (probabilities > own) | ((probabilities == own) & before)
+    # Nothing compares with nan, and the frame would count as right.
+    ahead |= np.isnan(probabilities).any(axis=1, keepdims=True)
     return np.asarray(ahead.sum(axis=1), np.intp)
 
 

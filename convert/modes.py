@@ -28,13 +28,14 @@ FEW_FRAMES = 32
 
 
 def every_mode(request: Request, args: argparse.Namespace, progress: Progress = print) -> None:
-    """Prints the table of float32, float16, dynamic and int8, and with --frames writes the plot
-    that --plot names. No bundle is written.
+    """Prints the table of float32, float16, dynamic and int8, and with --frames or --validate
+    writes the plot that --plot names. No bundle is written.
 
     With --tune the tuned model is one more row. int8 is calibrated on --calibrate, --frames or
     the frames of the bundles that ship, and left out with a sentence where they won't do.
     Raises ConvertError.
     """
+    frames = _frames(request, args)
     check(replace(request, mode="float32", tune=False))
     models = [_model(request, "float32", request.float_model)]
     for mode in ("float16", "dynamic"):
@@ -44,15 +45,27 @@ def every_mode(request: Request, args: argparse.Namespace, progress: Progress = 
         tuned = replace(request, mode="dynamic")
         models.append(_model(tuned, "dynamic, tuned", make(tuned, progress)[0]))
     models += _int8(request, args, progress)
-    rows = compare(models, args.frames, args.seconds)
+    rows = compare(models, frames, args.seconds)
     progress(table(rows, "float32"))
-    if args.frames and args.plot:
+    if frames and args.plot:
         try:
             args.plot.write_bytes(plot(rows))
         except OSError as error:
             raise ConvertError(f"{args.plot} can't be written: {error.strerror}") from None
         progress(f"wrote {args.plot}")
     progress("no bundle was written: --mode with one of them writes it")
+
+
+def _frames(request: Request, args: argparse.Namespace) -> Path | None:
+    """What the table's accuracy is of. Raises ConvertError for two answers, and for limits: a
+    table keeps nothing back. With --tune the size's is that of the plan."""
+    if args.frames and args.validate:
+        raise ConvertError("--mode all judges on --frames or on --validate: give one of them")
+    if request.max_accuracy_drop is not None or (request.max_size_ratio and not request.tune):
+        raise ConvertError(
+            "--mode all writes no bundle that --max-accuracy-drop or --max-size-ratio could refuse"
+        )
+    return args.frames or args.validate  # type: ignore[no-any-return]
 
 
 def _model(request: Request, name: str, data: bytes) -> Model:

@@ -44,7 +44,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = Non
         "--validate", type=Path, metavar="FOLDER", help="one sub-folder a class, or a CSV"
     )
     proof.add_argument(
-        "--max-accuracy-drop", type=float, default=0.5, metavar="POINTS", help="of top-1 (0.5)"
+        "--max-accuracy-drop", type=float, metavar="POINTS", help="of top-1, on --validate (0.5)"
     )
     proof.add_argument("--max-size-ratio", type=float, metavar="RATIO", help="to the float model")
     proof.add_argument(
@@ -53,9 +53,12 @@ def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = Non
     proof.add_argument("--samples", type=int, default=0, help="frames copied into samples/ (0)")
     every = parser.add_argument_group("--mode all: a table of every mode, no bundle")
     every.add_argument(
-        "--frames", type=Path, metavar="FOLDER", help="images, or one sub-folder a class"
+        "--frames",
+        type=Path,
+        metavar="FOLDER",
+        help="images, or one sub-folder a class (--validate)",
     )
-    every.add_argument("--plot", type=Path, help="PNG of accuracy on --frames against latency")
+    every.add_argument("--plot", type=Path, help="PNG of accuracy on the frames against latency")
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,13 +77,23 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def recipe_values(args: argparse.Namespace) -> dict[str, Any]:
-    """The recipe fields that were given."""
+    """The recipe fields that were given.
+
+    A scale without an offset has the offset 0: a default offset is right for the default scale
+    alone. Raises ConvertError for an offset without a scale.
+    """
+    from convert.errors import ConvertError
+
     names = ("scale", "offset", "color", "resize", "interpolation", "decode", "pad")
     values = {name: getattr(args, name) for name in names}
     for name in ("scale", "offset"):
         given: Sequence[float] | None = values[name]
         if given is not None:
             values[name] = given[0] if len(given) == 1 else tuple(given)
+    if values["scale"] is None and values["offset"] is not None:
+        raise ConvertError("--offset needs --scale too: tensor = pixel * scale + offset")
+    if values["scale"] is not None and values["offset"] is None:
+        values["offset"] = 0.0
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from convert.errors import ConvertError, GateError
 from convert.evaluate import Model, evaluate
 from convert.frames import tensors
 from convert.golden import baseline, keepsakes
-from convert.graph import QuantizeError
+from convert.graph import QuantizeError, TooFewFramesError
 from convert.integer import IO_DTYPES
 from convert.proof import Proof, accuracy_drop, sentence, summary
 from convert.quantize import MODES, Plan, quantize
@@ -34,6 +35,8 @@ from server.recognition.manifest import (
 
 Progress = Callable[[str], None]
 PLAN = "plan.json"
+# Percentage points of top-1: above what rounding the weights costs, below what a line would notice.
+ACCURACY_DROP = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,8 @@ class Request:
         and the baseline for drift.
     calibration: image files that int8 takes its ranges from, and every mode but float32 the
         correction of its biases.
-    max_accuracy_drop: percentage points of top-1 that the result may lose against the float model.
+    max_accuracy_drop: percentage points of top-1 that the result may lose against the float model
+        on `validation`; None is ACCURACY_DROP where there is one.
     max_size_ratio: of the result's file to the float model's; None allows any.
     tune: measure on this machine which operators of a dynamic model to quantise.
     samples: validation frames that are copied into samples/ for people to try.
@@ -71,7 +75,7 @@ class Request:
     validation: Dataset | None = None
     calibration: Sequence[Path] | None = None
     verdict: VerdictPolicy | None = None
-    max_accuracy_drop: float = 0.5
+    max_accuracy_drop: float | None = None
     max_size_ratio: float | None = None
     tune: bool = False
     samples: int = 0
@@ -89,8 +93,6 @@ def build(request: Request, progress: Progress = print) -> Path:
     check(request)
     model, plan = make(request, progress)
     ratio = len(model) / len(request.float_model)
-    if request.calibration and request.mode != "float32":
-        progress("biases corrected on the calibration frames")
     progress(f"{request.mode}: {len(model) / 1e6:.2f} MB, {ratio:.3f} of the float model")
     if request.max_size_ratio is not None and ratio > request.max_size_ratio:
         raise GateError(
@@ -169,11 +171,12 @@ def gate(proof: Proof, request: Request, target: Path) -> None:
     """Raises GateError where the result lost more top-1 than the request allows."""
     drop = accuracy_drop(proof)
     # One part in a million of a point: shares of frames don't add up exactly in binary.
-    if drop > request.max_accuracy_drop + 1e-6:
+    allowed = ACCURACY_DROP if request.max_accuracy_drop is None else request.max_accuracy_drop
+    if drop > allowed + 1e-6:
         raise GateError(
             f"{target} was not written: the {request.mode} model is right on {drop:.2f} points"
             f" fewer of {len(proof.frames)} frames than the float model, more than"
-            f" --max-accuracy-drop {request.max_accuracy_drop:g}"
+            f" --max-accuracy-drop {allowed:g}"
         )
 
 
@@ -190,19 +193,44 @@ def check(request: Request) -> Shape:
             f"the recipe makes {list(want)} but the model takes"
             f" {[shape.height, shape.width, shape.channels]}"
         )
-    if request.mode not in MODES:
-        raise ConvertError(f"the mode {request.mode!r} should be one of {', '.join(MODES)}")
-    if request.io_dtype not in IO_DTYPES:
-        raise ConvertError(f"--io {request.io_dtype!r} should be one of {', '.join(IO_DTYPES)}")
+    check_options(
+        request.mode,
+        request.io_dtype,
+        tune=request.tune,
+        max_accuracy_drop=request.max_accuracy_drop,
+        max_size_ratio=request.max_size_ratio,
+    )
     if request.mode == "int8" and not request.calibration:
         raise ConvertError("int8 takes its ranges from real frames: give --calibrate FOLDER")
-    if request.tune and request.mode != "dynamic":
-        raise ConvertError(f"--tune is for --mode dynamic; {request.mode} has nothing to tune")
+    if request.max_accuracy_drop is not None and request.validation is None:
+        raise ConvertError("--max-accuracy-drop needs labelled frames: give --validate FOLDER")
     names = {label.name for label in request.labels}
     unknown = sorted(set(request.verdict.accept) - names) if request.verdict else []
     if unknown:
         raise ConvertError(f"the accepted label {', '.join(unknown)} is not one of the labels")
     return shape
+
+
+def check_options(
+    mode: str,
+    io_dtype: str,
+    *,
+    tune: bool,
+    max_accuracy_drop: float | None,
+    max_size_ratio: float | None,
+) -> None:
+    """Raises ConvertError for fields of a Request that no model would make right."""
+    if mode not in MODES:
+        raise ConvertError(f"--mode {mode} should be one of {', '.join(MODES)}")
+    if io_dtype not in IO_DTYPES:
+        raise ConvertError(f"--io {io_dtype} should be one of {', '.join(IO_DTYPES)}")
+    if tune and mode != "dynamic":
+        raise ConvertError(f"--tune is for --mode dynamic; {mode} has nothing to tune")
+    # Nothing is greater than nan, so that as a limit it would let everything pass.
+    if max_accuracy_drop is not None and math.isnan(max_accuracy_drop):
+        raise ConvertError("--max-accuracy-drop nan should be a number of percentage points")
+    if max_size_ratio is not None and not max_size_ratio > 0:
+        raise ConvertError(f"--max-size-ratio {max_size_ratio:g} should be a number above 0")
 
 
 def make(request: Request, progress: Progress) -> tuple[bytes, Plan | None]:
@@ -212,16 +240,25 @@ def make(request: Request, progress: Progress) -> tuple[bytes, Plan | None]:
         if request.tune:
             limit = request.max_size_ratio or 0.30
             plan, _ = tune(request.float_model, max_size_ratio=limit, progress=progress)
-        model = quantize(
-            request.float_model,
-            request.mode,
-            calibration=_calibration(request),
-            plan=plan,
-            io_dtype=request.io_dtype,
-        )
+        return _quantized(request, plan, progress), plan
     except QuantizeError as error:
         raise ConvertError(str(error)) from None
-    return model, plan
+
+
+def _quantized(request: Request, plan: Plan | None, progress: Progress) -> bytes:
+    frames, mode = _calibration(request), request.mode
+    made = partial(quantize, request.float_model, mode, plan=plan, io_dtype=request.io_dtype)
+    try:
+        model = made(calibration=frames)
+    except TooFewFramesError as error:
+        # Only int8 can't do without: the others are as good as without --calibrate.
+        if mode == "int8":
+            raise
+        progress(f"biases not corrected: {error}")
+        return made()
+    if frames is not None:
+        progress("biases corrected on the calibration frames")
+    return model
 
 
 def _calibration(request: Request) -> Iterator[NDArray[np.float32]] | None:

@@ -6,6 +6,7 @@ import tempfile
 import zipfile
 from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from convert.errors import ConvertError
@@ -64,10 +65,13 @@ def load_module(name: str, weights: Path | None) -> Any:
     """The `torch.nn.Module` that `PACKAGE.MODULE:CALLABLE` returns, in evaluation mode.
 
     The current folder is searched too. weights: a state_dict file for it, as `torch.save` writes
-    it. Raises ConvertError where one of the names does not exist or the weights don't fit.
+    it. Raises ConvertError where one of the names does not exist, the callable fails or the
+    weights don't fit.
     """
     torch, _ = _packages()
     place, _, factory = name.partition(":")
+    if not place or not factory:
+        raise ConvertError(f"{name} should be MODULE:CALLABLE")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -76,17 +80,31 @@ def load_module(name: str, weights: Path | None) -> Any:
         raise ConvertError(f"{name}: {error}") from None
     except AttributeError:
         raise ConvertError(f"{name}: {place} has no {factory}") from None
-    module = make()
+    try:
+        module = make()
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ConvertError(f"{name} fails: {_first(error)}") from None
     if not isinstance(module, torch.nn.Module):
         raise ConvertError(f"{name} returns {type(module).__name__}, not a torch.nn.Module")
     if weights is not None:
-        if not zipfile.is_zipfile(weights):
-            raise ConvertError(f"{weights} is not a state_dict that torch.save wrote")
-        try:
-            module.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except (OSError, RuntimeError, ValueError, TypeError) as error:
-            raise ConvertError(f"{weights} does not fit {name}: {_first(error)}") from None
+        _load_weights(torch, module, weights, name)
     return module.eval()
+
+
+def _load_weights(torch: Any, module: Any, weights: Path, name: str) -> None:
+    if not weights.is_file():
+        raise ConvertError(f"{weights} does not exist")
+    if not zipfile.is_zipfile(weights):
+        raise ConvertError(f"{weights} is not a state_dict that torch.save wrote")
+    try:
+        module.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except UnpicklingError:
+        # Its message advises to load code from the file.
+        raise ConvertError(
+            f"{weights} holds more than tensors: save module.state_dict(), not the module"
+        ) from None
+    except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise ConvertError(f"{weights} does not fit {name}: {_first(error)}") from None
 
 
 def _packages() -> tuple[Any, Any]:
@@ -99,5 +117,8 @@ def _packages() -> tuple[Any, Any]:
 
 
 def _first(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    # PyTorch's first line may only announce the ones that say it.
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[1]}"
     return lines[0] if lines else type(error).__name__

@@ -97,9 +97,9 @@ def quantize(
     ranges are the lowest and highest values over them. In every mode they correct the biases
     (`convert.correction`).
 
-    Raises CalibrationError for fewer than 8 usable frames or a wrong shape or dtype, and
-    QuantizeError for an unknown mode or io_dtype, bytes that are no float32 model, a plan that
-    names none of its operators, and an operator that has no integer form.
+    Raises TooFewFramesError for fewer than 8 usable frames, CalibrationError for a wrong shape or
+    dtype, and QuantizeError for an unknown mode or io_dtype, bytes that are no float32 model, a
+    plan that names none of its operators, and an operator that has no integer form.
     """
     if mode not in MODES:
         raise QuantizeError(f"The mode is {mode!r}, and can only be one of {', '.join(MODES)}.")

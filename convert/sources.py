@@ -1,7 +1,11 @@
 """Any trained model in, a float32 .tflite with one NHWC image input of batch 1 out."""
 
+import math
+import re
 import tempfile
+import zipfile
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +13,7 @@ import msgspec
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from convert import scaling
 from convert.errors import ConvertError
 from convert.graph import QuantizeError, kind_of, operators, parse
 from convert.quiet import quiet, tensorflow
@@ -20,6 +25,9 @@ Output = Literal["probabilities", "logits", "sigmoid"]
 # MobileNetV2's own scaling, 0..255 to -1..1 (keras.applications' mode "tf").
 MOBILENET_SCALE, MOBILENET_OFFSET = 1 / 127.5, -1.0
 SERVING = "serving_default"
+# The lines of pages of messages that say what is wrong.
+_UNKNOWN_CLASS = re.compile(r"Could not locate class '[^']*'")
+_MISSING_OPERATORS = re.compile(r"^(?:Custom|Flex|TF Select) ops: (.+?)\s*$", re.MULTILINE)
 _SCALING_KINDS = frozenset({"MUL", "DIV", "ADD", "SUB"})
 
 
@@ -27,8 +35,8 @@ _SCALING_KINDS = frozenset({"MUL", "DIV", "ADD", "SUB"})
 class Shape:
     """A classifier's tensors: input [1, height, width, channels], output [1, classes].
 
-    scales_inside: its first operator scales or shifts the pixels. output: how its last operator
-    leaves the values.
+    scales_inside: it scales or shifts the pixels before all else, as far as is known. output: how
+    its last operator leaves the values.
     """
 
     height: int
@@ -46,6 +54,10 @@ def from_keras(model: Any, size: tuple[int, int] | None = None) -> bytes:
     the convolutions. Raises ConvertError for a model with
     several inputs or outputs, an input of open size, and layers that TFLite has no operator for.
     """
+    if not getattr(model, "inputs", None):
+        raise ConvertError(
+            "the model has no inputs yet: give it an Input layer or call it once, then save it"
+        )
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ConvertError(
             f"the model has {len(model.inputs)} inputs and {len(model.outputs)} outputs;"
@@ -82,40 +94,46 @@ def fixed_shape(
     return 1, height, width, shape[3]
 
 
-def keras_scales_inside(model: Any) -> bool:
-    """Whether a `keras.Model` has a layer that scales its pixels; the converter may fold it into
-    the next one, so that the .tflite no longer shows it."""
-    return any(
-        type(layer).__name__ in ("Rescaling", "Normalization") or keras_scales_inside(layer)
-        for layer in getattr(model, "layers", ())
-    )
-
-
 def keras_file(path: Path, size: tuple[int, int] | None = None) -> tuple[bytes, Shape]:
     """A .keras, a Keras .h5, or a SavedModel folder as a float32 .tflite, and its tensors.
 
     Raises ConvertError where it is none of them or does not load.
     """
     if path.is_dir():
-        data = saved_model(path, size=size)
-        return data, describe(data)
+        return saved_model(path, size=size)
     if not path.is_file():
         raise ConvertError(f"{path} does not exist")
     if path.suffix not in (".keras", ".h5", ".hdf5"):
         raise ConvertError(f"{path} is neither .keras, .h5 nor the folder of a SavedModel")
+    # Keras says of a damaged one that there is no such file.
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ConvertError(f"{path} is not a Keras model that loads: it is damaged or incomplete")
     tf = tensorflow()
     with quiet():
         try:
             model = tf.keras.models.load_model(path, compile=False)
         except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
-            raise ConvertError(f"{path} is not a Keras model that loads: {_first(error)}") from None
+            why = _UNKNOWN_CLASS.search(str(error))
+            raise ConvertError(
+                f"{path} is not a Keras model that loads: {why[0] if why else _first(error)}"
+            ) from None
     data = from_keras(model, size)
     shape = describe(data)
-    return data, replace(shape, scales_inside=shape.scales_inside or keras_scales_inside(model))
+    inside = shape.scales_inside or scaling.layer_scales(model) or _keras_scales(tf, model, shape)
+    return data, replace(shape, scales_inside=inside)
 
 
-def saved_model(path: Path, signature: str = SERVING, size: tuple[int, int] | None = None) -> bytes:
-    """The signature of a SavedModel folder as a float32 .tflite.
+def _keras_scales(tf: Any, model: Any, shape: Shape) -> bool:
+    image = tf.TensorSpec((1, shape.height, shape.width, shape.channels), model.inputs[0].dtype)
+    with quiet():
+        traced = tf.function(lambda value: model(value, training=False))
+        return scaling.function_scales(traced.get_concrete_function(image))
+
+
+def saved_model(
+    path: Path, signature: str = SERVING, size: tuple[int, int] | None = None
+) -> tuple[bytes, Shape]:
+    """The signature of a SavedModel folder as a float32 .tflite, and its tensors.
 
     Raises ConvertError where the folder is no SavedModel, or has no such signature (the message
     lists those it has), or the signature is not one image in and one tensor out.
@@ -141,8 +159,11 @@ def saved_model(path: Path, signature: str = SERVING, size: tuple[int, int] | No
             f" {', '.join(function.structured_outputs)}; a classifier has one of each"
         )
     [(argument, spec)] = inputs.items()
-    shape = fixed_shape(tuple(spec.shape.as_list()), size)
-    return _one_image(tf, loaded, function, argument, tf.TensorSpec(shape, spec.dtype))
+    image = tf.TensorSpec(fixed_shape(tuple(spec.shape.as_list()), size), spec.dtype)
+    data = _one_image(tf, loaded, function, argument, image)
+    shape = describe(data)
+    inside = shape.scales_inside or scaling.function_scales(function)
+    return data, replace(shape, scales_inside=inside)
 
 
 def _one_image(tf: Any, loaded: Any, function: Any, argument: str, image: Any) -> bytes:
@@ -165,11 +186,15 @@ def _one_image(tf: Any, loaded: Any, function: Any, argument: str, image: Any) -
 
 
 def _convert(tf: Any, converter: Any) -> bytes:
+    # Public only in tensorflow.lite's own tree.
+    failed = import_module("tensorflow.lite.python.convert_phase").ConverterError
     try:
         model = bytes(converter.convert())
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, failed) as error:
+        missing = _MISSING_OPERATORS.search(str(error))
+        why = f"TFLite has no operator for {missing[1]} of its types" if missing else _first(error)
         raise ConvertError(
-            f"TensorFlow's converter can't make this model a .tflite: {_first(error)}"
+            f"TensorFlow's converter can't make this model a .tflite: {why}"
         ) from None
     describe(model)
     return model
@@ -209,6 +234,11 @@ def describe(model: bytes) -> Shape:
         )
     if len(answers) != 1 or answers[0]["dtype"] != np.float32:
         raise ConvertError(f"the model has {len(answers)} outputs; a classifier has one, float32")
+    answer = [int(n) for n in answers[0]["shape"]]
+    if math.prod(answer) != answer[-1]:
+        raise ConvertError(
+            f"the model answers {answer}; a classifier answers [1, classes], one value a class"
+        )
     graph = parsed.subgraphs[0]
     first = next((op for op in graph.operators if graph.inputs[0] in op.inputs), None)
     last = next((op for op in graph.operators if graph.outputs[0] in op.outputs), None)
@@ -216,7 +246,7 @@ def describe(model: bytes) -> Shape:
         height=image[1],
         width=image[2],
         channels=image[3],
-        classes=int(answers[0]["shape"][-1]),
+        classes=answer[-1],
         scales_inside=first is not None and kind_of(parsed, first) in _SCALING_KINDS,
         # LOGISTIC values are probabilities already, each label's own.
         output="probabilities"
@@ -244,15 +274,18 @@ def recipe_with(recipe: Recipe, **given: Any) -> Recipe:
     """`recipe` with the values that are not None. Raises ConvertError for one out of range."""
     values = {k: v for k, v in given.items() if v is not None}
     try:
-        return msgspec.convert({**msgspec.structs.asdict(recipe), **values}, Recipe)
+        made = msgspec.convert({**msgspec.structs.asdict(recipe), **values}, Recipe)
     except msgspec.ValidationError as error:
         raise ConvertError(f"the recipe is not usable: {error}") from None
+    if made.channels == 1 and (isinstance(made.scale, tuple) or isinstance(made.offset, tuple)):
+        raise ConvertError("--scale and --offset take one number each for a grey image")
+    return made
 
 
 def read_labels(path: Path) -> tuple[Label, ...]:
     """Labels in output order, `LABEL` or `ID<TAB>LABEL` a line. Raises ConvertError."""
     try:
-        return parse_labels(path.read_text("utf-8"))
+        return parse_labels(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ConvertError(f"{path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:

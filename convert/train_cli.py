@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from convert.dataset import Dataset
     from convert.progress import Terminal
     from convert.train import Options
+    from server.recognition.manifest import Recipe
 
 HELD_OUT = 0.2
 
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     options, recipe, terminal = options_from(args), imagenet.recipe(args.size), Terminal()
     args.name = args.name or default_name(args.folder)
     train, validation = data(args, terminal)
-    check_before(args, train)
+    check_before(args, train, recipe)
     state = fingerprint((options, recipe), train, validation)
     work = (args.work or args.out / ".training") / f"{args.name}-{state}"
     work.mkdir(parents=True, exist_ok=True)
@@ -103,24 +104,48 @@ def trained_on(args: argparse.Namespace) -> str:
     return f"{args.folder.name} and a server's samples" if args.labelled else str(args.folder.name)
 
 
-def check_before(args: argparse.Namespace, train: "Dataset") -> None:
+def check_before(args: argparse.Namespace, train: "Dataset", recipe: "Recipe") -> None:
     """Finds before the training what `pipeline.build` would refuse after it.
 
-    Raises ConvertError for an unknown label or mode, and for a version that is there already.
+    Raises ConvertError for an unknown label, an option out of its range, and a version that is
+    there already; for frames to calibrate on that won't do also CalibrationError.
     """
     from convert import bundle
     from convert.errors import ConvertError
-    from convert.quantize import MODES
+    from convert.options import verdict
+    from convert.pipeline import check_options
 
     unknown = sorted(set(args.accept or ()) - set(train.classes))
     if unknown:
         raise ConvertError(
             f"--accept {', '.join(unknown)} is not one of the classes {', '.join(train.classes)}"
         )
-    if args.mode not in MODES:
-        raise ConvertError(f"--mode {args.mode} should be one of {', '.join(MODES)}")
+    verdict(args)
+    check_options(
+        args.mode,
+        args.io,
+        tune=args.tune,
+        max_accuracy_drop=args.max_accuracy_drop,
+        max_size_ratio=args.max_size_ratio,
+    )
     version = args.version or bundle.next_version(args.out, args.name)
     bundle.check_free(args.out, args.name, version)
+    check_calibration(args, train, recipe)
+
+
+def check_calibration(args: argparse.Namespace, train: "Dataset", recipe: "Recipe") -> None:
+    """Reads the frames that the model will be calibrated on, and for int8 counts those that will
+    do. Raises ConvertError for one that is not a readable image, and CalibrationError."""
+    from convert.frames import images, tensors
+    from convert.integer import usable_frames
+
+    paths = images(args.calibrate) if args.calibrate else [item.path for item in train.frames]
+    if args.mode == "int8":
+        shape = (1, recipe.height, recipe.width, recipe.channels)
+        usable_frames(tensors(paths, recipe), shape)
+    elif args.calibrate:
+        for _ in tensors(paths, recipe):
+            pass
 
 
 def options_from(args: argparse.Namespace) -> "Options":

@@ -228,7 +228,7 @@ def check_fit(bundle: Bundle, pool: InterpreterPool) -> Recipe:
             f"{where}: the recipe makes {recipe.dtype} {list(want)} but the model takes"
             f" {pool.inputs[0].dtype} {list(shape)}"
         )
-    classes = pool.outputs[0].shape[-1]
+    classes = math.prod(pool.outputs[0].shape[1:] or pool.outputs[0].shape)
     if classes != len(bundle.labels):
         raise BundleError(
             f"{where}: labels.txt has {len(bundle.labels)} labels but the model answers {classes}"

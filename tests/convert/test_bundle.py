@@ -77,7 +77,14 @@ def test_a_golden_frame_that_fails_leaves_nothing(
         bundle.write_bundle(
             request_of.out, manifest, request_of.float_model, request_of.labels, {file: frame}
         )
-    assert left_in(request_of.out) == []
+    assert list(request_of.out.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(request_of: Request) -> None:
+    taken = request_of.out / "taken"
+    taken.write_bytes(b"")
+    with pytest.raises(ConvertError, match="taken/colours/1 can't be written: Not a directory"):
+        build(replace(request_of, out=taken), silent)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +93,9 @@ def test_a_golden_frame_that_fails_leaves_nothing(
         ({"name": "a b"}, "name 'a b' is not usable"),
         ({"version": -1}, "version -1 should be a whole number"),
         ({"labels": (Label("one"), Label("two"))}, "2 labels, but the model answers 3"),
-        ({"mode": "int4"}, "mode 'int4' should be one of dynamic, float16, int8, float32"),
+        ({"mode": "int4"}, "--mode int4 should be one of dynamic, float16, int8, float32"),
         ({"mode": "int8"}, "give --calibrate FOLDER"),
-        ({"io_dtype": "int16"}, "'int16' should be one of"),
+        ({"io_dtype": "int16"}, "--io int16 should be one of"),
         ({"mode": "float16", "tune": True}, "--tune is for --mode dynamic"),
         ({"verdict": VerdictPolicy(accept=("pink",))}, "accepted label pink is not one"),
     ],
@@ -110,6 +117,18 @@ def test_gates_leave_no_bundle(request_of: Request, colours_frames: Path) -> Non
     with pytest.raises(GateError, match="more than --max-accuracy-drop -50"):
         build(strict, silent)
     assert left_in(request_of.out) == []
+
+
+def test_too_few_frames_skip_the_correction_of_biases(
+    request_of: Request, colours_frames: Path
+) -> None:
+    frames, said = tuple(sorted(colours_frames.rglob("*.*")))[:3], list[str]()
+    folder = build(replace(request_of, calibration=frames), said.append)
+    assert said[0].startswith("biases not corrected: calibration needs at least 8 different")
+    plain = build(request_of, silent)
+    assert (folder / "model.tflite").read_bytes() == (plain / "model.tflite").read_bytes()
+    with pytest.raises(ConvertError, match="of 3 given, 3 will do"):
+        build(replace(request_of, mode="int8", calibration=frames), silent)
 
 
 @pytest.mark.parametrize("io_dtype", ["uint8", "int8", "float32"])

@@ -103,6 +103,8 @@ def test_keras_says_how_the_model_is_fed(
     recipe = read_bundle(tmp_path / "colours" / "2").manifest.recipe
     assert recipe is not None
     assert (recipe.scale, recipe.offset, recipe.resize) == ((1.0, 0.5, 2.0), 0.0, "letterbox")
+    assert main([*command, "--scale", "0.25"]) == 0
+    assert "pixels * 0.25 + 0 as given" in capsys.readouterr().out
 
 
 def test_a_process_shows_our_lines_alone(colours_files: Path, tmp_path: Path) -> None:
@@ -123,12 +125,15 @@ def test_mode_all_prints_one_table(
 ) -> None:
     command = ["tflite", str(colours_files / "colours.tflite"), "--mode", "all"]
     command += ["--labels", str(colours_files / "labels.txt"), "--out", str(tmp_path)]
-    command += ["--frames", str(colours_frames), "--seconds", "0.2", "--plot"]
-    assert main([*command, str(tmp_path / "plot.png")]) == 0
+    command += ["--validate", str(colours_frames), "--seconds", "0.2"]
+    command += ["--calibrate", str(colours_frames)]
+    assert main([*command, "--plot", str(tmp_path / "plot.png")]) == 0
     lines = capsys.readouterr().out.splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("model "))
     rows = [line.split()[0] for line in lines[head + 1 : head + 5]]
     assert rows == ["float32", "float16", "dynamic", "int8"]
+    assert "top-1" in lines[head]
+    assert lines[1].endswith("it needs --scale 1 --offset 0")
     assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
 
 
@@ -140,6 +145,11 @@ def test_mode_all_prints_one_table(
         (["--validate", "nowhere"], 1, "nowhere is neither a folder of classes nor a CSV"),
         (["--accept", "red", "--min-probability", "7"], 1, "--min-probability 7 should be in 0..1"),
         (["--scale", "1", "2"], 1, "the recipe is not usable"),
+        (["--offset", "-1"], 1, "--offset needs --scale too"),
+        (["--max-accuracy-drop", "0"], 1, "--max-accuracy-drop needs labelled frames"),
+        (["--max-accuracy-drop", "nan"], 1, "--max-accuracy-drop nan should be a number"),
+        (["--max-size-ratio", "nan"], 1, "--max-size-ratio nan should be a number above 0"),
+        (["--mode", "all", "--max-size-ratio", "0.5"], 1, "--mode all writes no bundle that"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence_and_a_code(

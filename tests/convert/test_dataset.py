@@ -50,6 +50,31 @@ def test_given_classes_set_the_order_and_admit_no_other(folder: Path) -> None:
         read_dataset(folder, ("bad", "worse"))
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "split\u2028line", " led", "tab\tbed"])
+def test_a_class_that_labels_txt_can_not_hold(folder: Path, name: str) -> None:
+    write(folder / name / "1.png", 30)
+    with pytest.raises(DatasetError, match=r"has the class '.*': a name can't begin or end"):
+        read_dataset(folder)
+
+
+def test_no_picture_is_left_out_without_a_word(folder: Path) -> None:
+    (folder / "notes.txt").write_text("of the line")
+    assert read_dataset(folder).counts() == (4, 4)
+    write(folder / "loose.png", 30)
+    with pytest.raises(DatasetError, match=r"has loose\.png beside the folders of its classes"):
+        read_dataset(folder)
+    (folder / "loose.png").unlink()
+    (folder / "good" / "gone.png").symlink_to(folder / "nowhere.png")
+    with pytest.raises(DatasetError, match=r"gone\.png is a link to a file that does not exist"):
+        read_dataset(folder)
+
+
+def test_a_nul_in_a_csv_names_its_line(tmp_path: Path) -> None:
+    (tmp_path / "frames.csv").write_text("path,label\na\0.png,ok\n")
+    with pytest.raises(DatasetError, match=r"frames\.csv line 2 has a NUL"):
+        read_dataset(tmp_path / "frames.csv")
+
+
 def test_a_csv_names_files_relative_to_itself(folder: Path) -> None:
     table = folder.parent / "frames.csv"
     table.write_text("label,path,station\nok,train/good/0.png,4\nnok,train/bad/1.png,4\n")

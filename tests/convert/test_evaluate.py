@@ -37,6 +37,11 @@ def test_ranks_follow_a_stable_sort(values: np.ndarray, data: st.DataObject) -> 
     assert metrics.ranks(values, truth).tolist() == expected
 
 
+def test_an_answer_that_is_not_a_number_is_wrong() -> None:
+    values = np.array([[np.nan, np.nan], [0.1, np.nan], [0.9, 0.1]], np.float32)
+    assert metrics.ranks(values, np.zeros(3, np.intp)).tolist() == [2, 2, 0]
+
+
 def test_confusion_precision_and_recall() -> None:
     truth, predicted = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 0])
     matrix = metrics.confusion(truth, predicted, 3)

@@ -122,5 +122,16 @@ def test_what_is_no_module_is_refused(networks: Any, tmp_path: Path) -> None:
         pytorch.load_module("networks:large", None)
     with pytest.raises(ConvertError, match="not a state_dict"):
         pytorch.load_module("networks:small", tmp_path / "text.pt2")
+    with pytest.raises(ConvertError, match=":small should be MODULE:CALLABLE"):
+        pytorch.load_module(":small", None)
+    with pytest.raises(ConvertError, match=r"nowhere\.pt does not exist"):
+        pytorch.load_module("networks:small", tmp_path / "nowhere.pt")
+    torch = import_module("torch")
+    torch.save(torch.nn.ReLU(), tmp_path / "whole.pt")
+    with pytest.raises(ConvertError, match=r"whole\.pt holds more than tensors"):
+        pytorch.load_module("networks:small", tmp_path / "whole.pt")
+    torch.save({}, tmp_path / "empty.pt")
+    with pytest.raises(ConvertError, match=r"does not fit networks:small: .*Missing key"):
+        pytorch.load_module("networks:small", tmp_path / "empty.pt")
     with pytest.raises(ConvertError, match="can't be exported for an image of 1 x 32 x 32"):
         pytorch.from_module(networks.small().eval(), 32, 32, 1)

@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
+from convert import sources
 from convert.__main__ import main
+from convert.charts import confusion_png
 from convert.frames import labelled
 from convert.pipeline import Request, build
 from server.recognition.manifest import Bundle, read_bundle
@@ -118,6 +120,10 @@ def test_confusion_png_is_in_the_bundle(proven: Bundle) -> None:
     assert min(picture.shape[:2]) > 300
 
 
+def test_a_label_is_drawn_as_it_is_written() -> None:
+    assert confusion_png(np.eye(2, dtype=np.int64), ["$x_{$", "\u5b57"]).startswith(b"\x89PNG")
+
+
 def test_names_are_escaped(request_of: Request, colours_frames: Path, tmp_path: Path) -> None:
     labels = tuple(replace_name(label.name) for label in request_of.labels)
     frames = tmp_path / "frames.csv"
@@ -156,6 +162,18 @@ def test_the_baseline_is_of_these_frames(proven: Bundle, details: dict[str, Any]
     assert sum(baseline.confidence) == pytest.approx(1)
     # The frames' mean grey lies between 64 and 128.
     assert sum(baseline.brightness[3:8]) == pytest.approx(1)
+
+
+def test_evaluate_against_a_model_of_another_size(
+    tf: Any, proven: Bundle, colours_frames: Path, tmp_path: Path, capsys: Any
+) -> None:
+    layers = tf.keras.layers
+    model = tf.keras.Sequential([layers.Input((8, 8, 3)), layers.Flatten(), layers.Dense(2)])
+    (tmp_path / "small.tflite").write_bytes(sources.from_keras(model))
+    command = ["evaluate", str(proven.folder), str(colours_frames), "--against"]
+    assert main([*command, str(tmp_path / "small.tflite")]) == 1
+    said = r"small\.tflite makes 2 values of \[8, 8, 3\], but .* makes 3 of \[32, 32, 3\]"
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_evaluate_writes_the_same_report(

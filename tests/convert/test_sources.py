@@ -11,6 +11,7 @@ from convert import imagenet, sources
 from convert.errors import ConvertError
 from convert.quantize import quantize
 from convert.quiet import quiet
+from server.recognition.manifest import Recipe
 
 
 def run(model: bytes, image: np.ndarray) -> np.ndarray:
@@ -72,6 +73,25 @@ def test_a_model_that_scales_its_pixels_is_fed_them_as_they_are(tf: Any, tmp_pat
     recipe = sources.default_recipe(shape)
     assert (recipe.scale, recipe.offset, recipe.color) == (1.0, 0.0, "gray")
     assert shape.output == "probabilities"
+
+
+@pytest.mark.parametrize("layer", [True, False], ids=["Rescaling", "division"])
+def test_scaling_that_the_converter_folds_away_is_seen(
+    tf: Any, tmp_path: Path, layer: bool
+) -> None:
+    layers = tf.keras.layers
+    pixels = layers.Input((8, 8, 3))
+    scaled = layers.Rescaling(1 / 255)(pixels) if layer else pixels / 255
+    features = layers.Conv2D(4, 3, padding="same")(scaled)
+    answers = layers.Dense(2)(layers.GlobalAveragePooling2D()(features))
+    model = tf.keras.Model(pixels, answers)
+    assert not sources.describe(sources.from_keras(model)).scales_inside
+    with quiet():
+        model.save(tmp_path / "folded.keras")
+        model.export(tmp_path / "folded", verbose=False)
+    for path in (tmp_path / "folded", tmp_path / "folded.keras"):
+        _, shape = sources.keras_file(path)
+        assert shape.scales_inside
 
 
 def test_a_model_of_any_size_needs_one(tf: Any, tmp_path: Path) -> None:
@@ -144,6 +164,53 @@ def test_a_quantised_or_broken_tflite_is_refused(colours_tflite: bytes, tmp_path
     path.write_bytes(b"no model")
     with pytest.raises(ConvertError, match=r"small\.tflite: The bytes are no TFLite model"):
         sources.tflite_file(path)
+
+
+def test_a_model_without_inputs_is_refused(tf: Any) -> None:
+    with pytest.raises(ConvertError, match="has no inputs yet: give it an Input layer"):
+        sources.from_keras(tf.keras.Sequential([tf.keras.layers.Dense(2)]))
+
+
+def test_an_operator_that_tflite_lacks_is_named(tf: Any, tmp_path: Path) -> None:
+    class Singular(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([1, 8, 8, 3])])
+        def __call__(self, pixels: Any) -> Any:
+            return tf.linalg.svd(pixels[..., 0], compute_uv=False)
+
+    module = Singular()
+    tf.saved_model.save(module, str(tmp_path), signatures=module.__call__)
+    with pytest.raises(ConvertError, match=r"a \.tflite: TFLite has no operator for Svd of"):
+        sources.saved_model(tmp_path)
+
+
+def test_an_unknown_layer_is_named(tf: Any, tmp_path: Path) -> None:
+    class Foo(tf.keras.layers.Layer):
+        def call(self, values: Any) -> Any:
+            return values
+
+    layers = tf.keras.layers
+    model = tf.keras.Sequential([layers.Input((8, 8, 3)), Foo(), layers.Flatten()])
+    with quiet():
+        model.save(tmp_path / "foo.keras")
+    with pytest.raises(ConvertError, match="that loads: Could not locate class 'Foo'"):
+        sources.keras_file(tmp_path / "foo.keras")
+
+
+def test_a_grey_image_has_one_scale() -> None:
+    with pytest.raises(ConvertError, match="take one number each for a grey image"):
+        sources.recipe_with(Recipe(width=8, height=8, color="gray"), scale=(1.0, 2.0, 3.0))
+
+
+def test_a_map_of_classes_is_refused(tf: Any) -> None:
+    layers = tf.keras.layers
+    model = tf.keras.Sequential([layers.Input((8, 8, 3)), layers.Conv2D(3, 3)])
+    with pytest.raises(ConvertError, match=r"answers \[1, 6, 6, 3\]; a classifier answers"):
+        sources.from_keras(model)
+
+
+def test_labels_saved_by_a_windows_editor(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes("\ufeffone\r\ntwo\r\n".encode())
+    assert [label.name for label in sources.read_labels(tmp_path / "names.txt")] == ["one", "two"]
 
 
 def test_labels_with_an_empty_line_name_the_file(tmp_path: Path) -> None:

@@ -16,17 +16,20 @@ from ai_edge_litert.tools import flatbuffer_utils
 from live import ROOT
 from numpy.typing import NDArray
 
+from convert import distill
 from convert.__main__ import main
 from convert.augment import Augmentation, augment
 from convert.checkpoint import CHECKPOINT, Checkpoint, fingerprint
 from convert.dataset import read_dataset
+from convert.errors import ConvertError
 from convert.features import class_weights
 from convert.prune import schedule
+from convert.quiet import quiet, tensorflow
 from server.errors import BundleError
 from server.recognition.admission import Admission
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import MODEL, read_bundle
+from server.recognition.manifest import MODEL, Recipe, read_bundle
 from server.recognition.recognizer import Options, Recognizer
 
 pytest.importorskip("tensorflow", reason="tensorflow trains")
@@ -138,11 +141,24 @@ def test_a_teacher_pruning_and_another_seed_make_another_model(
     assert pruned < 0.6 * whole
 
 
+def test_a_full_disk_is_named_and_nothing_stays(tmp_path: Path) -> None:
+    file = tmp_path / CHECKPOINT
+    file.with_suffix(".part").symlink_to("/dev/full")
+    with pytest.raises(ConvertError, match=r"checkpoint\.npz can't be written: No space left"):
+        Checkpoint(weights=[np.zeros(100_000)]).save(file)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (("--accept", "shiny"), "--accept shiny is not one of the classes dark, light"),
         (("--mode", "int4"), "--mode int4 should be one of"),
+        (("--mode", "int8", "--io", "foo"), "--io foo should be one of"),
+        (("--mode", "int8", "--tune"), "--tune is for --mode dynamic"),
+        (("--min-probability", "3"), "--min-probability 3 should be in 0..1"),
+        (("--calibrate", "/nowhere"), "/nowhere is not a folder"),
+        (("--max-size-ratio", "nan"), "--max-size-ratio nan should be"),
         (("--sparsity", "1.5"), "--sparsity 1.5 should be from 0 to 0.99"),
         (("--epochs", "-1"), "--epochs -1 should be from 0"),
         (("--teacher", "nowhere"), "--teacher nowhere is neither a bundle's folder"),
@@ -158,7 +174,9 @@ def test_what_can_not_be_trained_is_refused_in_one_sentence(
     message: str,
 ) -> None:
     assert main(command(folder, tmp_path, *more)) == 1
-    assert message in capsys.readouterr().err
+    ended = capsys.readouterr()
+    assert message in ended.err
+    assert "epoch" not in ended.out
     assert not (tmp_path / "tiny").exists()
 
 
@@ -170,6 +188,18 @@ def test_a_teacher_of_other_classes_is_refused(
     teacher = ("--teacher", str(bundles / "tiny" / "1"))
     assert main(command(tmp_path / "renamed", tmp_path, *teacher)) == 1
     assert "knows dark, light, but the images are of black, light" in capsys.readouterr().err
+
+
+def test_a_teacher_answers_probabilities(tmp_path: Path) -> None:
+    keras, recipe = tensorflow().keras, Recipe(width=8, height=8)
+    layers = [keras.layers.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    for name, more in (("logits", []), ("good", [keras.layers.Softmax()])):
+        with quiet():
+            keras.Sequential([*layers, *more]).save(tmp_path / f"{name}.keras")
+    teacher = distill.load_teacher(tmp_path / "good.keras", recipe, ("a", "b"), 1)
+    assert teacher(np.zeros((3, 8, 8, 3), np.uint8)).shape == (3, 2)
+    with pytest.raises(ConvertError, match=r"logits\.keras answers .* end it with a softmax"):
+        distill.load_teacher(tmp_path / "logits.keras", recipe, ("a", "b"), 1)
 
 
 def test_unusable_images_are_refused_before_training(
