@@ -100,7 +100,8 @@ def listening_sockets(port: int) -> list[socket.socket]:
         with suppress(OSError):
             listens = candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
             if listens and candidate.getsockname()[1] == port:
-                found.append(candidate.dup())
+                # Not candidate.dup(), which makes the one socket behind both wait in accept().
+                found.append(socket.socket(fileno=os.dup(candidate.fileno())))
     return found
 
 
