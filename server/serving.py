@@ -10,10 +10,10 @@ from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from granian.server import Server, mp
 
-from server.api.bodies import MOST_READING, PROTOCOL
 from server.config import Settings
 from server.draining import drain_before_stop, hold_signals_while_forking
 from server.errors import StartError
+from server.protocol import MOST_READING, PROTOCOL
 
 # Threads beyond those that work, wait or read: to refuse with, and to answer probes from. Granian
 # starts them on demand and ends idle ones.

@@ -22,16 +22,14 @@ from werkzeug.exceptions import RequestTimeout
 from server.api.responses import error_body
 from server.api.security import HEADERS
 from server.errors import OverloadedError
+from server.protocol import MOST_READING, PROTOCOL
 from server.sockets import bytes_written, own_sockets
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
-# In a WSGI environment, what answers the request: Granian's, with response_bytes(status, headers,
-# body). Under another server, which has a limit of its own, it is not there.
-PROTOCOL = "lineside.protocol"
-# Threads that may wait for bodies. From MANY on, each further one takes the place of the one that
-# has waited longest, where that has had GRACE seconds.
-MANY, MOST_READING, GRACE = 48, 56, 1.0
+# From MANY threads that wait for bodies on, each further one takes the place of the one that has
+# waited longest, where that has had GRACE seconds.
+MANY, GRACE = 48, 1.0
 # Bytes by which an answer to what came too late is made longer, and most bytes of its head.
 PADDING, HEAD = range(2000, 8000), 1000
 # Seconds in which the HTTP server has written an answer that it was given.

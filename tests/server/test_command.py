@@ -174,6 +174,26 @@ def test_nothing_of_tensorflow_is_imported(models: Path, command: str) -> None:
     assert not imported & {"tensorflow", "keras", "jax", "torch", "matplotlib", "convert"}
 
 
+def test_the_parent_which_only_watches_the_worker_stays_light(models: Path) -> None:
+    code = """
+import os, sys
+from server import config_reading
+from server.serving import run
+from server.startup import application, prepare
+prepare(config_reading.load(os.environ, {}, None))
+print(*sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"LINESIDE_MODELS": str(models)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not {*done.stdout.split()} & {"flask", "werkzeug", "numpy", "cv2", "PIL"}
+
+
 def test_a_worker_that_dies_is_replaced(models: Path) -> None:
     server = LiveServer(models=models)
     try:

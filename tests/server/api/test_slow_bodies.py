@@ -13,7 +13,8 @@ import requests
 from images import encode, plain
 from live import LiveServer, live_server
 
-from server.api.bodies import MANY, MOST_READING
+from server.api.bodies import MANY
+from server.protocol import MOST_READING
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 PATH = "/v1/recognize"
