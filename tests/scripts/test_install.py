@@ -16,7 +16,9 @@ HERE = Path(__file__).parent
 # that none are fetched, and settings with a free port.
 PREPARED = """
 set -eu
-chmod o+x /root  # where Python may lie, and the service looks
+for folder in {site} $(readlink -f {python}); do  # where the service, a stranger there, looks
+  while folder=$(dirname "$folder"); [ "$folder" != / ]; do chmod o+x "$folder"; done
+done
 mkdir -p /run/systemd/system /opt/lineside/app /etc/lineside
 ln -sf {here}/systemctl /usr/local/bin/systemctl
 export PYTHON={python} PATH=/usr/local/bin:$PATH
