@@ -1,4 +1,4 @@
-"""python -m server [serve | worker | check | health | bench | settings | key | journal | fleet]"""
+"""The commands of `python -m server`."""
 
 import argparse
 import os
@@ -98,14 +98,9 @@ def _print_settings() -> int:
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Exit code: 0 well, 1 a server that could not start or go on, 2 wrong use."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or (
-        arguments[0].startswith("--") and arguments[0] not in ("--help", "--version")
-    ):
-        arguments.insert(0, "serve")
-    args = _parser().parse_args(arguments)
+    args = _parser().parse_args(argv)
     try:
         if args.command == "settings":
             return _print_settings()
@@ -123,7 +118,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StartError, LinesideError) as error:
         print(f"lineside: {error}", file=sys.stderr)
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

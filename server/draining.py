@@ -124,23 +124,6 @@ def not_yet_accepted(listener: socket.socket) -> int:
     return int(struct.unpack_from("I", info, TCPI_UNACKED)[0])
 
 
-def hold_signals_while_forking() -> None:
-    """Makes every process forked from now on begin with SIGTERM and SIGINT blocked.
-
-    One that came before `drain_before_stop` blocked them would meet the handler inherited from the
-    parent, and be lost.
-    """
-    masks: list[set[int | signal.Signals]] = []
-
-    def hold() -> None:
-        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING))
-
-    def release() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
-
-    os.register_at_fork(before=hold, after_in_parent=release)
-
-
 def _stop_with_parent() -> None:
     """Has the kernel send SIGTERM to this process when its parent ends (prctl(2)), since a worker
     that nobody watches would keep the port from its successor. One whose parent has ended already,
@@ -151,9 +134,10 @@ def _stop_with_parent() -> None:
         sys.exit("the server that started this worker has ended")
 
 
-def drain_before_stop(make_app: Callable[[], Wsgi], port: int) -> Draining:
+def drain_before_stop(make_app: Callable[[], Wsgi], port: int, longest: float) -> Draining:
     """The application made, with SIGTERM and SIGINT to this process draining it first, and only
-    then reaching the server's own handler, once.
+    then reaching the server's own handler, once. SIGALRM ends the process `longest` seconds later,
+    if it is still there.
 
     To be called in the main thread before any other thread is started, since threads inherit the
     blocked signals, and before the server sets its handler.
@@ -165,6 +149,7 @@ def drain_before_stop(make_app: Callable[[], Wsgi], port: int) -> Draining:
 
     def stop() -> None:
         number = signal.sigwait(STOPPING)
+        signal.setitimer(signal.ITIMER_REAL, longest)  # the kernel's: it needs no thread of ours
         draining.drain(port)
         while (handler := signal.getsignal(signal.SIGTERM)) is inherited:
             time.sleep(STEP)  # told to stop before the server was up

@@ -1,5 +1,4 @@
-"""What the HTTP server and the application behind it agree on; imports nothing, since the parent
-process does so too."""
+"""What the HTTP server and the application behind it agree on."""
 
 # In a WSGI environment, what answers the request: Granian's, with response_bytes(status, headers,
 # body). Under another server, which has a limit of its own, it is not there.

@@ -1,17 +1,16 @@
-"""Granian in front of the application: one worker with threads, watched by its parent."""
+"""Granian in front of the application: one worker with threads, in this process."""
 
 import os
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from granian.constants import HTTPModes, Interfaces
+from granian.constants import HTTPModes, Interfaces, RuntimeModes
 from granian.log import LogLevels
-from granian.server import Server, mp
+from granian.server import mp
 
 from server.config import Settings
-from server.draining import drain_before_stop, hold_signals_while_forking
+from server.draining import drain_before_stop
 from server.errors import StartError
 from server.protocol import MOST_READING, PROTOCOL
 
@@ -54,36 +53,36 @@ def with_protocol(wrap: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> None:
-    """Serves `make_app(settings)` until SIGTERM or SIGINT, then lets frames in hand finish.
+    """Serves `make_app(settings)` until SIGTERM or SIGINT, then lets frames in hand finish; where
+    they need longer than `stop_timeout`, SIGALRM ends the process.
 
-    The application is made in the worker, so that no thread or interpreter crosses the fork.
-    A worker that dies is replaced. Raises StartError where the address can't be had.
+    Granian's own parent process is left out, since it takes 20 MB only to watch: `supervise` does
+    that. Raises StartError where the address can't be had.
     """
     address = listening_address(settings.host, settings.port)
-    hold_signals_while_forking()
     mp._wsgi_call_wrap = with_protocol(mp._wsgi_call_wrap)
-    server = Server(
+    server = mp.MPServer(
         "server.app:create_app",
         address=address,
         port=settings.port,
         interface=Interfaces.WSGI,
+        runtime_mode=RuntimeModes.mt,
         workers=1,
         blocking_threads=slots + settings.max_waiting + MOST_READING + SPARE_THREADS,
         backpressure=MAX_CONNECTIONS,
         http=HTTPModes.http1,
         websockets=False,
         backlog=MAX_CONNECTIONS,
-        respawn_failed_workers=True,
-        respawn_interval=0.1,
-        workers_kill_timeout=settings.stop_timeout,
         log_level=LogLevels.error,
         log_access=False,
     )
     try:
-        server.serve(
-            target_loader=lambda _: drain_before_stop(lambda: make_app(settings), settings.port)
-        )
+        server._init_shared_socket()
     except RuntimeError as error:
         raise StartError(f"can't listen on {settings.host}:{settings.port}: {error}") from None
-    finally:
-        sys.stderr.flush()
+    worker = server._spawn_worker(
+        0,
+        server._spawn_wsgi_worker,
+        lambda: drain_before_stop(lambda: make_app(settings), settings.port, settings.stop_timeout),
+    )
+    worker.inner.run()

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 def prepare(settings: Settings) -> int:
     """Checks what can be checked without loading a model; returns the frames worked on at once.
 
-    Imports nothing heavy, since it runs in the parent, which only watches the worker. Raises
-    StartError where the doors are open to strangers, or where no version of the default model is
-    intact.
+    Imports nothing heavy, so that a server that can't start says so at once. Raises StartError
+    where the doors are open to strangers, or where no version of the default model is intact.
     """
     check_doors(settings)
     bundle_of(settings)

@@ -1,4 +1,4 @@
-"""Whether a server may start with its doors open. Imports nothing heavy: the parent asks too."""
+"""Whether a server may start with its doors open. Imports nothing heavy: it is asked first."""
 
 import socket
 from ipaddress import ip_address

@@ -118,7 +118,7 @@ class Writer:
         except FAILURES as error:
             self._failed(error)
         else:
-            self._went_well(lost)
+            self._went_well(lost, last)
 
     def _open(self, now: float) -> JournalFile:
         if self._file is not None and not self._file.is_there():
@@ -203,14 +203,21 @@ class Writer:
             logger.error("the journal can't be written, frames go on", extra={"fields": fields})
         self._fault = reason
 
-    def _went_well(self, lost: int) -> None:
+    def _went_well(self, lost: int, last: bool) -> None:
         if self._fault and not lost:
             logger.info("the journal is written again", extra={"fields": {"rows_lost": self._lost}})
             self._fault, self._lost = "", 0
         elif lost and not self._fault:
-            self._fault = "more rows come than journal_write_mb_per_minute lets be written"
+            self._fault = self._why_lost(last)
             fields = {"reason": self._fault}
             logger.error("rows of the journal are lost, frames go on", extra={"fields": fields})
+
+    def _why_lost(self, last: bool) -> str:
+        if last:
+            return "their frames ended after the journal was told to close"
+        if self._bounds.per_minute:
+            return "more rows come than journal_write_mb_per_minute lets be written"
+        return "more rows come than the disk takes"
 
     def close(self) -> None:
         """Closes the file."""

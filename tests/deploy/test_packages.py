@@ -11,7 +11,7 @@ import pytest
 import yaml
 from live import ROOT
 
-from server.__main__ import main
+from server.command import main
 from server.config import Settings
 from server.config_reading import CONFIG
 from server.config_table import described

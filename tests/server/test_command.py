@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from live import ROOT, LiveServer
+from live import ROOT, LiveServer, live_server
 from tiny_models import MakeModel, change_manifest, write_bundle
 
 from server import __version__, config_table
@@ -35,6 +35,14 @@ def assert_refused(ended: subprocess.CompletedProcess[str], *says: object) -> No
     assert lines[0].startswith("lineside: ")
     for text in says:
         assert str(text) in lines[0]
+
+
+# A server whose worker can't live.
+DYING = """
+import os, sys
+from server.supervisor import supervise
+sys.exit(supervise(os.abort))
+"""
 
 
 @pytest.fixture
@@ -174,24 +182,11 @@ def test_nothing_of_tensorflow_is_imported(models: Path, command: str) -> None:
     assert not imported & {"tensorflow", "keras", "jax", "torch", "matplotlib", "convert"}
 
 
-def test_the_parent_which_only_watches_the_worker_stays_light(models: Path) -> None:
-    code = """
-import os, sys
-from server import config_reading
-from server.serving import run
-from server.startup import application, prepare
-prepare(config_reading.load(os.environ, {}, None))
-print(*sys.modules)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | {"LINESIDE_MODELS": str(models)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert not {*done.stdout.split()} & {"flask", "werkzeug", "numpy", "cv2", "PIL"}
+def test_what_watches_the_worker_stays_light(models: Path) -> None:
+    with live_server(models=models) as server:
+        mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
+        assert not [name for name in ("numpy", "cv2", "granian", "msgspec") if name in mapped]
+        assert "granian" in Path(f"/proc/{server.worker_pid()}/maps").read_text()
 
 
 def test_a_worker_that_dies_is_replaced(models: Path) -> None:
@@ -202,5 +197,26 @@ def test_a_worker_that_dies_is_replaced(models: Path) -> None:
         os.kill(first, 9)
         server.await_event("model loaded")
         assert server.worker_pid() != first
+        told = [line["text"] for line in server.lines if "text" in line]
+        assert "lineside: the worker was ended by SIGKILL; starting another" in told
     finally:
         server.stop()
+
+
+def test_a_worker_that_dies_again_at_once_is_given_up() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", DYING], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == [
+        "lineside: the worker was ended by SIGABRT; starting another",
+        "lineside: the worker was ended by SIGABRT; giving up, since the one before it died too",
+    ]
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_a_worker_that_ends_by_itself_ends_the_server(code: int) -> None:
+    program = (
+        f"import sys; from server.supervisor import supervise; sys.exit(supervise(lambda: {code}))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == code

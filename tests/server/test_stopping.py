@@ -202,6 +202,17 @@ def test_a_server_that_is_still_starting_stops_too(slow: Path) -> None:
         server.stop(signal.SIGKILL)
 
 
+def test_what_takes_longer_than_the_stop_timeout_is_ended(slow: Path) -> None:
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+    with (
+        serving(slow, stop_timeout=3, body_timeout=60) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as client,
+    ):
+        client.sendall(head.encode())
+        server.recognize(GREEN)
+        assert server.stop() == 1
+
+
 def test_a_worker_does_not_outlive_its_parent(slow: Path) -> None:
     with serving(slow) as server:
         worker = os.pidfd_open(server.worker_pid())
@@ -218,7 +229,7 @@ from server.draining import drain_before_stop
 
 def work():
     parent_process().join()
-    drain_before_stop(lambda: print("made", flush=True), 1)
+    drain_before_stop(lambda: print("made", flush=True), 1, 1)
 
 get_context("fork").Process(target=work).start()
 os._exit(0)

@@ -26,10 +26,10 @@ from flask.testing import FlaskClient
 from images import encode, plain
 from werkzeug.test import TestResponse
 
-from server.__main__ import main
 from server.api.access import ADMIN, OPEN, RIGHTS_OF, rights_of
 from server.api.doors import check_doors
 from server.app import create_app
+from server.command import main
 from server.config import Settings
 from server.errors import KeysError, SettingsError, StartError
 from server.observe.logs import hide_secrets

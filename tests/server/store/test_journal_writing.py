@@ -415,6 +415,25 @@ def fill(folder: Path) -> Path:
             return filler
 
 
+@pytest.mark.parametrize(
+    ("per_minute", "last", "reason"),
+    [
+        (1 << 20, False, "more rows come than journal_write_mb_per_minute lets be written"),
+        (0, False, "more rows come than the disk takes"),
+        (0, True, "their frames ended after the journal was told to close"),
+    ],
+)
+def test_rows_that_are_lost_are_told_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, per_minute: int, last: bool, reason: str
+) -> None:
+    loss = Loss(Lost())
+    writer = Writer(tmp_path / "journal.db", Bounds(0, 64_000_000, per_minute), loss)
+    loss.add(3)
+    writer.turn(deque(), time.time(), 0, last=last)
+    writer.close()
+    assert [record.__dict__["fields"] for record in caplog.records] == [{"reason": reason}]
+
+
 def test_a_full_disk_heals(small_disk: Path, said: list[str]) -> None:
     path, lost = small_disk / "data" / "journal.db", Lost()
     writer = Writer(path, BOUNDS, Loss(lost))

@@ -1,0 +1,30 @@
+"""python -m server [serve | worker | check | health | bench | settings | key | journal | fleet]"""
+
+import sys
+from collections.abc import Sequence
+
+from server.supervisor import supervise
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command, `serve` where none is named, the server in a process that is watched.
+
+    Exit code: 0 well, 1 a server that could not start or go on, 2 wrong use.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or (
+        arguments[0].startswith("--") and arguments[0] not in ("--help", "--version")
+    ):
+        arguments.insert(0, "serve")
+
+    def run() -> int:
+        # Not before the fork: what watches the server stays small.
+        from server import command
+
+        return command.main(arguments)
+
+    return supervise(run) if arguments[0] == "serve" else run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
