@@ -23,6 +23,7 @@ from server.api import (
     upload,
 )
 from server.api import journal as journal_routes
+from server.api.afterwards import Afterwards
 from server.api.bodies import Bodies
 from server.api.caching import Caching
 from server.api.express import Express
@@ -152,15 +153,19 @@ def create_app(
     drift = make_drift(settings, metrics, store)
     sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
     listeners: list[Listener] = [metrics.cameras.answered, drift, *([sampler] if sampler else [])]
+    afterwards = Afterwards()
+    # Before what they are told to is closed.
+    Finalize(None, afterwards.settle, (1.0,), exitpriority=30)
     recognizing = Recognizing(
         store,
         metrics,
         (*listeners, *([journal.answered] if journal else [])),
         caching=Caching(open_cache(app, settings), metrics),
+        afterwards=afterwards,
         always=settings.cache,
         refusals=refusals,
     )
-    express = Express(app.wsgi_app, recognizing, settings, doors, metrics)
+    express = Express(app.wsgi_app, recognizing, settings, doors, metrics, afterwards)
     gate = Gate(
         express, admission, settings, metrics, repeats, doors, refusals, served=store.served
     )

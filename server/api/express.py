@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from server.api.access import FRAMES
+from server.api.afterwards import Afterwards
 from server.api.body import not_empty, query_values, read_image, read_options, to_options
 from server.api.caching import age_header
 from server.api.callers import Caller
@@ -45,9 +46,10 @@ class Express:
         settings: Settings,
         doors: Doors,
         metrics: Metrics,
+        afterwards: Afterwards,
     ) -> None:
         self._app, self._recognizing, self._settings = app, recognizing, settings
-        self._doors, self._metrics = doors, metrics
+        self._doors, self._metrics, self._afterwards = doors, metrics, afterwards
         self._most = int(settings.max_body_mb * 1_000_000)
         self._limited = bool(settings.rate_per_key or settings.rate_per_address)
 
@@ -60,6 +62,7 @@ class Express:
             or not environ.get("CONTENT_TYPE", "").startswith(TYPES)
             or self._limited
         ):
+            self._afterwards.settle()
             return self._app(environ, start_response)
         started = time.perf_counter()
         let_in, caller = self._door(environ)
@@ -76,10 +79,13 @@ class Express:
         body, found = answer
         seconds = time.perf_counter() - started
         name = caller.name if caller else None
-        tell(
-            Finished(request_id, "POST", ROUTE, ROUTE, 200, seconds, name, None, log_fields(found)),
-            self._metrics,
-        )
+
+        def told() -> None:
+            fields = log_fields(found)
+            done = Finished(request_id, "POST", ROUTE, ROUTE, 200, seconds, name, None, fields)
+            tell(done, self._metrics)
+
+        self._afterwards.take(environ, told)
         start_response(
             "200 OK",
             [

@@ -9,6 +9,7 @@ from flask import g, request
 from werkzeug.datastructures import RequestCacheControl
 from werkzeug.http import parse_cache_control_header
 
+from server.api.afterwards import Afterwards
 from server.api.caching import Caching
 from server.api.observing import ASKED, tell_refusal
 from server.errors import InvalidFieldError, LinesideError, NotReadyError
@@ -28,9 +29,9 @@ def mark_frame() -> None:
 
 
 class Recognizing:
-    """The models of `store`, with each answer told to `metrics`, to the request's log line and to
-    `listeners`, and `caching` in front of them: for every image file where `always`, else for
-    those that are asked for so. What gets no labels is told to `refusals`."""
+    """The models of `store`, with each answer told to `metrics`, to the request's log line and,
+    by `afterwards`, to `listeners`, and `caching` in front of them: for every image file where
+    `always`, else for those that are asked for so. What gets no labels is told to `refusals`."""
 
     def __init__(
         self,
@@ -39,11 +40,13 @@ class Recognizing:
         listeners: Sequence[Listener] = (),
         *,
         caching: Caching,
+        afterwards: Afterwards,
         always: bool = False,
         refusals: Sequence[RefusalListener] = (),
     ) -> None:
         self.store, self._metrics, self._listeners = store, metrics, tuple(listeners)
         self.caching, self._always, self._refusals = caching, always, tuple(refusals)
+        self._afterwards = afterwards
 
     def recognizer(
         self, name: str | None, version: int | None, until: float | None = None
@@ -88,7 +91,7 @@ class Recognizing:
             answer = self.caching.frame(recognizer, data, options, request_id, control, cached_s)
         else:
             answer = recognizer.recognize(data, options)
-        self._tell(answer, options, data, request_id)
+        self._afterwards.take(environ, lambda: self._tell(answer, options, data, request_id))
         return answer
 
     def images(self, model: Model, files: Sequence[bytes], options: Options) -> Outcome:

@@ -19,8 +19,8 @@ class Observation(msgspec.Struct, frozen=True):
     cached: bool = False
 
 
-# Called in the thread that answers, before the answer is sent: it returns at once and raises
-# nothing.
+# Called in the thread that answers, and that may be before the answer is sent: it returns at once
+# and raises nothing.
 Listener = Callable[[Observation], None]
 
 

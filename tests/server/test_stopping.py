@@ -5,12 +5,13 @@ import os
 import select
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -105,14 +106,19 @@ def slow(tiny_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.mark.parametrize(
     ("kept", "fresh"), [(8, 0), (0, 8), (6, 6), (24, 24)], ids=["kept", "fresh", "both", "flood"]
 )
-def test_under_load_nothing_accepted_goes_unanswered(slow: Path, kept: int, fresh: int) -> None:
-    with serving(slow) as server:
+def test_under_load_nothing_accepted_goes_unanswered(
+    slow: Path, tmp_path: Path, kept: int, fresh: int
+) -> None:
+    with serving(slow, data=tmp_path) as server:
         load = Load(server.port, kept, fresh)
         assert load.in_swing.wait(120)
         assert server.stop() == 0
         load.join()
         assert set(load.ends) <= {"200", "503"}, load.ends
         assert load.ends["200"] > 0
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as journal:
+        rows = journal.execute("SELECT count(*) FROM answers WHERE status = 200")
+        assert rows.fetchone() == (load.ends["200"],)
 
 
 def test_sigterm_to_the_worker_alone_loses_nothing_either(slow: Path) -> None:
