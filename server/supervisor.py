@@ -32,8 +32,7 @@ def supervise(serve: Callable[[], int]) -> int:
         if code >= 0:
             return code
         if asked:
-            # SIGTERM and SIGINT end a worker themselves only where it serves nothing yet.
-            return 0 if -code in STOPPING else 1
+            return 1
         young = replaced and time.monotonic() - started < TOO_YOUNG
         fate = "giving up, since the one before it died too" if young else "starting another"
         name = signal.Signals(-code).name
@@ -55,7 +54,7 @@ def _watch(worker: BaseProcess) -> bool:
 
 
 def _work(serve: Callable[[], int]) -> None:
-    # Nothing is served yet, so until `drain_before_stop` a signal may end the process as it is.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPPING, signal.SIGCHLD))
+    # STOPPING stay blocked, here and in every thread to come, until `drain_before_stop` waits for
+    # them: a thread that was begun before would swallow them.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD,))
     sys.exit(serve())
