@@ -147,4 +147,13 @@ def evaluate(
         Side(("float32", mode)[i == 0], answers.probabilities[i], len(m.data), latency[str(i)])
         for i, m in enumerate(models)
     ]
-    return Proof(model.name, model.labels, tuple(frames), model.recipe, answers.brightness, *sides)
+    result, *reference_side = sides
+    return Proof(
+        model.name,
+        model.labels,
+        tuple(frames),
+        model.recipe,
+        answers.brightness,
+        result,
+        reference_side[0] if reference_side else None,
+    )

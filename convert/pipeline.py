@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -51,6 +51,7 @@ class Request:
     output: what the model's output is, as in bundle.json.
     validation: frames on which both models are compared; they make the report, the golden frames
         and the baseline for drift.
+    chose_epoch: as in Proof, of `validation`.
     calibration: image files that int8 takes its ranges from, and every mode but float32 the
         correction of its biases.
     max_accuracy_drop: percentage points of top-1 that the result may lose against the float model
@@ -73,6 +74,7 @@ class Request:
     source: str = ""
     license: str = ""
     validation: Dataset | None = None
+    chose_epoch: bool = False
     calibration: Sequence[Path] | None = None
     verdict: VerdictPolicy | None = None
     max_accuracy_drop: float | None = None
@@ -155,6 +157,7 @@ def prove(
         mode=request.mode,
         seconds=request.seconds,
     )
+    proof = replace(proof, chose_epoch=request.chose_epoch)
     progress(sentence(proof))
     kept = keepsakes(proof, request.samples)
     if not kept.golden:

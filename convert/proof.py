@@ -37,7 +37,8 @@ class Proof:
     """A model, and the float model it came from where there is one, on the same labelled frames.
 
     recipe: that the frames were fed by, for showing them. brightness: mean grey level 0..255 of
-    each frame's input, [frames].
+    each frame's input, [frames]. chose_epoch: the frames chose the epoch of the training that the
+    model is of, so that they flatter it.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Proof:
     brightness: NDArray[np.float64]
     result: Side
     reference: Side | None = None
+    chose_epoch: bool = False
 
     @property
     def truth(self) -> Indices:
@@ -147,6 +149,7 @@ def details(proof: Proof) -> dict[str, Any]:
         "title": proof.title,
         "mode": proof.result.mode,
         "frames": len(proof.frames),
+        "chose_epoch": proof.chose_epoch,
         "labels": list(class_names(proof.labels)),
         "measured_on": {
             "runtime": runtime(),

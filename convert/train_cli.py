@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     request = dataclasses.replace(
         request_of(args, sources.from_keras(model), labels, recipe, "probabilities"),
         validation=validation,
+        chose_epoch=True,
         source=args.source or f"trained on {trained_on(args)}, {len(train.frames)} frames",
     )
     if request.calibration is None:

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 
@@ -36,7 +37,8 @@ def supervise(serve: Callable[[], int]) -> int:
         young = replaced and time.monotonic() - started < TOO_YOUNG
         fate = "giving up, since the one before it died too" if young else "starting another"
         name = signal.Signals(-code).name
-        print(f"lineside: the worker was ended by {name}; {fate}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # nobody may read what we say
+            print(f"lineside: the worker was ended by {name}; {fate}", file=sys.stderr, flush=True)
         if young:
             return 1
         replaced = True

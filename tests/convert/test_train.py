@@ -84,6 +84,7 @@ def test_a_training_ends_in_a_bundle_that_serves(bundles: Path, folder: Path) ->
     assert manifest.verdict is not None
     assert manifest.verdict.accept == ("light",)
     assert not list((bundles / ".training").iterdir())
+    assert "also chose the epoch" in (bundle.folder / "report.html").read_text("utf-8")
     pool = InterpreterPool(bundle.model_path, 1)
     recognizer = Recognizer(bundle, pool, Admission(1, 1), Limits())
     try:
