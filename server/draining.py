@@ -6,6 +6,7 @@ is closed. So answers first ask their clients to leave, then no new connection i
 when those let in before have been taken over does the server close.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -19,7 +20,10 @@ from ctypes import CDLL, addressof, create_string_buffer
 from multiprocessing import parent_process
 from typing import Any
 
+from server.observe.logs import LOGGER
 from server.sockets import own_sockets
+
+logger = logging.getLogger(LOGGER)
 
 # Seconds: with no request for QUIET, the clients have left; LONGEST is how long they are given.
 QUIET, LONGEST, STEP = 0.1, 1.0, 0.01
@@ -119,9 +123,13 @@ def refuse_new(listener: socket.socket) -> None:
 
 
 def not_yet_accepted(listener: socket.socket) -> int:
-    """Connections that the kernel has let in and the server has not yet taken over."""
-    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_UNACKED + 4)
-    return int(struct.unpack_from("I", info, TCPI_UNACKED)[0])
+    """Connections that the kernel has let in and the server has not yet taken over; 0 where the
+    kernel, or what emulates it, doesn't tell."""
+    try:
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_UNACKED + 4)
+        return int(struct.unpack_from("I", info, TCPI_UNACKED)[0])
+    except (OSError, struct.error):
+        return 0
 
 
 def _stop_with_parent() -> None:
@@ -150,7 +158,11 @@ def drain_before_stop(make_app: Callable[[], Wsgi], port: int, longest: float) -
     def stop() -> None:
         number = signal.sigwait(STOPPING)
         signal.setitimer(signal.ITIMER_REAL, longest)  # the kernel's: it needs no thread of ours
-        draining.drain(port)
+        try:
+            draining.drain(port)
+        except Exception:
+            # It stops without: the frames in hand are finished all the same.
+            logger.exception("clients could not be asked to leave")
         while (handler := signal.getsignal(signal.SIGTERM)) is inherited:
             time.sleep(STEP)  # told to stop before the server was up
         if callable(handler):

@@ -34,7 +34,7 @@ from server.recognition.recognizer import Options, Recognizer
 
 pytest.importorskip("tensorflow", reason="tensorflow trains")
 
-TINY = ("--alpha", "0.35", "--size", "32", "--weights", "none", "--batch", "4")
+TINY = ("--alpha", "0.35", "--size", "32", "--weights", "none", "--batch", "4", "--seconds", "0.1")
 
 
 @pytest.fixture(scope="module")

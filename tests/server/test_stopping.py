@@ -19,6 +19,8 @@ from images import encode, plain
 from live import ROOT, LiveServer
 from tiny_models import MakeModel, write_bundle
 
+from server.draining import not_yet_accepted
+
 GREEN = encode(plain((0, 255, 0)), "PNG")
 PATH = "/v1/recognize"
 # Answers before SIGTERM is sent, so that all clients are in full swing.
@@ -248,3 +250,9 @@ def test_a_worker_whose_parent_ended_before_it_was_up_ends_too() -> None:
     )
     assert done.stdout == ""
     assert "the server that started this worker has ended" in done.stderr
+
+
+def test_where_the_kernel_does_not_tell_what_waits_none_does() -> None:
+    left, right = socket.socketpair(socket.AF_UNIX)
+    with left, right:
+        assert not_yet_accepted(left) == 0
