@@ -81,13 +81,13 @@ def application(settings: Settings | None = None, root: Path = Path("/")) -> "Fl
     from server.observe.repeats import Repeats
     from server.recognition import process
 
+    process.set_up()
     settings = settings or config_reading.load(os.environ)
     listener = logs.start(settings.log_level, settings.log_format)
     repeats = Repeats(settings.log_repeats)
     # Unlike atexit's, these are run at the end of a forked worker too, the highest priority first.
     Finalize(None, repeats.tell, exitpriority=1)
     Finalize(None, listener.stop, exitpriority=0)
-    process.set_up()
     app = create_app(settings, repeats=repeats, root=root)
     if os.environ.get("NOTIFY_SOCKET"):
         from server import watchdog

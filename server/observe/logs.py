@@ -1,18 +1,22 @@
 """Log lines, written by a thread of their own so that no frame waits for the disk or a pipe."""
 
 import logging
-import logging.handlers
-import queue
 import re
 import sys
+import threading
+from collections import deque
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
-from typing import cast
+from typing import TextIO
 
 import msgspec
 
 LOGGER = "lineside"
-MOST_LINES = 10_000
-# Seconds for which a stop waits for room in a full queue.
+# Lines that wait at most, and of one write.
+MOST_LINES, AT_ONCE = 10_000, 100
+# Seconds between two writes; lines of a warning or worse don't wait.
+EVERY = 0.1
+# Seconds for which a stop waits for a reader that takes nothing.
 LONGEST_STOP = 5.0
 
 # API keys (`server.store.keys`) and JSON Web Tokens, should a caller put one where it is logged.
@@ -59,56 +63,93 @@ class TextFormatter(logging.Formatter):
         return hide_secrets(f"{line}\n{record.exc_text}" if record.exc_text else line)
 
 
-class _Queue(logging.handlers.QueueHandler):
-    """Hands records to the writing thread. Where that can't keep up, lines are dropped and counted
-    rather than kept: memory is for frames."""
+class LogWriter(logging.Handler):
+    """Hands records to a thread that writes all that have come in one go, since waking a thread and
+    writing to a pipe for each would cost a frame more than the rest of HTTP.
 
-    def __init__(self, lines: "queue.Queue[logging.LogRecord]") -> None:
-        super().__init__(lines)
-        self._lines = lines
-        self.dropped = 0
+    Where the thread can't keep up, lines are dropped and counted rather than kept: memory is for
+    frames. `lock`, the library's, guards `_dropped`.
+    """
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._records: deque[logging.LogRecord] = deque()
+        self._dropped = 0
+        self._wake, self._at_once, self._stopping = threading.Event(), threading.Event(), False
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Lines that have not been written."""
+        return len(self._records)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Leaves `record` to the thread."""
         if record.exc_info:
             # A traceback holds its frames, and they hold the request's body.
             record.exc_text = logging.Formatter().formatException(record.exc_info)
             record.exc_info = None
-        return record
+        if len(self._records) >= MOST_LINES:
+            self._dropped += 1
+            return
+        self._records.append(record)
+        if record.levelno >= logging.WARNING:
+            self._at_once.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
-    def enqueue(self, record: logging.LogRecord) -> None:
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.wait()
+            self._at_once.wait(EVERY)
+            self._at_once.clear()
+            self._wake.clear()
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        while some := [self._records.popleft() for _ in range(min(AT_ONCE, self.waiting))]:
+            text = "".join(self._line(record) for record in some)
+            # Where nobody reads, there is nobody to tell.
+            with suppress(OSError, ValueError):
+                self._stream.write(text)
+                self._stream.flush()
+        with self.lock or nullcontext():
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            fields = {"fields": {"lines": dropped}}
+            logging.getLogger(LOGGER).warning("log lines dropped", extra=fields)
+
+    def _line(self, record: logging.LogRecord) -> str:
         try:
-            self._lines.put_nowait(record)
-        except queue.Full:
-            self.dropped += 1
-        else:
-            if self.dropped and self._lines.qsize() < MOST_LINES // 2:
-                dropped, self.dropped = self.dropped, 0
-                logging.getLogger(LOGGER).warning(
-                    "log lines dropped", extra={"fields": {"lines": dropped}}
-                )
+            return self.format(record) + "\n"
+        except Exception:  # noqa: BLE001 - as every handler of the library does
+            self.handleError(record)
+            return ""
+
+    def stop(self) -> None:
+        """Writes what is left, and returns when that is done, or nothing was written for
+        LONGEST_STOP seconds."""
+        self._stopping = True
+        self._at_once.set()
+        self._wake.set()
+        before = self.waiting + 1
+        while self._thread.is_alive() and self.waiting < before:
+            before = self.waiting
+            self._thread.join(LONGEST_STOP)
 
 
-class _Listener(logging.handlers.QueueListener):
-    """The writing thread."""
+def start(level: str, form: str) -> LogWriter:
+    """Sets the `lineside` logger up to write to standard error by a thread, which is started.
 
-    def enqueue_sentinel(self) -> None:
-        # Where the queue is full the last word, None, waits for room; the library's would raise.
-        cast("queue.Queue[object]", self.queue).put(None, timeout=LONGEST_STOP)
-
-
-def start(level: str, form: str) -> logging.handlers.QueueListener:
-    """Sets the `lineside` logger up to write to standard error through a queue.
-
-    Returns the started listener; its `stop()` writes what is left, and raises queue.Full where
-    nothing has been written for LONGEST_STOP seconds.
+    `stop()` of what is returned writes what is left.
     """
-    stream = logging.StreamHandler(sys.stderr)
-    stream.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    lines: queue.Queue[logging.LogRecord] = queue.Queue(MOST_LINES)
-    listener = _Listener(lines, stream)
+    writer = LogWriter(sys.stderr)
+    writer.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logger = logging.getLogger(LOGGER)
-    logger.handlers[:] = [_Queue(lines)]
+    logger.handlers[:] = [writer]
     logger.setLevel(level.upper())
     logger.propagate = False
-    listener.start()
-    return listener
+    return writer

@@ -1,7 +1,9 @@
 """What the whole process needs set for frames to be cheap."""
 
 import ctypes
+import os
 import warnings
+from contextlib import suppress
 
 import cv2
 from PIL import Image
@@ -15,13 +17,20 @@ ARENAS = 2
 
 def set_up() -> None:
     """OpenCV's own threads off; image libraries silent, and images of any size left to
-    `frame.Limits`; freed decode buffers kept, not given back.
+    `frame.Limits`; freed decode buffers kept, not given back; no thread begun from now on
+    interrupts another when it has something to do.
 
     Frames are the unit of parallel work, so threads within one only add switches. What OpenCV and
     Pillow would print of a damaged image, its sender is told. glibc hands large freed blocks back
     to the kernel at once, and taking them again costs hundreds of page faults a frame; 32 MiB is
     the largest block it can be told to keep (mallopt(3)). Without glibc this is a no-op.
+
+    Of a busy machine's frames each was interrupted a dozen times for a request that only came to
+    wait behind it. Linux lets a thread of SCHED_BATCH wait for a core that is free, or has been
+    used for some milliseconds (sched(7)). To be called before threads are begun, which inherit it.
     """
+    with suppress(AttributeError, OSError):  # not on this system, or not allowed here
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     leave_size_to_limits()

@@ -189,6 +189,17 @@ def test_what_watches_the_worker_stays_light(models: Path) -> None:
         assert "granian" in Path(f"/proc/{server.worker_pid()}/maps").read_text()
 
 
+def test_no_thread_of_the_server_interrupts_another(models: Path) -> None:
+    with live_server(models=models) as server:
+        tasks = Path(f"/proc/{server.worker_pid()}/task")
+        policies = {
+            (task / "comm").read_text().strip(): os.sched_getscheduler(int(task.name))
+            for task in tasks.iterdir()
+        }
+        assert policies["tokio-rt-worker"] == os.SCHED_BATCH
+        assert os.sched_getscheduler(server.worker_pid()) == os.SCHED_BATCH
+
+
 def test_a_worker_that_dies_is_replaced(models: Path) -> None:
     server = LiveServer(models=models)
     try:

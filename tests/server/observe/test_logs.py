@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import queue
 import re
 import sys
 import threading
@@ -16,7 +15,7 @@ import requests
 from images import encode, plain
 from live import LiveServer, live_server
 
-from server.observe.logs import LOGGER, JsonFormatter, TextFormatter, start
+from server.observe.logs import LOGGER, MOST_LINES, JsonFormatter, TextFormatter, start
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 
@@ -69,10 +68,8 @@ def test_a_stop_waits_for_a_reader_that_is_behind(monkeypatch: pytest.MonkeyPatc
     with os.fdopen(end) as reading, os.fdopen(start_of, "w") as pipe:
         monkeypatch.setattr(sys, "stderr", pipe)
         listener = start("info", "json")
-        lines = listener.queue
-        assert isinstance(lines, queue.Queue)
         number = 0
-        while not lines.full():
+        while listener.waiting < MOST_LINES:
             logging.getLogger(LOGGER).info("line", extra={"fields": {"number": number}})
             number += 1
 
