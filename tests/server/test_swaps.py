@@ -163,11 +163,11 @@ def test_eight_models_in_memory_for_three(tiny_model: MakeModel, tmp_path: Path)
         assert sum(metric(server, sizes).values()) <= budget
         assert metric(server, "lineside_models_loaded")[""] <= 3
         unloads = metric(server, "lineside_model_unloads_total")
-        logged = Counter(
-            f'{{model="{line["model"].split("/")[0]}",reason="{line["reason"]}"}}'
-            for line in server.lines
-            if line["event"] == "model unloaded"
-        )
-        assert unloads == logged
-        assert sum(unloads.values()) >= 5
-        assert not any('"m0"' in labels for labels in unloads)
+    logged = Counter(
+        f'{{model="{line["model"].split("/")[0]}",reason="{line["reason"]}"}}'
+        for line in server.lines
+        if line["event"] == "model unloaded"
+    )
+    assert unloads == logged
+    assert sum(unloads.values()) >= 5
+    assert not any('"m0"' in labels for labels in unloads)

@@ -130,5 +130,5 @@ def test_a_key_without_the_right_is_told_so(colors: Path, tmp_path: Path) -> Non
             return requests.post(url, RED, headers=headers, timeout=60).status_code
 
         assert [post(may), post(may_not), post(None), post("ls_wrong")] == [200, 403, 401, 401]
-        named = [line.get("caller") for line in server.lines if line["event"] == "request"]
-        assert "line" in named
+    named = [line.get("caller") for line in server.lines if line["event"] == "request"]
+    assert "line" in named
