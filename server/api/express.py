@@ -62,7 +62,8 @@ class Express:
             or not environ.get("CONTENT_TYPE", "").startswith(TYPES)
             or self._limited
         ):
-            self._afterwards.settle()
+            if environ["REQUEST_METHOD"] == "GET":
+                self._afterwards.settle()
             return self._app(environ, start_response)
         started = time.perf_counter()
         let_in, caller = self._door(environ)
