@@ -64,8 +64,8 @@ class TextFormatter(logging.Formatter):
 
 
 class LogWriter(logging.Handler):
-    """Hands records to a thread that writes all that have come in one go, since waking a thread and
-    writing to a pipe for each would cost a frame more than the rest of HTTP.
+    """Hands records to a thread that writes all that have come in one go: on a busy machine, waking
+    it for each costs four switches between threads a frame.
 
     Where the thread can't keep up, lines are dropped and counted rather than kept: memory is for
     frames. `lock`, the library's, guards `_dropped`.
