@@ -56,9 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from convert.errors import ConvertError
     from convert.graph import QuantizeError
     from server.errors import StartError
-    from server.recognition import process
 
-    process.leave_size_to_limits()
     try:
         code: int = import_module(COMMANDS[args.command][0]).run(args)
     except ConvertError as error:

@@ -2,7 +2,6 @@
 
 import os
 from multiprocessing.util import Finalize
-from pathlib import Path
 
 import msgspec
 from flask import Flask
@@ -41,11 +40,9 @@ from server.config import Settings
 from server.jobs.service import Jobs
 from server.jobs.telling import Telling
 from server.keeping import make_drift, make_sampler, open_cache, open_journal
-from server.loading import make_store, start_loading
-from server.observe.device import DeviceCollector
+from server.loading import Engine
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
-from server.recognition.admission import Admission
 from server.recognition.observation import Listener
 from server.store.job_records import JobRecord
 
@@ -85,14 +82,6 @@ def make_jobs(settings: Settings, recognizing: Recognizing, metrics: Metrics) ->
     return kept
 
 
-def make_metrics(settings: Settings, root: Path) -> Metrics:
-    """The metrics of this server and of the machine whose `sys` and `proc` lie in `root`."""
-    metrics = Metrics(settings.max_cameras)
-    folders = {"data": Path(settings.data), "models": Path(settings.models)}
-    metrics.registry.register(DeviceCollector(folders, root))
-    return metrics
-
-
 def bare_app(settings: Settings) -> Flask:
     """An application without routes, that takes bodies within the limits of `settings`."""
     app = Flask("server", static_folder=None)
@@ -124,23 +113,19 @@ def register_recognition(
 def create_app(
     settings: Settings | None = None,
     *,
+    engine: Engine | None = None,
     repeats: Repeats | None = None,
-    root: Path = Path("/"),
 ) -> Flask:
     """The WSGI application; without `settings`, those of the environment.
 
-    repeats: of like log lines, told of before the log ends by whoever gives it. root: where the
-    machine's `sys` and `proc` lie.
-
-    The default model is loaded by a thread of its own, so that /livez answers meanwhile. Raises
-    StartError where settings or the models folder are unusable.
+    engine: what recognises; it is begun to be loaded once all is put together, unless it has been.
+    repeats: of like log lines, told of before the log ends by whoever gives it. Raises StartError
+    where settings or the models folder are unusable.
     """
     settings = settings or config_reading.load(os.environ)
-    metrics = make_metrics(settings, root)
+    engine = engine or Engine(settings)
+    metrics, admission, store = engine.metrics, engine.admission, engine.store
     repeats = repeats or Repeats(settings.log_repeats)
-    admission = Admission(settings.slots, settings.max_waiting)
-    metrics.watch(admission)
-    store = make_store(settings, metrics, admission)
 
     app = bare_app(settings)
     journal = open_journal(settings, metrics)
@@ -180,6 +165,6 @@ def create_app(
     app.register_blueprint(health.blueprint(store, metrics))
     app.register_blueprint(console.blueprint(store))
 
-    start_loading(store, settings)
+    engine.start()
     kept.resume()
     return app

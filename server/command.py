@@ -13,7 +13,9 @@ from server.config_table import described
 from server.errors import LinesideError, StartError
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(asked: str) -> argparse.ArgumentParser:
+    """Of all commands; only the one that is asked for gets its flags of settings, which are many
+    to make at every start."""
     parser = argparse.ArgumentParser(
         prog="python -m server", description="Lineside: recognition for the production line."
     )
@@ -31,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=float, default=20.0, help="to measure in all (20)")
     for command in (serve, check, health, worker, bench):
         command.add_argument("--config", type=Path, help="TOML file of settings")
-        for row in described():
+        for row in described() if command.prog.endswith(f" {asked}") else ():
             text = (
                 f"{row.help} ({row.unit + ', ' if row.unit else ''}default {row.default or 'none'})"
             )
@@ -48,10 +50,13 @@ def _settings(args: argparse.Namespace) -> Settings:
 # For the allocator that Granian brings, which reads it when it is loaded (jemalloc(3), TUNING):
 # what one connection frees the next may have, and what none needs goes back to the kernel soon.
 ALLOCATOR = ("_RJEM_MALLOC_CONF", "narenas:1,dirty_decay_ms:500,muzzy_decay_ms:0")
+# For the linear algebra that NumPy and OpenCV each bring, which we don't use: no threads for it.
+ALGEBRA = ("OPENBLAS_NUM_THREADS", "1")
 
 
 def _serve(settings: Settings) -> int:
     os.environ.setdefault(*ALLOCATOR)
+    os.environ.setdefault(*ALGEBRA)
     from server.serving import run
     from server.startup import application, prepare
 
@@ -100,7 +105,8 @@ def _print_settings() -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0 well, 1 a server that could not start or go on, 2 wrong use."""
-    args = _parser().parse_args(argv)
+    asked = next((word for word in argv if not word.startswith("-")), "")
+    args = _parser(asked).parse_args(argv)
     try:
         if args.command == "settings":
             return _print_settings()

@@ -1,4 +1,4 @@
-"""The model repository of a server: its settings, metrics and log lines."""
+"""What a server recognises with: its models, their admission, metrics and log lines."""
 
 import logging
 import threading
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from server.config import Settings
 from server.errors import LinesideError
+from server.observe.device import DeviceCollector
 from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.observe.models import ModelsCollector
@@ -14,7 +15,6 @@ from server.recognition.cores import granted_cores
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
-from server.recognition.recognizer import STAGES
 from server.recognition.tensors import Model, make_model
 from server.store.bundles import BundleStore
 from server.store.records import Loaded
@@ -28,14 +28,13 @@ logger = logging.getLogger(LOGGER)
 def make_store(settings: Settings, metrics: Metrics, admission: Admission) -> BundleStore:
     """The model repository of `settings`, whose models share `admission` and tell `metrics`."""
     limits = Limits(max_pixels=settings.max_pixels, max_side=settings.max_side)
-    on_stage = metrics.on_stage(STAGES)
     size = settings.pool_size
     cores = granted_cores()
     wide = cores if settings.wide_interpreter and cores > 1 else 0
 
     def load(bundle: Bundle) -> Model:
         pool = InterpreterPool(bundle.model_path, size, settings.threads_per_interpreter, wide)
-        return make_model(bundle, pool, admission, limits, on_stage)
+        return make_model(bundle, pool, admission, limits)
 
     def loaded(now: Loaded) -> None:
         manifest = now.recognizer.manifest
@@ -73,12 +72,17 @@ def make_store(settings: Settings, metrics: Metrics, admission: Admission) -> Bu
     return store
 
 
-def start_loading(store: BundleStore, settings: Settings) -> None:
-    """Loads the default model, then those to preload, then looks for newer versions, in a thread
-    of its own, so that /livez answers meanwhile."""
+def start_loading(
+    store: BundleStore, settings: Settings, stop: threading.Event | None = None
+) -> threading.Thread:
+    """Loads the default model, then those to preload, then looks for newer versions, until `stop`
+    is set: in a thread of its own, so that /livez answers meanwhile."""
+    stopped = stop or threading.Event()
 
     def run() -> None:
         for name in dict.fromkeys((store.default, *settings.preload)):
+            if stopped.is_set():
+                return
             try:
                 store.load(name)
             except LinesideError as error:
@@ -88,6 +92,44 @@ def start_loading(store: BundleStore, settings: Settings) -> None:
                 # Else the models after this one would not be loaded, nor newer versions looked for.
                 logger.exception("a model can't be loaded", extra={"fields": {"model": name}})
         if settings.watch_models_s:
-            watch(store, settings.watch_models_s, threading.Event())
+            watch(store, settings.watch_models_s, stopped)
 
-    threading.Thread(target=run, name="models", daemon=True).start()
+    thread = threading.Thread(target=run, name="models", daemon=True)
+    thread.start()
+    return thread
+
+
+def make_metrics(settings: Settings, root: Path) -> Metrics:
+    """The metrics of this server and of the machine whose `sys` and `proc` lie in `root`."""
+    metrics = Metrics(settings.max_cameras)
+    folders = {"data": Path(settings.data), "models": Path(settings.models)}
+    metrics.registry.register(DeviceCollector(folders, root))
+    return metrics
+
+
+class Engine:
+    """What recognises, without the HTTP around it: the models of `store`, which share `admission`
+    and tell `metrics`.
+
+    It may begin to load while the rest of a server is still being imported. root: where the
+    machine's `sys` and `proc` lie. Raises StartError where the models folder is unusable.
+    """
+
+    def __init__(self, settings: Settings, root: Path = Path("/")) -> None:
+        self.metrics = make_metrics(settings, root)
+        self.admission = Admission(settings.slots, settings.max_waiting)
+        self.metrics.watch(self.admission)
+        self.store = make_store(settings, self.metrics, self.admission)
+        self._settings, self._stop = settings, threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begins to load, as `start_loading` has it, unless that was begun."""
+        if self._thread is None:
+            self._thread = start_loading(self.store, self._settings, self._stop)
+
+    def stop(self) -> None:
+        """Returns once nothing is being loaded any more, nor ever will be."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()

@@ -40,10 +40,11 @@ class Body:
     """`wsgi.input` of one request. `since` is when the read in hand began, in seconds of
     time.monotonic(); `error` what every read ends in from now on, if anything."""
 
-    __slots__ = ("_bodies", "_read", "environ", "error", "since")
+    __slots__ = ("_bodies", "_read", "_whole", "environ", "error", "since")
 
     def __init__(self, environ: dict[str, Any], bodies: "Bodies") -> None:
         self._bodies, self._read = bodies, environ["wsgi.input"].read
+        self._whole = environ.get("CONTENT_LENGTH")
         self.environ: dict[str, Any] | None = environ
         self.since = 0.0
         self.error: RequestTimeout | OverloadedError | None = None
@@ -54,9 +55,11 @@ class Body:
         Raises RequestTimeout where they do not come in time, OverloadedError where too many
         threads wait for bodies.
         """
+        # Asked for all there is, the HTTP server copies the body once and keeps no copy of its own.
+        whole, self._whole = self._whole == str(size), None
         self._bodies.begin(self)
         try:
-            data: bytes = self._read(size)
+            data: bytes = self._read() if whole else self._read(size)
         finally:
             self._bodies.end(self)
         if self.error is not None:

@@ -122,7 +122,7 @@ class Gate:
         body = msgspec.json.encode(ErrorAnswer(ErrorBody(error.code, error.message, request_id)))
         seconds = time.perf_counter() - started
         self._metrics.finished(route, error.status, seconds)
-        self._metrics.refused.labels(error.code).inc()
+        self._metrics.refuse(error.code)
         self._repeats.leave_out(error.code, route)
         if self._refusals:
             self._tell(query, error, request_id, seconds)

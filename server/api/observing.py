@@ -127,7 +127,7 @@ def observe_requests(
     @app.after_request
     def finish(response: Response) -> Response:
         if "error_code" in g and g.get("is_frame"):
-            metrics.refused.labels(g.error_code).inc()
+            metrics.refuse(g.error_code)
             tell_refusal(refusals, response.status_code, g.error_code)
         response.headers["X-Request-Id"] = g.request_id
         caller = g.get("caller")

@@ -91,13 +91,20 @@ class Recognizing:
             answer = self.caching.frame(recognizer, data, options, request_id, control, cached_s)
         else:
             answer = recognizer.recognize(data, options)
-        self._afterwards.take(environ, lambda: self._tell(answer, options, data, request_id))
+
+        def told() -> None:
+            if not isinstance(answer, CachedAnswer):
+                self._metrics.worked(answer.timing)
+            self._tell(answer, options, data, request_id)
+
+        self._afterwards.take(environ, told)
         return answer
 
     def images(self, model: Model, files: Sequence[bytes], options: Options) -> Outcome:
         """As `tensors.run_images`; InvalidFieldError for a model that takes no images."""
         request.environ[ASKED] = model.manifest, options
         outcome = tensors.run_images(takes_images(model), files, options)
+        self._worked(outcome)
         for answer, data in zip(outcome.answers, files, strict=True):
             self._tell(answer, options, data, g.request_id)
             g.log_fields = log_fields(answer)
@@ -108,6 +115,7 @@ class Recognizing:
         g.log_fields = {"model": f"{model.manifest.name}/{model.manifest.version}"}
         request.environ[ASKED] = model.manifest, options
         outcome = tensors.run_tensors(model, inputs, options)
+        self._worked(outcome)
         for answer in outcome.answers:
             self._tell(answer, options, None, g.request_id)
             g.log_fields = log_fields(answer)
@@ -151,14 +159,18 @@ class Recognizing:
 
     def refused(self, error: LinesideError) -> None:
         """Counts and tells a frame that got no labels in a request that answers others."""
-        self._metrics.refused.labels(error.code).inc()
+        self._metrics.refuse(error.code)
         tell_refusal(self._refusals, error.status, error.code)
 
     def unanswered(self, refusal: Refusal) -> None:
         """Counts and tells a frame that got no labels outside of any request."""
-        self._metrics.refused.labels(refusal.code).inc()
+        self._metrics.refuse(refusal.code)
         for listener in self._refusals:
             listener(refusal)
+
+    def _worked(self, outcome: Outcome) -> None:
+        for timing in outcome.timings:
+            self._metrics.worked(timing)
 
     def _tell(self, answer: Answer, options: Options, data: bytes | None, request_id: str) -> None:
         self._metrics.answered(answer)

@@ -8,13 +8,13 @@ file from a good one; everything else goes through OpenCV.
 import io
 import math
 import re
+from types import ModuleType
 
 import cv2
 import msgspec
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
 
 from server.errors import ImageTooLargeError, UndecodableImageError, UnsupportedImageError
 from server.recognition import headers
@@ -40,17 +40,10 @@ class Limits(msgspec.Struct, frozen=True):
     max_side: int = 16_384
 
 
-def _orientation(image: ImageFile.ImageFile) -> int:
-    # A TIFF's is applied by OpenCV, whatever it is asked.
-    if image.format == "TIFF":
-        return 1
-    return headers.orientation(image.info.get("exif", b""))
-
-
 def read_header(data: bytes, limits: Limits) -> Header:
     """Format (one of FORMATS), size and orientation of an image file, without decoding it; of a
-    JPEG with several pictures, those of the first. Sizes that Pillow would refuse by itself are for
-    a process that has called `process.leave_size_to_limits`.
+    JPEG with several pictures, those of the first. Pillow's own bound on sizes ends in a process
+    that reads an image by it: `limits` are what counts.
 
     Raises UnsupportedImageError for what is not an image type we read, ImageTooLargeError for
     too many pixels, UndecodableImageError for a broken header.
@@ -73,17 +66,29 @@ def read_header(data: bytes, limits: Limits) -> Header:
     return header
 
 
+def _pillow() -> ModuleType:
+    """Pillow, with the first image that needs it: most cameras send JPEG, and it would take a
+    twentieth of the start. Its own bound would warn or raise before `Limits` are checked."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None
+    return Image
+
+
 def _other_header(data: bytes) -> Header:
     if data.startswith(headers.PNG_SIGNATURE):
         headers.check_png(data)
     elif data.startswith(headers.TIFF_SIGNATURES):
         headers.check_tiff(data)
+    pillow = _pillow()
     try:
-        image = Image.open(io.BytesIO(data), formats=BY_PILLOW)
+        image = pillow.open(io.BytesIO(data), formats=BY_PILLOW)
+        # A TIFF's orientation is applied by OpenCV, whatever it is asked.
+        exif = b"" if image.format == "TIFF" else image.info.get("exif", b"")
         return Header(
-            image.format or "", image.mode, image.width, image.height, _orientation(image)
+            image.format, image.mode, image.width, image.height, headers.orientation(exif)
         )
-    except UnidentifiedImageError:
+    except pillow.UnidentifiedImageError:
         if SIGNATURE.match(data):
             raise UndecodableImageError("the image's header is cut off or damaged") from None
         known = ", ".join(FORMATS)

@@ -6,7 +6,6 @@ import warnings
 from contextlib import suppress
 
 import cv2
-from PIL import Image
 
 # mallopt's parameters, from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -16,9 +15,8 @@ ARENAS = 2
 
 
 def set_up() -> None:
-    """OpenCV's own threads off; image libraries silent, and images of any size left to
-    `frame.Limits`; freed decode buffers kept, not given back; no thread begun from now on
-    interrupts another when it has something to do.
+    """OpenCV's own threads off; image libraries silent; freed decode buffers kept, not given back;
+    no thread begun from now on interrupts another when it has something to do.
 
     Frames are the unit of parallel work, so threads within one only add switches. What OpenCV and
     Pillow would print of a damaged image, its sender is told. glibc hands large freed blocks back
@@ -33,16 +31,9 @@ def set_up() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    leave_size_to_limits()
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
         mallopt(M_ARENA_MAX, ARENAS)
-
-
-def leave_size_to_limits() -> None:
-    """Has `frame.Limits` alone bound the size of an image. They are checked right after its header;
-    Pillow's own bound would warn or raise before that."""
-    Image.MAX_IMAGE_PIXELS = None

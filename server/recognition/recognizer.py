@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -57,6 +56,21 @@ class Answer(msgspec.Struct, frozen=True):
     brightness: float | None = None
 
 
+class Stage:
+    """One stage being timed, as a context manager; contextlib's would take three times as long."""
+
+    __slots__ = ("_name", "_start", "_timer")
+
+    def __init__(self, timer: "StageTimer", name: str) -> None:
+        self._timer, self._name = timer, name
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.add(self._name, time.perf_counter() - self._start)
+
+
 class StageTimer:
     """Seconds spent in each stage of one frame; each is also told to `on_stage` as it ends.
     `brightness` is the `Answer`'s, once it was measured."""
@@ -67,13 +81,9 @@ class StageTimer:
         self.seconds: dict[str, float] = {}
         self.brightness: float | None = None
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(name, time.perf_counter() - start)
+    def stage(self, name: str) -> Stage:
+        """What times a `with` block as the stage `name`."""
+        return Stage(self, name)
 
     def add(self, name: str, seconds: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds

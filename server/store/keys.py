@@ -154,15 +154,19 @@ class KeyRing:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._name = path, os.fspath(path)
         self._lock = threading.Lock()
+        self._stamp: Stamp | None = None
         self._stamp = self._told = self._look()
         self._keys = read_keys(path)
         self._there = self._stamp is not None
 
     def _look(self) -> Stamp | None:
+        # A missing file is told without an exception, which each frame would pay for.
+        if self._stamp is None and not os.access(self._name, os.F_OK):
+            return None
         try:
-            status = os.stat(self.path)
+            status = os.stat(self._name)
         except OSError:
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino

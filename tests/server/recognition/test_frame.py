@@ -22,7 +22,7 @@ from server.errors import (
     UndecodableImageError,
     UnsupportedImageError,
 )
-from server.recognition import frame, process
+from server.recognition import frame
 from server.recognition.frame import Limits, Pixels, decode
 from server.recognition.headers import EXIF_ORIENTATION, Header
 from server.recognition.manifest import Recipe
@@ -261,19 +261,19 @@ def test_what_is_no_image_is_unsupported(data: bytes) -> None:
         decode(data, EXACT, LIMITS)
 
 
-def test_pillow_keeps_its_bound_until_it_is_told_otherwise() -> None:
+def test_pillow_is_left_alone_until_an_image_needs_it() -> None:
     code = (
-        "from PIL import Image; before = Image.MAX_IMAGE_PIXELS; from server.recognition import"
-        " frame, process; assert before and before == Image.MAX_IMAGE_PIXELS;"
-        " process.set_up(); assert Image.MAX_IMAGE_PIXELS is None"
+        "import sys; from server.recognition import frame, process; process.set_up();"
+        " assert 'PIL' not in sys.modules; from PIL import Image; assert Image.MAX_IMAGE_PIXELS"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
 def test_too_many_pixels_are_refused_before_memory_is_taken() -> None:
-    process.leave_size_to_limits()
     data = huge_png()
     assert len(data) < 60_000
+    with pytest.raises(ImageTooLargeError):
+        decode(data, EXACT, LIMITS)
     assert Image.open(io.BytesIO(data)).size == (20_000, 20_000)
     tracemalloc.start()
     try:

@@ -9,9 +9,9 @@ import pytest
 from images import encode, plain
 from tiny_models import COLORS, RECIPE, MakeModel, change_manifest, write_bundle
 
-from server.app import make_store
 from server.config import Settings
 from server.errors import BundleError, ModelNotFoundError, NotReadyError
+from server.loading import make_store
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
 from server.recognition.manifest import LABELS, MANIFEST, MODEL, Golden, Recipe, read_bundle

@@ -12,7 +12,6 @@ import pytest
 from images import encode, plain
 from tiny_models import COLORS, MakeModel, change_manifest, write_bundle
 
-from server.app import make_store
 from server.config import Settings
 from server.errors import (
     ModelNotFoundError,
@@ -21,7 +20,7 @@ from server.errors import (
     VersionPinnedError,
     VersionRefusedError,
 )
-from server.loading import start_loading
+from server.loading import make_store, start_loading
 from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
