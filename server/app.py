@@ -22,7 +22,6 @@ from server.api import (
     upload,
 )
 from server.api import journal as journal_routes
-from server.api.afterwards import Afterwards
 from server.api.bodies import Bodies
 from server.api.caching import Caching
 from server.api.express import Express
@@ -125,6 +124,7 @@ def create_app(
     settings = settings or config_reading.load(os.environ)
     engine = engine or Engine(settings)
     metrics, admission, store = engine.metrics, engine.admission, engine.store
+    afterwards = engine.afterwards
     repeats = repeats or Repeats(settings.log_repeats)
 
     app = bare_app(settings)
@@ -138,7 +138,6 @@ def create_app(
     drift = make_drift(settings, metrics, store)
     sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
     listeners: list[Listener] = [metrics.cameras.answered, drift, *([sampler] if sampler else [])]
-    afterwards = Afterwards()
     # Before what they are told to is closed.
     Finalize(None, afterwards.settle, (1.0,), exitpriority=30)
     recognizing = Recognizing(
@@ -152,7 +151,15 @@ def create_app(
     )
     express = Express(app.wsgi_app, recognizing, settings, doors, metrics, afterwards)
     gate = Gate(
-        express, admission, settings, metrics, repeats, doors, refusals, served=store.served
+        express,
+        admission,
+        settings,
+        metrics,
+        repeats,
+        doors,
+        afterwards,
+        refusals,
+        served=store.served,
     )
     app.wsgi_app = SecureHeaders(Bodies(gate, settings.body_timeout))  # type: ignore[method-assign]
     fetch = image_fetcher(settings)

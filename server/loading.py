@@ -2,10 +2,12 @@
 
 import logging
 import threading
+from functools import partial
 from pathlib import Path
 
 from server.config import Settings
 from server.errors import LinesideError
+from server.observe.afterwards import Afterwards
 from server.observe.device import DeviceCollector
 from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
@@ -25,16 +27,28 @@ from server.store.watching import watch
 logger = logging.getLogger(LOGGER)
 
 
-def make_store(settings: Settings, metrics: Metrics, admission: Admission) -> BundleStore:
-    """The model repository of `settings`, whose models share `admission` and tell `metrics`."""
+def make_store(
+    settings: Settings,
+    metrics: Metrics,
+    admission: Admission,
+    afterwards: Afterwards | None = None,
+) -> BundleStore:
+    """The model repository of `settings`, whose models share `admission` and tell `metrics`: of
+    their frames by `afterwards`, where it is given."""
     limits = Limits(max_pixels=settings.max_pixels, max_side=settings.max_side)
     size = settings.pool_size
     cores = granted_cores()
     wide = cores if settings.wide_interpreter and cores > 1 else 0
 
+    def on_stage(stage: str, seconds: float) -> None:
+        if afterwards is None:
+            metrics.worked(stage, seconds)
+        else:
+            afterwards.take(partial(metrics.worked, stage, seconds))
+
     def load(bundle: Bundle) -> Model:
         pool = InterpreterPool(bundle.model_path, size, settings.threads_per_interpreter, wide)
-        return make_model(bundle, pool, admission, limits)
+        return make_model(bundle, pool, admission, limits, on_stage)
 
     def loaded(now: Loaded) -> None:
         manifest = now.recognizer.manifest
@@ -109,7 +123,7 @@ def make_metrics(settings: Settings, root: Path) -> Metrics:
 
 class Engine:
     """What recognises, without the HTTP around it: the models of `store`, which share `admission`
-    and tell `metrics`.
+    and tell `metrics`, `afterwards`.
 
     It may begin to load while the rest of a server is still being imported. root: where the
     machine's `sys` and `proc` lie. Raises StartError where the models folder is unusable.
@@ -119,7 +133,8 @@ class Engine:
         self.metrics = make_metrics(settings, root)
         self.admission = Admission(settings.slots, settings.max_waiting)
         self.metrics.watch(self.admission)
-        self.store = make_store(settings, self.metrics, self.admission)
+        self.afterwards = Afterwards()
+        self.store = make_store(settings, self.metrics, self.admission, self.afterwards)
         self._settings, self._stop = settings, threading.Event()
         self._thread: threading.Thread | None = None
 

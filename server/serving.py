@@ -12,7 +12,7 @@ from granian.server import mp
 from server.config import Settings
 from server.draining import drain_before_stop
 from server.errors import StartError
-from server.protocol import AFTERWARDS, MOST_READING, PROTOCOL
+from server.protocol import MOST_READING, PROTOCOL
 
 # Threads beyond those that work, wait or read: to refuse with, and to answer probes from. Granian
 # starts them on demand and ends idle ones.
@@ -38,21 +38,14 @@ def listening_address(host: str, port: int) -> str:
 
 def with_protocol(wrap: Callable[..., Any]) -> Callable[..., Any]:
     """Granian's `wrap`, which makes of a WSGI application what is called with each request; what
-    it makes hands the application, in PROTOCOL of the environment, what answers the request, and
-    calls what the application leaves in AFTERWARDS."""
+    it makes hands the application, in PROTOCOL of the environment, what answers the request."""
 
     def wrapped(application: Any, *options: Any) -> Callable[[Any, dict[str, Any]], Any]:
         answer = wrap(application, *options)
 
         def runner(protocol: Any, scope: dict[str, Any]) -> Any:
             scope[PROTOCOL] = protocol
-            later: list[Callable[[], None]] = []
-            scope[AFTERWARDS] = later
-            try:
-                return answer(protocol, scope)
-            finally:
-                for task in later:
-                    task()
+            return answer(protocol, scope)
 
         return runner
 

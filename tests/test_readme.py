@@ -44,7 +44,10 @@ def served() -> Iterator[str]:
                 break
         else:
             pytest.fail(f"scripts/serve ended: {''.join(said)}")
-        yield f"http://127.0.0.1:{port}"
+        address = f"http://127.0.0.1:{port}"
+        retried = "--retry-connrefused", "--retry", "60", "--retry-delay", "1"
+        subprocess.run(["curl", "-fs", *retried, f"{address}/readyz"], check=True, timeout=60)
+        yield address
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.stderr.read()

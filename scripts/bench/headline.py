@@ -47,6 +47,9 @@ def _alone(result: Result) -> Iterator[Line]:
     (first, _), (last, _) = grown["marks"][0], grown["marks"][-1]
     megabytes = f"{grown['growth_mb']:.1f} MB"
     yield (f"memory growth, frame {first} to {last}", "at most 5 MB", megabytes)
+    kept = grown["last"]
+    figure = f"{kept['pss']:.0f} MB ({kept['rss']:.0f} MB resident)"
+    yield (f"memory of both processes after frame {last}", "at most 150 MB", figure)
     line, calm = found["overload"]["line"], found["cameras"]["calm"]
     share = f"{line['share_of_capacity']:.3f}"
     yield ("in time at 4 times capacity, of capacity", "at least 0.95", share)

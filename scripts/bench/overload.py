@@ -7,7 +7,9 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean, median
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -19,7 +21,7 @@ from bench.service import Service
 
 DEADLINE_MS = 200
 OVER, CALM, FLOOD = 4.0, 0.25, 2.5  # multiples of the capacity; the flood is ten times the calm
-CONNECTIONS, CLIENTS = 512, 8
+CONNECTIONS, CLIENTS, TURNS = 512, 8, 6
 CODE = re.compile(rb'"code":"([A-Z_]+)"')
 
 
@@ -61,48 +63,72 @@ def _stream(server: Service, data: bytes, camera: str, rate: float) -> Stream:
     return Stream(camera, build("raw", "file", data).wire(path, parts.netloc), rate)
 
 
-def _drive(server: Service, streams: list[Stream], seconds: float) -> dict[str, Figures]:
-    parts = urlsplit(server.url)
-    address = (parts.hostname or "", parts.port or 80)
-    start, before = time.process_time(), time.perf_counter()
-    outcomes = Driver(address, streams, seconds, CONNECTIONS).run()
-    share = (time.process_time() - start) / (time.perf_counter() - before)
-    own = {s.name: judge([o for o in outcomes if o.stream == s.name], seconds) for s in streams}
-    return {**own, "generator": {"cores_used": share}}
+@dataclass
+class Drives:
+    """Drives of the same streams: what became of each request, the seconds until the last was
+    answered, and the cores that the generator took."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    seconds: float = 0.0
+    processor: float = 0.0
+
+    def add(self, server: Service, streams: list[Stream], seconds: float) -> float:
+        """Drives once more, for `seconds`; good answers a second, until the last of them: frames
+        that still wait when the last request has left are worked on after it."""
+        parts = urlsplit(server.url)
+        address = (parts.hostname or "", parts.port or 80)
+        start = time.process_time()
+        outcomes = Driver(address, streams, seconds, CONNECTIONS).run()
+        self.processor += time.process_time() - start
+        took = max([seconds, *(o.answered for o in outcomes if o.answered and o.status == 200)])
+        self.seconds += took
+        self.outcomes += outcomes
+        return float(judge(outcomes, took)["in_time_fps"])
+
+    def figures(self) -> dict[str, Figures]:
+        """By stream, and the generator's own."""
+        names = dict.fromkeys(o.stream for o in self.outcomes)
+        own = {n: judge([o for o in self.outcomes if o.stream == n], self.seconds) for n in names}
+        return {**own, "generator": {"cores_used": self.processor / self.seconds}}
 
 
 def measure(server: Service, data: bytes, label: str, folder: Path, seconds: float) -> Figures:
-    """Overload and the two cameras, each for `seconds`; capacity is what the server answers to 8
-    clients that wait for their answers, measured before and after each."""
+    """Overload in TURNS, then the two cameras, each for `seconds` in all.
+
+    Capacity is what the server answers to 8 clients that wait for their answers. It is measured
+    before and after each turn, since the machine may change in between; the share is the median
+    over the turns.
+    """
+    step, request = seconds / TURNS, build("raw", "file", data)
 
     def capacity() -> float:
-        request = build("raw", "file", data)
-        run = wrk(server.url, request, label, CLIENTS, folder, server.cpu_seconds, seconds / 2)
+        run = wrk(server.url, request, label, CLIENTS, folder, server.cpu_seconds, step)
         return float(run["fps"])
 
-    capacities = [capacity()]
-    over = _drive(server, [_stream(server, data, "line", OVER * capacities[0])], seconds)
-    capacities.append(capacity())
-    mean = sum(capacities[:2]) / 2
-    over["line"]["share_of_capacity"] = over["line"]["in_time_fps"] / mean
-    rates = {"calm": CALM * capacities[1], "flooding": FLOOD * capacities[1]}
-    streams = [_stream(server, data, camera, rate) for camera, rate in rates.items()]
-    cameras = _drive(server, streams, seconds)
-    capacities.append(capacity())
+    capacities, over, shares = [capacity()], Drives(), []
+    for _ in range(TURNS):
+        good = over.add(server, [_stream(server, data, "line", OVER * capacities[-1])], step)
+        capacities.append(capacity())
+        shares.append(good / mean(capacities[-2:]))
+    figures = over.figures()
+    figures["line"] |= {"share_of_capacity": median(shares), "shares": shares}
+    rates = {"calm": CALM * capacities[-1], "flooding": FLOOD * capacities[-1]}
+    cameras = Drives()
+    cameras.add(server, [_stream(server, data, name, rates[name]) for name in rates], seconds)
     return {
         "deadline_ms": DEADLINE_MS,
         "capacity_fps": capacities,
-        "service_ms": CORES * 2000 / (capacities[0] + capacities[1]),
-        "overload": over,
-        "cameras": {"rates": rates, **cameras},
+        "service_ms": CORES * 1000 / median(capacities),
+        "overload": figures,
+        "cameras": {"rates": rates, **cameras.figures()},
     }
 
 
 def growth(
     server: Service, data: bytes, label: str, folder: Path, first: int, last: int
 ) -> Figures:
-    """Memory (MB) after at least `first` frames, after at least `last`, and between; raw bodies
-    from 8 clients, in bursts of two seconds."""
+    """Resident memory (MB) after at least `first` frames, after at least `last`, and between, and
+    all that is known of it at the end; raw bodies from 8 clients, in bursts of two seconds."""
     request, frames, marks = build("raw", "file", data), 0, list[tuple[int, float]]()
     while frames < last:
         run = wrk(server.url, request, label, CLIENTS, folder, server.cpu_seconds, 2.0)
@@ -111,4 +137,4 @@ def growth(
         frames += run["good"]
         if frames >= first:
             marks.append((frames, server.memory()["rss"]))
-    return {"marks": marks, "growth_mb": marks[-1][1] - marks[0][1]}
+    return {"marks": marks, "growth_mb": marks[-1][1] - marks[0][1], "last": server.memory()}

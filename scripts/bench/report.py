@@ -173,6 +173,7 @@ def overload(result: Result) -> list[str]:
     found = result["alone"]["overload"]
     line, cameras = found["overload"]["line"], found["cameras"]
     capacity = ", ".join(f"{fps:.1f}" for fps in found["capacity_fps"])
+    shares = ", ".join(f"{share:.3f}" for share in line["shares"])
     head = [
         "load",
         "offered",
@@ -189,9 +190,10 @@ def overload(result: Result) -> list[str]:
     ]
     text = (
         f"Open loop, every frame with a deadline of {found['deadline_ms']} ms, counted from the"
-        " first byte sent; late is negative where an answer came before it. Capacity before,"
-        f" between and after: {capacity} frames/s; one service time is"
-        f" {found['service_ms']:.1f} ms."
+        " first byte sent; late is negative where an answer came before it. Four times capacity"
+        f" is offered in {len(line['shares'])} turns, with capacity measured around each:"
+        f" {capacity} frames/s; shares of it: {shares}; the table has their median. One service"
+        f" time is {found['service_ms']:.1f} ms."
         f" The generator itself took {found['overload']['generator']['cores_used']:.2f} and"
         f" {cameras['generator']['cores_used']:.2f} of a core."
     )

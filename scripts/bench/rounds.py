@@ -151,7 +151,7 @@ def ours_alone(bench: Bench, rounds: int, pairs: int, frames: int) -> dict[str, 
         say("memory")
         growth = overload.growth(server, data, label, bench.folder, min(1000, frames // 2), frames)
         say("overload")
-        over = overload.measure(server, data, label, bench.folder, 3 * bench.seconds)
+        over = overload.measure(server, data, label, bench.folder, 6 * bench.seconds)
     return {"turns": turns, "growth": growth, "overload": over}
 
 

@@ -15,17 +15,17 @@ from typing import Any
 import msgspec
 
 from server.api.access import FRAMES
-from server.api.afterwards import Afterwards
-from server.api.body import not_empty, query_values, read_image, read_options, to_options
+from server.api.body import not_empty, read_image, read_options
 from server.api.caching import age_header
 from server.api.callers import Caller
 from server.api.forms import FrameRequest, whole_body
 from server.api.observing import CAMERA, STARTED, Finished, choose_id, tell
-from server.api.query import Query, age_of, options
+from server.api.query import Query, age_of, options, query_of
 from server.api.recognize import FAILED, recognition
 from server.api.recognizing import Recognizing, log_fields
 from server.api.security import Doors
 from server.config import Settings
+from server.observe.afterwards import Afterwards
 from server.observe.metrics import Metrics
 from server.recognition.recognizer import Answer
 
@@ -86,7 +86,7 @@ class Express:
             done = Finished(request_id, "POST", ROUTE, ROUTE, 200, seconds, name, None, fields)
             tell(done, self._metrics)
 
-        self._afterwards.take(environ, told)
+        self._afterwards.take(told)
         start_response(
             "200 OK",
             [
@@ -119,7 +119,7 @@ class Express:
             data, query = read
         else:
             data = not_empty(whole_body(environ, self._most))
-            query = to_options(Query, query_values(environ))
+            query = query_of(environ.get("QUERY_STRING", ""))
         environ[CAMERA] = query.camera
         age = age_of(query, settings)
         asked = options(query, settings, age)

@@ -14,13 +14,13 @@ import msgspec
 from werkzeug.exceptions import RequestTimeout
 
 from server.api.access import FRAMES
-from server.api.body import query_values, to_options
 from server.api.observing import choose_id, told_name
-from server.api.query import Query, age_of, options
+from server.api.query import Query, age_of, options, query_of
 from server.api.responses import ErrorAnswer, ErrorBody, retry_after
 from server.api.security import Doors
 from server.config import Settings
 from server.errors import LinesideError, OverloadedError
+from server.observe.afterwards import Afterwards
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
 from server.recognition.admission import Admission
@@ -33,6 +33,7 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 FRAME_PATHS = frozenset({"/v1/recognize"})
 # The types of bodies that may name a camera.
 WITH_OPTIONS = ("multipart/", "application/json", "application/x-www-form-urlencoded")
+NOTHING = Query()
 
 
 class Gate:
@@ -51,6 +52,7 @@ class Gate:
         metrics: Metrics,
         repeats: Repeats,
         doors: Doors,
+        afterwards: Afterwards,
         refusals: Sequence[RefusalListener] = (),
         *,
         served: Callable[[], Mapping[str, Model]],
@@ -58,7 +60,7 @@ class Gate:
         """refusals: are told each frame that is refused here. served: tells the models in memory,
         by name."""
         self._app, self._admission, self._metrics = app, admission, metrics
-        self._repeats, self._doors = repeats, doors
+        self._repeats, self._doors, self._afterwards = repeats, doors, afterwards
         self._latest_only, self._most = settings.latest_only, settings.max_body_mb * 1e6
         self._settings, self._refusals, self._served = settings, refusals, served
         # Whoever has an answer in the cache is answered however many wait.
@@ -81,9 +83,9 @@ class Gate:
     def _refusal(self, environ: dict[str, Any]) -> tuple[LinesideError | None, Query]:
         """Why the frame can't be admitted, if so, and what its query string asks."""
         in_body = environ.get("CONTENT_TYPE", "").startswith(WITH_OPTIONS)
-        query = Query()
+        query = NOTHING
         try:
-            query = to_options(Query, query_values(environ))
+            query = query_of(environ.get("QUERY_STRING", ""))
             if (in_body and not query.camera) or not self._serves(query):
                 return None, query
             asked = options(query, self._settings, age_of(query, self._settings))
@@ -120,12 +122,16 @@ class Gate:
         route = environ["PATH_INFO"]
         request_id = environ["HTTP_X_REQUEST_ID"]
         body = msgspec.json.encode(ErrorAnswer(ErrorBody(error.code, error.message, request_id)))
-        seconds = time.perf_counter() - started
-        self._metrics.finished(route, error.status, seconds)
-        self._metrics.refuse(error.code)
-        self._repeats.leave_out(error.code, route)
-        if self._refusals:
-            self._tell(query, error, request_id, seconds)
+        at, seconds = time.time(), time.perf_counter() - started
+
+        def told() -> None:
+            self._metrics.finished(route, error.status, seconds)
+            self._metrics.refuse(error.code)
+            self._repeats.leave_out(error.code, route)
+            if self._refusals:
+                self._tell(at, query, error, request_id, seconds)
+
+        self._afterwards.take(told)
         headers = [
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
@@ -135,13 +141,13 @@ class Gate:
         start_response(f"{error.status} SERVICE UNAVAILABLE", headers)
         return [body]
 
-    def _tell(self, query: Query, error: LinesideError, request_id: str, seconds: float) -> None:
+    def _tell(
+        self, at: float, query: Query, error: LinesideError, request_id: str, seconds: float
+    ) -> None:
         model, camera, part = (
             told_name(name or "") for name in (query.model, query.camera, query.part)
         )
-        refusal = Refusal(
-            time.time(), request_id, error.status, error.code, model, 0, camera, part, seconds
-        )
+        refusal = Refusal(at, request_id, error.status, error.code, model, 0, camera, part, seconds)
         for listener in self._refusals:
             listener(refusal)
 

@@ -1,11 +1,13 @@
 """What a request may ask of a frame, beside the frame itself."""
 
 import time
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from server.api.body import query_values, to_options
 from server.api.deadlines import frame_age, time_left
 from server.config import Settings
 from server.observe.logs import looks_secret
@@ -41,6 +43,13 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         for field in ("camera", "part"):
             if looks_secret(getattr(self, field) or ""):
                 raise ValueError(f"`{field}` looks like a key: send that as a header, never a name")
+
+
+@lru_cache(maxsize=256)
+def query_of(text: str) -> Query:
+    """What a WSGI environment's QUERY_STRING asks; remembered, since a camera asks the same of all
+    its frames. Raises InvalidFieldError naming a value that can't be used."""
+    return to_options(Query, query_values(text))
 
 
 def age_of(query: Query, settings: Settings) -> float:

@@ -9,10 +9,10 @@ from flask import g, request
 from werkzeug.datastructures import RequestCacheControl
 from werkzeug.http import parse_cache_control_header
 
-from server.api.afterwards import Afterwards
 from server.api.caching import Caching
 from server.api.observing import ASKED, tell_refusal
 from server.errors import InvalidFieldError, LinesideError, NotReadyError
+from server.observe.afterwards import Afterwards
 from server.observe.metrics import Metrics
 from server.recognition import tensors
 from server.recognition.observation import Listener, Observation, Refusal, RefusalListener
@@ -92,21 +92,16 @@ class Recognizing:
         else:
             answer = recognizer.recognize(data, options)
 
-        def told() -> None:
-            if not isinstance(answer, CachedAnswer):
-                self._metrics.worked(answer.timing)
-            self._tell(answer, options, data, request_id)
-
-        self._afterwards.take(environ, told)
+        at = time.time()
+        self._afterwards.take(lambda: self._tell(at, answer, options, data, request_id))
         return answer
 
     def images(self, model: Model, files: Sequence[bytes], options: Options) -> Outcome:
         """As `tensors.run_images`; InvalidFieldError for a model that takes no images."""
         request.environ[ASKED] = model.manifest, options
         outcome = tensors.run_images(takes_images(model), files, options)
-        self._worked(outcome)
         for answer, data in zip(outcome.answers, files, strict=True):
-            self._tell(answer, options, data, g.request_id)
+            self._tell(time.time(), answer, options, data, g.request_id)
             g.log_fields = log_fields(answer)
         return outcome
 
@@ -115,9 +110,8 @@ class Recognizing:
         g.log_fields = {"model": f"{model.manifest.name}/{model.manifest.version}"}
         request.environ[ASKED] = model.manifest, options
         outcome = tensors.run_tensors(model, inputs, options)
-        self._worked(outcome)
         for answer in outcome.answers:
-            self._tell(answer, options, None, g.request_id)
+            self._tell(time.time(), answer, options, None, g.request_id)
             g.log_fields = log_fields(answer)
         return outcome
 
@@ -168,15 +162,13 @@ class Recognizing:
         for listener in self._refusals:
             listener(refusal)
 
-    def _worked(self, outcome: Outcome) -> None:
-        for timing in outcome.timings:
-            self._metrics.worked(timing)
-
-    def _tell(self, answer: Answer, options: Options, data: bytes | None, request_id: str) -> None:
+    def _tell(
+        self, at: float, answer: Answer, options: Options, data: bytes | None, request_id: str
+    ) -> None:
         self._metrics.answered(answer)
         if self._listeners:
             seen = Observation(
-                time.time(), request_id, answer, options, data, isinstance(answer, CachedAnswer)
+                at, request_id, answer, options, data, isinstance(answer, CachedAnswer)
             )
             for listener in self._listeners:
                 listener(seen)

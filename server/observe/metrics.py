@@ -1,7 +1,7 @@
 """The server's Prometheus metrics: base units, `_total` on counters, labels from closed sets."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 from prometheus_client import (
@@ -19,7 +19,7 @@ from server import __version__
 from server.observe.cameras import Cameras
 from server.recognition.admission import Admission
 from server.recognition.manifest import Manifest
-from server.recognition.recognizer import STAGES, Answer
+from server.recognition.recognizer import Answer
 
 # 1 ms to 10 s: a frame on a PC takes a few ms, one that waits on a loaded Raspberry Pi seconds.
 _MS = (1, 2.5, 5, 7.5, 10, 15, 25, 50, 100, 250, 500, 1000, 1500, 2500, 5000, 10_000)
@@ -48,7 +48,7 @@ class Metrics:
             "request_duration_seconds", "From a request's arrival to its answer", "route"
         )
         self.stage_duration = self._histogram(
-            "stage_duration_seconds", "One stage of one answered frame", "stage"
+            "stage_duration_seconds", "One stage of one frame", "stage"
         )
         self.refused = self._counter(
             "frames_refused_total", "Frames that got no labels, by error code", "reason"
@@ -116,11 +116,9 @@ class Metrics:
         """Counts one frame that got no labels, by its error code."""
         self._child(self.refused, code).inc()
 
-    def worked(self, timing: Mapping[str, float]) -> None:
-        """Counts the stages of one frame, given as `Answer.timing` has them."""
-        for stage in STAGES:
-            if stage in timing:
-                self._child(self.stage_duration, stage).observe(timing[stage])
+    def worked(self, stage: str, seconds: float) -> None:
+        """Counts one stage of one frame."""
+        self._child(self.stage_duration, stage).observe(seconds)
 
     def answered(self, answer: Answer) -> None:
         """Counts one recognised frame by label, confidence and verdict."""

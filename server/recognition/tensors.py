@@ -97,13 +97,11 @@ class Outcome(msgspec.Struct, frozen=True):
     """What came out of a model.
 
     outputs: its outputs in its order and dtypes, [rows, ...], or the model's own shapes where it
-    has no batch dimension. answers: one a row of a model with labels, else none. timings: one a
-    row, as `Answer.timing`.
+    has no batch dimension. answers: one a row of a model with labels, else none.
     """
 
     outputs: tuple[Tensor, ...]
     answers: tuple[Answer, ...]
-    timings: tuple[dict[str, float], ...]
 
 
 def batched(model: Model) -> bool:
@@ -148,7 +146,7 @@ def run_images(model: Recognizer, files: Sequence[bytes], options: Options) -> O
     return _gather([_admitted(model, work(data), options) for data in files])
 
 
-Row: TypeAlias = tuple[tuple[Tensor, ...], Answer | None, dict[str, float]]
+Row: TypeAlias = tuple[tuple[Tensor, ...], Answer | None]
 
 
 def _admitted(
@@ -164,24 +162,19 @@ def _admitted(
         admitted, options.deadline, options.camera, latest_only=options.latest_only
     )
     if not model.labels:
-        return outputs, None, timer.total()
+        return outputs, None
     probabilities = results.to_probabilities(outputs[0], model.pool.outputs[0], model.manifest)
     if not np.isfinite(probabilities).all():
         raise InvalidFieldError("the input is out of the model's range: its output is not finite")
-    answer = make_answer(model.bundle, probabilities, options, timer)
-    return outputs, answer, answer.timing
+    return outputs, make_answer(model.bundle, probabilities, options, timer)
 
 
 def _gather(rows: Sequence[Row]) -> Outcome:
     outputs = tuple(
         parts[0] if len(parts) == 1 else np.concatenate(parts)
-        for parts in zip(*(outputs for outputs, _, _ in rows), strict=True)
+        for parts in zip(*(outputs for outputs, _ in rows), strict=True)
     )
-    return Outcome(
-        outputs,
-        tuple(answer for _, answer, _ in rows if answer is not None),
-        tuple(timing for _, _, timing in rows),
-    )
+    return Outcome(outputs, tuple(answer for _, answer in rows if answer is not None))
 
 
 def find(specs: Sequence[TensorSpec], name: str) -> TensorSpec | None:

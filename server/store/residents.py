@@ -118,7 +118,10 @@ class Residents:
                 gone.get(timeout=CYCLES_AFTER).close()
                 break
             except queue.Empty:
+                # What was there when the server started is not looked through otherwise.
+                gc.unfreeze()
                 gc.collect()
+                gc.freeze()
         give_back()
         with self._changed:
             name, version, size = self._bytes.pop(token)

@@ -16,6 +16,7 @@ from server.api.gate import Gate
 from server.api.security import Doors
 from server.app import create_app
 from server.config import Settings
+from server.observe.afterwards import Afterwards
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
 from server.recognition.admission import Admission
@@ -63,7 +64,8 @@ class Crowded:
             wide_interpreter=False,
         )
         app = create_app(settings)
-        self.refused: list[Refusal] = []
+        self._refused: list[Refusal] = []
+        self._afterwards = Afterwards()
         gate = Gate(
             app.wsgi_app,
             admission,
@@ -71,10 +73,16 @@ class Crowded:
             Metrics(),
             Repeats(0),
             Doors(settings),
-            [self.refused.append],
+            self._afterwards,
+            [self._refused.append],
             served=dict,
         )
         self._client = Client(gate)
+
+    @property
+    def refused(self) -> list[Refusal]:
+        self._afterwards.settle(60)
+        return self._refused
 
     def await_model(self) -> None:
         pause = threading.Event()

@@ -126,7 +126,7 @@ def test_the_level_and_the_format_can_be_set(colors: Path) -> None:
         line = server.await_event("stderr")
         while "model loaded" not in line["text"]:
             line = server.await_event("stderr")
-        requests.get(server.url + "/livez", timeout=60)
+        server.await_listening()
         while "path=/livez" not in line["text"]:
             line = server.await_event("stderr")
         assert "debug" in line["text"]

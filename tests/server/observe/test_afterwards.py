@@ -1,8 +1,8 @@
 """What is told of an answer after it was sent."""
 
+import functools
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -10,22 +10,30 @@ from images import encode, plain
 from live import live_server
 from tiny_models import MakeModel, write_bundle
 
-from server.api.afterwards import Afterwards
-from server.protocol import AFTERWARDS
+from server.observe.afterwards import Afterwards
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 
 
-def test_without_a_server_that_can_wait_it_is_done_at_once() -> None:
-    done: list[int] = []
-    Afterwards().take({}, lambda: done.append(1))
-    assert done == [1]
+def test_it_is_done_without_being_asked_for_and_in_order() -> None:
+    afterwards, done, last = Afterwards(), list[int](), threading.Event()
+    for number in range(100):
+        afterwards.take(functools.partial(done.append, number))
+    afterwards.take(last.set)
+    assert last.wait(60)
+    assert done == list(range(100))
 
 
-def test_who_asks_next_waits_for_what_was_taken_before_and_for_no_more() -> None:
+def test_who_asks_next_has_what_was_taken_before_done() -> None:
+    afterwards, done = Afterwards(), list[int]()
+    for number in range(1000):
+        afterwards.take(functools.partial(done.append, number))
+        afterwards.settle(60)
+        assert done[-1] == number
+
+
+def test_who_asks_next_waits_for_what_is_being_done() -> None:
     afterwards = Afterwards()
-    first: dict[str, Any] = {AFTERWARDS: []}
-    second: dict[str, Any] = {AFTERWARDS: []}
     begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
 
     def slow() -> None:
@@ -33,35 +41,21 @@ def test_who_asks_next_waits_for_what_was_taken_before_and_for_no_more() -> None
         assert go_on.wait(60)
         done.set()
 
-    afterwards.take(first, slow)
-    answering = threading.Thread(target=first[AFTERWARDS][0])
-    answering.start()
+    afterwards.take(slow)
     assert begun.wait(60)
-    settled = threading.Thread(target=afterwards.settle, args=(60,))
-    settled.start()
-    while not afterwards._ended._waiters:  # type: ignore[attr-defined]
-        pass
-    afterwards.take(second, lambda: None)
-    go_on.set()
-    settled.join(60)
-    assert done.is_set()
-    assert not settled.is_alive()
-    answering.join(60)
-
-
-def test_what_takes_too_long_is_not_waited_for() -> None:
-    afterwards = Afterwards()
-    afterwards.take({AFTERWARDS: []}, lambda: None)
     afterwards.settle(0.01)
+    assert not done.is_set()
+    go_on.set()
+    afterwards.settle(60)
+    assert done.is_set()
 
 
 def test_what_fails_is_logged_and_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
-    afterwards = Afterwards()
-    environ: dict[str, Any] = {AFTERWARDS: []}
-    afterwards.take(environ, lambda: [].pop())
-    environ[AFTERWARDS][0]()
+    afterwards, next_one = Afterwards(), threading.Event()
+    afterwards.take(lambda: [].pop())
+    afterwards.take(next_one.set)
+    assert next_one.wait(60)
     assert [record.message for record in caplog.records] == ["an answer could not be counted"]
-    afterwards.settle(60)
 
 
 def test_an_answer_that_came_is_counted_and_in_the_journal(
