@@ -2,15 +2,17 @@
 
 import os
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces, RuntimeModes
 from granian.log import LogLevels
 from granian.server import mp
+from granian.wsgi import ResponseIterWrap
 
 from server.config import Settings
-from server.draining import drain_before_stop
+from server.draining import Wsgi, drain_before_stop
 from server.errors import StartError
 from server.protocol import MOST_READING, PROTOCOL
 
@@ -19,6 +21,18 @@ from server.protocol import MOST_READING, PROTOCOL
 SPARE_THREADS = 8
 # Granian's back-pressure counts open connections, idle ones too; cameras keep theirs open.
 MAX_CONNECTIONS = 1024
+# What the environment of every request has beside what Granian tells of it (PEP 3333).
+ALWAYS: dict[str, Any] = {
+    "SCRIPT_NAME": "",
+    "SERVER_SOFTWARE": "Granian",
+    "wsgi.version": (1, 0),
+    "wsgi.errors": sys.stderr,
+    "wsgi.multithread": True,
+    "wsgi.multiprocess": False,
+    "wsgi.run_once": False,
+    # Not of the standard: a body ends by itself, which Werkzeug has to be told.
+    "wsgi.input_terminated": True,
+}
 
 
 def listening_address(host: str, port: int) -> str:
@@ -36,20 +50,30 @@ def listening_address(host: str, port: int) -> str:
         raise StartError(f"can't listen on {host}:{port}: {reason}") from None
 
 
-def with_protocol(wrap: Callable[..., Any]) -> Callable[..., Any]:
-    """Granian's `wrap`, which makes of a WSGI application what is called with each request; what
-    it makes hands the application, in PROTOCOL of the environment, what answers the request."""
+def calling(callback: Wsgi, scope_opts: dict[str, Any], access_log_fmt: Any = None) -> Any:
+    """What Granian calls with each request, to have it answered by the WSGI application `callback`:
+    a function of what answers, which the environment has as PROTOCOL, and of what is known of the
+    request.
 
-    def wrapped(application: Any, *options: Any) -> Callable[[Any, dict[str, Any]], Any]:
-        answer = wrap(application, *options)
+    In place of Granian's own, which copies the process's environment for each request.
+    """
 
-        def runner(protocol: Any, scope: dict[str, Any]) -> Any:
-            scope[PROTOCOL] = protocol
-            return answer(protocol, scope)
+    def call(protocol: Any, scope: dict[str, Any]) -> int:
+        environ = {**ALWAYS, **scope, PROTOCOL: protocol}
+        said: list[tuple[int, list[tuple[str, str]]]] = []
 
-        return runner
+        def start_response(status: str, headers: list[tuple[str, str]], _: Any = None) -> None:
+            said.append((int(status.split(" ", 1)[0]), headers))
 
-    return wrapped
+        body = callback(environ, start_response)
+        status, headers = said[-1]
+        if isinstance(body, list):
+            protocol.response_bytes(status, headers, b"".join(body))
+        else:
+            protocol.response_iter(status, headers, ResponseIterWrap(body))
+        return status
+
+    return call
 
 
 def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> None:
@@ -60,7 +84,7 @@ def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> 
     that. Raises StartError where the address can't be had.
     """
     address = listening_address(settings.host, settings.port)
-    mp._wsgi_call_wrap = with_protocol(mp._wsgi_call_wrap)
+    mp._wsgi_call_wrap = calling
     server = mp.MPServer(
         "server.app:create_app",
         address=address,

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from server.recognition.manifest import Bundle
 
 
+# Objects made and not yet freed, before garbage is looked for among them.
+YOUNG = 10_000
+
+
 def prepare(settings: Settings) -> int:
     """Checks what can be checked without loading a model; returns the frames worked on at once.
 
@@ -110,6 +114,8 @@ def _all_objects_kept() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
+        # What the requests in hand have made is not taken for a heap that grows.
+        gc.set_threshold(YOUNG)
         gc.enable()
 
 
