@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -22,18 +22,22 @@ def read_image(request: Request) -> bytes:
     """
     kind = request.mimetype
     if kind == "multipart/form-data":
-        for name in FILE_FIELDS:
-            if name in request.files:
-                stream = request.files[name].stream
-                assert isinstance(stream, io.BytesIO)
-                return stream.getvalue()
-        raise MissingFieldError("the form has no file field named `file` or `image`")
+        files = {name: cast(io.BytesIO, file.stream) for name, file in request.files.items()}
+        return first_image({name: stream.getvalue() for name, stream in files.items()})
     if kind == "application/x-www-form-urlencoded":
         raise MissingFieldError(
             "no image: send it as the multipart field `file`, or as the body with"
             " Content-Type: image/jpeg"
         )
     return not_empty(request.get_data(cache=False))
+
+
+def first_image(files: Mapping[str, bytes]) -> bytes:
+    """The image among a form's files. Raises MissingFieldError where there is none."""
+    for name in FILE_FIELDS:
+        if name in files:
+            return files[name]
+    raise MissingFieldError("the form has no file field named `file` or `image`")
 
 
 def not_empty(data: bytes) -> bytes:

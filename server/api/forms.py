@@ -5,8 +5,9 @@ files to disk, which an SD card should not see for each frame.
 """
 
 import io
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import IO, Any, cast
 
 from flask import Flask, Request, Response, request
@@ -14,36 +15,35 @@ from multipart import MultipartError, MultipartSegment, ParserLimitReached, Push
 from werkzeug.datastructures import FileStorage, Headers, MultiDict
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 from werkzeug.formparser import FormDataParser
+from werkzeug.http import parse_options_header
 from werkzeug.sansio.utils import get_content_length
 from werkzeug.utils import cached_property
 
 from server.errors import OverloadedError
 
+FORM = "multipart/form-data"
+# As nearly every client writes it; the characters are those of RFC 2046, 5.1.1.
+BOUNDARY = re.compile(FORM + r"; ?boundary=([A-Za-z0-9'()+_,./:=?-]{1,70})")
 Form = MultiDict[str, str]
 Files = MultiDict[str, FileStorage]
 
 
-def _store(segment: MultipartSegment, data: bytes, form: Form, files: Files) -> None:
-    if segment.filename is None:
-        form.add(segment.name, data.decode(segment.charset or "utf-8", "replace"))
-    else:
-        files.add(
-            segment.name,
-            FileStorage(
-                io.BytesIO(data),
-                segment.filename,
-                segment.name,
-                headers=Headers(segment.headerlist),
-            ),
-        )
+def boundary_of(content_type: str) -> str:
+    """The boundary that a Content-Type of multipart/form-data names; '' without, and for others."""
+    if found := BOUNDARY.fullmatch(content_type):
+        return found[1]
+    kind, options = parse_options_header(content_type)
+    return options.get("boundary", "") if kind.lower() == FORM else ""
 
 
-def split_multipart(body: bytes, boundary: str, max_parts: int) -> tuple[Form, Files]:
-    """The fields and files of a multipart/form-data body (RFC 7578).
+def parts(
+    body: bytes, boundary: str, max_parts: int
+) -> Iterator[tuple[MultipartSegment, bytes, str | None]]:
+    """The parts of a multipart/form-data body (RFC 7578): what is said of each, its bytes, and a
+    field's text; None for a file's.
 
     Raises BadRequest where the body is not one, RequestEntityTooLarge beyond `max_parts`.
     """
-    form, files = Form(), Files()
     segment, data = None, b""
     try:
         with PushMultipartParser(boundary, max_segment_count=max_parts) as parser:
@@ -53,7 +53,9 @@ def split_multipart(body: bytes, boundary: str, max_parts: int) -> tuple[Form, F
                 elif event:
                     data = data + event if data else bytes(event)
                 elif segment is not None:
-                    _store(segment, data, form, files)
+                    field = segment.filename is None
+                    text = data.decode(segment.charset or "utf-8", "replace") if field else None
+                    yield segment, data, text
     except ParserLimitReached as error:
         if "segment count" in str(error):
             raise RequestEntityTooLarge from None
@@ -61,6 +63,18 @@ def split_multipart(body: bytes, boundary: str, max_parts: int) -> tuple[Form, F
     except (MultipartError, LookupError, ValueError) as error:
         # The latter two are those of a field's charset, which may be anything.
         raise BadRequest(f"the multipart body is malformed: {error}") from None
+
+
+def split_multipart(body: bytes, boundary: str, max_parts: int) -> tuple[Form, Files]:
+    """The fields and files of a multipart/form-data body. Errors are those of `parts`."""
+    form, files = Form(), Files()
+    for segment, data, text in parts(body, boundary, max_parts):
+        if text is not None:
+            form.add(segment.name, text)
+        else:
+            stream, headers = io.BytesIO(data), Headers(segment.headerlist)
+            file = FileStorage(stream, segment.filename, segment.name, headers=headers)
+            files.add(segment.name, file)
     return form, files
 
 
@@ -74,7 +88,7 @@ class FormParser(FormDataParser):
         content_length: int | None,
         options: dict[str, str] | None = None,
     ) -> tuple[IO[bytes], Form, Files]:
-        if mimetype != "multipart/form-data":
+        if mimetype != FORM:
             return super().parse(stream, mimetype, content_length, options)
         boundary = (options or {}).get("boundary", "")
         if not boundary:
