@@ -20,6 +20,8 @@ Task = Callable[[], None]
 EVERY = 0.02
 # Seconds in which those that were begun are done, unless the machine is very busy.
 SOON = 0.2
+# Tasks that wait before those who bring more have to help: some hold a frame.
+MOST = 1000
 
 
 class Afterwards:
@@ -38,6 +40,8 @@ class Afterwards:
     def take(self, task: Task) -> None:
         """Has `task` run soon."""
         self._tasks.append(task)
+        if len(self._tasks) > MOST:
+            self.settle()
         if not self._wake.is_set():
             self._wake.set()
             if self._thread is None:

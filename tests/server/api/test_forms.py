@@ -31,7 +31,10 @@ def test_fields_have_text_and_files_have_none() -> None:
         "POST",
         "http://test",
         data={"camera": "Straße 4"},
-        files={"file": ("frame.jpg", b"\xff\xd8\r\n--\r\n", "image/jpeg"), "empty": ("e", b"")},
+        files={
+            "file": ("frame.jpg", b"\xff\xd8\r\n--\r\n", "image/jpeg"),
+            "empty": ("e", b"", "text/plain"),
+        },
     ).prepare()
     assert isinstance(prepared.body, bytes)
     boundary = boundary_of(str(prepared.headers["Content-Type"]))

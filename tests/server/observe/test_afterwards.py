@@ -10,7 +10,7 @@ from images import encode, plain
 from live import live_server
 from tiny_models import MakeModel, write_bundle
 
-from server.observe.afterwards import Afterwards
+from server.observe.afterwards import MOST, Afterwards
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 
@@ -48,6 +48,13 @@ def test_who_asks_next_waits_for_what_is_being_done() -> None:
     go_on.set()
     afterwards.settle(60)
     assert done.is_set()
+
+
+def test_no_more_than_a_thousand_wait() -> None:
+    afterwards, done = Afterwards(), list[int]()
+    for number in range(MOST + 1):
+        afterwards.take(functools.partial(done.append, number))
+    assert done
 
 
 def test_what_fails_is_logged_and_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
