@@ -8,6 +8,7 @@ one JSON object: medians in ms, and the medians of the differences between neigh
 """
 
 import json
+import random
 import socket
 import sys
 import time
@@ -59,13 +60,12 @@ def keep_alive(url: str, form: str, data: bytes) -> Callable[[], object]:
 
 
 def measure(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every way in every round; the ways take turns, starting one later each
-    round, so that none always follows the same one."""
-    names = list(ways)
+    """Milliseconds of every way in every round; the ways take turns in an order of chance, since
+    one that follows another of the same process finds its model in the processor's caches."""
+    names, chance = list(ways), random.Random(1)
     taken: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + WARM_UP):
-        for position in range(len(names)):
-            name = names[(number + position) % len(names)]
+        for name in chance.sample(names, len(names)):
             start = time.perf_counter()
             ways[name]()
             if number >= WARM_UP:

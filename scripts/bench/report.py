@@ -123,7 +123,8 @@ def turns(result: Result) -> list[str]:
         figures = [_number(row[k], d) for k, d in (("fps", 1), ("of_bare", 3), ("cpu_ms", 2))]
         figures += [_number(row[k], d) for k, d in (("cpu_of_bare", 3), ("p50", 1), ("p99", 1))]
         rows.append([title, *figures])
-    lines = ["## Bare limit and Lineside in close turns", "", *_table(head, rows)]
+    many = f"Medians of {len(alone['rounds']['bare'])} turns of {result['seconds']:g} s."
+    lines = ["## Bare limit and Lineside in close turns", "", many, "", *_table(head, rows)]
     latency = alone["latency"]
     if not latency:
         return lines

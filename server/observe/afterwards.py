@@ -42,10 +42,10 @@ class Afterwards:
         self._tasks.append(task)
         if len(self._tasks) > MOST:
             self.settle()
+        if self._thread is None:
+            self._begin()
         if not self._wake.is_set():
             self._wake.set()
-            if self._thread is None:
-                self._begin()
 
     def _begin(self) -> None:
         with self._lock:
