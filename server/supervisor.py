@@ -36,7 +36,8 @@ def supervise(serve: Callable[[], int]) -> int:
             return 1
         young = replaced and time.monotonic() - started < TOO_YOUNG
         fate = "giving up, since the one before it died too" if young else "starting another"
-        name = signal.Signals(-code).name
+        known = {each.value: each.name for each in signal.Signals}
+        name = known.get(-code, f"signal {-code}")
         with suppress(OSError):  # nobody may read what we say
             print(f"lineside: the worker was ended by {name}; {fate}", file=sys.stderr, flush=True)
         if young:
