@@ -77,8 +77,12 @@ def blueprint(recognizing: Recognizing, settings: Settings, fetch: Fetch) -> Blu
 
     @routes.post("/recognize")
     def recognize() -> Response:
-        if (failed := request.environ.get(FAILED)) is not None:
-            raise failed
+        failed = request.environ.pop(FAILED, None)
+        if failed is not None:
+            try:
+                raise failed
+            finally:
+                del failed  # else error, traceback and this frame would keep each other
         frame, query = read_frame()
         age = age_of(query, settings)
         asked = options(query, settings, age)

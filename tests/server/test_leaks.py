@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import requests
 from images import encode, plain
 from live import LiveServer, live_server
@@ -48,3 +49,22 @@ def test_threads_descriptors_and_memory_stay(colors: Path) -> None:
         assert after[0] - threads <= CLIENTS
         assert after[1] - descriptors <= CLIENTS
         assert server.memory() - memory < 5_000_000
+
+
+@pytest.mark.parametrize("begin", [b"no image at all ", GREEN[:50]], ids=["unknown", "damaged"])
+@pytest.mark.parametrize("form", [False, True], ids=["raw", "form"])
+def test_large_frames_that_fail_are_not_kept(colors: Path, begin: bytes, *, form: bool) -> None:
+    frame = begin + bytes(5_000_000)
+
+    def fail() -> None:
+        body = {"files": {"file": frame}} if form else {"data": frame}
+        answer = requests.post(server.url + "/v1/recognize", timeout=60, **body)
+        assert answer.status_code in (415, 422)
+
+    with live_server(models=colors) as server:
+        for _ in range(10):
+            fail()
+        memory = server.memory()
+        for _ in range(60):
+            fail()
+        assert server.memory() - memory < 25_000_000
