@@ -51,8 +51,9 @@ def test_threads_descriptors_and_memory_stay(colors: Path) -> None:
         assert server.memory() - memory < 5_000_000
 
 
-@pytest.mark.parametrize("begin", [b"no image at all ", GREEN[:50]], ids=["unknown", "damaged"])
-@pytest.mark.parametrize("form", [False, True], ids=["raw", "form"])
+@pytest.mark.parametrize(
+    ("begin", "form"), [(b"no image at all ", False), (GREEN[:50], True)], ids=["raw", "form"]
+)
 def test_large_frames_that_fail_are_not_kept(colors: Path, begin: bytes, *, form: bool) -> None:
     frame = begin + bytes(5_000_000)
 
@@ -62,9 +63,9 @@ def test_large_frames_that_fail_are_not_kept(colors: Path, begin: bytes, *, form
         assert answer.status_code in (415, 422)
 
     with live_server(models=colors) as server:
-        for _ in range(10):
+        for _ in range(5):
             fail()
         memory = server.memory()
-        for _ in range(60):
+        for _ in range(40):
             fail()
         assert server.memory() - memory < 25_000_000
