@@ -1,6 +1,7 @@
 """The factory: puts the parts together and does nothing else."""
 
 import os
+from collections.abc import Sequence
 from multiprocessing.util import Finalize
 
 import msgspec
@@ -42,7 +43,7 @@ from server.keeping import make_drift, make_sampler, open_cache, open_journal
 from server.loading import Engine
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
-from server.recognition.observation import Listener
+from server.recognition.observation import Listener, RefusalListener
 from server.store.job_records import JobRecord
 
 
@@ -109,6 +110,33 @@ def register_recognition(
         app.register_blueprint(make(recognizing, settings))
 
 
+def put_before(
+    app: Flask,
+    settings: Settings,
+    engine: Engine,
+    recognizing: Recognizing,
+    doors: Doors,
+    repeats: Repeats,
+    refusals: Sequence[RefusalListener],
+) -> None:
+    """What a request comes through before `app` sees it: headers, the body's time, the gate, and
+    the way of a camera's frame past Flask."""
+    metrics, afterwards = engine.metrics, engine.afterwards
+    express = Express(app.wsgi_app, recognizing, settings, doors, metrics, afterwards)
+    gate = Gate(
+        express,
+        engine.admission,
+        settings,
+        metrics,
+        repeats,
+        doors,
+        afterwards,
+        refusals,
+        served=engine.store.served,
+    )
+    app.wsgi_app = SecureHeaders(Bodies(gate, settings.body_timeout))  # type: ignore[method-assign]
+
+
 def create_app(
     settings: Settings | None = None,
     *,
@@ -123,8 +151,7 @@ def create_app(
     """
     settings = settings or config_reading.load(os.environ)
     engine = engine or Engine(settings)
-    metrics, admission, store = engine.metrics, engine.admission, engine.store
-    afterwards = engine.afterwards
+    metrics, store = engine.metrics, engine.store
     repeats = repeats or Repeats(settings.log_repeats)
 
     app = bare_app(settings)
@@ -139,29 +166,17 @@ def create_app(
     sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
     listeners: list[Listener] = [metrics.cameras.answered, drift, *([sampler] if sampler else [])]
     # Before what they are told to is closed.
-    Finalize(None, afterwards.settle, (1.0,), exitpriority=30)
+    Finalize(None, engine.afterwards.settle, (1.0,), exitpriority=30)
     recognizing = Recognizing(
         store,
         metrics,
         (*listeners, *([journal.answered] if journal else [])),
         caching=Caching(open_cache(app, settings), metrics),
-        afterwards=afterwards,
+        afterwards=engine.afterwards,
         always=settings.cache,
         refusals=refusals,
     )
-    express = Express(app.wsgi_app, recognizing, settings, doors, metrics, afterwards)
-    gate = Gate(
-        express,
-        admission,
-        settings,
-        metrics,
-        repeats,
-        doors,
-        afterwards,
-        refusals,
-        served=store.served,
-    )
-    app.wsgi_app = SecureHeaders(Bodies(gate, settings.body_timeout))  # type: ignore[method-assign]
+    put_before(app, settings, engine, recognizing, doors, repeats, refusals)
     fetch = image_fetcher(settings)
     kept = make_jobs(settings, recognizing, metrics)
     register_recognition(app, settings, recognizing, kept, fetch)

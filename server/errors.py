@@ -6,12 +6,6 @@ what was wrong and what would be right, and never what only the log should know.
 """
 
 
-def forget_frames(error: BaseException) -> None:
-    """Takes from `error` what it came through and from: the frames hold the image and, where the
-    error is kept, the error, so that both would stay until garbage is looked for."""
-    error.__traceback__ = error.__context__ = error.__cause__ = None
-
-
 class LinesideError(Exception):
     """Base of all errors that are answered with a code and a status.
 

@@ -19,7 +19,7 @@ from bench.service import Service, ServiceError
 CLIENTS = (1, 8, 32)
 WARM_UP = 1.0
 # Close turns of the bare limit and ours in each round: they take little time, and scatter.
-CLOSE_TURNS = 4
+CLOSE_TURNS = 8
 Visit = Callable[[], dict[str, Figures]]
 
 
@@ -159,7 +159,7 @@ def ours_alone(bench: Bench, rounds: int, pairs: int, frames: int) -> dict[str, 
         say("memory")
         growth = overload.growth(server, data, label, bench.folder, min(1000, frames // 2), frames)
         say("overload")
-        over = overload.measure(server, data, label, bench.folder, 6 * bench.seconds)
+        over = overload.measure(server, data, label, bench.folder, overload.TURNS * bench.seconds)
     return {"turns": turns, "growth": growth, "overload": over}
 
 

@@ -110,7 +110,7 @@ def measure_all(args: argparse.Namespace, folder: Path) -> None:
     )
     rounds.run(bench, args.only, args.rounds, result, args.json)
     if "ours" in args.only and not args.no_alone:
-        result["alone"] = rounds.ours_alone(bench, 2 * args.rounds, args.pairs, args.frames)
+        result["alone"] = rounds.ours_alone(bench, args.rounds, args.pairs, args.frames)
     args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
-from werkzeug.exceptions import HTTPException
 
 from server.api.access import FRAMES
 from server.api.body import first_image, not_empty, query_values, to_options
@@ -26,7 +25,6 @@ from server.api.recognize import FAILED, recognition
 from server.api.recognizing import Recognizing, log_fields
 from server.api.security import Doors
 from server.config import Settings
-from server.errors import LinesideError, forget_frames
 from server.observe.afterwards import Afterwards
 from server.observe.metrics import Metrics
 from server.recognition.recognizer import Answer
@@ -78,8 +76,6 @@ class Express:
         try:
             answer = self._answer(environ, request_id)
         except Exception as error:  # noqa: BLE001 - raised again in Flask's route, which tells it
-            if isinstance(error, (LinesideError, HTTPException)):
-                forget_frames(error)
             environ[FAILED], answer = error, None
         if answer is None:
             return self._app(environ, start_response)

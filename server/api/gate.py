@@ -19,7 +19,7 @@ from server.api.query import Query, age_of, options, query_of
 from server.api.responses import ErrorAnswer, ErrorBody, retry_after
 from server.api.security import Doors
 from server.config import Settings
-from server.errors import LinesideError, OverloadedError, forget_frames
+from server.errors import LinesideError, OverloadedError
 from server.observe.afterwards import Afterwards
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
@@ -100,8 +100,9 @@ class Gate:
                 latest_only=asked.latest_only,
             )
         except LinesideError as error:
-            forget_frames(error)
-            return error, query
+            # Else its frames and it would keep each other, and the request, until garbage is looked
+            # for.
+            return error.with_traceback(None), query
         return None, query
 
     def _serves(self, query: Query) -> bool:
