@@ -157,7 +157,8 @@ def create_app(
     app = bare_app(settings)
     journal = open_journal(settings, metrics)
     refusals = [metrics.cameras.refused, *([journal.refused] if journal else [])]
-    observe_requests(app, metrics, repeats, refusals)
+    in_turn = [engine.afterwards.later(listener) for listener in refusals]
+    observe_requests(app, metrics, repeats, in_turn)
     register_errors(app)
     doors = Doors(settings)
     guard(app, settings, doors)
@@ -165,8 +166,8 @@ def create_app(
     drift = make_drift(settings, metrics, store)
     sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
     listeners: list[Listener] = [metrics.cameras.answered, drift, *([sampler] if sampler else [])]
-    # Before what they are told to is closed.
-    Finalize(None, engine.afterwards.settle, (1.0,), exitpriority=30)
+    # After the jobs have ended, and before what they are told to is closed.
+    Finalize(None, engine.afterwards.settle, (1.0,), exitpriority=15)
     recognizing = Recognizing(
         store,
         metrics,
@@ -174,7 +175,7 @@ def create_app(
         caching=Caching(open_cache(app, settings), metrics),
         afterwards=engine.afterwards,
         always=settings.cache,
-        refusals=refusals,
+        refusals=in_turn,
     )
     put_before(app, settings, engine, recognizing, doors, repeats, refusals)
     fetch = image_fetcher(settings)

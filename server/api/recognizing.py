@@ -92,8 +92,7 @@ class Recognizing:
         else:
             answer = recognizer.recognize(data, options)
 
-        at = time.time()
-        self._afterwards.take(lambda: self._tell(at, answer, options, data, request_id))
+        self._tell_later(answer, options, data, request_id)
         return answer
 
     def images(self, model: Model, files: Sequence[bytes], options: Options) -> Outcome:
@@ -101,7 +100,7 @@ class Recognizing:
         request.environ[ASKED] = model.manifest, options
         outcome = tensors.run_images(takes_images(model), files, options)
         for answer, data in zip(outcome.answers, files, strict=True):
-            self._tell(time.time(), answer, options, data, g.request_id)
+            self._tell_later(answer, options, data, g.request_id)
             g.log_fields = log_fields(answer)
         return outcome
 
@@ -111,7 +110,7 @@ class Recognizing:
         request.environ[ASKED] = model.manifest, options
         outcome = tensors.run_tensors(model, inputs, options)
         for answer in outcome.answers:
-            self._tell(time.time(), answer, options, None, g.request_id)
+            self._tell_later(answer, options, None, g.request_id)
             g.log_fields = log_fields(answer)
         return outcome
 
@@ -161,6 +160,12 @@ class Recognizing:
         self._metrics.refuse(refusal.code)
         for listener in self._refusals:
             listener(refusal)
+
+    def _tell_later(
+        self, answer: Answer, options: Options, data: bytes | None, request_id: str
+    ) -> None:
+        at = time.time()
+        self._afterwards.take(lambda: self._tell(at, answer, options, data, request_id))
 
     def _tell(
         self, at: float, answer: Answer, options: Options, data: bytes | None, request_id: str

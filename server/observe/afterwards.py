@@ -10,16 +10,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from server.observe.logs import LOGGER
 
 logger = logging.getLogger(LOGGER)
 
+T = TypeVar("T")
 Task = Callable[[], None]
 # Seconds for which tasks are collected.
 EVERY = 0.02
 # Seconds in which those that were begun are done, unless the machine is very busy.
-SOON = 0.2
+SOON = 1.0
 # Tasks that wait before those who bring more have to help: some hold a frame.
 MOST = 1000
 
@@ -46,6 +49,11 @@ class Afterwards:
             self._begin()
         if not self._wake.is_set():
             self._wake.set()
+
+    def later(self, listener: Callable[[T], None]) -> Callable[[T], None]:
+        """`listener`, called in its turn: what hears of answers and of errors hears of a camera's
+        frames in the order in which they ended."""
+        return lambda told: self.take(partial(listener, told))
 
     def _begin(self) -> None:
         with self._lock:

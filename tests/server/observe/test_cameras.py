@@ -132,3 +132,21 @@ def test_build_and_readiness_are_told(colors_server: LiveServer) -> None:
     assert colors_server.sample("lineside_ready") == 1
     text = requests.get(colors_server.url + "/metrics", timeout=60).text
     assert 'lineside_build_info{python="3.' in text
+
+
+def test_a_frame_that_fails_right_after_the_cameras_first_is_counted_for_it(colors: Path) -> None:
+    frames = 20
+    with live_server(models=colors) as server, requests.Session() as session:
+
+        def send(data: bytes, camera: str) -> int:
+            url = f"{server.url}/v1/recognize?camera={camera}"
+            return session.post(url, data, headers={"Content-Type": "image/png"}).status_code
+
+        for number in range(frames):
+            assert send(GREEN, f"c{number}") == 200
+            assert send(b"x", f"c{number}") == 415
+        bad = {
+            f"c{number}": server.sample(FRAMES, camera=f"c{number}", result="bad")
+            for number in range(frames)
+        }
+    assert bad == dict.fromkeys(bad, 1.0)
