@@ -39,7 +39,7 @@ from server.api.security import Doors, SecureHeaders, guard
 from server.config import Settings
 from server.jobs.service import Jobs
 from server.jobs.telling import Telling
-from server.keeping import make_drift, make_sampler, open_cache, open_journal
+from server.keeping import make_drift, make_sampler, open_cache, open_journal, warn_of_data
 from server.loading import Engine
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
@@ -155,6 +155,7 @@ def create_app(
     repeats = repeats or Repeats(settings.log_repeats)
 
     app = bare_app(settings)
+    warn_of_data(settings)
     journal = open_journal(settings, metrics)
     refusals = [metrics.cameras.refused, *([journal.refused] if journal else [])]
     in_turn = [engine.afterwards.later(listener) for listener in refusals]

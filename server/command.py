@@ -22,8 +22,18 @@ def _parser(asked: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lineside {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve the models over HTTP (the default)")
-    check = commands.add_parser("check", help="validate settings and bundles, say what would serve")
-    health = commands.add_parser("health", help="ask the running server whether it is ready")
+    check = commands.add_parser(
+        "check",
+        help="validate settings and bundles, say what would serve",
+        description="Validates settings and bundles as `serve` would, loads the models, says what"
+        " would serve, and ends: 0 where the server would come up, else 1.",
+    )
+    health = commands.add_parser(
+        "health",
+        help="ask the running server whether it is ready",
+        description="Asks the server of these settings, of which `host` and `port` count, whether"
+        " it is ready, and ends: 0 where it is, else 1.",
+    )
     commands.add_parser("settings", help="print the table of settings")
     keys_command.add_parser(commands)
     journal_command.add_parser(commands)
@@ -37,7 +47,8 @@ def _parser(asked: str) -> argparse.ArgumentParser:
             text = (
                 f"{row.help} ({row.unit + ', ' if row.unit else ''}default {row.default or 'none'})"
             )
-            command.add_argument(row.flag, dest=row.name, metavar="VALUE", help=text)
+            shown = row.type.replace(" or ", "|") if " or " in row.type else row.type.split()[-1]
+            command.add_argument(row.flag, dest=row.name, metavar=shown, help=text)
     return parser
 
 

@@ -7,7 +7,7 @@ Sources in order of increasing precedence: a TOML file, the environment (`LINESI
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -30,6 +30,18 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise SettingsError(f"the settings file {path} is not valid TOML: {error}") from None
 
 
+def _why(kind: Any, error: msgspec.DecodeError) -> str:
+    """What a value of `kind`, an annotated type, may be; where that is not told in a few words,
+    `error`."""
+    plain, meta = kind.__origin__, kind.__metadata__[0]
+    if get_origin(plain) is Literal:
+        return "it may be " + " or ".join(choice or "empty" for choice in get_args(plain))
+    if plain is bool:
+        return "it may be true or false"
+    # A pattern says less to a person than the setting's help does.
+    return str(meta.description) if meta.pattern else str(error)
+
+
 def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
     kinds = get_type_hints(Settings, include_extras=True)
     if name not in kinds:
@@ -43,7 +55,7 @@ def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
             value = [item for item in map(str.strip, value.split(",")) if item]
         return msgspec.convert(value, kinds[name], strict=strict)
     except msgspec.DecodeError as error:
-        raise SettingsError(f"{source} can't be {value!r}: {error}") from None
+        raise SettingsError(f"{source} can't be {value!r}: {_why(kinds[name], error)}") from None
 
 
 def as_text(value: object) -> str:

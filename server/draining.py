@@ -158,6 +158,8 @@ def drain_before_stop(make_app: Callable[[], Wsgi], port: int, longest: float) -
     def stop() -> None:
         number = signal.sigwait(STOPPING)
         signal.setitimer(signal.ITIMER_REAL, longest)  # the kernel's: it needs no thread of ours
+        fields = {"signal": signal.Signals(number).name}
+        logger.info("stopping", extra={"fields": fields})
         try:
             draining.drain(port)
         except Exception:

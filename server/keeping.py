@@ -1,5 +1,7 @@
 """What is kept and counted of the answered frames, as the settings say."""
 
+import logging
+import os
 from collections.abc import Callable
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -9,6 +11,7 @@ from flask import Flask
 
 from server.config import Settings
 from server.observe.drift import Drift
+from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.recognition.manifest import Manifest
 from server.recognition.sample import Reason
@@ -20,6 +23,8 @@ from server.store.journal_writer import Bounds
 
 if TYPE_CHECKING:
     from server.store.sampling import Sampler
+
+logger = logging.getLogger(LOGGER)
 
 SAMPLES = "samples"
 
@@ -83,6 +88,24 @@ def make_sampler(
     # Unlike atexit's, this is run at the end of a forked worker too.
     Finalize(None, sampler.close, exitpriority=10)
     return sampler
+
+
+def data_fault(settings: Settings) -> str:
+    """Why nothing can be kept in the folder `data`; empty where something can, as far as can be
+    seen without writing to it."""
+    folder = Path(settings.data).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        return f"data: {there} is no folder"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"data: {there} can't be written, so no journal, sample or job is kept"
+    return ""
+
+
+def warn_of_data(settings: Settings) -> None:
+    """Logs where nothing can be kept; frames are answered all the same."""
+    if fault := data_fault(settings):
+        logger.error(fault)
 
 
 def open_journal(settings: Settings, metrics: Metrics) -> Journal | None:

@@ -1,5 +1,6 @@
 """Granian in front of the application: one worker with threads, in this process."""
 
+import logging
 import os
 import socket
 import sys
@@ -11,10 +12,14 @@ from granian.log import LogLevels
 from granian.server import mp
 from granian.wsgi import ResponseIterWrap
 
+from server import __version__
 from server.config import Settings
 from server.draining import Wsgi, drain_before_stop
 from server.errors import StartError
+from server.observe.logs import LOGGER
 from server.protocol import MOST_READING, PROTOCOL
+
+logger = logging.getLogger(LOGGER)
 
 # Threads beyond those that work, wait or read: to refuse with, and to answer probes from. Granian
 # starts them on demand and ends idle ones.
@@ -104,9 +109,16 @@ def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> 
         server._init_shared_socket()
     except RuntimeError as error:
         raise StartError(f"can't listen on {settings.host}:{settings.port}: {error}") from None
-    worker = server._spawn_worker(
-        0,
-        server._spawn_wsgi_worker,
-        lambda: drain_before_stop(lambda: make_app(settings), settings.port, settings.stop_timeout),
-    )
-    worker.inner.run()
+
+    def load() -> Wsgi:
+        app = drain_before_stop(lambda: make_app(settings), settings.port, settings.stop_timeout)
+        url = f"http://{f'[{address}]' if ':' in address else address}:{settings.port}"
+        _log("listening", url=url, version=__version__)
+        return app
+
+    server._spawn_worker(0, server._spawn_wsgi_worker, load).inner.run()
+    _log("stopped")
+
+
+def _log(event: str, **fields: object) -> None:
+    logger.info(event, extra={"fields": fields})

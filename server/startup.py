@@ -3,7 +3,8 @@
 import gc
 import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # Objects made and not yet freed, before garbage is looked for among them.
 YOUNG = 10_000
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 
 
 def prepare(settings: Settings) -> int:
@@ -35,8 +37,7 @@ def prepare(settings: Settings) -> int:
     """
     check_doors(settings)
     bundle_of(settings)
-    check_hosts(settings)
-    check_cache(settings)
+    check_values(settings)
     return settings.slots
 
 
@@ -47,6 +48,29 @@ def bundle_of(settings: Settings) -> "Bundle":
     name = pick_default(found, settings.model, folder)
     order = candidates(found[name], read_choice(folder / name), settings.version or None)
     return newest_intact(folder, name, order, settings.recipe)
+
+
+def check_values(settings: Settings) -> None:
+    """Raises SettingsError for values that their types alone don't show to be unusable."""
+    check_hosts(settings)
+    check_cache(settings)
+    check_origins(settings)
+    for name in ("rate_per_key", "rate_per_address"):
+        if rate := getattr(settings, name):
+            from server.api.rates import check_rate
+
+            check_rate(rate, name)
+
+
+def check_origins(settings: Settings) -> None:
+    """Raises SettingsError where `cors_origins` names what no browser sends as an Origin (RFC 6454,
+    7)."""
+    for origin in settings.cors_origins:
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            raise SettingsError(
+                f"cors_origins can't have {origin!r}: say SCHEME://HOST or SCHEME://HOST:PORT,"
+                " such as https://line.example, or * for all"
+            )
 
 
 def check_hosts(settings: Settings) -> None:
@@ -140,6 +164,7 @@ def check(settings: Settings) -> Iterator[str]:
 
     Raises StartError, or NotReadyError, where the server would not come up.
     """
+    from server.keeping import data_fault
     from server.loading import make_store
     from server.observe import logs
     from server.observe.metrics import Metrics
@@ -151,12 +176,15 @@ def check(settings: Settings) -> Iterator[str]:
     # Whatever is found is yielded; the log has no listener here.
     logging.getLogger(logs.LOGGER).addHandler(logging.NullHandler())
     process.set_up()
-    check_hosts(settings)
-    check_cache(settings)
+    check_values(settings)
     store = make_store(settings, Metrics(), Admission(settings.slots, settings.max_waiting))
     yield f"settings are valid; address {settings.host}:{settings.port}"
     threads = settings.threads_per_interpreter
-    yield f"{settings.pool_size} interpreters of {threads} threads, {runtime()}"
+    each = "1 thread" if threads == 1 else f"{threads} threads"
+    yield f"{settings.pool_size} interpreters of {each}, {runtime()}"
+    if fault := data_fault(settings):
+        yield fault
+    labels: set[str] = set()
     for name in versions(Path(settings.models)):
         try:
             recognizer = store.load(name)
@@ -166,10 +194,26 @@ def check(settings: Settings) -> Iterator[str]:
             yield f"{name} is refused: {error.message}"
             continue
         manifest = recognizer.manifest
+        labels.update(label.name for label in recognizer.labels)
         default = " (default)" if name == store.default else ""
+        golden = len(manifest.golden)
         yield (
             f"{name}/{manifest.version}{default}: {manifest.quantization},"
-            f" {len(recognizer.labels)} labels, {len(manifest.golden)} golden frames right"
+            f" {len(recognizer.labels)} labels,"
+            f" {f'{golden} golden frames right' if golden else 'no golden frames'}"
         )
         for failure in store.failures(name):
             yield f"{name}/{failure.version} is refused: {failure.reason}"
+    yield from _named_in_vain(settings, labels)
+
+
+def _named_in_vain(settings: Settings, labels: Collection[str]) -> Iterator[str]:
+    """A line for each model and label that `settings` names and that is not there, though it may
+    come later."""
+    found = versions(Path(settings.models))
+    for name in settings.preload:
+        if name not in found:
+            yield f"preload: there is no model {name}"
+    for label in settings.samples_labels:
+        if label not in labels:
+            yield f"samples_labels: no model has the label {label}"

@@ -4,6 +4,7 @@ import msgspec
 from flask import Blueprint, Response, g, request
 
 from server.api.body import read_options
+from server.api.observing import CAMERA
 from server.api.query import Query, age_of, options
 from server.api.recognize import Recognition, recognition
 from server.api.recognizing import Recognizing, mark_frame
@@ -50,6 +51,7 @@ def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
     def batch() -> Response:
         files = uploaded(settings.max_batch)
         query = read_options(Query, request)
+        request.environ[CAMERA] = query.camera
         age = age_of(query, settings)
         asked = options(query, settings, age)
         recognizer = recognizing.recognizer(query.model, query.version, asked.deadline)

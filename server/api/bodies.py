@@ -12,7 +12,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -30,10 +30,13 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 # From MANY threads that wait for bodies on, each further one takes the place of the one that has
 # waited longest, where that has had GRACE seconds.
 MANY, GRACE = 48, 1.0
-# Bytes by which an answer to what came too late is made longer, and most bytes of its head.
-PADDING, HEAD = range(2000, 8000), 1000
-# Seconds in which the HTTP server has written an answer that it was given.
-WRITTEN, STEP = 0.5, 0.001
+# Bytes by which an answer to what came too late is made longer.
+PADDING = range(2000, 8000)
+# Its first line, and the headers that the HTTP server adds: a date has always as many letters.
+STATUS = b"HTTP/1.1 408 Request Timeout\r\n"
+ADDED = (("Server", "granian"), ("Date", "Thu, 01 Jan 1970 00:00:00 GMT"))
+# Seconds in which the HTTP server has written an answer that it was given, busy as it may be.
+WRITTEN, STEP = 2.0, 0.001
 
 
 class Body:
@@ -176,22 +179,27 @@ class Bodies:
         )
         data = msgspec.json.encode(answer) + b" " * random.choice(PADDING)
         before = {number: bytes_written(sock) for number, sock in own_sockets()}
-        environ[PROTOCOL].response_bytes(
-            408,
-            [
-                ("Content-Type", "application/json"),
-                ("X-Request-Id", request_id),
-                ("Connection", "close"),
-                *HEADERS,
-            ],
-            data,
-        )
+        headers = [
+            ("Content-Type", "application/json"),
+            ("X-Request-Id", request_id),
+            ("Connection", "close"),
+            *HEADERS,
+        ]
+        environ[PROTOCOL].response_bytes(408, headers, data)
+        whole = _on_the_wire(headers, data)
         give_up = time.monotonic() + WRITTEN
+        # Until it is the right one: another answer may chance to be as long.
         while body in self._reading and time.monotonic() < give_up:
             for number, sock in own_sockets():
-                head = bytes_written(sock) - before.get(number, 0) - len(data)
-                if number in before and 0 < head < HEAD:
+                if number in before and bytes_written(sock) - before[number] == whole:
+                    del before[number]
                     with suppress(OSError):
                         sock.shutdown(socket.SHUT_RD)
-                    return
             time.sleep(STEP)
+
+
+def _on_the_wire(headers: Sequence[tuple[str, str]], data: bytes) -> int:
+    """The bytes that an answer 408 takes in all, as the HTTP server writes it."""
+    lines = (*headers, *ADDED, ("Content-Length", str(len(data))))
+    head = sum(len(f"{name}: {value}\r\n") for name, value in lines)
+    return len(STATUS) + head + len(b"\r\n") + len(data)

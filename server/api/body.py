@@ -1,7 +1,7 @@
 """The image in a request's body, and the options beside it."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar, cast
 from urllib.parse import parse_qsl
 
@@ -22,8 +22,10 @@ def read_image(request: Request) -> bytes:
     """
     kind = request.mimetype
     if kind == "multipart/form-data":
-        files = {name: cast(io.BytesIO, file.stream) for name, file in request.files.items()}
-        return first_image({name: stream.getvalue() for name, stream in files.items()})
+        return only_image(
+            (name, cast(io.BytesIO, file.stream).getvalue())
+            for name, file in request.files.items(multi=True)
+        )
     if kind == "application/x-www-form-urlencoded":
         raise MissingFieldError(
             "no image: send it as the multipart field `file`, or as the body with"
@@ -32,12 +34,17 @@ def read_image(request: Request) -> bytes:
     return not_empty(request.get_data(cache=False))
 
 
-def first_image(files: Mapping[str, bytes]) -> bytes:
-    """The image among a form's files. Raises MissingFieldError where there is none."""
-    for name in FILE_FIELDS:
-        if name in files:
-            return files[name]
-    raise MissingFieldError("the form has no file field named `file` or `image`")
+def only_image(files: Iterable[tuple[str, bytes]]) -> bytes:
+    """The image among a form's files, given by field. Raises MissingFieldError where there is none,
+    InvalidFieldError where there are several: one that nobody looked at might show a bad part."""
+    found = [data for name, data in files if name in FILE_FIELDS]
+    if not found:
+        raise MissingFieldError("the form has no file field named `file` or `image`")
+    if len(found) > 1:
+        raise InvalidFieldError(
+            f"the form has {len(found)} images, and this takes one; /v1/recognize/batch takes more"
+        )
+    return found[0]
 
 
 def not_empty(data: bytes) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from server.api.access import FRAMES
-from server.api.body import first_image, not_empty, query_values, to_options
+from server.api.body import not_empty, only_image, query_values, to_options
 from server.api.caching import age_header
 from server.api.callers import Caller
 from server.api.forms import FORM, boundary_of, parts, whole_body
@@ -137,10 +137,10 @@ class Express:
         """
         whole, boundary = whole_body(environ, self._most), boundary_of(environ["CONTENT_TYPE"])
         fields: dict[str, str] = {}
-        files: dict[str, bytes] = {}
+        files: list[tuple[str, bytes]] = []
         for segment, data, text in parts(whole, boundary, self._most_parts) if boundary else ():
             if text is None:
-                files.setdefault(segment.name, data)
+                files.append((segment.name, data))
             else:
                 fields.setdefault(segment.name, text)
         if not files:
@@ -148,5 +148,5 @@ class Express:
             return None
         asked = environ.get("QUERY_STRING", "")
         if not fields:
-            return first_image(files), query_of(asked)
-        return first_image(files), to_options(Query, {**fields, **query_values(asked)})
+            return only_image(files), query_of(asked)
+        return only_image(files), to_options(Query, {**fields, **query_values(asked)})

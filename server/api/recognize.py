@@ -9,6 +9,7 @@ from flask import Blueprint, Response, g, request
 from server.api.caching import with_age
 from server.api.frames import ImageUrl, Numbers, read_frame
 from server.api.numbers import run_numbers
+from server.api.observing import CAMERA
 from server.api.query import Query, age_of, options
 from server.api.recognizing import Recognizing, mark_frame
 from server.api.responses import to_json
@@ -84,6 +85,7 @@ def blueprint(recognizing: Recognizing, settings: Settings, fetch: Fetch) -> Blu
             finally:
                 del failed  # else error, traceback and this frame would keep each other
         frame, query = read_frame()
+        request.environ[CAMERA] = query.camera
         age = age_of(query, settings)
         asked = options(query, settings, age)
         if isinstance(frame, Numbers):

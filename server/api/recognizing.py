@@ -146,6 +146,9 @@ class Recognizing:
 
     def observed(self, seen: Observation) -> None:
         """Tells of a frame that was answered outside of any request."""
+        self._afterwards.take(lambda: self._heard(seen))
+
+    def _heard(self, seen: Observation) -> None:
         self._metrics.answered(seen.answer)
         for listener in self._listeners:
             listener(seen)

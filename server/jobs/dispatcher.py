@@ -219,9 +219,10 @@ class Dispatcher:
                 f"{losses} workers died with the frame {frame.number} of this job in hand",
             )
             with suppress(JobFinishedError, JobNotFoundError):
-                ended = self._table.stop(frame.job, "failed", fault, wall)
+                ended, now = self._table.stop(frame.job, "failed", fault, wall)
                 self._listener.answered(flight.asked, Outcome(fault=fault), None)
-                self._listener.finished([ended])
+                if now:
+                    self._listener.finished([ended])
             # With the next round, which tries again where the broker is lost meanwhile.
             self._cancelled.append(frame.job)
 

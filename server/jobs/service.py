@@ -104,10 +104,10 @@ class Jobs:
 
         Raises JobNotFoundError, and JobFinishedError where it has ended otherwise.
         """
-        before = self.get(job)
+        self.get(job)  # opens nothing where there are no jobs
         fault = Fault("CANCELLED", "the job was cancelled")
-        ended = self._opened().stop(job, "cancelled", fault, time.time())
-        if before.state != "cancelled":
+        ended, now = self._opened().stop(job, "cancelled", fault, time.time())
+        if now:
             self._telling.finished([ended])
         self._cancelled.append(job)
         self._wake.set()

@@ -116,7 +116,7 @@ class InterpreterPool:
     @property
     def busy(self) -> int:
         """Interpreters lent out at this moment."""
-        return self.size - len(self._idle)
+        return self.size + bool(self.wide) - len(self._idle) - len(self._wide)
 
     @contextmanager
     def lease(self, *, alone: bool = False) -> Iterator[Interpreter]:
@@ -153,6 +153,7 @@ class InterpreterPool:
 
     def __repr__(self) -> str:
         return (
-            f"<InterpreterPool {self.model.name}: {self.busy} of {self.size} busy,"
+            f"<InterpreterPool {self.model.name}: {self.busy} of"
+            f" {self.size + bool(self.wide)} busy,"
             f" {self.threads} threads each>"
         )

@@ -4,10 +4,12 @@ A version is a tar archive (POSIX.1-1988 ustar, or GNU's or PAX's extensions) of
 models/NAME/VERSION, without compression. Nothing of it is loaded here.
 """
 
+import errno
 import os
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -20,6 +22,8 @@ ARRIVING = ".arriving-"
 PLAIN = re.compile(r"[\w][\w .()+=-]{0,127}")
 FOLDERS = frozenset({"golden", "samples"})
 MOST_FILES = 1000
+# Times that a model's folder is made, while other arrivals take it away.
+ATTEMPTS = 100
 
 
 def clean(models: Path) -> None:
@@ -40,8 +44,7 @@ def receive(models: Path, name: str, archive: IO[bytes], most: int) -> tuple[int
         raise VersionRefusedError(f"a model can't be named {name!r}")
     made = None
     try:
-        make_folder(models / name)
-        made = Path(tempfile.mkdtemp(prefix=ARRIVING, dir=models / name))
+        made = _make_arriving(models / name)
         _unpack(archive, made, most)
         version = _checked(made, name)
         return version, _settle(made, models / name / str(version))
@@ -52,12 +55,18 @@ def receive(models: Path, name: str, archive: IO[bytes], most: int) -> tuple[int
     finally:
         if made is not None:
             shutil.rmtree(made, ignore_errors=True)
-        _drop_if_empty(models / name)
+        with suppress(OSError):  # it is kept while there is anything in it
+            (models / name).rmdir()
 
 
-def _drop_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+def _make_arriving(folder: Path) -> Path:
+    """A new folder in `folder`. Raises OSError."""
+    for _ in range(ATTEMPTS):
+        make_folder(folder)
+        # Another arrival that was refused just now may have taken the empty folder away.
+        with suppress(FileNotFoundError):
+            return Path(tempfile.mkdtemp(prefix=ARRIVING, dir=folder))
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
 def _unpack(archive: IO[bytes], folder: Path, most: int) -> None:
@@ -127,16 +136,22 @@ def _checked(folder: Path, name: str) -> int:
 def _settle(folder: Path, target: Path) -> bool:
     """Gives the unpacked version its name, at once and whole; False where it was there already.
     Its bundle.json holds the sha256 of all else, so that it stands for the content."""
-    if target.exists():
-        there = target / MANIFEST
-        if there.is_file() and there.read_bytes() == (folder / MANIFEST).read_bytes():
-            return False
-        raise VersionExistsError(
-            f"{target} holds another bundle: give a changed one a new version number"
-        )
-    folder.chmod(0o755)
-    for made in (folder, *filter(Path.is_dir, folder.iterdir())):
-        sync(made)
-    folder.rename(target)
-    sync(target.parent)
-    return True
+    if not target.exists():
+        folder.chmod(0o755)
+        for made in (folder, *filter(Path.is_dir, folder.iterdir())):
+            sync(made)
+        try:
+            folder.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+            # Another arrival of this version was there first.
+        else:
+            sync(target.parent)
+            return True
+    there = target / MANIFEST
+    if there.is_file() and there.read_bytes() == (folder / MANIFEST).read_bytes():
+        return False
+    raise VersionExistsError(
+        f"{target} holds another bundle: give a changed one a new version number"
+    )

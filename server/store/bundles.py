@@ -6,6 +6,7 @@ of which model is loaded when, and which one is let go.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from server.errors import (
     VersionPinnedError,
     VersionRefusedError,
 )
+from server.observe.logs import LOGGER
 from server.recognition.manifest import Recipe
 from server.store.cold_loads import ColdLoads
 from server.store.folders import (
@@ -38,6 +40,8 @@ from server.store.version_loader import Load, VersionLoader
 
 if TYPE_CHECKING:
     from server.recognition.tensors import Model
+
+logger = logging.getLogger(LOGGER)
 
 Seen: TypeAlias = Mapping[str, Mapping[int, Fingerprint]]
 
@@ -192,8 +196,13 @@ class BundleStore:
         """
         found = dict(seen)
         for name in (*self.served(), *(() if self.ready()[0] else (self.default,))):
-            with suppress(NotReadyError), self._turn_to_load():
-                found[name] = self._look_at(name, seen.get(name, {}))
+            try:
+                with suppress(NotReadyError), self._turn_to_load():
+                    found[name] = self._look_at(name, seen.get(name, {}))
+            except OSError as error:
+                # The versions of the others are looked at all the same.
+                fields = {"model": name, "reason": str(error)}
+                logger.warning("model can't be looked at", extra={"fields": fields})
         return found
 
     def _look_at(self, name: str, seen: Mapping[int, Fingerprint]) -> dict[int, Fingerprint]:

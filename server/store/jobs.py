@@ -201,8 +201,9 @@ class JobTable:
         started = now if job.started is None else job.started
         return msgspec.structs.replace(job, state=state, fault=fault, started=started, finished=now)
 
-    def stop(self, job: str, state: State, fault: Fault, now: float) -> JobRecord:
-        """Ends an open job as `state`: its frames without an outcome get none any more.
+    def stop(self, job: str, state: State, fault: Fault, now: float) -> tuple[JobRecord, bool]:
+        """Ends an open job as `state`: its frames without an outcome get none any more. Returns the
+        job, and whether it had not ended so before.
 
         Raises JobNotFoundError, or JobFinishedError where it had ended otherwise.
         """
@@ -218,7 +219,7 @@ class JobTable:
                     (found[0].number,),
                 )
                 self._finish(db, found[0], (state, fault), now)
-            return read_jobs(db, "WHERE id = ?", (job,))[0]
+            return read_jobs(db, "WHERE id = ?", (job,))[0], found[0].state in OPEN
 
     def lost(self, job: str, number: int) -> int:
         """Counts that a worker took the frame and died; returns how many have, or 0 where the frame

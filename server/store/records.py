@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Versions that served before, as far back as rollback goes.
 MOST_HISTORY = 16
+# Measures of a model's size that are kept, the least ones.
+SURE = 3
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -37,14 +39,14 @@ class Record:
     """What is known of one name. `_lock` guards the failures, which anyone may ask for; all else
     is for whoever has the turn to load.
 
-    content: the files of the version that serves. size: the most bytes that a version took.
-    history: versions that served before, the last one last; recalled: whether it goes on from the
-    one on disk.
+    content: the files of the version that serves. sizes: the bytes that those files took when they
+    were loaded, the least ones. history: versions that served before, the last one last; recalled:
+    whether it goes on from the one on disk.
     """
 
     def __init__(self) -> None:
         self.content: Fingerprint = ()
-        self.size = 0
+        self.sizes: list[int] = []
         self.history: list[int] = []
         self.recalled = False
         self._lock = threading.Lock()
@@ -56,9 +58,28 @@ class Record:
             return []
         return self.history[: len(self.history) - 1 - self.history[::-1].index(version)]
 
-    def serves(self, version: int, content: Fingerprint, size: int, old: int | None) -> None:
-        """Takes down that `version`, these files and so many bytes, took over from `old`."""
-        self.content, self.size = content, max(self.size, size)
+    @property
+    def size(self) -> int:
+        """The bytes that the version takes, as far as known; 0 before it was loaded.
+
+        What frames took meanwhile counts as the model's, so that the least measure is the best.
+        """
+        return min(self.sizes, default=0)
+
+    @property
+    def sure(self) -> bool:
+        """Whether `size` was measured often enough to refuse a model by it."""
+        return len(self.sizes) >= SURE
+
+    def measured(self, content: Fingerprint, size: int) -> int:
+        """Takes down that these files took `size` bytes; returns what they are taken to take."""
+        if content != self.content:
+            self.content, self.sizes = content, []
+        self.sizes = sorted([*self.sizes, size])[:SURE]
+        return self.size
+
+    def serves(self, version: int, old: int | None) -> None:
+        """Takes down that `version` took over from `old`."""
         if old is not None and old != version:
             self.history = [*self.history, old][-MOST_HISTORY:]
         with self._lock:

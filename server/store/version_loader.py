@@ -59,8 +59,9 @@ class VersionLoader:
             reason = f"it can't be loaded: {type(error).__name__}: {error}"
             logger.exception("version failed", extra={"fields": fields})
         else:
-            old = self._shelf.swap(name, loaded.recognizer, loaded.bytes)
-            record.serves(version, content, loaded.bytes, old)
+            size = record.measured(content, loaded.bytes)
+            old = self._shelf.swap(name, loaded.recognizer, size)
+            record.serves(version, old)
             self._shelf.make_room(name, 0)
             self._on_loaded(loaded)
             return loaded.recognizer
@@ -74,9 +75,19 @@ class VersionLoader:
         folder = self._folder / name / str(version)
         bundle = open_bundle(folder, self._recipe)
         file = (folder / MODEL).stat().st_size
-        self._shelf.make_room(name, max(record.size, file * self._shelf.limit.copies))
+        self._make_room(name, record, file * self._shelf.limit.copies)
         give_back()
         started, before = time.perf_counter(), resident()
         recognizer = self._thread.submit(self._load, bundle).result()
         seconds, size = time.perf_counter() - started, max(file, resident() - before)
         return Loaded(recognizer, size, seconds)
+
+    def _make_room(self, name: str, record: Record, guess: int) -> None:
+        """Makes room for what the model took before, or for `guess` where that is not sure enough
+        to refuse it. Raises NotReadyError where there is none."""
+        try:
+            self._shelf.make_room(name, max(record.size, guess))
+        except NotReadyError:
+            if record.sure:
+                raise
+            self._shelf.make_room(name, guess)

@@ -57,10 +57,24 @@ def test_check_says_what_would_be_served(models: Path, tiny_model: MakeModel) ->
     ended = run("check", "--models", models, "--port", "8123", "--interpreters", "3")
     assert ended.returncode == 0, ended.stderr
     assert "address 127.0.0.1:8123" in ended.stdout
-    assert "3 interpreters of 1 threads, ai-edge-litert" in ended.stdout
+    assert "3 interpreters of 1 thread, ai-edge-litert" in ended.stdout
     assert "colors/1 (default): float32, 3 labels" in ended.stdout
+    assert "3 labels, no golden frames" in ended.stdout
     assert "colors/2 is refused: " in ended.stdout
     assert "labels.txt has 2 labels" in ended.stdout
+
+
+def test_check_tells_what_is_named_in_vain(models: Path, tmp_path: Path) -> None:
+    flags = ("--preload", "colors,nobody", "--samples-labels", "red,rusty")
+    (tmp_path / "file").write_text("")
+    ended = run("check", "--models", models, *flags, "--data", tmp_path / "file")
+    assert ended.returncode == 0, ended.stderr
+    told = ended.stdout.splitlines()
+    assert f"data: {tmp_path / 'file'} is no folder" in told
+    assert [line for line in told if "there is no" in line or "has the label" in line] == [
+        "preload: there is no model nobody",
+        "samples_labels: no model has the label rusty",
+    ]
 
 
 def test_check_goes_on_after_a_model_that_is_not_the_default(
@@ -113,6 +127,16 @@ def test_a_bare_model_with_a_recipe_is_checked(models: Path) -> None:
         ((), {"LINESIDE_PROT": "8080"}, "LINESIDE_PROT: there is no such setting"),
         (("--config", "absent.toml"), {}, "absent.toml does not exist"),
         (("--host", "no-such-host.invalid"), {}, "no-such-host.invalid"),
+        (("--rate-per-key", "5"), {}, "rate_per_key can't be '5': say such as 100/second"),
+        (("--rate-per-address", "many"), {}, "rate_per_address can't be 'many'"),
+        (
+            ("--cors-origins", "https://a.example,nonsense"),
+            {},
+            "cors_origins can't have 'nonsense'",
+        ),
+        (("--auth", "never"), {}, "--auth can't be 'never': it may be auto or required or off"),
+        ((), {"LINESIDE_CACHE": "yes"}, "LINESIDE_CACHE can't be 'yes': it may be true or false"),
+        (("--cache-url", "foo"), {}, "--cache-url can't be 'foo': Redis that keeps the cache"),
         (("--host", "192.0.2.1", "--auth", "off"), {}, "can't listen on 192.0.2.1:8080"),
     ],
 )
@@ -120,6 +144,33 @@ def test_unusable_settings_are_refused(
     models: Path, arguments: tuple[str, ...], environ: dict[str, str], says: str
 ) -> None:
     assert_refused(run("serve", "--models", models, *arguments, **environ), says)
+
+
+@pytest.mark.parametrize("flags", [("--rate-per-key", "5"), ("--cors-origins", "nonsense")])
+def test_what_serve_refuses_check_does_too(models: Path, flags: tuple[str, ...]) -> None:
+    assert_refused(
+        run("check", "--models", models, *flags), f"{flags[0][2:].replace('-', '_')} can't"
+    )
+
+
+def test_a_folder_that_can_not_be_written_is_told_at_the_start(
+    models: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    server = LiveServer(models=models, data=tmp_path / "file")
+    server.await_ready()
+    assert server.stop() == 0
+    errors = [line["event"] for line in server.lines if line.get("level") == "error"]
+    assert errors == [f"data: {tmp_path / 'file'} is no folder"]
+
+
+def test_the_log_says_where_it_listens_and_that_it_stopped(models: Path) -> None:
+    server = LiveServer(models=models)
+    server.await_ready()
+    assert server.stop() == 0
+    told = {line["event"]: line for line in server.lines}
+    assert told["listening"]["url"] == server.url
+    assert [line["event"] for line in server.lines[-2:]] == ["stopping", "stopped"]
 
 
 def test_a_port_in_use_is_refused(models: Path) -> None:

@@ -68,7 +68,7 @@ BAD_VALUES = [
     ("max_body_mb", "0", "> 0"),
     ("log_level", "loud", "loud"),
     ("log_format", "xml", "xml"),
-    ("latest_only", "perhaps", "`bool`"),
+    ("latest_only", "perhaps", "true or false"),
     ("models", "", ">= 1"),
     ("recipe", "{", "truncated"),
     ("recipe", '{"width": 32}', "height"),

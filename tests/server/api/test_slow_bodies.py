@@ -6,12 +6,14 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 import requests
 from images import encode, plain
 from live import LiveServer, live_server
+from requests.adapters import HTTPAdapter
 
 from server.api.bodies import MANY
 from server.protocol import MOST_READING
@@ -105,6 +107,31 @@ def test_slow_clients_keep_neither_probes_nor_cameras_out(server: LiveServer) ->
         assert all(r.headers["Retry-After"] for r in told if r.status == 503)
         assert server.recognize(GREEN).status_code == 200
     assert server.sample("lineside_frames_refused_total", reason="OVERLOADED") > 0
+
+
+def test_answers_to_others_meanwhile_are_not_taken_for_theirs(server: LiveServer) -> None:
+    """Each of 100 late bodies ends, and no connection on which pages of a like length are read."""
+    done, read = threading.Event(), [0, 0, 0]
+
+    def keep_reading(number: int) -> None:
+        with requests.Session() as session:
+            session.mount("http://", HTTPAdapter(max_retries=0))
+            while not done.is_set():
+                assert session.get(server.url + "/", timeout=60).status_code == 200
+                read[number] += 1
+
+    with ThreadPoolExecutor(len(read)) as others:
+        readers = [others.submit(keep_reading, number) for number in range(len(read))]
+        try:
+            for _ in range(4):
+                with ExitStack() as stack:
+                    slow = [stack.enter_context(begin(server)) for _ in range(25)]
+                    assert {answer(client)[0].status for client in slow} == {408}
+        finally:
+            done.set()
+        for reader in readers:
+            reader.result(60)
+    assert min(read) > 0
 
 
 def test_a_good_camera_takes_the_place_of_the_slowest(colors: object) -> None:

@@ -1,9 +1,11 @@
 """Frames by camera: how they ended, and that no caller can make series without end."""
 
+import base64
 import threading
 import time
 from pathlib import Path
 
+import pytest
 import requests
 from images import encode, plain
 from live import LiveServer, live_server
@@ -150,3 +152,30 @@ def test_a_frame_that_fails_right_after_the_cameras_first_is_counted_for_it(colo
             for number in range(frames)
         }
     assert bad == dict.fromkeys(bad, 1.0)
+
+
+@pytest.mark.parametrize("way", ["multipart", "json", "form", "batch"])
+def test_frames_that_fail_before_they_are_worked_on_are_counted_for_their_camera(
+    colors: Path, way: str
+) -> None:
+    text = base64.b64encode(GREEN).decode()
+    with live_server(models=colors) as server:
+
+        def send(**fields: str) -> int:
+            url, given = server.url + "/v1/recognize", {"camera": "a", **fields}
+            if way == "json":
+                answer = requests.post(url, json=dict(given, image_base64=text), timeout=60)
+            elif way == "form":
+                answer = requests.post(url, {"image_base64": text, **given}, timeout=60)
+            else:
+                url += "/batch" if way == "batch" else ""
+                answer = requests.post(url, given, files={"file": GREEN}, timeout=60)
+            return answer.status_code
+
+        assert send() == 200
+        assert send(model="nobody") == 404
+        assert send() == 200
+        rows = requests.get(server.url + "/v1/journal?camera=a", timeout=60).json()["rows"]
+        counts = [server.sample(FRAMES, camera="a", result=each) for each in ("answered", "bad")]
+    assert counts == [2, 1]
+    assert sorted(row["status"] for row in rows) == [200, 200, 404]

@@ -133,6 +133,9 @@ def test_a_lone_frame_gets_the_wide_interpreter(tiny_model: MakeModel) -> None:
         assert narrow is not wide
         # What one thread answers and what two answer is the same.
         np.testing.assert_array_equal(narrow.run([tensor(1)])[0], wide.run([tensor(1)])[0])
+        assert pool.busy == 2
+        assert "2 of 2 busy" in repr(pool)
+    with pool.lease(alone=True):
         assert pool.busy == 1
 
 

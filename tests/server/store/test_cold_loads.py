@@ -1,5 +1,6 @@
 """Requests for models that are not in memory, and what happens while one is being loaded."""
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from server.store.bundles import BundleStore
 from server.store.choices import read_choice
 from server.store.cold_loads import MOST_WAITING
 from server.store.records import Loaded
+from server.store.shelf import Limit
 
 
 class Disk:
@@ -81,6 +83,46 @@ def test_a_bounded_number_of_requests_waits_for_models(store: BundleStore, disk:
 def test_an_unknown_model_is_not_waited_for(store: BundleStore) -> None:
     with pytest.raises(ModelNotFoundError):
         store.get("nobody")
+
+
+def test_what_frames_took_while_a_model_was_loaded_does_not_keep_it_out(
+    tiny_model: MakeModel, tmp_path: Path
+) -> None:
+    for name in ("first", "crowded", "other"):
+        write_bundle(tmp_path / name / "1", tiny_model("colors"))
+    frames = list[bytes]()
+
+    def load(bundle: Bundle) -> Model:
+        if bundle.manifest.name == "crowded" and not frames:
+            frames.append(b"x" * 80_000_000)
+        return Disk().load(bundle)
+
+    store = BundleStore(tmp_path, "first", load, limit=Limit(memory=70_000_000))
+    store.load("first")
+    store.get("crowded")
+    assert store.memory()["crowded"] >= 80_000_000
+    store.get("other")
+    assert set(store.served()) == {"first", "other"}
+    frames.clear()
+    frames.append(b"")
+    store.get("crowded")
+    assert store.memory()["crowded"] < 70_000_000
+
+
+def test_a_look_at_what_is_no_folder_any_more_passes_by_no_other(
+    tiny_model: MakeModel, tmp_path: Path
+) -> None:
+    for name in ("first", "other"):
+        write_bundle(tmp_path / name / "1", tiny_model("colors"))
+    store = BundleStore(tmp_path, "first", Disk().load)
+    for name in ("other", "first"):
+        store.load(name)
+    write_bundle(tmp_path / "first" / "2", tiny_model("colors"))
+    shutil.rmtree(tmp_path / "other")
+    (tmp_path / "other").symlink_to("other")
+    store.look(store.look({}))
+    assert store.get("first").manifest.version == 2
+    assert store.get("other").manifest.version == 1
 
 
 def test_a_look_does_not_undo_a_rollback(tiny_model: MakeModel, tmp_path: Path) -> None:

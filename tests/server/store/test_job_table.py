@@ -51,6 +51,15 @@ def test_results_go_at_their_time_and_not_with_the_next_sweep(table: JobTable) -
     assert table.expire(time.time() - TTL) == 1
 
 
+def test_a_job_is_ended_once(table: JobTable) -> None:
+    add(table, "j")
+    fault = Fault("CANCELLED", "the job was cancelled")
+    (first, now), (again, later) = (table.stop("j", "cancelled", fault, 1000.0) for _ in range(2))
+    assert (now, later) == (True, False)
+    assert first == again
+    assert first.state == "cancelled"
+
+
 def test_many_that_expired_go_some_at_a_time(table: JobTable) -> None:
     """Requests get at the file in between."""
     names = [str(number) for number in range(REMOVED + 20)]
