@@ -93,6 +93,12 @@ def read_dataset(path: Path, classes: Sequence[str] | None = None) -> Dataset:
     )
 
 
+# Names of folders that each hold a folder a class.
+SPLITS = frozenset(
+    {"train", "training", "val", "valid", "validation", "test", "testing", "holdout"}
+)
+
+
 def _fits_a_line(name: str) -> bool:
     """Whether a name comes back as it is from a line of labels.txt."""
     # Control characters, undecodable bytes of a file name, line and paragraph separators.
@@ -104,6 +110,11 @@ def _folder(path: Path) -> dict[str, list[Path]]:
     names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
         raise DatasetError(f"{path} has no sub-folders; it should have one a class")
+    if all(name.lower() in SPLITS for name in names):
+        raise DatasetError(
+            f"{path} has the folders {', '.join(names)}, which look like parts of one set of frames"
+            " and not like classes: name the one to use"
+        )
     loose = sorted(
         p.name
         for p in path.iterdir()

@@ -120,8 +120,15 @@ def build(request: Request, progress: Progress = print) -> Path:
         gate(found.proof, request, target)
         manifest = found.add_to(manifest)
         files |= found.files
+    else:
+        progress(
+            "no --validate: the bundle has no report, no golden frames, and nothing to drift from"
+        )
     folder = bundle.write_bundle(request.out, manifest, model, request.labels, files)
     progress(f"wrote {folder}")
+    progress(
+        f"to serve it: LINESIDE_MODELS={request.out} LINESIDE_MODEL={request.name} scripts/serve"
+    )
     return folder
 
 

@@ -84,25 +84,32 @@ def _seconds(text: str) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="A simulated line camera.")
+    shows = argparse.ArgumentDefaultsHelpFormatter
     commands = parser.add_subparsers(dest="command", required=True)
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--seed", type=int, default=1)
-    shared.add_argument("--width", type=_pixels, default=640)
-    shared.add_argument("--height", type=_pixels, default=480)
+    shared.add_argument("--seed", type=int, default=1, help="other pictures, the same each time")
+    shared.add_argument("--width", type=_pixels, default=640, help="pixels")
+    shared.add_argument("--height", type=_pixels, default=480, help="pixels")
     shared.add_argument("--quality", type=_quality, default=90, help="JPEG quality to vary around")
-    writer = commands.add_parser("write", parents=[shared], help="write pictures into folders")
-    writer.add_argument("folder", type=Path)
-    writer.add_argument("--per-class", type=_positive, default=100)
-    poster = commands.add_parser("post", parents=[shared], help="post pictures to a server")
-    poster.add_argument("url", nargs="?", default="http://127.0.0.1:8080/v1/recognize")
+    writer = commands.add_parser(
+        "write", parents=[shared], formatter_class=shows, help="write pictures into folders"
+    )
+    writer.add_argument("folder", type=Path, help="where a folder a class is written")
+    writer.add_argument("--per-class", type=_positive, default=100, help="pictures of each class")
+    poster = commands.add_parser(
+        "post", parents=[shared], formatter_class=shows, help="post pictures to a server"
+    )
+    poster.add_argument(
+        "url", nargs="?", default="http://127.0.0.1:8080/v1/recognize", help="of the server's route"
+    )
     poster.add_argument("--rate", type=_seconds, default=5.0, help="frames per second")
-    poster.add_argument("--count", type=_positive, default=100)
-    poster.add_argument("--camera", default="simulated")
+    poster.add_argument("--count", type=_positive, default=100, help="frames")
+    poster.add_argument("--camera", default="simulated", help="name that the frames are sent under")
     poster.add_argument(
         "--bursts", action="store_true", help=f"{BURST} frames at four times the rate, then a pause"
     )
     poster.add_argument(
-        "--connections", type=_positive, help="frames in flight at once (default: 1; 4 in bursts)"
+        "--connections", type=_positive, help="frames in flight at once; 1, or 4 in bursts"
     )
     poster.add_argument("--timeout", type=_seconds, default=5.0, help="seconds to wait")
     poster.add_argument("--api-key", help="sent as Authorization: Bearer KEY")

@@ -225,7 +225,7 @@ def post(
 
 
 def target(url: str, api_key: str | None, timeout: float) -> Target:
-    """Take an address apart; `timeout` is in seconds.
+    """Take an address apart; without a path, it is that of single frames. `timeout` is in seconds.
 
     Raises ValueError when it is no http or https address.
     """
@@ -240,7 +240,7 @@ def target(url: str, api_key: str | None, timeout: float) -> Target:
         split.scheme,
         split.hostname,
         split.port,
-        split.path or "/",
+        "/v1/recognize" if split.path in ("", "/") else split.path,
         tuple(parse_qsl(split.query)),
         headers,
         timeout,

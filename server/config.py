@@ -41,7 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _help("all models together; the least recently used go; 0: no limit", "MB", ge=0),
     ] = 0.0
     watch_models_s: Annotated[
-        float, _help("time between looks for newer versions; 0: only on request", "s", ge=0)
+        float,
+        _help("time between looks for newer versions; 0: only on request", "s", ge=0, le=86_400),
     ] = 0.0
     data: Annotated[
         str, _help("folder of what outlives a request: jobs, journal, samples", min_length=1)

@@ -17,6 +17,8 @@ from server.recognition.manifest import Recipe
 
 PREFIX = "LINESIDE_"
 CONFIG = "LINESIDE_CONFIG"
+# Settings that hold a password or a secret, or may.
+SECRET = frozenset({"broker_url", "cache_url", "webhook_secret"})
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -55,7 +57,9 @@ def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
             value = [item for item in map(str.strip, value.split(",")) if item]
         return msgspec.convert(value, kinds[name], strict=strict)
     except msgspec.DecodeError as error:
-        raise SettingsError(f"{source} can't be {value!r}: {_why(kinds[name], error)}") from None
+        why = _why(kinds[name], error)
+        shown = "that" if name in SECRET else repr(value)
+        raise SettingsError(f"{source} can't be {shown}: {why}") from None
 
 
 def as_text(value: object) -> str:

@@ -51,12 +51,15 @@ def _expires(text: str | None) -> datetime | None:
 def run(args: argparse.Namespace, path: Path) -> int:
     """Does what `args` ask with the keys in the file `path`. Raises KeysError."""
     if args.action == "add":
+        now, expires = datetime.now(UTC).replace(microsecond=0), _expires(args.expires)
+        if expires and expires <= now:
+            raise KeysError(f"--expires can't be {args.expires!r}: that moment has passed")
         secret = add_key(
             path,
             args.name,
             _rights(args.rights),
-            now=datetime.now(UTC).replace(microsecond=0),
-            expires=_expires(args.expires),
+            now=now,
+            expires=expires,
             rate=args.rate,
         )
         print(secret)
@@ -65,8 +68,12 @@ def run(args: argparse.Namespace, path: Path) -> int:
         revoke_key(path, args.name)
         print(f"{args.name} no longer opens anything", file=sys.stderr)
     else:
-        for key in read_keys(path):
+        keys = read_keys(path)
+        if not keys:
+            print(f"{path} has no keys", file=sys.stderr)
+        for key in keys:
             ends = f", until {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else ""
             late = " (expired)" if expired(key) else ""
-            print(f"{key.name}: {', '.join(key.rights)}{ends}{late}")
+            rate = f", {key.rate}" if key.rate else ""
+            print(f"{key.name}: {', '.join(key.rights)}{rate}{ends}{late}")
     return 0

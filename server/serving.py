@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import socket
 import sys
 from collections.abc import Callable
@@ -24,8 +25,11 @@ logger = logging.getLogger(LOGGER)
 # Threads beyond those that work, wait or read: to refuse with, and to answer probes from. Granian
 # starts them on demand and ends idle ones.
 SPARE_THREADS = 8
-# Granian's back-pressure counts open connections, idle ones too; cameras keep theirs open.
-MAX_CONNECTIONS = 1024
+# Granian's back-pressure counts open connections, idle ones too; cameras keep theirs open, and
+# whoever opens this many keeps all others out until it ends those that are idle.
+MAX_CONNECTIONS, BACKLOG = 4096, 1024
+# File descriptors beside those of connections.
+OTHER_FILES = 512
 # What the environment of every request has beside what Granian tells of it (PEP 3333).
 ALWAYS: dict[str, Any] = {
     "SCRIPT_NAME": "",
@@ -53,6 +57,16 @@ def listening_address(host: str, port: int) -> str:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise StartError(f"can't listen on {host}:{port}: {reason}") from None
+
+
+def most_connections() -> int:
+    """How many connections may be open at once, with as many files as this process may open."""
+    wanted, (soft, hard) = MAX_CONNECTIONS + OTHER_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return max(soft - OTHER_FILES, soft // 2)
+    return MAX_CONNECTIONS
 
 
 def calling(callback: Wsgi, scope_opts: dict[str, Any], access_log_fmt: Any = None) -> Any:
@@ -98,10 +112,10 @@ def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> 
         runtime_mode=RuntimeModes.mt,
         workers=1,
         blocking_threads=slots + settings.max_waiting + MOST_READING + SPARE_THREADS,
-        backpressure=MAX_CONNECTIONS,
+        backpressure=most_connections(),
         http=HTTPModes.http1,
         websockets=False,
-        backlog=MAX_CONNECTIONS,
+        backlog=BACKLOG,
         log_level=LogLevels.error,
         log_access=False,
     )

@@ -8,6 +8,7 @@ here, by an answer of a length like no other's, and the connection on which that
 shut for reading, which ends the read.
 """
 
+import io
 import random
 import socket
 import threading
@@ -30,6 +31,8 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 # From MANY threads that wait for bodies on, each further one takes the place of the one that has
 # waited longest, where that has had GRACE seconds.
 MANY, GRACE = 48, 1.0
+# Methods whose requests' bodies no route reads.
+WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 # Bytes by which an answer to what came too late is made longer.
 PADDING = range(2000, 8000)
 # Its first line, and the headers that the HTTP server adds: a date has always as many letters.
@@ -95,12 +98,27 @@ class Bodies:
         chunked = "HTTP_TRANSFER_ENCODING" in environ
         if PROTOCOL not in environ or (environ.get("CONTENT_LENGTH", "0") == "0" and not chunked):
             return self._app(environ, start_response)
+        if environ["REQUEST_METHOD"] in WITHOUT_BODY:
+            return self._not_waited_for(environ, start_response)
         body = environ["wsgi.input"] = Body(environ, self)
         try:
             return self._app(environ, start_response)
         finally:
             # Else the two would keep each other, and the body with them, until they are collected.
             body.environ = None
+
+    def _not_waited_for(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        """Answers a request whose body means nothing (RFC 9110, 9.3) as if it had none, and has its
+        connection closed, on which the body may still come."""
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
+        environ["wsgi.input"], environ["CONTENT_LENGTH"] = io.BytesIO(), "0"
+
+        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            return start_response(status, [*headers, ("Connection", "close")], *error)
+
+        return self._app(environ, start)
 
     def begin(self, body: Body) -> None:
         """Before a read of `body`. Raises its error if it has one."""

@@ -27,7 +27,7 @@ from server.api.security import Doors
 from server.config import Settings
 from server.observe.afterwards import Afterwards
 from server.observe.metrics import Metrics
-from server.recognition.recognizer import Answer
+from server.recognition.recognizer import Answer, Options
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -79,12 +79,12 @@ class Express:
             environ[FAILED], answer = error, None
         if answer is None:
             return self._app(environ, start_response)
-        body, found = answer
+        body, found, asked = answer
         seconds = time.perf_counter() - started
         name = caller.name if caller else None
 
         def told() -> None:
-            fields = log_fields(found)
+            fields = log_fields(found, asked)
             done = Finished(request_id, "POST", ROUTE, ROUTE, 200, seconds, name, None, fields)
             tell(done, self._metrics)
 
@@ -107,9 +107,11 @@ class Express:
         let_in, caller = self._doors.admit(environ, FRAMES)
         return let_in and not (caller and caller.rate), caller
 
-    def _answer(self, environ: dict[str, Any], request_id: str) -> tuple[bytes, Answer] | None:
-        """The answer's body and the answer; None for a form without a file, whose body is put
-        back for Flask.
+    def _answer(
+        self, environ: dict[str, Any], request_id: str
+    ) -> tuple[bytes, Answer, Options] | None:
+        """The answer's body, the answer and what was asked; None for a form without a file, whose
+        body is put back for Flask.
 
         Errors are those of /v1/recognize, and of Werkzeug for a body that can't be taken.
         """
@@ -128,7 +130,7 @@ class Express:
         recognizer = self._recognizing.recognizer(query.model, query.version, asked.deadline)
         answer = self._recognizing.answer(recognizer, data, asked, request_id, environ)
         body = msgspec.json.encode(recognition(answer, query, age, request_id))
-        return body, answer
+        return body, answer, asked
 
     def _form(self, environ: dict[str, Any]) -> tuple[bytes, Query] | None:
         """The file and the options of a form; None where it has no file, as `_answer` says.

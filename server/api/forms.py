@@ -55,6 +55,8 @@ def parts(
                 elif segment is not None:
                     field = segment.filename is None
                     text = data.decode(segment.charset or "utf-8", "replace") if field else None
+                    if text is not None:
+                        text.encode()  # some charsets can name halves of a letter
                     yield segment, data, text
     except ParserLimitReached as error:
         if "segment count" in str(error):

@@ -24,6 +24,8 @@ REQUEST_ID = re.compile(r"(?!ls_|eyJ)[A-Za-z0-9._:-]{1,64}")
 LONGEST = 128
 # Scrapes and probes come every few seconds and say nothing of the line.
 QUIET = ("/metrics", "/livez", "/readyz")
+# Statuses of requests whose senders may not come in, or not so often.
+REFUSED_CALLERS = (401, 403, 429)
 # In a WSGI environment, when the request began, where somebody looked at it before Flask.
 STARTED = "lineside.started"
 # There too, the manifest of the model that was asked, and the options.
@@ -110,6 +112,16 @@ def tell_refusal(refusals: Sequence[RefusalListener], status: int, code: str) ->
         listener(refusal)
 
 
+def _fields_of_error(status: int) -> dict[str, object]:
+    """What the log line of a request that failed says, so that its sender is found."""
+    fields: dict[str, object] = {}
+    if camera := told_name(request.environ.get(CAMERA) or ""):
+        fields["camera"] = camera
+    if status in REFUSED_CALLERS and request.remote_addr:
+        fields["address"] = request.remote_addr
+    return fields
+
+
 def observe_requests(
     app: Flask, metrics: Metrics, repeats: Repeats, refusals: Sequence[RefusalListener] = ()
 ) -> None:
@@ -140,7 +152,7 @@ def observe_requests(
             seconds=time.perf_counter() - g.started,
             caller=caller.name if caller else None,
             code=g.get("error_code"),
-            fields=g.get("log_fields", {}),
+            fields=g.get("log_fields") or _fields_of_error(response.status_code),
             failure=g.get("failure"),
         )
         tell(done, metrics, repeats)

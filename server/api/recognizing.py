@@ -69,7 +69,7 @@ class Recognizing:
         answer = self.answer(
             recognizer, data, options, g.request_id, request.environ, cached_s=cached_s
         )
-        g.log_fields = log_fields(answer)
+        g.log_fields = log_fields(answer, options)
         return answer
 
     def answer(
@@ -101,7 +101,7 @@ class Recognizing:
         outcome = tensors.run_images(takes_images(model), files, options)
         for answer, data in zip(outcome.answers, files, strict=True):
             self._tell_later(answer, options, data, g.request_id)
-            g.log_fields = log_fields(answer)
+            g.log_fields = log_fields(answer, options)
         return outcome
 
     def tensors(self, model: Model, inputs: Sequence[Tensor], options: Options) -> Outcome:
@@ -111,7 +111,7 @@ class Recognizing:
         outcome = tensors.run_tensors(model, inputs, options)
         for answer in outcome.answers:
             self._tell_later(answer, options, None, g.request_id)
-            g.log_fields = log_fields(answer)
+            g.log_fields = log_fields(answer, options)
         return outcome
 
     def for_numbers(self, array: Tensor, name: str | None, version: int | None) -> Model:
@@ -182,13 +182,18 @@ class Recognizing:
                 listener(seen)
 
 
-def log_fields(answer: Answer) -> dict[str, object]:
-    """What a request's log line says of its answer."""
-    return {
+def log_fields(answer: Answer, options: Options) -> dict[str, object]:
+    """What a request's log line says of its answer, and of the frame where that is known."""
+    fields: dict[str, object] = {
         "model": f"{answer.model}/{answer.version}",
         "label": answer.best.label,
         "probability": round(answer.best.probability, 4),
     }
+    if options.camera:
+        fields["camera"] = options.camera
+    if options.part:
+        fields["part"] = options.part
+    return fields
 
 
 def takes_images(model: Model) -> Recognizer:

@@ -59,7 +59,7 @@ def error_answer(status: int, code: str, message: str) -> Response:
     """The error shape of this request's route, remembered for the metrics and the log line. What
     the caller called a thing stands in `message`, unless it looks like a key."""
     g.error_code = code
-    message = hide_secrets(message)
+    message = hide_secrets(message.encode("utf-8", "backslashreplace").decode())
     return to_json(error_body(request.path, code, message, g.get("request_id", "")), status)
 
 

@@ -4,6 +4,7 @@ The algorithm is the operator's, never the token's, so that neither `none` nor a
 an HS256 secret opens anything (RFC 8725, 2.1 and 3.1).
 """
 
+import hashlib
 from pathlib import Path
 
 from server.api.callers import Caller, ReadToken
@@ -13,6 +14,8 @@ from server.store.keys import RIGHTS
 
 # Seconds by which two clocks may differ.
 LEEWAY = 10
+# Letters of a token's subject that a caller's name has.
+LONGEST = 64
 # RFC 7518, 3.2: an HS256 key has at least as many bits as the hash.
 SHORTEST_SECRET = 32
 # RFC 7518, 3.3: bits of an RS256 key.
@@ -88,8 +91,19 @@ def token_reader(settings: Settings) -> ReadToken | None:
             raise UnauthorizedError("the token is not valid") from None
         scope = claims.get("scope")
         words = scope.split() if isinstance(scope, str) else ()
-        return Caller(
-            f"token:{str(claims.get('sub', ''))[:64]}", frozenset(r for r in RIGHTS if r in words)
-        )
+        return Caller(_name(claims.get("sub", "")), frozenset(r for r in RIGHTS if r in words))
 
     return read
+
+
+def _name(subject: object) -> str:
+    """What a token's caller is called, one name a subject. Raises UnauthorizedError."""
+    text = str(subject)
+    try:
+        whole = text.encode()
+    except UnicodeEncodeError:
+        raise UnauthorizedError("the token is not valid") from None
+    if len(text) > LONGEST:
+        # Long ones often begin alike.
+        text = f"{text[:LONGEST]}~{hashlib.sha256(whole).hexdigest()[:16]}"
+    return f"token:{text}"

@@ -97,19 +97,27 @@ function showPicture(blob, name) {
   byId("drop").classList.add("full");
 }
 
+function route() {
+  const model = byId("model").value;
+  return `v1/recognize${model ? `?model=${encodeURIComponent(model)}` : ""}`;
+}
+
+function showAddress() {
+  const quoted = route().includes("?") ? "'" : "";
+  byId("address").textContent = `${quoted}${location.origin}/${route()}${quoted}`;
+}
+
 async function recognize(blob, name) {
   const mine = ++sent;
   showPicture(blob, name);
   const form = new FormData();
   form.append("file", blob, name);
-  const model = byId("model").value;
-  const query = model ? `?model=${encodeURIComponent(model)}` : "";
   const started = performance.now();
   let response;
   let answer;
   try {
     const wanted = () => mine === sent;
-    response = await ask(`v1/recognize${query}`, { method: "POST", body: form }, wanted);
+    response = await ask(route(), { method: "POST", body: form }, wanted);
     answer = await response.json();
   } catch {
     if (mine === sent) showError("the server can't be reached, or did not answer in JSON");
@@ -207,6 +215,7 @@ async function showModels() {
       return option;
     }),
   );
+  showAddress();
   await showSamples(byId("model").value);
 }
 
@@ -243,13 +252,16 @@ async function watchHealth() {
 
 function listen() {
   const drop = byId("drop");
-  byId("origin").textContent = location.origin;
+  showAddress();
   byId("key-form").addEventListener("asked", showNothing);
   byId("file").addEventListener("change", (event) => {
     take(event.target.files);
     event.target.value = "";
   });
-  byId("model").addEventListener("change", (event) => showSamples(event.target.value));
+  byId("model").addEventListener("change", (event) => {
+    showAddress();
+    showSamples(event.target.value);
+  });
   document.addEventListener("paste", (event) => take(event.clipboardData.files));
   for (const kind of ["dragenter", "dragover"]) {
     document.addEventListener(kind, (event) => {

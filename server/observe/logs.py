@@ -60,10 +60,16 @@ class TextFormatter(logging.Formatter):
     """The same for a person at a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{k}={v}" for k, v in getattr(record, "fields", {}).items())
+        fields = " ".join(f"{k}={_shown(v)}" for k, v in getattr(record, "fields", {}).items())
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         line = f"{time} {record.levelname.lower():7} {record.getMessage()} {fields}".rstrip()
         return hide_secrets(f"{line}\n{record.exc_text}" if record.exc_text else line)
+
+
+def _shown(value: object) -> str:
+    """`value` within a line of text, of which it makes no second one."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)
 
 
 class LogWriter(logging.Handler):

@@ -1,11 +1,15 @@
 """Plain numbers, nested in lists as JSON has them, to and from tensors. Pure functions."""
 
+from itertools import chain
+
 import numpy as np
 from numpy.typing import NDArray
 
 from server.errors import InvalidFieldError
 from server.recognition.preprocessing import Tensor, TensorSpec
 from server.recognition.results import dequantize
+
+NUMBERS = frozenset({bool, int, float})
 
 
 def to_array(value: object, name: str) -> Tensor:
@@ -14,6 +18,10 @@ def to_array(value: object, name: str) -> Tensor:
     Raises InvalidFieldError, naming `name`, for lists of unequal lengths and anything that is not
     a number.
     """
+    no_numbers = InvalidFieldError(f"{name} should be numbers, in lists as the tensor is shaped")
+    # NumPy would give each number the room of the longest text beside it before it tells of one.
+    if not _leaves(value) <= NUMBERS:
+        raise no_numbers
     try:
         array = np.array(value)
     except (ValueError, OverflowError):
@@ -21,8 +29,21 @@ def to_array(value: object, name: str) -> Tensor:
             f"{name} can't be made a tensor: its lists differ in length"
         ) from None
     if array.dtype.kind not in "biuf" and array.size:
-        raise InvalidFieldError(f"{name} should be numbers, in lists as the tensor is shaped")
+        raise no_numbers
     return array
+
+
+def _leaves(value: object) -> set[type]:
+    """The types of what `value`, lists within lists, holds beside lists."""
+    found, level = set[type](), [[value]]
+    while level:
+        kinds = set(map(type, chain.from_iterable(level)))
+        found |= kinds - {list}
+        if list not in kinds:
+            break
+        items = chain.from_iterable(level)
+        level = [item for item in items if isinstance(item, list)]
+    return found
 
 
 def cast(array: Tensor, dtype: str, name: str) -> Tensor:

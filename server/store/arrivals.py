@@ -88,13 +88,13 @@ def _unpack(archive: IO[bytes], folder: Path, most: int) -> None:
                     )
                 content = members.extractfile(member) if member.isreg() else None
                 if content is None:
-                    raise VersionRefusedError(f"{member.name} in the archive is no plain file")
+                    raise VersionRefusedError(f"{member.name!r} in the archive is no plain file")
                 _write(content, folder / _plain(member.name))
     except FileExistsError:
         raise VersionRefusedError(
-            f"{member.name} comes twice in the archive, or as a file and as a folder"
+            f"{member.name!r} comes twice in the archive, or as a file and as a folder"
         ) from None
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
         raise VersionRefusedError(f"the body is no tar archive, or cut off: {error}") from None
 
 

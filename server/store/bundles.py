@@ -130,8 +130,16 @@ class BundleStore:
             if serving is not None:
                 return serving
         failures = self.failures(name)
-        reason = failures[0].reason if failures else f"{self.folder / name} holds no version"
+        reason = failures[0].reason if failures else self._none_of(name)
         raise NotReadyError(reason, retry_after=10)
+
+    def _none_of(self, name: str) -> str:
+        """That no version of `name` may serve, as one that is not pinned would."""
+        pinned, there = self._succession.pinned(name), versions_of(self.folder, name)
+        if pinned is None or not there:
+            return f"{self.folder / name} holds no version"
+        held = ", ".join(map(str, there))
+        return f"{self.folder / name} holds no version {pinned}; it holds {held}"
 
     def refresh(self, name: str) -> Model:
         """Looks at models/NAME again and swaps in the newest version that may serve.

@@ -37,6 +37,10 @@ Stamp = tuple[int, int, int]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 
 
+# One without a zone could not be compared with now.
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
 class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One line of the file. sha256: hex digest of the key. rate: requests allowed, such as
     `100/second`, in place of the setting `rate_per_key`."""
@@ -44,8 +48,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     name: str
     rights: tuple[Right, ...]
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-    created: datetime
-    expires: datetime | None = None
+    created: Moment
+    expires: Moment | None = None
     rate: Annotated[str, msgspec.Meta(pattern=RATE)] = ""
 
 

@@ -96,7 +96,8 @@ def test_keras_says_how_the_model_is_fed(
         "input 32 x 32 rgb, stretch; pixels * 0.00784314 + -1 by default; output taken as"
         " probabilities"
     )
-    assert out[-1] == f"wrote {tmp_path / 'colours' / '1'}"
+    assert out[-2] == f"wrote {tmp_path / 'colours' / '1'}"
+    assert out[-1].endswith(f"LINESIDE_MODELS={tmp_path} LINESIDE_MODEL=colours scripts/serve")
     scaled = ["--scale", "1", "0.5", "2", "--offset", "0", "--resize", "letterbox"]
     assert main([*command, *scaled]) == 0
     assert "pixels * 1, 0.5, 2 + 0 as given" in capsys.readouterr().out

@@ -136,7 +136,7 @@ def test_a_bare_model_with_a_recipe_is_checked(models: Path) -> None:
         ),
         (("--auth", "never"), {}, "--auth can't be 'never': it may be auto or required or off"),
         ((), {"LINESIDE_CACHE": "yes"}, "LINESIDE_CACHE can't be 'yes': it may be true or false"),
-        (("--cache-url", "foo"), {}, "--cache-url can't be 'foo': Redis that keeps the cache"),
+        (("--cache-url", "foo"), {}, "--cache-url can't be that: Redis that keeps the cache"),
         (("--host", "192.0.2.1", "--auth", "off"), {}, "can't listen on 192.0.2.1:8080"),
     ],
 )

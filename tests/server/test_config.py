@@ -131,3 +131,14 @@ def test_every_setting_is_described() -> None:
     for row in rows:
         assert row.help
         assert row.type
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("cache_url", "redis:/:s3cret@10.0.0.5/0"), ("webhook_secret", 123456789)]
+)
+def test_a_secret_is_not_told(tmp_path: Path, name: str, value: object) -> None:
+    text = f'{name} = "{value}"' if isinstance(value, str) else f"{name} = {value}"
+    with pytest.raises(SettingsError) as caught:
+        load({}, {}, toml(tmp_path, text))
+    assert f"{name} can't be that" in str(caught.value)
+    assert str(value) not in str(caught.value)

@@ -170,10 +170,17 @@ def archive(*files: tuple[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def link(kind: bytes) -> bytes:
+def long_names(count: int) -> bytes:
+    """Headers that each say how the next one's file is called."""
+    head = tarfile.TarInfo("x")
+    head.type, head.size = tarfile.GNUTYPE_LONGNAME, 3
+    return (head.tobuf(tarfile.GNU_FORMAT) + b"abc".ljust(tarfile.BLOCKSIZE, b"\0")) * count
+
+
+def link(kind: bytes, name: str = "model.tflite") -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as made:
-        member = tarfile.TarInfo("model.tflite")
+        member = tarfile.TarInfo(name)
         member.type, member.linkname = kind, "/etc/passwd"
         made.addfile(member)
     return out.getvalue()
@@ -206,6 +213,8 @@ def test_what_is_no_bundle_leaves_nothing(
         assert send(archive(("golden/a", b"x"), ("golden", b"x"))) == refused
         assert send(link(tarfile.SYMTYPE)) == send(link(tarfile.LNKTYPE)) == refused
         assert send(link(tarfile.FIFOTYPE)) == refused
+        assert send(link(tarfile.SYMTYPE, "\udcff")) == refused
+        assert send(long_names(950)) == refused
         assert send(archive(("model.tflite", bytes(1_100_000)))) == refused
         assert send(archive(("model.tflite", bytes(4_000_000)))) == (413, "BODY_TOO_LARGE")
         assert send(pack(other, read_bundle(bundle).manifest)) == refused

@@ -2,13 +2,16 @@
 
 import http.client
 import json
+import resource
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import requests
 from images import encode, plain
-from live import LiveServer
+from live import LiveServer, live_server
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 PATH = "/v1/recognize"
@@ -148,3 +151,16 @@ def test_what_is_no_http_harms_no_other(
         client.recv(4096)
     connection.request("POST", PATH, GREEN)
     assert label(connection.getresponse()) == "green"
+
+
+def test_idle_connections_keep_nobody_out(colors: Path) -> None:
+    idle = 1100
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2 * idle:
+        pytest.skip(f"only {hard} files may be open here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2 * idle)), hard))
+    with live_server(models=colors) as server, ExitStack() as stack:
+        for _ in range(idle):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60))
+        assert requests.get(server.url + "/livez", timeout=60).status_code == 200
+        assert server.recognize(GREEN).status_code == 200

@@ -28,6 +28,7 @@ from werkzeug.test import TestResponse
 
 from server.api.access import ADMIN, OPEN, RIGHTS_OF, rights_of
 from server.api.doors import check_doors
+from server.api.tokens import token_reader
 from server.app import create_app
 from server.command import main
 from server.config import Settings
@@ -298,6 +299,34 @@ def test_a_good_token_opens_what_its_scope_says(
     assert status(client, sign(scope=None)) == 403
     assert status(client, sign(scope=["admin"])) == 403
     assert client.post("/v1/models/colors/load").status_code == 401
+
+
+def test_subjects_that_begin_alike_are_not_the_same_caller(tmp_path: Path) -> None:
+    key = tmp_path / "jwt.key"
+    key.write_bytes(SECRET)
+    issuer, audience = claims()["iss"], claims()["aud"]
+    read = token_reader(
+        Settings(
+            jwt_algorithm="HS256",
+            jwt_key_file=str(key),
+            jwt_issuer=issuer,
+            jwt_audience=audience,
+        )
+    )
+    assert read is not None
+    begin = "https://login.example.com/realms/plant-north/service-accounts/cameras/line-"
+    one, other, again = (
+        read(jwt.encode(claims(sub=begin + end), SECRET, "HS256")).name for end in "121"
+    )
+    assert one == again != other
+    assert read(jwt.encode(claims(), SECRET, "HS256")).name == "token:mes"
+
+
+def test_a_subject_that_is_no_text_is_no_caller(
+    tokens: tuple[Callable[..., str], FlaskClient, str],
+) -> None:
+    sign, client, _ = tokens
+    assert status(client, sign(sub="\ud800")) == 401
 
 
 def test_a_bad_token_opens_no_admin_route(

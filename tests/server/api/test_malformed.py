@@ -9,6 +9,7 @@ import requests
 from live import LiveServer
 
 from server.api.deadlines import parse_instant
+from server.api.json_body import MOST_NESTED
 from server.errors import InvalidFieldError
 
 PATH = "/v1/recognize"
@@ -92,3 +93,24 @@ def test_other_ways_to_write_an_instant(text: str) -> None:
 )
 def test_an_instant(text: str, seconds: float) -> None:
     assert math.isclose(parse_instant(text), seconds, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize(("charset", "text"), [("unicode_escape", rb"\ud800"), ("utf-7", b"+2AA-")])
+@pytest.mark.parametrize("path", ["/v1/recognize", "/v1/recognize/batch", "/v1/jobs", "/predict"])
+def test_half_a_letter_in_a_field(
+    colors_server: LiveServer, path: str, charset: str, text: bytes
+) -> None:
+    body = form(f"Content-Type: text/plain; charset={charset}").replace(
+        b"\na\r", b"\n" + text + b"\r"
+    )
+    assert text in body
+    answer, _ = post(colors_server, path, body, Content_Type="multipart/form-data; boundary=X")
+    assert answer.status_code == 400
+
+
+def test_more_lists_than_any_tensor_has(colors_server: LiveServer) -> None:
+    body = gzip.compress(b'{"input":[' + b"[]," * MOST_NESTED + b"[]]}")
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    answer = requests.post(colors_server.url + PATH, body, headers=headers, timeout=60)
+    assert answer.status_code == 400
+    assert "more than 1,000,000 lists" in answer.json()["error"]["message"]

@@ -91,6 +91,13 @@ def test_a_text_line_is_for_a_person() -> None:
     assert re.fullmatch(r"\d\d:\d\d:\d\d info    model loaded model=parts/1", text)
 
 
+def test_a_text_line_stays_one_line() -> None:
+    text = TextFormatter().format(record("request", path="/x\n21:00:00 error forged\x1b[31m"))
+    assert "\n" not in text
+    assert "\x1b" not in text
+    assert r"path='/x\n21:00:00 error forged\x1b[31m'" in text
+
+
 def test_every_frame_has_a_line_with_its_id(colors_server: LiveServer) -> None:
     mine = uuid.uuid4().hex
     requests.post(

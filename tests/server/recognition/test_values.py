@@ -87,3 +87,12 @@ def test_other_tensors_stay_as_they_are() -> None:
     plain = TensorSpec("x", (1,), "int32")
     assert to_real(np.array([5], np.int32), plain).dtype == np.int32
     assert from_real(np.array([5.0]), plain, "x").tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    "value", [["x" * 100_000, *[0] * 100_000], [*[0] * 100_000, "x" * 100_000]]
+)
+def test_a_text_among_numbers_takes_no_room(value: list[object]) -> None:
+    """NumPy would take 40 GB for it."""
+    with pytest.raises(InvalidFieldError, match="x should be numbers"):
+        to_array(value, "x")

@@ -1,12 +1,15 @@
 """The keys file where several change it at once, and where it can't be read for a moment."""
 
+import re
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from live import ROOT
 
+from server.errors import KeysError
 from server.store.keys import add_key, read_keys
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -62,3 +65,13 @@ def test_a_change_that_could_not_be_read_counts_once_it_can(tmp_path: Path) -> N
     )
     assert done.stdout.splitlines() == ["[True, True]", "False"]
     assert done.stderr.splitlines() == ["keys are as before"]
+
+
+def test_a_moment_without_a_zone_is_no_key(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    add_key(path, "a", ["admin"], now=NOW, expires=NOW + timedelta(days=1))
+    text = path.read_text()
+    path.write_text(re.sub(r'("expires":"[^"Z+]*)(Z|\+00:00)', r"\1", text))
+    assert path.read_text() != text
+    with pytest.raises(KeysError, match="line 1 is not a key"):
+        read_keys(path)
