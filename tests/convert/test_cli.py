@@ -118,7 +118,7 @@ def test_a_process_shows_our_lines_alone(colours_files: Path, tmp_path: Path) ->
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 3
+    assert len(done.stdout.splitlines()) == 5
 
 
 def test_mode_all_prints_one_table(
