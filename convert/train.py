@@ -94,10 +94,9 @@ class Training:
         tf = tensorflow()
         tf.keras.utils.set_random_seed(options.seed)
         tf.config.experimental.enable_op_determinism()
-        self.train = self._load(train, "training")
-        self.validation = self._load(validation, "validation")
         self.classes = len(train.classes)
         self.weights = class_weights(train.counts())
+        # Before the frames, which take longer: weights that can't be had are told of at once.
         self.model = network.build(self.classes, options.alpha, options.size, options.weights)
         network.freeze(self.model, pretrained=options.pretrained)
         self.teacher = (
@@ -105,6 +104,8 @@ class Training:
             if options.teacher
             else None
         )
+        self.train = self._load(train, "training")
+        self.validation = self._load(validation, "validation")
         self.steps = math.ceil(len(self.train.labels) / options.batch)
         total = self.steps * options.epochs
         self.pruner = Pruner(self.model, options.sparsity, total) if options.sparsity else None
@@ -174,7 +175,8 @@ class Training:
             rng = np.random.default_rng([self.options.seed, number])
             frames = self.train.pixels
             pixels = self._augmented(frames, rng) if number else frames
-            passes.append(self._forward(backbone, pixels, f"Features, training set, {number + 1}"))
+            name = f"Features, training set, {number + 1} of {1 + HEAD_COPIES}"
+            passes.append(self._forward(backbone, pixels, name))
         features, labels = np.concatenate(passes), np.tile(self.train.labels, len(passes))
         held = self._forward(backbone, self.validation.pixels, "Features, validation set")
         inputs = keras.Input(features.shape[1:])

@@ -163,8 +163,13 @@ def _devices(args: argparse.Namespace) -> list[Device]:
 def push(args: argparse.Namespace) -> int:
     """Prints a line a device; returns 0 where all serve the bundle, else 1.
 
-    Raises BundleError where the bundle is not intact.
+    Raises BundleError where the bundle is not intact, StartError for a folder of versions.
     """
+    inside = sorted(path.parent.name for path in args.bundle.glob(f"[0-9]*/{MANIFEST}"))
+    if inside and not (args.bundle / MANIFEST).exists():
+        raise StartError(
+            f"{args.bundle} holds versions: name one of them, such as {args.bundle / inside[-1]}"
+        )
     manifest = read_bundle(args.bundle).manifest
     archive, devices = pack(args.bundle, manifest), _devices(args)
     name, changed = f"{manifest.name}/{manifest.version}", list[tuple[Device, int | None]]()

@@ -94,7 +94,8 @@ def data_fault(settings: Settings) -> str:
     """Why nothing can be kept in the folder `data`; empty where something can, as far as can be
     seen without writing to it."""
     folder = Path(settings.data).absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    # Unlike Path.exists, this raises nothing for a folder that can't be looked into.
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     if not there.is_dir():
         return f"data: {there} is no folder"
     if not os.access(there, os.W_OK | os.X_OK):

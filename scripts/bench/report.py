@@ -220,7 +220,8 @@ def _heading(result: Result, chart: str) -> list[str]:
         "",
         f"![Good answers a second by server]({chart})",
         "",
-        f"Remade by `{result['command']}` (after `apt install wrk` and"
+        f"Remade by `{result['command']}` (after `apt install wrk`,"
+        " `python -m convert imagenet --out /tmp/m` and"
         " `pip install -r scripts/bench/requirements.txt`); rendered again from the figures by"
         " `python scripts/bench/run.py --render docs/benchmark.json`.",
         "",

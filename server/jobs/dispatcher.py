@@ -219,9 +219,9 @@ class Dispatcher:
                 f"{losses} workers died with the frame {frame.number} of this job in hand",
             )
             with suppress(JobFinishedError, JobNotFoundError):
-                ended, now = self._table.stop(frame.job, "failed", fault, wall)
+                ended, newly = self._table.stop(frame.job, "failed", fault, wall)
                 self._listener.answered(flight.asked, Outcome(fault=fault), None)
-                if now:
+                if newly:
                     self._listener.finished([ended])
             # With the next round, which tries again where the broker is lost meanwhile.
             self._cancelled.append(frame.job)

@@ -106,8 +106,8 @@ class Jobs:
         """
         self.get(job)  # opens nothing where there are no jobs
         fault = Fault("CANCELLED", "the job was cancelled")
-        ended, now = self._opened().stop(job, "cancelled", fault, time.time())
-        if now:
+        ended, newly = self._opened().stop(job, "cancelled", fault, time.time())
+        if newly:
             self._telling.finished([ended])
         self._cancelled.append(job)
         self._wake.set()

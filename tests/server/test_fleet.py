@@ -228,6 +228,14 @@ def test_what_is_no_bundle_leaves_nothing(
         assert send(whole) == (409, "VERSION_EXISTS")
 
 
+def test_a_folder_of_versions_is_no_bundle(bundle: Path) -> None:
+    code, lines = fleet("push", bundle.parent, "127.0.0.1:1")
+    assert code == 1
+    assert lines == [
+        f"lineside: {bundle.parent} holds versions: name one of them, such as {bundle}"
+    ]
+
+
 def test_what_a_cut_left_behind_is_removed_at_the_start(
     tiny_model: MakeModel, tmp_path: Path
 ) -> None:
