@@ -23,6 +23,7 @@ from server.errors import InvalidFieldError, SettingsError
 Address = IPv4Address | IPv6Address
 PORTS = {"http": 80, "https": 443}
 AT_ONCE = 4
+EMBEDDING = tuple(map(IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
 ENTRY = re.compile(r"(?P<host>\[[^\]]+\]|[^:]+)(:(?P<port>[0-9]{1,5}))?")
 NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})")
 
@@ -143,17 +144,33 @@ class Outgoing:
             socket.getaddrinfo, host, port, type=socket.SOCK_STREAM
         ).result(time_left(deadline))
         address = ip_address(str(found[0][4][0]).partition("%")[0])
-        public = address.is_global and not address.is_multicast
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
-            public = address.is_global and not address.is_multicast
-        networks = (entry.network for entry in self._allowed if entry.network is not None)
-        if not public and not any(address in network for network in networks):
+        listed = any(
+            entry.network is not None and address in entry.network and entry.port in (None, port)
+            for entry in self._allowed
+        )
+        if not listed and not all(map(_public, (address, *_within(address)))):
             raise InvalidFieldError(
                 f"{self.field}'s host {host} has the private address {address}, which the setting"
                 f" {self._setting} does not list"
             )
         return address
+
+
+def _public(address: Address) -> bool:
+    local = isinstance(address, IPv6Address) and address.is_site_local
+    return address.is_global and not address.is_multicast and not local
+
+
+def _within(address: Address) -> Iterator[IPv4Address]:
+    """The IPv4 address that an IPv6 one leads to: of 6to4 (RFC 3056), or in its last four bytes by
+    NAT64 (RFC 6052) or the old compatible form (RFC 4291, 2.5.5.1)."""
+    if isinstance(address, IPv6Address):
+        if address.sixtofour is not None:
+            yield address.sixtofour
+        if any(address in network for network in EMBEDDING):
+            yield IPv4Address(int(address) & 0xFFFF_FFFF)
 
 
 def time_left(deadline: float) -> float:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # Objects made and not yet freed, before garbage is looked for among them.
 YOUNG = 10_000
+BROKER = re.compile(r"rediss?://[^/?#\s]+(/[0-9]*)?(\?\S*)?")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 
 
@@ -91,7 +92,7 @@ def check_hosts(settings: Settings) -> None:
 
 def check_broker(settings: Settings) -> None:
     """Raises SettingsError where `broker_url` is not of Redis."""
-    if settings.broker_url and not settings.broker_url.startswith(("redis://", "rediss://")):
+    if settings.broker_url and not BROKER.fullmatch(settings.broker_url):
         raise SettingsError("broker_url should be redis://HOST:PORT/NUMBER, rediss://... or empty")
 
 

@@ -64,7 +64,13 @@ def make_celery(settings: Settings) -> Celery:
         return app
     app.conf.update(
         broker_url=settings.broker_url,
-        broker_transport_options={"socket_connect_timeout": CONNECT, "socket_keepalive": True},
+        broker_transport_options={
+            "socket_connect_timeout": CONNECT,
+            # Longer than the second for which a worker asks for work. A connection that fell silent
+            # would be waited for as long as TCP does.
+            "socket_timeout": EXCHANGE,
+            "socket_keepalive": True,
+        },
         result_backend=settings.broker_url,
         redis_socket_connect_timeout=CONNECT,
         redis_socket_timeout=EXCHANGE,

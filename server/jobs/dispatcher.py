@@ -38,6 +38,8 @@ MOST_QUEUED = 10 * WINDOW
 SILENT = 5.0
 # Workers that a job may cost.
 MOST_LOSSES = 3
+# Times that the broker may lose a frame before that counts as the loss of a worker.
+MOST_MISSED = 10
 # Seconds for which a frame waits for a model that is being loaded.
 LONGEST_LOADING = 120.0
 
@@ -99,6 +101,7 @@ class Dispatcher:
         self._asked = 0.0
         self._flights: dict[tuple[str, int], Flight] = {}
         self._held: dict[tuple[str, int], float] = {}
+        self._missed: dict[tuple[str, int], int] = {}
 
     def stage(self, job: str, number: int) -> str | None:
         """The stage that a frame is in at a worker; None where none has it."""
@@ -137,6 +140,7 @@ class Dispatcher:
         works = []
         for flight in done:
             del self._flights[flight.frame.key]
+            self._missed.pop(flight.frame.key, None)
             works.append(flight.work)
         self._broker.forget(works)
 
@@ -162,7 +166,7 @@ class Dispatcher:
         missing = [f for f in ended if f.report and f.report.state == "missing"]
         self._land(flight for flight in ended if flight not in missing)
         for flight in missing:
-            self._lose(flight, wall)
+            self._miss(flight, wall)
         return bool(begun or ended)
 
     def _keep(self, found: list[tuple[OpenFrame, Outcome]], wall: float) -> None:
@@ -200,6 +204,17 @@ class Dispatcher:
                 if not self._submit(flight):
                     del self._flights[flight.frame.key]
 
+    def _miss(self, flight: Flight, wall: float) -> None:
+        """The broker had lost this frame when a worker came for it. It is sent again."""
+        key = flight.frame.key
+        self._missed[key] = self._missed.get(key, 0) + 1
+        if self._missed[key] < MOST_MISSED:
+            del self._flights[key]
+            self._broker.forget((), [flight.work])
+            return
+        del self._missed[key]
+        self._lose(flight, wall)
+
     def _lose(self, flight: Flight, wall: float) -> None:
         """The worker that had this frame is gone, or what it said is."""
         frame = flight.frame
@@ -216,7 +231,8 @@ class Dispatcher:
         if losses >= MOST_LOSSES:
             fault = Fault(
                 "WORKER_LOST",
-                f"{losses} workers died with the frame {frame.number} of this job in hand",
+                f"{losses} workers died with the frame {frame.number} of this job in hand, or the"
+                " broker does not keep it",
             )
             with suppress(JobFinishedError, JobNotFoundError):
                 ended, newly = self._table.stop(frame.job, "failed", fault, wall)

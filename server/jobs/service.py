@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(LOGGER)
 
 LOCK = "jobs.lock"
+# Seconds for which a stop waits for the thread that dispatches.
+LONGEST_STOP = 20.0
 
 
 class Jobs:
@@ -123,7 +125,8 @@ class Jobs:
         self._wake.set()
         self._telling.close()
         if self._thread is not None:
-            self._thread.join()
+            # Not for ever: what a broker that fell silent was to be told, it is at the next start.
+            self._thread.join(LONGEST_STOP)
         if self._table is not None:
             self._table.close()
         if self._redis is not None:

@@ -7,6 +7,8 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from server.config import Settings
@@ -26,6 +28,8 @@ logger = logging.getLogger(LOGGER)
 # Seconds between looks for webhooks where none is due.
 LONGEST_PAUSE = 60.0
 RETRY = 1.0
+# Webhooks delivered at a time, as many as are taken up together.
+AT_ONCE = 10
 
 
 class Telling:
@@ -119,10 +123,12 @@ class Telling:
     def _deliver(self, webhooks: JobWebhooks, sender: Sender) -> None:
         from server.jobs.webhook import LONGEST
 
+        pool = ThreadPoolExecutor(AT_ONCE, "webhooks")
         while not self._stopping.is_set():
             try:
-                for job in webhooks.due(time.time(), LONGEST):
-                    self._deliver_one(webhooks, sender, job)
+                # At once, since a receiver that does not answer takes its whole time.
+                jobs = webhooks.due(time.time(), LONGEST)
+                list(pool.map(partial(self._deliver_one, webhooks, sender), jobs))
                 due = webhooks.next_due()
             except JobsUnavailableError as error:
                 if self._stopping.is_set():

@@ -201,7 +201,10 @@ def run(settings: Settings) -> int:
             signal.signal(number, stop)
         logger.info("worker ready", extra={"fields": {"pid": os.getpid()}})
 
+    asked = threading.Event()
+
     def stop(_: int, __: FrameType | None) -> None:
+        asked.set()
         state.should_stop = 0
         seconds = 0.0 if desk.idle else float(settings.stop_timeout)
         threading.Timer(seconds, leave).start()
@@ -210,7 +213,7 @@ def run(settings: Settings) -> int:
         try:
             listener.stop()
         finally:
-            os._exit(0)
+            os._exit(0 if asked.is_set() else 1)
 
     signals.worker_ready.connect(ready)
     try:
@@ -218,6 +221,9 @@ def run(settings: Settings) -> int:
     except BaseException:
         listener.stop()
         raise
+    if not asked.is_set():
+        # Celery ends well where the broker answers with an error; whoever started it begins anew.
+        logger.error("worker ended by itself", extra={"fields": {"pid": os.getpid()}})
     leave()
     return 0
 

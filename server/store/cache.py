@@ -104,7 +104,7 @@ class AnswerCache:
         self.open()
         assert self._get is not None
         key = self._get(f"request:{request_id}")
-        return self.look(key.decode()) if key else None
+        return self.look(key.decode("latin-1")) if key else None
 
     def _read(self, name: str) -> Kept | None:
         self.open()

@@ -12,6 +12,9 @@ from server.store.job_records import FrameRecord, JobRecord
 from server.store.job_rows import COLUMNS, FRAME_COLUMNS, SCHEMA, frame_of, job_of
 from server.store.sqlite import open_database
 
+# Seconds for which one waits until another is done with the file.
+PATIENCE = 2.0
+
 
 class JobFile:
     """The database at `path`, of one thread at a time. `_lock` guards `_connection`.
@@ -35,11 +38,15 @@ class JobFile:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """The connection, for the length of the block."""
-        with self._lock:
-            try:
-                yield self._connection
-            except sqlite3.Error as error:
-                raise JobsUnavailableError(f"{self._path} can't be used: {error}") from None
+        # Whoever waits keeps a thread that frames and probes need.
+        if not self._lock.acquire(timeout=PATIENCE):
+            raise JobsUnavailableError(f"{self._path} is busy: its disk is slow", retry_after=5)
+        try:
+            yield self._connection
+        except sqlite3.Error as error:
+            raise JobsUnavailableError(f"{self._path} can't be used: {error}") from None
+        finally:
+            self._lock.release()
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:

@@ -5,6 +5,7 @@ One process writes to it; workers on the same machine read frames from it.
 
 import math
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from server.errors import JobFinishedError, JobNotFoundError, JobsFullError
+from server.store.clock import Clock
 from server.store.job_file import JobFile, read_jobs
 from server.store.job_records import (
     FILE,
@@ -41,7 +43,7 @@ class JobTable:
 
     result_ttl: seconds after its end for which `get` and `page` find a job; `expire` only frees the
     room of older ones. most_results: bytes of the file beside `most_bytes`, kept by `make_room`.
-    Whatever can't be read or written raises JobsUnavailableError.
+    Whatever can't be read or written raises JobsUnavailableError. `_looking` guards `_clock`.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class JobTable:
         self._most_jobs, self._most_bytes = most_jobs, most_bytes
         self._most_results = most_results
         self._result_ttl = result_ttl
+        # The one that sweeps tells of its jumps.
+        self._clock, self._looking = Clock(), threading.Lock()
         self._file = JobFile(folder / FILE)
         self.webhooks = JobWebhooks(self._file)
 
@@ -124,8 +128,12 @@ class JobTable:
             return read_jobs(db, f"{where} ORDER BY number DESC LIMIT ?", (*wanted.values(), limit))
 
     def _oldest(self) -> float:
-        """When the oldest job ended whose results have not expired."""
-        return time.time() - self._result_ttl
+        """When the oldest job ended whose results have not expired, where the time of day may be
+        believed."""
+        wall = time.time()
+        with self._looking:
+            settled = self._clock.settled(wall, time.monotonic())
+        return wall - self._result_ttl if settled else -math.inf
 
     def data(self, job: str, number: int) -> bytes | None:
         """A frame as received; None once its job is finished."""

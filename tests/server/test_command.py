@@ -128,6 +128,7 @@ def test_a_bare_model_with_a_recipe_is_checked(models: Path) -> None:
         (("--config", "absent.toml"), {}, "absent.toml does not exist"),
         (("--host", "no-such-host.invalid"), {}, "no-such-host.invalid"),
         (("--rate-per-key", "5"), {}, "rate_per_key can't be '5': say such as 100/second"),
+        (("--broker-url", "redis://host/abc"), {}, "broker_url should be redis://HOST:PORT/NUMBER"),
         (("--rate-per-address", "many"), {}, "rate_per_address can't be 'many'"),
         (
             ("--cors-origins", "https://a.example,nonsense"),

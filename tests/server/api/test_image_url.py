@@ -143,6 +143,24 @@ def test_a_name_needs_its_private_address_listed_too(port: int) -> None:
         ImageFetcher((f"localhost:{port}",), MOST, 5)(url)
     both = (f"localhost:{port}", "127.0.0.0/8", "::1")
     assert ImageFetcher(both, MOST, 5)(url) == RED
+    other = (f"localhost:{port}", "127.0.0.1:1", "[::1]:1")
+    with pytest.raises(InvalidFieldError, match=r"private address .*1, which"):
+        ImageFetcher(other, MOST, 5)(url)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["fec0::1", "2002:7f00:1::", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1", "::7f00:1"],
+)
+def test_a_name_of_an_address_that_leads_to_a_private_one(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def named(*_: object, **__: object) -> list[object]:
+        return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, 80, 0, 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", named)
+    with pytest.raises(InvalidFieldError, match="private address"):
+        ImageFetcher(("camera.example",), MOST, 5)("http://camera.example/")
 
 
 @pytest.mark.parametrize(

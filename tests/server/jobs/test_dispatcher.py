@@ -13,7 +13,7 @@ from workers import redis_server
 from server.config import Settings
 from server.errors import NotReadyError
 from server.jobs.broker import Broker, keep, make_celery
-from server.jobs.dispatcher import Dispatcher
+from server.jobs.dispatcher import MOST_MISSED, Dispatcher
 from server.jobs.messages import BrokerLostError, Report, cancel_key, report_key
 from server.recognition.recognizer import Answer
 from server.recognition.results import Prediction
@@ -144,6 +144,18 @@ def test_nothing_is_kept_of_frames_that_end_while_their_model_is_loaded(tmp_path
         cancelled.append("j")
         bench.step()
         assert set(bench.dispatcher._held) == {("k", 0)}
+
+
+def test_a_frame_that_the_broker_lost_costs_no_worker(bench: Bench) -> None:
+    bench.add("j")
+    for _ in range(MOST_MISSED - 1):
+        bench.step()
+        bench.report("j-0-0", Report("missing", "w"))
+        bench.step()
+    bench.step()
+    bench.report("j-0-0", Report("done", "w", outcome=Outcome(answer=ANSWER)))
+    bench.step()
+    assert bench.table.get("j").state == "succeeded"
 
 
 def test_two_workers_that_die_with_the_same_job(bench: Bench) -> None:

@@ -1,14 +1,17 @@
 """The table of jobs: what is on the disk, and when a job goes."""
 
+import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from workers import await_that
 
-from server.errors import JobNotFoundError
-from server.store.job_records import Ask, Fault, NewFrame, NewJob, Outcome
+from server.errors import JobNotFoundError, JobsUnavailableError
+from server.store.job_records import FILE, Ask, Fault, NewFrame, NewJob, Outcome
 from server.store.jobs import REMOVED, JobTable
 
 DONE = Outcome(fault=Fault("UNDECODABLE_IMAGE", "the image is cut off"))
@@ -49,6 +52,35 @@ def test_results_go_at_their_time_and_not_with_the_next_sweep(table: JobTable) -
     with pytest.raises(JobNotFoundError):
         table.get("old")
     assert table.expire(time.time() - TTL) == 1
+
+
+def test_a_jump_of_the_clock_hides_no_results(
+    table: JobTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(table, "j")
+    finish(table, "j", 0)
+    before = table.get("j")
+    now = time.time()
+    monkeypatch.setattr("server.store.jobs.time.time", lambda: now + 2 * 86_400)
+    assert table.get("j") == before
+    assert [job.id for job in table.page(None, None, None, 10)] == ["j"]
+
+
+def test_who_finds_the_file_busy_is_told_so_soon(table: JobTable, tmp_path: Path) -> None:
+    add(table, "j")
+    with (
+        closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as other,
+        ThreadPoolExecutor() as threads,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        writer = threads.submit(add, table, "k")
+        await_that(table._file._lock.locked, "the writer to hold the file")
+        with pytest.raises(JobsUnavailableError, match="is busy"):
+            table.get("j")
+        assert not writer.done()
+        other.execute("ROLLBACK")
+        writer.result(60)
+    assert table.get("k").state == "pending"
 
 
 def test_a_job_is_ended_once(table: JobTable) -> None:
