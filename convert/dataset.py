@@ -128,13 +128,31 @@ def _folder(path: Path) -> dict[str, list[Path]]:
 
 
 def _images(folder: Path) -> Iterator[Path]:
-    for file in folder.rglob("*"):
+    for file in all_files(folder):
         if any(_ignored(part) for part in file.relative_to(folder).parts):
             continue
         if file.is_symlink() and not file.exists():
             raise DatasetError(f"{file} is a link to a file that does not exist")
         if file.is_file():
             yield file
+
+
+def all_files(folder: Path) -> Iterator[Path]:
+    """Files and folders in `folder` and its sub-folders.
+
+    Raises DatasetError for a link to a folder, whose frames would be passed over, and for a name
+    that is no text, which no report could hold.
+    """
+    for path in folder.rglob("*"):
+        if path.is_symlink() and path.is_dir():
+            raise DatasetError(f"{path} is a link to a folder: put the folder itself there")
+        if not _is_text(path.name):
+            raise DatasetError(f"{path.parent} has a file whose name is not UTF-8: {path.name!r}")
+        yield path
+
+
+def _is_text(name: str) -> bool:
+    return not any(unicodedata.category(letter) == "Cs" for letter in name)
 
 
 def _ignored(name: str) -> bool:

@@ -1,5 +1,6 @@
 """A larger model's probabilities as a smaller model's targets."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from convert.errors import ConvertError
 from convert.features import to_batch
 from convert.quiet import quiet, tensorflow
+from convert.scaling import layer_scales
 from server.errors import BundleError
 from server.recognition.interpreter import Interpreter
 from server.recognition.manifest import MANIFEST, Recipe, read_bundle
@@ -68,7 +70,7 @@ def _keras(path: Path, recipe: Recipe, classes: tuple[str, ...]) -> Teacher:
     try:
         with quiet():
             model = tensorflow().keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
         line = str(error).strip().splitlines()[0]
         raise ConvertError(f"--teacher {path} is not a Keras model that loads: {line}") from None
     taken, answered = tuple(model.input_shape[1:]), int(model.output_shape[-1])
@@ -78,6 +80,9 @@ def _keras(path: Path, recipe: Recipe, classes: tuple[str, ...]) -> Teacher:
             f"--teacher {path} makes {answered} values of {list(taken)}, but this training needs"
             f" {len(classes)} of {list(want)}"
         )
+
+    if layer_scales(model):
+        recipe = msgspec.structs.replace(recipe, scale=1.0, offset=0.0)
 
     def probabilities(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.asarray(model.predict_on_batch(to_batch(pixels, recipe)), np.float32)

@@ -16,7 +16,7 @@ from convert.errors import ConvertError
 from convert.frames import decoded
 from convert.metrics import Probabilities
 from convert.proof import Proof, Side
-from convert.sources import Output
+from convert.shapes import Output
 from convert.tune import measure
 from server.recognition import results
 from server.recognition.cores import granted_cores

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints what was found and writes the report. Returns the exit code; raises ConvertError."""
-    from convert import report, sources
+    from convert import report, shapes, sources
     from convert.bundle import load
     from convert.errors import ConvertError
     from convert.evaluate import Model, evaluate, from_bundle
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if args.against:
         recipe = sources.recipe_with(model.recipe, dtype="float32")
         data = sources.tflite_file(args.against)
-        seen = sources.describe(data)
+        seen = shapes.describe(data)
         mine = (recipe.height, recipe.width, recipe.channels, len(model.labels))
         other = (seen.height, seen.width, seen.channels, seen.classes)
         if other != mine:

@@ -13,7 +13,7 @@ from convert.options import (
 )
 
 if TYPE_CHECKING:
-    from convert.sources import Shape
+    from convert.shapes import Shape
     from server.recognition.manifest import Label
 
 FILES = {
@@ -68,9 +68,9 @@ def convert(
 
     shape: of the model, where more is known of it than the .tflite shows.
     """
-    from convert import sources
+    from convert import shapes, sources
 
-    seen = shape or sources.describe(model)
+    seen = shape or shapes.describe(model)
     recipe = sources.recipe_with(sources.default_recipe(seen), **recipe_values(args))
     output = args.output or seen.output
     args.name = args.name or file.resolve().stem

@@ -6,24 +6,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.dataset import IGNORED, Dataset, LabelledFrame, read_dataset
+from convert.dataset import IGNORED, Dataset, LabelledFrame, all_files, read_dataset
 from convert.errors import ConvertError
 from server.errors import LinesideError
 from server.recognition import frame
 from server.recognition.manifest import Label, Recipe
-from server.recognition.preprocessing import TensorSpec, to_tensor
+from server.recognition.preprocessing import TensorSpec, scaling_table, to_tensor
 
 
 def images(folder: Path) -> tuple[Path, ...]:
     """Every file in a folder and its sub-folders, hidden ones left out, sorted.
 
-    Raises ConvertError where it is not a folder or is empty.
+    Raises ConvertError where it is not a folder or is empty, DatasetError as `all_files` does.
     """
     if not folder.is_dir():
         raise ConvertError(f"{folder} is not a folder")
     found = sorted(
         path
-        for path in folder.rglob("*")
+        for path in all_files(folder)
         if path.is_file()
         and path.name.lower() not in IGNORED
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -84,3 +84,10 @@ def tensors(paths: Sequence[Path], recipe: Recipe) -> Iterator[NDArray[np.float3
     spec = TensorSpec("input", (1, recipe.height, recipe.width, recipe.channels), "float32")
     for path in paths:
         yield to_tensor(decoded(path, recipe), recipe, spec)
+
+
+def input_range(recipe: Recipe) -> tuple[float, float]:
+    """The lowest and the highest value that `recipe` makes of any pixel."""
+    spec = TensorSpec("input", (1, recipe.height, recipe.width, recipe.channels), "float32")
+    table = scaling_table(recipe, spec)
+    return float(table.min()), float(table.max())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from convert import metrics
 from convert.errors import ConvertError, GateError
+from convert.options import version
 from convert.quiet import quiet, tensorflow
 from server.recognition.manifest import ClassReport, Label, Manifest, Report
 
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `iris`."""
     parser.add_argument("--out", type=Path, default=Path("models"), help="folder (models)")
     parser.add_argument("--name", default="iris", help="of the model (iris)")
-    parser.add_argument("--version", type=int, help="whole number (the next that is free)")
+    parser.add_argument("--version", type=version, help="from 1 on (the next that is free)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from convert.bundle import VERSION
 from convert.compare import compare, plot, table
 from convert.errors import ConvertError
 from convert.evaluate import Model
-from convert.frames import decoded, images
+from convert.frames import decoded, images, input_range
 from convert.graph import CalibrationError
 from convert.pipeline import Progress, Request, check, make, result_recipe
 from convert.quantize import quantize
@@ -86,7 +86,11 @@ def _int8(request: Request, args: argparse.Namespace, progress: Progress) -> lis
     try:
         with quiet():
             data = quantize(
-                request.float_model, "int8", calibration=frames, io_dtype=request.io_dtype
+                request.float_model,
+                "int8",
+                calibration=frames,
+                io_dtype=request.io_dtype,
+                taken=input_range(request.recipe),
             )
     except CalibrationError as error:
         progress(f"int8 is left out: {error}")

@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convert.pipeline import Request
-    from convert.sources import Output
+    from convert.shapes import Output
     from server.recognition.manifest import Label, Recipe, VerdictPolicy
 
 OUTPUTS = ("probabilities", "logits", "sigmoid")
+
+
+def version(text: str) -> int:
+    """A version's number. Raises argparse.ArgumentTypeError."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 on")
+    return int(text)
 
 
 def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = None) -> None:
@@ -18,7 +25,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = Non
     where = parser.add_argument_group("bundle")
     where.add_argument("--out", type=Path, default=Path("models"), help="folder (models)")
     where.add_argument("--name", default=name, help=f"of the model ({name or 'its file name'})")
-    where.add_argument("--version", type=int, help="whole number (the next that is free)")
+    where.add_argument("--version", type=version, help="from 1 on (the next that is free)")
     where.add_argument("--source", default="", help="where the model comes from, for bundle.json")
     where.add_argument("--license", default="", help="of the model, for bundle.json")
     where.add_argument("--accept", metavar="LABEL", nargs="+", help="labels of a good part")

@@ -16,13 +16,13 @@ from convert.correction import MAX_FRAMES
 from convert.dataset import Dataset
 from convert.errors import ConvertError, GateError
 from convert.evaluate import Model, evaluate
-from convert.frames import tensors
+from convert.frames import input_range, tensors
 from convert.golden import baseline, keepsakes
 from convert.graph import QuantizeError, TooFewFramesError
 from convert.integer import IO_DTYPES
 from convert.proof import Proof, accuracy_drop, sentence, summary
 from convert.quantize import MODES, Plan, quantize
-from convert.sources import Shape, describe
+from convert.shapes import Shape, describe
 from convert.tune import tune
 from server.recognition.manifest import (
     Baseline,
@@ -193,6 +193,11 @@ def gate(proof: Proof, request: Request, target: Path) -> None:
 def check(request: Request) -> Shape:
     """Raises ConvertError where model, labels, recipe, mode and verdict don't fit each other."""
     shape, recipe = describe(request.float_model), request.recipe
+    if shape.classes == 1:
+        raise ConvertError(
+            "the model answers one value, which says nothing among others: end it with one a class,"
+            " such as Dense(2, softmax) instead of Dense(1, sigmoid)"
+        )
     if len(request.labels) != shape.classes:
         raise ConvertError(
             f"there are {len(request.labels)} labels, but the model answers {shape.classes}"
@@ -257,7 +262,14 @@ def make(request: Request, progress: Progress) -> tuple[bytes, Plan | None]:
 
 def _quantized(request: Request, plan: Plan | None, progress: Progress) -> bytes:
     frames, mode = _calibration(request), request.mode
-    made = partial(quantize, request.float_model, mode, plan=plan, io_dtype=request.io_dtype)
+    made = partial(
+        quantize,
+        request.float_model,
+        mode,
+        plan=plan,
+        io_dtype=request.io_dtype,
+        taken=input_range(request.recipe),
+    )
     try:
         model = made(calibration=frames)
     except TooFewFramesError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from convert.errors import ConvertError
 from convert.quiet import quiet
-from convert.sources import describe
+from convert.shapes import describe
 
 INSTALL = "pip install -r convert/requirements-pytorch.txt, in a virtual environment of its own"
 

@@ -83,6 +83,7 @@ def quantize(
     calibration: Iterable[NDArray[np.float32]] | None = None,
     plan: Plan | None = None,
     io_dtype: str = "uint8",
+    taken: tuple[float, float] | None = None,
 ) -> bytes:
     """A float32 .tflite as a .tflite of `mode`, one of MODES.
 
@@ -94,8 +95,8 @@ def quantize(
 
     `calibration` is real frames as the model sees them in service: float32 [1, H, W, C],
     preprocessed. Constant, noisy and repeated ones are left out. `int8` can't do without: its
-    ranges are the lowest and highest values over them. In every mode they correct the biases
-    (`convert.correction`).
+    ranges are the lowest and highest values over them, but for the input's where `taken` gives what
+    the model may be given. In every mode they correct the biases (`convert.correction`).
 
     Raises TooFewFramesError for fewer than 8 usable frames, CalibrationError for a wrong shape or
     dtype, and QuantizeError for an unknown mode or io_dtype, bytes that are no float32 model, a
@@ -114,7 +115,8 @@ def quantize(
     if mode == "int8" or calibration is not None:
         frames = usable_frames(calibration, input_shape(float_model))
     if mode == "int8":
-        return correct(float_model, integer(float_model, found, frames, io_dtype), frames)
+        result = integer(float_model, found, frames, io_dtype, taken)
+        return correct(float_model, result, frames)
     if mode == "float16":
         steps = [step(op, _FLOAT16, quantizer.AlgorithmName.FLOAT_CASTING) for op in found]
     else:

@@ -1,26 +1,23 @@
 """Any trained model in, a float32 .tflite with one NHWC image input of batch 1 out."""
 
-import math
 import re
 import tempfile
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
 from convert import scaling
 from convert.errors import ConvertError
-from convert.graph import QuantizeError, kind_of, operators, parse
 from convert.quiet import quiet, tensorflow
+from convert.shapes import Shape, describe
+from convert.shapes import first_line as _first
 from server.errors import BundleError
 from server.recognition.manifest import Label, Recipe, parse_labels
-
-Output = Literal["probabilities", "logits", "sigmoid"]
 
 # MobileNetV2's own scaling, 0..255 to -1..1 (keras.applications' mode "tf").
 MOBILENET_SCALE, MOBILENET_OFFSET = 1 / 127.5, -1.0
@@ -28,23 +25,6 @@ SERVING = "serving_default"
 # The lines of pages of messages that say what is wrong.
 _UNKNOWN_CLASS = re.compile(r"Could not locate class '[^']*'")
 _MISSING_OPERATORS = re.compile(r"^(?:Custom|Flex|TF Select) ops: (.+?)\s*$", re.MULTILINE)
-_SCALING_KINDS = frozenset({"MUL", "DIV", "ADD", "SUB"})
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A classifier's tensors: input [1, height, width, channels], output [1, classes].
-
-    scales_inside: it scales or shifts the pixels before all else, as far as is known. output: how
-    its last operator leaves the values.
-    """
-
-    height: int
-    width: int
-    channels: int
-    classes: int
-    scales_inside: bool
-    output: Output
 
 
 def from_keras(model: Any, size: tuple[int, int] | None = None) -> bytes:
@@ -68,7 +48,13 @@ def from_keras(model: Any, size: tuple[int, int] | None = None) -> bytes:
     # A fixed batch lets the converter fold shapes; `from_keras_model` would keep it open.
     signature = [tf.TensorSpec(shape, model.inputs[0].dtype)]
     with tempfile.TemporaryDirectory() as folder, quiet():
-        model.export(folder, format="tf_saved_model", verbose=False, input_signature=signature)
+        archive = tf.keras.export.ExportArchive()
+        archive.track(model)
+        # Keras's layers that vary images do so unless they are told that this is no training.
+        archive.add_endpoint(
+            "serve", lambda image: model(image, training=False), input_signature=signature
+        )
+        archive.write_out(folder, verbose=False)
         return _convert(tf, tf.lite.TFLiteConverter.from_saved_model(folder))
 
 
@@ -112,7 +98,10 @@ def keras_file(path: Path, size: tuple[int, int] | None = None) -> tuple[bytes, 
     with quiet():
         try:
             model = tf.keras.models.load_model(path, compile=False)
-        except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
+        except (
+            *(ValueError, TypeError, KeyError, OSError, AttributeError),
+            zipfile.BadZipFile,
+        ) as error:
             why = _UNKNOWN_CLASS.search(str(error))
             raise ConvertError(
                 f"{path} is not a Keras model that loads: {why[0] if why else _first(error)}"
@@ -213,48 +202,6 @@ def tflite_file(path: Path) -> bytes:
     return model
 
 
-def describe(model: bytes) -> Shape:
-    """The tensors of a float32 classifier. Raises ConvertError for bytes that are none."""
-    with quiet():
-        try:
-            operators(model)
-            parsed = parse(model)
-            interpreter = Interpreter(model_content=model, num_threads=1)
-            interpreter.allocate_tensors()
-        except QuantizeError as error:
-            raise ConvertError(str(error)) from None
-        except (ValueError, RuntimeError) as error:
-            raise ConvertError(f"LiteRT can't run this model: {_first(error)}") from None
-    taken, answers = interpreter.get_input_details(), interpreter.get_output_details()
-    image = [int(n) for n in taken[0]["shape"]]
-    if len(image) != 4 or image[3] not in (1, 3):
-        raise ConvertError(
-            f"the model takes {image}; it must take [1, height, width, channels] with 1 or 3"
-            " channels"
-        )
-    if len(answers) != 1 or answers[0]["dtype"] != np.float32:
-        raise ConvertError(f"the model has {len(answers)} outputs; a classifier has one, float32")
-    answer = [int(n) for n in answers[0]["shape"]]
-    if math.prod(answer) != answer[-1]:
-        raise ConvertError(
-            f"the model answers {answer}; a classifier answers [1, classes], one value a class"
-        )
-    graph = parsed.subgraphs[0]
-    first = next((op for op in graph.operators if graph.inputs[0] in op.inputs), None)
-    last = next((op for op in graph.operators if graph.outputs[0] in op.outputs), None)
-    return Shape(
-        height=image[1],
-        width=image[2],
-        channels=image[3],
-        classes=answer[-1],
-        scales_inside=first is not None and kind_of(parsed, first) in _SCALING_KINDS,
-        # LOGISTIC values are probabilities already, each label's own.
-        output="probabilities"
-        if last is not None and kind_of(parsed, last) in ("SOFTMAX", "LOGISTIC")
-        else "logits",
-    )
-
-
 def default_recipe(shape: Shape) -> Recipe:
     """How images are fed to a model that says nothing about it but its tensors.
 
@@ -277,6 +224,9 @@ def recipe_with(recipe: Recipe, **given: Any) -> Recipe:
         made = msgspec.convert({**msgspec.structs.asdict(recipe), **values}, Recipe)
     except msgspec.ValidationError as error:
         raise ConvertError(f"the recipe is not usable: {error}") from None
+    numbers = np.array([*np.atleast_1d(made.scale), *np.atleast_1d(made.offset)])
+    if not np.isfinite(numbers).all() or not np.all(made.scale):
+        raise ConvertError("--scale and --offset take finite numbers, and a scale is not 0")
     if made.channels == 1 and (isinstance(made.scale, tuple) or isinstance(made.offset, tuple)):
         raise ConvertError("--scale and --offset take one number each for a grey image")
     return made
@@ -292,9 +242,3 @@ def read_labels(path: Path) -> tuple[Label, ...]:
         raise ConvertError(f"{path} is not a text file in UTF-8") from None
     except BundleError as error:
         raise ConvertError(str(error).replace("labels.txt", str(path))) from None
-
-
-def _first(error: BaseException) -> str:
-    """The first line of a message; TensorFlow's run to pages."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

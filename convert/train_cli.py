@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from server.recognition.manifest import Recipe
 
 HELD_OUT = 0.2
+HIGHEST_RATE = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -161,10 +162,13 @@ def options_from(args: argparse.Namespace) -> "Options":
         ("batch", 1, 4096),
         ("sparsity", 0.0, 0.99),
         ("alpha", 0.05, 4.0),
+        ("seed", 0, 2**32 - 1),
     ):
         value = getattr(args, name)
         if not low <= value <= high:
             raise ConvertError(f"--{name} {value:g} should be from {low:g} to {high:g}")
+    if args.rate is not None and not 0 < args.rate <= HIGHEST_RATE:
+        raise ConvertError(f"--rate {args.rate:g} should be above 0 and at most {HIGHEST_RATE:g}")
     return Options(
         alpha=args.alpha,
         size=args.size,

@@ -14,6 +14,7 @@ from convert import imagenet as keras_imagenet
 from convert.__main__ import COMMANDS, main
 from convert.bundle import load
 from convert.frames import tensors
+from convert.quiet import quiet
 from server.recognition.manifest import read_bundle
 from server.recognition.recognizer import Options, Recognizer
 from server.recognition.results import to_probabilities
@@ -147,6 +148,8 @@ def test_mode_all_prints_one_table(
         (["--accept", "red", "--min-probability", "7"], 1, "--min-probability 7 should be in 0..1"),
         (["--scale", "1", "2"], 1, "the recipe is not usable"),
         (["--offset", "-1"], 1, "--offset needs --scale too"),
+        (["--scale", "0", "--offset", "1"], 1, "a scale is not 0"),
+        (["--scale", "nan", "--offset", "1"], 1, "--scale and --offset take finite numbers"),
         (["--max-accuracy-drop", "0"], 1, "--max-accuracy-drop needs labelled frames"),
         (["--max-accuracy-drop", "nan"], 1, "--max-accuracy-drop nan should be a number"),
         (["--max-size-ratio", "nan"], 1, "--max-size-ratio nan should be a number above 0"),
@@ -168,6 +171,26 @@ def test_what_goes_wrong_is_one_sentence_and_a_code(
     assert error.startswith("error: ")
     assert message in error
     assert list(tmp_path.rglob("*.tflite")) == []
+
+
+def test_one_value_is_no_classifiers_answer(
+    tf: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layers = tf.keras.layers
+    features = [layers.Input((16, 16, 3)), layers.GlobalAveragePooling2D()]
+    with quiet():
+        tf.keras.Sequential([*features, layers.Dense(1, "sigmoid")]).save(tmp_path / "one.keras")
+    (tmp_path / "labels.txt").write_text("bad\ngood\n")
+    command = ["keras", str(tmp_path / "one.keras"), "--labels", str(tmp_path / "labels.txt")]
+    assert main([*command, "--out", str(tmp_path)]) == 1
+    assert "such as Dense(2, softmax)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x"])
+def test_versions_begin_at_one(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["iris", "--version", number])
+    assert "is no whole number from 1 on" in capsys.readouterr().err
 
 
 def test_calibrating_on_noise_is_refused(

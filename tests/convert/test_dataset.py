@@ -1,5 +1,7 @@
 """Reading, checking and dividing labelled images."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,28 @@ def test_given_classes_set_the_order_and_admit_no_other(folder: Path) -> None:
 def test_a_class_that_labels_txt_can_not_hold(folder: Path, name: str) -> None:
     write(folder / name / "1.png", 30)
     with pytest.raises(DatasetError, match=r"has the class '.*': a name can't begin or end"):
+        read_dataset(folder)
+
+
+def test_splits_are_no_classes(folder: Path, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        shutil.copytree(folder, tmp_path / "set" / part)
+    with pytest.raises(DatasetError, match="folders train, val, which look like parts"):
+        read_dataset(tmp_path / "set")
+
+
+def test_a_link_to_a_folder_of_pictures(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    inside = next(path for path in folder.iterdir() if path.is_dir())
+    (inside / "day1").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match="day1 is a link to a folder"):
+        read_dataset(folder)
+
+
+def test_a_name_that_is_no_text(folder: Path) -> None:
+    inside = next(path for path in folder.iterdir() if path.is_dir())
+    Path(os.fsdecode(os.fsencode(inside) + b"/gr\xfcn.png")).write_bytes(b"")
+    with pytest.raises(DatasetError, match="whose name is not UTF-8"):
         read_dataset(folder)
 
 

@@ -13,7 +13,7 @@ if find_spec("litert_torch") is None or find_spec("torch") is None:
 
 from ai_edge_litert.interpreter import Interpreter
 
-from convert import pytorch, sources
+from convert import pytorch, shapes
 from convert.__main__ import main
 from convert.errors import ConvertError
 from convert.quiet import quiet
@@ -91,7 +91,7 @@ def test_nchw_becomes_nhwc_with_the_same_answers(
         theirs = module(torch.from_numpy(image.transpose(0, 3, 1, 2).copy())).numpy()
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
     expected = "probabilities" if name == "small" else "logits"
-    assert sources.describe(model).output == expected
+    assert shapes.describe(model).output == expected
 
 
 def test_an_exported_program_and_a_state_dict_make_bundles(networks: Any, tmp_path: Path) -> None:

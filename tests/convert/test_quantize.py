@@ -169,6 +169,17 @@ def test_int8_keeps_all_levels_of_a_pixel_scaled_to_one(
     assert len(np.unique(levels)) >= 255
 
 
+@pytest.mark.parametrize(("taken", "reached"), [(None, 0.0), ((-1.0, 1.0), 1.0)])
+def test_int8_takes_what_frames_may_be_and_not_what_those_at_hand_were(
+    float_model: bytes, taken: tuple[float, float] | None, reached: float
+) -> None:
+    dark = [picture * 0.2 - 0.7 for picture in _waves(12)]
+    model = quantize(float_model, "int8", calibration=dark, taken=taken)
+    [source] = Interpreter(model_content=model).get_input_details()
+    scale, zero = source["quantization"]
+    assert (255 - zero) * scale == pytest.approx(reached, abs=0.01)
+
+
 def test_int8_weights_are_quantised_per_channel(float_model: bytes, pictures: list[Frame]) -> None:
     interpreter = Interpreter(model_content=quantize(float_model, "int8", calibration=pictures))
     scales = [
@@ -363,7 +374,7 @@ def test_corrected_biases_take_off_the_shift_of_rounded_weights(
     float_model = _with_head(*body, layers.GlobalAveragePooling2D())
     corrected = quantize(float_model, mode, calibration=pictures, io_dtype="float32")
     if mode == "int8":
-        plain = integer(float_model, operators(float_model), pictures, "float32")
+        plain = integer(float_model, operators(float_model), pictures, "float32", None)
     else:
         plain = quantize(float_model, mode)
     fresh = _waves(40, seed=1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from convert import imagenet, sources
+from convert import imagenet, shapes, sources
 from convert.errors import ConvertError
 from convert.quantize import quantize
 from convert.quiet import quiet
@@ -34,7 +34,7 @@ def test_each_file_answers_as_the_keras_model(
     image = np.random.default_rng(3).uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
     expected = colours_keras(image, training=False).numpy()
     np.testing.assert_allclose(run(model, image), expected, atol=1e-5)
-    assert sources.describe(model) == sources.Shape(32, 32, 3, 3, False, "probabilities")
+    assert shapes.describe(model) == shapes.Shape(32, 32, 3, 3, False, "probabilities")
 
 
 def test_batch_normalisation_is_folded(tf: Any) -> None:
@@ -53,7 +53,40 @@ def test_batch_normalisation_is_folded(tf: Any) -> None:
     interpreter = Interpreter(model_content=converted)
     names = [op["op_name"] for op in interpreter._get_ops_details()]
     assert [n for n in names if n != "DELEGATE"] == ["CONV_2D", "MEAN", "FULLY_CONNECTED"]
-    assert sources.describe(converted).output == "logits"
+    assert shapes.describe(converted).output == "logits"
+
+
+@pytest.mark.parametrize("end", ["flattened", "mean of two", "logits", "sigmoid"])
+def test_probabilities_are_known_wherever_the_softmax_stands(tf: Any, end: str) -> None:
+    layers = tf.keras.layers
+    pixels = layers.Input((16, 16, 3))
+    features = layers.GlobalAveragePooling2D(keepdims=True)(layers.Conv2D(8, 3)(pixels))
+    if end == "flattened":
+        answers = layers.Flatten()(layers.Conv2D(3, 1, activation="softmax")(features))
+    else:
+        last = {"mean of two": "softmax", "sigmoid": "sigmoid"}.get(end)
+        answers = [layers.Dense(3, last)(layers.Flatten()(features)) for _ in range(2)]
+        answers = layers.Average()(answers) if end == "mean of two" else answers[0]
+    model = sources.from_keras(tf.keras.Model(pixels, answers))
+    assert shapes.describe(model).output == ("logits" if end == "logits" else "probabilities")
+
+
+def test_layers_that_vary_images_do_nothing_in_service(tf: Any) -> None:
+    layers = tf.keras.layers
+    model = tf.keras.Sequential(
+        [
+            layers.Input((16, 16, 3)),
+            layers.RandomFlip(),
+            layers.RandomRotation(0.2),
+            layers.RandomZoom(0.2),
+            layers.RandomContrast(0.2),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
+    expected = model(image, training=False).numpy()
+    np.testing.assert_allclose(run(sources.from_keras(model), image), expected, atol=1e-5)
 
 
 def test_a_model_that_scales_its_pixels_is_fed_them_as_they_are(tf: Any, tmp_path: Path) -> None:
@@ -85,7 +118,7 @@ def test_scaling_that_the_converter_folds_away_is_seen(
     features = layers.Conv2D(4, 3, padding="same")(scaled)
     answers = layers.Dense(2)(layers.GlobalAveragePooling2D()(features))
     model = tf.keras.Model(pixels, answers)
-    assert not sources.describe(sources.from_keras(model)).scales_inside
+    assert not shapes.describe(sources.from_keras(model)).scales_inside
     with quiet():
         model.save(tmp_path / "folded.keras")
         model.export(tmp_path / "folded", verbose=False)
@@ -220,7 +253,7 @@ def test_labels_with_an_empty_line_name_the_file(tmp_path: Path) -> None:
 
 
 def test_recipe_values_out_of_range_are_refused(colours_tflite: bytes) -> None:
-    recipe = sources.default_recipe(sources.describe(colours_tflite))
+    recipe = sources.default_recipe(shapes.describe(colours_tflite))
     assert sources.recipe_with(recipe, scale=(1.0, 2.0, 3.0), pad=None).scale == (1.0, 2.0, 3.0)
     with pytest.raises(ConvertError, match="the recipe is not usable"):
         sources.recipe_with(recipe, pad=300)
@@ -243,5 +276,5 @@ def test_imagenet_offline_says_where_the_weights_should_be(
 
 
 def test_mobilenet_of_any_width_and_size(tf: Any) -> None:
-    shape = sources.describe(sources.from_keras(imagenet.model(0.35, 64, "none")))
-    assert shape == sources.Shape(64, 64, 3, 1000, False, "probabilities")
+    shape = shapes.describe(sources.from_keras(imagenet.model(0.35, 64, "none")))
+    assert shape == shapes.Shape(64, 64, 3, 1000, False, "probabilities")
