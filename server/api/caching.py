@@ -1,12 +1,15 @@
 """Frames that come again: answered from the cache, or together with the same frame in hand."""
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 from flask import Response
 from werkzeug.datastructures import RequestCacheControl
 
+from server.api.callers import OWNER
 from server.errors import LinesideError
 from server.observe.metrics import Metrics
 from server.recognition.recognizer import STAGES, Answer, Options, Recognizer
@@ -15,6 +18,11 @@ from server.store.flights import Flights
 
 # Threads that may wait for another's inference; the HTTP server has 32 to spare.
 MOST_SHARING = 16
+
+
+def own_id(environ: Mapping[str, Any], request_id: str) -> str:
+    """What a request's answer is found by: ids are the callers' choice, and each has its own."""
+    return f"{environ.get(OWNER, '')}:{request_id}"
 
 
 class Caching:
@@ -41,7 +49,7 @@ class Caching:
         seconds: int | None = None,
     ) -> Answer:
         """As `Recognizer.recognize`; a CachedAnswer where it was computed for another request.
-        seconds: for which it is kept, `cache_s` without.
+        request_id: as `own_id` makes it. seconds: for which it is kept, `cache_s` without.
 
         A hit takes no slot of the admission, and neither does waiting for the same frame in hand:
         DeadlineExceededError where that takes too long.
@@ -93,7 +101,7 @@ class Caching:
 
     def recent(self, request_id: str) -> tuple[Answer, float] | None:
         """The answer that the request of this id got, and its age in seconds; None where there is
-        none any more, or the cache can't be asked."""
+        none any more, or the cache can't be asked. request_id: as `own_id` makes it."""
         with suppress(CacheDownError):
             kept = self._cache.recent(request_id)
             return (kept.answer, _age(kept)) if kept else None

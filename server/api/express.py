@@ -17,7 +17,7 @@ import msgspec
 from server.api.access import FRAMES
 from server.api.body import not_empty, only_image, query_values, to_options
 from server.api.caching import age_header
-from server.api.callers import Caller
+from server.api.callers import OWNER, Caller
 from server.api.forms import FORM, boundary_of, parts, whole_body
 from server.api.observing import CAMERA, STARTED, Finished, choose_id, tell
 from server.api.query import Query, age_of, options, query_of
@@ -72,6 +72,8 @@ class Express:
         if not let_in:
             return self._app(environ, start_response)
         environ[STARTED] = started
+        if caller:
+            environ[OWNER] = caller.name
         request_id = environ["HTTP_X_REQUEST_ID"] = choose_id(environ.get("HTTP_X_REQUEST_ID", ""))
         try:
             answer = self._answer(environ, request_id)

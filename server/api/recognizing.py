@@ -9,7 +9,7 @@ from flask import g, request
 from werkzeug.datastructures import RequestCacheControl
 from werkzeug.http import parse_cache_control_header
 
-from server.api.caching import Caching
+from server.api.caching import Caching, own_id
 from server.api.observing import ASKED, tell_refusal
 from server.errors import InvalidFieldError, LinesideError, NotReadyError
 from server.observe.afterwards import Afterwards
@@ -88,7 +88,8 @@ class Recognizing:
             control = parse_cache_control_header(
                 environ.get("HTTP_CACHE_CONTROL"), None, RequestCacheControl
             )
-            answer = self.caching.frame(recognizer, data, options, request_id, control, cached_s)
+            mine = own_id(environ, request_id)
+            answer = self.caching.frame(recognizer, data, options, mine, control, cached_s)
         else:
             answer = recognizer.recognize(data, options)
 

@@ -15,7 +15,7 @@ from flask import Flask, Response, g, request
 from werkzeug.datastructures import EnvironHeaders, Headers
 
 from server.api.access import ADMIN, OPEN, rights_of
-from server.api.callers import NO_KEY, Caller, credential, identify
+from server.api.callers import NO_KEY, OWNER, Caller, credential, identify
 from server.api.doors import is_loopback
 from server.api.tokens import token_reader
 from server.config import Settings
@@ -133,6 +133,8 @@ def guard(app: Flask, settings: Settings, doors: Doors) -> None:
     def know() -> None:
         if doors.closed():
             g.caller, g.caller_fault = doors.identify(request.headers)
+            if g.caller:
+                request.environ[OWNER] = g.caller.name
 
     if settings.rate_per_key or settings.rate_per_address or doors.any_rates():
         from server.api.rates import limit_rates

@@ -10,7 +10,7 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from server.api.body import read_options
-from server.api.caching import with_age
+from server.api.caching import own_id, with_age
 from server.api.frames import JSON
 from server.api.json_body import read_json
 from server.api.numbers import run_numbers
@@ -121,7 +121,7 @@ class Tutorials:
         wanted = request.args.get("id", "")
         if not wanted:
             raise MissingFieldError("which answer? Send its X-Request-Id as `id`")
-        found = self._recognizing.caching.recent(wanted)
+        found = self._recognizing.caching.recent(own_id(request.environ, wanted))
         if found is None:
             raise NotFoundError(f"no answer of the id {wanted[:64]} is kept (any more)")
         answer, age = found

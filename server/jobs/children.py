@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 
 import msgspec
 
@@ -58,6 +59,15 @@ class Children:
             self._running[process.pid] = (process, now)
             logger.info("worker started", extra={"fields": {"pid": process.pid}})
         return gone
+
+    def kill(self, names: Collection[str], older: float | None = None) -> None:
+        """Ends those of `names`, HOST:PID, and where `older` is given, all that have lived for that
+        many seconds; `look` finds them dead and replaces them."""
+        now, host = time.monotonic(), socket.gethostname()
+        for pid, (process, since) in self._running.items():
+            if f"{host}:{pid}" in names or (older is not None and now - since > older):
+                logger.error("worker hangs, and is ended", extra={"fields": {"pid": pid}})
+                process.kill()
 
     def close(self) -> None:
         """Ends all, after the frame that each has in hand."""

@@ -11,14 +11,13 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from server.errors import JobFinishedError, JobNotFoundError, LinesideError, NotReadyError
-from server.jobs.messages import Report, Work
+from server.jobs.flight import Flight, Listener
+from server.jobs.messages import Work
 from server.observe.logs import LOGGER
-from server.store.job_records import Fault, JobRecord, OpenFrame, Outcome
+from server.store.job_records import Fault, OpenFrame, Outcome
 from server.store.jobs import JobTable
 
 if TYPE_CHECKING:
@@ -36,6 +35,11 @@ ASKING = 1.0
 MOST_QUEUED = 10 * WINDOW
 # Seconds without a beat after which a worker counts as dead (one beats every second).
 SILENT = 5.0
+# Seconds without a word of any worker while frames wait for one, after which all count as hanging:
+# more than the slowest device takes to start one.
+STALLED = 60.0
+# Seconds after SILENT for which a worker may be starved and no worse.
+HANGING = 20.0
 # Workers that a job may cost.
 MOST_LOSSES = 3
 # Times that the broker may lose a frame before that counts as the loss of a worker.
@@ -47,41 +51,6 @@ LATE = Fault("DEADLINE_EXCEEDED", "the deadline passed before a worker was free"
 
 # The model that serves for this frame now, as (name, version, sha256 of its file).
 Choose = Callable[[OpenFrame], tuple[str, int, str]]
-
-
-class Listener(Protocol):
-    """Who is told of what was kept in the table."""
-
-    def began(self, jobs: list[str]) -> None:
-        """These jobs run from now on."""
-
-    def answered(self, frame: OpenFrame, outcome: Outcome, data: bytes | None) -> None:
-        """A frame has its outcome; its ask names the model it was sent to, if it was. data: as
-        received, where `wants_data` and still kept."""
-
-    def finished(self, jobs: list[JobRecord]) -> None:
-        """These jobs have ended."""
-
-    @property
-    def wants_data(self) -> bool:
-        """Whether `answered` is to be given the frames."""
-
-
-class Flight:
-    """A frame that was sent. heard: when its report last changed, in the seconds of `step`."""
-
-    def __init__(self, frame: OpenFrame, work: Work, now: float) -> None:
-        self.frame, self.work = frame, work
-        self.sent = self.heard = now
-        self.report: Report | None = None
-
-    @property
-    def asked(self) -> OpenFrame:
-        """The frame, with the model and version that it was sent to."""
-        ask = msgspec.structs.replace(
-            self.frame.ask, model=self.work.model, version=self.work.version
-        )
-        return msgspec.structs.replace(self.frame, ask=ask)
 
 
 class Dispatcher:
@@ -102,11 +71,24 @@ class Dispatcher:
         self._flights: dict[tuple[str, int], Flight] = {}
         self._held: dict[tuple[str, int], float] = {}
         self._missed: dict[tuple[str, int], int] = {}
+        self._silent: dict[str, float] = {}
+        self._heard: float | None = None
 
     def stage(self, job: str, number: int) -> str | None:
         """The stage that a frame is in at a worker; None where none has it."""
         flight = self._flights.get((job, number))
         return flight.report.stage if flight and flight.report else None
+
+    def hanging(self, now: float) -> tuple[frozenset[str], bool]:
+        """The workers that fell silent with a frame, and were not heard of for HANGING seconds
+        more; and whether frames are under way, of which none was heard of for STALLED seconds."""
+        silent = frozenset(n for n, since in self._silent.items() if now - since > HANGING)
+        for name in silent:
+            del self._silent[name]
+        stalled = self._heard is not None and now - self._heard > STALLED
+        if stalled:
+            self._heard = now
+        return silent, stalled
 
     def step(self, now: float, wall: float, gone: Iterable[str] = ()) -> bool:
         """One round. now, wall: seconds of a monotonic clock and since 1970. gone: workers known
@@ -120,7 +102,12 @@ class Dispatcher:
             self._cancelled.popleft()
         moved = self._collect(now, wall)
         self._recover(now, wall, frozenset(gone))
-        return self._send(now, wall) or moved
+        moved = self._send(now, wall) or moved
+        if not self._flights:
+            self._heard = None
+        elif self._heard is None:
+            self._heard = now
+        return moved
 
     def close(self) -> None:
         """Closes the connections to the broker."""
@@ -155,6 +142,8 @@ class Dispatcher:
             if flight.report is None:
                 begun[flight.frame.job] = True
             flight.report, flight.heard = report, now
+            self._heard = now
+            self._silent.pop(report.worker, None)
             if report.state != "running":
                 ended.append(flight)
         # First, since a job that has ended can't begin any more and would not be told of.
@@ -190,6 +179,7 @@ class Dispatcher:
                 elif now - flight.sent > UNTAKEN:
                     untaken.append(flight)
             elif flight.report.worker in gone or now - flight.heard > SILENT:
+                self._silent.setdefault(flight.report.worker, now)
                 self._lose(flight, wall)
         self._keep([(flight.asked, Outcome(fault=LATE)) for flight in late], wall)
         self._land(late)

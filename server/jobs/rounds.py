@@ -83,6 +83,7 @@ class Rounds:
             if self._dispatcher is None:
                 self._dispatcher = self._take_over(self._table)
             moved = self._dispatcher.step(now, time.time(), gone)
+            self._end_hanging(self._dispatcher, now)
         except (BrokerLostError, JobsUnavailableError, OSError) as error:
             self._leave()
             self._say(str(error))
@@ -98,6 +99,16 @@ class Rounds:
         if moved:
             return SOONEST if pause > LATEST else USUAL
         return min(LATEST, max(SOONEST, pause * 1.3))
+
+    def _end_hanging(self, dispatcher: Dispatcher, now: float) -> None:
+        """Ends the workers of this server that are alive and do nothing."""
+        from server.jobs.dispatcher import STALLED
+
+        silent, stalled = dispatcher.hanging(now)
+        # Through a broker that others use, the workers may be at others' frames.
+        all_hang = stalled and not self._settings.broker_url
+        if silent or all_hang:
+            self._children.kill(silent, STALLED if all_hang else None)
 
     def _leave(self) -> None:
         """Lets go of the broker; the next round finds it again, and what it holds."""

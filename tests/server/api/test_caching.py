@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -18,6 +19,8 @@ from images import encode, plain
 from live import LiveServer, free_port, live_server
 from redis import Redis
 from tiny_models import COLORS, MakeModel, write_bundle
+
+from server.store.keys import add_key
 
 RESULTS = ("hit", "miss", "shared", "bypass", "error")
 
@@ -280,6 +283,22 @@ def test_recent_of_an_id_that_a_client_chose(clients: LiveServer) -> None:
     )
     recent = requests.get(f"{clients.url}/recent?id=my-part-17", timeout=60)
     assert recent.json() == answer.json()
+
+
+def test_recent_is_the_callers_own(client_models: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    keys = [add_key(file, name, ["recognize"], now=datetime.now(UTC)) for name in "ab"]
+    one, other = ({"X-API-Key": key, "X-Request-Id": "1"} for key in keys)
+    with live_server(models=client_models, model="corners", keys_file=file) as server:
+
+        def recent(who: dict[str, str]) -> requests.Response:
+            return requests.get(f"{server.url}/recent?id=1", headers=who, timeout=60)
+
+        url = f"{server.url}/api/recognize_cached"
+        first = requests.post(url, files={"file": frame("red")}, headers=one, timeout=60)
+        assert recent(other).status_code == 404
+        requests.post(url, files={"file": frame("blue")}, headers=other, timeout=60)
+        assert recent(one).json() == first.json() != recent(other).json()
 
 
 @pytest.mark.parametrize(

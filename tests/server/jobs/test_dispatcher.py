@@ -13,7 +13,7 @@ from workers import redis_server
 from server.config import Settings
 from server.errors import NotReadyError
 from server.jobs.broker import Broker, keep, make_celery
-from server.jobs.dispatcher import MOST_MISSED, Dispatcher
+from server.jobs.dispatcher import HANGING, MOST_MISSED, SILENT, STALLED, Dispatcher
 from server.jobs.messages import BrokerLostError, Report, cancel_key, report_key
 from server.recognition.recognizer import Answer
 from server.recognition.results import Prediction
@@ -75,6 +75,14 @@ class Bench:
     def step(self, *gone: str) -> None:
         self._now += 0.01
         self.dispatcher.step(self._now, 1000.0 + self._now, gone)
+
+    def later(self, seconds: float) -> None:
+        """The next round, so many seconds after the last one."""
+        self._now += seconds
+        self.step()
+
+    def hanging(self) -> tuple[frozenset[str], bool]:
+        return self.dispatcher.hanging(self._now)
 
     def report(self, task: str, report: Report) -> None:
         """Says this in a worker's stead."""
@@ -156,6 +164,43 @@ def test_a_frame_that_the_broker_lost_costs_no_worker(bench: Bench) -> None:
     bench.report("j-0-0", Report("done", "w", outcome=Outcome(answer=ANSWER)))
     bench.step()
     assert bench.table.get("j").state == "succeeded"
+
+
+def test_a_worker_that_falls_silent_with_a_frame_hangs_after_a_while(bench: Bench) -> None:
+    bench.add("j")
+    bench.step()
+    bench.report("j-0-0", Report("running", "w", "decode"))
+    bench.step()
+    bench.later(SILENT + 1)
+    assert bench.hanging() == (frozenset(), False)
+    bench.later(HANGING + 1)
+    assert bench.hanging() == (frozenset({"w"}), False)
+    assert bench.hanging() == (frozenset(), False)
+
+
+def test_a_worker_that_is_heard_of_again_does_not_hang(bench: Bench) -> None:
+    bench.add("j")
+    bench.step()
+    bench.report("j-0-0", Report("running", "w", "decode"))
+    bench.step()
+    bench.later(SILENT + 1)
+    bench.report("j-0-1", Report("running", "w", "decode"))
+    bench.step()
+    bench.later(HANGING - SILENT)
+    assert bench.hanging() == (frozenset(), False)
+
+
+def test_all_hang_where_frames_wait_and_no_word_comes(bench: Bench) -> None:
+    bench.later(STALLED + 1)
+    assert bench.hanging() == (frozenset(), False)
+    bench.add("j")
+    bench.step()
+    bench.later(STALLED - 1)
+    bench.add("k")
+    bench.step()
+    assert bench.hanging() == (frozenset(), False)
+    bench.later(2)
+    assert bench.hanging() == (frozenset(), True)
 
 
 def test_two_workers_that_die_with_the_same_job(bench: Bench) -> None:
