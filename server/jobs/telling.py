@@ -6,9 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from server.config import Settings
@@ -28,8 +26,6 @@ logger = logging.getLogger(LOGGER)
 # Seconds between looks for webhooks where none is due.
 LONGEST_PAUSE = 60.0
 RETRY = 1.0
-# Webhooks delivered at a time, as many as are taken up together.
-AT_ONCE = 10
 
 
 class Telling:
@@ -123,12 +119,9 @@ class Telling:
     def _deliver(self, webhooks: JobWebhooks, sender: Sender) -> None:
         from server.jobs.webhook import LONGEST
 
-        pool = ThreadPoolExecutor(AT_ONCE, "webhooks")
         while not self._stopping.is_set():
             try:
-                # At once, since a receiver that does not answer takes its whole time.
-                jobs = webhooks.due(time.time(), LONGEST)
-                list(pool.map(partial(self._deliver_one, webhooks, sender), jobs))
+                self._deliver_all(webhooks, sender, webhooks.due(time.time(), LONGEST))
                 due = webhooks.next_due()
             except JobsUnavailableError as error:
                 if self._stopping.is_set():
@@ -142,6 +135,28 @@ class Telling:
             pause = LONGEST_PAUSE if due is None else min(LONGEST_PAUSE, due - time.time())
             self._ended.wait(max(0.0, pause))
             self._ended.clear()
+
+    def _deliver_all(
+        self, webhooks: JobWebhooks, sender: Sender, jobs: Sequence[JobRecord]
+    ) -> None:
+        """All at once, since a receiver that does not answer takes its whole time. Raises what
+        `_deliver_one` does."""
+        errors: list[Exception] = []
+
+        def deliver(job: JobRecord) -> None:
+            try:
+                self._deliver_one(webhooks, sender, job)
+            except Exception as error:  # noqa: BLE001 - raised again below
+                errors.append(error)
+
+        # Not those of a pool, which the process's end would wait for.
+        threads = [threading.Thread(target=deliver, args=(job,), daemon=True) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
 
     def _deliver_one(self, webhooks: JobWebhooks, sender: Sender, job: JobRecord) -> None:
         from server.jobs.webhook import pause_after
