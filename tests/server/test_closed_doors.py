@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,16 +94,31 @@ def test_a_key_as_a_name_is_refused_in_any_body(colors: Path) -> None:
         assert named.json()["camera"] == "wheels_of_the_press_at_line_4"
 
 
-def count_admitted(url: str, key: str, start: threading.Barrier) -> tuple[int, set[int]]:
-    """Asks as fast as it can for SECONDS; returns how often it was let in, and the statuses."""
-    statuses = []
+def count_admitted(url: str, key: str, start: threading.Barrier) -> tuple[int, int, set[int]]:
+    """Asks as fast as it can for SECONDS; returns how often it was let in, how often a window of a
+    second that moves lets it in, and the statuses."""
+    statuses, times = [], []
     with requests.Session() as session:
         session.headers.update(bearer(key))
         start.wait(30)
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
+            times.append(time.monotonic())
             statuses.append(session.get(f"{url}/v1/models", timeout=60).status_code)
-    return statuses.count(200), set(statuses)
+    return statuses.count(200), let_in(times), set(statuses)
+
+
+def let_in(times: list[float]) -> int:
+    """How many of those who ask at `times` are let in, RATE in any second: on a busy machine the
+    clients may not ask as often."""
+    window, count = deque[float](), 0
+    for moment in times:
+        while window and window[0] <= moment - 1:
+            window.popleft()
+        if len(window) < RATE:
+            window.append(moment)
+            count += 1
+    return count
 
 
 def test_limits_hold_for_two_keys_at_once(colors: Path, tmp_path: Path) -> None:
@@ -118,9 +134,10 @@ def test_limits_hold_for_two_keys_at_once(colors: Path, tmp_path: Path) -> None:
             counted = list(
                 pool.map(count_admitted, itertools.repeat(server.url), keys, [start] * len(keys))
             )
-        for admitted, statuses in counted:
+        for admitted, expected, statuses in counted:
+            assert admitted == pytest.approx(expected, rel=0.05)
             # A window that moves lets in RATE at once at the start, and as many in each second.
-            assert admitted == pytest.approx(RATE * SECONDS, rel=0.05)
+            assert admitted <= RATE * SECONDS * 1.05
             assert statuses == {200, 429}
         url = f"{server.url}/v1/models"
         assert requests.get(url, headers=bearer(slow), timeout=60).status_code == 200
