@@ -81,13 +81,16 @@ def tensors(paths: Sequence[Path], recipe: Recipe) -> Iterator[NDArray[np.float3
 
     Raises ConvertError naming a file that is not a readable image.
     """
-    spec = TensorSpec("input", (1, recipe.height, recipe.width, recipe.channels), "float32")
+    spec = _float_input(recipe)
     for path in paths:
         yield to_tensor(decoded(path, recipe), recipe, spec)
 
 
 def input_range(recipe: Recipe) -> tuple[float, float]:
     """The lowest and the highest value that `recipe` makes of any pixel."""
-    spec = TensorSpec("input", (1, recipe.height, recipe.width, recipe.channels), "float32")
-    table = scaling_table(recipe, spec)
+    table = scaling_table(recipe, _float_input(recipe))
     return float(table.min()), float(table.max())
+
+
+def _float_input(recipe: Recipe) -> TensorSpec:
+    return TensorSpec("input", (1, recipe.height, recipe.width, recipe.channels), "float32")

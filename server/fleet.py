@@ -19,6 +19,7 @@ import msgspec
 from server.errors import StartError
 from server.fleet_command import KEY
 from server.recognition.manifest import MANIFEST, Manifest, read_bundle
+from server.store.folders import versions_of
 
 T = TypeVar("T")
 DEFAULT_PORT = 8080
@@ -165,10 +166,11 @@ def push(args: argparse.Namespace) -> int:
 
     Raises BundleError where the bundle is not intact, StartError for a folder of versions.
     """
-    inside = sorted(path.parent.name for path in args.bundle.glob(f"[0-9]*/{MANIFEST}"))
-    if inside and not (args.bundle / MANIFEST).exists():
+    folder = args.bundle.absolute()
+    inside = versions_of(folder.parent, folder.name)
+    if inside and not (folder / MANIFEST).exists():
         raise StartError(
-            f"{args.bundle} holds versions: name one of them, such as {args.bundle / inside[-1]}"
+            f"{args.bundle} holds versions: name one of them, such as {args.bundle}/{inside[0]}"
         )
     manifest = read_bundle(args.bundle).manifest
     archive, devices = pack(args.bundle, manifest), _devices(args)

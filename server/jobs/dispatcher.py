@@ -105,6 +105,7 @@ class Dispatcher:
         moved = self._send(now, wall) or moved
         if not self._flights:
             self._heard = None
+            self._missed.clear()  # also of jobs that ended in other ways
         elif self._heard is None:
             self._heard = now
         return moved
@@ -201,9 +202,9 @@ class Dispatcher:
         if self._missed[key] < MOST_MISSED:
             del self._flights[key]
             self._broker.forget((), [flight.work])
-            return
-        del self._missed[key]
-        self._lose(flight, wall)
+        else:
+            del self._missed[key]
+            self._lose(flight, wall)
 
     def _lose(self, flight: Flight, wall: float) -> None:
         """The worker that had this frame is gone, or what it said is."""

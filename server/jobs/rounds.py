@@ -14,7 +14,6 @@ from server.config import Settings
 from server.errors import JobsUnavailableError
 from server.jobs.messages import BrokerLostError
 from server.observe.logs import LOGGER
-from server.store.clock import Clock
 
 if TYPE_CHECKING:
     from server.jobs.dispatcher import Dispatcher
@@ -52,7 +51,6 @@ class Rounds:
         self._children = Children(settings)
         self._dispatcher: Dispatcher | None = None
         self._swept = self._busy = time.monotonic()
-        self._clock = Clock("results of jobs")
         self._trouble, self._crowded = "", False
 
     def run(self) -> None:
@@ -125,7 +123,7 @@ class Rounds:
         """
         from server.store.jobs import REMOVED
 
-        settled = self._clock.settled(wall, now)
+        settled = self._table.settled(wall, now)
         if now - self._swept < min(SWEEP, self._settings.job_result_ttl):
             return False
         expired = self._table.expire(wall - self._settings.job_result_ttl) if settled else 0

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(LOGGER)
 
 LOCK = "jobs.lock"
-# Seconds for which a stop waits for the thread that dispatches.
-LONGEST_STOP = 20.0
 
 
 class Jobs:
@@ -125,8 +123,7 @@ class Jobs:
         self._wake.set()
         self._telling.close()
         if self._thread is not None:
-            # Not for ever: what a broker that fell silent was to be told, it is at the next start.
-            self._thread.join(LONGEST_STOP)
+            self._thread.join()
         if self._table is not None:
             self._table.close()
         if self._redis is not None:

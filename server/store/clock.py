@@ -17,9 +17,9 @@ SETTLING = 3600.0
 
 class Clock:
     """Watches the time of day beside the monotonic clock, and logs its jumps. `kept`: what stays
-    for as long as it isn't believed; '' to log nothing. For one thread."""
+    for as long as it isn't believed. For one thread."""
 
-    def __init__(self, kept: str = "") -> None:
+    def __init__(self, kept: str) -> None:
         self._kept = kept
         self._ahead: float | None = None
         self._jumped = -math.inf
@@ -34,8 +34,6 @@ class Clock:
         self._ahead = ahead
         if abs(jump) > LEAP:
             self._jumped = now
-            if self._kept:
-                fields = {"seconds": round(jump), "kept": self._kept, "for_s": SETTLING}
-                told = "the clock jumped, nothing goes by its age"
-                logger.warning(told, extra={"fields": fields})
+            fields = {"seconds": round(jump), "kept": self._kept, "for_s": SETTLING}
+            logger.warning("the clock jumped, nothing goes by its age", extra={"fields": fields})
         return now - self._jumped >= SETTLING

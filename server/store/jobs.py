@@ -57,8 +57,7 @@ class JobTable:
         self._most_jobs, self._most_bytes = most_jobs, most_bytes
         self._most_results = most_results
         self._result_ttl = result_ttl
-        # The one that sweeps tells of its jumps.
-        self._clock, self._looking = Clock(), threading.Lock()
+        self._clock, self._looking = Clock("results of jobs"), threading.Lock()
         self._file = JobFile(folder / FILE)
         self.webhooks = JobWebhooks(self._file)
 
@@ -131,9 +130,12 @@ class JobTable:
         """When the oldest job ended whose results have not expired, where the time of day may be
         believed."""
         wall = time.time()
+        return wall - self._result_ttl if self.settled(wall, time.monotonic()) else -math.inf
+
+    def settled(self, wall: float, now: float) -> bool:
+        """As `Clock.settled`: whether results may go by their age. For any thread."""
         with self._looking:
-            settled = self._clock.settled(wall, time.monotonic())
-        return wall - self._result_ttl if settled else -math.inf
+            return self._clock.settled(wall, now)
 
     def data(self, job: str, number: int) -> bytes | None:
         """A frame as received; None once its job is finished."""

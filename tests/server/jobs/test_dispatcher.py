@@ -81,6 +81,14 @@ class Bench:
         self._now += seconds
         self.step()
 
+    def fall_silent(self, worker: str) -> None:
+        """A worker begins the only frame of the job j, and is not heard of any more."""
+        self.add("j")
+        self.step()
+        self.report("j-0-0", Report("running", worker, "decode"))
+        self.step()
+        self.later(SILENT + 1)
+
     def hanging(self) -> tuple[frozenset[str], bool]:
         return self.dispatcher.hanging(self._now)
 
@@ -167,11 +175,7 @@ def test_a_frame_that_the_broker_lost_costs_no_worker(bench: Bench) -> None:
 
 
 def test_a_worker_that_falls_silent_with_a_frame_hangs_after_a_while(bench: Bench) -> None:
-    bench.add("j")
-    bench.step()
-    bench.report("j-0-0", Report("running", "w", "decode"))
-    bench.step()
-    bench.later(SILENT + 1)
+    bench.fall_silent("w")
     assert bench.hanging() == (frozenset(), False)
     bench.later(HANGING + 1)
     assert bench.hanging() == (frozenset({"w"}), False)
@@ -179,11 +183,7 @@ def test_a_worker_that_falls_silent_with_a_frame_hangs_after_a_while(bench: Benc
 
 
 def test_a_worker_that_is_heard_of_again_does_not_hang(bench: Bench) -> None:
-    bench.add("j")
-    bench.step()
-    bench.report("j-0-0", Report("running", "w", "decode"))
-    bench.step()
-    bench.later(SILENT + 1)
+    bench.fall_silent("w")
     bench.report("j-0-1", Report("running", "w", "decode"))
     bench.step()
     bench.later(HANGING - SILENT)
