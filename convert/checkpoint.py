@@ -1,8 +1,11 @@
 """What a training needs to go on where it was killed: one file, replaced after each epoch."""
 
+import fcntl
 import hashlib
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +79,25 @@ class Checkpoint:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         return cls(epoch, best_epoch, best_top1, best_loss, **groups)
+
+
+@contextmanager
+def alone(work: Path) -> Iterator[None]:
+    """Makes the folder `work` and keeps other trainings out of it, until the block or the process
+    ends. Raises ConvertError where another is in it, or where it can't be made."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = (work / "lock").open("w")
+    except OSError as error:
+        raise ConvertError(f"{work} can't be used: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConvertError(
+                f"the same training is at work in {work}; wait for it, or give another --work"
+            ) from None
+        yield
 
 
 def fingerprint(options: object, *datasets: Dataset) -> str:

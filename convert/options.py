@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from convert.shapes import Output
     from server.recognition.manifest import Label, Recipe, VerdictPolicy
 
+DEFAULT_IO, DEFAULT_MIN_PROBABILITY = "uint8", 0.5
 OUTPUTS = ("probabilities", "logits", "sigmoid")
 
 
@@ -29,9 +30,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = Non
     where.add_argument("--source", default="", help="where the model comes from, for bundle.json")
     where.add_argument("--license", default="", help="of the model, for bundle.json")
     where.add_argument("--accept", metavar="LABEL", nargs="+", help="labels of a good part")
-    where.add_argument(
-        "--min-probability", type=float, default=0.5, help="below it the verdict is unsure (0.5)"
-    )
+    where.add_argument("--min-probability", type=float, help="below it the verdict is unsure (0.5)")
     how = parser.add_argument_group("quantisation")
     how.add_argument(
         "--mode",
@@ -45,7 +44,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = Non
         metavar="FOLDER",
         help="real frames: int8 needs them, all modes gain",
     )
-    how.add_argument("--io", default="uint8", help="int8's input and output: uint8, int8, float32")
+    how.add_argument("--io", help="int8's input and output: uint8, int8, float32 (uint8)")
     proof = parser.add_argument_group("proof")
     proof.add_argument(
         "--validate", type=Path, metavar="FOLDER", help="one sub-folder a class, or a CSV"
@@ -113,11 +112,14 @@ def request(
 ) -> "Request":
     """The request that `add_bundle_arguments`'s arguments describe.
 
-    Raises ConvertError or DatasetError where a folder of frames is not usable.
+    Raises ConvertError or DatasetError where a folder of frames is not usable, and as
+    `check_used` does.
     """
     from convert.frames import images, labelled
     from convert.pipeline import Request
 
+    policy = verdict(args)
+    check_used(args)
     return Request(
         float_model=float_model,
         labels=labels,
@@ -127,12 +129,12 @@ def request(
         out=args.out,
         version=args.version,
         mode=args.mode,
-        io_dtype=args.io,
+        io_dtype=args.io or DEFAULT_IO,
         source=args.source,
         license=args.license,
         validation=labelled(args.validate, labels) if args.validate else None,
         calibration=images(args.calibrate) if args.calibrate else None,
-        verdict=verdict(args),
+        verdict=policy,
         max_accuracy_drop=args.max_accuracy_drop,
         max_size_ratio=args.max_size_ratio,
         tune=args.tune,
@@ -149,11 +151,27 @@ def verdict(args: argparse.Namespace) -> "VerdictPolicy | None":
     from convert.errors import ConvertError
     from server.recognition.manifest import VerdictPolicy
 
-    if not 0 <= args.min_probability <= 1:
-        raise ConvertError(f"--min-probability {args.min_probability:g} should be in 0..1")
+    least = DEFAULT_MIN_PROBABILITY if args.min_probability is None else args.min_probability
+    if not 0 <= least <= 1:
+        raise ConvertError(f"--min-probability {least:g} should be in 0..1")
     if not args.accept:
         return None
-    return VerdictPolicy(accept=tuple(args.accept), min_probability=args.min_probability)
+    return VerdictPolicy(accept=tuple(args.accept), min_probability=least)
+
+
+def check_used(args: argparse.Namespace) -> None:
+    """Raises ConvertError for an option that was given and has no effect without another."""
+    from convert.errors import ConvertError
+
+    every = args.mode == "all"
+    for option, given, used, needed in (
+        ("--min-probability", args.min_probability, args.accept, "--accept LABEL"),
+        ("--io", args.io, every or args.mode == "int8", "--mode int8"),
+        ("--frames", args.frames, every, "--mode all"),
+        ("--plot", args.plot, every, "--mode all"),
+    ):
+        if given is not None and not used:
+            raise ConvertError(f"{option} does nothing without {needed}")
 
 
 def finish(args: argparse.Namespace, request: "Request") -> int:

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convert.options import add_bundle_arguments
 from convert.options import request as request_of
@@ -71,12 +71,11 @@ def run(args: argparse.Namespace) -> int:
     """
     import shutil
 
-    from convert import imagenet, pipeline, sources
-    from convert.checkpoint import fingerprint
+    from convert import imagenet
+    from convert.checkpoint import alone, fingerprint
     from convert.progress import Terminal
     from convert.train import Training
     from server.recognition.cores import granted_cores
-    from server.recognition.manifest import Label
 
     options, recipe, terminal = options_from(args), imagenet.recipe(args.size), Terminal()
     args.name = args.name or default_name(args.folder)
@@ -84,8 +83,25 @@ def run(args: argparse.Namespace) -> int:
     check_before(args, train, recipe)
     state = fingerprint((options, recipe), train, validation)
     work = (args.work or args.out / ".training") / f"{args.name}-{state}"
-    work.mkdir(parents=True, exist_ok=True)
-    model = Training(train, validation, recipe, options, work, terminal, granted_cores()).run()
+    with alone(work):
+        model = Training(train, validation, recipe, options, work, terminal, granted_cores()).run()
+        bundle_of(args, model, train, validation, recipe, terminal)
+        shutil.rmtree(work)
+    return 0
+
+
+def bundle_of(
+    args: argparse.Namespace,
+    model: Any,
+    train: "Dataset",
+    validation: "Dataset",
+    recipe: "Recipe",
+    terminal: "Terminal",
+) -> None:
+    """Writes the bundle of the trained Keras model. Raises ConvertError and GateError."""
+    from convert import pipeline, sources
+    from server.recognition.manifest import Label
+
     labels = tuple(Label(name) for name in train.classes)
     request = dataclasses.replace(
         request_of(args, sources.from_keras(model), labels, recipe, "probabilities"),
@@ -97,8 +113,6 @@ def run(args: argparse.Namespace) -> int:
         calibration = tuple(item.path for item in train.frames)
         request = dataclasses.replace(request, calibration=calibration)
     pipeline.build(request, terminal.say)
-    shutil.rmtree(work)
-    return 0
 
 
 def trained_on(args: argparse.Namespace) -> str:
@@ -109,12 +123,12 @@ def trained_on(args: argparse.Namespace) -> str:
 def check_before(args: argparse.Namespace, train: "Dataset", recipe: "Recipe") -> None:
     """Finds before the training what `pipeline.build` would refuse after it.
 
-    Raises ConvertError for an unknown label, an option out of its range, and a version that is
-    there already; for frames to calibrate on that won't do also CalibrationError.
+    Raises ConvertError for an unknown label, an option out of its range or without effect, and a
+    version that is there already; for frames to calibrate on that won't do also CalibrationError.
     """
     from convert import bundle
     from convert.errors import ConvertError
-    from convert.options import verdict
+    from convert.options import DEFAULT_IO, check_used, verdict
     from convert.pipeline import check_options
 
     unknown = sorted(set(args.accept or ()) - set(train.classes))
@@ -125,11 +139,12 @@ def check_before(args: argparse.Namespace, train: "Dataset", recipe: "Recipe") -
     verdict(args)
     check_options(
         args.mode,
-        args.io,
+        args.io or DEFAULT_IO,
         tune=args.tune,
         max_accuracy_drop=args.max_accuracy_drop,
         max_size_ratio=args.max_size_ratio,
     )
+    check_used(args)
     version = args.version or bundle.next_version(args.out, args.name)
     bundle.check_free(args.out, args.name, version)
     check_calibration(args, train, recipe)

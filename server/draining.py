@@ -21,11 +21,12 @@ from multiprocessing import parent_process
 from typing import Any
 
 from server.observe.logs import LOGGER
-from server.sockets import own_sockets
+from server.sockets import own_sockets, seconds_silent
 
 logger = logging.getLogger(LOGGER)
 
-# Seconds: with no request for QUIET, the clients have left; LONGEST is how long they are given.
+# Seconds: with no request for QUIET, and nobody connected who sent something within LONGEST, the
+# clients have left; LONGEST is also how long they are given.
 QUIET, LONGEST, STEP = 0.1, 1.0, 0.01
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 # setsockopt's number from Linux's asm-generic/socket.h, absent from Python's socket module.
@@ -80,21 +81,34 @@ class Draining:
         """Returns when the server may close: clients were asked to leave, no connection is let in
         any more, and all that were let in have been taken over."""
         self.leaving.set()
-        give_up = time.monotonic() + LONGEST
-        _until(lambda: time.monotonic() - self.last >= QUIET, give_up)
+        _until(lambda: self._quiet(port))
         listeners = listening_sockets(port)
         for listener in listeners:
             refuse_new(listener)
-        _until(lambda: not any(map(not_yet_accepted, listeners)), time.monotonic() + LONGEST)
-        # A connection that was taken over just now gets the time to have its request read.
-        time.sleep(STEP)
+        _until(lambda: not any(map(not_yet_accepted, listeners)))
+        # Connections that were taken over just now get the time to send their requests.
+        _until(lambda: self._quiet(port))
         for listener in listeners:
             listener.close()
 
+    def _quiet(self, port: int) -> bool:
+        return time.monotonic() - self.last >= QUIET and not in_use(port)
 
-def _until(done: Callable[[], bool], give_up: float) -> None:
+
+def _until(done: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + LONGEST
     while not done() and time.monotonic() < give_up:
         time.sleep(STEP)
+
+
+def in_use(port: int) -> bool:
+    """Whether a client that is connected to `port` came, or sent something, within LONGEST."""
+    for _, sock in own_sockets():
+        if seconds_silent(sock) < LONGEST:
+            with suppress(OSError):
+                if sock.getsockname()[1] == port:
+                    return True
+    return False
 
 
 def listening_sockets(port: int) -> list[socket.socket]:

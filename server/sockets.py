@@ -1,5 +1,6 @@
 """This process's sockets as the kernel knows them; the HTTP server does not hand its own out."""
 
+import math
 import os
 import socket
 import stat
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 # Offsets in struct tcp_info of linux/tcp.h: u32 tcpi_notsent_bytes, u64 tcpi_bytes_sent, u64
 # tcpi_bytes_retrans. The last two are there since Linux 4.19.
 NOT_SENT, SENT, SENT_AGAIN = 144, 200, 208
+# u8 tcpi_state, u32 tcpi_last_data_recv in milliseconds; TCP_ESTABLISHED of linux/tcp_states.h.
+STATE, LAST_RECEIVED, ESTABLISHED = 0, 52, 1
 
 
 def own_sockets() -> Iterator[tuple[int, socket.socket]]:
@@ -24,6 +27,17 @@ def own_sockets() -> Iterator[tuple[int, socket.socket]]:
             continue
         with socket.socket(fileno=copy) as sock:
             yield int(name), sock
+
+
+def seconds_silent(sock: socket.socket) -> float:
+    """Seconds since anything came in on the open TCP connection `sock`, or since it was made;
+    infinite for another socket, or where the kernel doesn't tell."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAST_RECEIVED + 4)
+        milliseconds = struct.unpack_from("I", info, LAST_RECEIVED)[0]
+    except (OSError, struct.error):
+        return math.inf
+    return milliseconds / 1000 if info[STATE] == ESTABLISHED else math.inf
 
 
 def bytes_written(sock: socket.socket) -> int:

@@ -154,6 +154,10 @@ def test_mode_all_prints_one_table(
         (["--max-accuracy-drop", "nan"], 1, "--max-accuracy-drop nan should be a number"),
         (["--max-size-ratio", "nan"], 1, "--max-size-ratio nan should be a number above 0"),
         (["--mode", "all", "--max-size-ratio", "0.5"], 1, "--mode all writes no bundle that"),
+        (["--min-probability", "0.9"], 1, "--min-probability does nothing without --accept LABEL"),
+        (["--io", "int8"], 1, "--io does nothing without --mode int8"),
+        (["--plot", "a.png"], 1, "--plot does nothing without --mode all"),
+        (["--frames", "."], 1, "--frames does nothing without --mode all"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence_and_a_code(

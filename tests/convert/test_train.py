@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from convert import distill
 from convert.__main__ import main
 from convert.augment import Augmentation, augment
-from convert.checkpoint import CHECKPOINT, Checkpoint, fingerprint
+from convert.checkpoint import CHECKPOINT, Checkpoint, alone, fingerprint
 from convert.dataset import read_dataset
 from convert.errors import ConvertError
 from convert.features import class_weights
@@ -150,6 +150,16 @@ def test_a_full_disk_is_named_and_nothing_stays(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_work_folder_is_one_trainings(tmp_path: Path) -> None:
+    work = tmp_path / "a" / "b"
+    at_work = pytest.raises(ConvertError, match="the same training is at work in")
+    with alone(work), at_work, alone(work):
+        pass
+    file = work / "lock" / "c"
+    with alone(work), pytest.raises(ConvertError, match="can't be used: Not a dir"), alone(file):
+        pass
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -158,6 +168,7 @@ def test_a_full_disk_is_named_and_nothing_stays(tmp_path: Path) -> None:
         (("--mode", "int8", "--io", "foo"), "--io foo should be one of"),
         (("--mode", "int8", "--tune"), "--tune is for --mode dynamic"),
         (("--min-probability", "3"), "--min-probability 3 should be in 0..1"),
+        (("--min-probability", "0.9"), "--min-probability does nothing without --accept LABEL"),
         (("--calibrate", "/nowhere"), "/nowhere is not a folder"),
         (("--max-size-ratio", "nan"), "--max-size-ratio nan should be"),
         (("--sparsity", "1.5"), "--sparsity 1.5 should be from 0 to 0.99"),

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -25,13 +26,16 @@ GREEN = encode(plain((0, 255, 0)), "PNG")
 PATH = "/v1/recognize"
 # Answers before SIGTERM is sent, so that all clients are in full swing.
 BEFORE = 60
+# Seconds, well below those that the server gives clients to leave.
+PATIENCE = 0.5
 
 
 class Load:
     """Clients that send frame after frame until they are asked to leave or find the door closed.
 
     `ends` counts how each request ended: by status, or `lost ...` where it was sent whole or in
-    part and not answered.
+    part and not answered. What a client sent only PATIENCE after it had come, or had its last
+    answer, is not counted where the server no longer took it: the machine had stopped the client.
     """
 
     def __init__(self, port: int, kept: int, fresh: int) -> None:
@@ -50,37 +54,45 @@ class Load:
             if self.ends.total() >= BEFORE:
                 self.in_swing.set()
 
-    def _open(self) -> http.client.HTTPConnection | None:
+    def _open(self) -> tuple[http.client.HTTPConnection, float] | None:
+        """A new connection, and when it was asked for."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        began = time.monotonic()
         try:
             connection.connect()
         except OSError:
             return None
-        return connection
+        return connection, began
 
-    def _send(self, connection: http.client.HTTPConnection) -> bool:
-        """Whether the connection may be used again."""
+    def _send(self, connection: http.client.HTTPConnection, since: float) -> float | None:
+        """When the answer was there, if the connection may be used again; it is unused `since`."""
+        sent = 0.0
         try:
             connection.request("POST", PATH, GREEN)
+            sent = time.monotonic()
             answer = connection.getresponse()
             answer.read()
         except (OSError, http.client.HTTPException) as error:
-            self._count(f"lost: {error!r}")
-            return False
+            if (sent or time.monotonic()) - since < PATIENCE:
+                self._count(f"lost: {error!r}")
+            return None
+        answered = time.monotonic()
         self._count(str(answer.status))
-        return answer.getheader("Connection") != "close"
+        return answered if answer.getheader("Connection") != "close" else None
 
     def _keep(self) -> None:
-        connection = self._open()
-        assert connection is not None
-        while self._send(connection):
-            pass
+        opened = self._open()
+        assert opened is not None
+        connection, began = opened
+        since: float | None = began
+        while since:
+            since = self._send(connection, since)
         connection.close()
 
     def _renew(self) -> None:
-        while connection := self._open():
-            self._send(connection)
-            connection.close()
+        while opened := self._open():
+            self._send(*opened)
+            opened[0].close()
 
     def join(self) -> None:
         for thread in self._threads:
