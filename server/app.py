@@ -168,7 +168,7 @@ def create_app(
     sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
     listeners: list[Listener] = [metrics.cameras.answered, drift, *([sampler] if sampler else [])]
     # After the jobs have ended, and before what they are told to is closed.
-    Finalize(None, engine.afterwards.settle, (1.0,), exitpriority=15)
+    Finalize(None, engine.afterwards.settle, exitpriority=15)
     recognizing = Recognizing(
         store,
         metrics,

@@ -109,7 +109,7 @@ class Steps:
 
         def work(number: int) -> None:
             with pool.lease() as interpreter:
-                while time.perf_counter() < start + seconds:
+                while time.perf_counter() < start + seconds or not done[number]:
                     interpreter.run([self.prepared(data)])
                     done[number] += 1
 

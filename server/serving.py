@@ -10,6 +10,7 @@ from typing import Any
 
 from granian.constants import HTTPModes, Interfaces, RuntimeModes
 from granian.log import LogLevels
+from granian.net import SocketHolder
 from granian.server import mp
 from granian.wsgi import ResponseIterWrap
 
@@ -44,19 +45,31 @@ ALWAYS: dict[str, Any] = {
 }
 
 
-def listening_address(host: str, port: int) -> str:
-    """The IP address of `host`. Raises StartError where nothing can listen at `host`:`port`."""
+def listening_socket(host: str, port: int) -> socket.socket:
+    """What listens on `host`:`port`, so that frames wait while the rest starts, and a second server
+    is refused at once: with sockets of Granian's own both would get the port, and each a part of
+    the frames.
+
+    Raises StartError where the port can't be had.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            return str(address[0])
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Connections take this over.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.bind(address)
+            sock.listen(BACKLOG)
+        except OSError:
+            sock.close()
+            raise
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise StartError(f"can't listen on {host}:{port}: {reason}") from None
+    return sock
 
 
 def most_connections() -> int:
@@ -102,7 +115,8 @@ def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> 
     Granian's own parent process is left out, since it takes 20 MB only to watch: `supervise` does
     that. Raises StartError where the address can't be had.
     """
-    address = listening_address(settings.host, settings.port)
+    sock = listening_socket(settings.host, settings.port)
+    address = sock.getsockname()[0]
     mp._wsgi_call_wrap = calling
     server = mp.MPServer(
         "server.app:create_app",
@@ -119,10 +133,8 @@ def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> 
         log_level=LogLevels.error,
         log_access=False,
     )
-    try:
-        server._init_shared_socket()
-    except RuntimeError as error:
-        raise StartError(f"can't listen on {settings.host}:{settings.port}: {error}") from None
+    holder: Any = SocketHolder
+    server._shd, server._sso = holder(sock.detach(), False, BACKLOG), None
 
     def load() -> Wsgi:
         app = drain_before_stop(lambda: make_app(settings), settings.port, settings.stop_timeout)

@@ -6,6 +6,7 @@ import socket
 import stat
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
 # Offsets in struct tcp_info of linux/tcp.h: u32 tcpi_notsent_bytes, u64 tcpi_bytes_sent, u64
 # tcpi_bytes_retrans. The last two are there since Linux 4.19.
@@ -27,6 +28,14 @@ def own_sockets() -> Iterator[tuple[int, socket.socket]]:
             continue
         with socket.socket(fileno=copy) as sock:
             yield int(name), sock
+
+
+def shut_for_reading(number: int, written: int) -> None:
+    """Ends the reads of the connection with the descriptor `number`, if that is still the one to
+    which `written` bytes were written."""
+    with suppress(OSError), socket.socket(fileno=os.dup(number)) as sock:
+        if bytes_written(sock) == written:
+            sock.shutdown(socket.SHUT_RD)
 
 
 def seconds_silent(sock: socket.socket) -> float:

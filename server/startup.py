@@ -145,11 +145,13 @@ def _all_objects_kept() -> Iterator[None]:
 
 
 def _put_together(settings: Settings, repeats: "Repeats", root: Path) -> "Flask":
-    """The application, whose models load while the rest of it is imported."""
+    """The application, whose models load while the rest of it is imported: after it where their
+    memory counts, since what imports take would count as the first one's."""
     from server.loading import Engine
 
     engine = Engine(settings, root)
-    engine.start()
+    if not settings.models_memory_mb:
+        engine.start()
     try:
         from server.app import create_app
 

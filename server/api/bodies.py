@@ -10,7 +10,6 @@ shut for reading, which ends the read.
 
 import io
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +23,7 @@ from server.api.responses import error_body
 from server.api.security import HEADERS
 from server.errors import OverloadedError
 from server.protocol import MOST_READING, PROTOCOL
-from server.sockets import bytes_written, own_sockets
+from server.sockets import bytes_written, own_sockets, shut_for_reading
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -38,8 +37,9 @@ PADDING = range(2000, 8000)
 # Its first line, and the headers that the HTTP server adds: a date has always as many letters.
 STATUS = b"HTTP/1.1 408 Request Timeout\r\n"
 ADDED = (("Server", "granian"), ("Date", "Thu, 01 Jan 1970 00:00:00 GMT"))
-# Seconds in which the HTTP server has written an answer that it was given, busy as it may be.
-WRITTEN, STEP = 2.0, 0.001
+# Seconds in which the HTTP server has written an answer that it was given, busy as it may be, and
+# between two looks whether it has; LOOKS are made at least, where this process stood still.
+WRITTEN, STEP, LOOKS = 2.0, 0.001, 50
 
 
 class Body:
@@ -205,14 +205,17 @@ class Bodies:
         ]
         environ[PROTOCOL].response_bytes(408, headers, data)
         whole = _on_the_wire(headers, data)
-        give_up = time.monotonic() + WRITTEN
-        # Until it is the right one: another answer may chance to be as long.
-        while body in self._reading and time.monotonic() < give_up:
-            for number, sock in own_sockets():
-                if number in before and bytes_written(sock) - before[number] == whole:
-                    del before[number]
-                    with suppress(OSError):
-                        sock.shutdown(socket.SHUT_RD)
+        give_up, looks, last = time.monotonic() + WRITTEN, 0, list[int]()
+        while body in self._reading and (looks < LOOKS or time.monotonic() < give_up):
+            found = [
+                number
+                for number, sock in own_sockets()
+                if number in before and bytes_written(sock) - before[number] == whole
+            ]
+            # Another connection's answers may chance to be as long: so at two looks, and alone.
+            if len(found) == 1 and found == last:
+                shut_for_reading(found[0], before.pop(found[0]) + whole)
+            last, looks = found, looks + 1
             time.sleep(STEP)
 
 

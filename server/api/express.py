@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from server.api.access import FRAMES
+from server.api.access import FRAMES, PROBES
 from server.api.body import not_empty, only_image, query_values, to_options
 from server.api.caching import age_header
 from server.api.callers import OWNER, Caller
@@ -64,7 +64,8 @@ class Express:
             or not environ.get("CONTENT_TYPE", "").startswith(TYPES)
             or self._limited
         ):
-            if environ["REQUEST_METHOD"] == "GET":
+            # Whoever reads is to find what was answered; a probe is not to wait for anything.
+            if environ["REQUEST_METHOD"] == "GET" and environ["PATH_INFO"] not in PROBES:
                 self._afterwards.settle()
             return self._app(environ, start_response)
         started = time.perf_counter()

@@ -23,8 +23,8 @@ MEDIA: dict[str, Format] = {
 }
 CONTENT: dict[Format, str] = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 PAGE = 100
-# Seconds that a reader waits for the rows of this moment to be written.
-PATIENCE = 1.0
+# Seconds that a reader waits for the rows of this moment to be written, to a disk that may be slow.
+PATIENCE = 10.0
 
 
 class JournalQuery(Filter, frozen=True, kw_only=True):

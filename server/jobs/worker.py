@@ -201,27 +201,37 @@ def run(settings: Settings) -> int:
             signal.signal(number, stop)
         logger.info("worker ready", extra={"fields": {"pid": os.getpid()}})
 
-    asked = threading.Event()
+    asked = False
+    hears, tells = os.pipe()
 
+    # No lock and no thread here: a second signal runs it within the first, and when a server dies
+    # the kernel sends one for each of its threads.
     def stop(_: int, __: FrameType | None) -> None:
-        asked.set()
+        nonlocal asked
+        asked = True
         state.should_stop = 0
-        seconds = 0.0 if desk.idle else float(settings.stop_timeout)
-        threading.Timer(seconds, leave).start()
+        os.write(tells, b"x")
+
+    def leave_in_time() -> None:
+        os.read(hears, 1)
+        if not desk.idle:
+            time.sleep(settings.stop_timeout)
+        leave()
 
     def leave() -> None:
         try:
             listener.stop()
         finally:
-            os._exit(0 if asked.is_set() else 1)
+            os._exit(0 if asked else 1)
 
+    threading.Thread(target=leave_in_time, name="stop", daemon=True).start()
     signals.worker_ready.connect(ready)
     try:
         worker.start()
     except BaseException:
         listener.stop()
         raise
-    if not asked.is_set():
+    if not asked:
         # Celery ends well where the broker answers with an error; whoever started it begins anew.
         logger.error("worker ended by itself", extra={"fields": {"pid": os.getpid()}})
     leave()

@@ -21,8 +21,8 @@ T = TypeVar("T")
 Task = Callable[[], None]
 # Seconds for which tasks are collected.
 EVERY = 0.02
-# Seconds in which those that were begun are done, unless the machine is very busy.
-SOON = 1.0
+# Seconds in which those that were begun are done, however busy the machine is.
+SOON = 10.0
 # Tasks that wait before those who bring more have to help: some hold a frame.
 MOST = 1000
 

@@ -21,7 +21,9 @@ class Estimate:
         self.seconds, self.measured = 0.0, -math.inf
 
     def learn(self, took: float, now: float) -> None:
-        weight = NEWEST if self.believed(now) else 1.0
+        # Asked of the moment when this frame came: one that took long is no reason to forget what
+        # was known before it, and to refuse all that come after it.
+        weight = NEWEST if self.believed(now - took) else 1.0
         self.seconds += (took - self.seconds) * weight
         self.measured = now
 

@@ -4,7 +4,6 @@ A version is a tar archive (POSIX.1-1988 ustar, or GNU's or PAX's extensions) of
 models/NAME/VERSION, without compression. Nothing of it is loaded here.
 """
 
-import errno
 import os
 import re
 import shutil
@@ -61,12 +60,16 @@ def receive(models: Path, name: str, archive: IO[bytes], most: int) -> tuple[int
 
 def _make_arriving(folder: Path) -> Path:
     """A new folder in `folder`. Raises OSError."""
-    for _ in range(ATTEMPTS):
-        make_folder(folder)
-        # Another arrival that was refused just now may have taken the empty folder away.
-        with suppress(FileNotFoundError):
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            make_folder(folder)
             return Path(tempfile.mkdtemp(prefix=ARRIVING, dir=folder))
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+        except (FileNotFoundError, FileExistsError):
+            # Another arrival that was refused just now may have taken the empty folder away, also
+            # between finding it there and looking what it is.
+            if not left:
+                raise
+    raise AssertionError
 
 
 def _unpack(archive: IO[bytes], folder: Path, most: int) -> None:

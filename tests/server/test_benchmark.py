@@ -50,7 +50,7 @@ def test_a_bare_model_is_measured_by_the_recipe_of_the_settings(
     (folder / "bundle.json").unlink()
     shutil.rmtree(folder / "golden")
     done = subprocess.run(
-        [sys.executable, "-m", "server", "bench", "--models", str(tmp_path), "--seconds", "1"],
+        [sys.executable, "-m", "server", "bench", "--models", str(tmp_path), "--seconds", "0.1"],
         cwd=ROOT,
         capture_output=True,
         text=True,

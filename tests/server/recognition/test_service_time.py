@@ -1,0 +1,28 @@
+"""What is expected of a frame, learnt from those before it."""
+
+import pytest
+
+from server.recognition.service_time import BELIEVED, NEWEST, ServiceTimes
+
+
+def test_one_frame_that_took_long_does_not_make_all_be_expected_to() -> None:
+    """The machine stood still in the midst of it, say."""
+    times = ServiceTimes()
+    times.learn("a", 0.02, 10.0)
+    times.learn("a", 3.02, 13.1)
+    assert times.mean == pytest.approx(0.02 + 3.0 * NEWEST)
+    assert times.likely("a", 13.1) == pytest.approx(times.mean)
+
+
+def test_after_a_pause_the_first_frame_counts_alone() -> None:
+    times = ServiceTimes()
+    times.learn("a", 0.02, 10.0)
+    times.learn("a", 0.5, 10.5 + BELIEVED)
+    assert times.mean == 0.5
+
+
+def test_frames_that_all_take_longer_than_an_estimate_is_believed_are_averaged() -> None:
+    times = ServiceTimes()
+    for number in range(3):
+        times.learn("a", 2 * BELIEVED + 0.01 * number, 10.0 + 2.02 * BELIEVED * number)
+    assert 2 * BELIEVED < times.mean < 2 * BELIEVED + 0.01
