@@ -23,16 +23,24 @@ SHARED = ROOT.parent / "shared"
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port where nobody listens. Two workers of pytest-xdist draw from different ones, since a
+    server takes its port only some time after it was drawn."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        # Linux draws odd ones first.
+        if port // 2 % 2 == worker % 2:
+            return port
 
 
 class LiveServer:
     """`python -m server`, or Python with the arguments `command`, with the given settings
     (lower-case names), until `stop`.
 
-    Its `data` is a folder of its own that goes with it, unless one is given.
+    Its `data` is a folder of its own that goes with it, unless one is given; a frame that names
+    no deadline has a minute, since a machine may stall for longer than the setting's default.
     `lines` collects its log as dictionaries; `await_event` waits for one of them.
     """
 
@@ -40,7 +48,7 @@ class LiveServer:
         self.port = free_port()
         env = {k: v for k, v in os.environ.items() if not k.startswith("LINESIDE_")}
         self._data = tempfile.TemporaryDirectory(prefix="lineside-data-")
-        settings = {"data": self._data.name} | settings
+        settings = {"data": self._data.name, "max_wait_ms": 60_000} | settings
         env |= {"LINESIDE_" + k.upper(): str(v) for k, v in settings.items()}
         env["LINESIDE_PORT"] = str(self.port)
         self.url = f"http://127.0.0.1:{self.port}"

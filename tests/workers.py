@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.server import HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,48 @@ def await_that(done: Callable[[], Any], what: str, seconds: float = DEADLINE) ->
     return found
 
 
+@pytest.fixture
+def departed() -> None:
+    """No model that an earlier test of this process left is still on its way out, to be told of
+    among the lines that this test reads."""
+    for thread in threading.enumerate():
+        if thread.name == "model-release":
+            thread.join(30)
+            assert not thread.is_alive(), "an earlier test still holds a model"
+
+
+def patiently(send: Callable[[], requests.Response]) -> requests.Response:
+    """The answer of a route of jobs, asked again where the disk keeps their table busy for so long
+    that the server refuses."""
+
+    def look() -> list[requests.Response]:
+        answer = send()
+        busy = answer.status_code == 503 and answer.json()["error"]["code"] == "JOBS_UNAVAILABLE"
+        return [] if busy else [answer]  # a response by itself counts as false where it is an error
+
+    found: list[requests.Response] = await_that(look, "an answer from a table that is not busy")
+    return found[0]
+
+
+def tell(server: LiveServer, job: str) -> dict[str, Any]:
+    """The job as the server tells it."""
+    answer = patiently(lambda: requests.get(f"{server.url}/v1/jobs/{job}", timeout=60))
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def cancel(server: LiveServer, job: str) -> dict[str, Any]:
+    """The job as the server tells it when it has been cancelled."""
+    answer = patiently(lambda: requests.delete(f"{server.url}/v1/jobs/{job}", timeout=60))
+    found: dict[str, Any] = answer.json()
+    return found
+
+
 def settled(server: LiveServer, job: str) -> dict[str, Any]:
     """The job as the server tells it, once it has ended."""
 
     def look() -> dict[str, Any] | None:
-        answer: dict[str, Any] = requests.get(f"{server.url}/v1/jobs/{job}", timeout=60).json()
+        answer = tell(server, job)
         return None if answer["status"] in ("pending", "running") else answer
 
     found: dict[str, Any] = await_that(look, f"the end of job {job}")
@@ -44,9 +83,23 @@ def settled(server: LiveServer, job: str) -> dict[str, Any]:
 
 def submit(server: LiveServer, data: bytes, **params: Any) -> str:
     """One raw frame to /v1/jobs; the job's id."""
-    answer = requests.post(f"{server.url}/v1/jobs", data, params=params, timeout=60)
+    url = f"{server.url}/v1/jobs"
+    answer = patiently(lambda: requests.post(url, data, params=params, timeout=60))
     assert answer.status_code == 202, answer.text
     return str(answer.json()["job_id"])
+
+
+@contextmanager
+def serving(server: HTTPServer) -> Iterator[str]:
+    """Has `server` answer for the block; its HOST:PORT."""
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    with server:
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def count_jobs(data: Path, state: str) -> int:
@@ -60,9 +113,25 @@ def count_jobs(data: Path, state: str) -> int:
 def children(pid: int) -> list[int]:
     """The processes that `pid` started, from any of its threads."""
     found: list[int] = []
+    for task in tasks(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def tasks(pid: int) -> list[Path]:
+    """The threads of a process in /proc, each of which may end at any moment."""
     with suppress(FileNotFoundError, ProcessLookupError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    return []
+
+
+def thread_names(pid: int) -> list[str]:
+    """The names of a process's threads."""
+    found = []
+    for task in tasks(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found.append((task / "comm").read_text().strip())
     return found
 
 
@@ -76,6 +145,7 @@ def end(pid: int) -> None:
     with suppress(ProcessLookupError):
         handle = os.pidfd_open(pid)
         signal.pidfd_send_signal(handle, signal.SIGKILL)
+        assert select.select([handle], [], [], DEADLINE)[0]
         os.close(handle)
 
 

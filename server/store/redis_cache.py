@@ -140,8 +140,9 @@ class BoundedRedis(RedisCache):
             pause.wait(AGAIN)
         with self._lock:
             self._down = ""
-        if told:
-            logger.info("the cache's Redis is back")
+            # Before anyone finds it down again, and says so.
+            if told:
+                logger.info("the cache's Redis is back")
 
     def _silence(self) -> str | None:
         """Why Redis does not answer; None where it does."""

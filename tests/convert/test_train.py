@@ -1,7 +1,6 @@
 """Training: real tiny networks on a few generated pictures."""
 
 import gzip
-import os
 import shutil
 import signal
 import subprocess
@@ -54,14 +53,34 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
     return ["train", str(folder), "--out", str(out), "--name", "tiny", *TINY, *more]
 
 
-def convert(folder: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "convert", *command(folder, out, *more)],
+# `python -m convert` that ends by SIGKILL when it has told of its second epoch. It sends that to
+# itself, since another process might be late.
+KILLED = """
+import os, signal, sys
+from convert.__main__ import main
+from convert.progress import Terminal
+
+say = Terminal.say
+
+def say_and_die(terminal, line):
+    say(terminal, line)
+    if line.startswith("epoch 2 of 3"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Terminal.say = say_and_die
+sys.exit(main())
+"""
+
+
+def convert(how: tuple[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python` with `how` to run it and its arguments."""
+    return subprocess.run(
+        [sys.executable, *how, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        check=False,
     )
 
 
@@ -110,22 +129,16 @@ def constants(model: Path) -> list[tuple[tuple[int, ...], bytes]]:
 def test_a_killed_training_goes_on_and_ends_in_the_same_model(
     bundles: Path, folder: Path, tmp_path: Path
 ) -> None:
-    run = convert(folder, tmp_path, "--epochs", "3", "--accept", "light")
-    assert run.stdout is not None
-    for line in run.stdout:
-        if line.startswith("epoch 2 of 3"):
-            break
-    run.send_signal(signal.SIGKILL)
-    run.stdout.close()
-    assert run.wait() == -signal.SIGKILL
+    arguments = command(folder, tmp_path, "--epochs", "3", "--accept", "light")
+    run = convert(("-c", KILLED), *arguments)
+    assert run.returncode == -signal.SIGKILL, run.stdout
     assert not (tmp_path / "tiny").exists()
 
-    again = convert(folder, tmp_path, "--epochs", "3", "--accept", "light")
-    output = again.communicate()[0]
-    assert again.returncode == 0, output
-    assert "resuming after epoch 2 of 3" in output
-    assert "epoch 1 of 3:" not in output
-    assert "epoch 2 of 3:" not in output
+    again = convert(("-m", "convert"), *arguments)
+    assert again.returncode == 0, again.stdout
+    assert "resuming after epoch 2 of 3" in again.stdout
+    assert "epoch 1 of 3:" not in again.stdout
+    assert "epoch 2 of 3:" not in again.stdout
     killed, whole = (p / "tiny" / "1" / MODEL for p in (tmp_path, bundles))
     assert constants(killed) == constants(whole)
     assert not list((tmp_path / ".training").iterdir())

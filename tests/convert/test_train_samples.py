@@ -11,6 +11,7 @@ from images import encode, picture
 from live import live_server
 from observations import observation
 from tiny_models import MakeModel, write_bundle
+from workers import await_that
 
 from convert.__main__ import main
 from convert.dataset import DatasetError, check_dataset, read_dataset
@@ -135,8 +136,12 @@ def test_from_the_line_to_the_next_version(
             frame = grainy(level)
             sent[server.recognize(frame).json()["request_id"]] = label
         url = server.url + "/v1/samples"
-        while len(page := requests.get(url, timeout=60).json()["samples"]) < len(sent):
-            pass
+
+        def kept() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = requests.get(url, timeout=60).json()["samples"]
+            return found if len(found) >= len(sent) else []
+
+        page = await_that(kept, "all frames in the folder of samples")
         for sample in page:
             body: Any = {"label": sent[sample["request_id"]], "new": True}
             done = requests.post(f"{url}/{sample['id']}/label", json=body, timeout=60)

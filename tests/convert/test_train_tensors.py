@@ -86,8 +86,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Serving:
 
 @settings(
     max_examples=120,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     kind=st.sampled_from(KINDS),

@@ -17,6 +17,7 @@ from machines import raspberry_pi
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_server import Prometheus, prometheus
 from promql import compared, filled, metrics_of
+from workers import await_that
 
 from server.api.access import FRAMES, RIGHTS_OF
 
@@ -164,7 +165,7 @@ def test_prometheus_scrapes_with_a_key_as_its_configuration_shows(
     with live_server(models=colors, auth="required", keys_file=keys) as server:
         assert requests.get(server.url + "/metrics", timeout=60).status_code == 401
         with prometheus(tmp_path, server.url.removeprefix("http://"), key) as watching:
-            (ready,) = watching.query("lineside_ready")
+            (ready,) = await_that(lambda: watching.query("lineside_ready"), "lineside_ready")
             assert ready["value"][1] == "1"
             assert ready["metric"]["station"] == "station-1"
 
@@ -182,3 +183,5 @@ def test_a_device_is_added_by_a_file_without_a_restart(
     while not watching.query(f'up{{instance="{target}", line="line-2"}} == 1'):
         assert time.monotonic() < until, watching.get("targets")
         pause.wait(0.1)
+    added.unlink()
+    watching.await_up()  # as the other tests find it

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -94,6 +95,7 @@ class Refusing(BaseHTTPRequestHandler):
     """Answers every second request of a connection with 503."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     count = 0
 
     def do_POST(self) -> None:
@@ -121,9 +123,10 @@ def refusing() -> Iterator[tuple[str, int]]:
 
 
 def test_open_loop_sends_every_frame_and_counts_every_kind_of_answer(
-    bench: Module, refusing: tuple[str, int]
+    bench: Module, refusing: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     openloop, overload, forms = bench("openloop"), bench("overload"), bench("forms")
+    monkeypatch.setattr(openloop, "PATIENCE", 60)
     wire = forms.build("raw", "file", bytes(300_000)).wire("/", "test")
     streams = [openloop.Stream("calm", wire, 20.0), openloop.Stream("flooding", wire, 100.0)]
     outcomes = openloop.Driver(refusing, streams, 0.5, 1).run()
@@ -184,10 +187,15 @@ def test_ratios_are_taken_within_a_round(bench: Module) -> None:
     assert (cell.fps, cell.of_bare, cell.ours_over) == (67.5, pytest.approx(0.9), 1.0)
 
 
-def test_a_short_run_gives_every_figure(bench: Module, shipped: Path, tmp_path: Path) -> None:
+def test_a_short_run_gives_every_figure(
+    bench: Module, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if shutil.which("wrk") is None:
         pytest.skip("wrk is not installed")
     inputs, quick = bench("inputs"), bench("quick")
+    # No frame is refused because the machine stalls.
+    patient = partial(quick.start_server, max_wait_ms="60000")
+    monkeypatch.setattr(quick, "start_server", patient)
     python = Path(sys.executable)
     model = inputs.lay_out(shipped, tmp_path / "models", exact=False)
     frame = inputs.find_frames(tmp_path, python)["720p"]

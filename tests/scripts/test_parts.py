@@ -178,6 +178,8 @@ def test_post_counts_right_and_wrong(
         "64",
         "--height",
         "64",
+        "--timeout",
+        "60",
     ]
     assert camera.main([*arguments, *extra]) == 0
     truth = [frame.kind for frame in camera.frames(12, 1, 64, 64, 90)]
@@ -205,6 +207,8 @@ def test_post_prints_refusals(
         "64",
         "--height",
         "64",
+        "--timeout",
+        "60",
     ]
     assert camera.main(arguments) == 1
     out = capsys.readouterr().out

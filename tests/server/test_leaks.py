@@ -1,5 +1,6 @@
 """A server that has answered a thousand requests holds no more than before."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def test_threads_descriptors_and_memory_stay(colors: Path) -> None:
         assert server.memory() - memory < 5_000_000
 
 
+def memory(server: LiveServer) -> int:
+    """The least of some measures: a frame may be held for a moment after its answer."""
+    pause, found = threading.Event(), [server.memory()]
+    for _ in range(10):
+        pause.wait(0.1)
+        found.append(server.memory())
+    return min(found)
+
+
 @pytest.mark.parametrize(
     ("begin", "form"), [(b"no image at all ", False), (GREEN[:50], True)], ids=["raw", "form"]
 )
@@ -65,7 +75,7 @@ def test_large_frames_that_fail_are_not_kept(colors: Path, begin: bytes, *, form
     with live_server(models=colors) as server:
         for _ in range(5):
             fail()
-        memory = server.memory()
+        before = memory(server)
         for _ in range(40):
             fail()
-        assert server.memory() - memory < 25_000_000
+        assert memory(server) - before < 25_000_000

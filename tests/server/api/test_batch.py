@@ -16,7 +16,7 @@ def post(clients: LiveServer, files: list[Any], **params: Any) -> requests.Respo
 
 def refused(clients: LiveServer, code: str) -> float:
     name = f'lineside_frames_refused_total{{reason="{code}"}}'
-    lines = requests.get(clients.url + "/metrics", timeout=10).text.splitlines()
+    lines = requests.get(clients.url + "/metrics", timeout=60).text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
@@ -53,7 +53,7 @@ def test_a_file_that_opencv_reads_in_its_own_way_spoils_no_other(clients: LiveSe
 
 
 def test_what_is_wrong_with_all_of_it(clients: LiveServer) -> None:
-    none = requests.post(clients.url + "/v1/recognize/batch", timeout=10)
+    none = requests.post(clients.url + "/v1/recognize/batch", timeout=60)
     assert (none.status_code, none.json()["error"]["code"]) == (400, "MISSING_FIELD")
     image = ("file", ("a.png", frame("red")))
     many = post(clients, [image] * 33)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
@@ -19,10 +19,18 @@ from images import encode, plain
 from live import LiveServer, free_port, live_server
 from redis import Redis
 from tiny_models import COLORS, MakeModel, write_bundle
+from workers import await_that
 
 from server.store.keys import add_key
 
 RESULTS = ("hit", "miss", "shared", "bypass", "error")
+DOWN, BACK = "the cache's Redis is down, frames go on", "the cache's Redis is back"
+# As `-m server`, but one late reply of a Redis on a busy machine does not turn the cache off.
+PATIENT = (
+    "-c",
+    "import sys; from server import __main__; from server.store import redis_cache;"
+    " redis_cache.PATIENCE = 30; sys.exit(__main__.main())",
+)
 
 
 def lookups(server: LiveServer) -> dict[str, int]:
@@ -100,12 +108,13 @@ def test_eight_clients_with_the_same_frame_cost_one_inference(
 
 def test_answers_with_and_without_the_cache_are_equal(caching: LiveServer) -> None:
     for seed in range(100, 110):
+        began = time.time()
         computed, kept = post(caching, green(seed)), post(caching, green(seed))
         anew = post(caching, green(seed), "no-cache")
         assert [a.json()["cached"] for a in (computed, kept, anew)] == [False, True, False]
         assert told(computed) == told(kept) == told(anew)
         assert "Age" not in computed.headers
-        assert kept.headers["Age"] == "0"
+        assert 0 <= int(kept.headers["Age"]) <= time.time() - began
         assert kept.json()["request_id"] == kept.headers["X-Request-Id"]
         assert kept.json()["timing_ms"]["inference"] == 0
 
@@ -170,18 +179,34 @@ def test_a_bad_frame_is_as_bad_for_all_who_send_it(caching: LiveServer) -> None:
     assert post(caching, green()[:60]).status_code == 422, "an error is not kept"
 
 
-def test_a_hit_needs_no_slot(caching: LiveServer) -> None:
+def test_a_hit_needs_no_slot(tiny_model: MakeModel, tmp_path: Path) -> None:
     """While every place is taken, it is answered; what is new is refused."""
-    post(caching, green(600))
-    give_up = time.monotonic() + 60
-    with ThreadPoolExecutor(48) as pool:
-        busy = [pool.submit(post, caching, green(700 + n)) for n in range(600)]
-        while post(caching, green(2000), "no-store", deadline_ms=1).status_code == 200:
-            assert time.monotonic() < give_up
-        assert not all(one.done() for one in busy)
-        assert post(caching, green(600), deadline_ms=500).json()["cached"] is True
+    write_bundle(tmp_path / "slow" / "1", tiny_model("slow"))
+    settings = {"interpreters": 1, "frames_at_once": 1, "max_waiting": 1, "cache_s": 600}
+    with (
+        live_server(models=tmp_path, cache="true", **settings) as server,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        post(server, green(1))
+        done = Event()
+
+        def keep_busy(seed: int) -> None:
+            while not done.is_set():
+                post(server, green(seed), "no-cache, no-store")
+
+        def refused() -> bool:
+            answer = post(server, green(2), "no-store").json()
+            return "error" in answer and answer["error"]["code"] == "OVERLOADED"
+
+        busy = [pool.submit(keep_busy, seed) for seed in range(10, 18)]
+        try:
+            for _ in range(10):
+                await_that(refused, "every place taken")
+                assert post(server, green(1)).json()["cached"] is True
+        finally:
+            done.set()
         for one in busy:
-            one.cancel()
+            one.result(60)
 
 
 def test_a_swap_never_serves_the_old_models_answer(tiny_model: MakeModel, tmp_path: Path) -> None:
@@ -214,10 +239,10 @@ def test_a_version_that_was_replaced_in_place_is_another(
         for labels in (COLORS, tuple(color.upper() for color in COLORS)):
             shutil.rmtree(tmp_path / "colors", ignore_errors=True)
             write_bundle(tmp_path / "colors" / "1", tiny_model("colors"), labels)
-            with live_server(models=tmp_path, cache="true", cache_url=url) as server:
+            with live_server(*PATIENT, models=tmp_path, cache="true", cache_url=url) as server:
                 await_redis(server)
                 assert post(server, green()).json()["predictions"][0]["label"] == labels[1]
-            with live_server(models=tmp_path, cache="true", cache_url=url) as server:
+            with live_server(*PATIENT, models=tmp_path, cache="true", cache_url=url) as server:
                 await_redis(server)
                 answer = post(server, green()).json()
                 assert answer["cached"] is True
@@ -227,11 +252,12 @@ def test_a_version_that_was_replaced_in_place_is_another(
 def test_the_cached_route_needs_no_setting(clients: LiveServer) -> None:
     files = {"file": frame("magenta")}
     plain_one = requests.post(f"{clients.url}/api/recognize", files=files, timeout=60)
+    began = time.time()
     first = requests.post(f"{clients.url}/api/recognize_cached", files=files, timeout=60)
     again = requests.post(f"{clients.url}/api/recognize_cached", files=files, timeout=60)
     assert plain_one.json() == first.json() == again.json()
     assert "Age" not in first.headers
-    assert again.headers["Age"] == "0"
+    assert 0 <= int(again.headers["Age"]) <= time.time() - began
     for answer in (first, again):
         recent = requests.get(
             f"{clients.url}/recent", params={"id": answer.headers["X-Request-Id"]}, timeout=60
@@ -260,8 +286,9 @@ def test_the_cached_route_keeps_for_a_minute_whatever_the_setting(colors: Path) 
 def test_the_cached_route_keeps_for_no_more_than_a_minute(colors: Path) -> None:
     with redis() as (port, _):
         url = f"redis://127.0.0.1:{port}/0"
+        how = {"models": colors, "cache": "true", "cache_s": 3600, "cache_url": url}
         with (
-            live_server(models=colors, cache="true", cache_s=3600, cache_url=url) as server,
+            live_server(*PATIENT, **how) as server,
             closing(Redis.from_url(url)) as client,
         ):
             await_redis(server)
@@ -345,17 +372,13 @@ def redis(*arguments: str, port: int = 0) -> Iterator[tuple[int, subprocess.Pope
 
 def await_redis(server: LiveServer) -> None:
     """Returns once the server has heard from its Redis."""
-    give_up = time.monotonic() + 60
-    while requests.get(f"{server.url}/recent?id=a", timeout=60).status_code != 404 or (
-        post(server, green(3000)).json()["cached"] is False
-    ):
-        assert time.monotonic() < give_up
+    await_that(lambda: post(server, green(3000)).json()["cached"], "an answer from Redis")
 
 
 def test_two_servers_share_a_redis(colors: Path) -> None:
     with redis() as (port, _):
         how = {"models": colors, "cache": "true", "cache_url": f"redis://127.0.0.1:{port}/1"}
-        with live_server(**how) as one, live_server(**how) as other:
+        with live_server(*PATIENT, **how) as one, live_server(*PATIENT, **how) as other:
             await_redis(one)
             await_redis(other)
             first, second = post(one, green(7)), post(other, green(7))
@@ -366,50 +389,55 @@ def test_two_servers_share_a_redis(colors: Path) -> None:
             assert recent.json()["predictions"][0]["label"] == "green"
 
 
-def await_said(server: LiveServer, event: str, times: int) -> None:
-    """Returns once `event` was logged `times` times; it may have been before the model loaded."""
-    give_up = time.monotonic() + 60
-    while sum(line["event"] == event for line in list(server.lines)) < times:
-        assert time.monotonic() < give_up, server.lines
-
-
-DOWN, BACK = "the cache's Redis is down, frames go on", "the cache's Redis is back"
-
-
 def test_a_redis_that_hangs_or_dies_costs_no_answer(colors: Path) -> None:
+    """On a busy machine one that neither hangs nor dies may be down for a moment, too."""
     port = free_port()
     url = f"redis://127.0.0.1:{port}/0"
+
+    def said() -> list[str]:
+        return [line["event"] for line in list(server.lines) if line["event"] in (DOWN, BACK)]
+
+    def await_last(event: str) -> None:
+        def last() -> bool:
+            assert post(server, green()).status_code == 200
+            return said()[-1:] == [event]
+
+        await_that(last, event)
+
     with live_server(models=colors, cache="true", cache_url=url) as server:
-        await_said(server, DOWN, 1)
+        await_that(said, "a word of the Redis that is not there")
         for _ in range(3):
             assert post(server, green()).json()["cached"] is False
         assert lookups(server) == {"error": 3}
         with redis(port=port) as (_, process):
-            await_said(server, BACK, 1)
-            assert [post(server, green()).json()["cached"] for _ in range(2)] == [False, True]
+            await_last(BACK)
+            await_that(lambda: post(server, green()).json()["cached"], "an answer from Redis")
             process.send_signal(signal.SIGSTOP)
             answers = [post(server, green(n)) for n in range(20)]
             assert {answer.status_code for answer in answers} == {200}
-            await_said(server, DOWN, 2)
+            await_last(DOWN)
             process.send_signal(signal.SIGCONT)
-            await_said(server, BACK, 2)
-            post(server, green())
-            assert post(server, green()).json()["cached"] is True
+            await_last(BACK)
+            await_that(lambda: post(server, green()).json()["cached"], "an answer from Redis")
         assert post(server, green()).json()["cached"] is False
-        await_said(server, DOWN, 3)
+        await_last(DOWN)
         assert {post(server, green(n)).status_code for n in range(5)} == {200}
-    assert sum(line["event"] == DOWN for line in server.lines) == 3, "each time once"
+    told = said()
+    assert told == [DOWN, BACK] * (len(told) // 2) + [DOWN], "each time once"
+    assert told.count(DOWN) >= 3
 
 
 def test_a_full_redis_costs_no_answer(colors: Path) -> None:
     with redis("--maxmemory", "1", "--maxmemory-policy", "noeviction") as (port, _):
         url = f"redis://127.0.0.1:{port}/0"
-        with live_server(models=colors, cache="true", cache_url=url) as server:
-            refuses = "the cache's Redis refuses, frames go on"
-            give_up = time.monotonic() + 60
-            while not any(line["event"] == refuses for line in list(server.lines)):
+        with live_server(*PATIENT, models=colors, cache="true", cache_url=url) as server:
+
+            def refuses() -> bool:
                 assert post(server, green()).json()["cached"] is False
-                assert time.monotonic() < give_up
+                told = "the cache's Redis refuses, frames go on"
+                return any(line["event"] == told for line in list(server.lines))
+
+            await_that(refuses, "a word of it")
             for _ in range(5):
                 assert post(server, green()).json()["cached"] is False
         assert sum("Redis" in line["event"] for line in server.lines) == 1

@@ -122,7 +122,8 @@ def test_a_client_that_hangs_up_or_dawdles_harms_no_other(
     colors_server: LiveServer, connection: http.client.HTTPConnection
 ) -> None:
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(GREEN)}\r\n\r\n".encode()
-    slow = [socket.create_connection(("127.0.0.1", colors_server.port)) for _ in range(40)]
+    address = ("127.0.0.1", colors_server.port)
+    slow = [socket.create_connection(address, timeout=60) for _ in range(40)]
     for client in slow:
         client.sendall(head + GREEN[:20])
     connection.request("POST", PATH, GREEN)

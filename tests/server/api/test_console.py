@@ -15,6 +15,7 @@ from live import LiveServer, live_server
 from server.store.keys import Right, add_key, revoke_key
 
 sync_api: Any = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+sync_api.expect.set_options(timeout=60_000)
 CHROMIUM = shutil.which("chromium")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WRONG = "ls_the-key-of-another-server"
@@ -118,11 +119,11 @@ def test_a_sample_frame_clicked_shows_its_label(page: Any) -> None:
     assert found[0] == "cyan"
     assert len(found) == 5
     assert page.locator("#labels .bar").count() == 5
-    assert page.locator("#picture").is_visible()
+    sync_api.expect(page.locator("#picture")).to_be_visible()
     assert "inference" in page.locator("#timing").inner_text()
     page.get_by_role("button", name="red").click()
     sync_api.expect(page.locator("#labels .name").first).to_have_text("red")
-    assert "40 \N{MULTIPLICATION SIGN} 30" in page.locator("#about").inner_text()
+    sync_api.expect(page.locator("#about")).to_contain_text("40 \N{MULTIPLICATION SIGN} 30")
 
 
 def test_a_shipped_sample_clicked_shows_what_it_is(browser: Any, server: LiveServer) -> None:

@@ -22,6 +22,9 @@ METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 
 # Requests to these are whole without a body.
 BODILESS = ("/load", "/rollback")
+# How those answer that refuse without a look at the body: no model here can do the one, and none
+# had a version before for the other.
+UNREAD = {":regress": 400, "/rollback": 409}
 # What is asked of a model that is not there makes it.
 MAKES = "/upload"
 
@@ -121,7 +124,8 @@ def test_a_body_that_is_too_large(clients: LiveServer, path: str) -> None:
     answer = requests.post(
         clients.url + fill(path), bytes(17_000_000), headers={"Content-Type": kind}, timeout=60
     )
-    assert answer.status_code == 400 if path.endswith(":regress") else 413
+    expected = next((status for end, status in UNREAD.items() if path.endswith(end)), 413)
+    assert answer.status_code == expected
     check(answer, by_path()[path][0].foreign)
 
 

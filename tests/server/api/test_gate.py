@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from images import encode, plain
 from werkzeug.test import Client, TestResponse
+from workers import await_that
 
 from server.api.gate import Gate
 from server.api.security import Doors
@@ -41,9 +42,7 @@ def crowd() -> Iterator[Admission]:
             frames = [threads.submit(admission.run, work, math.inf)]
             assert begun.wait(60)
             frames.append(threads.submit(admission.run, work, math.inf))
-            pause = threading.Event()
-            while not admission.crowded:
-                pause.wait(0.001)
+            await_that(lambda: admission.crowded, "a frame that waits")
             yield admission
         finally:
             end.set()
@@ -85,9 +84,7 @@ class Crowded:
         return self._refused
 
     def await_model(self) -> None:
-        pause = threading.Event()
-        while self._client.get("/readyz").status_code != 200:
-            pause.wait(0.01)
+        await_that(lambda: self._client.get("/readyz").status_code == 200, "a loaded model")
 
     def post(
         self, address: str = "127.0.0.1", query: str = "camera=st4", **headers: str

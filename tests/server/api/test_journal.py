@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,8 @@ import pytest
 import requests
 from images import encode, plain
 from live import ROOT, LiveServer, live_server
+from tiny_models import MakeModel, write_bundle
+from workers import await_that
 
 from server.recognition.recognizer import STAGES
 from server.store.journal_reading import Filter, JournalReader
@@ -28,6 +29,8 @@ from server.store.journal_rows import FILE, Row
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 RED = encode(plain((255, 0, 0)), "PNG")
+# Frames whose rows may wait for a disk without one being lost.
+ROUND = 5000
 PARTS = ("=1+2", "+1", "-A", "@A", "\tx", "plain", 'q"u,o\nted', "Gehäuse №7")
 
 
@@ -36,6 +39,19 @@ def read(server: LiveServer, **query: Any) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
     return body
+
+
+def await_rows(server: LiveServer, count: int) -> list[bytes]:
+    """The journal as JSON lines, once it has `count` rows; its disk may be slower than its
+    readers are made to wait for it."""
+
+    def look() -> list[bytes] | None:
+        url = f"{server.url}/v1/journal?format=jsonl"
+        lines: list[bytes] = requests.get(url, timeout=60).content.splitlines()
+        return lines if len(lines) >= count else None
+
+    found: list[bytes] = await_that(look, f"{count} rows")
+    return found
 
 
 def offline(data: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -67,6 +83,7 @@ def kept(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liv
         requests.post(f"{server.url}/v1/recognize/batch?camera=b", files=files, timeout=60)
         for part in PARTS:
             server.recognize(GREEN, camera="odd", part=part)
+        await_that(lambda: len(read(server, limit=1000)["rows"]) >= 34, "a row of each frame")
         yield server
 
 
@@ -203,9 +220,7 @@ def test_a_head_leaves_nothing_open(kept: LiveServer) -> None:
         requests.head(f"{kept.url}/v1/journal?format=csv", timeout=60)
         answer = requests.get(f"{kept.url}/v1/journal?format=csv", stream=True, timeout=60)
         answer.close()
-    give_up = time.monotonic() + 60
-    while kept.descriptors() > before + 5:
-        assert time.monotonic() < give_up
+    await_that(lambda: kept.descriptors() <= before + 5, "the end of what was opened")
 
 
 def test_offline_reads_the_same_while_the_server_runs(
@@ -278,10 +293,13 @@ def test_a_stop_writes_the_last_rows(colors: Path, tmp_path: Path) -> None:
         assert {row.request_id for row in reader.page("newest", 1000)} == names
 
 
-def test_refusals_before_the_application_are_rows_too(colors: Path, tmp_path: Path) -> None:
+def test_refusals_before_the_application_are_rows_too(
+    tiny_model: MakeModel, tmp_path: Path
+) -> None:
     """The gate answers these without Flask."""
+    write_bundle(tmp_path / "slow" / "1", tiny_model("slow"))
     settings = {"max_waiting": 1, "frames_at_once": 1, "interpreters": 1}
-    with live_server(models=colors, data=tmp_path, **settings) as server:
+    with live_server(models=tmp_path, data=tmp_path / "data", **settings) as server:
 
         def client(name: int) -> Counter[str]:
             seen: Counter[str] = Counter()
@@ -297,8 +315,8 @@ def test_refusals_before_the_application_are_rows_too(colors: Path, tmp_path: Pa
 
         with ThreadPoolExecutor(16) as pool:
             seen: Counter[str] = sum(pool.map(client, range(16)), Counter())
-        lines = requests.get(f"{server.url}/v1/journal?format=jsonl", timeout=60).content
-    rows = [msgspec.json.decode(line) for line in lines.splitlines()]
+        lines = await_rows(server, sum(seen.values()))
+    rows = [msgspec.json.decode(line) for line in lines]
     assert seen["OVERLOADED"] > 0
     assert Counter(row["code"] or "200" for row in rows) == seen
     assert {row["part"] for row in rows} == {"p"}
@@ -316,7 +334,7 @@ def test_twenty_thousand_frames_are_twenty_thousand_rows(colors: Path, tmp_path:
             socket.create_connection(("127.0.0.1", port), timeout=60) as client,
             client.makefile("rb") as answers,
         ):
-            for _ in range(20_000 // 8):
+            for _ in range(ROUND // 8):
                 client.sendall(asked + GREEN)
                 head = b"".join(iter(answers.readline, b"\r\n"))
                 found = length.search(head)
@@ -325,8 +343,15 @@ def test_twenty_thousand_frames_are_twenty_thousand_rows(colors: Path, tmp_path:
                 seen[head.split()[1]] += 1
         return seen
 
+    answers: Counter[bytes] = Counter()
     with live_server(models=colors, data=tmp_path) as server, ThreadPoolExecutor(8) as pool:
-        answers = sum(pool.map(camera, [server.port] * 8), Counter())
+
+        def written() -> bool:
+            return server.sample("lineside_journal_rows_total") == answers.total()
+
+        for _ in range(4):
+            await_that(written, "all rows so far")
+            answers.update(sum(pool.map(camera, [server.port] * 8), Counter()))
         assert answers == {b"200": 20_000}
         labels = {"route": "/v1/recognize", "status": "200"}
         assert server.sample("lineside_requests_total", **labels) == 20_000
@@ -345,7 +370,7 @@ def test_a_full_disk_loses_no_answer(colors: Path, tmp_path: Path) -> None:
     try:
         with live_server(models=colors, data=data) as server:
             server.recognize(GREEN, part="before")
-            assert len(read(server)["rows"]) == 1
+            assert len(await_rows(server, 1)) == 1
             filler = data / "filler"
             with filler.open("wb", buffering=0) as file:
                 try:
@@ -371,8 +396,7 @@ def test_a_full_disk_loses_no_answer(colors: Path, tmp_path: Path) -> None:
             server.await_event("the journal can't be written, frames go on")
             filler.unlink()
             server.await_event("the journal is written again")
-            lines = requests.get(f"{server.url}/v1/journal?format=jsonl", timeout=60).content
-            assert len(lines.splitlines()) == 801, "what waited is not lost"
+            assert len(await_rows(server, 801)) == 801, "what waited is not lost"
         errors = [line for line in server.lines if line.get("level") == "error"]
         assert len(errors) == 1
     finally:
@@ -396,9 +420,9 @@ def test_a_damaged_journal_is_an_answer_and_is_begun_anew(colors: Path, tmp_path
         assert "Retry-After" in answer.headers
         assert server.recognize(GREEN, part="first").status_code == 200
         server.await_event("the journal is damaged, and begun anew")
-        give_up = time.monotonic() + 60
-        while [row["part"] for row in read(server)["rows"]] != ["first"]:
-            assert time.monotonic() < give_up
+        await_that(
+            lambda: [row["part"] for row in read(server)["rows"]] == ["first"], "the first row"
+        )
 
 
 def test_it_needs_the_right_admin(colors: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterator
 
 import pytest
 from flask import Flask, g
@@ -11,6 +12,15 @@ from server.api.responses import register_errors
 from server.observe import logs
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
+
+
+@pytest.fixture(autouse=True)
+def _logger_as_it_was() -> Iterator[None]:
+    logger = logging.getLogger(logs.LOGGER)
+    level, propagate, handlers = logger.level, logger.propagate, logger.handlers[:]
+    yield
+    logger.setLevel(level)
+    logger.propagate, logger.handlers[:] = propagate, handlers
 
 
 @pytest.mark.parametrize("level", ["info", "error"])
@@ -32,7 +42,6 @@ def test_a_failure_of_ours_has_one_line_with_its_traceback(
     answers = [client.get("/fails?camera=a", headers={"X-Request-Id": f"r{n}"}) for n in range(3)]
     repeats.tell()
     listener.stop()
-    logging.getLogger(logs.LOGGER).handlers.clear()
 
     assert [answer.status_code for answer in answers] == [500] * 3
     assert answers[0].json is not None

@@ -37,8 +37,16 @@ def document(clients: LiveServer) -> dict[str, Any]:
     return found
 
 
-def test_every_route_is_described(document: dict[str, Any], client_models: Path) -> None:
-    app = create_app(Settings(models=str(client_models), model="corners"))
+def test_every_route_is_described(
+    document: dict[str, Any], client_models: Path, tmp_path: Path
+) -> None:
+    settings = Settings(
+        models=str(client_models),
+        model="corners",
+        data=str(tmp_path / "data"),
+        keys_file=str(tmp_path / "keys.jsonl"),
+    )
+    app = create_app(settings)
     exist = {
         (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method.lower())
         for rule in app.url_map.iter_rules()
@@ -91,6 +99,7 @@ def test_real_answers_match_their_schemas(clients: LiveServer, document: dict[st
 
 # The routes answer 503 where a generated deadline can't be met, which is documented.
 CONFIG = """
+request-timeout = 60
 [parameters]
 "path.name" = "iris"
 "path.version" = 1

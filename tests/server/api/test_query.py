@@ -12,7 +12,7 @@ from server.errors import InvalidFieldError
 TEXT = st.text("ab=&+%2C ;é~.", max_size=30)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TEXT)
 def test_the_values_are_those_that_flask_finds(text: str) -> None:
     raw = text.encode().decode("latin1")

@@ -180,10 +180,10 @@ def test_a_deadline_that_cannot_be_met_is_refused(tiny_model: MakeModel, tmp_pat
     write_bundle(tmp_path / "slow" / "1", tiny_model("slow"))
     with live_server(models=tmp_path, interpreters=1) as server:
         assert server.recognize(GREEN).status_code == 200
-        answer = server.recognize(GREEN, deadline_ms=0.5)
+        answer = server.recognize(GREEN, deadline_ms=0.001)
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "DEADLINE_EXCEEDED"
-        assert server.recognize(GREEN, deadline_ms=5000).status_code == 200
+        assert server.recognize(GREEN, deadline_ms=600_000).status_code == 200
 
 
 def test_models_are_listed_with_their_manifest(colors_server: LiveServer) -> None:

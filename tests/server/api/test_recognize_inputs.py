@@ -127,7 +127,7 @@ def test_tensors_by_name(clients: LiveServer) -> None:
 def test_numbers_are_counted_by_label_and_admitted(clients: LiveServer) -> None:
     def counted() -> float:
         name = 'lineside_predictions_total{label="virginica",model="iris"}'
-        lines = requests.get(clients.url + "/metrics", timeout=10).text.splitlines()
+        lines = requests.get(clients.url + "/metrics", timeout=60).text.splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
     before = counted()

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import subprocess
 from typing import Any
 
@@ -31,6 +32,7 @@ def best(rows: list[list[float]]) -> list[int]:
     return [row.index(max(row)) for row in rows]
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_documentation_s_curl(clients: LiveServer) -> None:
     body = json.dumps({"instances": [SETOSA, VIRGINICA]})
     url = f"{clients.url}{IRIS}:predict"

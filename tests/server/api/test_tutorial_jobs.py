@@ -2,7 +2,6 @@
 worker."""
 
 import base64
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,14 @@ def image(tmp_path: Path) -> Path:
 
 def poll(url: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The last answer, and those before it, as a tutorial's loop asks for them."""
-    before: list[dict[str, Any]] = []
-    while True:
-        answer = requests.get(url, timeout=60).json()
-        if answer["status"] in ("SUCCESS", "FAILURE"):
-            return answer, before
-        before.append(answer)
-        threading.Event().wait(0.01)
+    answers: list[dict[str, Any]] = []
+
+    def ended() -> bool:
+        answers.append(requests.get(url, timeout=60).json())
+        return answers[-1]["status"] in ("SUCCESS", "FAILURE")
+
+    await_that(ended, "the end of the task")
+    return answers[-1], answers[:-1]
 
 
 def check_labels(result: dict[str, Any]) -> None:
@@ -63,15 +63,16 @@ def test_the_stage_of_a_frame_at_a_worker_is_told(client_models: Path) -> None:
     settings = {"model": "corners", "max_pixels": 12_000**2, "job_workers": 1}
     with live_server(models=client_models, **settings) as server:
         files = {"file": huge_png(12_000)}
-        answer = requests.post(f"{server.url}/api/recognize_async", files=files, timeout=60)
-        task = answer.json()["task_id"]
-        told = {
-            "task_id": task,
-            "status": "PROGRESS",
-            "progress": {"status": "Decoding image..."},
-        }
-        url = f"{server.url}/results/{task}"
-        await_that(lambda: requests.get(url, timeout=60).json() == told, "the stage")
+
+        def told() -> bool:
+            """Whether the stage could be seen before the task ended."""
+            answer = requests.post(f"{server.url}/api/recognize_async", files=files, timeout=60)
+            task = answer.json()["task_id"]
+            _, before = poll(f"{server.url}/results/{task}")
+            decoding = {"status": "Decoding image..."}
+            return {"task_id": task, "status": "PROGRESS", "progress": decoding} in before
+
+        await_that(told, "the stage")
 
 
 def test_predict_later(clients: LiveServer, image: Path) -> None:

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -20,6 +19,7 @@ from workers import (
     end,
     job_workers,
     redis_server,
+    tell,
 )
 
 JOBS = 200
@@ -104,7 +104,7 @@ def check(plant: Plant, client: Client, frames: list[bytes]) -> None:
         "the end of all jobs",
     )
     for job, number in client.acknowledged.items():
-        found: dict[str, Any] = requests.get(f"{plant.server.url}/v1/jobs/{job}", timeout=60).json()
+        found = tell(plant.server, job)
         assert found["status"] == "succeeded", found
         (frame,) = found["frames"]
         expected = plant.server.recognize(frames[number]).json()

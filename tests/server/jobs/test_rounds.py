@@ -1,5 +1,6 @@
 """Rounds of dispatching at moments that the test names."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -37,8 +38,8 @@ def add_ended(table: JobTable, jobs: int, wall: float) -> None:
 
 def test_what_one_round_leaves_goes_with_the_next(tmp_path: Path) -> None:
     with closing(JobTable(tmp_path)) as table:
-        wall, now = time.time(), time.monotonic()
         rounds = rounds_of(table, tmp_path)
+        wall, now = time.time(), time.monotonic()
         add_ended(table, REMOVED + 1, wall - TTL)
         assert not rounds.sweep(now, wall), "it looks once a minute"
         assert rounds.sweep(now + 61, wall + 61)
@@ -50,8 +51,9 @@ def test_what_one_round_leaves_goes_with_the_next(tmp_path: Path) -> None:
 def test_a_jump_of_the_clock_ends_no_results(tmp_path: Path) -> None:
     """As by one wrong answer of a time server."""
     with closing(JobTable(tmp_path)) as table:
-        wall, now = time.time(), time.monotonic()
         rounds = rounds_of(table, tmp_path)
+        # A whole number, so that the hour from a jump on is one to the last digit.
+        wall, now = time.time(), math.ceil(time.monotonic())
         add_ended(table, 1, wall)
         rounds.sweep(now, wall)
         for later in range(60, 1860, 60):

@@ -4,6 +4,7 @@ import base64
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -11,6 +12,7 @@ from images import encode, plain
 from live import LiveServer, live_server
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from workers import await_that
 
 from server.observe.cameras import Cameras, result_of
 from server.recognition.observation import Observation, Refusal
@@ -154,6 +156,13 @@ def test_a_frame_that_fails_right_after_the_cameras_first_is_counted_for_it(colo
     assert bad == dict.fromkeys(bad, 1.0)
 
 
+def journal(server: LiveServer, count: int) -> list[dict[str, Any]] | None:
+    """The rows of the camera a, once there are `count`."""
+    answer = requests.get(server.url + "/v1/journal?camera=a", timeout=60)
+    rows: list[dict[str, Any]] = answer.json()["rows"]
+    return rows if len(rows) >= count else None
+
+
 @pytest.mark.parametrize("way", ["multipart", "json", "form", "batch"])
 def test_frames_that_fail_before_they_are_worked_on_are_counted_for_their_camera(
     colors: Path, way: str
@@ -175,7 +184,7 @@ def test_frames_that_fail_before_they_are_worked_on_are_counted_for_their_camera
         assert send() == 200
         assert send(model="nobody") == 404
         assert send() == 200
-        rows = requests.get(server.url + "/v1/journal?camera=a", timeout=60).json()["rows"]
+        rows = await_that(lambda: journal(server, 3), "the row of each frame")
         counts = [server.sample(FRAMES, camera="a", result=each) for each in ("answered", "bad")]
     assert counts == [2, 1]
     assert sorted(row["status"] for row in rows) == [200, 200, 404]

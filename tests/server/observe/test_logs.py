@@ -20,6 +20,12 @@ from server.observe.logs import LOGGER, MOST_LINES, JsonFormatter, TextFormatter
 GREEN = encode(plain((0, 255, 0)), "PNG")
 
 
+@pytest.fixture(autouse=True)
+def own_stop(own_logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop that gives no line up on a busy machine."""
+    monkeypatch.setattr("server.observe.logs.LONGEST_STOP", 60.0)
+
+
 def record(message: str, **fields: object) -> logging.LogRecord:
     made = logging.LogRecord("lineside", logging.INFO, "", 0, message, None, None)
     made.fields = fields

@@ -3,7 +3,6 @@
 import logging
 import threading
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from images import encode, plain
 from live import live_server
 from tiny_models import MakeModel, write_bundle
 
-from server.observe.logs import LOGGER
 from server.observe.repeats import WINDOW, Repeats
 
 SUMMARY = "requests without a line of their own"
@@ -45,14 +43,9 @@ def lines() -> Lines:
 
 
 @pytest.fixture(autouse=True)
-def logged(lines: Lines) -> Iterator[None]:
-    logger = logging.getLogger(LOGGER)
-    before = logger.handlers[:], logger.level, logger.propagate
-    logger.handlers[:], logger.propagate = [lines], False
-    logger.setLevel(logging.INFO)
-    yield
-    logger.handlers[:], level, logger.propagate = before
-    logger.setLevel(level)
+def logged(own_logger: logging.Logger, lines: Lines) -> None:
+    own_logger.handlers[:], own_logger.propagate = [lines], False
+    own_logger.setLevel(logging.INFO)
 
 
 def test_each_kind_has_its_lines_a_minute(lines: Lines) -> None:
@@ -83,7 +76,8 @@ def test_a_timer_runs_only_while_there_is_something_to_tell() -> None:
     before = set(threading.enumerate())
 
     def timers() -> list[threading.Thread]:
-        return [thread for thread in threading.enumerate() if thread not in before]
+        new = [thread for thread in threading.enumerate() if thread not in before]
+        return [thread for thread in new if isinstance(thread, threading.Timer)]
 
     repeats = Repeats(1)
     assert repeats.passes("INTERNAL", "/")

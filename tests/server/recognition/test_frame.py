@@ -122,7 +122,7 @@ def test_scaled_decode_never_falls_below_what_the_resize_needs(
         assert math.ceil(have * eighths / 8) >= min(wanted, whole)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(width=st.integers(1, 400), height=st.integers(1, 400), side=st.integers(1, 128))
 def test_a_decoded_jpeg_is_as_large_as_the_resize_needs(width: int, height: int, side: int) -> None:
     recipe = Recipe(width=side, height=side)
@@ -291,14 +291,14 @@ def test_the_longer_side_is_limited_too() -> None:
         decode(data, EXACT, Limits(max_side=299))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.binary(max_size=300))
 def test_random_bytes_raise_nothing_but_our_errors(data: bytes) -> None:
     with pytest.raises(LinesideError):
         decode(data, EXACT, LIMITS)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     name=st.sampled_from(sorted(FILES)),
     changes=st.lists(

@@ -51,13 +51,17 @@ def test_eight_threads_on_one_interpreter_get_their_own_answers(tiny_model: Make
 def test_without_the_lock_the_same_clients_fail(tiny_model: MakeModel, mode: str) -> None:
     script = Path(__file__).with_name("unlocked_clients.py")
     rounds = "12" if mode == "locked" else "200"
-    ended = subprocess.run(
-        [sys.executable, script, tiny_model("slow"), mode, rounds],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    try:
+        ended = subprocess.run(
+            [sys.executable, script, tiny_model("slow"), mode, rounds],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        assert mode == "unlocked"  # whose clients may hang as well
+        return
     if mode == "locked":
         assert ended.returncode == 0, ended.stderr
         assert int(ended.stdout) == 0

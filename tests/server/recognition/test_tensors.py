@@ -41,7 +41,8 @@ def test_a_batch_answers_as_its_rows_do(iris: Model) -> None:
     rows = np.random.default_rng(0).uniform(0, 8, (20, 4)).astype(np.float32)
     together = run_tensors(iris, [rows], Options()).outputs[0]
     alone = [run_tensors(iris, [row[None]], Options()).outputs[0] for row in rows]
-    assert np.array_equal(together, np.concatenate(alone))
+    # The kernels of one row and of many may differ, and round otherwise.
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-6)
 
 
 def test_a_late_request_is_refused_and_gives_its_slot_back(iris: Model) -> None:

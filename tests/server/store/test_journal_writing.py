@@ -46,7 +46,7 @@ def rows_of(path: Path, wanted: Filter | None = None) -> list[Row]:
 
 
 @pytest.fixture
-def said() -> Iterator[list[str]]:
+def said(departed: None) -> Iterator[list[str]]:
     """What is logged."""
     lines: list[str] = []
 
@@ -424,7 +424,12 @@ def fill(folder: Path) -> Path:
     ],
 )
 def test_rows_that_are_lost_are_told_with_the_reason(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, per_minute: int, last: bool, reason: str
+    tmp_path: Path,
+    departed: None,
+    caplog: pytest.LogCaptureFixture,
+    per_minute: int,
+    last: bool,
+    reason: str,
 ) -> None:
     loss = Loss(Lost())
     writer = Writer(tmp_path / "journal.db", Bounds(0, 64_000_000, per_minute), loss)

@@ -30,6 +30,12 @@ MANIFEST = Manifest(
 ALL = Policy(share=1.0, per_minute=100_000)
 
 
+@pytest.fixture(autouse=True)
+def whole_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop that keeps all that waits on a busy machine."""
+    monkeypatch.setattr("server.store.sampling.LONGEST_STOP", 60.0)
+
+
 class Bench:
     """A sampler in `path`, whose time and chance the test sets, and what it told."""
 
@@ -211,7 +217,7 @@ def test_frames_do_not_wait_for_a_slow_disk(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_can_not_be_made_is_told_once_and_heals(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, departed: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, LOGGER)
     place = tmp_path / "samples"
@@ -229,7 +235,7 @@ def test_a_folder_that_can_not_be_made_is_told_once_and_heals(
 
 
 def test_a_frame_that_nobody_foresaw_ends_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, departed: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = Bench(tmp_path, ALL)
     bench.sampler(observation(b"no image at all"))
