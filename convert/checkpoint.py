@@ -97,6 +97,8 @@ def alone(work: Path) -> Iterator[None]:
             raise ConvertError(
                 f"the same training is at work in {work}; wait for it, or give another --work"
             ) from None
+        except OSError as error:
+            raise ConvertError(f"{work} can't be locked: {error.strerror}") from None
         yield
 
 
