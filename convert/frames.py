@@ -81,16 +81,18 @@ def tensors(paths: Sequence[Path], recipe: Recipe) -> Iterator[NDArray[np.float3
 
     Raises ConvertError naming a file that is not a readable image.
     """
-    spec = _float_input(recipe)
+    spec = float_input(recipe)
     for path in paths:
         yield to_tensor(decoded(path, recipe), recipe, spec)
 
 
 def input_range(recipe: Recipe) -> tuple[float, float]:
     """The lowest and the highest value that `recipe` makes of any pixel."""
-    table = scaling_table(recipe, _float_input(recipe))
+    table = scaling_table(recipe, float_input(recipe))
     return float(table.min()), float(table.max())
 
 
-def _float_input(recipe: Recipe) -> TensorSpec:
+def float_input(recipe: Recipe) -> TensorSpec:
+    """The input of a float model that `recipe` feeds one frame: float32 [1, height, width,
+    channels]."""
     return TensorSpec("input", (1, recipe.height, recipe.width, recipe.channels), "float32")

@@ -12,14 +12,14 @@ from convert.bundle import VERSION
 from convert.compare import compare, plot, table
 from convert.errors import ConvertError
 from convert.evaluate import Model
-from convert.frames import decoded, images, input_range
+from convert.frames import decoded, float_input, images, input_range
 from convert.graph import CalibrationError
 from convert.pipeline import Progress, Request, check, make, result_recipe
 from convert.quantize import quantize
 from convert.quiet import quiet
 from server.recognition.frame import Pixels
 from server.recognition.manifest import GOLDEN, Recipe
-from server.recognition.preprocessing import TensorSpec, to_tensor
+from server.recognition.preprocessing import to_tensor
 
 # Where neither --calibrate nor --frames is given: the frames of the bundles that ship.
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
@@ -115,7 +115,7 @@ def views(paths: Sequence[Path], recipe: Recipe) -> Iterator[NDArray[np.float32]
 
     Raises ConvertError naming a file that is not a readable image.
     """
-    spec = TensorSpec("input", (1, recipe.height, recipe.width, recipe.channels), "float32")
+    spec = float_input(recipe)
     for path in paths:
         pixels = decoded(path, recipe)
         parts = [pixels, *_corners(pixels)] if len(paths) < FEW_FRAMES else [pixels]

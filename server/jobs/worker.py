@@ -12,7 +12,7 @@ from contextlib import suppress
 from ctypes import CDLL
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 from celery import Celery, signals
@@ -165,8 +165,39 @@ def make_task(app: Celery, desk: Desk, models: WorkerModels) -> None:
             desk.close(Report("done", desk.name, outcome=outcome))
 
 
-def run(settings: Settings) -> int:
-    """Works until SIGTERM or SIGINT, which let the frame in hand finish; returns the exit code.
+class Leaving:
+    """The end of this process: when it is asked to, at once without a frame in hand, else after
+    `longest` seconds if the frame is not done before. `asked`: whether it was."""
+
+    def __init__(self, desk: Desk, listener: logs.LogWriter, longest: float) -> None:
+        self.asked = False
+        self._desk, self._listener, self._longest = desk, listener, longest
+        self._hears, self._tells = os.pipe()
+        threading.Thread(target=self._in_time, name="stop", daemon=True).start()
+
+    def ask(self, _: int, __: FrameType | None) -> None:
+        """Handler of signals. It takes no lock and starts no thread: a second signal runs it within
+        the first, and when a server dies the kernel sends one for each of its threads."""
+        self.asked = True
+        state.should_stop = 0
+        os.write(self._tells, b"x")
+
+    def _in_time(self) -> None:
+        os.read(self._hears, 1)
+        if not self._desk.idle:
+            time.sleep(self._longest)
+        self.leave()
+
+    def leave(self) -> NoReturn:
+        """Writes what is left of the log and ends the process: with 0, or unasked with 1."""
+        try:
+            self._listener.stop()
+        finally:
+            os._exit(0 if self.asked else 1)
+
+
+def run(settings: Settings) -> NoReturn:
+    """Works until SIGTERM or SIGINT, which let the frame in hand finish; then ends the process.
 
     Raises StartError where the queue or the table can't be used.
     """
@@ -174,11 +205,7 @@ def run(settings: Settings) -> int:
     if parent:
         _end_with(parent)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-    listener = logs.start(settings.log_level, settings.log_format)
-    for library in ("celery", "kombu"):
-        other = logging.getLogger(library)
-        other.handlers[:], other.propagate = logger.handlers, False
-        other.setLevel(logging.WARNING)
+    listener = _start_log(settings)
     process.set_up()
     # It is about messages that could carry programs; ours are JSON of known shape.
     warnings.simplefilter("ignore", SecurityWarning)
@@ -198,44 +225,30 @@ def run(settings: Settings) -> int:
     def ready(**_: object) -> None:
         # Celery has set its own handlers by now, under which an idle worker stays for seconds.
         for number in STOPPING:
-            signal.signal(number, stop)
+            signal.signal(number, leaving.ask)
         logger.info("worker ready", extra={"fields": {"pid": os.getpid()}})
 
-    asked = False
-    hears, tells = os.pipe()
-
-    # No lock and no thread here: a second signal runs it within the first, and when a server dies
-    # the kernel sends one for each of its threads.
-    def stop(_: int, __: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        state.should_stop = 0
-        os.write(tells, b"x")
-
-    def leave_in_time() -> None:
-        os.read(hears, 1)
-        if not desk.idle:
-            time.sleep(settings.stop_timeout)
-        leave()
-
-    def leave() -> None:
-        try:
-            listener.stop()
-        finally:
-            os._exit(0 if asked else 1)
-
-    threading.Thread(target=leave_in_time, name="stop", daemon=True).start()
+    leaving = Leaving(desk, listener, settings.stop_timeout)
     signals.worker_ready.connect(ready)
     try:
         worker.start()
     except BaseException:
         listener.stop()
         raise
-    if not asked:
+    if not leaving.asked:
         # Celery ends well where the broker answers with an error; whoever started it begins anew.
         logger.error("worker ended by itself", extra={"fields": {"pid": os.getpid()}})
-    leave()
-    return 0
+    leaving.leave()
+
+
+def _start_log(settings: Settings) -> logs.LogWriter:
+    """Our log, with the warnings of Celery and what it uses in it."""
+    listener = logs.start(settings.log_level, settings.log_format)
+    for library in ("celery", "kombu"):
+        other = logging.getLogger(library)
+        other.handlers[:], other.propagate = logger.handlers, False
+        other.setLevel(logging.WARNING)
+    return listener
 
 
 def _end_with(parent: int) -> None:

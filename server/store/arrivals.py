@@ -60,16 +60,17 @@ def receive(models: Path, name: str, archive: IO[bytes], most: int) -> tuple[int
 
 def _make_arriving(folder: Path) -> Path:
     """A new folder in `folder`. Raises OSError."""
-    for left in reversed(range(ATTEMPTS)):
+    attempts = 0
+    while True:
         try:
             make_folder(folder)
             return Path(tempfile.mkdtemp(prefix=ARRIVING, dir=folder))
         except (FileNotFoundError, FileExistsError):
             # Another arrival that was refused just now may have taken the empty folder away, also
             # between finding it there and looking what it is.
-            if not left:
+            attempts += 1
+            if attempts == ATTEMPTS:
                 raise
-    raise AssertionError
 
 
 def _unpack(archive: IO[bytes], folder: Path, most: int) -> None:
