@@ -24,7 +24,8 @@ from server.errors import (
 )
 from server.recognition import frame
 from server.recognition.frame import Limits, Pixels, decode
-from server.recognition.headers import EXIF_ORIENTATION, Header
+from server.recognition.images.exif import EXIF_ORIENTATION
+from server.recognition.images.header import Header
 from server.recognition.manifest import Recipe
 
 # As in a server, see server.recognition.process.

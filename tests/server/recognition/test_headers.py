@@ -8,9 +8,9 @@ import pytest
 from images import encode, files, picture
 
 from server.errors import UndecodableImageError
-from server.recognition import headers
 from server.recognition.frame import Limits, decode
-from server.recognition.headers import EXIF_ORIENTATION
+from server.recognition.images import exif, png
+from server.recognition.images.exif import EXIF_ORIENTATION
 from server.recognition.manifest import Recipe
 
 EXACT = Recipe(width=32, height=32, decode="exact")
@@ -77,7 +77,7 @@ def test_a_png_chunk_longer_than_the_file_takes_no_memory(
 
 def test_a_png_of_empty_chunks_is_refused_before_they_are_all_read() -> None:
     empty = chunk(b"prVt")
-    for at, most in ((HEAD, headers.MAX_CHUNKS_BEFORE_PIXELS), (END, headers.MAX_CHUNKS)):
+    for at, most in ((HEAD, png.MAX_CHUNKS_BEFORE_PIXELS), (END, png.MAX_CHUNKS)):
         with pytest.raises(UndecodableImageError, match="more chunks than a picture needs"):
             decode(PNG[:at] + empty * most + PNG[at:], EXACT, LIMITS)
 
@@ -141,7 +141,7 @@ def test_a_tiff_with_many_tags_of_its_own_is_read() -> None:
 def test_the_orientation_of_an_exif_block(name: bytes, kind: int, order: str) -> None:
     value = 6 << 16 if (order, kind) == (">", SHORT) else 6
     block = tags((0x0100, LONG, 1, 9), (EXIF_ORIENTATION, kind, 1, value), order=order)
-    assert headers.orientation(name + block) == 6
+    assert exif.orientation(name + block) == 6
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_the_orientation_of_an_exif_block(name: bytes, kind: int, order: str) ->
     ],
 )
 def test_an_exif_block_that_says_nothing(block: bytes) -> None:
-    assert headers.orientation(block) == 1
+    assert exif.orientation(block) == 1
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])

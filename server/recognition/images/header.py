@@ -1,0 +1,25 @@
+"""The header of an image file, the same for every format."""
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What an image file says of itself. Sizes in pixels as stored, before `orientation` (EXIF
+    1..8) is applied. white: the value of a full sample, where neither 8 nor 16 bits hold just it
+    and OpenCV does not scale by it."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    orientation: int = 1
+    white: int | None = None
+
+    @property
+    def transposed(self) -> bool:
+        """Whether showing the image upright swaps its sides."""
+        return self.orientation >= 5
