@@ -23,7 +23,21 @@ from server.errors import InvalidFieldError, SettingsError
 Address = IPv4Address | IPv6Address
 PORTS = {"http": 80, "https": 443}
 AT_ONCE = 4
-EMBEDDING = tuple(map(IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
+# IPv4 addresses that are not public: IANA's special-purpose registry, multicast, reserved ones.
+SPECIAL_IPV4 = tuple(
+    IPv4Network(network)
+    for network in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+        *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16"),
+        *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+    )
+)
+# Of IPv6, only global unicast (RFC 4291) is public, without what is set apart within it: protocol
+# assignments with Teredo, benchmarks and ORCHID, the 6bone, and addresses for documentation.
+GLOBAL_UNICAST = IPv6Network("2000::/3")
+SPECIAL_IPV6 = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "3ffe::/16", "3fff::/20")))
+# Well-known NAT64 (RFC 6052): the last four bytes are the IPv4 address that is reached.
+NAT64 = IPv6Network("64:ff9b::/96")
 ENTRY = re.compile(r"(?P<host>\[[^\]]+\]|[^:]+)(:(?P<port>[0-9]{1,5}))?")
 NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})")
 
@@ -150,7 +164,7 @@ class Outgoing:
             entry.network is not None and address in entry.network and entry.port in (None, port)
             for entry in self._allowed
         )
-        if not listed and not all(map(_public, (address, *_within(address)))):
+        if not listed and not is_public(address):
             raise InvalidFieldError(
                 f"{self.field}'s host {host} has the private address {address}, which the setting"
                 f" {self._setting} does not list"
@@ -158,19 +172,22 @@ class Outgoing:
         return address
 
 
-def _public(address: Address) -> bool:
-    local = isinstance(address, IPv6Address) and address.is_site_local
-    return address.is_global and not address.is_multicast and not local
-
-
-def _within(address: Address) -> Iterator[IPv4Address]:
-    """The IPv4 address that an IPv6 one leads to: of 6to4 (RFC 3056), or in its last four bytes by
-    NAT64 (RFC 6052) or the old compatible form (RFC 4291, 2.5.5.1)."""
+def is_public(address: Address) -> bool:
+    """Return whether `address` belongs to the public internet. An IPv6 address that leads to an
+    IPv4 one (IPv4-mapped, NAT64, 6to4) counts as that one."""
     if isinstance(address, IPv6Address):
-        if address.sixtofour is not None:
-            yield address.sixtofour
-        if any(address in network for network in EMBEDDING):
-            yield IPv4Address(int(address) & 0xFFFF_FFFF)
+        embedded = _embedded(address)
+        if embedded is None:
+            special = any(address in network for network in SPECIAL_IPV6)
+            return address in GLOBAL_UNICAST and not special
+        address = embedded
+    return not any(address in network for network in SPECIAL_IPV4)
+
+
+def _embedded(address: IPv6Address) -> IPv4Address | None:
+    if address in NAT64:
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour
 
 
 def time_left(deadline: float) -> float:

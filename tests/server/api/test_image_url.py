@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from server.errors import (
     InvalidFieldError,
     SettingsError,
 )
-from server.outgoing import parse_allowed
+from server.outgoing import is_public, parse_allowed
 
 RED = frame("red")
 MOST = 100_000
@@ -162,7 +163,10 @@ def test_a_name_needs_its_private_address_listed_too() -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["fec0::1", "2002:7f00:1::", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1", "::7f00:1"],
+    [
+        *("fec0::1", "2002:7f00:1::", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1", "::7f00:1"),
+        *("::ffff:0:10.0.0.1", "2001::1", "5f00::1", "3fff::1"),
+    ],
 )
 def test_a_name_of_an_address_that_leads_to_a_private_one(
     address: str, monkeypatch: pytest.MonkeyPatch
@@ -173,6 +177,44 @@ def test_a_name_of_an_address_that_leads_to_a_private_one(
     monkeypatch.setattr(socket, "getaddrinfo", named)
     with pytest.raises(InvalidFieldError, match="private address"):
         ImageFetcher(("camera.example",), MOST, 60)("http://camera.example/")
+
+
+PUBLIC_IPV4 = ("1.1.1.1", "8.8.8.8", "93.184.216.34", "100.128.0.1", "172.32.0.1", "223.255.255.1")
+SPECIAL_IPV4 = (
+    *("0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "127.0.0.1", "169.254.169.254", "172.16.0.1"),
+    *("172.31.255.255", "192.0.0.9", "192.0.2.1", "192.88.99.1", "192.168.0.1", "198.18.0.1"),
+    *("198.19.255.255", "198.51.100.1", "203.0.113.1", "224.0.0.1", "239.1.1.1", "240.0.0.1"),
+    "255.255.255.255",
+)
+PUBLIC_IPV6 = ("2606:4700::1111", "2001:4860:4860::8888", "2a00:1450::1", "2400:cb00::1", "2003::1")
+SPECIAL_IPV6 = (
+    *("::", "::1", "64:ff9b:1::1", "100::1", "2001::1", "2001:2::1", "2001:10::1", "2001:20::1"),
+    *("2001:db8::1", "2001:1ff:ffff::1", "3ffe::1", "3fff::1", "3fff:fff::1", "4000::1", "5f00::1"),
+    *("8000::1", "fc00::1", "fd12::1", "fe80::1", "febf::1", "fec0::1", "feff::1", "ff02::1"),
+)
+
+
+def test_only_global_unicast_is_public() -> None:
+    addresses = (*PUBLIC_IPV4, *PUBLIC_IPV6, *SPECIAL_IPV4, *SPECIAL_IPV6)
+    public = [text for text in addresses if is_public(ip_address(text))]
+    assert public == [*PUBLIC_IPV4, *PUBLIC_IPV6]
+
+
+@pytest.mark.parametrize("inner", [*PUBLIC_IPV4, *SPECIAL_IPV4])
+def test_an_embedded_ipv4_address_decides(inner: str) -> None:
+    """Forms that a host may translate to IPv4 count as that address; obsolete ones never."""
+    number, public = int(ip_address(inner)), inner in PUBLIC_IPV4
+    forms = {
+        "mapped": (0xFFFF << 32 | number, public),
+        "NAT64": (int(IPv6Address("64:ff9b::")) | number, public),
+        "6to4": (0x2002 << 112 | number << 80, public),
+        "compatible": (number, False),
+        "translated": (0xFFFF << 48 | number, False),
+        "local NAT64": (int(IPv6Address("64:ff9b:1::")) | number, False),
+        "Teredo": (0x2001 << 112 | number << 64 | (number ^ 0xFFFF_FFFF), False),
+    }
+    judged = {form: is_public(IPv6Address(value)) for form, (value, _) in forms.items()}
+    assert judged == {form: expected for form, (_, expected) in forms.items()}
 
 
 @pytest.mark.parametrize(
