@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -23,8 +24,15 @@ Text = Annotated[str, Meta(max_length=128)]
 CHUNK = 500
 # Primary result codes (sqlite.org/rescode.html) of a file beside which nothing can be written.
 UNWRITABLE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
-# What makes a spreadsheet take a cell for a formula (OWASP, CSV Injection).
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+# A spreadsheet takes a cell for a formula if it begins with one of these (OWASP, CSV Injection);
+# full-width forms count as the plain ones in East Asian versions.
+FORMULA = r"=+\-@\uff1d\uff0b\uff0d\uff20"
+# A cell begins at the start of a text, and after each character at which a spreadsheet may split a
+# line, whatever this file's separator is. Blanks and quotes before the formula do not disarm it.
+CELL = re.compile(
+    r"(^|[,;|\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029])"
+    rf"(?=[\s\"\x00-\x1f\ufeff\u200b]*[{FORMULA}])|^(?=[\t\r\n])"
+)
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,7 +181,8 @@ def _row(values: Sequence[Any]) -> Row:
 def as_csv(pages: Iterator[list[Row]]) -> Iterator[bytes]:
     """The rows as comma-separated values (RFC 4180) with a line of names, UTF-8.
 
-    A text that a spreadsheet would run as a formula gets an apostrophe before it.
+    A text that a spreadsheet would run as a formula gets an apostrophe before it, also behind a
+    character at which the spreadsheet may split the line.
     """
     yield _lines([COLUMNS])
     for rows in pages:
@@ -189,9 +198,7 @@ def _lines(rows: Any) -> bytes:
 def _cell(value: object) -> object:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str) and value.startswith(FORMULA):
-        return "'" + value
-    return value
+    return CELL.sub(r"\1'", value) if isinstance(value, str) else value
 
 
 def as_jsonl(pages: Iterator[list[Row]]) -> Iterator[bytes]:
