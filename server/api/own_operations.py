@@ -23,9 +23,8 @@ from server.api.operation import (
     posting,
 )
 from server.api.recognize import Recognition, TensorRecognition
-from server.api.samples import Said, SamplePage, SampleQuery
+from server.api.samples import Said, SampleAnswer, SamplePage, SampleQuery
 from server.api.upload import Arrived
-from server.recognition.sample import Sample
 
 TAG = "Lineside"
 
@@ -166,16 +165,18 @@ def _samples() -> list[Operation]:
             query=True,
             asks=SampleQuery,
         ),
-        getting(one, TAG, "One of them, with its answer", Sample, 404, 503),
+        getting(one, TAG, "One of them, with its answer", SampleAnswer, 404, 503),
         Operation("get", f"{one}/image", TAG, "Its image as received", image, errors=(404, 503)),
         Operation(
             "post",
             f"{one}/label",
             TAG,
             "Say what it shows",
-            {JSON: (Sample,)},
+            {JSON: (SampleAnswer,)},
             bodies={JSON: Said},
             errors=(400, 403, 404, 413, 503),
         ),
-        Operation("delete", one, TAG, "Remove it", {JSON: (Sample,)}, errors=(400, 403, 404, 503)),
+        Operation(
+            "delete", one, TAG, "Remove it", {JSON: (SampleAnswer,)}, errors=(400, 403, 404, 503)
+        ),
     ]

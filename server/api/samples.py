@@ -1,7 +1,7 @@
 """/v1/samples: frames that were kept for a person to look at, and to say what they show."""
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from flask import Blueprint, Response, request
@@ -11,8 +11,10 @@ from server.api.json_body import read_json
 from server.api.responses import to_json
 from server.errors import BundleError, InvalidFieldError, NotFoundError
 from server.recognition.manifest import LABELS, read_labels
-from server.recognition.sample import ID, Sample
+from server.recognition.results import Prediction
+from server.recognition.sample import ID, MediaType, Reason, Sample
 from server.store.bundles import BundleStore
+from server.store.clock import rfc3339
 from server.store.sample_index import Filter
 from server.store.samples import SampleFolder
 
@@ -28,6 +30,29 @@ class SampleQuery(Filter, frozen=True, kw_only=True, forbid_unknown_fields=True)
     cursor: Annotated[str, Meta(pattern=ID)] | None = None
 
 
+class SampleAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A kept frame: `server.recognition.sample.Sample` with its times as RFC 3339 in UTC.
+
+    at: when it was answered. label: given by a person, at `labelled_at`.
+    """
+
+    id: str
+    at: str
+    reason: Reason
+    request_id: str
+    model: str
+    model_version: int
+    camera: str | None
+    part: str | None
+    best: Prediction
+    predictions: tuple[Prediction, ...]
+    verdict: str | None
+    image: MediaType
+    bytes: int
+    label: str | None
+    labelled_at: str | None
+
+
 class SamplePage(msgspec.Struct, frozen=True):
     """Samples, newest first. keeping: whether frames are kept on this server. kept, labelled,
     bytes, cap_bytes: how many there are in all, and the disk that they take and may take. next:
@@ -38,7 +63,7 @@ class SamplePage(msgspec.Struct, frozen=True):
     labelled: int
     bytes: int
     cap_bytes: int
-    samples: tuple[Sample, ...]
+    samples: tuple[SampleAnswer, ...]
     next: str | None
 
 
@@ -48,6 +73,13 @@ class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     label: Annotated[str, Meta(max_length=128)] | None
     new: bool = False
+
+
+def sample_answer(sample: Sample) -> SampleAnswer:
+    """`sample` as the API answers it."""
+    fields: dict[str, Any] = msgspec.structs.asdict(sample)
+    labelled_at = None if sample.labelled_at is None else rfc3339(sample.labelled_at)
+    return SampleAnswer(**{**fields, "at": rfc3339(sample.at), "labelled_at": labelled_at})
 
 
 def blueprint(folder: SampleFolder | None, store: BundleStore) -> Blueprint:
@@ -67,13 +99,19 @@ def blueprint(folder: SampleFolder | None, store: BundleStore) -> Blueprint:
         found, after = folder.find(query, query.cursor or "", query.limit)
         now = folder.contents()
         page = SamplePage(
-            True, now.samples, now.labelled, now.bytes, now.cap_bytes, tuple(found), after
+            True,
+            now.samples,
+            now.labelled,
+            now.bytes,
+            now.cap_bytes,
+            tuple(map(sample_answer, found)),
+            after,
         )
         return to_json(page)
 
     @routes.get("/<sample>")
     def sample(sample: str) -> Response:
-        return to_json(opened(sample).get(sample))
+        return to_json(sample_answer(opened(sample).get(sample)))
 
     @routes.get("/<sample>/image")
     def image(sample: str) -> Response:
@@ -90,11 +128,11 @@ def blueprint(folder: SampleFolder | None, store: BundleStore) -> Blueprint:
         kept = opened(sample)
         if said.label is not None:
             check_label(said.label, kept.get(sample), store, new=said.new)
-        return to_json(kept.label(sample, said.label, round(time.time(), 3)))
+        return to_json(sample_answer(kept.label(sample, said.label, round(time.time(), 3))))
 
     @routes.delete("/<sample>")
     def delete(sample: str) -> Response:
-        return to_json(opened(sample).delete(sample))
+        return to_json(sample_answer(opened(sample).delete(sample)))
 
     return routes
 

@@ -1,7 +1,8 @@
-"""Whether the time of day may be believed where it decides what is removed."""
+"""The time of day: as text, and whether it may be trusted to decide what is deleted."""
 
 import logging
 import math
+from datetime import UTC, datetime
 
 from server.observe.logs import LOGGER
 
@@ -13,6 +14,12 @@ LEAP = 60.0
 # Seconds after a jump until the time of day is believed again: a time server that was wrong once
 # has been asked again by then.
 SETTLING = 3600.0
+
+
+def rfc3339(seconds: float) -> str:
+    """Unix seconds as RFC 3339 in UTC with milliseconds: 2026-01-01T00:00:00.250Z."""
+    moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return moment.replace("+00:00", "Z")
 
 
 class Clock:

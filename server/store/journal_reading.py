@@ -5,7 +5,6 @@ import io
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -14,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from server.errors import JournalUnreadableError
+from server.store.clock import rfc3339
 from server.store.journal_rows import COLUMNS, FORMAT, Row
 
 Order = Literal["newest", "oldest"]
@@ -172,10 +172,9 @@ def _unreadable(path: Path, error: sqlite3.Error) -> JournalUnreadableError:
 
 def _row(values: Sequence[Any]) -> Row:
     number, time, *rest = values
-    moment = datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
     fields = dict(zip(COLUMNS[2:], rest, strict=True))
     fields["cached"] = bool(fields["cached"])
-    return Row(number, moment.replace("+00:00", "Z"), **fields)
+    return Row(number, rfc3339(time), **fields)
 
 
 def as_csv(pages: Iterator[list[Row]]) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from observations import jpeg
 from tiny_models import MakeModel, write_bundle
 from workers import await_that
 
+from server.api.deadlines import RFC_3339
 from server.api.security import Doors
 from server.config import Settings
 from server.keeping import samples_on
@@ -83,6 +84,7 @@ def test_a_sample_from_the_frame_to_its_label_and_its_end(keeping: LiveServer) -
 
     done = said(keeping, mine["id"], label="green")
     assert (done.status_code, done.json()["label"]) == (200, "green")
+    assert all(RFC_3339.fullmatch(done.json()[name]) for name in ("at", "labelled_at"))
     assert requests.get(url, timeout=60).json() == done.json()
     assert kept(keeping, 2, labelled="true")["samples"] == [done.json()]
     assert kept(keeping, 2)["labelled"] == 1
