@@ -2,6 +2,7 @@
 
     python scripts/camera.py write pictures --per-class 400 --seed 1
     python scripts/camera.py post http://127.0.0.1:8080/v1/recognize --rate 20 --count 200
+    python scripts/camera.py post --cameras 20 --rate 1 --deadline-ms 200
 
 Needs numpy and OpenCV, and neither Lineside's server nor its other packages.
 """
@@ -13,8 +14,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
+try:
+    import cv2
+    import numpy as np
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"camera.py needs the Python module {missing.name}, and {sys.executable} does not have it."
+        " Run it by .venv/bin/python, which scripts/serve makes, or install it with"
+        " `pip install numpy opencv-python-headless`."
+    )
 from parts import CLASSES, SMALLEST, Picture, render
 from posting import BURST, Frame, due_times, post, target
 
@@ -52,6 +60,14 @@ def frames(count: int, seed: int, width: int, height: int, quality: int) -> list
         body = encode(render(kind, rng, width, height), rng, quality)
         made.append(Frame(kind, f"{seed}-{number + 1:05d}", body))
     return made
+
+
+def names(camera: str, cameras: int) -> list[str]:
+    """What each of `cameras` cameras is called: `camera`, with a number if there are several."""
+    if cameras == 1:
+        return [camera]
+    width = len(str(cameras))
+    return [f"{camera}-{number:0{width}d}" for number in range(1, cameras + 1)]
 
 
 def _positive(text: str) -> int:
@@ -102,14 +118,26 @@ def _parser() -> argparse.ArgumentParser:
     poster.add_argument(
         "url", nargs="?", default="http://127.0.0.1:8080/v1/recognize", help="of the server's route"
     )
-    poster.add_argument("--rate", type=_seconds, default=5.0, help="frames per second")
-    poster.add_argument("--count", type=_positive, default=100, help="frames")
+    poster.add_argument(
+        "--rate", type=_seconds, default=5.0, help="frames per second, of each camera"
+    )
+    poster.add_argument("--count", type=_positive, default=100, help="frames of each camera")
     poster.add_argument("--camera", default="simulated", help="name that the frames are sent under")
+    poster.add_argument(
+        "--cameras", type=_positive, default=1, help="cameras at once; each gets a number"
+    )
+    poster.add_argument(
+        "--deadline-ms",
+        type=_seconds,
+        help="asks for each answer within these milliseconds, and counts those that take longer",
+    )
     poster.add_argument(
         "--bursts", action="store_true", help=f"{BURST} frames at four times the rate, then a pause"
     )
     poster.add_argument(
-        "--connections", type=_positive, help="frames in flight at once; 1, or 4 in bursts"
+        "--connections",
+        type=_positive,
+        help="frames of each camera in flight at once; 1, or 4 in bursts",
     )
     poster.add_argument("--timeout", type=_seconds, default=5.0, help="seconds to wait")
     poster.add_argument("--api-key", help="sent as Authorization: Bearer KEY")
@@ -143,13 +171,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{count} pictures in {given.folder}, {time.monotonic() - started:.1f} s")
         return 0
     try:
-        server = target(given.url, given.api_key, given.timeout)
+        server = target(given.url, given.api_key, given.timeout, given.deadline_ms)
     except ValueError as error:
         parser.error(str(error))
     made = frames(given.count, given.seed, *size)
     connections = given.connections or (4 if given.bursts else 1)
     due = due_times(given.count, given.rate, given.bursts)
-    tally = post(made, due, server, given.camera, connections)
+    tally = post(
+        made, due, server, names(given.camera, given.cameras), connections, given.deadline_ms
+    )
     print(tally.summary())
     return 0 if tally.right + tally.wrong else 1
 

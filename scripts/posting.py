@@ -60,24 +60,35 @@ class Target:
 
 @dataclass
 class Tally:
-    """What became of the frames; `lock` guards every field and the lines printed."""
+    """Counts how the frames ended; `lock` guards every field and the lines printed.
 
+    deadline_ms: an answer that takes longer is counted as too late; None counts none.
+    names_cameras: each line begins with the frame's camera.
+    """
+
+    deadline_ms: float | None = None
+    names_cameras: bool = False
     right: int = 0
     wrong: int = 0
     refused: int = 0
+    too_late: int = 0
     failed: int = 0
     late: int = 0
     outage: int = 0
     milliseconds: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def answered(self, frame: Frame, answer: Answer) -> None:
+    def answered(self, frame: Frame, answer: Answer, camera: str) -> None:
         """Count and print one answer, a refusal included."""
         with self.lock:
             if self.outage:
                 print(f"answers again, {self.outage} frames lost", flush=True)
                 self.outage = 0
             head = f"{frame.part} {frame.kind:12} ->"
+            if self.names_cameras:
+                head = f"{camera} {head}"
+            if self.deadline_ms is not None and answer.milliseconds > self.deadline_ms:
+                self.too_late += 1
             if answer.label is None:
                 self.refused += 1
                 print(f"{head} {answer.problem} {answer.milliseconds:.1f} ms", flush=True)
@@ -109,6 +120,8 @@ class Tally:
             f"right {self.right}, wrong {self.wrong}, refused {self.refused}, "
             f"failed {self.failed}, sent late {self.late}"
         )
+        if self.deadline_ms is not None:
+            counts += f", later than {self.deadline_ms:g} ms {self.too_late}"
         if not self.milliseconds:
             return f"{counts}; no latency to report"
         return (
@@ -158,7 +171,7 @@ def ask(
 def post_one(
     connection: http.client.HTTPConnection, target: Target, camera: str, frame: Frame, tally: Tally
 ) -> None:
-    """Post a frame and count what comes of it; the connection is closed after a failure."""
+    """Post a frame and count how it ends; the connection is closed after a failure."""
     address = target.address(camera, frame.part)
     reused = connection.sock is not None
     try:
@@ -174,7 +187,7 @@ def post_one(
         connection.close()
         tally.lost(target.url, error)
     else:
-        tally.answered(frame, answer)
+        tally.answered(frame, answer, camera)
 
 
 def _deliver(
@@ -202,16 +215,29 @@ def _deliver(
 
 
 def post(
-    made: Sequence[Frame], due: Sequence[float], target: Target, camera: str, connections: int
+    made: Sequence[Frame],
+    due: Sequence[float],
+    target: Target,
+    cameras: Sequence[str],
+    connections: int,
+    deadline_ms: float | None = None,
 ) -> Tally:
-    """Post every frame at its due time; Ctrl-C ends early. Returns the counts."""
-    tally, stop = Tally(), threading.Event()
-    work = iter(list(zip(due, made, strict=True)))
+    """Post every frame from every camera at its due time; Ctrl-C ends early. Returns the counts.
+
+    due: seconds after the start, for each frame. The cameras' frames are spread over the time
+    between two of them. connections: of each camera. deadline_ms: as in `Tally`.
+    """
+    tally, stop = Tally(deadline_ms, len(cameras) > 1), threading.Event()
+    between = due[1] - due[0] if len(due) > 1 else 0.0
     started = time.monotonic()
-    threads = [
-        threading.Thread(target=_deliver, args=(work, started, target, camera, tally, stop))
-        for _ in range(connections)
-    ]
+    threads = []
+    for number, camera in enumerate(cameras):
+        offset = between * number / len(cameras)
+        work = iter([(offset + when, frame) for when, frame in zip(due, made, strict=True)])
+        threads += [
+            threading.Thread(target=_deliver, args=(work, started, target, camera, tally, stop))
+            for _ in range(connections)
+        ]
     for thread in threads:
         thread.start()
     try:
@@ -224,8 +250,11 @@ def post(
     return tally
 
 
-def target(url: str, api_key: str | None, timeout: float) -> Target:
+def target(
+    url: str, api_key: str | None, timeout: float, deadline_ms: float | None = None
+) -> Target:
     """Take an address apart; without a path, it is that of single frames. `timeout` is in seconds.
+    With `deadline_ms` the server is asked to answer each frame within it, or to refuse it.
 
     Raises ValueError when it is no http or https address.
     """
@@ -235,13 +264,16 @@ def target(url: str, api_key: str | None, timeout: float) -> Target:
     headers = {"Content-Type": "image/jpeg", "Connection": "keep-alive"}
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"
+    query = parse_qsl(split.query)
+    if deadline_ms is not None:
+        query.append(("deadline_ms", f"{deadline_ms:g}"))
     return Target(
         url,
         split.scheme,
         split.hostname,
         split.port,
         "/v1/recognize" if split.path in ("", "/") else split.path,
-        tuple(parse_qsl(split.query)),
+        tuple(query),
         headers,
         timeout,
     )

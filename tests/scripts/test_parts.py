@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -191,6 +192,34 @@ def test_post_counts_right_and_wrong(
     assert paths[0] == "/v1/recognize?top_k=1&camera=st4+top&part=1-00001"
     assert {key for _, key, _ in Recogniser.seen} == {"Bearer k1"}
     assert all(body[:2] == b"\xff\xd8" for _, _, body in Recogniser.seen)
+
+
+def test_post_sends_each_camera_and_deadline(
+    camera: ModuleType, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rate = ["--rate", "200", "--count", "2", "--timeout", "60", "--width", "64", "--height", "64"]
+    asked = ["--cameras", "20", "--camera", "st4", "--deadline-ms", "60000"]
+    assert camera.main(["post", server, *rate, *asked]) == 0
+    sent = sorted(path for path, _, _ in Recogniser.seen)
+    assert len(sent) == 40
+    assert sent[0] == "/v1/recognize?deadline_ms=60000&camera=st4-01&part=1-00001"
+    assert sent[-1] == "/v1/recognize?deadline_ms=60000&camera=st4-20&part=1-00002"
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("st4-07 1-0000") for line in lines) == 2
+    assert "later than 60000 ms 0" in lines[-1]
+
+
+def test_camera_names_a_missing_module(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", str(SCRIPTS / "camera.py"), "post"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "camera.py needs the Python module cv2" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_post_prints_refusals(
