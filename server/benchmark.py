@@ -16,6 +16,7 @@ import msgspec
 from server.benchmark_server import Served, crowd, served, through_server
 from server.benchmark_steps import Stage, Steps, Throughput, find_frames
 from server.config import Settings
+from server.config_writing import write_settings
 from server.recognition import frame, process
 from server.recognition.cores import granted_cores
 from server.recognition.interpreter import runtime
@@ -119,8 +120,12 @@ def _machine() -> str:
         return f"{platform.node()} ({platform.machine()})"
 
 
-def run(settings: Settings, seconds: float) -> int:
-    """Measures, prints, and writes the figures beside the bundle; returns the exit code."""
+def run(settings: Settings, seconds: float, settings_file: Path | None = None) -> int:
+    """Measures, prints, and writes the figures beside the bundle, and the proposed settings into
+    `settings_file` if one is given; returns the exit code.
+
+    Raises what `measure` raises, and SettingsError if the settings file can't be written.
+    """
     figures = measure(settings, seconds)
     folder = Path(settings.models) / figures.model
     file = folder / f"bench-{platform.node() or 'device'}.json"
@@ -129,7 +134,12 @@ def run(settings: Settings, seconds: float) -> int:
         print(f"wrote {file}")
     except OSError as error:
         print(f"{file} can't be written ({error.strerror}), so the figures are only printed")
-    print("proposed for the settings file, from the fewest interpreters that are as fast as any:")
+    if settings_file is not None:
+        write_settings(settings_file, figures.proposed)
+        print(f"wrote the proposed settings into {settings_file}; they count from the next start:")
+    else:
+        print("proposed for the settings file (`bench --write` sets them there), from the fewest")
+        print("interpreters that are as fast as any:")
     for name, value in figures.proposed.items():
-        print(f"{name} = {value:g}" if name != "max_wait_ms" else f"{name} = {value:.1f}")
+        print(f"{name} = {value}")
     return 0

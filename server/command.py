@@ -8,9 +8,9 @@ from pathlib import Path
 
 from server import __version__, fleet_command, journal_command, keys_command
 from server.config import Settings
-from server.config_reading import load
+from server.config_reading import load, settings_file
 from server.config_table import described
-from server.errors import LinesideError, StartError
+from server.errors import LinesideError, SettingsError, StartError
 
 
 def _parser(asked: str) -> argparse.ArgumentParser:
@@ -41,6 +41,9 @@ def _parser(asked: str) -> argparse.ArgumentParser:
     worker = commands.add_parser("worker", help="run jobs, for the servers of one `broker_url`")
     bench = commands.add_parser("bench", help="measure this device and propose its settings")
     bench.add_argument("--seconds", type=float, default=20.0, help="to measure in all (20)")
+    bench.add_argument(
+        "--write", action="store_true", help="set what is proposed in the settings file"
+    )
     for command in (serve, check, health, worker, bench):
         command.add_argument("--config", type=Path, help="TOML file of settings")
         for row in described() if command.prog.endswith(f" {asked}") else ():
@@ -99,10 +102,15 @@ def _health(settings: Settings) -> int:
     return 0 if ready else 1
 
 
-def _bench(settings: Settings, seconds: float) -> int:
+def _bench(settings: Settings, args: argparse.Namespace) -> int:
     from server.benchmark import run
 
-    return run(settings, seconds)
+    file = settings_file(os.environ, args.config)
+    if args.write and file is None:
+        raise SettingsError(
+            "--write needs a settings file: name it with --config FILE or LINESIDE_CONFIG"
+        )
+    return run(settings, args.seconds, file if args.write else None)
 
 
 def _print_settings() -> int:
@@ -129,7 +137,7 @@ def main(argv: Sequence[str]) -> int:
         if args.command == "journal":
             return journal_command.run(args, settings)
         if args.command == "bench":
-            return _bench(settings, args.seconds)
+            return _bench(settings, args)
         run = {"serve": _serve, "check": _check, "health": _health, "worker": _work}[args.command]
         return run(settings)
     except (StartError, LinesideError) as error:

@@ -85,6 +85,13 @@ def to_environ(settings: Settings) -> dict[str, str]:
     return found
 
 
+def settings_file(environ: Mapping[str, str], file: Path | None = None) -> Path | None:
+    """The settings file: `file`, or the one that LINESIDE_CONFIG names, or None."""
+    if file is None and environ.get(CONFIG):
+        return Path(environ[CONFIG])
+    return file
+
+
 def load(
     environ: Mapping[str, str], flags: Mapping[str, str] | None = None, file: Path | None = None
 ) -> Settings:
@@ -92,8 +99,7 @@ def load(
 
     Raises SettingsError for an unknown key, an unusable value or a missing file.
     """
-    if file is None and environ.get(CONFIG):
-        file = Path(environ[CONFIG])
+    file = settings_file(environ, file)
     values: dict[str, Any] = {}
     for name, value in (_read_file(file) if file else {}).items():
         values[name] = _convert(name, value, f"{file}: {name}", strict=True)

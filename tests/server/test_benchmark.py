@@ -7,17 +7,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from live import ROOT
 
 from server import config_reading
 from server.benchmark import best_of, propose
 from server.benchmark_steps import Throughput
+from server.config_writing import merge_settings, write_settings
+from server.errors import SettingsError
 
 
 def test_it_measures_writes_and_proposes_usable_settings(shipped: Path, tmp_path: Path) -> None:
     shutil.copytree(shipped, tmp_path / "parts" / "1")
+    settings = tmp_path / "lineside.toml"
+    settings.write_text("# our line\nport = 8123  # not 8080\ninterpreters = 9\n")
+    command = [sys.executable, "-m", "server", "bench", "--models", str(tmp_path), "--seconds", "2"]
     done = subprocess.run(
-        [sys.executable, "-m", "server", "bench", "--models", str(tmp_path), "--seconds", "2"],
+        [*command, "--config", str(settings), "--write"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -33,10 +39,10 @@ def test_it_measures_writes_and_proposes_usable_settings(shipped: Path, tmp_path
     )
     assert all(each["fps"] > 0 for each in figures["throughput"])
     assert figures["served"]["fps"] > 0
-    lines = done.stdout.splitlines()[-len(figures["proposed"]) :]
-    settings = tmp_path / "lineside.toml"
-    settings.write_text("\n".join(lines) + "\n")
+    assert f"wrote the proposed settings into {settings}" in done.stdout
     loaded = config_reading.load({}, file=settings)
+    assert loaded.port == 8123
+    assert settings.read_text().startswith("# our line\nport = 8123  # not 8080\n")
     assert loaded.interpreters == figures["proposed"]["interpreters"]
     assert loaded.max_wait_ms == figures["proposed"]["max_wait_ms"]
 
@@ -72,6 +78,37 @@ def test_a_model_of_numbers_has_no_frame_to_time(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "takes numbers, not images" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "merged"),
+    [
+        ("", "a = 2\nb = 1.5\n"),
+        ("a = 1", "a = 2\nb = 1.5\n"),
+        ("  a=1 # why\n\n# end\n", "a = 2 # why\n\n# end\nb = 1.5\n"),
+        ("c = 1\n[t]\na = 7\n", "c = 1\na = 2\nb = 1.5\n\n[t]\na = 7\n"),
+        ("[t]\na = 7\n", "a = 2\nb = 1.5\n\n[t]\na = 7\n"),
+        ("ba = 1\nab = 1\n", "ba = 1\nab = 1\na = 2\nb = 1.5\n"),
+    ],
+)
+def test_merged_settings_keep_other_lines(text: str, merged: str) -> None:
+    assert merge_settings(text, {"a": 2, "b": 1.5}) == merged
+
+
+@pytest.mark.parametrize("text", ["a = ", 's = """\na = 1\n"""\n'])
+def test_merge_refuses_what_it_can_not_replace(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        merge_settings(text, {"a": 2})
+
+
+def test_written_settings_keep_the_file_mode(tmp_path: Path) -> None:
+    file = tmp_path / "lineside.toml"
+    file.write_text("port = 1\n")
+    file.chmod(0o640)
+    write_settings(file, {"port": 2})
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("port = 2\n", 0o640)
+    with pytest.raises(SettingsError, match=r"gone/lineside.toml can't be changed"):
+        write_settings(tmp_path / "gone" / "lineside.toml", {"port": 2})
 
 
 def test_the_fewest_that_are_as_fast_are_proposed() -> None:
