@@ -1,6 +1,7 @@
 """scripts/install as root in a copy of this machine's files, with a service that runs."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,7 @@ def in_fresh_root(source: Path, *steps: str) -> subprocess.CompletedProcess[str]
 def test_a_version_that_does_not_come_up_gives_way_to_the_one_before(source: Path) -> None:
     done = in_fresh_root(source, PREPARED, BROKEN)
     assert done.returncode == 0, done.stderr
+    assert re.search(r"lineside: the page is at http://127.0.0.1:\d+/: open it", done.stderr)
     assert "lineside: the service did not start" in done.stderr
     assert "lineside: the version that was installed before serves again" in done.stderr
     assert done.stdout.splitlines()[-4:-1] == [
