@@ -121,8 +121,7 @@ def decode(data: bytes, recipe: Recipe, limits: Limits) -> Pixels:
     """An image file's bytes as upright RGB pixels, uint8 [height, width, 3].
 
     Grey is repeated over the three channels, alpha is dropped (a TIFF's is multiplied in, as
-    libtiff does), 16-bit is reduced to its upper 8 bits, a PPM of any other depth is scaled to
-    255, CMYK is converted, EXIF orientation is applied. A JPEG may come back smaller than it is
+    libtiff does), 16-bit is reduced to its upper 8 bits, a PPM's samples are scaled to 255, CMYK is converted, EXIF orientation is applied. A JPEG may come back smaller than it is
     stored, see `jpeg_eighths`.
 
     Raises UnsupportedImageError, ImageTooLargeError or UndecodableImageError.

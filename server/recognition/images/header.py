@@ -9,15 +9,13 @@ Pixels = NDArray[np.uint8]
 
 class Header(msgspec.Struct, frozen=True):
     """What an image file says of itself. Sizes in pixels as stored, before `orientation` (EXIF
-    1..8) is applied. white: the value of a full sample, where neither 8 nor 16 bits hold just it
-    and OpenCV does not scale by it."""
+    1..8) is applied."""
 
     format: str
     mode: str
     width: int
     height: int
     orientation: int = 1
-    white: int | None = None
 
     @property
     def transposed(self) -> bool:

@@ -7,21 +7,16 @@ from server.errors import UndecodableImageError
 from server.recognition.images.header import Pixels
 
 
-def decode(data: bytes, name: str, white: int | None = None) -> Pixels:
+def decode(data: bytes, name: str) -> Pixels:
     """A file's bytes as RGB pixels, uint8 [height, width, 3], as stored: no orientation is applied.
 
-    name: the format, for the message. white: the value of a full sample, if samples are to be
-    scaled by it; else 16-bit samples are reduced to their upper 8 bits.
+    name: the format, for the message. 16-bit samples are reduced to their upper 8 bits.
 
     Raises UndecodableImageError if OpenCV gives no picture. What it only logs is not noticed here.
     """
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    if white is not None:
-        flags |= cv2.IMREAD_ANYDEPTH
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        if white is not None and pixels is not None:
-            pixels = cv2.convertScaleAbs(pixels, alpha=255 / white)
     except cv2.error as error:
         raise UndecodableImageError(f"the {name} does not decode: {error.err}") from None
     # Whatever the flags say, OpenCV gives pixels of some kinds as they are stored.

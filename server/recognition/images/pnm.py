@@ -1,46 +1,186 @@
-"""PBM, PGM and PPM, plain or binary (netpbm.sourceforge.net/doc/pnm.html)."""
+"""PBM, PGM and PPM, plain or binary (netpbm.sourceforge.net/doc/pnm.html), read by numpy alone.
+
+Programs read some files differently: a comment directly behind a number ends it for one and is cut
+out of it for another. Such files are refused, and so are those that hold less or more than their
+header declares, since nothing else in a PNM shows damage.
+"""
 
 import re
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from server.errors import UndecodableImageError
-from server.recognition.images import opencv
 from server.recognition.images.header import Header, Pixels
 
 SIGNATURE = re.compile(rb"P[1-6](?:[\s#]|\Z)")
-# Numbers with space between, in which each # begins a comment up to the line's end.
-PNM_NUMBER = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])+([0-9]{1,9})(?=[\s#])")
+# Space or comments, and a number with space behind it. A comment ends with its line.
+NUMBER = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])+([0-9]{1,9})(?=\s)")
+COMMENT = re.compile(rb"#[^\r\n]*")
 # Where the pixels begin at the latest. All before, comments too, is read by the byte.
-MAX_PNM_HEADER = 1 << 16
-PLAIN = (b"P1", b"P2", b"P3")
+MAX_HEADER = 1 << 16
+BITS, RAW_BITS, PLAIN, COLORS = 1, 4, (1, 2, 3), (3, 6)
+SPACE = b" \t\n\v\f\r"
+DIGITS = b"0123456789"
+# Samples that are scaled at a time.
+BLOCK = 1 << 18
+
+
+class _Layout(NamedTuple):
+    """What a header says. kind: 1..6 of P1..P6; white: the value of a full sample, 1..65535;
+    start: where the raster begins."""
+
+    kind: int
+    width: int
+    height: int
+    white: int
+    start: int
+
+    @property
+    def channels(self) -> int:
+        return 3 if self.kind in COLORS else 1
 
 
 def read_header(data: bytes) -> Header:
-    """The header of a PBM, PGM or PPM, plain or not (netpbm.sourceforge.net/doc/pnm.html).
+    """The header of a PBM, PGM or PPM.
 
-    Raises UndecodableImageError where it is cut off, or longer than `MAX_PNM_HEADER`.
+    Raises UndecodableImageError if it is damaged, cut off, longer than `MAX_HEADER`, or if
+    programs would read it differently.
     """
+    layout = _read_layout(data)
+    return Header("PPM", "RGB" if layout.channels == 3 else "L", layout.width, layout.height)
+
+
+def decode(data: bytes, header: Header) -> Pixels:
+    """A PNM's pixels as RGB, uint8 [height, width, 3]. A sample v of at most `white` becomes
+    v * 255 / white, rounded.
+
+    Raises UndecodableImageError if samples are missing or too large, or if more follows them.
+    """
+    layout = _read_layout(data)
+    if layout.kind == BITS:
+        samples = _read_plain_bits(data, layout)
+    elif layout.kind == RAW_BITS:
+        samples = _read_raw_bits(data, layout)
+    elif layout.kind in PLAIN:
+        samples = _scale(_read_numbers(data, layout), layout.white)
+    else:
+        samples = _scale(_read_raw(data, layout), layout.white)
+    pixels = samples.reshape(layout.height, layout.width, layout.channels)
+    if layout.channels == 1:
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), np.uint8)
+    return np.array(pixels, np.uint8)
+
+
+def _read_layout(data: bytes) -> _Layout:
     kind, at, numbers = data[1] - ord("0"), 2, []
-    for _ in range(2 if kind in (1, 4) else 3):
-        found = PNM_NUMBER.match(data, at, MAX_PNM_HEADER)
-        if found is None:
-            raise UndecodableImageError("the PPM's header is cut off or damaged")
-        numbers.append(int(found[1]))
-        at = found.end()
-    width, height, white = (*numbers, 255)[:3]
+    for _ in range(2 if kind in (BITS, RAW_BITS) else 3):
+        number = NUMBER.match(data, at, MAX_HEADER)
+        if number is None:
+            raise UndecodableImageError(
+                "the PPM's header is cut off or damaged, or has a comment directly behind a number,"
+                " which programs read differently"
+            )
+        numbers.append(int(number[1]))
+        at = number.end()
+    width, height, white = (*numbers, 1)[:3]
     if not (width and height and 0 < white <= 0xFFFF):
         raise UndecodableImageError(
             f"the PPM's header is damaged: {width} x {height} pixels, values up to {white}"
         )
-    scaled = white in (0xFF, 0xFFFF) or (kind < 4 and white < 0xFF)
-    mode = "RGB" if kind in (3, 6) else "L"
-    return Header("PPM", mode, width, height, white=None if scaled else white)
+    if kind not in PLAIN and data.startswith(b"\r\n", at):
+        raise UndecodableImageError(
+            "the PPM's header ends in CR and LF: one byte must stand before the pixels"
+        )
+    return _Layout(kind, width, height, white, at + 1)
 
 
-def decode(data: bytes, header: Header) -> Pixels:
-    """A PNM's pixels as RGB, uint8 [height, width, 3]; samples are scaled to 255.
+def _read_raw_bits(data: bytes, layout: _Layout) -> NDArray[np.uint8]:
+    """The bits of P4 as grey levels [height, width], 0 for 1 and 255 for 0."""
+    row = (layout.width + 7) // 8
+    _check_size(data, layout, row * layout.height)
+    packed = np.frombuffer(data, np.uint8, row * layout.height, layout.start)
+    bits = np.unpackbits(packed.reshape(layout.height, row), axis=1, count=layout.width)
+    return np.where(bits, np.uint8(0), np.uint8(255))
 
-    Raises UndecodableImageError if it does not decode.
-    """
-    if data[:2] in PLAIN:
-        data += b"\n"  # OpenCV wants something after the last number
-    return opencv.decode(data, "PPM", header.white)
+
+def _read_raw(data: bytes, layout: _Layout) -> NDArray[Any]:
+    """The samples of P5 and P6: of one byte, or of two with the upper one first."""
+    kind = np.dtype(np.uint8 if layout.white < 0x100 else ">u2")
+    number = layout.width * layout.height * layout.channels
+    _check_size(data, layout, number * kind.itemsize)
+    return np.frombuffer(data, kind, number, layout.start)
+
+
+def _check_size(data: bytes, layout: _Layout, size: int) -> None:
+    """Raises UndecodableImageError if fewer than `size` bytes of pixels are there, or if anything
+    but padding follows them."""
+    if layout.start + size > len(data):
+        raise UndecodableImageError(
+            f"the PPM is cut off: its pixels take {size} bytes and {len(data) - layout.start} are"
+            " left"
+        )
+    rest = data[layout.start + size :].lstrip(SPACE + b"\0")
+    if SIGNATURE.match(rest):
+        raise UndecodableImageError("the PPM has more than one picture: send one")
+    if rest:
+        raise UndecodableImageError(
+            f"the PPM is damaged: {len(rest)} bytes follow the pixels that its header declares"
+        )
+
+
+def _read_plain_bits(data: bytes, layout: _Layout) -> NDArray[np.uint8]:
+    """The bits of P1 as grey levels, 0 for 1 and 255 for 0. There may be no space between them."""
+    text = COMMENT.sub(b"", data[layout.start :]).translate(None, SPACE)
+    _check_plain(text, b"01", len(text), layout)
+    return np.where(np.frombuffer(text, np.uint8) == ord("1"), np.uint8(0), np.uint8(255))
+
+
+def _read_numbers(data: bytes, layout: _Layout) -> NDArray[np.int32]:
+    """The samples of P2 and P3, decimal numbers with space between."""
+    text = data[layout.start :]
+    if b"#" in text:
+        if re.search(rb"[0-9]#", text):
+            raise UndecodableImageError(
+                "the PPM has a comment directly behind a number, which programs read differently"
+            )
+        text = COMMENT.sub(b"", text)
+    if re.search(rb"[0-9]{10}", text):
+        raise UndecodableImageError("the PPM is damaged: it has a number of ten digits")
+    text = text.strip(SPACE)
+    _check_plain(text, DIGITS + SPACE, None, layout)
+    samples = np.fromstring(text, np.int32, sep=" ") if text else np.empty(0, np.int32)
+    _check_plain(b"", b"", len(samples), layout)
+    return samples
+
+
+def _check_plain(text: bytes, allowed: bytes, number: int | None, layout: _Layout) -> None:
+    """Raises UndecodableImageError if `text` has other bytes than `allowed`, or if `number`, if
+    given, is not that of the samples."""
+    if text.translate(None, allowed):
+        raise UndecodableImageError("the PPM is damaged: its pixels are not plain numbers")
+    need = layout.width * layout.height * layout.channels
+    if number is not None and number != need:
+        raise UndecodableImageError(
+            f"the PPM is cut off or damaged: its header declares {need} samples and it has {number}"
+        )
+
+
+def _scale(samples: NDArray[Any], white: int) -> NDArray[np.uint8]:
+    """v * 255 / white, rounded. Raises UndecodableImageError for a sample above `white`."""
+    largest = int(samples.max())
+    if largest > white:
+        raise UndecodableImageError(
+            f"the PPM is damaged: it has a sample of {largest}, and its header says that {white}"
+            " is the largest"
+        )
+    if white == 0xFF and samples.dtype == np.uint8:
+        return np.asarray(samples, np.uint8)
+    levels = ((np.arange(white + 1) * 510 + white) // (2 * white)).astype(np.uint8)
+    scaled = np.empty(len(samples), np.uint8)
+    # By the block, since numpy takes eight bytes for every index.
+    for start in range(0, len(samples), BLOCK):
+        scaled[start : start + BLOCK] = levels[samples[start : start + BLOCK]]
+    return scaled
