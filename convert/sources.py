@@ -17,7 +17,8 @@ from convert.quiet import quiet, tensorflow
 from convert.shapes import Shape, describe
 from convert.shapes import first_line as _first
 from server.errors import BundleError
-from server.recognition.manifest import Label, Recipe, parse_labels
+from server.recognition.labels import Label, parse_labels
+from server.recognition.manifest import Recipe
 
 # MobileNetV2's own scaling, 0..255 to -1..1 (keras.applications' mode "tf").
 MOBILENET_SCALE, MOBILENET_OFFSET = 1 / 127.5, -1.0
@@ -235,10 +236,8 @@ def recipe_with(recipe: Recipe, **given: Any) -> Recipe:
 def read_labels(path: Path) -> tuple[Label, ...]:
     """Labels in output order, `LABEL` or `ID<TAB>LABEL` a line. Raises ConvertError."""
     try:
-        return parse_labels(path.read_text("utf-8-sig"))
+        return parse_labels(path.read_bytes(), str(path))
     except OSError as error:
         raise ConvertError(f"{path} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConvertError(f"{path} is not a text file in UTF-8") from None
     except BundleError as error:
-        raise ConvertError(str(error).replace("labels.txt", str(path))) from None
+        raise ConvertError(str(error)) from None

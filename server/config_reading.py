@@ -14,6 +14,7 @@ import msgspec
 from server.config import LISTS, Settings
 from server.errors import SettingsError
 from server.recognition.manifest import Recipe
+from server.recognition.plain_files import read_plain_file
 
 PREFIX = "LINESIDE_"
 CONFIG = "LINESIDE_CONFIG"
@@ -23,11 +24,15 @@ SECRET = frozenset({"broker_url", "cache_url", "webhook_secret"})
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(read_plain_file(path).decode())
     except FileNotFoundError:
         raise SettingsError(f"the settings file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"the settings file {path} can't be read: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"the settings file {path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(
+            f"the settings file {path} can't be read: it is no text in UTF-8"
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"the settings file {path} is not valid TOML: {error}") from None
 

@@ -10,7 +10,8 @@ from msgspec import Meta
 from server.api.json_body import read_json
 from server.api.responses import to_json
 from server.errors import BundleError, InvalidFieldError, NotFoundError
-from server.recognition.manifest import LABELS, read_labels
+from server.recognition.labels import read_labels
+from server.recognition.manifest import LABELS
 from server.recognition.results import Prediction
 from server.recognition.sample import ID, MediaType, Reason, Sample
 from server.store.bundles import BundleStore

@@ -10,6 +10,7 @@ from pathlib import Path
 from server.api.callers import Caller, ReadToken
 from server.config import Settings
 from server.errors import SettingsError, UnauthorizedError
+from server.recognition.plain_files import read_plain_file
 from server.store.keys import RIGHTS
 
 # Seconds by which two clocks may differ.
@@ -24,7 +25,7 @@ SHORTEST_RSA = 2048
 
 def _read(path: str) -> bytes:
     try:
-        return Path(path).read_bytes().strip()
+        return read_plain_file(Path(path)).strip()
     except OSError as error:
         raise SettingsError(f"jwt_key_file {path} can't be read: {error.strerror}") from None
 

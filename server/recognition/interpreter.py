@@ -15,6 +15,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter as LiteRT
 
 from server.errors import BundleError
+from server.recognition.plain_files import MODEL_MAX, read_plain_file
 from server.recognition.preprocessing import Tensor, TensorSpec
 
 
@@ -52,7 +53,7 @@ def _signature_names(litert: LiteRT) -> tuple[dict[int, str], dict[int, str]]:
 
 def _read(model: Path) -> bytes:
     try:
-        return model.read_bytes()
+        return read_plain_file(model, MODEL_MAX)
     except OSError as error:
         raise BundleError(f"{model} can't be read: {error.strerror}") from None
 

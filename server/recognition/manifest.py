@@ -14,6 +14,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from server.errors import BundleError
+from server.recognition.labels import Label as Label
+from server.recognition.labels import read_labels
+from server.recognition.plain_files import MODEL_MAX, open_plain_file, read_plain_file
 
 MANIFEST, MODEL, LABELS, GOLDEN = "bundle.json", "model.tflite", "labels.txt", "golden"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -145,13 +148,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     golden: tuple[Golden, ...] = ()
 
 
-class Label(msgspec.Struct, frozen=True):
-    """One output of a classifier: `id` is an outside name such as a WordNet id, or ''."""
-
-    name: str
-    id: str = ""
-
-
 class Bundle(msgspec.Struct, frozen=True):
     """A verified bundle on disk: its folder, bundle.json and labels."""
 
@@ -164,31 +160,9 @@ class Bundle(msgspec.Struct, frozen=True):
         return self.folder / MODEL
 
 
-def parse_labels(text: str) -> tuple[Label, ...]:
-    """Labels in output order from labels.txt: `LABEL` or `ID<TAB>LABEL` a line.
-
-    Raises BundleError for an empty line.
-    """
-    labels = []
-    for number, line in enumerate(text.splitlines(), 1):
-        id_, _, name = line.strip().rpartition("\t")
-        if not name:
-            raise BundleError(f"labels.txt line {number} is empty")
-        labels.append(Label(name.strip(), id_.strip()))
-    return tuple(labels)
-
-
-def read_labels(path: Path) -> tuple[Label, ...]:
-    """Labels in output order from the file `path`. Raises BundleError as `parse_labels` does."""
-    try:
-        return parse_labels(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path} can't be read: {error}") from None
-
-
 def digest(path: Path) -> str:
-    """sha256 of a file, as 64 hex digits."""
-    with path.open("rb") as file:
+    """sha256 of a plain file, as 64 hex digits. Raises OSError."""
+    with open_plain_file(path, MODEL_MAX) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -198,10 +172,10 @@ def verify_files(folder: Path, expected: Mapping[str, str]) -> None:
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
             raise BundleError(f"{folder}: bundle.json names {name}, which lies outside the bundle")
-        if not path.is_file():
-            raise BundleError(f"{path} is missing")
         try:
             actual = digest(path)
+        except FileNotFoundError:
+            raise BundleError(f"{path} is missing") from None
         except OSError as error:
             raise BundleError(f"{path} can't be read: {error.strerror}") from None
         if actual != sha256:
@@ -215,7 +189,7 @@ def read_bundle(folder: Path) -> Bundle:
     """
     path = folder / MANIFEST
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode(read_plain_file(path), type=Manifest)
     except FileNotFoundError:
         raise BundleError(f"{path} is missing") from None
     except OSError as error:

@@ -11,7 +11,8 @@ from server.errors import BundleError, LinesideError
 from server.recognition import frame, results
 from server.recognition.admission import Admission
 from server.recognition.interpreter import Interpreter, InterpreterPool
-from server.recognition.manifest import Bundle, Recipe
+from server.recognition.manifest import LABELS, Bundle, Recipe
+from server.recognition.plain_files import IMAGE_MAX, read_plain_file
 from server.recognition.preprocessing import (
     Tensor,
     apply_table,
@@ -184,8 +185,9 @@ class Recognizer:
         for golden in self.manifest.golden:
             path = self.bundle.folder / golden.file
             try:
+                data = read_plain_file(path, IMAGE_MAX)
                 with np.errstate(invalid="ignore"):
-                    probabilities = self._probabilities(path.read_bytes(), StageTimer())
+                    probabilities = self._probabilities(data, StageTimer())
             except (OSError, LinesideError) as error:
                 raise BundleError(f"golden frame {path} can't be used: {error}") from None
             if not np.isfinite(probabilities).all():
@@ -235,10 +237,16 @@ def check_fit(bundle: Bundle, pool: InterpreterPool) -> Recipe:
     shape, want = pool.inputs[0].shape[1:], (recipe.height, recipe.width, recipe.channels)
     if shape != want or pool.inputs[0].dtype != recipe.dtype:
         raise BundleError(
-            f"{where}: the recipe makes {recipe.dtype} {list(want)} but the model takes"
-            f" {pool.inputs[0].dtype} {list(shape)}"
+            f"{where}: the recipe makes {recipe.dtype} {list(want)} (height, width, channels) but"
+            f" the model takes {pool.inputs[0].dtype} {list(shape)}: set the recipe's dtype,"
+            " height, width and color to that"
         )
     classes = math.prod(pool.outputs[0].shape[1:] or pool.outputs[0].shape)
+    if not bundle.labels:
+        raise BundleError(
+            f"{where} has no {LABELS}, which names the model's {classes} outputs in their order,"
+            " one label a line"
+        )
     if classes != len(bundle.labels):
         raise BundleError(
             f"{where}: labels.txt has {len(bundle.labels)} labels but the model answers {classes}"

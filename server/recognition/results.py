@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from server.recognition.manifest import Label, Manifest, VerdictPolicy
+from server.recognition.labels import Label
+from server.recognition.manifest import Manifest, VerdictPolicy
 from server.recognition.preprocessing import Tensor, TensorSpec
 
 Probabilities = NDArray[np.float32]

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from server.recognition.plain_files import read_plain_file
 from server.recognition.results import Prediction
 
 Reason = Literal["label", "threshold", "uncertain", "random"]
@@ -78,7 +79,7 @@ def read_sample(path: Path) -> Sample:
     Raises OSError, and ValueError where it is damaged or not named as the sample is.
     """
     try:
-        sample = msgspec.json.decode(path.read_bytes(), type=Sample)
+        sample = msgspec.json.decode(read_plain_file(path), type=Sample)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a sample: {error}") from None
     if path.stem != sample.id:

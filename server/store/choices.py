@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from server.observe.logs import LOGGER
+from server.recognition.plain_files import read_plain_file
 from server.store.files import write_whole
 
 logger = logging.getLogger(LOGGER)
@@ -35,7 +36,7 @@ def read_choice(folder: Path) -> Choice | None:
     """The choice kept in models/NAME; None where there is none, or where it is damaged (logged)."""
     path = folder / CHOICE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Choice)
+        return msgspec.json.decode(read_plain_file(path), type=Choice)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import msgspec
 
 from server.errors import BundleError
+from server.recognition.labels import read_labels
 from server.recognition.manifest import (
     GOLDEN,
     LABELS,
@@ -19,8 +20,8 @@ from server.recognition.manifest import (
     Manifest,
     Recipe,
     read_bundle,
-    read_labels,
 )
+from server.recognition.plain_files import read_plain_file
 
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 Fingerprint: TypeAlias = tuple[tuple[str, int, int], ...]
@@ -94,7 +95,7 @@ class _Task(msgspec.Struct):
 def task_of(folder: Path) -> str:
     """What an unverified bundle says its task is; '' where it can't be read."""
     try:
-        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_Task).task
+        return msgspec.json.decode(read_plain_file(folder / MANIFEST), type=_Task).task
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return ""
 

@@ -18,6 +18,7 @@ from server.errors import NotFoundError, NotReadyError, StorageError
 from server.observe.logs import LOGGER
 from server.recognition.frame import Limits, read_header
 from server.recognition.observation import Observation
+from server.recognition.plain_files import IMAGE_MAX, read_plain_file
 from server.recognition.sample import MEDIA_TYPES, MediaType, Reason, Sample, read_sample
 from server.store.files import beside, make_folder, sync, write_whole
 from server.store.sample_index import Filter, SampleIndex, on_disk
@@ -234,7 +235,7 @@ class SampleFolder:
     def image(self, sample: Sample) -> bytes:
         """The image file as it was received. Raises NotFoundError."""
         try:
-            return (self.folder / sample.image_name).read_bytes()
+            return read_plain_file(self.folder / sample.image_name, IMAGE_MAX)
         except OSError:
             raise NotFoundError(f"the image of the sample {sample.id} is gone") from None
 

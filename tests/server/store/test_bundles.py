@@ -155,7 +155,7 @@ def test_labels_that_are_not_utf8_are_named(tiny_model: MakeModel, tmp_path: Pat
     folder.mkdir(parents=True)
     shutil.copy(tiny_model("colors"), folder / MODEL)
     (folder / LABELS).write_bytes("grün\nrot\nblau\n".encode("latin-1"))
-    with pytest.raises(BundleError, match=r"labels.txt can't be read"):
+    with pytest.raises(BundleError, match=r"labels.txt line 1 is not a text in UTF-8"):
         open_bundle(folder, RECIPE)
 
 
@@ -204,10 +204,19 @@ def test_which_model_is_the_default(tiny_model: MakeModel, bundle: Path) -> None
     ("kind", "fields", "says"),
     [
         ("colors", {"labels": ("red", "green")}, "has 2 labels but the model answers 3"),
+        ("colors", {"labels": ()}, r"has no labels\.txt, which names the model's 3 outputs"),
         ("colors", {"recipe": None}, "no recipe says how"),
-        ("colors", {"recipe": Recipe(width=48, height=32)}, r"\[32, 48, 3\] but the model takes"),
-        ("colors", {"recipe": Recipe(width=32, height=32, color="gray")}, r"\[32, 32, 1\] but"),
-        ("int8", {"quantization": "int8"}, "makes float32 .* but the model takes int8"),
+        (
+            "colors",
+            {"recipe": Recipe(width=48, height=32)},
+            r"\[32, 48, 3\] .*but the model takes",
+        ),
+        ("colors", {"recipe": Recipe(width=32, height=32, color="gray")}, r"\[32, 32, 1\] .* but"),
+        (
+            "int8",
+            {"quantization": "int8"},
+            "makes float32 .* takes int8 .*: set the recipe's dtype",
+        ),
         ("two_outputs", {}, "this model has 1 and 2"),
     ],
 )
