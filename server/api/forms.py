@@ -19,6 +19,7 @@ from werkzeug.http import parse_options_header
 from werkzeug.sansio.utils import get_content_length
 from werkzeug.utils import cached_property
 
+from server.api.bodies import Answer, Body
 from server.errors import OverloadedError
 
 FORM = "multipart/form-data"
@@ -166,6 +167,14 @@ def take_bodies(app: Flask, max_bytes: int) -> None:
 
     @app.after_request
     def drain(response: Response) -> Response:
+        body = request.environ.get("wsgi.input")
+        if (
+            isinstance(body, Body)
+            and response.mimetype == "application/json"
+            and not response.is_streamed
+        ):
+            headers = (pair for pair in response.headers if pair[0] != "Content-Length")
+            body.decide(Answer(response.status_code, tuple(headers), response.get_data()))
         if not cast(FrameRequest, request).drain():
             response.headers["Connection"] = "close"
         return response

@@ -69,6 +69,8 @@ def limit_rates(app: Flask, settings: Settings) -> None:
         strategy="moving-window",
         storage_uri="memory://",
         headers_enabled=False,
+        # Else paths that lead nowhere would not count, and could be tried without end.
+        request_identifier=lambda: request.endpoint or "unmatched",
     )
 
     @app.after_request

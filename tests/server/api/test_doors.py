@@ -492,6 +492,32 @@ def test_keys_can_not_be_tried_at_any_speed(colors: Path, tmp_path: Path) -> Non
     assert answer.status_code == 401
 
 
+def test_paths_that_lead_nowhere_count_for_the_rate(colors: Path, tmp_path: Path) -> None:
+    app = make_app(colors, tmp_path / "none", rate_per_address="9/minute")
+    client = app.test_client()
+
+    def tried(number: int) -> int:
+        method, path = (("GET", f"/no/{number}"), ("PUT", "/v1/models"), ("POST", "/v1/journal"))[
+            number % 3
+        ]
+        return client.open(path, method=method).status_code
+
+    assert [tried(number) for number in range(9)] == [404, 405, 405] * 3
+    assert [tried(number) for number in range(3)] == [429] * 3
+    answer = client.get("/v1/models")
+    assert (answer.status_code, error(answer)["code"]) == (429, "RATE_LIMITED")
+    assert answer.headers["RateLimit-Policy"] == '"address";q=9;w=60'
+    assert client.get("/livez").status_code == 200
+    routes = set(re.findall(r'lineside_requests_total{route="([^"]*)"', metrics_of(app)))
+    assert routes <= {"unmatched", "/v1/models", "/livez"}
+
+
+def metrics_of(app: Flask) -> str:
+    """The page of metrics, as another machine than the test's client asks for it."""
+    client = app.test_client()
+    return client.get("/metrics", environ_overrides={"REMOTE_ADDR": "127.0.0.2"}).text
+
+
 def test_a_rate_that_is_none_stops_the_start(colors: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="rate_per_key can't be 'fast'"):
         make_app(colors, tmp_path / "none", rate_per_key="fast")

@@ -59,7 +59,6 @@ def answer(client: socket.socket) -> tuple[http.client.HTTPResponse, bytes]:
         (PATH, "Content-Length: 100000\r\nContent-Type: application/json"),
         (PATH, "Transfer-Encoding: chunked\r\n\r\n5"),
         ("/v1/jobs", "Content-Length: 100000\r\nContent-Type: multipart/form-data; boundary=x"),
-        ("/nowhere", "Content-Length: 100000"),
     ],
 )
 def test_a_body_that_does_not_come_ends_in_408(server: LiveServer, path: str, head: str) -> None:
