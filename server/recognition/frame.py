@@ -1,7 +1,8 @@
 """Bytes of an image file -> checked, decoded RGB pixels.
 
 The header is read first, so that an image of too many pixels is refused before memory is taken
-for it. Each format has its own module in `images`.
+for it: at most MEMORY_FACTOR times the bytes of its pixels. Each format has its own module in
+`images`.
 """
 
 import math
@@ -11,8 +12,9 @@ import cv2
 import msgspec
 
 from server.errors import ImageTooLargeError, UnsupportedImageError
-from server.recognition.images import bmp, jpeg, png, pnm, tiff, webp
+from server.recognition.images import bmp, depth, jpeg, png, pnm, tiff, webp
 from server.recognition.images.header import Header, Pixels
+from server.recognition.images.limits import Limits
 from server.recognition.manifest import Recipe
 
 FORMATS: dict[str, ModuleType] = {
@@ -23,17 +25,34 @@ FORMATS: dict[str, ModuleType] = {
     "TIFF": tiff,
     "PPM": pnm,
 }
+# Decoding takes at most so many times width * height * 3 bytes, and some MB.
+MEMORY_FACTOR = 4
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """max_pixels: width times height an image may have; max_side: pixels of its longer side."""
+class ImageWarning(msgspec.Struct, frozen=True):
+    """What may be wrong with an image that was decoded: a stable reason for programs, a sentence
+    for people."""
 
-    max_pixels: int = 50_000_000
-    max_side: int = 16_384
+    reason: str
+    message: str
 
 
-def _format(data: bytes) -> str:
-    """The format by the file's first bytes. Raises UnsupportedImageError for any other."""
+class Frame(msgspec.Struct, frozen=True):
+    """A decoded image: upright RGB pixels, uint8 [height, width, 3], and what may be wrong."""
+
+    pixels: Pixels
+    warnings: tuple[ImageWarning, ...] = ()
+
+
+EMPTY_BITS = ImageWarning(
+    "upper_bits_empty",
+    "the image has 16 bits a sample and leaves the upper two or more empty, so that it is nearly"
+    " black: if its camera has fewer bits, set significant_bits, to 12 for Mono12",
+)
+
+
+def _format(data: bytes) -> str | None:
+    """The format by the file's first bytes, None for any other."""
     if data.startswith(jpeg.SIGNATURE):
         return "JPEG"
     if data.startswith(png.SIGNATURE):
@@ -46,19 +65,27 @@ def _format(data: bytes) -> str:
         return "TIFF"
     if pnm.SIGNATURE.match(data):
         return "PPM"
-    raise UnsupportedImageError(f"not an image this server reads ({', '.join(FORMATS)})")
+    return None
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
     """Format (one of FORMATS), size and orientation of an image file, without decoding it; of a
     JPEG with several pictures, those of the first.
 
-    Raises UnsupportedImageError for what is not an image type we read, ImageTooLargeError for
+    Raises UnsupportedImageError for a format that is not one of `limits`, ImageTooLargeError for
     too many pixels, UndecodableImageError for a broken header.
     """
     if not data:
         raise UnsupportedImageError("the image is empty: 0 bytes")
-    header: Header = FORMATS[_format(data)].read_header(data)
+    format_ = _format(data)
+    if format_ is None:
+        raise UnsupportedImageError(f"not an image this server reads ({', '.join(limits.formats)})")
+    if format_ not in limits.formats:
+        raise UnsupportedImageError(
+            f"the image is a {format_}, and the setting image_formats of this server names only"
+            f" {', '.join(limits.formats)}"
+        )
+    header: Header = FORMATS[format_].read_header(data)
     if header.width * header.height > limits.max_pixels or (
         max(header.width, header.height) > limits.max_side
     ):
@@ -99,9 +126,14 @@ def jpeg_eighths(header: Header, recipe: Recipe) -> int:
     return 8
 
 
-def _decode_other(data: bytes, header: Header) -> Pixels:
+def _decode_other(data: bytes, header: Header, limits: Limits) -> Pixels:
     """Decodes any format but JPEG: all that enters their native readers passes here."""
-    pixels: Pixels = FORMATS[header.format].decode(data, header)
+    module = FORMATS[header.format]
+    pixels: Pixels
+    if header.bits == 16:
+        pixels = module.decode(data, header, limits.significant_bits)
+    else:
+        pixels = module.decode(data, header)
     return pixels
 
 
@@ -118,11 +150,17 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def decode(data: bytes, recipe: Recipe, limits: Limits) -> Pixels:
+    """The pixels of `decode_frame`, without its warnings."""
+    return decode_frame(data, recipe, limits).pixels
+
+
+def decode_frame(data: bytes, recipe: Recipe, limits: Limits) -> Frame:
     """An image file's bytes as upright RGB pixels, uint8 [height, width, 3].
 
-    Grey is repeated over the three channels, alpha is dropped (a TIFF's is multiplied in, as
-    libtiff does), 16-bit is reduced to its upper 8 bits, a PPM's samples are scaled to 255, CMYK is converted, EXIF orientation is applied. A JPEG may come back smaller than it is
-    stored, see `jpeg_eighths`.
+    Grey is repeated over the three channels, alpha is dropped, 16-bit samples are reduced to their
+    upper 8 bits (of the lowest `limits.significant_bits`), samples of any other depth are scaled to
+    255, CMYK is converted, EXIF orientation is applied. A JPEG may come back smaller than it is
+    stored, see `jpeg_eighths`. It warns of 16-bit samples whose upper bits are empty.
 
     Raises UnsupportedImageError, ImageTooLargeError or UndecodableImageError.
     """
@@ -130,5 +168,8 @@ def decode(data: bytes, recipe: Recipe, limits: Limits) -> Pixels:
     if header.format == "JPEG":
         pixels = jpeg.decode(data, header, jpeg_eighths(header, recipe))
     else:
-        pixels = _decode_other(data, header)
-    return _upright(pixels, header.orientation)
+        pixels = _decode_other(data, header, limits)
+    pixels = _upright(pixels, header.orientation)
+    if header.bits == 16 and not limits.significant_bits and depth.upper_bits_empty(pixels):
+        return Frame(pixels, (EMPTY_BITS,))
+    return Frame(pixels)

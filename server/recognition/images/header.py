@@ -9,13 +9,14 @@ Pixels = NDArray[np.uint8]
 
 class Header(msgspec.Struct, frozen=True):
     """What an image file says of itself. Sizes in pixels as stored, before `orientation` (EXIF
-    1..8) is applied."""
+    1..8) is applied. bits: of a sample, 16 if samples are reduced to the upper 8 of their bits."""
 
     format: str
     mode: str
     width: int
     height: int
     orientation: int = 1
+    bits: int = 8
 
     @property
     def transposed(self) -> bool:

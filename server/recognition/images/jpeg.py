@@ -1,40 +1,53 @@
-"""JPEG, through libjpeg-turbo (simplejpeg) in its strict mode, which tells a damaged file from a
-good one."""
+"""JPEG (ITU-T T.81), through libjpeg-turbo (simplejpeg) in its strict mode, which reports damage
+that it could fill up.
+
+What it does not report is checked by the headers of the scans: a scan that is missing altogether.
+"""
 
 import math
 import re
 import struct
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
 
 from server.errors import UndecodableImageError
-from server.recognition.images import exif, opencv
+from server.recognition.images import exif
 from server.recognition.images.header import Header, Pixels
 
 SIGNATURE = b"\xff\xd8\xff"
 # What lies before it belongs to nothing: zeros that some cameras pad with, FF in any number.
 MARKER = re.compile(rb"\xff([^\0\xff])")
+# The same within a scan, where FF 00 stands for FF, and restart markers are part of it.
+SCAN_END = re.compile(rb"\xff([^\0\xff\xd0-\xd7])")
 STANDALONE = {0x01, *range(0xD0, 0xD9)}
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
+BASELINE, SEQUENTIAL, PROGRESSIVE = 0xC0, 0xC1, 0xC2
 FRAME = struct.Struct(">BHBHHB")
 END, SCAN, APP1 = 0xD9, 0xDA, 0xE1
 MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 # A profile alone may have 255 segments; depth maps and thermal images come in hundreds.
 MAX_SEGMENTS = 1000
 # Each goes over all pixels again, and may be a few bytes long. Encoders write a dozen.
-MAX_SCANS = 100
-# libjpeg's warning for bytes that belong to nothing (jdmarker.c); the marker is that after them.
-EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
+MAX_SCANS, MAX_SCANNED_PIXELS = 100, 1 << 30
+COEFFICIENTS = 64
+# libjpeg's warning for bytes that belong to nothing (jdmarker.c), and for too few.
+EXTRANEOUS, PREMATURE = "extraneous", "remature"
+# Zeros before a marker may be the scan's last bytes; of padding as many are left.
+KEPT_ZEROS = (1, 2)
+CONVERTED_ROWS = 64
 
 
 def read_header(data: bytes) -> Header:
-    """The header of a JPEG (ITU-T T.81, annex B), by its segments up to the first scan.
+    """The header of a JPEG (annex B), by its segments up to the first scan.
 
-    Raises UndecodableImageError where there is none, for samples of other than 8 bits, and for
-    more segments or scans than any picture needs.
+    Raises UndecodableImageError if there is none, for kinds that cameras do not write (arithmetic
+    coding, lossless, samples of other than 8 bits), and for more segments or scans than any
+    picture needs.
     """
     at, frame, block = 2, b"", b""
     for _ in range(MAX_SEGMENTS):
@@ -44,15 +57,12 @@ def read_header(data: bytes) -> Header:
         at, marker = found.end(), data[found.end() - 1]
         if marker in STANDALONE:
             continue
-        length = int.from_bytes(data[at : at + 2], "big")
-        if length < 2 or at + length > len(data):
-            raise UndecodableImageError(
-                f"the JPEG is cut off or damaged: a segment declares {length} bytes and"
-                f" {len(data) - at} are left"
-            )
+        length = _segment_length(data, at)
         if marker == SCAN:
             return _header(data, at, frame, block)
-        if marker in FRAMES and not frame:
+        if marker in FRAMES:
+            if frame:
+                raise UndecodableImageError("the JPEG is damaged: it says twice how large it is")
             frame = data[at - 1 : at + length]
         elif marker == APP1 and not block and data.startswith(b"Exif\0\0", at + 2):
             block = data[at + 2 : at + length]
@@ -60,55 +70,189 @@ def read_header(data: bytes) -> Header:
     raise UndecodableImageError(f"the JPEG has more than {MAX_SEGMENTS} segments before its pixels")
 
 
+def _segment_length(data: bytes, at: int) -> int:
+    length = int.from_bytes(data[at : at + 2], "big")
+    if length < 2 or at + length > len(data):
+        raise UndecodableImageError(
+            f"the JPEG is cut off or damaged: a segment declares {length} bytes and"
+            f" {len(data) - at} are left"
+        )
+    return length
+
+
 def _header(data: bytes, scan: int, frame: bytes, block: bytes) -> Header:
     """As `read_header`. scan: where the first scan's header begins; frame: the frame's marker and
-    its header."""
+    its header; block: EXIF's."""
     if len(frame) < FRAME.size:
         raise UndecodableImageError("the JPEG is damaged: it does not say how large it is")
-    marker, _, bits, height, width, components = FRAME.unpack_from(frame)
+    marker, length, bits, height, width, components = FRAME.unpack_from(frame)
     mode = MODES.get(components)
+    if marker not in (BASELINE, SEQUENTIAL, PROGRESSIVE):
+        raise UndecodableImageError(
+            "the JPEG is coded arithmetically, without loss or in layers of sizes: baseline and"
+            " progressive ones are read"
+        )
     if bits != 8 or mode is None or not (width and height):
         raise UndecodableImageError(
             f"the JPEG has {width} x {height} pixels of {components} components of {bits} bits:"
             " 1, 3 or 4 of 8 bits are read"
         )
-    if marker in PROGRESSIVE or data[scan + 2 : scan + 3] < bytes([components]):
-        codes = np.frombuffer(data, np.uint8)[scan:]
-        scans = 1 + np.count_nonzero((codes[:-1] == 0xFF) & (codes[1:] == SCAN))
-        if scans > MAX_SCANS:
-            raise UndecodableImageError(f"the JPEG goes over its pixels {scans} times")
+    ids = frame[FRAME.size :: 3]
+    if length != 8 + 3 * components or len(set(ids)) != components:
+        raise UndecodableImageError("the JPEG is damaged: the header of its frame is")
+    if marker == PROGRESSIVE or data[scan + 2 : scan + 3] != bytes([components]):
+        scans = _read_scans(data, scan, width * height)
+        if marker == PROGRESSIVE:
+            _check_progression(ids, scans)
+        elif Counter(id_ for each in scans for id_ in each.ids) != Counter(ids):
+            raise UndecodableImageError("the JPEG is cut off or damaged: a scan is missing")
     return Header("JPEG", mode, width, height, exif.orientation(block))
 
 
-def _only_padding(data: bytes, warning: str) -> bool:
-    """Whether the bytes that libjpeg could not place are zeros before a marker, as some cameras
-    write them, so that the pixels are whole. In a damaged file they are what was left of these."""
-    found = EXTRANEOUS.search(warning)
-    if found is None:
-        return False
-    return b"\0" * int(found[1]) + b"\xff" + bytes.fromhex(found[2]) in data
+class _Scan(NamedTuple):
+    """A scan's header (B.2.3): its components, the first and last coefficient that it holds, and
+    from which bit to which it makes them more precise; high is 0 for the first time."""
+
+    ids: bytes
+    first: int
+    last: int
+    high: int
+    low: int
+
+
+def _read_scans(data: bytes, at: int, pixels: int) -> list[_Scan]:
+    """The scans up to the end mark; the first one's header begins at `at`.
+
+    Raises UndecodableImageError if there are too many for a picture of so many pixels.
+    """
+    scans: list[_Scan] = []
+    marker = SCAN
+    for _ in range(MAX_SEGMENTS):
+        length = _segment_length(data, at)
+        if marker == SCAN:
+            scans.append(_read_scan(data[at + 2 : at + length]))
+            if len(scans) > MAX_SCANS or len(scans) * pixels > MAX_SCANNED_PIXELS:
+                raise UndecodableImageError(f"the JPEG goes over its pixels {len(scans)} times")
+        found = SCAN_END.search(data, at + length)
+        if found is None:
+            raise UndecodableImageError("the JPEG is cut off: its end is missing")
+        at, marker = found.end(), data[found.end() - 1]
+        if marker == END:
+            return scans
+    raise UndecodableImageError(f"the JPEG has more than {MAX_SEGMENTS} segments")
+
+
+def _read_scan(header: bytes) -> _Scan:
+    number = header[0] if header else 0
+    if len(header) != 4 + 2 * number:
+        raise UndecodableImageError("the JPEG is damaged: the header of a scan is")
+    first, last, bits = header[-3:]
+    return _Scan(header[1:-3:2], first, last, bits >> 4, bits & 15)
+
+
+def _check_progression(ids: bytes, scans: list[_Scan]) -> None:
+    """Raises UndecodableImageError unless the scans bring every coefficient of every component to
+    its full precision, each bit once (G.1.1.1).
+
+    The standard lets an encoder leave some out, but none is known that does; and of a file that
+    lost its last scans, nothing else shows it.
+    """
+    # The lowest bit that is there so far; None before the first scan of a coefficient.
+    low: dict[int, list[int | None]] = {id_: [None] * COEFFICIENTS for id_ in ids}
+    for scan in scans:
+        if not scan.first <= scan.last < COEFFICIENTS or not set(scan.ids) <= set(ids):
+            raise UndecodableImageError("the JPEG is damaged: the header of a scan is")
+        for id_ in scan.ids:
+            for coefficient in range(scan.first, scan.last + 1):
+                before = low[id_][coefficient]
+                if scan.high != (before or 0) or before == 0 or (before and scan.low != before - 1):
+                    raise UndecodableImageError("the JPEG is damaged: a scan is missing or twice")
+                low[id_][coefficient] = scan.low
+    if any(bit != 0 for bits in low.values() for bit in bits):
+        raise UndecodableImageError("the JPEG is cut off or damaged: its last scans are missing")
 
 
 def decode(data: bytes, header: Header, eighths: int = 8) -> Pixels:
     """A JPEG's pixels as RGB, uint8 [height, width, 3], at `eighths` (8, 4, 2 or 1) of its size.
 
-    Raises UndecodableImageError if it is damaged.
+    Raises UndecodableImageError if it is damaged. Zeros before a marker, with which some cameras
+    pad, are no damage.
     """
     try:
-        pixels = simplejpeg.decode_jpeg(
-            data,
-            "CMYK" if header.mode == "CMYK" else "RGB",
-            min_width=math.ceil(header.width * eighths / 8),
-            min_height=math.ceil(header.height * eighths / 8),
-        )
+        return _decode(data, header, eighths)
     except ValueError as error:
-        if not _only_padding(data, str(error)):
-            raise UndecodableImageError(f"the JPEG is damaged: {error}") from None
-        return opencv.decode(data, "JPEG")
+        reason = str(error)
+    if EXTRANEOUS in reason:
+        for zeros in KEPT_ZEROS:
+            plain = _without_padding(data, zeros)
+            if len(plain) == len(data):
+                break
+            try:
+                return _decode(plain, header, eighths)
+            except ValueError as error:
+                if PREMATURE not in str(error):
+                    break
+        raise UndecodableImageError("the JPEG is damaged: some of its bytes belong to nothing")
+    if PREMATURE in reason:
+        raise UndecodableImageError("the JPEG is cut off or damaged: its pixels end too early")
+    raise UndecodableImageError("the JPEG is damaged: its pixels or its tables are")
+
+
+def _decode(data: bytes, header: Header, eighths: int) -> Pixels:
+    """As `decode`. Raises ValueError with libjpeg's text."""
+    pixels = simplejpeg.decode_jpeg(
+        data,
+        "CMYK" if header.mode == "CMYK" else "RGB",
+        min_width=math.ceil(header.width * eighths / 8),
+        min_height=math.ceil(header.height * eighths / 8),
+    )
     return _cmyk_to_rgb(pixels) if header.mode == "CMYK" else np.asarray(pixels, np.uint8)
+
+
+def _without_padding(data: bytes, zeros: int) -> bytes:
+    """The file without zeros between its segments, and with no more than `zeros` at the end of a
+    scan. As it is if anything but zeros lies between segments."""
+    parts, at = [data[:2]], 2
+    for start, end, marker in _segments(data):
+        if data[at:start].strip(b"\0\xff"):
+            return data
+        parts.append(data[start:end])
+        at = end
+        if marker == SCAN:
+            found = SCAN_END.search(data, end)
+            at = found.start() if found else len(data)
+            codes = data[end:at]
+            kept = codes.rstrip(b"\0")
+            parts.append(kept + bytes(min(zeros, len(codes) - len(kept))))
+    return b"".join(parts)
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The segments up to the end mark: where they begin, end, and their marker."""
+    at = 2
+    while found := MARKER.search(data, at):
+        marker = data[found.end() - 1]
+        at = found.end()
+        if marker not in STANDALONE and marker != END:
+            at += _segment_length(data, at)
+        yield found.start(), at, marker
+        if marker == END:
+            return
+        if marker == SCAN:
+            found = SCAN_END.search(data, at)
+            at = found.start() if found else len(data)
 
 
 def _cmyk_to_rgb(pixels: Pixels) -> Pixels:
     """Inks as Adobe stores them in JPEG, 255 for none, [h, w, 4] -> RGB: ink times black."""
-    black = cv2.cvtColor(pixels[..., 3], cv2.COLOR_GRAY2RGB)
-    return np.asarray(cv2.multiply(pixels[..., :3], black, scale=1 / 255), np.uint8)
+    converted: Pixels = np.empty((*pixels.shape[:2], 3), np.uint8)
+    for row in range(0, len(pixels), CONVERTED_ROWS):
+        inks = pixels[row : row + CONVERTED_ROWS]
+        black = cv2.cvtColor(np.ascontiguousarray(inks[..., 3]), cv2.COLOR_GRAY2RGB)
+        cv2.multiply(
+            np.ascontiguousarray(inks[..., :3]),
+            black,
+            converted[row : row + CONVERTED_ROWS],
+            scale=1 / 255,
+        )
+    return converted

@@ -1,39 +1,86 @@
-"""PNG: what a file declares is checked before a library believes it."""
+"""PNG (PNG, third edition): read from a file that is rebuilt of the chunks that hold the picture.
+
+Every chunk is checked by its CRC and the compressed rows are inflated to their end, before a
+native reader sees them: libpng's readers differ in what they report of damaged rows. Chunks beside
+the picture (animation, texts, profiles, transparency) never reach it.
+"""
 
 import struct
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
 
 from server.errors import UndecodableImageError
-from server.recognition.images import opencv, pillow
+from server.recognition.images import exif, opencv
 from server.recognition.images.header import Header, Pixels
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHUNK = struct.Struct(">I4s")
+IHDR = struct.Struct(">IIBBBBB")
 # A row of pixels may have a chunk of its own; texts and profiles come in dozens.
 MAX_CHUNKS, MAX_CHUNKS_BEFORE_PIXELS = 100_000, 1_000
-# libpng inflates each of them, up to 8 MB, only to drop it. Pillow bounds those before the pixels.
+# No picture needs them; readers inflate each.
 MAX_TEXTS_AFTER_PIXELS = 16
+# Bits of a sample that each colour type may have (section 11.2.1), and its samples a pixel.
+BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
+PALETTE = 3
+# Adam7 (section 8.2): first column and row of each pass, and the steps between its pixels.
+PASSES = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+LAST_FILTER = 4
+GIVEN_AT_ONCE, INFLATED_AT_ONCE = 1 << 16, 1 << 18
+# zlib's header for a stream that is not compressed, and the most bytes of one block in it.
+STORED, STORED_BLOCK = b"\x78\x01", 0xFFFF
 
 
 def read_header(data: bytes) -> Header:
-    """The header of a PNG.
+    """The header of a PNG, after a walk over its chunks. Of an animation, that of the picture
+    that readers without animation show.
 
     Raises UndecodableImageError if it is damaged or cut off, or has more chunks than a picture.
     """
-    check_png(data)
-    return pillow.read_header(data, "PNG")
+    ihdr, orientation = b"", 1
+    for kind, start, length in _chunks(data):
+        if not ihdr:
+            if kind != b"IHDR" or length != IHDR.size:
+                raise UndecodableImageError("the PNG is damaged: it does not say how large it is")
+            ihdr = data[start : start + length]
+        elif kind == b"eXIf":
+            orientation = exif.orientation(data[start : start + length])
+    width, height, bits, color, _ = _read_ihdr(ihdr)
+    return Header("PNG", MODES[color], width, height, orientation, bits)
 
 
-def decode(data: bytes, header: Header) -> Pixels:
-    """A PNG's pixels as RGB, uint8 [height, width, 3]; alpha is dropped.
+def _read_ihdr(data: bytes) -> tuple[int, int, int, int, int]:
+    """Width, height, bits a sample, colour type and interlace method."""
+    width, height, bits, color, compression, filters, interlace = IHDR.unpack(data)
+    if (
+        not (width and height)
+        or bits not in BIT_DEPTHS.get(color, ())
+        or (compression or filters or interlace > 1)
+    ):
+        raise UndecodableImageError(
+            f"the PNG's header is damaged: {width} x {height} pixels of {bits} bits, colour type"
+            f" {color}, methods {compression}, {filters} and {interlace}"
+        )
+    return width, height, bits, color, interlace
 
-    Raises UndecodableImageError if it does not decode.
-    """
-    return opencv.decode(data, "PNG")
 
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The chunks up to IEND: type, where its data begins, and how long it is.
 
-def check_png(data: bytes) -> None:
-    """Raises UndecodableImageError for a PNG with a chunk longer than what is left of the file, or
-    with more chunks than any picture needs (PNG, third edition, section 5: Datastream structure).
+    Raises UndecodableImageError for a chunk longer than what is left of the file, or more chunks
+    than any picture needs (section 5: Datastream structure).
     """
     at, texts, pixels = len(SIGNATURE), 0, False
     for number in range(MAX_CHUNKS):
@@ -45,6 +92,7 @@ def check_png(data: bytes) -> None:
                 f"the PNG is cut off or damaged: a chunk declares {length} bytes and"
                 f" {len(data) - at - 12} are left"
             )
+        yield kind, at + 8, length
         if kind == b"IEND":
             return
         if kind == b"IDAT":
@@ -55,3 +103,162 @@ def check_png(data: bytes) -> None:
             break
         at += 12 + length
     raise UndecodableImageError("the PNG has more chunks than a picture needs")
+
+
+def decode(data: bytes, header: Header, significant_bits: int = 0) -> Pixels:
+    """A PNG's pixels as RGB, uint8 [height, width, 3]; alpha is dropped, 16-bit samples are
+    reduced to the upper 8 of their `significant_bits` (0: of all 16).
+
+    Raises UndecodableImageError for a chunk whose CRC is wrong or that stands where it can't, and
+    for rows that are damaged, or fewer or more than the header declares.
+    """
+    ihdr, palette, packed = _picture(data)
+    plain = _rebuilt(ihdr, palette, packed)
+    return opencv.decode(plain, "PNG", bits=header.bits, significant_bits=significant_bits)
+
+
+def _picture(data: bytes) -> tuple[bytes, bytes, list[memoryview]]:
+    """IHDR's data, PLTE's where the pixels need it, and the data of each IDAT."""
+    view = memoryview(data)
+    ihdr, palette, packed, ended = b"", b"", [], False
+    for kind, start, length in _chunks(data):
+        content = view[start : start + length]
+        crc = int.from_bytes(data[start + length : start + length + 4], "big")
+        if zlib.crc32(content, zlib.crc32(kind)) != crc:
+            raise UndecodableImageError("the PNG is damaged: the checksum of a chunk is wrong")
+        if kind == b"IDAT":
+            if ended:
+                raise UndecodableImageError("the PNG is damaged: its pixels lie in two places")
+            packed.append(content)
+            continue
+        ended = bool(packed)
+        if kind == b"IHDR" and not ihdr:
+            ihdr = bytes(content)
+        elif kind == b"PLTE" and not (palette or packed):
+            palette = bytes(content)
+        # The fifth bit of the first letter is set in names of chunks that a reader may pass over.
+        elif kind != b"IEND" and not kind[0] & 0x20:
+            raise UndecodableImageError("the PNG is damaged: a chunk stands where it can't")
+    color = ihdr[9]
+    if len(palette) % 3 or len(palette) > 768 or (palette and color in (0, 4)):
+        raise UndecodableImageError("the PNG is damaged: its palette is")
+    if color != PALETTE:
+        return ihdr, b"", packed
+    if not palette:
+        raise UndecodableImageError("the PNG is damaged: it has no palette")
+    return ihdr, palette[: 3 << ihdr[8]], packed
+
+
+def _rebuilt(ihdr: bytes, palette: bytes, packed: list[memoryview]) -> bytearray:
+    """A PNG of nothing but the picture, its rows checked by `_rows`. They are stored in it, so
+    that they are inflated once; of 16 bits, where that takes too much memory, as they came."""
+    plain = bytearray(SIGNATURE)
+    _append(plain, b"IHDR", ihdr)
+    if palette:
+        _append(plain, b"PLTE", palette)
+    if ihdr[8] == 16:
+        for _ in _rows(ihdr, packed):
+            pass
+        for content in packed:
+            _append(plain, b"IDAT", content)
+    else:
+        sum_, start = 1, STORED
+        for block in _rows(ihdr, packed):
+            sum_ = zlib.adler32(block, sum_)
+            _append(plain, b"IDAT", start, *_stored(block))
+            start = b""
+        # An empty block is the last one.
+        _append(plain, b"IDAT", b"\x01\0\0\xff\xff", sum_.to_bytes(4, "big"))
+    _append(plain, b"IEND")
+    return plain
+
+
+def _append(plain: bytearray, kind: bytes, *parts: bytes | memoryview) -> None:
+    plain += CHUNK.pack(sum(map(len, parts)), kind)
+    crc = zlib.crc32(kind)
+    for part in parts:
+        plain += part
+        crc = zlib.crc32(part, crc)
+    plain += crc.to_bytes(4, "big")
+
+
+def _stored(block: bytes) -> Iterator[bytes | memoryview]:
+    """`block` as stored blocks of deflate (RFC 1951, 3.2.4), none of them the last."""
+    view = memoryview(block)
+    for at in range(0, len(block), STORED_BLOCK):
+        part = view[at : at + STORED_BLOCK]
+        yield struct.pack("<BHH", 0, len(part), len(part) ^ 0xFFFF)
+        yield part
+
+
+def _passes(ihdr: bytes) -> Iterator[tuple[int, int]]:
+    """Bytes of a row, the filter's included, and rows, of each pass that has pixels."""
+    width, height, bits, color, interlace = _read_ihdr(ihdr)
+    for column, row, right, down in PASSES if interlace else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - column) // right), -(-(height - row) // down)
+        if columns > 0 and rows > 0:
+            yield 1 + (columns * bits * SAMPLES[color] + 7) // 8, rows
+
+
+def _rows(ihdr: bytes, packed: list[memoryview]) -> Iterator[bytes]:
+    """The inflated rows, some at a time.
+
+    Raises UndecodableImageError unless the stream is whole, its checksum right, its rows as many
+    as `ihdr` declares, and each has a filter that there is.
+    """
+    inflater = Inflater(packed)
+    for stride, rows in _passes(ihdr):
+        step = max(1, INFLATED_AT_ONCE // stride)
+        for done in range(0, rows, step):
+            block = inflater.read(min(step, rows - done) * stride)
+            if np.frombuffer(block, np.uint8)[::stride].max() > LAST_FILTER:
+                raise UndecodableImageError("the PNG is damaged: a row has an unknown filter")
+            yield block
+    inflater.end()
+
+
+class Inflater:
+    """Reads a zlib stream that lies in several parts."""
+
+    def __init__(self, parts: list[memoryview]) -> None:
+        self._zlib = zlib.decompressobj()
+        # Of what it was given, zlib copies what it did not need yet, with every read.
+        self._parts = (
+            part[at : at + GIVEN_AT_ONCE]
+            for part in parts
+            for at in range(0, len(part), GIVEN_AT_ONCE)
+        )
+        self._rest: bytes | memoryview = b""
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes. Raises UndecodableImageError if there are fewer."""
+        blocks, missing = [], size
+        while missing:
+            block = self._next(missing)
+            if not block:
+                raise UndecodableImageError("the PNG is cut off or damaged: rows are missing")
+            blocks.append(block)
+            missing -= len(block)
+        return b"".join(blocks)
+
+    def end(self) -> None:
+        """Raises UndecodableImageError unless the stream ends here, with the right checksum."""
+        if self._next(1) or not self._zlib.eof:
+            raise UndecodableImageError("the PNG is damaged: its pixels do not end where they must")
+
+    def _next(self, size: int) -> bytes:
+        """Between 1 and `size` bytes; none at the stream's end."""
+        while not self._zlib.eof:
+            try:
+                block = self._zlib.decompress(self._rest, size)
+            except zlib.error:
+                raise UndecodableImageError("the PNG is damaged: its pixels are") from None
+            self._rest = self._zlib.unconsumed_tail
+            if block:
+                return block
+            if not self._rest:
+                part = next(self._parts, None)
+                if part is None:
+                    break
+                self._rest = part
+        return b""

@@ -1,0 +1,224 @@
+"""Compares how the server reads damaged image files with how Pillow reads them.
+
+    python scripts/fuzz_images.py --count 20000 --seed 1 PNG WEBP
+
+Small pictures of every kind of a format are damaged in many ways. Each file that Pillow calls
+damaged and the server answers is reported, and so is each of which both see another picture. The
+readers run in child processes: one that ends is reported with the file that it was reading.
+"""
+
+import argparse
+import io
+import multiprocessing
+import random
+import sys
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from image_kinds import KINDS
+
+from server.errors import LinesideError
+from server.recognition import frame, process
+from server.recognition.images.limits import FORMATS, Limits
+from server.recognition.manifest import Recipe
+
+EXACT = Recipe(width=1, height=1, decode="exact")
+LIMITS = Limits(max_pixels=1_000_000)
+# Grey levels by which two right pictures differ: rounding of a colour, of CMYK, of chroma.
+TOLERANCE = {"JPEG": 2, "PNG": 0, "BMP": 1, "WEBP": 0, "TIFF": 2, "PPM": 1}
+PILLOW = {"PPM": "PPM"}
+DAMAGES = ("flip", "zeros", "cut", "repeat", "swap", "noise", "field", "repaired")
+NUMBERS = (0, 1, 2, 3, 4, 7, 8, 15, 16, 255, 256, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
+HEADER_BYTES, NOISE_BYTES = 160, 200
+PNG_START = 8
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A file that the server reads otherwise than Pillow. fault: `damaged` (Pillow refuses it),
+    `differs`, `failed` (an error that is none of ours) or `crashed`."""
+
+    format: str
+    kind: str
+    damage: str
+    number: int
+    fault: str
+    detail: str
+
+
+def damaged(data: bytes, rng: random.Random) -> tuple[str, bytes]:
+    """`data`, damaged in one of the ways `DAMAGES`, and in which."""
+    how = rng.choice(DAMAGES)
+    start, size = rng.randrange(len(data)), min(len(data), rng.choice((1, 2, 8, 30, 200, 1000)))
+    end = min(len(data), start + size)
+    if how == "cut":
+        return how, data[:start]
+    if how == "repeat":
+        return how, data[:end] + data[start:end] + data[end:]
+    if how == "swap":
+        other = rng.randrange(len(data))
+        first, second = sorted((start, other))
+        size = min(size, second - first, len(data) - second)
+        one, two = data[first : first + size], data[second : second + size]
+        middle = data[first + size : second]
+        return how, data[:first] + two + middle + one + data[second + size :]
+    changed = bytearray(data)
+    if how == "flip":
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif how == "zeros":
+        changed[start:end] = bytes(end - start)
+    elif how == "noise":
+        end = min(len(data), start + NOISE_BYTES)
+        changed[start:end] = rng.randbytes(end - start)
+    else:
+        for _ in range(rng.choice((1, 1, 2))):
+            width = rng.choice((1, 2, 4))
+            at = rng.randrange(min(len(data), HEADER_BYTES))
+            number = rng.choice(NUMBERS) & ((1 << 8 * width) - 1)
+            changed[at : at + width] = number.to_bytes(width, rng.choice(("big", "little")))
+        if how == "repaired":
+            _repair(changed)
+    return how, bytes(changed)
+
+
+def _repair(data: bytearray) -> None:
+    """Makes the checksums of a PNG's chunks right again, as a tool would that changes them."""
+    if not data.startswith(b"\x89PNG"):
+        return
+    at = PNG_START
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if end + 4 > len(data):
+            return
+        data[end : end + 4] = zlib.crc32(data[at + 4 : end]).to_bytes(4, "big")
+        at = end + 4
+
+
+def by_pillow(data: bytes, format_: str) -> NDArray[np.uint8]:
+    """The picture that Pillow reads, upright, as RGB. Raises whatever Pillow raises."""
+    from PIL import Image, ImageOps
+
+    names = ("JPEG", "MPO") if format_ == "JPEG" else (format_,)
+    image = Image.open(io.BytesIO(data), formats=names)
+    if image.width * image.height > LIMITS.max_pixels:
+        raise ValueError("too large for this comparison")
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # Pillow's own conversion cuts values off at 255.
+        deep = np.asarray(image).astype(np.int64)
+        grey = (deep >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "P":
+        image = image.convert("RGBA") if "transparency" in image.info else image
+    return np.asarray(image.convert("RGB"), np.uint8)
+
+
+def compare(data: bytes, format_: str) -> tuple[str, str] | None:
+    """How the server's reading of a file differs from Pillow's: fault and detail."""
+    try:
+        ours = frame.decode(data, EXACT, LIMITS)
+    except LinesideError:
+        return None
+    except Exception as error:  # noqa: BLE001, any other error is a finding
+        return "failed", repr(error)
+    try:
+        theirs = by_pillow(data, format_)
+    except Exception as error:  # noqa: BLE001, Pillow raises many
+        return "damaged", f"{type(error).__name__}: {error}"
+    if ours.shape != theirs.shape:
+        return "differs", f"{ours.shape} and {theirs.shape}"
+    off = int(np.abs(ours.astype(int) - theirs.astype(int)).max())
+    return ("differs", f"by {off} levels") if off > TOLERANCE[format_] else None
+
+
+def case(format_: str, seed: int, number: int) -> tuple[str, str, bytes]:
+    """The file `number` of a run: its kind, its damage, its bytes."""
+    rng = random.Random(f"{format_} {seed} {number}")
+    kind = rng.choice(sorted(KINDS[format_]))
+    how, data = damaged(KINDS[format_][kind], rng)
+    return kind, how, data
+
+
+def _work(
+    format_: str,
+    seed: int,
+    numbers: Sequence[int],
+    at: "Synchronized[int]",
+    tell: Callable[[object], None],
+) -> None:
+    process.set_up()
+    warnings.simplefilter("ignore")
+    for number in numbers:
+        at.value = number
+        kind, how, data = case(format_, seed, number)
+        if found := compare(data, format_):
+            tell(Finding(format_, kind, how, number, *found))
+    tell(None)
+
+
+def run(format_: str, seed: int, count: int) -> Iterator[Finding]:
+    """The findings of `count` files of a format, each read in a child process."""
+    context = multiprocessing.get_context("spawn")
+    first = 0
+    while first < count:
+        at = context.Value("q", first)
+        receive, send = context.Pipe(duplex=False)
+        child = context.Process(
+            target=_work, args=(format_, seed, range(first, count), at, send.send)
+        )
+        child.start()
+        send.close()
+        ended = False
+        try:
+            while (found := receive.recv()) is not None:
+                yield found
+            ended = True
+        except EOFError:
+            pass
+        child.join()
+        if ended:
+            return
+        kind, how, _ = case(format_, seed, at.value)
+        yield Finding(format_, kind, how, at.value, "crashed", f"exit code {child.exitcode}")
+        first = at.value + 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("formats", nargs="*", metavar="FORMAT", help=", ".join(FORMATS))
+    parser.add_argument("--count", type=int, default=20_000, help="files of each format")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="folder for the files that are reported")
+    options = parser.parse_args()
+    formats = [name.upper() for name in options.formats] or list(FORMATS)
+    total = 0
+    for format_ in formats:
+        faults: Counter[str] = Counter()
+        for found in run(format_, options.seed, options.count):
+            faults[found.fault] += 1
+            print(
+                f"{format_} {found.number} {found.kind} {found.damage}: {found.fault}, {found.detail}"
+            )
+            if options.keep:
+                options.keep.mkdir(parents=True, exist_ok=True)
+                data = case(format_, options.seed, found.number)[2]
+                (options.keep / f"{format_}-{options.seed}-{found.number}").write_bytes(data)
+        print(f"{format_}: {options.count} files, {dict(faults) or 'no findings'}")
+        total += sum(faults.values())
+    return 1 if total else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
