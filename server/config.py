@@ -10,7 +10,12 @@ from server.recognition.cores import granted_cores
 from server.recognition.manifest import Recipe
 
 # In the environment and in flags, their items are separated by commas.
-LISTS = frozenset({"image_url_hosts", "preload", "cors_origins", "samples_labels", "webhook_hosts"})
+LISTS = frozenset(
+    {
+        *("allowed_hosts", "cors_origins", "image_url_hosts", "preload", "samples_labels"),
+        "webhook_hosts",
+    }
+)
 # MB a minute; SQLite writes whole pages, for which less would not be enough.
 LEAST_WRITES = 0.1
 
@@ -201,6 +206,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = ""
     cors_origins: Annotated[
         tuple[str, ...], _help("origins whose pages may call this server; empty: none but its own")
+    ] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        _help(
+            "names by which clients without a key may ask for this server beside its own, such as"
+            " lineside.example, *.example or *; IP addresses need no entry"
+        ),
     ] = ()
     max_cameras: Annotated[
         int,

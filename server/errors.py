@@ -78,6 +78,10 @@ class UnauthorizedError(LinesideError):
     code, status = "UNAUTHORIZED", 401
 
 
+class ExpiredError(UnauthorizedError):
+    """The key or token was valid once."""
+
+
 class ForbiddenError(LinesideError):
     code, status = "FORBIDDEN", 403
 
