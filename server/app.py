@@ -31,9 +31,10 @@ from server.api.frames import no_fetch
 from server.api.gate import Gate
 from server.api.job_answers import whole
 from server.api.observing import observe_requests
-from server.api.paths import name_models
+from server.api.paths import Paths, name_models
 from server.api.recognize import Fetch
 from server.api.recognizing import Recognizing
+from server.api.reserve import Reserve
 from server.api.responses import register_errors
 from server.api.security import Doors, SecureHeaders, guard
 from server.config import Settings
@@ -45,6 +46,7 @@ from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
 from server.recognition.observation import Listener, RefusalListener
 from server.store.job_records import JobRecord
+from server.thread_budget import most_requests
 
 
 def image_fetcher(settings: Settings) -> Fetch:
@@ -65,7 +67,7 @@ def make_jobs(settings: Settings, recognizing: Recognizing, metrics: Metrics) ->
     """The jobs of this server, which end with its process."""
 
     def render(job: JobRecord) -> bytes:
-        return msgspec.json.encode(whole(job))
+        return msgspec.json.encode(whole(job, prefix=settings.url_prefix))
 
     telling = Telling(
         settings,
@@ -119,8 +121,8 @@ def put_before(
     repeats: Repeats,
     refusals: Sequence[RefusalListener],
 ) -> None:
-    """What a request comes through before `app` sees it: headers, the body's time, the gate, and
-    the way of a camera's frame past Flask."""
+    """What a request comes through before `app` sees it: headers, its path, the probes' reserve,
+    the body's time and memory, the gate, and the way of a camera's frame past Flask."""
     metrics, afterwards = engine.metrics, engine.afterwards
     express = Express(app.wsgi_app, recognizing, settings, doors, metrics, afterwards)
     gate = Gate(
@@ -134,7 +136,11 @@ def put_before(
         refusals,
         served=engine.store.served,
     )
-    app.wsgi_app = SecureHeaders(Bodies(gate, settings.body_timeout))  # type: ignore[method-assign]
+    most_bytes = int(max(settings.bodies_mb, settings.max_body_mb) * 1_000_000)
+    bodies = Bodies(gate, settings.body_timeout, most_bytes)
+    most = most_requests(settings.slots, settings.max_waiting)
+    reserve = Reserve(bodies, refusing=app.wsgi_app, most=most)
+    app.wsgi_app = SecureHeaders(Paths(reserve, settings.url_prefix))  # type: ignore[method-assign]
 
 
 def create_app(

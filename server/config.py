@@ -153,6 +153,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         bool, _help("a camera's newer frame takes the place of its waiting one")
     ] = False
     max_body_mb: Annotated[float, _help("largest request body", "MB", gt=0, le=1024)] = 16.0
+    bodies_mb: Annotated[
+        float,
+        _help(
+            "all requests' bodies in memory together, of which one of max_body_mb may always come;"
+            " beyond, 503 OVERLOADED",
+            "MB",
+            gt=0,
+        ),
+    ] = 256.0
     body_timeout: Annotated[
         float, _help("time in which a request's body has to come", "s", gt=0, le=600)
     ] = 10.0
@@ -214,6 +223,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             " lineside.example, *.example or *; IP addresses need no entry"
         ),
     ] = ()
+    url_prefix: Annotated[
+        str,
+        _help(
+            "path under which a proxy serves this server, such as /line4, for addresses in answers;"
+            " empty: the proxy's X-Forwarded-Prefix, if any",
+            pattern="^(/[A-Za-z0-9._~-]+)*$",
+            max_length=128,
+        ),
+    ] = ""
     max_cameras: Annotated[
         int,
         _help("cameras with metrics of their own; the others share `other`", "cameras", ge=0),

@@ -86,6 +86,10 @@ class ForbiddenError(LinesideError):
     code, status = "FORBIDDEN", 403
 
 
+class LengthRequiredError(LinesideError):
+    code, status = "LENGTH_REQUIRED", 411
+
+
 class BodyTooLargeError(LinesideError):
     code, status = "BODY_TOO_LARGE", 413
 

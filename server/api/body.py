@@ -1,6 +1,7 @@
 """The image in a request's body, and the options beside it."""
 
 import io
+import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar, cast
 from urllib.parse import parse_qsl
@@ -8,11 +9,31 @@ from urllib.parse import parse_qsl
 import msgspec
 from flask import Request
 
-from server.errors import InvalidFieldError, MissingFieldError
+from server.errors import (
+    InvalidFieldError,
+    LengthRequiredError,
+    MediaTypeError,
+    MissingFieldError,
+)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 FILE_FIELDS = ("file", "image")
+# How a body begins that is JSON, with a byte order mark or without.
+JSON_BODY = re.compile(rb"(\xef\xbb\xbf)?[ \t\r\n]{0,64}[{\[]")
+# And an image as base64: as a data: URL, or the first letters of JPEG, PNG, WebP, BMP and TIFF.
+BASE64_IMAGE = re.compile(
+    rb"[\s\"']{0,8}(data:image/[\w.+-]{1,32};base64,|/9j/|iVBORw0KGgo|UklGR|Qk[0-3]|SUkq|TU0A)"
+    rb"[A-Za-z0-9+/=\s]{16}"
+)
+
+
+def need_length(request: Request) -> None:
+    """Raises LengthRequiredError where `request` says neither its body's length nor that it comes
+    in chunks: by RFC 9112, 6.3 it has no body then, which its sender can hardly have meant."""
+    environ = request.environ
+    if "CONTENT_LENGTH" not in environ and "HTTP_TRANSFER_ENCODING" not in environ:
+        raise LengthRequiredError("the request has no body: send its length as Content-Length")
 
 
 def read_image(request: Request) -> bytes:
@@ -31,7 +52,7 @@ def read_image(request: Request) -> bytes:
             "no image: send it as the multipart field `file`, or as the body with"
             " Content-Type: image/jpeg"
         )
-    return not_empty(request.get_data(cache=False))
+    return raw_image(request.get_data(cache=False))
 
 
 def only_image(files: Iterable[tuple[str, bytes]]) -> bytes:
@@ -47,11 +68,21 @@ def only_image(files: Iterable[tuple[str, bytes]]) -> bytes:
     return found[0]
 
 
-def not_empty(data: bytes) -> bytes:
-    """`data`, a raw body. Raises MissingFieldError where it is empty."""
+def raw_image(data: bytes) -> bytes:
+    """`data`, a raw body. Raises MissingFieldError where it is empty, MediaTypeError where it is an
+    image in another wrapping, which only its Content-Type tells from an image."""
     if not data:
         raise MissingFieldError(
             "no image: send it as the multipart field `file`, or as the request's body"
+        )
+    if JSON_BODY.match(data):
+        raise MediaTypeError(
+            "the body is JSON: send it with the header Content-Type: application/json"
+        )
+    if BASE64_IMAGE.match(data):
+        raise MediaTypeError(
+            "the body is base64 text: send the image's own bytes, or"
+            ' {"image_base64": "..."} with the header Content-Type: application/json'
         )
     return data
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from server.api.access import FRAMES, PROBES
-from server.api.body import not_empty, only_image, query_values, to_options
+from server.api.body import only_image, query_values, raw_image, to_options
 from server.api.caching import age_header
 from server.api.callers import OWNER, Caller
 from server.api.forms import FORM, boundary_of, parts, whole_body
@@ -23,6 +23,7 @@ from server.api.observing import CAMERA, STARTED, Finished, choose_id, tell
 from server.api.query import Query, age_of, options, query_of
 from server.api.recognize import FAILED, recognition
 from server.api.recognizing import Recognizing, log_fields
+from server.api.reserve import REFUSED
 from server.api.security import Doors
 from server.config import Settings
 from server.observe.afterwards import Afterwards
@@ -63,6 +64,8 @@ class Express:
             or environ["REQUEST_METHOD"] != "POST"
             or not environ.get("CONTENT_TYPE", "").startswith(TYPES)
             or self._limited
+            or REFUSED in environ
+            or not ("CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ)
         ):
             # Whoever reads is to find what was answered; a probe is not to wait for anything.
             if environ["REQUEST_METHOD"] == "GET" and environ["PATH_INFO"] not in PROBES:
@@ -125,7 +128,7 @@ class Express:
                 return None
             data, query = read
         else:
-            data = not_empty(whole_body(environ, self._most))
+            data = raw_image(whole_body(environ, self._most))
             query = query_of(environ.get("QUERY_STRING", ""))
         environ[CAMERA] = query.camera
         age = age_of(query, settings)

@@ -16,6 +16,7 @@ from werkzeug.exceptions import RequestTimeout
 from server.api.access import FRAMES
 from server.api.observing import choose_id, told_name
 from server.api.query import Query, age_of, options, query_of
+from server.api.reserve import REFUSED
 from server.api.responses import ErrorAnswer, ErrorBody, retry_after
 from server.api.security import Doors
 from server.config import Settings
@@ -73,6 +74,7 @@ class Gate:
             environ["PATH_INFO"] in self._paths
             and environ["REQUEST_METHOD"] == "POST"
             and self._admission.crowded
+            and REFUSED not in environ
         ):
             started = time.perf_counter()
             error, query = self._refusal(environ)

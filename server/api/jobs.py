@@ -168,8 +168,9 @@ def blueprint(taking: Taking, settings: Settings) -> Blueprint:
             else:
                 data = taking.fetched(frame) if isinstance(frame, ImageUrl) else frame
                 job = taking.images([("image", data)], query, webhook)
-        answer = to_json(JobAccepted(job, "pending", status_url(job)), 202)
-        answer.headers["Location"] = status_url(job)
+        url = status_url(job, request.root_path)
+        answer = to_json(JobAccepted(job, "pending", url), 202)
+        answer.headers["Location"] = url
         return answer
 
     @routes.get("")
@@ -177,15 +178,15 @@ def blueprint(taking: Taking, settings: Settings) -> Blueprint:
         asked = read_options(JobQuery, request)
         found = taking.jobs.page(owner_wanted(), asked.status, asked.before, asked.limit)
         more = found[-1].number if len(found) == asked.limit else None
-        return to_json(JobPage(tuple(map(summary, found)), more))
+        return to_json(JobPage(tuple(summary(job, request.root_path) for job in found), more))
 
     @routes.get("/<job>")
     def get(job: str) -> Response:
-        return to_json(whole(taking.get(job), taking.jobs))
+        return to_json(whole(taking.get(job), taking.jobs, request.root_path))
 
     @routes.delete("/<job>")
     def cancel(job: str) -> Response:
         taking.get(job)
-        return to_json(whole(taking.jobs.cancel(job), taking.jobs))
+        return to_json(whole(taking.jobs.cancel(job), taking.jobs, request.root_path))
 
     return routes

@@ -1,6 +1,7 @@
 """JSON bodies, and images as text in them."""
 
 import binascii
+import codecs
 from typing import Any, TypeVar
 
 import msgspec
@@ -39,6 +40,8 @@ def decode_json(kind: type[T], data: bytes | str) -> T:
     MissingFieldError for no data."""
     if not data:
         raise MissingFieldError("the request has no body: send a JSON object")
+    bom = codecs.BOM_UTF8 if isinstance(data, bytes) else "\ufeff"
+    data = data.removeprefix(bom)  # type: ignore[arg-type]
     many = data.count(b"[") + data.count(b"{") if isinstance(data, bytes) else data.count("[")
     if many > MOST_NESTED:
         raise InvalidFieldError(f"the JSON has more than {MOST_NESTED:,} lists and objects")

@@ -7,6 +7,7 @@ import msgspec
 from flask import Blueprint, Response, request
 from msgspec import Meta
 
+from server.api.body import need_length
 from server.api.json_body import read_json
 from server.api.responses import to_json
 from server.errors import BundleError, InvalidFieldError, NotFoundError
@@ -125,6 +126,7 @@ def blueprint(folder: SampleFolder | None, store: BundleStore) -> Blueprint:
 
     @routes.post("/<sample>/label")
     def label(sample: str) -> Response:
+        need_length(request)
         said = read_json(Said)
         kept = opened(sample)
         if said.label is not None:
