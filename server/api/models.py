@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from flask import Blueprint, Response, request
 
+from server.api.compressed import read_body
 from server.api.responses import to_json
 from server.api.tensorflow_serving import VersionStatus, version_statuses
 from server.errors import InvalidFieldError, ModelNotFoundError
@@ -66,7 +67,7 @@ def describe(store: BundleStore, name: str, numbers: tuple[int, ...], drift: Dri
 
 def _which() -> Which:
     """The version named in this request's JSON body or query string. Raises InvalidFieldError."""
-    body = request.get_data(cache=False)
+    body = read_body()
     try:
         if body:
             return msgspec.json.decode(body, type=Which)
