@@ -1,0 +1,184 @@
+"""Decompression of one strip or tile of a TIFF.
+
+Each function knows how much there may be and where the end must stand, and raises
+UndecodableImageError for anything else: libtiff fills up what is missing, and goes on.
+"""
+
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.errors import UndecodableImageError
+
+# LZW (TIFF 6.0, section 13): codes of 9 to 12 bits, most significant first.
+CLEAR, END, FIRST_FREE = 256, 257, 258
+MAX_LZW_CODES = (1 << 12) - FIRST_FREE + 1
+# The width of the code i behind a Clear. It grows one code before the table needs it.
+LZW_WIDTHS: NDArray[np.int64] = 9 + np.searchsorted(
+    [511, 1023, 2047], 257 + np.arange(MAX_LZW_CODES), side="right"
+)
+LZW_ENDS: NDArray[np.int64] = np.cumsum(LZW_WIDTHS)
+LZW_STARTS: NDArray[np.int64] = LZW_ENDS - LZW_WIDTHS
+# The codes before which the width grows: libtiff before 4.2 did not let it grow for an End there.
+LZW_STEPS = np.flatnonzero(np.diff(LZW_WIDTHS)) + 1
+# Bytes for which a code stands on average, from which on they are copied code by code.
+LONG_CODES = 16
+LITERALS = [bytes([value]) for value in range(256)] + [b"", b""]
+
+
+def _damaged(name: str, fault: str) -> UndecodableImageError:
+    return UndecodableImageError(f"the TIFF is cut off or damaged: its {name} data {fault}")
+
+
+def inflate(data: bytes, most: int) -> bytes:
+    """A zlib stream of at most `most` bytes, its checksum tested."""
+    stream = zlib.decompressobj()
+    try:
+        raw = stream.decompress(data, most + 1)
+    except zlib.error:
+        raise _damaged("deflate", "has an error or a wrong checksum") from None
+    if len(raw) > most:
+        raise _damaged("deflate", "holds more than its part of the picture")
+    if not stream.eof:
+        raise _damaged("deflate", "has no end")
+    return raw
+
+
+def unpack_bits(data: bytes, row: int, most: int) -> bytearray:
+    """PackBits (TIFF 6.0, section 9) of at most `most` bytes. No run goes over the end of a row of
+    `row` bytes, as the specification asks, and no encoder writes two literal runs of one byte in
+    place of one of two: zeros where data was look so."""
+    raw = bytearray()
+    at, left, single = 0, row, False
+    while at < len(data) and len(raw) < most:
+        code = data[at]
+        if code < 128:
+            piece = data[at + 1 : at + 2 + code]
+            number = code + 1
+            at += 1 + number
+        elif code > 128:
+            number = 257 - code
+            piece = data[at + 1 : at + 2] * number
+            at += 2
+        else:
+            at += 1
+            continue
+        if len(piece) < number:
+            raise _damaged("PackBits", "ends within a run")
+        if number > left:
+            raise _damaged("PackBits", "has a run over the end of a row")
+        if code == 0 and single and left < row:
+            raise _damaged("PackBits", "has two runs in place of one")
+        single = code == 0
+        left = left - number or row
+        raw += piece
+    # Some programs fill up to an even number of bytes.
+    if len(data) - at > 1:
+        raise _damaged("PackBits", "holds more than its part of the picture")
+    return raw
+
+
+def decode_lzw(data: bytes, most: int) -> bytearray:
+    """LZW of at most `most` bytes, from its Clear code to its End code."""
+    padded = data + b"\0\0\0"
+    if int.from_bytes(padded[:2], "big") >> 7 != CLEAR:
+        raise _damaged("LZW", "does not begin with a Clear code")
+    raw, at, bits = bytearray(), 9, 8 * len(data)
+    while True:
+        codes, ended = _read_codes(padded, at, bits)
+        _expand(codes, raw)
+        if len(raw) > most:
+            raise _damaged("LZW", "holds more than its part of the picture")
+        if ended:
+            return raw
+        at += int(LZW_ENDS[len(codes)])
+
+
+def _read_codes(padded: bytes, at: int, bits: int) -> tuple[NDArray[np.int64], bool]:
+    """The codes from bit `at`, behind a Clear, up to the next Clear or End, and whether it is an
+    End. bits: how many there are, without the three bytes of padding."""
+    number = int(np.searchsorted(LZW_ENDS, bits - at, side="right"))
+    first, skip = divmod(at, 8)
+    window = np.frombuffer(padded, np.uint8, offset=first)
+    window = window[: (skip + int(LZW_STARTS[min(number, len(LZW_STARTS) - 1)])) // 8 + 3]
+    starts = LZW_STARTS[:number] + skip
+    codes = _take_codes(window, starts, LZW_WIDTHS[:number])
+    stops = np.flatnonzero((codes == CLEAR) | (codes == END))
+    stop = int(stops[0]) if len(stops) else number
+    for step in LZW_STEPS[: np.searchsorted(LZW_STEPS, stop, side="right")].tolist():
+        narrow = int(LZW_WIDTHS[step]) - 1
+        end = at + int(LZW_STARTS[step]) + narrow
+        if bits - 8 < end <= bits:
+            start = LZW_STARTS[step : step + 1] + skip
+            if _take_codes(window, start, np.array([narrow]))[0] == END:
+                return _check_codes(codes[:step]), True
+    if stop == number:
+        raise _damaged("LZW", "has no End code")
+    return _check_codes(codes[:stop]), bool(codes[stop] == END)
+
+
+def _take_codes(
+    window: NDArray[np.uint8], starts: NDArray[np.int64], widths: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Numbers of `widths` bits that begin at the bits `starts` of `window`."""
+    byte = starts >> 3
+    wide = window[byte].astype(np.int64) << 16
+    wide |= window[byte + 1].astype(np.int64) << 8
+    wide |= window[byte + 2]
+    codes: NDArray[np.int64] = (wide >> (24 - (starts & 7) - widths)) & ((1 << widths) - 1)
+    return codes
+
+
+def _check_codes(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Raises UndecodableImageError for codes that the table does not have yet."""
+    if len(codes) and (codes[0] >= CLEAR or (codes > FIRST_FREE - 1 + np.arange(len(codes))).any()):
+        raise _damaged("LZW", "has a code that does not stand for anything yet")
+    return codes
+
+
+def _expand(codes: NDArray[np.int64], raw: bytearray) -> None:
+    """Appends what `codes`, checked, stand for.
+
+    The code 258 + j stands for what the code j behind the Clear stands for and one byte more, so
+    that it repeats the bytes from where these begin.
+    """
+    if not len(codes):
+        return
+    literal = codes < CLEAR
+    origins = np.where(literal, np.arange(len(codes)), codes - FIRST_FREE)
+    lengths = _distances(origins)[0] + 1
+    ends = np.cumsum(lengths)
+    total = int(ends[-1])
+    if total > LONG_CODES * len(codes):
+        _expand_long(codes, raw)
+        return
+    starts = ends - lengths
+    sources = np.arange(total) + np.repeat(starts[origins] - starts, lengths)
+    values = np.zeros(total, np.uint8)
+    values[starts[literal]] = codes[literal]
+    raw += values[_distances(sources)[1]].tobytes()
+
+
+def _distances(origins: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """How many steps each index is from one that is its own origin, and which that is."""
+    steps = (origins != np.arange(len(origins))).astype(np.intp)
+    while True:
+        further = origins[origins]
+        if (further == origins).all():
+            return steps, origins
+        steps = steps + steps[origins]
+        origins = further
+
+
+def _expand_long(codes: NDArray[np.int64], raw: bytearray) -> None:
+    """As `_expand`, faster if codes stand for many bytes."""
+    table = LITERALS.copy()
+    first, *rest = codes.tolist()
+    last = table[first]
+    raw += last
+    for code in rest:
+        # The newest entry ends in the first byte of the code behind it, even if that is itself.
+        table.append(last + (table[code] if code < len(table) else last)[:1])
+        last = table[code]
+        raw += last
