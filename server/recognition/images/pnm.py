@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.errors import UndecodableImageError
+from server.recognition.images.depth import to_8_bits
 from server.recognition.images.header import Header, Pixels
 
 SIGNATURE = re.compile(rb"P[1-6](?:[\s#]|\Z)")
 # Space or comments, and a number with space behind it. A comment ends with its line.
 NUMBER = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])+([0-9]{1,9})(?=\s)")
+# Bytes of plain numbers that are read at a time, and where they may end.
+ANY_SPACE, TEXT_BLOCK = re.compile(rb"\s"), 1 << 20
 COMMENT = re.compile(rb"#[^\r\n]*")
 # Where the pixels begin at the latest. All before, comments too, is read by the byte.
 MAX_HEADER = 1 << 16
@@ -50,12 +53,15 @@ def read_header(data: bytes) -> Header:
     programs would read it differently.
     """
     layout = _read_layout(data)
-    return Header("PPM", "RGB" if layout.channels == 3 else "L", layout.width, layout.height)
+    mode = "RGB" if layout.channels == 3 else "L"
+    bits = 16 if layout.white == 0xFFFF else 8
+    return Header("PPM", mode, layout.width, layout.height, bits=bits)
 
 
-def decode(data: bytes, header: Header) -> Pixels:
+def decode(data: bytes, header: Header, significant_bits: int = 0) -> Pixels:
     """A PNM's pixels as RGB, uint8 [height, width, 3]. A sample v of at most `white` becomes
-    v * 255 / white, rounded.
+    v * 255 / white, rounded; if `white` is 65535 and `significant_bits` not 0, samples are reduced
+    to the upper 8 of their `significant_bits`.
 
     Raises UndecodableImageError if samples are missing or too large, or if more follows them.
     """
@@ -65,13 +71,13 @@ def decode(data: bytes, header: Header) -> Pixels:
     elif layout.kind == RAW_BITS:
         samples = _read_raw_bits(data, layout)
     elif layout.kind in PLAIN:
-        samples = _scale(_read_numbers(data, layout), layout.white)
+        samples = _read_numbers(data, layout, significant_bits)
     else:
-        samples = _scale(_read_raw(data, layout), layout.white)
+        samples = _to_levels(_read_raw(data, layout), layout.white, significant_bits)
     pixels = samples.reshape(layout.height, layout.width, layout.channels)
     if layout.channels == 1:
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), np.uint8)
-    return np.array(pixels, np.uint8)
+    return pixels if pixels.flags.writeable else pixels.copy()
 
 
 def _read_layout(data: bytes) -> _Layout:
@@ -134,53 +140,73 @@ def _check_size(data: bytes, layout: _Layout, size: int) -> None:
 def _read_plain_bits(data: bytes, layout: _Layout) -> NDArray[np.uint8]:
     """The bits of P1 as grey levels, 0 for 1 and 255 for 0. There may be no space between them."""
     text = COMMENT.sub(b"", data[layout.start :]).translate(None, SPACE)
-    _check_plain(text, b"01", len(text), layout)
+    _check_plain(text, b"01")
+    _check_number(len(text), layout)
     return np.where(np.frombuffer(text, np.uint8) == ord("1"), np.uint8(0), np.uint8(255))
 
 
-def _read_numbers(data: bytes, layout: _Layout) -> NDArray[np.int32]:
-    """The samples of P2 and P3, decimal numbers with space between."""
-    text = data[layout.start :]
-    if b"#" in text:
+def _read_numbers(data: bytes, layout: _Layout, significant_bits: int) -> NDArray[np.uint8]:
+    """The samples of P2 and P3, decimal numbers with space between, as levels."""
+    text, at = data, layout.start
+    if b"#" in data[at:]:
+        text, at = data[at:], 0
         if re.search(rb"[0-9]#", text):
             raise UndecodableImageError(
                 "the PPM has a comment directly behind a number, which programs read differently"
             )
         text = COMMENT.sub(b"", text)
-    if re.search(rb"[0-9]{10}", text):
-        raise UndecodableImageError("the PPM is damaged: it has a number of ten digits")
-    text = text.strip(SPACE)
-    _check_plain(text, DIGITS + SPACE, None, layout)
-    samples = np.fromstring(text, np.int32, sep=" ") if text else np.empty(0, np.int32)
-    _check_plain(b"", b"", len(samples), layout)
-    return samples
+    levels = np.empty(layout.width * layout.height * layout.channels, np.uint8)
+    number = 0
+    while at < len(text):
+        space = ANY_SPACE.search(text, at + TEXT_BLOCK)
+        end = space.start() if space else len(text)
+        words, at = text[at:end].strip(SPACE), end
+        _check_plain(words, DIGITS + SPACE)
+        if re.search(rb"[0-9]{10}", words):
+            raise UndecodableImageError("the PPM is damaged: it has a number of ten digits")
+        if not words:
+            continue
+        samples = np.fromstring(words, np.int64, sep=" ")
+        number += len(samples)
+        if number > len(levels):
+            break
+        levels[number - len(samples) : number] = _to_levels(samples, layout.white, significant_bits)
+    _check_number(number, layout)
+    return levels
 
 
-def _check_plain(text: bytes, allowed: bytes, number: int | None, layout: _Layout) -> None:
-    """Raises UndecodableImageError if `text` has other bytes than `allowed`, or if `number`, if
-    given, is not that of the samples."""
+def _check_plain(text: bytes, allowed: bytes) -> None:
+    """Raises UndecodableImageError if `text` has other bytes than `allowed`."""
     if text.translate(None, allowed):
         raise UndecodableImageError("the PPM is damaged: its pixels are not plain numbers")
+
+
+def _check_number(number: int, layout: _Layout) -> None:
+    """Raises UndecodableImageError if there are other than `number` samples."""
     need = layout.width * layout.height * layout.channels
-    if number is not None and number != need:
+    if number != need:
         raise UndecodableImageError(
-            f"the PPM is cut off or damaged: its header declares {need} samples and it has {number}"
+            f"the PPM is cut off or damaged: its header declares {need} samples and it has"
+            f" {'fewer' if number < need else 'more'}"
         )
 
 
-def _scale(samples: NDArray[Any], white: int) -> NDArray[np.uint8]:
-    """v * 255 / white, rounded. Raises UndecodableImageError for a sample above `white`."""
+def _to_levels(samples: NDArray[Any], white: int, significant_bits: int) -> NDArray[np.uint8]:
+    """Samples 0..white as levels 0..255. Raises UndecodableImageError for a sample above `white`,
+    and, if `white` is 65535, for one of more than `significant_bits`."""
     largest = int(samples.max())
     if largest > white:
         raise UndecodableImageError(
             f"the PPM is damaged: it has a sample of {largest}, and its header says that {white}"
             " is the largest"
         )
+    if white == 0xFFFF and significant_bits:
+        return to_8_bits(samples, significant_bits)
     if white == 0xFF and samples.dtype == np.uint8:
         return np.asarray(samples, np.uint8)
-    levels = ((np.arange(white + 1) * 510 + white) // (2 * white)).astype(np.uint8)
-    scaled = np.empty(len(samples), np.uint8)
+    scale = ((np.arange(white + 1) * 510 + white) // (2 * white)).astype(np.uint8)
+    levels = np.empty(len(samples), np.uint8)
     # By the block, since numpy takes eight bytes for every index.
     for start in range(0, len(samples), BLOCK):
-        scaled[start : start + BLOCK] = levels[samples[start : start + BLOCK]]
-    return scaled
+        levels[start : start + BLOCK] = scale[samples[start : start + BLOCK]]
+    return levels

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from server.errors import UndecodableImageError
 from server.recognition.images import tiff_compression
 from server.recognition.images.ccitt import decode_group4
+from server.recognition.images.depth import to_8_bits
 from server.recognition.images.exif import TIFF_SIGNATURES
 from server.recognition.images.header import Header, Pixels
 from server.recognition.images.tiff_jpeg import decode_part
@@ -51,15 +52,18 @@ def read_header(data: bytes) -> Header:
     """
     layout = read_layout(data)
     mode = COLORS[layout.kind.photometric][1]
-    return Header("TIFF", mode, layout.width, layout.height, layout.orientation)
+    kind = layout.kind
+    # Of inks, 16 bits are always all used.
+    bits = 16 if kind.bits == 16 and kind.photometric != CMYK else 8
+    return Header("TIFF", mode, layout.width, layout.height, layout.orientation, bits)
 
 
-def decode(data: bytes, header: Header) -> Pixels:
+def decode(data: bytes, header: Header, significant_bits: int = 0) -> Pixels:
     """A TIFF's pixels as RGB, uint8 [height, width, 3], as stored: no orientation is applied.
 
-    Grey is repeated; samples of 16 bits are reduced to their upper 8, those of other depths scaled
-    to 255; an alpha channel is dropped, or refused if colours are multiplied by it; CMYK becomes
-    ink times black.
+    Grey is repeated; samples of 16 bits are reduced to the upper 8 of their `significant_bits` (0:
+    of all 16), those of other depths scaled to 255; an alpha channel is dropped, or refused if
+    colours are multiplied by it; CMYK becomes ink times black.
 
     Raises UndecodableImageError if any strip or tile is damaged.
     """
@@ -67,7 +71,7 @@ def decode(data: bytes, header: Header) -> Pixels:
     pixels = np.empty((layout.height, layout.width, 3), np.uint8)
     for place, parts in _parts(layout):
         raws = [_read_part(data, layout, part, place.rows) for part in parts]
-        _convert(raws, layout, place, pixels)
+        _convert(raws, layout, place, significant_bits, pixels)
     return pixels
 
 
@@ -126,7 +130,9 @@ def _read_part(data: bytes, layout: Layout, part: int, rows: int) -> Any:
     return np.frombuffer(raw, np.uint8, row * rows).reshape(rows, row)
 
 
-def _convert(raws: list[Any], layout: Layout, place: _Place, pixels: Pixels) -> None:
+def _convert(
+    raws: list[Any], layout: Layout, place: _Place, significant_bits: int, pixels: Pixels
+) -> None:
     """Writes a part of the picture, given the bytes of each of its planes, into `pixels`."""
     kind = layout.kind
     rows = min(place.rows, layout.height - place.top)
@@ -137,7 +143,7 @@ def _convert(raws: list[Any], layout: Layout, place: _Place, pixels: Pixels) -> 
         planes = [_unpack(raw[start:end], layout, place.columns) for raw in raws]
         samples = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
         target = pixels[place.top + start : place.top + end, place.left : place.left + columns]
-        target[...] = _to_rgb(samples[:, :columns], kind)
+        target[...] = _to_rgb(samples[:, :columns], kind, significant_bits)
 
 
 def _unpack(raw: NDArray[np.uint8], layout: Layout, columns: int) -> NDArray[Any]:
@@ -159,14 +165,14 @@ def _unpack(raw: NDArray[np.uint8], layout: Layout, columns: int) -> NDArray[Any
     return samples
 
 
-def _to_rgb(samples: NDArray[Any], kind: Kind) -> NDArray[np.uint8]:
+def _to_rgb(samples: NDArray[Any], kind: Kind, significant_bits: int) -> Pixels:
     """Samples [rows, columns, samples of a pixel] -> grey levels that fit [rows, columns, 3]."""
     if kind.opaque and (samples[..., kind.colors] != kind.white).any():
         raise refuse("colours that are multiplied by an alpha channel")
     colors = samples[..., : kind.colors]
     if kind.palette is not None:
         return np.asarray(kind.palette[colors[..., 0]], np.uint8)
-    levels = _to_levels(colors, kind)
+    levels = _to_levels(colors, kind, significant_bits)
     if kind.photometric == WHITE_IS_ZERO:
         return np.asarray(255 - levels, np.uint8)
     if kind.photometric == CMYK:
@@ -175,9 +181,9 @@ def _to_rgb(samples: NDArray[Any], kind: Kind) -> NDArray[np.uint8]:
     return levels
 
 
-def _to_levels(samples: NDArray[Any], kind: Kind) -> NDArray[np.uint8]:
+def _to_levels(samples: NDArray[Any], kind: Kind, significant_bits: int) -> Pixels:
     if kind.bits == 8:
         return np.asarray(samples, np.uint8)
     if kind.bits == 16:
-        return (samples >> 8).astype(np.uint8)
+        return to_8_bits(samples, significant_bits)
     return ((samples.astype(np.uint32) * 510 + kind.white) // (2 * kind.white)).astype(np.uint8)

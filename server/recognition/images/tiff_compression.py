@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from server.errors import UndecodableImageError
 
+# Bytes of a deflate stream at a time, so that it never lies in memory twice.
+GIVEN_AT_ONCE, INFLATED_AT_ONCE = 1 << 16, 1 << 18
 # LZW (TIFF 6.0, section 13): codes of 9 to 12 bits, most significant first.
 CLEAR, END, FIRST_FREE = 256, 257, 258
 MAX_LZW_CODES = (1 << 12) - FIRST_FREE + 1
@@ -31,15 +33,20 @@ def _damaged(name: str, fault: str) -> UndecodableImageError:
     return UndecodableImageError(f"the TIFF is cut off or damaged: its {name} data {fault}")
 
 
-def inflate(data: bytes, most: int) -> bytes:
+def inflate(data: bytes, most: int) -> bytearray:
     """A zlib stream of at most `most` bytes, its checksum tested."""
     stream = zlib.decompressobj()
+    raw, start, rest = bytearray(), 0, b""
     try:
-        raw = stream.decompress(data, most + 1)
+        while not stream.eof and (rest or start < len(data)):
+            if not rest:
+                rest, start = data[start : start + GIVEN_AT_ONCE], start + GIVEN_AT_ONCE
+            raw += stream.decompress(rest, INFLATED_AT_ONCE)
+            rest = stream.unconsumed_tail
+            if len(raw) > most:
+                raise _damaged("deflate", "holds more than its part of the picture")
     except zlib.error:
         raise _damaged("deflate", "has an error or a wrong checksum") from None
-    if len(raw) > most:
-        raise _damaged("deflate", "holds more than its part of the picture")
     if not stream.eof:
         raise _damaged("deflate", "has no end")
     return raw

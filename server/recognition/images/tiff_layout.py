@@ -17,7 +17,8 @@ from server.recognition.images.tiff_directory import Directory, read_directory
 MAX_PARTS = 1 << 16
 # A tile may be larger than the picture: programs have a size of their own.
 TILE_SIDE = 512
-MAX_SAMPLES = 8
+# Bits of a pixel: more would take memory out of proportion to the three bytes that it becomes.
+MAX_SAMPLES, MAX_PIXEL_BITS = 8, 64
 
 NONE, GROUP4, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACK_BITS = 1, 4, 5, 7, 8, 32946, 32773
 COMPRESSIONS = {NONE, GROUP4, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACK_BITS}
@@ -185,8 +186,9 @@ def _read_kind(tags: Directory, compression: int) -> Kind:
     if not colors <= samples <= MAX_SAMPLES:
         raise refuse(f"pixels of {samples} samples of this kind")
     bits = _same(tags, Tag.BITS, 1, samples)
-    if bits not in (PALETTE_DEPTHS if photometric == PALETTE else DEPTHS):
-        raise refuse(f"samples of {bits} bits of this kind")
+    depths = PALETTE_DEPTHS if photometric == PALETTE else DEPTHS
+    if bits not in depths or bits * samples > MAX_PIXEL_BITS:
+        raise refuse(f"{samples} samples of {bits} bits of this kind")
     form = _same(tags, Tag.SAMPLE_FORMAT, 1, samples)
     if form != 1:
         raise refuse(f"{SAMPLE_FORMATS.get(form, 'unknown')} samples")

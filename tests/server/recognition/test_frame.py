@@ -275,7 +275,6 @@ def test_too_many_pixels_are_refused_before_memory_is_taken() -> None:
     assert len(data) < 60_000
     with pytest.raises(ImageTooLargeError):
         decode(data, EXACT, LIMITS)
-    assert Image.open(io.BytesIO(data)).size == (20_000, 20_000)
     tracemalloc.start()
     try:
         with pytest.raises(ImageTooLargeError, match="20000 x 20000"):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from server.errors import ImageTooLargeError, UndecodableImageError
-from server.recognition.frame import Limits, decode
+from server.recognition.frame import Limits, decode, decode_frame
 from server.recognition.manifest import Recipe
 
 EXACT = Recipe(width=32, height=32, decode="exact")
@@ -191,3 +191,25 @@ def test_a_picture_that_pillow_wrote_is_the_same() -> None:
         out = io.BytesIO()
         image.save(out, "PPM")
         assert (read(out.getvalue()) == np.asarray(image.convert("RGB"))).all()
+
+
+@pytest.mark.parametrize("kind", [2, 3, 5, 6])
+def test_significant_bits_scale_and_are_checked(kind: int) -> None:
+    samples = samples_of(kind, 4095)
+    pixels = decode(pnm(kind, samples, 65535), EXACT, Limits(significant_bits=12))
+    got = pixels if kind in (3, 6) else pixels[..., 0]
+    assert (got == samples >> 4).all()
+    with pytest.raises(UndecodableImageError, match="significant_bits"):
+        decode(pnm(kind, samples, 65535), EXACT, Limits(significant_bits=11))
+    warnings = decode_frame(pnm(kind, samples, 65535), EXACT, LIMITS).warnings
+    assert [warning.reason for warning in warnings] == ["upper_bits_empty"]
+    assert not decode_frame(pnm(kind, samples, 4095), EXACT, LIMITS).warnings
+
+
+@pytest.mark.parametrize("comment", [b"", b"# 1\n"])
+def test_plain_numbers_are_read_block_by_block(comment: bytes) -> None:
+    samples = samples_of(3, 65535, 400, 300)
+    data = pnm(3, samples, 65535) + b" " * 3_000_000 + comment
+    assert (read(data) == np.floor(samples * 255 / 65535 + 0.5)).all()
+    with pytest.raises(UndecodableImageError):
+        read(data + b"1")

@@ -16,7 +16,7 @@ from PIL import Image
 from tiffs import BLACK_IS_ZERO, CMYK, LONG, PALETTE, RGB, SHORT, WHITE_IS_ZERO, Tags, Tiff
 
 from server.errors import ImageTooLargeError, LinesideError, UndecodableImageError
-from server.recognition.frame import Limits, decode
+from server.recognition.frame import Limits, decode, decode_frame
 from server.recognition.images import tiff_compression
 from server.recognition.images.ccitt import decode_group4
 from server.recognition.images.exif import EXIF_ORIENTATION
@@ -474,3 +474,19 @@ def test_bigtiff_of_another_offset_size_is_refused() -> None:
     struct.pack_into("<H", data, 4, 4)
     with pytest.raises(UndecodableImageError):
         read(bytes(data))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["grey-16", "rgb-16", "rgb-16-alpha", "inverted-16"])
+def test_significant_bits_scale_and_are_checked(kind: str, order: str) -> None:
+    samples = samples_of(kind) >> 4
+    data = file_of(kind, "lzw", samples=samples, order=order).data
+    pixels = decode(data, EXACT, Limits(significant_bits=12))
+    levels = samples[..., :3] >> 4
+    want = 255 - levels if kind.startswith("inverted") else levels
+    assert (pixels == want).all()
+    with pytest.raises(UndecodableImageError, match="significant_bits"):
+        decode(data, EXACT, Limits(significant_bits=11))
+    warnings = [warning.reason for warning in decode_frame(data, EXACT, LIMITS).warnings]
+    # White is zero: with empty upper bits the picture is white, which may be right.
+    assert warnings == ([] if kind.startswith("inverted") else ["upper_bits_empty"])
