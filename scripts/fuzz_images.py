@@ -110,7 +110,7 @@ def by_pillow(data: bytes, format_: str) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     names = ("JPEG", "MPO") if format_ == "JPEG" else (format_,)
-    image = Image.open(io.BytesIO(data), formats=names)
+    image: Image.Image = Image.open(io.BytesIO(data), formats=names)
     if image.width * image.height > LIMITS.max_pixels:
         raise ValueError("too large for this comparison")
     image.load()
@@ -208,9 +208,8 @@ def main() -> int:
         faults: Counter[str] = Counter()
         for found in run(format_, options.seed, options.count):
             faults[found.fault] += 1
-            print(
-                f"{format_} {found.number} {found.kind} {found.damage}: {found.fault}, {found.detail}"
-            )
+            where = f"{format_} {found.number} {found.kind} {found.damage}"
+            print(f"{where}: {found.fault}, {found.detail}")
             if options.keep:
                 options.keep.mkdir(parents=True, exist_ok=True)
                 data = case(format_, options.seed, found.number)[2]

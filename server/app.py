@@ -30,29 +30,23 @@ from server.api.forms import take_bodies
 from server.api.frames import no_fetch
 from server.api.gate import Gate
 from server.api.job_answers import whole
-from server.api.known_names import strict
 from server.api.observing import observe_requests
-from server.api.paths import name_models
+from server.api.paths import Paths, name_models
 from server.api.recognize import Fetch
 from server.api.recognizing import Recognizing
+from server.api.reserve import Reserve
 from server.api.responses import register_errors
 from server.api.security import Doors, SecureHeaders, guard
 from server.config import Settings
 from server.jobs.service import Jobs
 from server.jobs.telling import Telling
-from server.keeping import (
-    make_drift,
-    make_sampler,
-    open_cache,
-    open_journal,
-    warn_of_clock,
-    warn_of_data,
-)
+from server.keeping import make_drift, make_sampler, open_cache, open_journal, warn_of_data
 from server.loading import Engine
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
 from server.recognition.observation import Listener, RefusalListener
 from server.store.job_records import JobRecord
+from server.thread_budget import most_requests
 
 
 def image_fetcher(settings: Settings) -> Fetch:
@@ -73,7 +67,7 @@ def make_jobs(settings: Settings, recognizing: Recognizing, metrics: Metrics) ->
     """The jobs of this server, which end with its process."""
 
     def render(job: JobRecord) -> bytes:
-        return msgspec.json.encode(whole(job))
+        return msgspec.json.encode(whole(job, prefix=settings.url_prefix))
 
     telling = Telling(
         settings,
@@ -104,15 +98,18 @@ def register_recognition(
     app: Flask, settings: Settings, recognizing: Recognizing, kept: Jobs, fetch: Fetch
 ) -> None:
     """The routes by which frames come, to be answered at once or later."""
-    app.register_blueprint(strict(recognize.blueprint(recognizing, settings, fetch)))
+    app.register_blueprint(recognize.blueprint(recognizing, settings, fetch))
     taking = jobs.Taking(kept, recognizing, settings, fetch)
     later = tutorial_jobs.TutorialJobs(taking)
-    app.register_blueprint(strict(jobs.blueprint(taking, settings)))
+    app.register_blueprint(jobs.blueprint(taking, settings))
     app.register_blueprint(tutorial_jobs.blueprint(later))
     app.register_blueprint(tutorials.blueprint(recognizing, settings, later))
-    app.register_blueprint(strict(batch.blueprint(recognizing, settings)))
-    app.register_blueprint(inference_protocol.blueprint(recognizing, settings))
-    app.register_blueprint(tensorflow_serving.blueprint(recognizing, settings))
+    for make in (
+        batch.blueprint,
+        inference_protocol.blueprint,
+        tensorflow_serving.blueprint,
+    ):
+        app.register_blueprint(make(recognizing, settings))
 
 
 def put_before(
@@ -124,8 +121,8 @@ def put_before(
     repeats: Repeats,
     refusals: Sequence[RefusalListener],
 ) -> None:
-    """What a request comes through before `app` sees it: headers, the body's time, the gate, and
-    the way of a camera's frame past Flask."""
+    """What a request comes through before `app` sees it: headers, its path, the probes' reserve,
+    the body's time and memory, the gate, and the way of a camera's frame past Flask."""
     metrics, afterwards = engine.metrics, engine.afterwards
     express = Express(app.wsgi_app, recognizing, settings, doors, metrics, afterwards)
     gate = Gate(
@@ -139,7 +136,11 @@ def put_before(
         refusals,
         served=engine.store.served,
     )
-    app.wsgi_app = SecureHeaders(Bodies(gate, settings.body_timeout))  # type: ignore[method-assign]
+    most_bytes = int(max(settings.bodies_mb, settings.max_body_mb) * 1_000_000)
+    bodies = Bodies(gate, settings.body_timeout, most_bytes)
+    most = most_requests(settings.slots, settings.max_waiting)
+    reserve = Reserve(bodies, refusing=app.wsgi_app, most=most)
+    app.wsgi_app = SecureHeaders(Paths(reserve, settings.url_prefix))  # type: ignore[method-assign]
 
 
 def create_app(
@@ -161,7 +162,6 @@ def create_app(
 
     app = bare_app(settings)
     warn_of_data(settings)
-    warn_of_clock()
     journal = open_journal(settings, metrics)
     refusals = [metrics.cameras.refused, *([journal.refused] if journal else [])]
     in_turn = [engine.afterwards.later(listener) for listener in refusals]
@@ -188,12 +188,12 @@ def create_app(
     fetch = image_fetcher(settings)
     kept = make_jobs(settings, recognizing, metrics)
     register_recognition(app, settings, recognizing, kept, fetch)
-    app.register_blueprint(strict(models.blueprint(store, drift)))
-    app.register_blueprint(strict(upload.blueprint(settings)))
-    app.register_blueprint(strict(samples.blueprint(sampler.folder if sampler else None, store)))
-    app.register_blueprint(strict(journal_routes.blueprint(journal)))
+    app.register_blueprint(models.blueprint(store, drift))
+    app.register_blueprint(upload.blueprint(settings))
+    app.register_blueprint(samples.blueprint(sampler.folder if sampler else None, store))
+    app.register_blueprint(journal_routes.blueprint(journal))
     app.register_blueprint(health.blueprint(store, metrics))
-    app.register_blueprint(strict(console.blueprint(store)))
+    app.register_blueprint(console.blueprint(store))
 
     engine.start()
     kept.resume()

@@ -10,7 +10,12 @@ from server.recognition.cores import granted_cores
 from server.recognition.manifest import Recipe
 
 # In the environment and in flags, their items are separated by commas.
-LISTS = frozenset({"image_url_hosts", "preload", "cors_origins", "samples_labels", "webhook_hosts"})
+LISTS = frozenset(
+    {
+        *("allowed_hosts", "cors_origins", "image_url_hosts", "preload", "samples_labels"),
+        "webhook_hosts",
+    }
+)
 # MB a minute; SQLite writes whole pages, for which less would not be enough.
 LEAST_WRITES = 0.1
 
@@ -148,6 +153,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         bool, _help("a camera's newer frame takes the place of its waiting one")
     ] = False
     max_body_mb: Annotated[float, _help("largest request body", "MB", gt=0, le=1024)] = 16.0
+    bodies_mb: Annotated[
+        float,
+        _help(
+            "all requests' bodies in memory together, of which one of max_body_mb may always come;"
+            " beyond, 503 OVERLOADED",
+            "MB",
+            gt=0,
+        ),
+    ] = 256.0
     body_timeout: Annotated[
         float, _help("time in which a request's body has to come", "s", gt=0, le=600)
     ] = 10.0
@@ -202,6 +216,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cors_origins: Annotated[
         tuple[str, ...], _help("origins whose pages may call this server; empty: none but its own")
     ] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        _help(
+            "names by which clients without a key may ask for this server beside its own, such as"
+            " lineside.example, *.example or *; IP addresses need no entry"
+        ),
+    ] = ()
+    url_prefix: Annotated[
+        str,
+        _help(
+            "path under which a proxy serves this server, such as /line4, for addresses in answers;"
+            " empty: the proxy's X-Forwarded-Prefix, if any",
+            pattern="^(/[A-Za-z0-9._~-]+)*$",
+            max_length=128,
+        ),
+    ] = ""
     max_cameras: Annotated[
         int,
         _help("cameras with metrics of their own; the others share `other`", "cameras", ge=0),

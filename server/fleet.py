@@ -146,9 +146,17 @@ def pack(bundle: Path, manifest: Manifest) -> bytes:
     """The bundle's files as an uncompressed tar archive, as `server.store.arrivals` takes it."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.dereference = True
         for name in (MANIFEST, *manifest.sha256):
-            archive.add(bundle / name, name, recursive=False)
+            archive.add(bundle / name, name, recursive=False, filter=_without_owner)
     return out.getvalue()
+
+
+def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """`member` as anybody's: a number of a user beyond 2,097,151 has no room in ustar."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
 
 
 def _devices(args: argparse.Namespace) -> list[Device]:

@@ -3,5 +3,3 @@
 # In a WSGI environment, what answers the request: Granian's, with response_bytes(status, headers,
 # body). Under another server, which has a limit of its own, it is not there.
 PROTOCOL = "lineside.protocol"
-# Threads that may wait for bodies.
-MOST_READING = 56

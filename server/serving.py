@@ -19,13 +19,11 @@ from server.config import Settings
 from server.draining import Wsgi, drain_before_stop
 from server.errors import StartError
 from server.observe.logs import LOGGER
-from server.protocol import MOST_READING, PROTOCOL
+from server.protocol import PROTOCOL
+from server.thread_budget import threads
 
 logger = logging.getLogger(LOGGER)
 
-# Threads beyond those that work, wait or read: to refuse with, and to answer probes from. Granian
-# starts them on demand and ends idle ones.
-SPARE_THREADS = 8
 # Granian's back-pressure counts open connections, idle ones too; cameras keep theirs open, and
 # whoever opens this many keeps all others out until it ends those that are idle.
 MAX_CONNECTIONS, BACKLOG = 4096, 1024
@@ -125,7 +123,7 @@ def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> 
         interface=Interfaces.WSGI,
         runtime_mode=RuntimeModes.mt,
         workers=1,
-        blocking_threads=slots + settings.max_waiting + MOST_READING + SPARE_THREADS,
+        blocking_threads=threads(slots, settings.max_waiting),
         backpressure=most_connections(),
         http=HTTPModes.http1,
         websockets=False,

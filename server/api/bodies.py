@@ -1,4 +1,5 @@
-"""Bodies that do not come: how long a thread waits for one, and how many threads do.
+"""Request bodies on their way in: how long a thread waits for one, how many threads do, and how
+much of all bodies is in memory.
 
 The HTTP server's read of a body ends when the body does, so a client that stops sending would keep
 a thread for as long as it likes, and a few dozen of them every thread there is. The server offers
@@ -6,13 +7,16 @@ no limit, nor does it tell a request's connection. But a request may be answered
 and the kernel tells how much was written to each connection. So what came too late is answered from
 here, by an answer of a length like no other's, and the connection on which that was written is
 shut for reading, which ends the read.
+
+A body's bytes are counted before they are read, by its Content-Length or, where that is not said,
+as they come, and until its request is answered. Whoever would bring more than there is room for
+waits a moment; whoever has kept others waiting longest makes room.
 """
 
-import io
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -20,17 +24,25 @@ from typing import Any
 import msgspec
 from werkzeug.exceptions import RequestTimeout
 
+from server.api.reserve import without_body
 from server.api.responses import error_body
 from server.api.security import HEADERS
 from server.errors import OverloadedError
-from server.protocol import MOST_READING, PROTOCOL
+from server.protocol import PROTOCOL
 from server.sockets import bytes_written, own_sockets, shut_for_reading
+from server.thread_budget import MOST_READING
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 # From MANY threads that wait for bodies on, each further one takes the place of the one that has
 # waited longest, where that has had GRACE seconds.
-MANY, GRACE = 48, 1.0
+MANY, GRACE = MOST_READING - 8, 1.0
+# Seconds for which a body waits for room in memory, and between two looks for whom to give up.
+LONGEST_WAIT, WAIT_STEP = 1.0, 0.1
+# Bytes that are read at a time of a body that does not say its length.
+PIECE = 1 << 18
+# In a WSGI environment, the Body of the request.
+BODY = "lineside.body"
 # Methods whose requests' bodies no route reads.
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 # Bytes by which an answer to what came too late is made longer.
@@ -61,22 +73,25 @@ class Body:
     time.monotonic(); `error` what every read ends in from now on, if anything. `answer` is set if
     the request is decided and the rest of the body is only drained; `sent` is when it was sent
     before the body's end, else 0; `connection`, of the thread that watches, is where an answer was
-    written to: a descriptor, and all bytes written to it."""
+    written to: a descriptor, and all bytes written to it. `held`: bytes that are counted as this
+    request's; `waiting`: whether it waits for room for more."""
 
     __slots__ = (
-        *("_bodies", "_read", "_whole", "answer", "answered", "connection", "environ", "error"),
-        *("sent", "since"),
+        *("_bodies", "_left", "_read", "answer", "answered", "connection", "environ", "error"),
+        *("held", "sent", "since", "waiting"),
     )
 
     def __init__(self, environ: dict[str, Any], bodies: "Bodies") -> None:
         self._bodies, self._read = bodies, environ["wsgi.input"].read
-        self._whole = environ.get("CONTENT_LENGTH")
+        length = environ.get("CONTENT_LENGTH", "")
+        self._left = int(length) if length.isdecimal() else None
         self.environ: dict[str, Any] | None = environ
         self.since = self.sent = 0.0
         self.answer: Answer | None = None
         self.answered = False
         self.connection: tuple[int, int] | None = None
         self.error: RequestTimeout | OverloadedError | None = None
+        self.held, self.waiting = 0, False
 
     def decide(self, answer: Answer) -> None:
         """Have `answer` sent while the rest of the body is read, if that takes long; the reads end
@@ -93,32 +108,68 @@ class Body:
         """At most `size` bytes; fewer only at the body's end.
 
         Raises RequestTimeout where they do not come in time, OverloadedError where too many
-        threads wait for bodies.
+        threads wait for bodies or too much of them is in memory.
         """
-        # Asked for all there is, the HTTP server copies the body once and keeps no copy of its own.
-        whole, self._whole = self._whole == str(size), None
-        self._bodies.begin(self)
+        if self._left is not None:
+            size = min(size, self._left)
+            if not size:
+                return b""
+        self._bodies.begin(self, size if self._left is not None else min(size, PIECE))
         try:
-            data: bytes = self._read() if whole else self._read(size)
+            data = self._unknown(size) if self._left is None else self._known(size)
         finally:
             self._bodies.end(self)
         if self.error is not None:
             raise self.error
         return data
 
+    def _known(self, size: int) -> bytes:
+        # Asked for all there is, the HTTP server copies the body once and keeps no copy of its own.
+        data: bytes = self._read() if size == self._left else self._read(size)
+        self._left = (self._left or 0) - len(data)
+        return data
+
+    def _unknown(self, size: int) -> bytes:
+        pieces: list[bytes] = []
+        came = 0
+        while came < size and self.error is None:
+            self._bodies.hold(self, min(size, came + PIECE))
+            piece = self._read(min(PIECE, size - came))
+            if not piece:
+                break
+            pieces.append(piece)
+            came += len(piece)
+        return b"".join(pieces)
+
+    def hold_more(self, size: int) -> None:
+        """As `hold`."""
+        self._bodies.hold(self, self.held + size)
+
+
+def hold(environ: Mapping[str, Any], size: int) -> None:
+    """Counts `size` bytes more as held by a WSGI request until it is answered. Raises
+    OverloadedError where there is no room for them."""
+    body: Body | None = environ.get(BODY)
+    if body is not None:
+        body.hold_more(size)
+
 
 class Bodies:
-    """WSGI middleware around `app` that ends each read of a body after `seconds`.
+    """WSGI middleware around `app` that ends each read of a body after `seconds`, and has at most
+    `most_bytes` of all bodies in memory.
 
     `_lock` guards all that follows it: `_reading`, the bodies that threads wait for, the longest
-    first; `_late`, those of them that are still to be answered; `_watching`, whether the thread
-    that does so was started; `_next`, when it looks again.
+    first; `_late`, those of them that are still to be answered; `_held`, the bytes counted, with
+    `_room` to say that they became fewer; `_watching`, whether the thread that answers was started;
+    `_next`, when it looks again.
     """
 
-    def __init__(self, app: Wsgi, seconds: float) -> None:
-        self._app, self._seconds = app, seconds
+    def __init__(self, app: Wsgi, seconds: float, most_bytes: int) -> None:
+        self._app, self._seconds, self._most_bytes = app, seconds, most_bytes
         self._wake = threading.Event()
         self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._held = 0
         self._reading: dict[Body, None] = {}
         self._late: list[Body] = []
         self._watching, self._next = False, 0.0
@@ -131,28 +182,24 @@ class Bodies:
             return self._app(environ, start_response)
         if environ["REQUEST_METHOD"] in WITHOUT_BODY:
             return self._not_waited_for(environ, start_response)
-        body = environ["wsgi.input"] = Body(environ, self)
+        body = environ["wsgi.input"] = environ[BODY] = Body(environ, self)
         try:
             return self._app(environ, start_response)
         finally:
             # Else the two would keep each other, and the body with them, until they are collected.
             body.environ = None
+            self._release(body)
 
     def _not_waited_for(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         """Answers a request whose body means nothing (RFC 9110, 9.3) as if it had none, and has its
         connection closed, on which the body may still come."""
-        environ.pop("HTTP_TRANSFER_ENCODING", None)
-        environ["wsgi.input"], environ["CONTENT_LENGTH"] = io.BytesIO(), "0"
+        return self._app(*without_body(environ, start_response))
 
-        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
-            return start_response(status, [*headers, ("Connection", "close")], *error)
-
-        return self._app(environ, start)
-
-    def begin(self, body: Body) -> None:
-        """Before a read of `body`. Raises its error if it has one."""
+    def begin(self, body: Body, size: int) -> None:
+        """Before a read of `size` bytes of `body`, for which it may wait. Raises its error if it
+        has one."""
         if body.error is not None:
             raise body.error
         body.since = time.monotonic()
@@ -166,15 +213,87 @@ class Bodies:
                 self._watching = True
                 self._next = body.due(self._seconds)
                 threading.Thread(target=self._watch, name="bodies", daemon=True).start()
+            try:
+                self._await_room(body, size)
+            except OverloadedError:
+                del self._reading[body]
+                raise
 
     def end(self, body: Body) -> None:
         """After a read of `body`."""
         with self._lock:
             del self._reading[body]
 
+    def hold(self, body: Body, size: int) -> None:
+        """Counts `size` bytes in all as held by `body`, or as many as it holds if those are more.
+        Raises OverloadedError where there is no room for them."""
+        with self._lock:
+            if not self._take(body, size):
+                raise self._too_much(body)
+
+    def _await_room(self, body: Body, size: int) -> None:
+        if self._take(body, size):
+            return
+        body.waiting, now = True, body.since
+        try:
+            while not self._take(body, size):
+                if now - body.since >= LONGEST_WAIT:
+                    raise self._too_much(body)
+                self._free(self._held + size - body.held - self._most_bytes, now)
+                self._room.wait(WAIT_STEP)
+                now = time.monotonic()
+        finally:
+            body.waiting = False
+        # It is waited for from now on, the last of all.
+        del self._reading[body]
+        body.since = now
+        self._reading[body] = None
+
+    def _take(self, body: Body, size: int) -> bool:
+        """Counts `size` bytes as held by `body` if there is room; what is more than all that there
+        may be, once there is nothing else."""
+        more = min(size, self._most_bytes) - body.held
+        if more <= 0:
+            return True
+        if self._held + more > self._most_bytes:
+            return False
+        self._held += more
+        body.held += more
+        return True
+
+    def _too_much(self, body: Body) -> OverloadedError:
+        body.error = OverloadedError(
+            f"the bodies of all requests take {self._held / 1e6:.0f} MB, and at most"
+            f" {self._most_bytes / 1e6:g} MB may (bodies_mb)",
+            retry_after=1,
+        )
+        return body.error
+
+    def _free(self, size: int, now: float) -> None:
+        """Gives up bodies that were waited for long enough, the longest first, until those that
+        were given up hold `size` bytes."""
+        for other in self._reading:
+            if size <= 0:
+                break
+            if other.waiting or now - other.since < GRACE:
+                continue
+            if other.error is None:
+                self._give_up(other, now)
+                self._wake.set()
+            size -= other.held
+
+    def _release(self, body: Body) -> None:
+        with self._lock:
+            if body.held:
+                self._held -= body.held
+                body.held = 0
+                self._room.notify_all()
+
     def _make_room(self, body: Body) -> None:
         """Gives up the body that is waited for longest; else raises OverloadedError."""
-        longest = next((other for other in self._reading if other.error is None), None)
+        longest = next(
+            (other for other in self._reading if other.error is None and not other.waiting), None
+        )
         if (
             longest is None
             or body.since - longest.since < GRACE
@@ -211,7 +330,7 @@ class Bodies:
         with self._lock:
             self._next = now + self._seconds
             for body in self._reading:
-                if body.error is not None:
+                if body.error is not None or body.waiting:
                     continue
                 due = body.due(self._seconds)
                 if due > now:

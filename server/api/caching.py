@@ -15,9 +15,7 @@ from server.observe.metrics import Metrics
 from server.recognition.recognizer import STAGES, Answer, Options, Recognizer
 from server.store.cache import AnswerCache, CachedAnswer, CacheDownError, Kept, Place
 from server.store.flights import Flights
-
-# Threads that may wait for another's inference; the HTTP server has 32 to spare.
-MOST_SHARING = 16
+from server.thread_budget import MOST_SHARING
 
 
 def own_id(environ: Mapping[str, Any], request_id: str) -> str:

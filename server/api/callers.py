@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from server.errors import UnauthorizedError
+from server.errors import ExpiredError, UnauthorizedError
 from server.store.keys import PREFIX, KeyRing, Right, expired
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # A header longer than this is no key or token of ours.
 LONGEST = 8192
+# Keys and tokens of one request that are looked at.
+MOST_CREDENTIALS = 4
 NO_KEY = "send a key as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`"
 
 
@@ -34,16 +36,18 @@ class Caller(msgspec.Struct, frozen=True):
 ReadToken: TypeAlias = Callable[[str], Caller]
 
 
-def credential(headers: Headers) -> str | None:
-    """The key or token among a request's headers: `Authorization: Bearer ...` (RFC 6750, 2.1), else
-    `X-API-Key`; None where it has none. Raises UnauthorizedError for another scheme."""
-    header = headers.get("Authorization")
-    if header is None:
-        return headers.get("X-API-Key")
-    scheme, _, value = header.partition(" ")
-    if scheme.lower() != "bearer":
-        raise UnauthorizedError(NO_KEY)
-    return value.strip()
+def credentials(headers: Headers) -> list[str]:
+    """All keys and tokens among a request's headers: of `Authorization: Bearer ...` (RFC 6750, 2.1)
+    and `X-API-Key`. What is empty or of another scheme is a proxy's or a login's, not ours."""
+    found = []
+    for header in headers.getlist("Authorization"):
+        for part in header.split(","):  # as servers join what came in several lines
+            scheme, _, value = part.strip().partition(" ")
+            if scheme.lower() == "bearer":
+                found.append(value.strip())
+    for header in headers.getlist("X-API-Key"):
+        found += [part.strip() for part in header.split(",")]
+    return list(dict.fromkeys(secret for secret in found if secret))[:MOST_CREDENTIALS]
 
 
 def identify(secret: str, ring: KeyRing, read_token: ReadToken | None) -> Caller:
@@ -55,6 +59,6 @@ def identify(secret: str, ring: KeyRing, read_token: ReadToken | None) -> Caller
         if key is None:
             raise UnauthorizedError("the key is not valid")
         if expired(key):
-            raise UnauthorizedError("the key has expired")
+            raise ExpiredError("the key has expired")
         return Caller(key.name, frozenset(key.rights), key.rate)
     return read_token(secret)

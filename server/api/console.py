@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import msgspec
-from flask import Blueprint, Response, send_file
+from flask import Blueprint, Response, request, send_file
 
+from server.api.paths import SENT
 from server.api.responses import to_json
 from server.errors import NotFoundError
 from server.store.bundles import BundleStore
@@ -65,6 +66,10 @@ def blueprint(store: BundleStore) -> Blueprint:
 
     @routes.get("/docs")
     def docs() -> Response:
+        sent = request.environ.get(SENT, "")
+        if up := len(sent) - len(sent.rstrip("/")):
+            # Its scripts and styles are named relative to its own address.
+            return Response(status=308, headers={"Location": "../" * up + "docs"})
         return _static("docs.html")
 
     @routes.get("/openapi.json")

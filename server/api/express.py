@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from server.api.access import FRAMES, PROBES
-from server.api.body import FILE_FIELDS, not_empty, only_image, query_values, to_options
+from server.api.body import only_image, query_values, raw_image, to_options
 from server.api.caching import age_header
 from server.api.callers import OWNER, Caller
 from server.api.forms import FORM, boundary_of, parts, whole_body
@@ -23,6 +23,7 @@ from server.api.observing import CAMERA, STARTED, Finished, choose_id, tell
 from server.api.query import Query, age_of, options, query_of
 from server.api.recognize import FAILED, recognition
 from server.api.recognizing import Recognizing, log_fields
+from server.api.reserve import REFUSED
 from server.api.security import Doors
 from server.config import Settings
 from server.observe.afterwards import Afterwards
@@ -33,8 +34,6 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 ROUTE = "/v1/recognize"
 TYPES = ("image/", "application/octet-stream", FORM)
-# The fields of a camera's form; what to say of others is the route's.
-KNOWN, FILES = frozenset(Query.__struct_fields__), frozenset(FILE_FIELDS)
 
 
 class Express:
@@ -65,6 +64,8 @@ class Express:
             or environ["REQUEST_METHOD"] != "POST"
             or not environ.get("CONTENT_TYPE", "").startswith(TYPES)
             or self._limited
+            or REFUSED in environ
+            or not ("CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ)
         ):
             # Whoever reads is to find what was answered; a probe is not to wait for anything.
             if environ["REQUEST_METHOD"] == "GET" and environ["PATH_INFO"] not in PROBES:
@@ -115,8 +116,8 @@ class Express:
     def _answer(
         self, environ: dict[str, Any], request_id: str
     ) -> tuple[bytes, Answer, Options] | None:
-        """The answer's body, the answer and what was asked; None for a form that is left to
-        Flask, whose body is put back.
+        """The answer's body, the answer and what was asked; None for a form without a file, whose
+        body is put back for Flask.
 
         Errors are those of /v1/recognize, and of Werkzeug for a body that can't be taken.
         """
@@ -127,10 +128,10 @@ class Express:
                 return None
             data, query = read
         else:
-            data = not_empty(whole_body(environ, self._most))
+            data = raw_image(whole_body(environ, self._most))
             query = query_of(environ.get("QUERY_STRING", ""))
         environ[CAMERA] = query.camera
-        age = age_of(query, settings, self._recognizing.clock_skew)
+        age = age_of(query, settings)
         asked = options(query, settings, age)
         recognizer = self._recognizing.recognizer(query.model, query.version, asked.deadline)
         answer = self._recognizing.answer(recognizer, data, asked, request_id, environ)
@@ -138,8 +139,7 @@ class Express:
         return body, answer, asked
 
     def _form(self, environ: dict[str, Any]) -> tuple[bytes, Query] | None:
-        """The file and the options of a form; None for one that has no file or has other fields,
-        as `_answer` says.
+        """The file and the options of a form; None where it has no file, as `_answer` says.
 
         Flask's request would take four times as long, to look into what no camera sends.
         """
@@ -151,11 +151,10 @@ class Express:
                 files.append((segment.name, data))
             else:
                 fields.setdefault(segment.name, text)
-        if not (files and KNOWN.issuperset(fields) and FILES.issuperset(n for n, _ in files)):
+        if not files:
             environ["wsgi.input"] = io.BytesIO(whole)
             return None
         asked = environ.get("QUERY_STRING", "")
-        query = query_of(asked)
-        if fields:
-            query = to_options(Query, {**fields, **query_values(asked)})
-        return only_image(files), query
+        if not fields:
+            return only_image(files), query_of(asked)
+        return only_image(files), to_options(Query, {**fields, **query_values(asked)})

@@ -8,11 +8,13 @@ import io
 import re
 import time
 from collections.abc import Iterator, Mapping
-from typing import IO, Any, cast
+from contextlib import suppress
+from typing import IO, Any, NamedTuple, cast
+from urllib.parse import unquote
 
 from flask import Flask, Request, Response, request
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
-from werkzeug.datastructures import FileStorage, Headers, MultiDict
+from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
@@ -20,69 +22,184 @@ from werkzeug.sansio.utils import get_content_length
 from werkzeug.utils import cached_property
 
 from server.api.bodies import Answer, Body
+from server.api.charsets import CODECS, codec_of
+from server.api.compressed import coding_of, inflate
+from server.api.urlencoded import check_text, parse_urlencoded
 from server.errors import OverloadedError
 
-FORM = "multipart/form-data"
+FORM, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 # As nearly every client writes it; the characters are those of RFC 2046, 5.1.1.
 BOUNDARY = re.compile(FORM + r"; ?boundary=([A-Za-z0-9'()+_,./:=?-]{1,70})")
+# Types of parts that are text unless they have a file's name.
+TEXT = re.compile(r"text/|application/(json|xml|x-www-form-urlencoded)$|[a-z]+/[^/]*\+(json|xml)$")
+# A quoted string, which the header's end may cut off, or the name of a parameter that names a file,
+# as RFC 7578 has it, or by RFC 2231's ways to write and split one.
+QUOTED_OR_FILENAME = re.compile(
+    r'"(?:\\.|[^\\"])*(?:"|\\?$)|;\s*(filename(?:\*[0-9*]*)?)\s*=', re.I
+)
+EXTENDED = re.compile(r""";\s*filename\*\s*=\s*"?([A-Za-z0-9_-]*)'[^']*'([^;"\s]*)""", re.I)
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Header lines of a part, those that go on with the one before included; RFC 7578 knows three.
+MOST_LINES = 16
+# The field that names the charset of the others (RFC 7578, 4.6), and bytes that it can need.
+CHARSET_FIELD, LONGEST_CHARSET = "_charset_", 64
+# What the multipart parser finds wrong, in our words.
+FAULTS = {
+    "Unexpected end of multipart stream (parser closed)": "it ends before its last boundary",
+    "Missing Content-Disposition segment header": "a part has no Content-Disposition",
+    "Segment Content-Length exceeded": "a part is longer than its Content-Length",
+    "Segment size does not match Content-Length header": "a part is shorter than its"
+    " Content-Length",
+    "Unexpected bytes after boundary": "a boundary is followed by other bytes",
+    "Unexpected byte after first boundary": "its first boundary is followed by other bytes",
+    "Unexpected byte in front of first boundary": "bytes stand before its first boundary",
+    "Empty boundary": "its boundary is empty",
+}
 Form = MultiDict[str, str]
 Files = MultiDict[str, FileStorage]
 
 
 def boundary_of(content_type: str) -> str:
-    """The boundary that a Content-Type of multipart/form-data names; '' without, and for others."""
+    """The boundary that a Content-Type of multipart/form-data names; '' without, and for others.
+
+    Raises InvalidFieldError for a charset that is not taken.
+    """
     if found := BOUNDARY.fullmatch(content_type):
         return found[1]
     kind, options = parse_options_header(content_type)
-    return options.get("boundary", "") if kind.lower() == FORM else ""
+    if kind.lower() != FORM:
+        return ""
+    codec_of(options.get("charset", ""), "the form")
+    return options.get("boundary", "")
 
 
-def parts(
-    body: bytes, boundary: str, max_parts: int
-) -> Iterator[tuple[MultipartSegment, bytes, str | None]]:
+class Part(NamedTuple):
+    """What is said of one part of a form. filename, content_type: '' where none is given. charset:
+    of a field's text."""
+
+    name: str
+    filename: str
+    content_type: str
+    charset: str
+
+
+class _Parser(PushMultipartParser):
+    """Takes names in any charset, and no more header lines of a part than MOST_LINES."""
+
+    _lines = 0
+
+    def __init__(self, boundary: str, max_parts: int) -> None:
+        super().__init__(
+            boundary.encode("utf-8", "replace"),
+            max_segment_count=max_parts,
+            header_charset="latin1",
+        )
+
+    def _on_segment_start(self) -> None:
+        self._lines = 0
+        super()._on_segment_start()
+
+    def _on_segment_headerline(self, line: bytes) -> None:
+        self._lines += 1
+        if self._lines > MOST_LINES:
+            raise ParserLimitReached("Maximum segment header count exceeded")
+        super()._on_segment_headerline(line)
+
+
+def parts(body: bytes, boundary: str, max_parts: int) -> Iterator[tuple[Part, bytes, str | None]]:
     """The parts of a multipart/form-data body (RFC 7578): what is said of each, its bytes, and a
     field's text; None for a file's.
 
-    Raises BadRequest where the body is not one, RequestEntityTooLarge beyond `max_parts`.
+    A part is a file if it names one, in whichever charset and by either kind of name, or if its
+    type is none of text. Raises BadRequest where the body is not a form, RequestEntityTooLarge
+    beyond `max_parts`, InvalidFieldError for a field whose charset is not taken or whose text is
+    too long.
     """
+    found = list(_split(body, boundary, max_parts))
+    default = ""
+    for (part, is_file), data in found:
+        if part.name == CHARSET_FIELD and not is_file:
+            default = data[:LONGEST_CHARSET].decode("ascii", "replace")
+            codec_of(default, "the form")
+    for (part, is_file), data in found:
+        if is_file:
+            yield part, data, None
+            continue
+        check_text(part.name, len(data))
+        codec = codec_of(part.charset or default, f"the field {part.name}")
+        yield part, data, data.decode(codec, "replace")
+
+
+def _split(body: bytes, boundary: str, max_parts: int) -> Iterator[tuple[tuple[Part, bool], bytes]]:
     segment, data = None, b""
     try:
-        with PushMultipartParser(boundary, max_segment_count=max_parts) as parser:
+        with _Parser(boundary, max_parts) as parser:
             for event in parser.parse(body):
                 if isinstance(event, MultipartSegment):
                     segment, data = event, b""
                 elif event:
                     data = data + event if data else bytes(event)
                 elif segment is not None:
-                    field = segment.filename is None
-                    text = data.decode(segment.charset or "utf-8", "replace") if field else None
-                    if text is not None:
-                        text.encode()  # some charsets can name halves of a letter
-                    yield segment, data, text
+                    yield _part(segment), data
     except ParserLimitReached as error:
         if "segment count" in str(error):
             raise RequestEntityTooLarge from None
-        raise BadRequest(f"a part's header in the multipart body is too long: {error}") from None
-    except (MultipartError, LookupError, ValueError) as error:
-        # The latter two are those of a field's charset, which may be anything.
-        raise BadRequest(f"the multipart body is malformed: {error}") from None
+        raise BadRequest(
+            f"the multipart body is malformed: a part's header is longer than 4096 bytes or has"
+            f" more than {MOST_LINES // 2} lines"
+        ) from None
+    except MultipartError as error:
+        fault = FAULTS.get(str(error), "a part's header is damaged")
+        raise BadRequest(f"the multipart body is malformed: {fault}") from None
+
+
+def _part(segment: MultipartSegment) -> tuple[Part, bool]:
+    """What is said of a part, and whether it is a file."""
+    filename, content_type = segment.filename, segment.content_type or ""
+    if filename is None or "*" in filename:
+        filename = _other_filename(segment.header("Content-Disposition", ""), filename)
+    is_file = filename is not None or bool(content_type and not TEXT.match(content_type))
+    part = Part(
+        _text(segment.name or ""), _text(filename or ""), _text(content_type), segment.charset or ""
+    )
+    return part, is_file
+
+
+def _other_filename(disposition: str, filename: str | None) -> str | None:
+    """The file's name where it is written otherwise than as `filename="..."`; None where there is
+    none. One in a charset that is not taken stays as it is written: it is only shown."""
+    if not any(found[1] for found in QUOTED_OR_FILENAME.finditer(disposition)):
+        return filename
+    extended = EXTENDED.search(disposition)
+    if extended is None:
+        return filename or ""
+    codec = CODECS.get(extended[1].lower())
+    return unquote(extended[2], codec, "replace") if codec else extended[2]
+
+
+def _text(raw: str) -> str:
+    """`raw`, read byte by byte, as UTF-8 where it is that; without control characters."""
+    if raw.isascii() and raw.isprintable():
+        return raw
+    with suppress(UnicodeError):
+        raw = raw.encode("latin-1").decode()
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", raw)
 
 
 def split_multipart(body: bytes, boundary: str, max_parts: int) -> tuple[Form, Files]:
     """The fields and files of a multipart/form-data body. Errors are those of `parts`."""
     form, files = Form(), Files()
-    for segment, data, text in parts(body, boundary, max_parts):
+    for part, data, text in parts(body, boundary, max_parts):
         if text is not None:
-            form.add(segment.name, text)
+            form.add(part.name, text)
         else:
-            stream, headers = io.BytesIO(data), Headers(segment.headerlist)
-            file = FileStorage(stream, segment.filename, segment.name, headers=headers)
-            files.add(segment.name, file)
+            stream = io.BytesIO(data)
+            files.add(part.name, FileStorage(stream, part.filename, part.name, part.content_type))
     return form, files
 
 
 class FormParser(FormDataParser):
-    """Flask's form parser, with the multipart part replaced."""
+    """Flask's form parser, with both of its parts replaced."""
 
     def parse(
         self,
@@ -91,12 +208,20 @@ class FormParser(FormDataParser):
         content_length: int | None,
         options: dict[str, str] | None = None,
     ) -> tuple[IO[bytes], Form, Files]:
+        options = options or {}
+        most = self.max_form_parts or 1000
+        if mimetype == URLENCODED:
+            codec = codec_of(options.get("charset", ""), "the form")
+            return io.BytesIO(), Form(parse_urlencoded(stream.read(), codec, most)), Files()
         if mimetype != FORM:
-            return super().parse(stream, mimetype, content_length, options)
-        boundary = (options or {}).get("boundary", "")
+            return stream, Form(), Files()
+        codec_of(options.get("charset", ""), "the form")
+        body, boundary = stream.read(), options.get("boundary", "")
+        if not body:
+            return io.BytesIO(), Form(), Files()
         if not boundary:
             raise BadRequest("the multipart body's Content-Type names no boundary")
-        form, files = split_multipart(stream.read(), boundary, self.max_form_parts or 1000)
+        form, files = split_multipart(body, boundary, most)
         return io.BytesIO(), form, files
 
 
@@ -108,9 +233,17 @@ CHUNK = 1 << 18
 
 
 def whole_body(environ: Mapping[str, Any], most: int | None) -> bytes:
-    """The body of a WSGI request, at most `most` bytes. Raises RequestEntityTooLarge,
-    BadRequest where it ends too early, RequestTimeout and OverloadedError as `server.api.bodies`
-    says."""
+    """The body of a WSGI request, decompressed, at most `most` bytes.
+
+    Raises RequestEntityTooLarge, BadRequest where it ends too early, RequestTimeout and
+    OverloadedError as `server.api.bodies` says, and what `inflate` raises.
+    """
+    coding = coding_of(environ)
+    body = _as_sent(environ, most)
+    return inflate(body, coding, most, environ) if coding else body
+
+
+def _as_sent(environ: Mapping[str, Any], most: int | None) -> bytes:
     length = get_content_length(
         environ.get("CONTENT_LENGTH"), environ.get("HTTP_TRANSFER_ENCODING")
     )

@@ -16,7 +16,8 @@ from werkzeug.exceptions import RequestTimeout
 from server.api.access import FRAMES
 from server.api.observing import choose_id, told_name
 from server.api.query import Query, age_of, options, query_of
-from server.api.responses import ErrorAnswer, ErrorBody, retry_header
+from server.api.reserve import REFUSED
+from server.api.responses import ErrorAnswer, ErrorBody, retry_after
 from server.api.security import Doors
 from server.config import Settings
 from server.errors import LinesideError, OverloadedError
@@ -34,7 +35,6 @@ FRAME_PATHS = frozenset({"/v1/recognize"})
 # The types of bodies that may name a camera.
 WITH_OPTIONS = ("multipart/", "application/json", "application/x-www-form-urlencoded")
 NOTHING = Query()
-NO_HEADER = ("", "")
 
 
 class Gate:
@@ -74,27 +74,25 @@ class Gate:
             environ["PATH_INFO"] in self._paths
             and environ["REQUEST_METHOD"] == "POST"
             and self._admission.crowded
+            and REFUSED not in environ
         ):
             started = time.perf_counter()
-            error, query, again = self._refusal(environ)
+            error, query = self._refusal(environ)
             if error and self._doors.admit(environ, FRAMES)[0] and _body_read(environ, self._most):
-                return self._refuse(environ, query, error, again, started, start_response)
+                return self._refuse(environ, query, error, started, start_response)
         return self._app(environ, start_response)
 
-    def _refusal(
-        self, environ: dict[str, Any]
-    ) -> tuple[LinesideError | None, Query, tuple[str, str]]:
-        """Why the frame can't be admitted, if so, what its query string asks, and the header that
-        says whether to try again."""
+    def _refusal(self, environ: dict[str, Any]) -> tuple[LinesideError | None, Query]:
+        """Why the frame can't be admitted, if so, and what its query string asks."""
         in_body = environ.get("CONTENT_TYPE", "").startswith(WITH_OPTIONS)
         query = NOTHING
         try:
             query = query_of(environ.get("QUERY_STRING", ""))
             if (in_body and not query.camera) or not self._serves(query):
-                return None, query, NO_HEADER
+                return None, query
             asked = options(query, self._settings, age_of(query, self._settings))
         except (LinesideError, ValueError):
-            return None, query, NO_HEADER  # the route says what is wrong with it
+            return None, query  # the route says what is wrong with it
         # A deadline that the body may name is not known yet.
         known = not in_body or query.deadline_ms is not None
         try:
@@ -106,8 +104,8 @@ class Gate:
         except LinesideError as error:
             # Else its frames and it would keep each other, and the request, until garbage is looked
             # for.
-            return error.with_traceback(None), query, retry_header(error, asked)
-        return None, query, NO_HEADER
+            return error.with_traceback(None), query
+        return None, query
 
     def _serves(self, query: Query) -> bool:
         """Whether the model that `query` names is in memory; what to say of another is the
@@ -122,7 +120,6 @@ class Gate:
         environ: dict[str, Any],
         query: Query,
         error: LinesideError,
-        again: tuple[str, str],
         started: float,
         start_response: Callable[..., Any],
     ) -> list[bytes]:
@@ -142,7 +139,7 @@ class Gate:
         headers = [
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
-            again,
+            ("Retry-After", retry_after(error)),
             ("X-Request-Id", request_id),
         ]
         start_response(f"{error.status} SERVICE UNAVAILABLE", headers)

@@ -9,13 +9,14 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from urllib.parse import SplitResult, urljoin
 
 from server.errors import BodyTooLargeError, DeadlineExceededError, ImageUrlError, OverloadedError
-from server.outgoing import AT_ONCE, Outgoing, time_left
+from server.outgoing import Outgoing, time_left
+from server.thread_budget import MOST_FETCHING
 
 MOST_REDIRECTS = 3
 
 
 class ImageFetcher:
-    """Fetches images from the hosts that `entries` list; at most AT_ONCE at the same time.
+    """Fetches images from the hosts that `entries` list; at most MOST_FETCHING at the same time.
 
     max_bytes: of an image. seconds: for all of one fetch, redirects included. Raises SettingsError
     for an entry that can't be understood.
@@ -24,7 +25,7 @@ class ImageFetcher:
     def __init__(self, entries: tuple[str, ...], max_bytes: int, seconds: float) -> None:
         self._outgoing = Outgoing("image_url", "image_url_hosts", entries)
         self._max_bytes, self._seconds = max_bytes, seconds
-        self._free = threading.BoundedSemaphore(AT_ONCE)
+        self._free = threading.BoundedSemaphore(MOST_FETCHING)
 
     def __call__(self, url: str, wanted_by: float = math.inf) -> bytes:
         """The bytes at `url`, which are of no use after `wanted_by` (seconds of
@@ -35,7 +36,7 @@ class ImageFetcher:
         ImageUrlError where it can't be had.
         """
         if not self._free.acquire(blocking=False):
-            raise OverloadedError(f"{AT_ONCE} image_urls are being fetched, which is the most")
+            raise OverloadedError(f"{MOST_FETCHING} image_urls are being fetched already")
         deadline = min(time.monotonic() + self._seconds, wanted_by)
         try:
             for _ in range(MOST_REDIRECTS + 1):

@@ -13,7 +13,7 @@ from server.store.job_records import Fault, FrameRecord, JobRecord, Outcome, Sta
 
 class JobAccepted(msgspec.Struct, frozen=True):
     """A job that was taken: it outlives whatever happens to the server. status_url: where to ask
-    how it goes, as the header Location tells too."""
+    how it goes, on this host, as the header Location tells too."""
 
     job_id: str
     status: State
@@ -70,9 +70,9 @@ class JobPage(msgspec.Struct, frozen=True):
     next: int | None
 
 
-def status_url(job: str) -> str:
-    """Where to ask how a job goes."""
-    return f"/v1/jobs/{job}"
+def status_url(job: str, prefix: str = "") -> str:
+    """Where to ask how a job goes, on this server; prefix: under which a proxy serves it."""
+    return f"{prefix}/v1/jobs/{job}"
 
 
 def _instant(seconds: float | None) -> str | None:
@@ -85,12 +85,12 @@ def _error(fault: Fault | None, request_id: str) -> ErrorBody | None:
     return ErrorBody(fault.code, fault.message, request_id) if fault else None
 
 
-def summary(job: JobRecord) -> JobSummary:
-    """`job` without its frames."""
+def summary(job: JobRecord, prefix: str = "") -> JobSummary:
+    """`job` without its frames. prefix: as in `status_url`."""
     return JobSummary(
         job_id=job.id,
         status=job.state,
-        status_url=status_url(job.id),
+        status_url=status_url(job.id, prefix),
         request_id=job.request_id,
         created_at=_instant(job.created) or "",
         started_at=_instant(job.started),
@@ -101,10 +101,11 @@ def summary(job: JobRecord) -> JobSummary:
     )
 
 
-def whole(job: JobRecord, jobs: Jobs | None = None) -> Job:
-    """`job` with its frames, and with the stages of those at work where `jobs` knows them."""
+def whole(job: JobRecord, jobs: Jobs | None = None, prefix: str = "") -> Job:
+    """`job` with its frames, and with the stages of those at work where `jobs` knows them. prefix:
+    as in `status_url`."""
     frames = tuple(_frame(job, frame, jobs) for frame in job.frames)
-    return Job(**msgspec.structs.asdict(summary(job)), frames=frames)
+    return Job(**msgspec.structs.asdict(summary(job, prefix)), frames=frames)
 
 
 def _frame(job: JobRecord, frame: FrameRecord, jobs: Jobs | None) -> JobFrame:

@@ -1,5 +1,6 @@
 """GET /v1/journal: what was answered, filtered, in pages or as one file."""
 
+import threading
 from contextlib import closing
 from typing import Annotated
 
@@ -10,10 +11,11 @@ from msgspec import Meta
 from server.api.body import read_options
 from server.api.deadlines import parse_instant
 from server.api.responses import to_json
-from server.errors import NotFoundError
+from server.errors import InvalidFieldError, NotFoundError, OverloadedError
 from server.store.journal import Journal
 from server.store.journal_reading import ENCODERS, Filter, Format, JournalReader, Order
 from server.store.journal_rows import Row
+from server.thread_budget import MOST_EXPORTING
 
 MEDIA: dict[str, Format] = {
     "application/json": "json",
@@ -53,7 +55,12 @@ MOST_A_PAGE = 1000
 
 
 def _asked() -> tuple[JournalQuery, Filter]:
-    """What this request asks. Raises InvalidFieldError."""
+    """What this request asks. Raises InvalidFieldError, for a name that means nothing too: what
+    was misspelt would else give all rows."""
+    known = JournalQuery.__struct_fields__
+    for name in request.args:
+        if name not in known:
+            raise InvalidFieldError(f"there is no {name}: a journal is asked by {', '.join(known)}")
     query = read_options(JournalQuery, request)
     fields = {name: getattr(query, name) for name in Filter.__struct_fields__}
     for name in ("since", "until"):
@@ -72,6 +79,7 @@ def _format(query: JournalQuery) -> Format:
 def blueprint(journal: Journal | None) -> Blueprint:
     """The route that reads `journal`, None where it is switched off."""
     routes = Blueprint("journal", __name__, url_prefix="/v1")
+    exports = threading.BoundedSemaphore(MOST_EXPORTING)
 
     @routes.get("/journal")
     def read() -> Response:
@@ -82,7 +90,7 @@ def blueprint(journal: Journal | None) -> Blueprint:
         journal.settle(PATIENCE)
         reader = JournalReader(journal.path, wanted)
         if form != "json":
-            return _file(reader, query, form)
+            return _file(reader, query, form, exports)
         limit = min(query.limit or PAGE, MOST_A_PAGE)
         with closing(reader):
             found = reader.page(query.order or "newest", limit, query.cursor)
@@ -91,9 +99,19 @@ def blueprint(journal: Journal | None) -> Blueprint:
     return routes
 
 
-def _file(reader: JournalReader, query: JournalQuery, form: Format) -> Response:
+def _file(
+    reader: JournalReader, query: JournalQuery, form: Format, exports: threading.BoundedSemaphore
+) -> Response:
+    """All rows as one file, sent as fast as the client takes it in. Raises OverloadedError where
+    too many are being sent."""
+    if not exports.acquire(blocking=False):
+        reader.close()
+        raise OverloadedError(
+            f"{MOST_EXPORTING} files of the journal are being sent", retry_after=5
+        )
     pages = reader.pages(query.order or "oldest", query.limit, query.cursor)
     response = Response(ENCODERS[form](pages), content_type=CONTENT[form])
     response.headers["Content-Disposition"] = f'attachment; filename="journal.{form}"'
     response.call_on_close(reader.close)
+    response.call_on_close(exports.release)
     return response

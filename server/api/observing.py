@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from flask import Flask, Response, g, request
 
-from server.observe.logs import LOGGER
+from server.api.access import FRAMES, rights_of
+from server.api.reserve import REFUSED
+from server.observe.logs import LOGGER, looks_secret
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
 from server.recognition.manifest import Manifest
 from server.recognition.observation import Refusal, RefusalListener
 from server.recognition.recognizer import Options
-from server.secret_text import looks_secret
 
 logger = logging.getLogger(LOGGER)
 
@@ -136,6 +137,10 @@ def observe_requests(
         g.request_id = choose_id(request.headers.get("X-Request-Id", ""))
         # Where the answer to a body that does not come finds it, as it finds Express's.
         request.environ["HTTP_X_REQUEST_ID"] = g.request_id
+        if refused := request.environ.get(REFUSED):
+            rule = request.url_rule.rule if request.url_rule else ""
+            g.is_frame = request.method == "POST" and rights_of(rule) == FRAMES
+            raise refused
 
     @app.after_request
     def finish(response: Response) -> Response:

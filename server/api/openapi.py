@@ -62,6 +62,8 @@ class Description:
                 "version": __version__,
                 "description": "Recognition for the production line: frames in, labels out.",
             },
+            # Beside this document (RFC 3986, 5.2), under whatever prefix that was fetched.
+            "servers": [{"url": "."}],
             "paths": paths,
             "components": {"schemas": self.schemas},
         }

@@ -9,6 +9,7 @@ from flask import g, request
 from werkzeug.datastructures import RequestCacheControl
 from werkzeug.http import parse_cache_control_header
 
+from server.api.body import need_length
 from server.api.caching import Caching, own_id
 from server.api.observing import ASKED, tell_refusal
 from server.errors import InvalidFieldError, LinesideError, NotReadyError
@@ -24,8 +25,11 @@ from server.store.cache import CachedAnswer
 
 
 def mark_frame() -> None:
-    """Before a request of a recognising blueprint: what goes wrong counts as a refused frame."""
+    """Before a request of a recognising blueprint: what goes wrong counts as a refused frame.
+    Raises LengthRequiredError for one without any body."""
     g.is_frame = request.method == "POST"
+    if g.is_frame:
+        need_length(request)
 
 
 class Recognizing:
@@ -45,7 +49,6 @@ class Recognizing:
         refusals: Sequence[RefusalListener] = (),
     ) -> None:
         self.store, self._metrics, self._listeners = store, metrics, tuple(listeners)
-        self.clock_skew = metrics.clock_skew
         self.caching, self._always, self._refusals = caching, always, tuple(refusals)
         self._afterwards = afterwards
 

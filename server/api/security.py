@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from flask import Flask, Response, g, request
 from werkzeug.datastructures import EnvironHeaders, Headers
 
-from server.api.access import ADMIN, OPEN, rights_of
-from server.api.callers import NO_KEY, OWNER, Caller, credential, identify
+from server.api.access import ADMIN, OPEN, PROBES, rights_of
+from server.api.callers import NO_KEY, OWNER, Caller, credentials, identify
 from server.api.doors import is_loopback
+from server.api.origins import OriginCheck
 from server.api.tokens import token_reader
 from server.config import Settings
-from server.errors import ForbiddenError, UnauthorizedError
+from server.errors import ExpiredError, ForbiddenError, UnauthorizedError
 from server.observe.logs import LOGGER
 from server.store.keys import KeyRing, Right
 
@@ -38,7 +38,6 @@ HEADERS = (
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
 )
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Doors:
@@ -51,10 +50,10 @@ class Doors:
         self._auth = settings.auth
         self._ring = KeyRing(Path(settings.keys_file))
         self._read_token = token_reader(settings)
-        self._origins = frozenset(settings.cors_origins)
+        loopback = is_loopback(settings.host)
+        self._origins = OriginCheck(settings, loopback=loopback)
         self._always = settings.auth == "required" or (
-            settings.auth == "auto"
-            and (self._read_token is not None or not is_loopback(settings.host))
+            settings.auth == "auto" and (self._read_token is not None or not loopback)
         )
 
     def closed(self) -> bool:
@@ -65,21 +64,37 @@ class Doors:
         """Whether a key has a rate of its own."""
         return any(key.rate for key in self._ring.current())
 
-    def identify(self, headers: Headers) -> tuple[Caller | None, str]:
-        """The caller whose request has `headers`, or None and what is wrong with its credential,
-        if any."""
-        try:
-            secret = credential(headers)
-            return (identify(secret, self._ring, self._read_token), "") if secret else (None, "")
-        except UnauthorizedError as error:
-            return None, error.message
+    def identify(self, headers: Headers, rights: Iterable[Right]) -> tuple[Caller | None, str]:
+        """Return the caller whose request has `headers`, or None and what is wrong with its
+        credentials, if it has any.
+
+        Of several that are valid, the first with one of `rights` counts, and it alone: rights of
+        two callers don't add up.
+        """
+        valid: list[Caller] = []
+        faults: list[UnauthorizedError] = []
+        for secret in credentials(headers):
+            try:
+                caller = identify(secret, self._ring, self._read_token)
+            except UnauthorizedError as error:
+                faults.append(error)
+                continue
+            if not caller.rights.isdisjoint(rights):
+                return caller, ""
+            valid.append(caller)
+        if valid:
+            return valid[0], ""
+        # One that was valid once is this server's, whatever a proxy has put beside it.
+        faults.sort(key=lambda error: not isinstance(error, ExpiredError))
+        return None, faults[0].message if faults else ""
 
     def admit(self, environ: dict[str, Any], rights: Iterable[Right]) -> tuple[bool, Caller | None]:
-        """Whether a WSGI request may do what one of `rights` opens, by its headers and address
-        alone, and whose it is."""
+        """Return whether a WSGI request for frames may do what one of `rights` opens, by its
+        headers and address alone, and whose it is."""
         if not self.closed():
-            return self.open_to(environ.get("REMOTE_ADDR")), None
-        caller, _ = self.identify(EnvironHeaders(environ))
+            let_in = self.open_to(environ.get("REMOTE_ADDR")) and self._origins.admits(environ)
+            return let_in, None
+        caller, _ = self.identify(EnvironHeaders(environ), rights)
         return caller is not None and not caller.rights.isdisjoint(rights), caller
 
     def authorize(self, caller: Caller | None, fault: str, *, closed: bool) -> None:
@@ -87,10 +102,11 @@ class Doors:
         if request.url_rule is None or request.method == "OPTIONS":
             return  # there is nothing, or a browser asks what it may send
         rights = rights_of(request.url_rule.rule)
-        if rights == OPEN:
-            return
         if not closed:
-            self._check_unguarded(rights)
+            if request.url_rule.rule not in PROBES:
+                self._check_unguarded(rights)
+        elif rights == OPEN:
+            return
         elif caller is None:
             raise UnauthorizedError(fault or NO_KEY)
         elif rights is None or not caller.rights.intersection(rights):
@@ -102,18 +118,14 @@ class Doors:
         return self._auth != "auto" or _from_loopback(address)
 
     def _check_unguarded(self, rights: tuple[str, ...] | None) -> None:
-        """Open doors are open to this machine, and what admins do is not done by other sites'
-        pages in a browser on it."""
-        if not self.open_to(request.remote_addr):
+        """Raise where a request without a key comes from another machine, or may be that of another
+        site's page in a browser."""
+        page = rights == OPEN
+        if not page and not self.open_to(request.remote_addr):
             raise UnauthorizedError("this server asks other machines for a key, and has none yet")
-        if rights != ADMIN:
-            return
-        origin = request.headers.get("Origin")
-        if origin and origin not in self._origins and urlsplit(origin).netloc != request.host:
-            raise ForbiddenError(f"pages of {origin} may not do this here")
-        name = urlsplit(f"//{request.host}").hostname
-        if self._auth == "auto" and name not in LOOPBACK_NAMES:
-            raise ForbiddenError(f"this is not done under the name {name} without a key")
+        strict = rights == ADMIN and self._auth == "auto"
+        if sentence := self._origins.refusal(request.environ, page=page, strict=strict):
+            raise ForbiddenError(sentence)
 
 
 def _from_loopback(address: str | None) -> bool:
@@ -132,7 +144,9 @@ def guard(app: Flask, settings: Settings, doors: Doors) -> None:
     @app.before_request
     def know() -> None:
         if doors.closed():
-            g.caller, g.caller_fault = doors.identify(request.headers)
+            rule = request.url_rule
+            rights = (rights_of(rule.rule) if rule else None) or ()
+            g.caller, g.caller_fault = doors.identify(request.headers, rights)
             if g.caller:
                 request.environ[OWNER] = g.caller.name
 
@@ -160,13 +174,7 @@ def guard(app: Flask, settings: Settings, doors: Doors) -> None:
             app,
             origins=list(settings.cors_origins),
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
-            expose_headers=[
-                "RateLimit",
-                "RateLimit-Policy",
-                "Retry-After",
-                "X-Request-Id",
-                "X-Should-Retry",
-            ],
+            expose_headers=["RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id"],
         )
 
 

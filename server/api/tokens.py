@@ -9,7 +9,7 @@ from pathlib import Path
 
 from server.api.callers import Caller, ReadToken
 from server.config import Settings
-from server.errors import SettingsError, UnauthorizedError
+from server.errors import ExpiredError, SettingsError, UnauthorizedError
 from server.recognition.plain_files import read_plain_file
 from server.store.keys import RIGHTS
 
@@ -83,7 +83,7 @@ def token_reader(settings: Settings) -> ReadToken | None:
                 options={"require": ["exp", "iss", "aud"]},
             )
         except jwt.ExpiredSignatureError:
-            raise UnauthorizedError("the token has expired") from None
+            raise ExpiredError("the token has expired") from None
         except (jwt.InvalidIssuerError, jwt.InvalidAudienceError):
             raise UnauthorizedError("the token is not from the issuer, or not for here") from None
         except jwt.MissingRequiredClaimError as error:

@@ -87,6 +87,10 @@ class TaskInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     result: TaskResult | None = None
 
 
+def _started(message: str, task: str, route: str) -> Response:
+    return to_json(TaskStarted(message, task, f"{request.root_path}/{route}/{task}"), 202)
+
+
 def _labels(predictions: tuple[Prediction, ...]) -> tuple[TaskLabel, ...]:
     return tuple(TaskLabel(p.label, f"{p.probability:.4f}") for p in predictions[:LABELS])
 
@@ -133,7 +137,9 @@ class TutorialJobs:
     def image(self) -> Response:
         """Takes the file `image`."""
         task = self.file("image")
-        return to_json(TaskStarted("Image accepted", task, f"/results/{task}"), 202)
+        return to_json(
+            TaskStarted("Image accepted", task, f"{request.root_path}/results/{task}"), 202
+        )
 
     def body(self) -> str:
         """Takes a JSON body; returns the task's id."""
@@ -160,7 +166,9 @@ def blueprint(tutorials: TutorialJobs) -> Blueprint:
     @routes.post("/start-task")
     def start() -> Response:
         task = tutorials.body()
-        return to_json(TaskStarted("Task started", task, f"/task-status/{task}"), 202)
+        return to_json(
+            TaskStarted("Task started", task, f"{request.root_path}/task-status/{task}"), 202
+        )
 
     @routes.get("/results/<job>")
     def results(job: str) -> Response:

@@ -5,9 +5,16 @@ from pathlib import Path
 import msgspec
 from flask import Blueprint, Response, request
 
+from server.api.compressed import coding_of
 from server.api.responses import to_json
 from server.config import Settings
-from server.errors import BodyTooLargeError, MediaTypeError, MissingFieldError
+from server.errors import (
+    BodyTooLargeError,
+    ContentCodingError,
+    LengthRequiredError,
+    MediaTypeError,
+    MissingFieldError,
+)
 from server.store.arrivals import clean, receive
 
 # Room for the archive's own headers, beside its files.
@@ -32,8 +39,12 @@ def blueprint(settings: Settings) -> Blueprint:
     @routes.post("/<model:name>/upload")
     def upload(name: str) -> Response:
         length = request.content_length
+        if length is None:
+            raise LengthRequiredError("send the archive's length as Content-Length, not in chunks")
         if not length:
             raise MissingFieldError("send the bundle's files as a tar archive, with its length")
+        if coding_of(request.environ):
+            raise ContentCodingError("send the tar archive as it is, without Content-Encoding")
         if request.mimetype not in TYPES:
             raise MediaTypeError(f"send the tar archive as {TYPES[0]}, not as {request.mimetype}")
         if length > most + HEADERS:

@@ -1,6 +1,7 @@
 """A real server behind keys: what it tells, how its limits hold, and when it does not start."""
 
 import base64
+import http.client
 import itertools
 import subprocess
 import sys
@@ -74,6 +75,31 @@ def test_a_key_appears_in_no_log_metric_or_error(colors: Path, tmp_path: Path) -
         assert secret not in journal
         assert secret not in file.read_text()
         assert [a.request.path_url for a in answers if secret in a.text] == []
+
+
+def test_a_key_counts_whatever_a_proxy_adds(colors: Path, tmp_path: Path) -> None:
+    """Over a real connection, on which one header may come in several lines."""
+    file = tmp_path / "keys.jsonl"
+    key = add_key(file, "line-4", ["recognize"], now=NOW)
+    basic, foreign, ours = "Basic YTpi", "Bearer eyJh.eyJi.c2ln", f"Bearer {key}"
+    with live_server(models=colors, keys_file=file) as server:
+        for lines in (
+            [("Authorization", basic), ("X-API-Key", key)],
+            [("Authorization", foreign), ("X-API-Key", key)],
+            [("Authorization", ""), ("X-API-Key", key)],
+            [("Authorization", ours), ("X-API-Key", "")],
+            [("Authorization", f"{basic}, {ours}")],
+            [("Authorization", basic), ("Authorization", ours)],
+            [("Authorization", ours), ("Authorization", basic)],
+            [("X-API-Key", "other"), ("X-API-Key", key)],
+        ):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+            connection.putrequest("POST", "/v1/recognize")
+            for name, value in (*lines, ("Content-Length", str(len(RED)))):
+                connection.putheader(name, value)
+            connection.endheaders(RED)
+            assert connection.getresponse().status == 200, lines
+            connection.close()
 
 
 def test_a_key_as_a_name_is_refused_in_any_body(colors: Path) -> None:

@@ -103,6 +103,24 @@ def crowded(colors: Path, tmp_path: Path) -> Iterator[Crowded]:
         yield Crowded(colors, tmp_path, admission)
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "http://["},
+        {"Sec-Fetch-Site": "cross-site"},
+    ],
+    ids=str,
+)
+def test_another_sites_page_is_told_so_however_many_wait(
+    crowded: Crowded, headers: dict[str, str]
+) -> None:
+    crowded.await_model()
+    assert crowded.post().status_code == 503
+    assert crowded.post(**headers).status_code == 403
+
+
 def test_who_may_not_come_in_is_told_so_however_many_wait(crowded: Crowded) -> None:
     may = add_key(crowded.keys_file, "line", ["recognize"], now=NOW)
     may_not = add_key(crowded.keys_file, "prometheus", ["metrics"], now=NOW)

@@ -19,7 +19,7 @@ from requests.adapters import HTTPAdapter
 from workers import await_that
 
 from server.api.bodies import GRACE, MANY
-from server.protocol import MOST_READING
+from server.thread_budget import MOST_READING
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 PATH = "/v1/recognize"

@@ -20,9 +20,9 @@ from server.recognition.manifest import Bundle
 from server.recognition.tensors import Model, make_model
 from server.store.bundles import BundleStore
 from server.store.choices import read_choice
-from server.store.cold_loads import MOST_WAITING
 from server.store.records import Loaded
 from server.store.shelf import Limit
+from server.thread_budget import MOST_LOADING
 
 
 class Disk:
@@ -70,11 +70,11 @@ def test_a_frame_waits_for_a_model_no_longer_than_its_deadline(
 
 
 def test_a_bounded_number_of_requests_waits_for_models(store: BundleStore, disk: Disk) -> None:
-    with ThreadPoolExecutor(MOST_WAITING) as requests:
-        waiting = [requests.submit(store.get, "slow") for _ in range(MOST_WAITING)]
+    with ThreadPoolExecutor(MOST_LOADING) as requests:
+        waiting = [requests.submit(store.get, "slow") for _ in range(MOST_LOADING)]
         left = store._cold._places  # nothing else tells that all of them wait
         await_that(lambda: left._value == 0, "all requests to wait")
-        with pytest.raises(NotReadyError, match=f"{MOST_WAITING} requests wait for models"):
+        with pytest.raises(NotReadyError, match=f"{MOST_LOADING} requests wait for models"):
             store.get("other")
         disk.there.set()
         assert {answer.result(30).manifest.name for answer in waiting} == {"slow"}
