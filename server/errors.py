@@ -12,13 +12,11 @@ class LinesideError(Exception):
     Attributes:
         code: stable upper-case name, for programs.
         status: HTTP status.
-        retryable: False if the same request can never succeed later.
         retry_after: seconds after which trying again makes sense, or None.
     """
 
     code = "INTERNAL"
     status = 500
-    retryable = True
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -80,8 +78,16 @@ class UnauthorizedError(LinesideError):
     code, status = "UNAUTHORIZED", 401
 
 
+class ExpiredError(UnauthorizedError):
+    """The key or token was valid once."""
+
+
 class ForbiddenError(LinesideError):
     code, status = "FORBIDDEN", 403
+
+
+class LengthRequiredError(LinesideError):
+    code, status = "LENGTH_REQUIRED", 411
 
 
 class BodyTooLargeError(LinesideError):
@@ -124,14 +130,8 @@ class DeadlineExceededError(LinesideError):
     code, status = "DEADLINE_EXCEEDED", 503
 
 
-class StaleFrameError(DeadlineExceededError):
-    """A frame was too old when it came, and only gets older."""
-
-    retryable = False
-
-
 class SupersededError(LinesideError):
-    code, status, retryable = "SUPERSEDED", 503, False
+    code, status = "SUPERSEDED", 503
 
 
 class JournalUnreadableError(LinesideError):
