@@ -16,7 +16,6 @@ from server.config import Settings
 from server.errors import NotReadyError, SettingsError
 from server.store.choices import candidates, read_choice
 from server.store.folders import newest_intact, pick_default, versions
-from server.validation import counted
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -203,7 +202,7 @@ def check(settings: Settings) -> Iterator[str]:
         golden = len(manifest.golden)
         yield (
             f"{name}/{manifest.version}{default}: {manifest.quantization},"
-            f" {counted(len(recognizer.labels), 'label')},"
+            f" {len(recognizer.labels)} labels,"
             f" {f'{golden} golden frames right' if golden else 'no golden frames'}"
         )
         for failure in store.failures(name):

@@ -8,13 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from server.errors import NotReadyError
+from server.thread_budget import MOST_LOADING
 
 if TYPE_CHECKING:
     from server.recognition.tensors import Model
-
-# Requests that wait for a model at any moment. Each keeps a thread of the web server, and some
-# must stay free for the frames of models that serve, and for probes.
-MOST_WAITING = 16
 
 
 class ColdLoads:
@@ -23,7 +20,7 @@ class ColdLoads:
 
     def __init__(self, load: Callable[[str], Model]) -> None:
         self._load = load
-        self._places = threading.BoundedSemaphore(MOST_WAITING)
+        self._places = threading.BoundedSemaphore(MOST_LOADING)
         self._lock = threading.Lock()
         self._going: dict[str, Future[Model]] = {}
         self._thread = ThreadPoolExecutor(1, "cold-load")
@@ -32,7 +29,7 @@ class ColdLoads:
         """`name`, loaded. Raises NotReadyError where that takes more than `seconds` or where too
         many wait already, and what `load` raises."""
         if not self._places.acquire(blocking=False):
-            raise NotReadyError(f"{MOST_WAITING} requests wait for models already", retry_after=1)
+            raise NotReadyError(f"{MOST_LOADING} requests wait for models already", retry_after=1)
         try:
             return self._started(name).result(max(0.0, seconds))
         except TimeoutError:

@@ -33,7 +33,7 @@ from server.app import create_app
 from server.command import main
 from server.config import Settings
 from server.errors import KeysError, SettingsError, StartError
-from server.secret_text import hide_secrets
+from server.observe.logs import hide_secrets
 from server.store.keys import PREFIX, KeyRing, add_key, read_keys, revoke_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -144,6 +144,63 @@ def test_admin_routes_are_closed_to_lesser_keys(site: Site, action: str) -> None
 def test_a_key_is_taken_from_either_header(site: Site) -> None:
     assert site.get("/v1/models", **{"X-API-Key": site.keys["admin"]}).status_code == 200
     assert site.bearer(site.keys["admin"], "/v1/models").status_code == 200
+
+
+# What a proxy, a browser or a library puts beside a key.
+BESIDE = (
+    "Basic YTpi",
+    "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl",
+    f"Bearer {PREFIX}{'x' * 43}",
+    "Bearer",
+    "Bearer ",
+    "",
+    'Digest username="a", realm="b", nonce="c", uri="/", response="d"',
+    "Negotiate abc==",
+    "nothing",
+    "\u00e9",
+)
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+def test_no_other_credential_hides_a_valid_one(site: Site, beside: str) -> None:
+    key = site.keys["recognize"]
+    for headers in (
+        {"Authorization": beside, "X-API-Key": key},
+        {"Authorization": f"Bearer {key}", "X-API-Key": beside},
+        {"Authorization": f"{beside}, Bearer {key}"},
+        {"Authorization": f"bearer  {key},{beside}", "X-API-Key": ""},
+    ):
+        assert site.get("/v1/models", **headers).status_code == 200, headers
+        answer = site.app.test_client().post(
+            "/v1/recognize", data=b"x", headers=headers | {"Content-Type": "image/png"}
+        )
+        assert answer.status_code not in (401, 403), headers
+    assert site.get("/v1/models", **{"Authorization": beside}).status_code == 401
+    assert site.get("/v1/models", **{"X-API-Key": beside}).status_code == 401
+
+
+def test_of_two_callers_the_first_with_the_right_counts(site: Site) -> None:
+    lesser, admin = site.keys["metrics"], site.keys["admin"]
+    for first, second in ((lesser, admin), (admin, lesser)):
+        headers = {"Authorization": f"Bearer {first}", "X-API-Key": second}
+        assert site.get("/v1/journal", **headers).status_code == 200
+        assert site.get("/metrics", **headers).status_code == 200
+        answer = site.get("/v1/recognize", "POST", **headers)
+        assert answer.status_code == 403, "rights of two callers don't add up"
+
+
+def test_of_several_faults_the_expired_key_is_told(colors: Path, tmp_path: Path) -> None:
+    site = Site(colors, tmp_path)
+    old = add_key(site.keys_file, "old", ["admin"], now=NOW, expires=NOW)
+    for headers in (
+        {"Authorization": f"Bearer {PREFIX}{'x' * 43}", "X-API-Key": old},
+        {"Authorization": f"Bearer {old}", "X-API-Key": "other"},
+    ):
+        answer = site.get("/v1/models", **headers)
+        assert (answer.status_code, error(answer)["message"]) == (401, "the key has expired")
+    many = ", ".join(f"Bearer {number}" for number in range(100))
+    answer = site.get("/v1/models", Authorization=f"{many}, Bearer {site.keys['admin']}")
+    assert answer.status_code == 401, "no request tries keys by the hundred"
 
 
 def test_nothing_is_told_of_paths_that_are_not_there(site: Site) -> None:
