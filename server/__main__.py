@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from server.supervisor import supervise
+from server.supervisor import Handover, supervise
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,13 +17,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         arguments.insert(0, "serve")
 
+    handover = Handover() if arguments[0] == "serve" else None
+
     def run() -> int:
         # Not before the fork: what watches the server stays small.
         from server import command
 
-        return command.main(arguments)
+        return command.main(arguments, handover)
 
-    return supervise(run) if arguments[0] == "serve" else run()
+    return supervise(run, handover) if handover else run()
 
 
 if __name__ == "__main__":

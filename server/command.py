@@ -11,6 +11,7 @@ from server.config import Settings
 from server.config_reading import load, settings_file
 from server.config_table import described
 from server.errors import LinesideError, SettingsError, StartError
+from server.supervisor import Handover
 
 
 def _parser(asked: str) -> argparse.ArgumentParser:
@@ -68,13 +69,13 @@ ALLOCATOR = ("_RJEM_MALLOC_CONF", "narenas:1,dirty_decay_ms:500,muzzy_decay_ms:0
 ALGEBRA = ("OPENBLAS_NUM_THREADS", "1")
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings, handover: Handover | None) -> int:
     os.environ.setdefault(*ALLOCATOR)
     os.environ.setdefault(*ALGEBRA)
     from server.serving import run
     from server.startup import application, prepare
 
-    run(settings, application, prepare(settings))
+    run(settings, application, prepare(settings), handover)
     return 0
 
 
@@ -122,8 +123,11 @@ def _print_settings() -> int:
     return 0
 
 
-def main(argv: Sequence[str]) -> int:
-    """Exit code: 0 well, 1 a server that could not start or go on, 2 wrong use."""
+def main(argv: Sequence[str], handover: Handover | None = None) -> int:
+    """Exit code: 0 well, 1 a server that could not start or go on, 2 wrong use.
+
+    handover: what a server's worker leaves to its successor.
+    """
     asked = next((word for word in argv if not word.startswith("-")), "")
     args = _parser(asked).parse_args(argv)
     try:
@@ -138,8 +142,9 @@ def main(argv: Sequence[str]) -> int:
             return journal_command.run(args, settings)
         if args.command == "bench":
             return _bench(settings, args)
-        run = {"serve": _serve, "check": _check, "health": _health, "worker": _work}[args.command]
-        return run(settings)
+        if args.command == "serve":
+            return _serve(settings, handover)
+        return {"check": _check, "health": _health, "worker": _work}[args.command](settings)
     except (StartError, LinesideError) as error:
         print(f"lineside: {error}", file=sys.stderr)
         return 1

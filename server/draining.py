@@ -29,8 +29,8 @@ logger = logging.getLogger(LOGGER)
 # clients have left; LONGEST is also how long they are given.
 QUIET, LONGEST, STEP = 0.1, 1.0, 0.01
 STOPPING = (signal.SIGTERM, signal.SIGINT)
-# setsockopt's number from Linux's asm-generic/socket.h, absent from Python's socket module.
-SO_ATTACH_FILTER = 26
+# setsockopt's numbers from Linux's asm-generic/socket.h, absent from Python's socket module.
+SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 # From linux/prctl.h.
 PR_SET_PDEATHSIG = 1
 # struct sock_filter {u16 code; u8 jt, jf; u32 k}, four of them: load byte 13 of the TCP header, its
@@ -134,6 +134,14 @@ def refuse_new(listener: socket.socket) -> None:
     program = struct.pack("HP", len(DROP_SYN) // 8, addressof(code))
     with suppress(OSError):
         listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+def accept_again(listener: socket.socket, backlog: int) -> None:
+    """Makes `listener` let new connections in, also if a worker that was about to stop had closed
+    it to them. Raises OSError."""
+    with suppress(OSError):  # there is no filter
+        listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    listener.listen(backlog)
 
 
 def not_yet_accepted(listener: socket.socket) -> int:

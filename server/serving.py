@@ -6,6 +6,7 @@ import resource
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces, RuntimeModes
@@ -16,10 +17,12 @@ from granian.wsgi import ResponseIterWrap
 
 from server import __version__
 from server.config import Settings
-from server.draining import Wsgi, drain_before_stop
+from server.data_lock import lock_data
+from server.draining import Wsgi, accept_again, drain_before_stop
 from server.errors import StartError
 from server.observe.logs import LOGGER
 from server.protocol import PROTOCOL
+from server.supervisor import PORT, Handover
 from server.thread_budget import threads
 
 logger = logging.getLogger(LOGGER)
@@ -43,17 +46,21 @@ ALWAYS: dict[str, Any] = {
 }
 
 
-def listening_socket(host: str, port: int) -> socket.socket:
+def listening_socket(host: str, port: int, handover: Handover | None = None) -> socket.socket:
     """What listens on `host`:`port`, so that frames wait while the rest starts, and a second server
     is refused at once: with sockets of Granian's own both would get the port, and each a part of
     the frames.
 
-    Raises StartError where the port can't be had.
+    With `handover`, the socket outlives this worker: what a worker before this one left there is
+    taken if it has this address, and else a new one is left. Connections that came in between wait
+    in its queue. Raises StartError where the port can't be had.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
+        if sock := _inherited_socket(address, handover):
+            return sock
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -67,6 +74,22 @@ def listening_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise StartError(f"can't listen on {host}:{port}: {reason}") from None
+    if handover:
+        handover.leave(PORT, sock.fileno())
+    return sock
+
+
+def _inherited_socket(address: Any, handover: Handover | None) -> socket.socket | None:
+    """The listening socket that a worker before this one left, if it is bound to `address`."""
+    number = handover.inherited(PORT) if handover else None
+    if number is None:
+        return None
+    # A duplicate, since the HTTP server closes its own.
+    sock = socket.socket(fileno=os.dup(number))
+    if sock.getsockname()[:2] != tuple(address[:2]):
+        sock.close()
+        return None
+    accept_again(sock, BACKLOG)
     return sock
 
 
@@ -106,14 +129,21 @@ def calling(callback: Wsgi, scope_opts: dict[str, Any], access_log_fmt: Any = No
     return call
 
 
-def run(settings: Settings, make_app: Callable[[Settings], Any], slots: int) -> None:
+def run(
+    settings: Settings,
+    make_app: Callable[[Settings], Any],
+    slots: int,
+    handover: Handover | None = None,
+) -> None:
     """Serves `make_app(settings)` until SIGTERM or SIGINT, then lets frames in hand finish; where
     they need longer than `stop_timeout`, SIGALRM ends the process.
 
-    Granian's own parent process is left out, since it takes 20 MB only to watch: `supervise` does
-    that. Raises StartError where the address can't be had.
+    handover: what this worker leaves to the one that replaces it if it dies. Granian's own parent
+    process is left out, since it takes 20 MB only to watch: `supervise` does that. Raises
+    StartError where the address can't be had, or where another server uses the folder `data`.
     """
-    sock = listening_socket(settings.host, settings.port)
+    lock_data(Path(settings.data), handover)
+    sock = listening_socket(settings.host, settings.port, handover)
     address = sock.getsockname()[0]
     mp._wsgi_call_wrap = calling
     server = mp.MPServer(

@@ -3,57 +3,177 @@ nothing, and no damaged image or full memory can take it along."""
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
+from typing import NamedTuple
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
-# Seconds: a worker that dies younger would die again, and again.
+# Seconds: before the port is ours, a worker that dies younger would die again, and again.
 TOO_YOUNG = 5.0
+# Seconds before the second replacement, doubled with each further one up to the last.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+# Seconds of life after which a worker counts as well, so that its replacement starts at once.
+STEADY_S = 300.0
+# A service manager's patience (sd_watchdog_enabled(3)) over this is the longest pause.
+WATCHDOG_SHARE = 4
+# Crashes that are remembered with time and signal; older ones are only counted.
+REMEMBERED = 20
 
 
-def supervise(serve: Callable[[], int]) -> int:
-    """Runs `serve` in a child process, a worker; returns its exit code when it ends.
+class Crash(NamedTuple):
+    """A worker that a signal ended: when, in Unix seconds, by which signal, and its process id."""
 
-    SIGTERM and SIGINT are handed on to the worker. One that a signal ends unasked is replaced,
-    unless a replacement died before it was TOO_YOUNG seconds old: then 1 is returned, as it is
-    where a worker that was asked to stop had to be killed.
+    at: float
+    signal: str
+    pid: int
+
+
+class Handover:
+    """What outlives a worker: descriptors that it left for its successor, and the crashes so far.
+
+    A worker sends its descriptors through a socket pair and never waits; the supervisor takes them
+    up when the worker has ended, and the next worker inherits them by the fork.
     """
+
+    def __init__(self) -> None:
+        self._take, self._send = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._descriptors: dict[str, int] = {}
+        self.crashes: list[Crash] = []
+        self.count = 0
+
+    def leave(self, name: str, descriptor: int) -> None:
+        """Called by a worker: its successor gets a duplicate of `descriptor` under `name`, in place
+        of one that was left before. Raises OSError."""
+        socket.send_fds(self._send, [name.encode()], [descriptor])
+
+    def inherited(self, name: str) -> int | None:
+        """The descriptor that a worker before this one left under `name`, or None."""
+        return self._descriptors.get(name)
+
+    def collect(self) -> None:
+        """Called by the supervisor: takes up what the worker left; nothing once it is closed."""
+        if self._take.fileno() < 0:
+            return
+        # Not socket.recv_fds, which ignores its flags.
+        flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+        with suppress(BlockingIOError):
+            while True:
+                name, control, _, _ = self._take.recvmsg(64, socket.CMSG_LEN(4), flags)
+                for _, _, data in control:
+                    self._close(name.decode())
+                    self._descriptors[name.decode()] = int.from_bytes(data, sys.byteorder)
+
+    def close(self) -> None:
+        """Called by the supervisor when the server stops: lets go of all descriptors. The worker
+        has both ends of the pair too, so that it can go on sending."""
+        self.collect()
+        for name in list(self._descriptors):
+            self._close(name)
+        self._take.close()
+        self._send.close()
+
+    def _close(self, name: str) -> None:
+        if name in self._descriptors:
+            os.close(self._descriptors.pop(name))
+
+    def crashed(self, crash: Crash) -> None:
+        """Called by the supervisor: counts and remembers the end of a worker."""
+        self.count += 1
+        self.crashes = [*self.crashes, crash][-REMEMBERED:]
+
+    @property
+    def holds_port(self) -> bool:
+        """Whether a worker has listened, so that clients wait in the port's queue."""
+        return PORT in self._descriptors
+
+
+# The name under which the listening socket is left.
+PORT = "port"
+
+
+def supervise(serve: Callable[[], int], handover: Handover | None = None) -> int:
+    """Runs `serve` in a child process, a worker; returns its exit code when it ends by itself.
+
+    SIGTERM and SIGINT are handed on to the worker. A worker that a signal ends unasked is replaced,
+    however often, at once the first time and then after a pause that grows. Before a worker has
+    left the listening socket in `handover`, the replacement of one that dies younger than TOO_YOUNG
+    seconds is not replaced: 1 is returned, as also if a worker that was asked to stop had to be
+    killed. 0 is returned if the stop is asked for during a pause.
+    """
+    handover = handover or Handover()
     signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, signal.SIGCHLD))
-    replaced = False
+    replaced, pause = False, 0.0
     while True:
         started = time.monotonic()
         worker = get_context("fork").Process(target=_work, args=(serve,), name="lineside-worker")
         worker.start()
-        asked = _watch(worker)
+        asked = _watch(worker, handover)
         code = worker.exitcode or 0
         if code >= 0:
             return code
         if asked:
             return 1
-        young = replaced and time.monotonic() - started < TOO_YOUNG
-        fate = "giving up, since the one before it died too" if young else "starting another"
-        known = {each.value: each.name for each in signal.Signals}
-        name = known.get(-code, f"signal {-code}")
-        with suppress(OSError):  # nobody may read what we say
-            print(f"lineside: the worker was ended by {name}; {fate}", file=sys.stderr, flush=True)
-        if young:
+        handover.collect()
+        handover.crashed(Crash(time.time(), _name(-code), worker.pid or 0))
+        age = time.monotonic() - started
+        if replaced and age < TOO_YOUNG and not handover.holds_port:
+            _say(f"{_name(-code)}; giving up, since the one before it died too")
             return 1
+        pause = 0.0 if age > STEADY_S else pause
+        _say(f"{_name(-code)}; starting another" + (f" in {pause:g} s" if pause else ""))
+        if pause and signal.sigtimedwait(STOPPING, pause):
+            return 0
+        pause = min(max(FIRST_PAUSE_S, pause * 2), _longest_pause())
         replaced = True
 
 
-def _watch(worker: BaseProcess) -> bool:
-    """Hands on signals until `worker` has ended; whether it was asked to."""
+def _name(number: int) -> str:
+    known = {each.value: each.name for each in signal.Signals}
+    return known.get(number, f"signal {number}")
+
+
+def _say(fate: str) -> None:
+    with suppress(OSError):  # nobody may read what we say
+        print(f"lineside: the worker was ended by {fate}", file=sys.stderr, flush=True)
+
+
+def _longest_pause() -> float:
+    """LONGEST_PAUSE_S, or less if the service manager would restart the service before."""
+    due = os.environ.get("WATCHDOG_USEC", "")
+    if due.isdigit() and int(due):
+        return min(LONGEST_PAUSE_S, int(due) / 1e6 / WATCHDOG_SHARE)
+    return LONGEST_PAUSE_S
+
+
+def _watch(worker: BaseProcess, handover: Handover) -> bool:
+    """Hands on signals until `worker` has ended; returns whether it was asked to."""
     asked = False
     while worker.is_alive():
         number = signal.sigwait((*STOPPING, signal.SIGCHLD))
         if number in STOPPING and worker.pid is not None:
             asked = True
             os.kill(worker.pid, number)
+            # Else the port would stay open until this process ends.
+            handover.close()
+        elif worker.pid is not None:
+            _reap_others(worker.pid)
     return asked
+
+
+def _reap_others(worker: int) -> None:
+    """Reaps processes whose parent has died, which come to this one if it is a container's first
+    process: a worker that dies leaves its own children."""
+    with suppress(ChildProcessError):
+        while True:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None or ended.si_pid == worker:
+                return
+            os.waitpid(ended.si_pid, os.WNOHANG)
 
 
 def _work(serve: Callable[[], int]) -> None:

@@ -1,0 +1,126 @@
+"""The folder `data`: one server's alone."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from images import encode, plain
+from live import ROOT, LiveServer, live_server
+from workers import LiveWorker, await_that, children, end, settled, submit
+
+from server.data_lock import lock_data
+from server.errors import StartError
+
+GREEN = encode(plain((0, 255, 0)), "PNG")
+
+
+def refused(server: LiveServer) -> str:
+    """What a server says that does not start."""
+    assert server.process.wait(60) == 1
+    server.stop()
+    (line,) = [each["text"] for each in server.lines if "text" in each]
+    return str(line)
+
+
+def test_second_server_on_one_data_folder_is_refused(colors: Path, tmp_path: Path) -> None:
+    with live_server(models=colors, data=tmp_path) as first:
+        text = refused(LiveServer(models=colors, data=tmp_path))
+        assert text.startswith("lineside: ")
+        assert str(tmp_path) in text
+        assert re.search(rf"process {first.process.pid}\b", text)
+        assert first.recognize(GREEN).status_code == 200
+    with live_server(models=colors, data=tmp_path) as next_one:
+        assert next_one.recognize(GREEN).status_code == 200
+
+
+def test_lock_outlives_a_worker(colors: Path, tmp_path: Path) -> None:
+    with live_server(models=colors, data=tmp_path) as first:
+        before = first.worker_pid()
+        end(before)
+        await_that(
+            lambda: [pid for pid in children(first.process.pid) if pid != before], "a new worker"
+        )
+        assert f"process {first.process.pid}" in refused(LiveServer(models=colors, data=tmp_path))
+        first.await_listening()
+        assert first.recognize(GREEN).status_code == 200
+
+
+def test_killed_server_leaves_no_lock(colors: Path, tmp_path: Path) -> None:
+    first = LiveServer(models=colors, data=tmp_path)
+    try:
+        first.await_ready()
+        # Only the server itself: its worker, which still holds the lock, ends a moment later.
+        end(first.process.pid)
+        with live_server(models=colors, data=tmp_path) as second:
+            assert second.recognize(GREEN).status_code == 200
+    finally:
+        first.stop(signal.SIGKILL)
+
+
+def test_workers_and_commands_need_no_lock(colors: Path, tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("LINESIDE_")}
+    env |= {"LINESIDE_DATA": str(tmp_path), "LINESIDE_MODELS": str(colors)}
+    env |= {"LINESIDE_KEYS_FILE": str(tmp_path / "keys.jsonl")}
+    with live_server(models=colors, data=tmp_path, job_workers=0) as server:
+        job = submit(server, GREEN)
+        worker = LiveWorker(models=colors, data=tmp_path)
+        try:
+            assert settled(server, job)["status"] == "succeeded"
+        finally:
+            worker.stop()
+        for words in (["check"], ["journal"], ["key", "add", "a"], ["key", "list"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "server", *words],
+                cwd=ROOT,
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert done.returncode == 0, done.stderr
+
+
+def test_folder_that_can_not_be_made_needs_no_lock(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert lock_data(tmp_path / "file" / "data") is None
+
+
+# A process in which flock(2) fails, as on file systems without locks.
+NO_LOCKS = """
+import logging, platform, sys
+from pathlib import Path
+from sandboxed import forbid
+from server.data_lock import lock_data
+
+forbid({"x86_64": 73, "aarch64": 32}[platform.machine()])
+logging.basicConfig(format="%(levelname)s %(message)s")
+print(lock_data(Path(sys.argv[1])))
+"""
+
+
+def test_file_system_without_locks_is_warned_of(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_LOCKS, str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "None\n"
+    assert done.stderr.splitlines() == ["WARNING data folder can't be locked"]
+
+
+def test_lock_is_refused_within_one_process_too(tmp_path: Path) -> None:
+    held = lock_data(tmp_path / "data")
+    assert held is not None
+    with pytest.raises(StartError, match=f"process {os.getpid()}, uses the data folder"):
+        lock_data(tmp_path / "data")
+    os.close(held)
+    again = lock_data(tmp_path / "data")
+    assert again is not None
+    os.close(again)
