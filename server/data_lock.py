@@ -6,18 +6,15 @@ holds the descriptor, however that process ends, and a worker hands it on to its
 
 import errno
 import fcntl
-import logging
 import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from server.errors import StartError
-from server.observe.logs import LOGGER
 from server.store.files import make_folder
 from server.supervisor import Handover
-
-logger = logging.getLogger(LOGGER)
 
 # In the folder `data`; holds the process id of the server that holds the lock.
 FILE = "server.lock"
@@ -27,29 +24,33 @@ LOCK = "data"
 PREDECESSOR_S, STEP_S = 10.0, 0.05
 
 
-def lock_data(folder: Path, handover: Handover | None = None) -> int | None:
-    """Locks `folder`, made if it is missing, for the life of this server; returns the lock's
-    descriptor, which must stay open.
+class DataLock(NamedTuple):
+    """descriptor: of the lock's file, which must stay open; None if there can be no lock. fault:
+    why the folder's file system gives none, or empty."""
 
-    None if there can be no lock: the folder can't be written to, or its file system has no locks
-    (logged as a warning). Raises StartError, with the other's process id, if another server holds
-    the folder.
+    descriptor: int | None
+    fault: str = ""
+
+
+def lock_data(folder: Path, handover: Handover | None = None) -> DataLock:
+    """Locks `folder`, made if it is missing, for the life of this server.
+
+    There is no lock if the folder can't be written to, or if its file system has no locks. Raises
+    StartError, with the other's process id, if another server holds the folder.
     """
     inherited = handover.inherited(LOCK) if handover else None
     if inherited is not None and _is_at(inherited, folder / FILE):
-        return inherited
+        return DataLock(inherited)
     try:
         make_folder(folder)
         descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError:
-        return None  # nothing can be kept there, which the server says by itself
+        return DataLock(None)  # nothing can be kept there, which the server says by itself
     try:
         _wait_for_lock(descriptor, folder)
     except OSError as error:
-        fields = {"data": str(folder), "reason": error.strerror}
-        logger.warning("data folder can't be locked", extra={"fields": fields})
         os.close(descriptor)
-        return None
+        return DataLock(None, os.strerror(error.errno or 0))
     except StartError:
         os.close(descriptor)
         raise
@@ -59,7 +60,7 @@ def lock_data(folder: Path, handover: Handover | None = None) -> int | None:
     if handover:
         with suppress(OSError):
             handover.leave(LOCK, descriptor)
-    return descriptor
+    return DataLock(descriptor)
 
 
 def _own_pid(handover: Handover | None) -> int:

@@ -142,7 +142,7 @@ def run(
     process is left out, since it takes 20 MB only to watch: `supervise` does that. Raises
     StartError where the address can't be had, or where another server uses the folder `data`.
     """
-    lock_data(Path(settings.data), handover)
+    lock = lock_data(Path(settings.data), handover)
     sock = listening_socket(settings.host, settings.port, handover)
     address = sock.getsockname()[0]
     mp._wsgi_call_wrap = calling
@@ -167,6 +167,9 @@ def run(
     def load() -> Wsgi:
         app = drain_before_stop(lambda: make_app(settings), settings.port, settings.stop_timeout)
         url = f"http://{f'[{address}]' if ':' in address else address}:{settings.port}"
+        if lock.fault:
+            fields = {"data": settings.data, "reason": lock.fault}
+            logger.warning("data folder can't be locked", extra={"fields": fields})
         _log("listening", url=url, version=__version__)
         return app
 

@@ -86,41 +86,35 @@ def test_workers_and_commands_need_no_lock(colors: Path, tmp_path: Path) -> None
 
 def test_folder_that_can_not_be_made_needs_no_lock(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert lock_data(tmp_path / "file" / "data") is None
+    assert lock_data(tmp_path / "file" / "data") == (None, "")
 
 
-# A process in which flock(2) fails, as on file systems without locks.
+PATHS = [str(ROOT), str(ROOT / "tests")]
+# A server in which flock(2) fails, as on file systems without locks.
 NO_LOCKS = """
-import logging, platform, sys
-from pathlib import Path
+import platform, sys
 from sandboxed import forbid
-from server.data_lock import lock_data
+from server.__main__ import main
 
 forbid({"x86_64": 73, "aarch64": 32}[platform.machine()])
-logging.basicConfig(format="%(levelname)s %(message)s")
-print(lock_data(Path(sys.argv[1])))
+sys.exit(main(["serve"]))
 """
 
 
-def test_file_system_without_locks_is_warned_of(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", NO_LOCKS, str(tmp_path)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.stdout == "None\n"
-    assert done.stderr.splitlines() == ["WARNING data folder can't be locked"]
+def test_file_system_without_locks_is_warned_of(colors: Path, tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_text(f"import sys; sys.path[:0] = {PATHS}\n{NO_LOCKS}")
+    with live_server(str(tmp_path / "server.py"), models=colors, data=tmp_path) as server:
+        assert server.recognize(GREEN).status_code == 200
+    warnings = [line for line in server.lines if line["event"] == "data folder can't be locked"]
+    assert [line["data"] for line in warnings] == [str(tmp_path)]
 
 
 def test_lock_is_refused_within_one_process_too(tmp_path: Path) -> None:
-    held = lock_data(tmp_path / "data")
+    held = lock_data(tmp_path / "data").descriptor
     assert held is not None
     with pytest.raises(StartError, match=f"process {os.getpid()}, uses the data folder"):
         lock_data(tmp_path / "data")
     os.close(held)
-    again = lock_data(tmp_path / "data")
+    again = lock_data(tmp_path / "data").descriptor
     assert again is not None
     os.close(again)

@@ -175,7 +175,7 @@ def test_no_other_credential_hides_a_valid_one(site: Site, beside: str) -> None:
             "/v1/recognize", data=b"x", headers=headers | {"Content-Type": "image/png"}
         )
         assert answer.status_code not in (401, 403), headers
-    assert site.get("/v1/models", **{"Authorization": beside}).status_code == 401
+    assert site.get("/v1/models", Authorization=beside).status_code == 401
     assert site.get("/v1/models", **{"X-API-Key": beside}).status_code == 401
 
 
