@@ -18,7 +18,7 @@ from server.api.origins import OriginCheck, own_names, parse_host, parse_origin
 from server.app import create_app
 from server.config import Settings
 from server.errors import SettingsError
-from server.store.keys import add_key
+from server.store.keys import RIGHTS, add_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RED = encode(plain((255, 0, 0)), "PNG")
@@ -166,8 +166,7 @@ def test_every_route_checks_whose_page_asks(unguarded: Flask, everyone: Flask) -
 
 
 def test_a_key_is_enough_on_every_route(colors: Path, tmp_path: Path) -> None:
-    rights = ["recognize", "admin", "metrics"]
-    key = add_key(tmp_path / "keys.jsonl", "all", rights, now=NOW)
+    key = add_key(tmp_path / "keys.jsonl", "all", RIGHTS, now=NOW)
     app = make_app(colors, tmp_path)
     foreign = {"Host": "any.plant.example", "Origin": "https://any.example"}
     foreign["Sec-Fetch-Site"] = "cross-site"
