@@ -32,6 +32,7 @@ from server.recognition.manifest import (
     Recipe,
     VerdictPolicy,
 )
+from server.validation import counted
 
 Progress = Callable[[str], None]
 PLAN = "plan.json"
@@ -200,7 +201,8 @@ def check(request: Request) -> Shape:
         )
     if len(request.labels) != shape.classes:
         raise ConvertError(
-            f"there are {len(request.labels)} labels, but the model answers {shape.classes}"
+            f"there {'is' if len(request.labels) == 1 else 'are'}"
+            f" {counted(len(request.labels), 'label')}, but the model answers {shape.classes}"
         )
     want = (recipe.height, recipe.width, recipe.channels)
     if want != (shape.height, shape.width, shape.channels):

@@ -16,9 +16,11 @@ from convert.errors import ConvertError
 from convert.quiet import quiet, tensorflow
 from convert.shapes import Shape, describe
 from convert.shapes import first_line as _first
+from server import validation
 from server.errors import BundleError
 from server.recognition.labels import Label, parse_labels
 from server.recognition.manifest import Recipe
+from server.validation import InvalidValueError
 
 # MobileNetV2's own scaling, 0..255 to -1..1 (keras.applications' mode "tf").
 MOBILENET_SCALE, MOBILENET_OFFSET = 1 / 127.5, -1.0
@@ -222,8 +224,10 @@ def recipe_with(recipe: Recipe, **given: Any) -> Recipe:
     """`recipe` with the values that are not None. Raises ConvertError for one out of range."""
     values = {k: v for k, v in given.items() if v is not None}
     try:
-        made = msgspec.convert({**msgspec.structs.asdict(recipe), **values}, Recipe)
-    except msgspec.ValidationError as error:
+        made = validation.convert(
+            {**msgspec.structs.asdict(recipe), **values}, Recipe, lenient=False
+        )
+    except InvalidValueError as error:
         raise ConvertError(f"the recipe is not usable: {error}") from None
     numbers = np.array([*np.atleast_1d(made.scale), *np.atleast_1d(made.offset)])
     if not np.isfinite(numbers).all() or not np.all(made.scale):

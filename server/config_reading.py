@@ -11,10 +11,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from server import json_values, validation
 from server.config import LISTS, Settings
 from server.errors import SettingsError
 from server.recognition.manifest import Recipe
 from server.recognition.plain_files import read_plain_file
+from server.validation import InvalidValueError, may_be
 
 PREFIX = "LINESIDE_"
 CONFIG = "LINESIDE_CONFIG"
@@ -37,16 +39,15 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise SettingsError(f"the settings file {path} is not valid TOML: {error}") from None
 
 
-def _why(kind: Any, error: msgspec.DecodeError) -> str:
-    """What a value of `kind`, an annotated type, may be; where that is not told in a few words,
-    `error`."""
+def _why(kind: Any) -> str:
+    """Says what a value of `kind`, an annotated type, may be."""
     plain, meta = kind.__origin__, kind.__metadata__[0]
     if get_origin(plain) is Literal:
         return "it may be " + " or ".join(choice or "empty" for choice in get_args(plain))
     if plain is bool:
         return "it may be true or false"
     # A pattern says less to a person than the setting's help does.
-    return str(meta.description) if meta.pattern else str(error)
+    return str(meta.description) if meta.pattern else f"it may be {may_be(kind)}"
 
 
 def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
@@ -57,12 +58,14 @@ def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
         )
     try:
         if not strict and isinstance(value, str) and name == "recipe":
-            return msgspec.json.decode(value, type=kinds[name])
+            return json_values.decode(value.encode(), kinds[name], name="it")
+        if name == "recipe":
+            return validation.convert(value, kinds[name], name="it", lenient=False)
         if not strict and isinstance(value, str) and name in LISTS:
             value = [item for item in map(str.strip, value.split(",")) if item]
         return msgspec.convert(value, kinds[name], strict=strict)
-    except msgspec.DecodeError as error:
-        why = _why(kinds[name], error)
+    except (msgspec.ValidationError, InvalidValueError) as error:
+        why = str(error) if isinstance(error, InvalidValueError) else _why(kinds[name])
         shown = "that" if name in SECRET else repr(value)
         raise SettingsError(f"{source} can't be {shown}: {why}") from None
 

@@ -7,10 +7,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from server import validation
 from server.config import Settings
 from server.errors import LinesideError, StartError
+from server.validation import InvalidValueError
 
 WHAT = {
     "camera": "the camera's name",
@@ -76,7 +76,7 @@ def _filter(args: argparse.Namespace) -> Any:
         try:
             if name in ("since", "until"):
                 value = parse_instant(value, f"--{name}")
-            given |= {name: getattr(msgspec.convert({name: value}, Filter, strict=False), name)}
-        except (LinesideError, msgspec.ValidationError) as error:
+            given |= {name: getattr(validation.convert({name: value}, Filter, text=True), name)}
+        except (LinesideError, InvalidValueError) as error:
             raise StartError(f"--{name.replace('_', '-')} can't be {value!r}: {error}") from None
     return Filter(**given)

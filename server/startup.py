@@ -16,6 +16,7 @@ from server.config import Settings
 from server.errors import NotReadyError, SettingsError
 from server.store.choices import candidates, read_choice
 from server.store.folders import newest_intact, pick_default, versions
+from server.validation import counted
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -202,7 +203,7 @@ def check(settings: Settings) -> Iterator[str]:
         golden = len(manifest.golden)
         yield (
             f"{name}/{manifest.version}{default}: {manifest.quantization},"
-            f" {len(recognizer.labels)} labels,"
+            f" {counted(len(recognizer.labels), 'label')},"
             f" {f'{golden} golden frames right' if golden else 'no golden frames'}"
         )
         for failure in store.failures(name):

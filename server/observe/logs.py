@@ -1,7 +1,6 @@
 """Log lines, written by a thread of their own so that no frame waits for the disk or a pipe."""
 
 import logging
-import re
 import sys
 import threading
 from collections import deque
@@ -11,6 +10,8 @@ from typing import TextIO
 
 import msgspec
 
+from server.secret_text import hide_secrets
+
 LOGGER = "lineside"
 # Lines that wait at most, and of one write.
 MOST_LINES, AT_ONCE = 10_000, 100
@@ -18,26 +19,6 @@ MOST_LINES, AT_ONCE = 10_000, 100
 EVERY = 0.1
 # Seconds for which a stop waits for a reader that takes nothing.
 LONGEST_STOP = 5.0
-
-# API keys (`server.store.keys`) and JSON Web Tokens, should a caller put one where it is logged.
-SECRET = re.compile(r"ls_[A-Za-z0-9_-]{20,}|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
-
-
-def hide_secrets(text: str) -> str:
-    """`text` without anything that looks like a key or token."""
-    return SECRET.sub("(secret)", text)
-
-
-def looks_secret(text: str) -> bool:
-    """Whether a name has what looks like a key or token in it. Unlike in a log line, where too much
-    may be hidden, a key is one only where a word begins: a camera may be called wheels_..."""
-    # Nearly every name is told from a key by this alone, at a tenth of the time.
-    if "ls_" not in text and "eyJ" not in text:
-        return False
-    return any(
-        match.start() == 0 or not text[match.start() - 1].isalnum()
-        for match in SECRET.finditer(text)
-    )
 
 
 class JsonFormatter(logging.Formatter):

@@ -13,10 +13,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from server import json_values
 from server.errors import BundleError
 from server.recognition.labels import Label as Label
 from server.recognition.labels import read_labels
 from server.recognition.plain_files import MODEL_MAX, open_plain_file, read_plain_file
+from server.validation import InvalidValueError
 
 MANIFEST, MODEL, LABELS, GOLDEN = "bundle.json", "model.tflite", "labels.txt", "golden"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -189,12 +191,12 @@ def read_bundle(folder: Path) -> Bundle:
     """
     path = folder / MANIFEST
     try:
-        manifest = msgspec.json.decode(read_plain_file(path), type=Manifest)
+        manifest = json_values.decode(read_plain_file(path), Manifest, name="it", lenient=False)
     except FileNotFoundError:
         raise BundleError(f"{path} is missing") from None
     except OSError as error:
         raise BundleError(f"{path} can't be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except InvalidValueError as error:
         raise BundleError(f"{path} is not a valid bundle.json: {error}") from None
     if not NAME.fullmatch(manifest.name):
         raise BundleError(f"{path}: the name {manifest.name!r} is not usable in an address")

@@ -21,6 +21,7 @@ from server.recognition.preprocessing import (
     to_input_pixels,
 )
 from server.recognition.results import Prediction, Probabilities
+from server.validation import counted
 
 STAGES = ("decode", "preprocess", "wait", "inference")
 OnStage = Callable[[str, float], None]
@@ -31,7 +32,8 @@ class Options(msgspec.Struct, frozen=True):
 
     deadline: when the answer must be there, in seconds of time.monotonic(). latest_only: a newer
     frame of `camera` may take this one's place while it waits. part: the caller's name for what
-    the frame shows.
+    the frame shows. from_capture: the deadline counts from the frame's capture, so that to send it
+    again gains no time.
     """
 
     top_k: int = 5
@@ -40,6 +42,7 @@ class Options(msgspec.Struct, frozen=True):
     camera: str = ""
     latest_only: bool = False
     part: str = ""
+    from_capture: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -249,6 +252,7 @@ def check_fit(bundle: Bundle, pool: InterpreterPool) -> Recipe:
         )
     if classes != len(bundle.labels):
         raise BundleError(
-            f"{where}: labels.txt has {len(bundle.labels)} labels but the model answers {classes}"
+            f"{where}: labels.txt has {counted(len(bundle.labels), 'label')} but the model answers"
+            f" {classes}"
         )
     return recipe

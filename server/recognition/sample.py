@@ -10,8 +10,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from server import json_values
 from server.recognition.plain_files import read_plain_file
 from server.recognition.results import Prediction
+from server.validation import InvalidValueError
 
 Reason = Literal["label", "threshold", "uncertain", "random"]
 MediaType = Literal[
@@ -79,8 +81,8 @@ def read_sample(path: Path) -> Sample:
     Raises OSError, and ValueError where it is damaged or not named as the sample is.
     """
     try:
-        sample = msgspec.json.decode(read_plain_file(path), type=Sample)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        sample = json_values.decode(read_plain_file(path), Sample, name="it", lenient=False)
+    except InvalidValueError as error:
         raise ValueError(f"{path} is not a sample: {error}") from None
     if path.stem != sample.id:
         raise ValueError(f"{path} tells of the sample {sample.id}: name it as that")

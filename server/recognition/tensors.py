@@ -21,6 +21,7 @@ from server.recognition.recognizer import (
     StageTimer,
     make_answer,
 )
+from server.validation import counted
 
 DTYPES = frozenset(
     {"bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"}
@@ -59,8 +60,8 @@ class TensorModel:
         classes = pool.outputs[0].shape[-1:]
         if self.labels and classes != (len(self.labels),):
             raise BundleError(
-                f"{bundle.folder}: labels.txt has {len(self.labels)} labels but the model's first"
-                f" output is {list(pool.outputs[0].shape)}"
+                f"{bundle.folder}: labels.txt has {counted(len(self.labels), 'label')} but the"
+                f" model's first output is {list(pool.outputs[0].shape)}"
             )
 
     def warm_up(self) -> None:

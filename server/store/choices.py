@@ -10,9 +10,11 @@ from pathlib import Path
 
 import msgspec
 
+from server import json_values
 from server.observe.logs import LOGGER
 from server.recognition.plain_files import read_plain_file
 from server.store.files import write_whole
+from server.validation import InvalidValueError
 
 logger = logging.getLogger(LOGGER)
 
@@ -36,10 +38,10 @@ def read_choice(folder: Path) -> Choice | None:
     """The choice kept in models/NAME; None where there is none, or where it is damaged (logged)."""
     path = folder / CHOICE
     try:
-        return msgspec.json.decode(read_plain_file(path), type=Choice)
+        return json_values.decode(read_plain_file(path), Choice, name="it", lenient=False)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, InvalidValueError) as error:
         _warn("the kept choice of a version can't be read and is ignored", path, error)
         return None
 

@@ -21,9 +21,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from server import json_values
 from server.errors import KeysError
 from server.observe.logs import LOGGER
 from server.store.files import write_whole
+from server.validation import InvalidValueError
 
 logger = logging.getLogger(LOGGER)
 
@@ -71,8 +73,8 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         if not line.strip():
             continue
         try:
-            keys.append(msgspec.json.decode(line, type=Key))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            keys.append(json_values.decode(line, Key, name="it", lenient=False))
+        except InvalidValueError as error:
             raise KeysError(f"{path} line {number} is not a key: {error}") from None
     return tuple(keys)
 

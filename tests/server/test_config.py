@@ -60,17 +60,17 @@ def test_a_recipe_is_a_table_or_json(tmp_path: Path) -> None:
 
 
 BAD_VALUES = [
-    ("port", "eighty", "`int`"),
-    ("port", "0", ">= 1"),
-    ("port", "65536", "<= 65535"),
-    ("interpreters", "-1", ">= 0"),
-    ("interpreters", "1.5", "`int`"),
-    ("max_body_mb", "0", "> 0"),
+    ("port", "eighty", "a whole number from 1 to 65535"),
+    ("port", "0", "from 1"),
+    ("port", "65536", "to 65535"),
+    ("interpreters", "-1", "from 0"),
+    ("interpreters", "1.5", "a whole number"),
+    ("max_body_mb", "0", "above 0"),
     ("log_level", "loud", "loud"),
     ("log_format", "xml", "xml"),
     ("latest_only", "perhaps", "true or false"),
-    ("models", "", ">= 1"),
-    ("recipe", "{", "truncated"),
+    ("models", "", "at least 1 character"),
+    ("recipe", "{", "ends too early"),
     ("recipe", '{"width": 32}', "height"),
 ]
 

@@ -33,7 +33,7 @@ from server.app import create_app
 from server.command import main
 from server.config import Settings
 from server.errors import KeysError, SettingsError, StartError
-from server.observe.logs import hide_secrets
+from server.secret_text import hide_secrets
 from server.store.keys import PREFIX, KeyRing, add_key, read_keys, revoke_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
