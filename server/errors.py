@@ -12,11 +12,13 @@ class LinesideError(Exception):
     Attributes:
         code: stable upper-case name, for programs.
         status: HTTP status.
+        retryable: False if the same request can never succeed later.
         retry_after: seconds after which trying again makes sense, or None.
     """
 
     code = "INTERNAL"
     status = 500
+    retryable = True
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -130,8 +132,14 @@ class DeadlineExceededError(LinesideError):
     code, status = "DEADLINE_EXCEEDED", 503
 
 
+class StaleFrameError(DeadlineExceededError):
+    """A frame was too old when it came, and only gets older."""
+
+    retryable = False
+
+
 class SupersededError(LinesideError):
-    code, status = "SUPERSEDED", 503
+    code, status, retryable = "SUPERSEDED", 503, False
 
 
 class JournalUnreadableError(LinesideError):

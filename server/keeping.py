@@ -20,6 +20,7 @@ from server.store.cache import AnswerCache
 from server.store.journal import Journal
 from server.store.journal_rows import FILE
 from server.store.journal_writer import Bounds
+from server.wall_clock import clock_fault
 
 if TYPE_CHECKING:
     from server.store.sampling import Sampler
@@ -106,6 +107,12 @@ def data_fault(settings: Settings) -> str:
 def warn_of_data(settings: Settings) -> None:
     """Logs where nothing can be kept; frames are answered all the same."""
     if fault := data_fault(settings):
+        logger.error(fault)
+
+
+def warn_of_clock() -> None:
+    """Logs that this machine's clock is not set; frames are answered all the same."""
+    if fault := clock_fault():
         logger.error(fault)
 
 

@@ -9,12 +9,14 @@ from server.draining import LEAVING
 from server.errors import NotReadyError
 from server.observe.metrics import Metrics
 from server.store.bundles import BundleStore
+from server.wall_clock import clock_fault
 
 
 class Health(msgspec.Struct, frozen=True):
-    """`status` is `ok`."""
+    """`status` is `ok`. warning: what a person should look at although frames are answered."""
 
     status: str = "ok"
+    warning: str | msgspec.UnsetType = msgspec.UNSET
 
 
 def blueprint(store: BundleStore, metrics: Metrics) -> Blueprint:
@@ -32,7 +34,7 @@ def blueprint(store: BundleStore, metrics: Metrics) -> Blueprint:
         ready, reason = store.ready()
         if not ready:
             raise NotReadyError(reason, retry_after=1)
-        return to_json(Health())
+        return to_json(Health(warning=clock_fault() or msgspec.UNSET))
 
     @routes.get("/metrics")
     def exposition() -> Response:

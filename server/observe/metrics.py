@@ -17,6 +17,7 @@ from prometheus_client import (
 
 from server import __version__
 from server.observe.cameras import Cameras
+from server.observe.clock_skew import ClockSkew
 from server.recognition.admission import Admission
 from server.recognition.manifest import Manifest
 from server.recognition.recognizer import Answer
@@ -40,6 +41,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.cameras = Cameras(self.registry, max_cameras)
+        self.clock_skew = ClockSkew(self.registry, max_cameras)
         build = self._gauge("build_info", "1, with what runs as labels", "version", "python")
         build.labels(__version__, platform.python_version()).set(1)
         self.ready = self._gauge("ready", "1 while the default model serves, else 0")
