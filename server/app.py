@@ -30,6 +30,7 @@ from server.api.forms import take_bodies
 from server.api.frames import no_fetch
 from server.api.gate import Gate
 from server.api.job_answers import whole
+from server.api.known_names import strict
 from server.api.observing import observe_requests
 from server.api.paths import Paths, name_models
 from server.api.recognize import Fetch
@@ -40,7 +41,14 @@ from server.api.security import Doors, SecureHeaders, guard
 from server.config import Settings
 from server.jobs.service import Jobs
 from server.jobs.telling import Telling
-from server.keeping import make_drift, make_sampler, open_cache, open_journal, warn_of_data
+from server.keeping import (
+    make_drift,
+    make_sampler,
+    open_cache,
+    open_journal,
+    warn_of_clock,
+    warn_of_data,
+)
 from server.loading import Engine
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
@@ -98,18 +106,15 @@ def register_recognition(
     app: Flask, settings: Settings, recognizing: Recognizing, kept: Jobs, fetch: Fetch
 ) -> None:
     """The routes by which frames come, to be answered at once or later."""
-    app.register_blueprint(recognize.blueprint(recognizing, settings, fetch))
+    app.register_blueprint(strict(recognize.blueprint(recognizing, settings, fetch)))
     taking = jobs.Taking(kept, recognizing, settings, fetch)
     later = tutorial_jobs.TutorialJobs(taking)
-    app.register_blueprint(jobs.blueprint(taking, settings))
+    app.register_blueprint(strict(jobs.blueprint(taking, settings)))
     app.register_blueprint(tutorial_jobs.blueprint(later))
     app.register_blueprint(tutorials.blueprint(recognizing, settings, later))
-    for make in (
-        batch.blueprint,
-        inference_protocol.blueprint,
-        tensorflow_serving.blueprint,
-    ):
-        app.register_blueprint(make(recognizing, settings))
+    app.register_blueprint(strict(batch.blueprint(recognizing, settings)))
+    app.register_blueprint(inference_protocol.blueprint(recognizing, settings))
+    app.register_blueprint(tensorflow_serving.blueprint(recognizing, settings))
 
 
 def put_before(
@@ -162,6 +167,7 @@ def create_app(
 
     app = bare_app(settings)
     warn_of_data(settings)
+    warn_of_clock()
     journal = open_journal(settings, metrics)
     refusals = [metrics.cameras.refused, *([journal.refused] if journal else [])]
     in_turn = [engine.afterwards.later(listener) for listener in refusals]
@@ -188,12 +194,12 @@ def create_app(
     fetch = image_fetcher(settings)
     kept = make_jobs(settings, recognizing, metrics)
     register_recognition(app, settings, recognizing, kept, fetch)
-    app.register_blueprint(models.blueprint(store, drift))
-    app.register_blueprint(upload.blueprint(settings))
-    app.register_blueprint(samples.blueprint(sampler.folder if sampler else None, store))
-    app.register_blueprint(journal_routes.blueprint(journal))
+    app.register_blueprint(strict(models.blueprint(store, drift)))
+    app.register_blueprint(strict(upload.blueprint(settings)))
+    app.register_blueprint(strict(samples.blueprint(sampler.folder if sampler else None, store)))
+    app.register_blueprint(strict(journal_routes.blueprint(journal)))
     app.register_blueprint(health.blueprint(store, metrics))
-    app.register_blueprint(console.blueprint(store))
+    app.register_blueprint(strict(console.blueprint(store)))
 
     engine.start()
     kept.resume()

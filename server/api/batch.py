@@ -3,7 +3,7 @@
 import msgspec
 from flask import Blueprint, Response, g, request
 
-from server.api.body import read_options
+from server.api.frames import read_form
 from server.api.observing import CAMERA
 from server.api.query import Query, age_of, options
 from server.api.recognize import Recognition, recognition
@@ -11,6 +11,7 @@ from server.api.recognizing import Recognizing, mark_frame
 from server.api.responses import ErrorBody, to_json
 from server.config import Settings
 from server.errors import InvalidFieldError, LinesideError, MissingFieldError
+from server.validation import LISTED, shown_name
 
 
 class BatchResult(msgspec.Struct, frozen=True):
@@ -35,7 +36,11 @@ def uploaded(most: int) -> list[tuple[str, bytes]]:
         for name, file in request.files.items(multi=True)
     ]
     if not files:
-        raise MissingFieldError("the form has no file: send one or more, as multipart/form-data")
+        texts = ", ".join(map(shown_name, list(request.form)[:LISTED]))
+        has = f"; it has the text fields {texts}" if texts else ""
+        raise MissingFieldError(
+            f"the form has no file{has}: send one or more, as multipart/form-data"
+        )
     if len(files) > most:
         raise InvalidFieldError(f"{len(files)} files were sent, and at most {most} are taken")
     return files
@@ -50,9 +55,9 @@ def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
     @routes.post("/batch")
     def batch() -> Response:
         files = uploaded(settings.max_batch)
-        query = read_options(Query, request)
+        query = read_form(Query)
         request.environ[CAMERA] = query.camera
-        age = age_of(query, settings)
+        age = age_of(query, settings, recognizing.clock_skew)
         asked = options(query, settings, age)
         recognizer = recognizing.recognizer(query.model, query.version, asked.deadline)
 

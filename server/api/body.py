@@ -2,23 +2,27 @@
 
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar, cast
 from urllib.parse import parse_qsl
 
 import msgspec
 from flask import Request
 
+from server import validation
 from server.errors import (
     InvalidFieldError,
     LengthRequiredError,
     MediaTypeError,
     MissingFieldError,
 )
+from server.validation import LISTED, InvalidValueError, shown_name, unknown_name
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 FILE_FIELDS = ("file", "image")
+# What scripts in browsers append so that no cache answers; it asks nothing.
+IGNORED = "_"
 # How a body begins that is JSON, with a byte order mark or without.
 JSON_BODY = re.compile(rb"(\xef\xbb\xbf)?[ \t\r\n]{0,64}[{\[]")
 # And an image as base64: as a data: URL, or the first letters of JPEG, PNG, WebP, BMP and TIFF.
@@ -58,14 +62,26 @@ def read_image(request: Request) -> bytes:
 def only_image(files: Iterable[tuple[str, bytes]]) -> bytes:
     """The image among a form's files, given by field. Raises MissingFieldError where there is none,
     InvalidFieldError where there are several: one that nobody looked at might show a bad part."""
+    files = list(files)
     found = [data for name, data in files if name in FILE_FIELDS]
     if not found:
-        raise MissingFieldError("the form has no file field named `file` or `image`")
+        raise MissingFieldError(no_file(name for name, _ in files))
     if len(found) > 1:
         raise InvalidFieldError(
             f"the form has {len(found)} images, and this takes one; /v1/recognize/batch takes more"
         )
     return found[0]
+
+
+def no_file(files: Iterable[str], fields: Iterable[str] = (), wanted: str = "") -> str:
+    """Says that a form has no file that is taken, and which fields came, of files and of text."""
+    came = [
+        f"{kind} {', '.join(shown_name(name) for name in names[:LISTED])}"
+        for kind, names in (("files", list(files)), ("texts", list(fields)))
+        if names
+    ]
+    has = f"; it has the {' and the '.join(came)}" if came else "; it has no field at all"
+    return f"the form has no file field named {wanted or '`file` or `image`'}{has}"
 
 
 def raw_image(data: bytes) -> bytes:
@@ -90,13 +106,20 @@ def raw_image(data: bytes) -> bytes:
 def read_options(kind: type[T], request: Request) -> T:
     """`kind` from the query string and, where the body is a form, from its fields.
 
-    Raises InvalidFieldError naming a value that can't be used. Fields that `kind` does not know
-    are left alone.
+    Raises InvalidFieldError naming a value that can't be used. Names that `kind` does not have are
+    left alone: Lineside's own routes refuse them before, by `refuse_unknown`.
     """
     values = request.args.to_dict()
     if request.mimetype == "multipart/form-data":
         values = {**request.form.to_dict(), **values}
     return to_options(kind, values)
+
+
+def refuse_unknown(given: Iterable[str], known: Collection[str]) -> None:
+    """Raises InvalidFieldError for a name of `given` that is not `known`, naming the nearest."""
+    for name in given:
+        if name not in known and name != IGNORED:
+            raise InvalidFieldError(unknown_name(name, known))
 
 
 def query_values(text: str) -> dict[str, str]:
@@ -114,6 +137,6 @@ def to_options(kind: type[T], values: Mapping[str, str]) -> T:
         return kind()
     known = {name: values[name] for name in kind.__struct_fields__ if values.get(name)}
     try:
-        return msgspec.convert(known, kind, strict=False)
-    except msgspec.ValidationError as error:
+        return validation.convert(known, kind, text=True)
+    except InvalidValueError as error:
         raise InvalidFieldError(str(error)) from None

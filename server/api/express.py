@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from server.api.access import FRAMES, PROBES
-from server.api.body import only_image, query_values, raw_image, to_options
+from server.api.body import FILE_FIELDS, only_image, query_values, raw_image, to_options
 from server.api.caching import age_header
 from server.api.callers import OWNER, Caller
 from server.api.forms import FORM, boundary_of, parts, whole_body
@@ -34,6 +34,8 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 ROUTE = "/v1/recognize"
 TYPES = ("image/", "application/octet-stream", FORM)
+# The fields of a camera's form; what to say of others is the route's.
+KNOWN, FILES = frozenset(Query.__struct_fields__), frozenset(FILE_FIELDS)
 
 
 class Express:
@@ -116,8 +118,8 @@ class Express:
     def _answer(
         self, environ: dict[str, Any], request_id: str
     ) -> tuple[bytes, Answer, Options] | None:
-        """The answer's body, the answer and what was asked; None for a form without a file, whose
-        body is put back for Flask.
+        """The answer's body, the answer and what was asked; None for a form that is left to
+        Flask, whose body is put back.
 
         Errors are those of /v1/recognize, and of Werkzeug for a body that can't be taken.
         """
@@ -131,7 +133,7 @@ class Express:
             data = raw_image(whole_body(environ, self._most))
             query = query_of(environ.get("QUERY_STRING", ""))
         environ[CAMERA] = query.camera
-        age = age_of(query, settings)
+        age = age_of(query, settings, self._recognizing.clock_skew)
         asked = options(query, settings, age)
         recognizer = self._recognizing.recognizer(query.model, query.version, asked.deadline)
         answer = self._recognizing.answer(recognizer, data, asked, request_id, environ)
@@ -139,7 +141,8 @@ class Express:
         return body, answer, asked
 
     def _form(self, environ: dict[str, Any]) -> tuple[bytes, Query] | None:
-        """The file and the options of a form; None where it has no file, as `_answer` says.
+        """The file and the options of a form; None for one that has no file or has other fields,
+        as `_answer` says.
 
         Flask's request would take four times as long, to look into what no camera sends.
         """
@@ -151,10 +154,11 @@ class Express:
                 files.append((segment.name, data))
             else:
                 fields.setdefault(segment.name, text)
-        if not files:
+        if not (files and KNOWN.issuperset(fields) and FILES.issuperset(n for n, _ in files)):
             environ["wsgi.input"] = io.BytesIO(whole)
             return None
         asked = environ.get("QUERY_STRING", "")
-        if not fields:
-            return only_image(files), query_of(asked)
-        return only_image(files), to_options(Query, {**fields, **query_values(asked)})
+        query = query_of(asked)
+        if fields:
+            query = to_options(Query, {**fields, **query_values(asked)})
+        return only_image(files), query

@@ -1,17 +1,29 @@
 """The frame of a request, in whichever form it came."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import TypeVar
 
 import msgspec
 from flask import request
 
-from server.api.body import read_image, read_options
+from server.api.body import (
+    FILE_FIELDS,
+    no_file,
+    read_image,
+    read_options,
+    refuse_unknown,
+    to_options,
+)
 from server.api.json_body import JsonFrame, Parameters, decode_base64, decode_json, read_json
-from server.api.query import Query
 from server.errors import InvalidFieldError, MissingFieldError
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 JSON = "application/json"
+# The fields in which a frame comes as text, of a form or of JSON.
+SOURCES = ("image_base64", "image_url")
+
+T = TypeVar("T", bound=msgspec.Struct)
+F = TypeVar("F", bound=JsonFrame)
 
 
 class ImageUrl(msgspec.Struct, frozen=True):
@@ -29,57 +41,69 @@ class Numbers(msgspec.Struct, frozen=True):
 Frame = bytes | ImageUrl | Numbers
 
 
-def read_frame() -> tuple[Frame, Query]:
-    """The frame of this request, and what is asked of it.
+def read_frame(kind: type[F]) -> tuple[Frame, F]:
+    """The frame of this request, and what is asked of it as a `kind`, whatever form it came in.
 
     Raises MissingFieldError where there is none, InvalidFieldError naming what can't be used.
     """
     if request.mimetype == JSON:
-        frame = _with_query(read_json(JsonFrame))
-        return _source(frame), frame
-    if request.mimetype in FORMS and not request.files and _has_text():
-        frame = _from_form()
-        return _source(frame), frame
-    return read_image(request), read_options(Query, request)
+        asked = _with_query(read_json(kind))
+        return _source(asked), asked
+    if request.mimetype not in FORMS:
+        return read_image(request), read_options(kind, request)
+    if not request.files and not _has_text():
+        raise MissingFieldError(no_file((), request.form))
+    if not request.files:
+        asked = read_form(kind, SOURCES)
+        return _source(asked), asked
+    image = read_image(request)
+    refuse_unknown(request.files, FILE_FIELDS)
+    asked = read_form(kind)
+    if _has_text():
+        raise InvalidFieldError("a file and a text image were sent together: send one of them")
+    return image, asked
 
 
 def _has_text() -> bool:
-    return "image_base64" in request.form or "image_url" in request.form
+    return any(request.form.get(name) for name in SOURCES)
 
 
-def _from_form() -> JsonFrame:
-    values: dict[str, object] = {**request.form.to_dict(), **request.args.to_dict()}
-    parameters = values.pop("parameters", None)
-    known = set(JsonFrame.__struct_fields__) - {"input"}
-    values = {name: value for name, value in values.items() if name in known and value}
-    try:
-        frame = msgspec.convert(values, JsonFrame, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidFieldError(str(error)) from None
-    if isinstance(parameters, str) and parameters:
-        return _with_parameters(frame, decode_json(Parameters, parameters), values)
-    return frame
+def read_form(kind: type[T], more: Collection[str] = ()) -> T:
+    """`kind` from this request's form and, before it, its query string.
+
+    Of the fields in which a frame comes as text, the form may have only `more`; `parameters` is
+    JSON in it. Raises InvalidFieldError for a name that `kind` does not have, or a value.
+    """
+    known = [n for n in kind.__struct_fields__ if n in more or n not in (*SOURCES, "input")]
+    refuse_unknown(request.form, known)
+    texts = {**request.form.to_dict(), **request.args.to_dict()}
+    given = {name: text for name, text in texts.items() if name in known and text}
+    parameters = given.pop("parameters", None)
+    asked = to_options(kind, given)
+    if parameters:
+        data = parameters.encode("utf-8", "replace")
+        asked = _with_parameters(asked, decode_json(Parameters, data, name="parameters"), given)
+    return asked
 
 
-def _with_query(frame: JsonFrame) -> JsonFrame:
+def _with_query(frame: F) -> F:
     """The query string goes before the body, as it does for forms."""
-    given = {k: v for k, v in request.args.to_dict().items() if k in Query.__struct_fields__ and v}
-    asked = read_options(Query, request) if given else None
+    own = set(frame.__struct_fields__) - {*SOURCES, "input", "parameters"}
+    given = {k: v for k, v in request.args.to_dict().items() if k in own and v}
+    asked = to_options(type(frame), given)
     values = {name: getattr(asked, name) for name in given}
     if frame.parameters is not None:
         frame = _with_parameters(frame, frame.parameters, given)
     return msgspec.structs.replace(frame, **values)
 
 
-def _with_parameters(
-    frame: JsonFrame, parameters: Parameters, given: Mapping[str, object]
-) -> JsonFrame:
+def _with_parameters(asked: T, parameters: Parameters, given: Mapping[str, object]) -> T:
     values = {
         name: value
         for name in Parameters.__struct_fields__
         if (value := getattr(parameters, name)) is not None and name not in given
     }
-    return msgspec.structs.replace(frame, **values)
+    return msgspec.structs.replace(asked, **values)
 
 
 def _source(frame: JsonFrame) -> Frame:

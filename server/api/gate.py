@@ -17,7 +17,7 @@ from server.api.access import FRAMES
 from server.api.observing import choose_id, told_name
 from server.api.query import Query, age_of, options, query_of
 from server.api.reserve import REFUSED
-from server.api.responses import ErrorAnswer, ErrorBody, retry_after
+from server.api.responses import ErrorAnswer, ErrorBody, retry_header
 from server.api.security import Doors
 from server.config import Settings
 from server.errors import LinesideError, OverloadedError
@@ -35,6 +35,7 @@ FRAME_PATHS = frozenset({"/v1/recognize"})
 # The types of bodies that may name a camera.
 WITH_OPTIONS = ("multipart/", "application/json", "application/x-www-form-urlencoded")
 NOTHING = Query()
+NO_HEADER = ("", "")
 
 
 class Gate:
@@ -77,22 +78,25 @@ class Gate:
             and REFUSED not in environ
         ):
             started = time.perf_counter()
-            error, query = self._refusal(environ)
+            error, query, again = self._refusal(environ)
             if error and self._doors.admit(environ, FRAMES)[0] and _body_read(environ, self._most):
-                return self._refuse(environ, query, error, started, start_response)
+                return self._refuse(environ, query, error, again, started, start_response)
         return self._app(environ, start_response)
 
-    def _refusal(self, environ: dict[str, Any]) -> tuple[LinesideError | None, Query]:
-        """Why the frame can't be admitted, if so, and what its query string asks."""
+    def _refusal(
+        self, environ: dict[str, Any]
+    ) -> tuple[LinesideError | None, Query, tuple[str, str]]:
+        """Why the frame can't be admitted, if so, what its query string asks, and the header that
+        says whether to try again."""
         in_body = environ.get("CONTENT_TYPE", "").startswith(WITH_OPTIONS)
         query = NOTHING
         try:
             query = query_of(environ.get("QUERY_STRING", ""))
             if (in_body and not query.camera) or not self._serves(query):
-                return None, query
+                return None, query, NO_HEADER
             asked = options(query, self._settings, age_of(query, self._settings))
         except (LinesideError, ValueError):
-            return None, query  # the route says what is wrong with it
+            return None, query, NO_HEADER  # the route says what is wrong with it
         # A deadline that the body may name is not known yet.
         known = not in_body or query.deadline_ms is not None
         try:
@@ -104,8 +108,8 @@ class Gate:
         except LinesideError as error:
             # Else its frames and it would keep each other, and the request, until garbage is looked
             # for.
-            return error.with_traceback(None), query
-        return None, query
+            return error.with_traceback(None), query, retry_header(error, asked)
+        return None, query, NO_HEADER
 
     def _serves(self, query: Query) -> bool:
         """Whether the model that `query` names is in memory; what to say of another is the
@@ -120,6 +124,7 @@ class Gate:
         environ: dict[str, Any],
         query: Query,
         error: LinesideError,
+        again: tuple[str, str],
         started: float,
         start_response: Callable[..., Any],
     ) -> list[bytes]:
@@ -139,7 +144,7 @@ class Gate:
         headers = [
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
-            ("Retry-After", retry_after(error)),
+            again,
             ("X-Request-Id", request_id),
         ]
         start_response(f"{error.status} SERVICE UNAVAILABLE", headers)

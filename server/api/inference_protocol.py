@@ -19,8 +19,10 @@ from server.api.inference_tensors import (
     InferRequest,
     InferResponse,
     encode_output,
+    flag,
     infer_response,
     read_infer,
+    whole_number,
 )
 from server.api.query import Query, age_of, options
 from server.api.recognizing import Recognizing, mark_frame
@@ -32,6 +34,7 @@ from server.recognition.numbers import names_of
 from server.recognition.preprocessing import Tensor, TensorSpec
 from server.recognition.recognizer import Options, Recognizer
 from server.recognition.tensors import Model, Outcome
+from server.validation import shown
 
 IMAGE = "image"
 LONGEST_TIMEOUT = 10**12
@@ -113,17 +116,17 @@ class Inference:
         """Answers this request by the model `name`. Raises InvalidFieldError for what the model
         does not take or give, and what `Recognizing` raises."""
         model = self._recognizing.store.get(name, version)
-        wanted, given = read_infer()
+        wanted, given = read_infer(self._settings.max_batch)
         asked = self._asked(wanted)
         outputs = _wanted_outputs(model, wanted)
         outcome = self._run(model, wanted, given, asked)
-        default = wanted.parameters.get("binary_data_output", False)
+        default = flag(wanted.parameters, "binary_data_output")
         encoded = [
             encode_output(
                 outcome.outputs[i],
                 model.pool.outputs[i],
                 model.labels,
-                {"binary_data": default, **item.parameters},
+                {**item.parameters, "binary_data": flag(item.parameters, "binary_data", default)},
             )
             for i, item in outputs
         ]
@@ -139,11 +142,15 @@ class Inference:
 
     def _asked(self, wanted: InferRequest) -> Options:
         query = read_options(Query, request)
-        asked = options(query, self._settings, age_of(query, self._settings))
-        timeout = wanted.parameters.get("timeout", 0)
-        if not isinstance(timeout, int) or not 0 <= timeout <= LONGEST_TIMEOUT:
+        asked = options(
+            query, self._settings, age_of(query, self._settings, self._recognizing.clock_skew)
+        )
+        timeout = wanted.parameters.get("timeout")
+        if timeout is None:
+            return asked
+        if not whole_number(timeout) or not 0 <= timeout <= LONGEST_TIMEOUT:
             raise InvalidFieldError(
-                f"timeout should be microseconds in 0..{LONGEST_TIMEOUT}, not {timeout!r}"
+                f"timeout should be microseconds in 0..{LONGEST_TIMEOUT}, not {shown(timeout)}"
             )
         if not timeout:
             return asked

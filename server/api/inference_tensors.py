@@ -20,6 +20,7 @@ from server.errors import InvalidFieldError
 from server.recognition import values
 from server.recognition.manifest import Label
 from server.recognition.preprocessing import Tensor, TensorSpec
+from server.validation import counted, shown
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 # No more digits than a length can have; Python refuses to convert thousands of them.
@@ -92,8 +93,25 @@ class InferResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str | None = None
 
 
-def read_infer() -> tuple[InferRequest, list[Tensor | list[bytes]]]:
-    """This request, and its inputs: arrays, or lists of the elements of a BYTES tensor.
+def whole_number(value: object) -> bool:
+    """Whether a parameter's value is one, which true and false are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def flag(parameters: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    """The parameter `name`, true or false; `default` where it is absent or null. Raises
+    InvalidFieldError."""
+    value = parameters.get(name)
+    if value is None:
+        return default
+    if value not in (True, False):
+        raise InvalidFieldError(f"{name} should be true or false, not {shown(value)}")
+    return bool(value)
+
+
+def read_infer(most: int) -> tuple[InferRequest, list[Tensor | list[bytes]]]:
+    """This request, and its inputs: arrays, or lists of the elements of a BYTES tensor, which may
+    have `most`.
 
     Raises InvalidFieldError naming the input that is not what its shape and datatype say.
     """
@@ -112,14 +130,14 @@ def read_infer() -> tuple[InferRequest, list[Tensor | list[bytes]]]:
     for item in wanted.inputs:
         size = item.parameters.get("binary_data_size")
         if size is None:
-            tensors.append(_from_json(item))
+            tensors.append(_from_json(item, most))
             continue
-        if not isinstance(size, int) or not 0 <= size <= len(left):
+        if not whole_number(size) or not 0 <= size <= len(left):
             raise InvalidFieldError(
-                f"the input {item.name} says binary_data_size {size}, and {len(left)} bytes are"
-                " left after the JSON"
+                f"the input {item.name} says binary_data_size {shown(size)}, and {len(left)} bytes"
+                " are left after the JSON"
             )
-        tensors.append(_from_binary(item, left[:size]))
+        tensors.append(_from_binary(item, left[:size], most))
         left = left[size:]
     if left:
         raise InvalidFieldError(f"{len(left)} bytes after the JSON belong to no input")
@@ -133,37 +151,65 @@ def _count(item: InferInput) -> int:
 def _dtype(item: InferInput) -> str:
     if item.datatype not in DATATYPES:
         raise InvalidFieldError(
-            f"the input {item.name} has the datatype {item.datatype!r}; it should be one of"
+            f"the input {item.name} has the datatype {shown(item.datatype)}; it should be one of"
             f" {', '.join(DATATYPES)}, {BYTES}"
         )
     return DATATYPES[item.datatype]
 
 
-def _wrong_count(item: InferInput, count: int, what: str) -> InvalidFieldError:
+def _wrong_count(item: InferInput, count: int) -> InvalidFieldError:
     return InvalidFieldError(
-        f"the input {item.name} has {count} {what}, but its shape {item.shape} needs {_count(item)}"
+        f"the input {item.name} has {counted(count, 'element')}, but its shape {item.shape} needs"
+        f" {_count(item)}"
     )
 
 
-def _from_json(item: InferInput) -> Tensor | list[bytes]:
+def _check_elements(item: InferInput, most: int) -> None:
+    """Raises InvalidFieldError for more elements than `most`, before any is made."""
+    if _count(item) > most:
+        raise InvalidFieldError(
+            f"{_count(item)} elements were sent in {item.name}: 1 to {most} are taken of BYTES"
+        )
+
+
+def _texts(data: list[Any], most: int) -> list[Any]:
+    """What `data`, lists within lists, holds beside lists, in order; at most `most` and one."""
+    found: list[Any] = []
+    left = [iter(data)]
+    while left and len(found) <= most:
+        for item in left[-1]:
+            if isinstance(item, list):
+                left.append(iter(item))
+                break
+            found.append(item)
+            if len(found) > most:
+                break
+        else:
+            left.pop()
+    return found
+
+
+def _from_json(item: InferInput, most: int) -> Tensor | list[bytes]:
     if item.data is None:
         raise InvalidFieldError(f"the input {item.name} has neither data nor binary_data_size")
     if item.datatype == BYTES:
-        texts = np.array(item.data, object).reshape(-1).tolist()
+        _check_elements(item, most)
+        texts = _texts(item.data, most)
         if len(texts) != _count(item):
-            raise _wrong_count(item, len(texts), "elements")
+            raise _wrong_count(item, len(texts))
         if not all(isinstance(text, str) for text in texts):
             raise InvalidFieldError(f"the input {item.name} should be base64 texts")
         return [decode_base64(text, f"the input {item.name}") for text in texts]
     dtype = _dtype(item)
     array = values.to_array(item.data, f"the input {item.name}")
     if array.size != _count(item):
-        raise _wrong_count(item, array.size, "elements")
+        raise _wrong_count(item, array.size)
     return values.cast(array, dtype, f"the input {item.name}").reshape(item.shape)
 
 
-def _from_binary(item: InferInput, data: memoryview) -> Tensor | list[bytes]:
+def _from_binary(item: InferInput, data: memoryview, most: int) -> Tensor | list[bytes]:
     if item.datatype == BYTES:
+        _check_elements(item, most)
         return _bytes_elements(item, data)
     dtype = np.dtype(_dtype(item)).newbyteorder("<")
     if len(data) != _count(item) * dtype.itemsize:
@@ -179,8 +225,8 @@ def _from_binary(item: InferInput, data: memoryview) -> Tensor | list[bytes]:
 
 def _bytes_elements(item: InferInput, data: memoryview) -> list[bytes]:
     """Each element: its length as a 4-byte little-endian unsigned number, then its bytes."""
-    elements, at = [], 0
-    while at < len(data):
+    elements, at = list[bytes](), 0
+    while at < len(data) and len(elements) <= _count(item):
         end = at + 4
         if end <= len(data):
             end += struct.unpack_from("<I", data, at)[0]
@@ -189,7 +235,7 @@ def _bytes_elements(item: InferInput, data: memoryview) -> list[bytes]:
         elements.append(bytes(data[at + 4 : end]))
         at = end
     if len(elements) != _count(item):
-        raise _wrong_count(item, len(elements), "elements")
+        raise _wrong_count(item, len(elements))
     return elements
 
 
@@ -216,10 +262,10 @@ def encode_output(
 
     Raises InvalidFieldError for a wrong parameter, or for what JSON can't hold.
     """
-    count = parameters.get("classification", 0)
-    if not isinstance(count, int) or count < 0:
-        raise InvalidFieldError(f"classification should be a number of classes, not {count!r}")
-    binary = bool(parameters.get("binary_data", False))
+    count = parameters.get("classification") or 0
+    if not whole_number(count) or count < 0:
+        raise InvalidFieldError(f"classification should be a number of classes, not {shown(count)}")
+    binary = flag(parameters, "binary_data")
     if count:
         shape, texts = classified(tensor, spec, labels, count)
         if not binary:

@@ -15,9 +15,9 @@ from server.api.batch import uploaded
 from server.api.body import read_options
 from server.api.callers import Caller
 from server.api.deadlines import time_left
-from server.api.frames import JSON, ImageUrl, Numbers, read_frame
+from server.api.frames import JSON, ImageUrl, Numbers, read_form, read_frame
 from server.api.job_answers import JobAccepted, JobPage, status_url, summary, whole
-from server.api.json_body import JsonFrame, read_json
+from server.api.json_body import JsonFrame
 from server.api.query import Query, age_of
 from server.api.recognize import Fetch
 from server.api.recognizing import Recognizing, mark_frame
@@ -31,14 +31,9 @@ from server.recognition.numbers import model_inputs, named_arrays
 from server.store.job_records import Ask, JobRecord, NewFrame, NewJob, State
 
 
-class JobOptions(msgspec.Struct, frozen=True):
-    """webhook: a URL that is told of the job's end, where the operator has allowed its host."""
-
-    webhook: Annotated[str, Meta(max_length=2048)] | None = None
-
-
 class JobForm(Query, frozen=True, kw_only=True):
-    """What a job may ask, as form fields or in the query string."""
+    """What a job may ask, as form fields or in the query string. webhook: a URL that is told of
+    the job's end, where the operator has allowed its host."""
 
     webhook: Annotated[str, Meta(max_length=2048)] | None = None
 
@@ -100,10 +95,10 @@ class Taking:
         _check_right()
         if webhook is not None:
             self.jobs.check_webhook(webhook)
-        age = age_of(query, self._settings)
+        age = age_of(query, self._settings, self._recognizing.clock_skew)
         expires = None
         if query.deadline_ms is not None:
-            expires = time.time() + time_left(query.deadline_ms / 1000, age)
+            expires = time.time() + time_left(query.deadline_ms / 1000, age, query.captured_at)
         ask = Ask(
             top_k=query.top_k or self._settings.default_top_k,
             model=query.model,
@@ -143,13 +138,6 @@ def _check_right() -> None:
         raise ForbiddenError(f"{caller.name} has no right to make jobs; it needs recognize")
 
 
-def _read_webhook() -> str | None:
-    if request.mimetype == JSON:
-        request.get_data()  # kept, since the frame is read from it too
-        return request.args.get("webhook") or read_json(JobOptions).webhook
-    return read_options(JobOptions, request).webhook or request.form.get("webhook") or None
-
-
 def blueprint(taking: Taking, settings: Settings) -> Blueprint:
     """The routes of jobs."""
     routes = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
@@ -157,17 +145,17 @@ def blueprint(taking: Taking, settings: Settings) -> Blueprint:
 
     @routes.post("")
     def submit() -> Response:
-        webhook = _read_webhook()
-        if request.files:
+        if request.mimetype != JSON and request.files:
             files = uploaded(settings.max_batch)
-            job = taking.images(files, read_options(Query, request), webhook)
+            query = read_form(JobJson)
+            job = taking.images(files, query, query.webhook)
         else:
-            frame, query = read_frame()
+            frame, query = read_frame(JobJson)
             if isinstance(frame, Numbers):
-                job = taking.numbers(frame.value, query, webhook)
+                job = taking.numbers(frame.value, query, query.webhook)
             else:
                 data = taking.fetched(frame) if isinstance(frame, ImageUrl) else frame
-                job = taking.images([("image", data)], query, webhook)
+                job = taking.images([("image", data)], query, query.webhook)
         url = status_url(job, request.root_path)
         answer = to_json(JobAccepted(job, "pending", url), 202)
         answer.headers["Location"] = url

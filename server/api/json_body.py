@@ -1,30 +1,32 @@
 """JSON bodies, and images as text in them."""
 
 import binascii
-import codecs
 from typing import Any, TypeVar
 
 import msgspec
 
+from server import json_values
 from server.api.compressed import read_body
 from server.api.query import Query, Threshold, TopK
 from server.errors import InvalidFieldError, MissingFieldError
+from server.validation import InvalidValueError
 
 T = TypeVar("T")
 
-# Lists and objects in a body; 20 images of 224x224 pixels have as many. They take 50 times their
-# text's memory, and all of the time that it takes to make them no other frame is answered.
-MOST_NESTED = 1_000_000
+# Lists and objects in a body, where an object counts as two; 20 images of 224x224 pixels have as
+# many lists. They take up to 50 times their text's memory, and all of the time that it takes to
+# make them no other frame is answered. Values of a body, that take up to 20 times their text's.
+MOST_NESTED, MOST_VALUES = 1_000_000, 10_000_000
 
 
-class Parameters(msgspec.Struct, frozen=True):
+class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`top_k` and `threshold`, as some clients send them."""
 
     top_k: TopK | None = None
     threshold: Threshold | None = None
 
 
-class JsonFrame(Query, frozen=True, kw_only=True):
+class JsonFrame(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A frame as JSON or as form fields: one of `image_base64` (a data: URL is taken too),
     `image_url` (where the operator has allowed its host) and, for a model that takes numbers,
     `input` (a tensor as nested lists, or an object of them by input name)."""
@@ -35,24 +37,32 @@ class JsonFrame(Query, frozen=True, kw_only=True):
     parameters: Parameters | None = None
 
 
-def decode_json(kind: type[T], data: bytes | str) -> T:
-    """`data` as a value of `kind`. Raises InvalidFieldError that names the place of what is wrong,
-    MissingFieldError for no data."""
+def decode_json(kind: type[T], data: bytes, *, name: str = "", not_finite: bool = False) -> T:
+    """`data` as a value of `kind`, within the bounds of any body; else as `json_values.decode`.
+
+    Raises InvalidFieldError that names what is wrong, MissingFieldError for no data.
+    """
     if not data:
         raise MissingFieldError("the request has no body: send a JSON object")
-    bom = codecs.BOM_UTF8 if isinstance(data, bytes) else "\ufeff"
-    data = data.removeprefix(bom)  # type: ignore[arg-type]
-    many = data.count(b"[") + data.count(b"{") if isinstance(data, bytes) else data.count("[")
-    if many > MOST_NESTED:
-        raise InvalidFieldError(f"the JSON has more than {MOST_NESTED:,} lists and objects")
+    _check_size(data)
     try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.ValidationError as error:
+        return json_values.decode(data, kind, name=name, not_finite=not_finite)
+    except InvalidValueError as error:
         raise InvalidFieldError(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidFieldError(f"the body is not valid JSON: {error}") from None
-    except RecursionError:
-        raise InvalidFieldError("the JSON is nested too deeply") from None
+
+
+def _check_size(data: bytes) -> None:
+    """Raises InvalidFieldError where the values of `data` would take too much memory, which is
+    known before any is made."""
+    if len(data) <= MOST_NESTED:
+        return
+    if data.count(b"[") + 2 * data.count(b"{") > MOST_NESTED:
+        raise InvalidFieldError(
+            f"the JSON has more than {MOST_NESTED:,} lists and objects, of which an object counts"
+            " as two"
+        )
+    if data.count(b",") > MOST_VALUES:
+        raise InvalidFieldError(f"the JSON has more than {MOST_VALUES:,} values")
 
 
 def read_json(kind: type[T]) -> T:

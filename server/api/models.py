@@ -1,12 +1,14 @@
 """/v1/models: what this server can serve, how well it is known to, and the live swap."""
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from flask import Blueprint, Response, request
 
+from server.api.body import read_options
 from server.api.compressed import read_body
+from server.api.json_body import decode_json
 from server.api.responses import to_json
 from server.api.tensorflow_serving import VersionStatus, version_statuses
 from server.errors import InvalidFieldError, ModelNotFoundError
@@ -15,6 +17,8 @@ from server.recognition.manifest import Manifest
 from server.store.bundles import BundleStore
 from server.store.folders import versions
 from server.store.records import Failure
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -65,15 +69,22 @@ def describe(store: BundleStore, name: str, numbers: tuple[int, ...], drift: Dri
     )
 
 
-def _which() -> Which:
-    """The version named in this request's JSON body or query string. Raises InvalidFieldError."""
+class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a request that asks nothing more."""
+
+
+def _read(kind: type[T]) -> T:
+    """`kind` from this request's JSON body and its query string, which goes first. Raises
+    InvalidFieldError."""
+    asked = read_options(kind, request)
+    # Whatever its type is said to be: curl calls every body that it is given a form.
     body = read_body()
-    try:
-        if body:
-            return msgspec.json.decode(body, type=Which)
-        return msgspec.convert(request.args.to_dict(), Which, strict=False)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidFieldError(f'{error}; send such as {{"version": 3}}') from None
+    if not body:
+        return asked
+    given = {
+        name: getattr(asked, name) for name in kind.__struct_fields__ if request.args.get(name)
+    }
+    return msgspec.structs.replace(decode_json(kind, body), **given)
 
 
 def blueprint(store: BundleStore, drift: Drift) -> Blueprint:
@@ -103,20 +114,21 @@ def blueprint(store: BundleStore, drift: Drift) -> Blueprint:
 
     @routes.post("/<model:name>/load")
     def load(name: str) -> Response:
-        version = _which().version
+        version = _read(Which).version
         if version is not None:
             return change(name, lambda: store.activate(name, version))
         return change(name, lambda: store.refresh(name))
 
     @routes.post("/<model:name>/activate")
     def activate(name: str) -> Response:
-        version = _which().version
+        version = _read(Which).version
         if version is None:
             raise InvalidFieldError('which version? Send {"version": 3}')
         return change(name, lambda: store.activate(name, version))
 
     @routes.post("/<model:name>/rollback")
     def rollback(name: str) -> Response:
+        _read(NoOptions)
         return change(name, lambda: store.rollback(name))
 
     return routes

@@ -11,12 +11,13 @@ from flask import Flask, Response, g, request
 
 from server.api.access import FRAMES, rights_of
 from server.api.reserve import REFUSED
-from server.observe.logs import LOGGER, looks_secret
+from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
 from server.recognition.manifest import Manifest
 from server.recognition.observation import Refusal, RefusalListener
 from server.recognition.recognizer import Options
+from server.secret_text import looks_secret
 
 logger = logging.getLogger(LOGGER)
 

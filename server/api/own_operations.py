@@ -67,8 +67,10 @@ def _change(action: str, summary: str) -> Operation:
         TAG,
         summary,
         {JSON: (Model,)},
+        query=action != "rollback",
         bodies=bodies,
         errors=(400, 403, 404, 409, 413, 422, 503),
+        asks=Which,
     )
 
 

@@ -8,6 +8,7 @@ from flask import Blueprint, Response, g, request
 
 from server.api.caching import with_age
 from server.api.frames import ImageUrl, Numbers, read_frame
+from server.api.json_body import JsonFrame
 from server.api.numbers import run_numbers
 from server.api.observing import CAMERA
 from server.api.query import Query, age_of, options
@@ -84,9 +85,9 @@ def blueprint(recognizing: Recognizing, settings: Settings, fetch: Fetch) -> Blu
                 raise failed
             finally:
                 del failed  # else error, traceback and this frame would keep each other
-        frame, query = read_frame()
+        frame, query = read_frame(JsonFrame)
         request.environ[CAMERA] = query.camera
-        age = age_of(query, settings)
+        age = age_of(query, settings, recognizing.clock_skew)
         asked = options(query, settings, age)
         if isinstance(frame, Numbers):
             return numbers(frame.value, query, asked)

@@ -49,6 +49,7 @@ class Recognizing:
         refusals: Sequence[RefusalListener] = (),
     ) -> None:
         self.store, self._metrics, self._listeners = store, metrics, tuple(listeners)
+        self.clock_skew = metrics.clock_skew
         self.caching, self._always, self._refusals = caching, always, tuple(refusals)
         self._afterwards = afterwards
 

@@ -2,13 +2,16 @@
 
 import math
 import re
+import time
 
 import msgspec
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
+from server.api.observing import ASKED
 from server.errors import ContentCodingError, LinesideError
-from server.observe.logs import hide_secrets
+from server.recognition.recognizer import Options
+from server.secret_text import hide_secrets
 
 HTTP_CODES = {
     400: "BAD_REQUEST",
@@ -70,15 +73,25 @@ def error_body(path: str, code: str, message: str, request_id: str) -> ForeignEr
     return ErrorAnswer(ErrorBody(code, message, request_id))
 
 
-def retry_after(error: LinesideError) -> str:
-    """The Retry-After header (RFC 9110, 10.2.3): whole seconds, at least 1."""
-    return str(max(1, math.ceil(error.retry_after or 0)))
+def retry_header(error: LinesideError, options: Options | None = None) -> tuple[str, str]:
+    """What a 503 says of trying again: Retry-After (RFC 9110, 10.2.3) in whole seconds, at least 1;
+    or `X-Should-Retry: false` where that can't help, so that no client sends a stale frame again.
+    options: what was asked of the frame, as far as that is known."""
+    seconds = max(1, math.ceil(error.retry_after or 0))
+    curable = error.retryable
+    if options is not None and options.from_capture:
+        curable = curable and options.deadline > time.monotonic() + seconds
+    if not curable:
+        return "X-Should-Retry", "false"
+    return "Retry-After", str(seconds)
 
 
 def _known(error: LinesideError) -> Response:
     response = error_answer(error.status, error.code, error.message)
     if error.status == 503:
-        response.headers["Retry-After"] = retry_after(error)
+        asked = request.environ.get(ASKED)
+        name, value = retry_header(error, asked[1] if asked else None)
+        response.headers[name] = value
     if isinstance(error, ContentCodingError):
         response.headers["Accept-Encoding"] = "gzip, deflate"
     return response

@@ -7,7 +7,7 @@ import msgspec
 from flask import Blueprint, Response, request
 from msgspec import Meta
 
-from server.api.body import need_length
+from server.api.body import need_length, read_options
 from server.api.json_body import read_json
 from server.api.responses import to_json
 from server.errors import BundleError, InvalidFieldError, NotFoundError
@@ -19,6 +19,7 @@ from server.store.bundles import BundleStore
 from server.store.clock import rfc3339
 from server.store.sample_index import Filter
 from server.store.samples import SampleFolder
+from server.validation import NUMBER_TOO
 
 # Labels that an error message lists.
 MOST_NAMED = 20
@@ -29,7 +30,7 @@ class SampleQuery(Filter, frozen=True, kw_only=True, forbid_unknown_fields=True)
     what a person said; labelled: whether one has. cursor: the `next` of the page before."""
 
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
-    cursor: Annotated[str, Meta(pattern=ID)] | None = None
+    cursor: Annotated[str, Meta(pattern=ID, description="the `next` of a page")] | None = None
 
 
 class SampleAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +74,7 @@ class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a sample shows, as a person sees it: one of the model's labels, or, if `new`, any other;
     null takes back what was said."""
 
-    label: Annotated[str, Meta(max_length=128)] | None
+    label: Annotated[str, Meta(max_length=128, extra=NUMBER_TOO)] | None
     new: bool = False
 
 
@@ -95,7 +96,7 @@ def blueprint(folder: SampleFolder | None, store: BundleStore) -> Blueprint:
 
     @routes.get("")
     def samples() -> Response:
-        query = _query()
+        query = read_options(SampleQuery, request)
         if folder is None:
             return to_json(SamplePage(False, 0, 0, 0, 0, (), None))
         found, after = folder.find(query, query.cursor or "", query.limit)
@@ -138,15 +139,6 @@ def blueprint(folder: SampleFolder | None, store: BundleStore) -> Blueprint:
         return to_json(sample_answer(opened(sample).delete(sample)))
 
     return routes
-
-
-def _query() -> SampleQuery:
-    """The filters in this request's query string. Raises InvalidFieldError."""
-    given = {name: value for name, value in request.args.to_dict().items() if value}
-    try:
-        return msgspec.convert(given, SampleQuery, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidFieldError(str(error)) from None
 
 
 def check_label(label: str, sample: Sample, store: BundleStore, *, new: bool) -> None:

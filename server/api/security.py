@@ -174,7 +174,13 @@ def guard(app: Flask, settings: Settings, doors: Doors) -> None:
             app,
             origins=list(settings.cors_origins),
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
-            expose_headers=["RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id"],
+            expose_headers=[
+                "RateLimit",
+                "RateLimit-Policy",
+                "Retry-After",
+                "X-Request-Id",
+                "X-Should-Retry",
+            ],
         )
 
 

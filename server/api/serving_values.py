@@ -5,7 +5,7 @@ Source: tensorflow/serving, g3doc/api_rest.md.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from flask import Response
@@ -18,6 +18,7 @@ from server.recognition.numbers import model_inputs, names_of
 from server.recognition.preprocessing import Tensor
 from server.recognition.recognizer import Recognizer
 from server.recognition.tensors import Model, Outcome
+from server.validation import shown
 
 # Names under which a model that takes images takes them, beside its input's own.
 IMAGE_NAMES = ("image", "image_bytes")
@@ -25,6 +26,7 @@ DEFAULT_SIGNATURE = "serving_default"
 CLASSIFY_SIGNATURES = ("", DEFAULT_SIGNATURE, "tensorflow/serving/classify")
 
 Inputs = list[bytes] | list[Tensor]
+T = TypeVar("T")
 
 
 class PredictRequest(msgspec.Struct, frozen=True):
@@ -43,28 +45,17 @@ class ClassifyRequest(msgspec.Struct, frozen=True):
     context: dict[str, Any] = {}
 
 
-def read_serving(kind: type[msgspec.Struct]) -> Any:
+def read_serving(kind: type[T]) -> T:
     """This request's body as `kind`. The protocol allows NaN and Infinity in it, which JSON does
     not. Raises InvalidFieldError."""
-    data = read_body()
-    try:
-        return decode_json(kind, data)
-    except InvalidFieldError:
-        if b"NaN" not in data and b"Infinity" not in data:
-            raise
-    try:
-        return msgspec.convert(json.loads(data), kind)
-    except msgspec.ValidationError as error:
-        raise InvalidFieldError(str(error)) from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidFieldError(f"the body is not valid JSON: {error}") from None
+    return decode_json(kind, read_body(), not_finite=True)
 
 
 def check_signature(name: str, known: Sequence[str] = ("", DEFAULT_SIGNATURE)) -> None:
     """Raises InvalidFieldError for a signature other than the `known` ones."""
     if name not in known:
         raise InvalidFieldError(
-            f"Serving signature name: {name!r} not found in signature def; there is"
+            f"Serving signature name: {shown(name)} not found in signature def; there is"
             f" {DEFAULT_SIGNATURE}"
         )
 

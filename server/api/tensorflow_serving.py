@@ -170,7 +170,10 @@ class TensorFlowServing:
     def _run(self, model: Model, inputs: Inputs, top_k: int = 1) -> Outcome:
         query = read_options(Query, request)
         asked = msgspec.structs.replace(
-            options(query, self._settings, age_of(query, self._settings)), top_k=top_k
+            options(
+                query, self._settings, age_of(query, self._settings, self._recognizing.clock_skew)
+            ),
+            top_k=top_k,
         )
         files = [item for item in inputs if isinstance(item, bytes)]
         if not files:
@@ -185,7 +188,7 @@ class TensorFlowServing:
 
     def predict(self, model: Model) -> Response:
         """This request's instances or inputs through `model`."""
-        wanted: PredictRequest = read_serving(PredictRequest)
+        wanted = read_serving(PredictRequest)
         check_signature(wanted.signature_name)
         if (wanted.instances is None) == (wanted.inputs is None):
             raise InvalidFieldError("send either 'instances', by row, or 'inputs', by column")
@@ -199,7 +202,7 @@ class TensorFlowServing:
 
     def classify(self, model: Model) -> Response:
         """All labels of each of this request's examples, best first."""
-        wanted: ClassifyRequest = read_serving(ClassifyRequest)
+        wanted = read_serving(ClassifyRequest)
         check_signature(wanted.signature_name, CLASSIFY_SIGNATURES)
         if not model.labels or not tensors.batched(model):
             raise InvalidFieldError(f"the model {model.manifest.name} has no labels to answer with")

@@ -42,10 +42,9 @@ class Classification(msgspec.Struct, frozen=True):
 
 
 class Recognized(msgspec.Struct, frozen=True):
-    """One label of /api/recognize's answer; `class_id` is its outside name, such as a WordNet id,
-    or its number where it has none."""
+    """One label of /api/recognize's answer; `class_id` is its number, from 0 on."""
 
-    class_id: str
+    class_id: int
     label: str
     probability: float
 
@@ -63,7 +62,8 @@ class Recent(msgspec.Struct, frozen=True):
 
 
 class Predicted(msgspec.Struct, frozen=True):
-    """/predict's answer to an image."""
+    """/predict's answer to an image; `class_id` is the label's outside name, such as a WordNet id,
+    or its number where it has none."""
 
     class_id: str
     class_name: str
@@ -111,7 +111,9 @@ class Tutorials:
             what = "image" if field == "image" else "file"
             raise MissingFieldError(f"No {what} uploaded")
         query = msgspec.structs.replace(read_options(Query, request), top_k=top_k)
-        asked = options(query, self._settings, age_of(query, self._settings))
+        asked = options(
+            query, self._settings, age_of(query, self._settings, self._recognizing.clock_skew)
+        )
         recognizer = self._recognizing.recognizer(query.model, query.version, asked.deadline)
         data = request.files[field].stream.read()
         return self._recognizing.frame(recognizer, data, asked, cached_s=cached_s)
@@ -134,7 +136,9 @@ class Tutorials:
         if (body.input is None) == (body.features is None):
             raise MissingFieldError("send either `input` or `features`")
         query = msgspec.structs.replace(read_options(Query, request), top_k=1000)
-        asked = options(query, self._settings, age_of(query, self._settings))
+        asked = options(
+            query, self._settings, age_of(query, self._settings, self._recognizing.clock_skew)
+        )
         value = body.features if body.input is None else body.input
         model, outcome = run_numbers(self._recognizing, value, query, asked)
         if body.features is None:
@@ -153,7 +157,7 @@ class Tutorials:
 
 def _three(answer: Answer) -> RecognizedThree:
     return RecognizedThree(
-        tuple(Recognized(_outside_id(p), p.label, p.probability) for p in answer.predictions[:3])
+        tuple(Recognized(p.class_id, p.label, p.probability) for p in answer.predictions[:3])
     )
 
 

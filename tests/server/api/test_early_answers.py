@@ -103,7 +103,6 @@ def test_a_lesser_right_is_told_at_once(
         ("PUT", "/v1/recognize", LENGTHS[0], 405, "METHOD_NOT_ALLOWED"),
         ("POST", "/v1/models", LENGTHS[0], 405, "METHOD_NOT_ALLOWED"),
         ("POST", "/v1/recognize", "Content-Length: 99000000", 413, "BODY_TOO_LARGE"),
-        ("POST", "/v1/models/colors/rollback", LENGTHS[0], 409, "NOTHING_TO_ROLL_BACK"),
     ],
 )
 def test_a_decision_by_the_first_lines_is_told_at_once(

@@ -24,7 +24,7 @@ METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 BODILESS = ("/load", "/rollback")
 # How those answer that refuse without a look at the body: no model here can do the one, and none
 # had a version before for the other.
-UNREAD = {":regress": 400, "/rollback": 409}
+UNREAD = {":regress": 400}
 # What is asked of a model that is not there makes it.
 MAKES = "/upload"
 
