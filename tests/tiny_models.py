@@ -36,6 +36,10 @@ def _layers(tf: Any, kind: str) -> Callable[[Any], Any]:
             for _ in range(3):
                 hidden = tf.nn.relu(tf.nn.conv2d(hidden, kernel, 1, "SAME"))
             means = means + 1e-6 * tf.reduce_mean(hidden)
+        if kind == "endless_if_bright":
+            most = tf.cast(1e9 * tf.reduce_max(image), tf.int32)
+            (count,) = tf.while_loop(lambda i: i < most, lambda i: (i + 1,), (tf.constant(0),))
+            means = means + 1e-30 * tf.cast(count, tf.float32)
         logits = 20.0 * means
         if kind in ("logits", "sigmoid"):
             return logits - 10.0
@@ -78,7 +82,8 @@ def _convert(tf: Any, kind: str) -> bytes:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """A function from a kind to the file of that model: `colors`, `logits`, `sigmoid`, `int8`,
     `uint8`, `two_outputs`, `slow` (10 ms on a PC), or one whose output is not finite: `nan`, or
-    `nan_if_bright`, not for a black image. Skips where tensorflow is absent."""
+    `nan_if_bright`, not for a black image; or one that works for minutes on any but a black
+    image: `endless_if_bright`. Skips where tensorflow is absent."""
     folder = tmp_path_factory.mktemp("tiny_models")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -13,7 +13,13 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from server.errors import JobFinishedError, JobNotFoundError, LinesideError, NotReadyError
+from server.errors import (
+    JobFinishedError,
+    JobNotFoundError,
+    LinesideError,
+    NotReadyError,
+    StorageError,
+)
 from server.jobs.flight import Flight, Listener
 from server.jobs.messages import Work
 from server.observe.logs import LOGGER
@@ -164,12 +170,17 @@ class Dispatcher:
         if not found:
             return
         wanted = self._listener.wants_data
-        data = {f.key: self._table.data(*f.key) for f, _ in found} if wanted else {}
+        data = {f.key: self._data_if_whole(f) for f, _ in found} if wanted else {}
         kept, finished = self._table.ended([(*frame.key, o) for frame, o in found], wall)
         frames = {frame.key: frame for frame, _ in found}
         for job, number, outcome in kept:
             self._listener.answered(frames[job, number], outcome, data.get((job, number)))
         self._listener.finished(finished)
+
+    def _data_if_whole(self, frame: OpenFrame) -> bytes | None:
+        with suppress(StorageError):
+            return self._table.data(*frame.key)
+        return None
 
     def _recover(self, now: float, wall: float, gone: frozenset[str]) -> None:
         untaken, late = [], []
@@ -192,12 +203,16 @@ class Dispatcher:
             old = now - flight.sent > UNTAKEN_AT_ALL and queued < MOST_QUEUED
             if queued == 0 or old:
                 flight.sent = now
-                if not self._submit(flight):
+                if not self._submit(flight, wall):
                     del self._flights[flight.frame.key]
 
     def _miss(self, flight: Flight, wall: float) -> None:
-        """The broker had lost this frame when a worker came for it. It is sent again."""
+        """The worker that came for this frame did not find it. It is sent again, if it is there."""
         key = flight.frame.key
+        if not self._broker.carries and (fault := self._unreadable(flight.frame)) is not None:
+            self._keep([(flight.asked, Outcome(fault=fault))], wall)
+            self._land([flight])
+            return
         self._missed[key] = self._missed.get(key, 0) + 1
         if self._missed[key] < MOST_MISSED:
             del self._flights[key]
@@ -205,6 +220,15 @@ class Dispatcher:
         else:
             del self._missed[key]
             self._lose(flight, wall)
+
+    def _unreadable(self, frame: OpenFrame) -> Fault | None:
+        """Why no worker will ever find this frame; None if the table has it."""
+        try:
+            if self._table.data(*frame.key) is not None:
+                return None
+        except StorageError as error:
+            return Fault(error.code, error.message)
+        return Fault(StorageError.code, "the frame is no longer kept: the file of jobs was damaged")
 
     def _lose(self, flight: Flight, wall: float) -> None:
         """The worker that had this frame is gone, or what it said is."""
@@ -255,7 +279,7 @@ class Dispatcher:
                 report = known.get(frame.task)
                 # What a worker was told by this server's predecessor is not told again.
                 taken = report is not None and report.state in ("running", "done")
-                if taken or self._submit(flight):
+                if taken or self._submit(flight, wall):
                     self._flights[frame.key] = flight
                     sent = True
         self._keep(faults, wall)
@@ -279,11 +303,16 @@ class Dispatcher:
         self._held.pop(frame.key, None)
         return Work(frame.task, *frame.key, frame.kind, frame.ask, model, version, sha256)
 
-    def _submit(self, flight: Flight) -> bool:
-        """Sends the frame; False where its job has ended meanwhile."""
+    def _submit(self, flight: Flight, wall: float) -> bool:
+        """Sends the frame; False if its job has ended meanwhile, or ends since the frame can't be
+        read."""
         data = None
         if self._broker.carries:
-            data = self._table.data(*flight.frame.key)
+            try:
+                data = self._table.data(*flight.frame.key)
+            except StorageError as error:
+                fault = Fault(error.code, error.message)
+                self._keep([(flight.asked, Outcome(fault=fault))], wall)
             if data is None:
                 return False
         self._broker.send(flight.work, data)

@@ -1,24 +1,34 @@
 """Celery's broker and result backend of one machine: a SQLite file between processes.
 
+The file may be deleted, cut or damaged at any time: whoever notices first begins a new one, and all
+others move to it.
+
 Kombu's own file-based transports keep a message that a killed worker had taken from everyone else.
 Here messages are wake-ups and results are on their way to the table of jobs, which alone counts:
 what is lost here is sent again.
 """
 
+import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from queue import Empty
-from typing import Any
+from typing import Any, TypeVar
 
 from celery.backends.base import KeyValueStoreBackend
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 from kombu.utils.json import dumps, loads
 
-from server.store.sqlite import open_database
+from server.observe.logs import LOGGER
+from server.store.files import set_aside
+from server.store.sqlite import COMPANIONS, OpenFiles, is_damage, open_database
+
+logger = logging.getLogger(LOGGER)
+T = TypeVar("T")
 
 FILE = "jobs-queue.db"
 SCHEMA = """
@@ -29,31 +39,86 @@ CREATE TABLE IF NOT EXISTS results (
     key TEXT PRIMARY KEY, value BLOB NOT NULL, at REAL NOT NULL
 );
 """
+# Connections to lost files that a process keeps.
+LOST_MAX = 8
 TRANSPORT, BACKEND = "server.jobs.embedded:Transport", "server.jobs.embedded:Backend"
 
 
 class QueueFile:
-    """One process's connection to the file. `_lock` guards `_connection`."""
+    """One process's connection to the file. `_lock` guards `_connection`, `_files`, by which its
+    loss is seen, and `_lost`, connections to files that were lost.
+
+    Methods raise sqlite3.Error or OSError; for a file that was lost or is damaged only if no new
+    one can be begun.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._lock = threading.Lock()
-        self._connection = open_database(path, SCHEMA, "NORMAL")
+        # Kept open, since the last to close one removes by its name the log of the file that is
+        # there now.
+        self._lost: deque[sqlite3.Connection] = deque(maxlen=LOST_MAX)
+        self._connection, self._files = self._open()
+
+    def _open(self) -> tuple[sqlite3.Connection, OpenFiles]:
+        try:
+            connection = open_database(self._path, SCHEMA, "NORMAL")
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            self._set_aside(str(error))
+            connection = open_database(self._path, SCHEMA, "NORMAL")
+        return connection, OpenFiles(self._path)
+
+    def _set_aside(self, reason: str) -> None:
+        moved = set_aside(self._path, COMPANIONS)
+        self._say(reason, str(moved))
+
+    def _say(self, reason: str, moved: str | None = None) -> None:
+        fields = {"path": str(self._path), "reason": reason, "moved_to": moved}
+        logger.error("the queue of jobs is begun anew, no job is lost", extra={"fields": fields})
+
+    def _move(self) -> None:
+        """Moves to the file that is at the path now, or a new one."""
+        old = self._connection
+        self._connection, self._files = self._open()
+        self._lost.append(old)
+
+    def _do(self, use: Callable[[sqlite3.Connection], T]) -> T:
+        """What `use` returns for the connection, or if that turns out to be to a damaged file, for
+        one to a new file."""
+        with self._lock:
+            if reason := self._files.lost():
+                if not self._path.exists():
+                    self._say(reason)
+                self._move()
+            try:
+                return use(self._connection)
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+                if not self._files.lost():
+                    self._set_aside(str(error))
+                self._move()
+            return use(self._connection)
 
     def run(self, statement: str, *values: object) -> list[Any]:
         """The rows of one statement, committed by itself."""
-        with self._lock:
-            return self._connection.execute(statement, values).fetchall()
+        return self._do(lambda connection: connection.execute(statement, values).fetchall())
 
     def run_each(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         """One statement with each of `rows`, in one transaction."""
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
+
+        def run(connection: sqlite3.Connection) -> None:
+            connection.execute("BEGIN IMMEDIATE")
             try:
-                self._connection.executemany(statement, rows)
-                self._connection.execute("COMMIT")
+                connection.executemany(statement, rows)
+                connection.execute("COMMIT")
             finally:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+        self._do(run)
 
     def close(self) -> None:
         """Closes the file."""
@@ -62,18 +127,10 @@ class QueueFile:
 
 
 def renew(path: Path) -> None:
-    """Empties the queue, or makes the file anew where it is damaged. Raises sqlite3.Error or
-    OSError."""
-    try:
-        file = QueueFile(path)
-        file.run("DELETE FROM messages")
-        file.close()
-    except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError:
-        for end in ("", "-wal", "-shm"):
-            path.with_name(path.name + end).unlink(missing_ok=True)
-        QueueFile(path).close()
+    """Empties the queue, or begins a new file if it is damaged. Raises sqlite3.Error or OSError."""
+    file = QueueFile(path)
+    file.run("DELETE FROM messages")
+    file.close()
 
 
 class Channel(virtual.Channel):

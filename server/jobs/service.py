@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
+import stat
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -24,6 +27,8 @@ from server.errors import (
 from server.jobs.rounds import RETRY, Rounds
 from server.jobs.telling import Telling
 from server.observe.logs import LOGGER
+from server.observe.problem_log import ProblemLog
+from server.store.files import set_aside
 from server.store.job_records import FILE, Fault, JobRecord, NewJob, OpenFrame, State
 
 if TYPE_CHECKING:
@@ -36,16 +41,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(LOGGER)
 
 LOCK = "jobs.lock"
+# Seconds for which a request waits until the table has been opened.
+PATIENCE = 2.0
 
 
 class Jobs:
-    """Jobs of one server. `_opening` guards the making of `_table` and of the threads."""
+    """Jobs of one server. `_opening` guards the making of `_table`, with its lock, and of the
+    threads."""
 
     def __init__(self, settings: Settings, store: BundleStore, telling: Telling) -> None:
         self._settings, self._store, self._telling = settings, store, telling
         self._folder = Path(settings.data)
         self._opening = threading.Lock()
         self._table: JobTable | None = None
+        self._lock_file: IO[bytes] | None = None
         self._thread: threading.Thread | None = None
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._dispatcher: Dispatcher | None = None
@@ -54,13 +63,15 @@ class Jobs:
         telling.pending(lambda: self._table.unfinished() if self._table else 0)
 
     def resume(self) -> None:
-        """Goes on with the jobs of this server's predecessor, if there was one."""
-        if not (self._folder / FILE).exists():
-            return
-        try:
-            self._opened()
-        except JobsUnavailableError as error:
-            logger.error("jobs can't go on", extra={"fields": {"reason": error.message}})
+        """Goes on with the jobs of this server's predecessor, if there was one: as soon as their
+        table can be used, whether anybody asks for jobs or not."""
+        if self._had_jobs():
+            with self._opening:
+                self._begin()
+
+    def _had_jobs(self) -> bool:
+        """Whether a server before this one, or this one, has had jobs."""
+        return any(os.path.lexists(self._folder / name) for name in (FILE, LOCK))
 
     def check_webhook(self, url: str) -> None:
         """Raises InvalidFieldError where no webhook may go to `url`."""
@@ -147,52 +158,97 @@ class Jobs:
             ) from None
 
     def _existing(self) -> JobTable | None:
-        if self._table is None and not (self._folder / FILE).exists():
+        if self._table is None and not self._had_jobs():
             return None
         return self._opened()
 
     def _opened(self) -> JobTable:
-        with self._opening:
-            if self._table is None:
-                from server.store.jobs import JobTable
+        # Whoever waits keeps a thread that frames and probes need.
+        if not self._opening.acquire(timeout=PATIENCE):
+            raise JobsUnavailableError(f"{FILE} is being opened", retry_after=5)
+        try:
+            table = self._open()
+            self._begin()
+            return table
+        finally:
+            self._opening.release()
 
-                settings = self._settings
-                table = JobTable(
-                    self._folder,
-                    settings.job_max_pending,
-                    int(settings.job_max_mb * 1e6),
-                    settings.job_result_ttl,
-                )
-                try:
-                    lock = (self._folder / LOCK).open("a")
-                except OSError as error:
-                    table.close()
-                    raise JobsUnavailableError(f"{LOCK} can't be opened: {error}") from None
-                self._table = table
-                self._thread = threading.Thread(
-                    target=self._run, args=(table, lock), name="jobs", daemon=True
-                )
-                self._thread.start()
-                self._telling.start(table.webhooks)
-            return self._table
+    def _open(self) -> JobTable:
+        """The table, opened with the first call that can. The caller holds `_opening`."""
+        if self._table is None:
+            from server.store.job_recovery import is_gone
+            from server.store.jobs import JobTable
 
-    def _run(self, table: JobTable, lock: IO[str]) -> None:
+            settings = self._settings
+            file, had_jobs = self._folder / FILE, self._had_jobs()
+            gone = had_jobs and is_gone(file)
+            table = JobTable(
+                self._folder,
+                settings.job_max_pending,
+                int(settings.job_max_mb * 1e6),
+                settings.job_result_ttl,
+            )
+            if gone:
+                fields = {"path": str(file), "jobs_lost": "unknown"}
+                logger.error("jobs are lost, their file was deleted", extra={"fields": fields})
+            try:
+                self._lock_file = _open_lock(self._folder / LOCK)
+            except OSError as error:
+                table.close()
+                raise JobsUnavailableError(f"{LOCK} can't be opened: {error}") from None
+            self._table = table
+            self._telling.start(table.webhooks)
+        return self._table
+
+    def _begin(self) -> None:
+        """Starts the thread, once. The caller holds `_opening`."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
         """The thread: one dispatcher a data folder, for as long as this server lives."""
         try:
-            with lock:
-                while not _locked(lock.fileno()):
-                    if self._stopping.wait(RETRY):
-                        return
-                Rounds(
-                    self._settings,
-                    table,
-                    self._wake,
-                    self._stopping,
-                    self._take_over,
-                    self._cancelled,
-                ).run()
+            table = self._await_table()
+            if table is None or not self._await_turn():
+                return
+            Rounds(
+                self._settings,
+                table,
+                self._wake,
+                self._stopping,
+                self._take_over,
+                self._cancelled,
+            ).run()
         except Exception:
             logger.exception("jobs are dispatched no more until the next start")
+        finally:
+            if self._lock_file is not None:
+                self._lock_file.close()
+
+    def _await_table(self) -> JobTable | None:
+        """The table, once it can be used; None if this server ends before."""
+        problem = ProblemLog("jobs can't go on", "jobs go on")
+        while not self._stopping.is_set():
+            try:
+                with self._opening:
+                    table = self._open()
+            except JobsUnavailableError as error:
+                problem.failed(error.message)
+                self._stopping.wait(RETRY)
+            else:
+                problem.went_well()
+                return table
+        return None
+
+    def _await_turn(self) -> bool:
+        """Returns once no other process dispatches from the folder; False if this server ends
+        before."""
+        assert self._lock_file is not None
+        while not _locked(self._lock_file.fileno()):
+            if self._stopping.wait(RETRY):
+                return False
+        return True
 
     def _take_over(self, table: JobTable) -> Dispatcher:
         """A new dispatcher, after the first job or a broken connection. Raises BrokerLostError."""
@@ -209,6 +265,15 @@ class Jobs:
 
         manifest = self._store.get(frame.ask.model, frame.ask.version).manifest
         return manifest.name, manifest.version, manifest.sha256.get(MODEL, "")
+
+
+def _open_lock(path: Path) -> IO[bytes]:
+    """The file that the dispatcher of a folder locks. Raises OSError."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            set_aside(path)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "r+b")
 
 
 def _locked(descriptor: int) -> bool:

@@ -21,7 +21,7 @@ from celery.worker import state
 
 from server.config import Settings
 from server.draining import PR_SET_PDEATHSIG
-from server.errors import JobsUnavailableError, StartError
+from server.errors import JobsUnavailableError, StartError, StorageError
 from server.jobs.broker import broker_errors, keep, make_celery
 from server.jobs.messages import (
     TASK,
@@ -36,8 +36,8 @@ from server.jobs.messages import (
 from server.jobs.models import WorkerModels
 from server.observe import logs
 from server.recognition import process
-from server.store.job_records import Fault, Outcome
-from server.store.jobs import JobTable
+from server.store.job_file import FrameReader
+from server.store.job_records import FILE, Fault, Outcome
 
 logger = logging.getLogger(logs.LOGGER)
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class Desk:
     def __init__(self, app: Celery, settings: Settings) -> None:
         self._backend: Any = app.backend
         self._errors = broker_errors(settings)
-        self._table = None if settings.broker_url else JobTable(Path(settings.data))
+        self._frames = None if settings.broker_url else FrameReader(Path(settings.data) / FILE)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._lock = threading.Lock()
         self._task = ""
@@ -87,19 +87,19 @@ class Desk:
         if cancelled:
             self.close(Report("dropped", self.name))
             return None
-        if self._table is not None:
-            data = self._kept(self._table, work)
+        if self._frames is not None:
+            try:
+                data = self._frames.data(work.job, work.number)
+            except JobsUnavailableError as error:
+                fields = {"job": work.job, "reason": error.message}
+                logger.error("a frame can't be read", extra={"fields": fields})
+            except StorageError as error:
+                fault = Outcome(fault=Fault(error.code, error.message))
+                self.close(Report("done", self.name, outcome=fault))
+                return None
         if data is None:
             self.close(Report("missing", self.name))
         return data
-
-    def _kept(self, table: JobTable, work: Work) -> bytes | None:
-        try:
-            return table.data(work.job, work.number)
-        except JobsUnavailableError as error:
-            fields = {"job": work.job, "reason": error.message}
-            logger.error("a frame can't be read", extra={"fields": fields})
-            return None
 
     def stage_ended(self, stage: str, _: float) -> None:
         """Tells of the stage after `stage`, as the recognizer calls it."""
@@ -199,7 +199,7 @@ class Leaving:
 def run(settings: Settings) -> NoReturn:
     """Works until SIGTERM or SIGINT, which let the frame in hand finish; then ends the process.
 
-    Raises StartError where the queue or the table can't be used.
+    Raises StartError where the queue can't be used.
     """
     parent = int(os.environ.pop(WORKER_OF, "0"))
     if parent:

@@ -42,7 +42,12 @@ def open_plain_file(path: Path, most: int) -> BufferedReader:
     """
     # Looked at before it is opened, since opening a device may do something.
     refuse_other_kinds(path.stat(), path)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK)
+    except BlockingIOError:
+        # A file server has leased the plain file out (fcntl(2), F_SETLEASE), and gives it back.
+        descriptor = os.open(path, flags)
     try:
         status = os.fstat(descriptor)
         refuse_other_kinds(status, path)

@@ -5,8 +5,15 @@ content or all of the new; its name is on the disk once its folder is synced (re
 """
 
 import os
+import re
+import stat
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+
+# Of one name, what is set aside and kept.
+SET_ASIDE_MAX = 2
 
 
 def sync(path: Path) -> None:
@@ -44,6 +51,7 @@ def write_whole(path: Path, data: bytes, *, synced: bool = True, private: bool =
     """
     fresh = beside(path)
     try:
+        _remove_other_kind(fresh)
         with open(fresh, "wb", opener=_open_private if private else None) as file:
             if private:
                 _keep_owner(file.fileno(), path)
@@ -58,6 +66,54 @@ def write_whole(path: Path, data: bytes, *, synced: bool = True, private: bool =
         raise
     if synced:
         sync(path.parent)
+
+
+def _remove_other_kind(path: Path) -> None:
+    """Removes what is no plain file from where one is to be written: a FIFO would block."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            path.unlink()
+
+
+def set_aside(path: Path, companions: Sequence[str] = ()) -> Path | None:
+    """Renames what lies at `path`, whatever it is, to NAME.damaged-TIME, with the files beside it
+    whose names end in one of `companions` more; returns the new path, None if nothing was there.
+
+    Of one name SET_ASIDE_MAX are kept; what was set aside before those is removed, but for folders
+    that hold something. Raises OSError.
+    """
+    name = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    aside, number = path.with_name(name), 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{name}-{number}")
+    moved = None
+    for end in (*companions, ""):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
+            moved = aside
+    if moved is not None:
+        sync(path.parent)
+        _remove_oldest(path, companions, aside)
+    return moved
+
+
+def _remove_oldest(path: Path, companions: Sequence[str], newest: Path) -> None:
+    ours = re.compile(re.escape(path.name) + r"\.damaged-[0-9]{8}T[0-9]{6}Z(-[0-9]+)?")
+    names = sorted(each.name for each in path.parent.iterdir() if ours.fullmatch(each.name))
+    # Never the newest, which a clock that was set back calls the oldest.
+    others = [name for name in names if name != newest.name]
+    for name in others[: max(0, len(others) - (SET_ASIDE_MAX - 1))]:
+        for end in (*companions, ""):
+            _remove(path.with_name(name + end))
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink()
 
 
 def _open_private(path: str, flags: int) -> int:

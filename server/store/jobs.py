@@ -1,12 +1,13 @@
 """The table of jobs: what was acknowledged is in it, and on the disk, before it was acknowledged.
 
-One process writes to it; workers on the same machine read frames from it.
+One process writes to it; workers on the same machine read frames from it (`FrameReader`).
 """
 
 import math
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import msgspec
 
 from server.errors import JobFinishedError, JobNotFoundError, JobsFullError
 from server.store.clock import Clock
-from server.store.job_file import JobFile, read_jobs
+from server.store.job_file import JobFile, read_frame, read_jobs
 from server.store.job_records import (
     FILE,
     OPEN,
@@ -69,6 +70,7 @@ class JobTable:
         """Keeps a job with its frames. Raises JobsFullError where too many wait or run."""
         now = time.time() if now is None else now
         size = sum(len(frame.data) for frame in job.frames)
+        checksums = [zlib.crc32(frame.data) for frame in job.frames]
         with self._file.writing() as db:
             self._check_room(db, size)
             cursor = db.execute(
@@ -79,9 +81,12 @@ class JobTable:
             )
             number = cursor.lastrowid
             db.executemany(
-                "INSERT INTO frames (job, number, name, kind, bytes, state)"
-                " VALUES (?, ?, ?, ?, ?, 'pending')",
-                [(number, i, f.name, f.kind, len(f.data)) for i, f in enumerate(job.frames)],
+                "INSERT INTO frames (job, number, name, kind, bytes, state, crc32)"
+                " VALUES (?, ?, ?, ?, ?, 'pending', ?)",
+                [
+                    (number, i, f.name, f.kind, len(f.data), checksum)
+                    for i, (f, checksum) in enumerate(zip(job.frames, checksums, strict=True))
+                ],
             )
             db.executemany(
                 "INSERT INTO contents VALUES (?, ?, ?)",
@@ -138,14 +143,10 @@ class JobTable:
             return self._clock.settled(wall, now)
 
     def data(self, job: str, number: int) -> bytes | None:
-        """A frame as received; None once its job is finished."""
+        """A frame as received; None once its job is finished. Raises StorageError if it is not as
+        it was kept."""
         with self._file.reading() as db:
-            row = db.execute(
-                "SELECT data FROM contents WHERE number = ?"
-                " AND job = (SELECT number FROM jobs WHERE id = ?)",
-                (number, job),
-            ).fetchone()
-        return row[0] if row else None
+            return read_frame(db, job, number)
 
     def open_frames(self, limit: int) -> list[OpenFrame]:
         """The oldest frames without an outcome."""

@@ -1,5 +1,6 @@
 """The server's side of jobs, and what its threads survive."""
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -69,14 +70,19 @@ def test_no_job_is_taken_that_nobody_would_dispatch(jobs: Jobs) -> None:
         jobs.submit(NewJob("two", "request", Ask(top_k=1), FRAMES))
 
 
-def test_jobs_are_refused_while_the_lock_can_not_be_made(jobs: Jobs, tmp_path: Path) -> None:
-    job = NewJob("one", "request", Ask(top_k=1), FRAMES)
-    (tmp_path / LOCK).mkdir()
-    with pytest.raises(JobsUnavailableError, match=LOCK):
-        jobs.submit(job)
-    (tmp_path / LOCK).rmdir()
-    unless_busy(lambda: jobs.submit(job))
+@pytest.mark.parametrize("kind", ["folder", "FIFO", "link"])
+def test_jobs_are_taken_whatever_lies_as_the_lock(jobs: Jobs, tmp_path: Path, kind: str) -> None:
+    lock = tmp_path / LOCK
+    if kind == "folder":
+        lock.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(lock)
+    else:
+        lock.symlink_to("nowhere/at/all")
+    unless_busy(lambda: jobs.submit(NewJob("one", "request", Ask(top_k=1), FRAMES)))
     assert unless_busy(lambda: jobs.get("one")).state == "pending"
+    assert lock.is_file()
+    assert len(list(tmp_path.glob(f"{LOCK}.damaged-*"))) == 1
 
 
 def test_a_report_of_another_version_holds_nothing_up(colors: Path, tmp_path: Path) -> None:
