@@ -60,7 +60,7 @@ def test_a_server_without_jobs_pays_nothing(colors: Path, tmp_path: Path) -> Non
         for path in ("/v1/jobs", "/v1/jobs/x"):
             requests.get(server.url + path, timeout=60)
         assert job_workers(server) == []
-    assert not (tmp_path / "data").exists()
+    assert not list((tmp_path / "data").glob("jobs*"))
 
 
 def test_workers_run_where_their_priority_can_not_be_lowered(colors: Path) -> None:
