@@ -8,10 +8,12 @@ from typing import Any
 import msgspec
 
 from server import __version__
-from server.api.operation import JSON, Files, Operation
+from server.api.access import OPEN, PROBES, RIGHTS_OF
+from server.api.operation import FORM, JSON, Files, Operation
 from server.api.operations import EXAMPLES
 from server.api.query import Query
 from server.api.responses import ErrorAnswer, ForeignError
+from server.store.keys import Right
 
 Schema = dict[str, Any]
 REF = "#/components/schemas/{name}"
@@ -24,6 +26,46 @@ PARAMETERS: dict[str, Schema] = {
     "job": {"type": "string", "description": "the id that was answered with 202"},
 }
 BINARY: Schema = {"type": "string", "format": "binary"}
+# By path as it stands in the document.
+RIGHTS: dict[str, tuple[Right, ...]] = {
+    re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule): rights for rule, rights in RIGHTS_OF.items()
+}
+KEY, TOKEN = "key", "bearer"
+SECURITY_SCHEMES: dict[str, Schema] = {
+    KEY: {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "a key of `python -m server key add`, where the server asks for one",
+    },
+    TOKEN: {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "the same key, or a token of the identity provider in the settings",
+    },
+}
+_TEXT: Schema = {"type": "string"}
+HEADERS: dict[str, Schema] = {
+    "X-Request-Id": {
+        "description": "the request's id: as sent, or a new one; the log has it too",
+        "schema": _TEXT,
+    },
+    "Retry-After": {
+        "description": "seconds after which the request may succeed; absent if it never will",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "RateLimit": {
+        "description": "what is left of each limit (draft-ietf-httpapi-ratelimit-headers)",
+        "schema": _TEXT,
+    },
+    "RateLimit-Policy": {"description": "each limit", "schema": _TEXT},
+    "WWW-Authenticate": {"description": "how to sign in (RFC 6750)", "schema": _TEXT},
+}
+HEADERS_OF: dict[int, tuple[str, ...]] = {
+    401: ("WWW-Authenticate",),
+    429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
+    503: ("Retry-After",),
+}
 
 
 def _is_struct(kind: Any) -> bool:
@@ -41,12 +83,53 @@ def _types(table: Iterable[Operation]) -> list[type]:
     return list(found)
 
 
+def _for_generators(schema: Any) -> Any:
+    """`schema` as generators of clients take it: each array with a schema of its `items`. A tuple's
+    bounds on its length say the same as `false` there."""
+    if isinstance(schema, list):
+        return [_for_generators(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: _for_generators(value) for key, value in schema.items()}
+    if made.get("type") == "array" and not made.get("items"):
+        kinds: list[Any] = []
+        for kind in made.get("prefixItems", ()):
+            if kind not in kinds:
+                kinds.append(kind)
+        made["items"] = {"anyOf": kinds} if len(kinds) > 1 else (kinds or [{}])[0]
+    return made
+
+
+def _security(path: str) -> list[dict[str, list[str]]]:
+    """What a caller of the operation at `path` signs in with, one of the list; nothing if empty."""
+    return [] if RIGHTS[path] == OPEN else [{KEY: []}, {TOKEN: []}]
+
+
+def _errors(operation: Operation) -> list[int]:
+    """All statuses of errors that the operation may answer, in their order."""
+    path = operation.path
+    given = set(operation.errors)
+    if path not in PROBES:
+        given |= {403, 429}
+    if RIGHTS[path] != OPEN:
+        given.add(401)
+    if operation.bodies:
+        given |= {408, 411, 413, 503}
+    return sorted(given)
+
+
+def _headers(status: int) -> dict[str, Schema]:
+    names = ("X-Request-Id", *HEADERS_OF.get(status, ()))
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
 class Description:
     """The description of a table of operations, put together once."""
 
     def __init__(self, table: list[Operation]) -> None:
         types = _types(table)
         refs, self.schemas = msgspec.json.schema_components(types, ref_template=REF)
+        self.schemas = _for_generators(self.schemas)
         self._refs = dict(zip(types, refs, strict=True))
         self._table = table
 
@@ -65,7 +148,11 @@ class Description:
             # Beside this document (RFC 3986, 5.2), under whatever prefix that was fetched.
             "servers": [{"url": "."}],
             "paths": paths,
-            "components": {"schemas": self.schemas},
+            "components": {
+                "schemas": self.schemas,
+                "securitySchemes": SECURITY_SCHEMES,
+                "headers": HEADERS,
+            },
         }
 
     def _schema(self, kind: Any) -> Schema:
@@ -73,7 +160,8 @@ class Description:
             return BINARY
         if kind in self._refs:
             return self._refs[kind]
-        return msgspec.json.schema(kind)
+        schema: Schema = _for_generators(msgspec.json.schema(kind))
+        return schema
 
     def _operation(self, operation: Operation) -> dict[str, Any]:
         names = re.findall(r"{(\w+)}", operation.path)
@@ -87,6 +175,7 @@ class Description:
             "tags": [operation.tag],
             "summary": operation.summary,
             "operationId": re.sub(r"\W+", "_", f"{operation.method}{operation.path}").strip("_"),
+            "security": _security(operation.path),
             "parameters": parameters,
             "responses": self._responses(operation),
         }
@@ -95,7 +184,7 @@ class Description:
                 "required": True,
                 "content": {
                     media: {
-                        "schema": self._body(body),
+                        "schema": self._body(body, media),
                         **({"example": EXAMPLES[body]} if media == JSON else {}),
                     }
                     for media, body in operation.bodies.items()
@@ -115,6 +204,7 @@ class Description:
         if operation.answers:
             found["200"] = {
                 "description": "OK",
+                "headers": _headers(200),
                 "content": {
                     media: {"schema": self._alternatives(kinds)}
                     for media, kinds in operation.answers.items()
@@ -123,12 +213,14 @@ class Description:
         if operation.accepted:
             found["202"] = {
                 "description": "Accepted",
+                "headers": _headers(202),
                 "content": {JSON: {"schema": self._alternatives(operation.accepted)}},
             }
         error = self._schema(ForeignError if operation.foreign else ErrorAnswer)
-        for status in operation.errors:
+        for status in _errors(operation):
             found[str(status)] = {
                 "description": HTTPStatus(status).phrase,
+                "headers": _headers(status),
                 "content": {"application/json": {"schema": error}},
             }
         return found
@@ -142,7 +234,10 @@ class Description:
         properties: dict[str, Schema] = self.schemas[kind.__name__]["properties"]
         return {name: _without_null(schema) for name, schema in properties.items()}
 
-    def _body(self, body: Any) -> Schema:
+    def _body(self, body: Any, media: str) -> Schema:
+        if media == FORM:
+            # Of its own, or generated clients could not tell it from the same fields as JSON.
+            return {"type": "object", "properties": self._fields(body)}
         if not isinstance(body, Files):
             return self._schema(body)
         one: Schema = {"type": "array", "items": BINARY} if body.several else BINARY

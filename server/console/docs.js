@@ -13,18 +13,21 @@ function brief(schema) {
   const choices = schema.anyOf ?? schema.oneOf;
   if (choices) return choices.map(brief).join(" or ");
   if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" or ");
+  if ("const" in schema) return JSON.stringify(schema.const);
   if (schema.prefixItems) return `[${schema.prefixItems.map(brief).join(", ")}]`;
   if (schema.type === "array") return `[${brief(schema.items)}, …]`;
   if (schema.type === "object" && schema.additionalProperties) {
     return `{name: ${brief(schema.additionalProperties)}}`;
   }
+  if (schema.type === undefined) return "any";
   const bounds = [];
   if ("minimum" in schema) bounds.push(`from ${schema.minimum}`);
   if ("exclusiveMinimum" in schema) bounds.push(`above ${schema.exclusiveMinimum}`);
+  if ("exclusiveMaximum" in schema) bounds.push(`below ${schema.exclusiveMaximum}`);
   if ("maximum" in schema) bounds.push(`to ${schema.maximum}`);
   if ("maxLength" in schema) bounds.push(`at most ${schema.maxLength} characters`);
-  const kind = schema.format === "binary" ? "file" : schema.type;
-  return bounds.length ? `${kind}, ${bounds.join(" ")}` : String(kind);
+  const kind = schema.format === "binary" ? "file" : [schema.type].flat().join(" or ");
+  return bounds.length ? `${kind}, ${bounds.join(" ")}` : kind;
 }
 
 function table(rows) {
@@ -67,6 +70,11 @@ function contents(heading, content, schemas) {
   return box;
 }
 
+// What an answer holds, as text; nothing if it has no body.
+function bodies(content) {
+  return Object.values(content ?? {}).slice(0, 1).map(({ schema }) => brief(schema));
+}
+
 function operation(method, path, described, schemas) {
   const box = element("details");
   const head = element("summary");
@@ -76,6 +84,7 @@ function operation(method, path, described, schemas) {
     element("span", described.summary, "what"),
   );
   box.append(head);
+  if (described.security.length) box.append(element("p", "Asks for a key, if the server does.", "what"));
   if (described.parameters.length) {
     box.append(element("h3", "In the path and the query"));
     box.append(table(described.parameters.map((p) => [p.name, p.in, brief(p.schema)])));
@@ -84,9 +93,21 @@ function operation(method, path, described, schemas) {
   for (const [status, { description, content }] of Object.entries(described.responses)) {
     const heading = `${status} ${description}`;
     if (status === "200") box.append(contents(heading, content, schemas));
-    else box.append(element("p", `${heading}: ${brief(Object.values(content)[0].schema)}`));
+    else box.append(element("p", [heading, ...bodies(content)].join(": ")));
   }
   return box;
+}
+
+// How a client signs in, as the description has it.
+function signingIn(schemes) {
+  const section = element("section", undefined, "panel");
+  section.append(element("h3", "Signing in"));
+  const rows = Object.values(schemes).map((scheme) => [
+    scheme.in === "header" ? `${scheme.name}: KEY` : "Authorization: Bearer KEY",
+    scheme.description,
+  ]);
+  section.append(table(rows));
+  return section;
 }
 
 function render({ paths, components }) {
@@ -102,7 +123,7 @@ function render({ paths, components }) {
       sections.get(tag).append(operation(method, path, described, components.schemas));
     }
   }
-  byId("docs").replaceChildren(...sections.values());
+  byId("docs").replaceChildren(signingIn(components.securitySchemes), ...sections.values());
 }
 
 try {

@@ -310,6 +310,31 @@ def test_docs_are_readable(browser: Any, clients: LiveServer) -> None:
     page.close()
 
 
+@pytest.mark.parametrize("width", [320, 390, 1200])
+def test_docs_fit_every_screen(browser: Any, clients: LiveServer, width: int) -> None:
+    """With every row opened; and each row shows that it opens."""
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    page.goto(clients.url + "/docs")
+    page.wait_for_selector("details")
+    closed = page.evaluate(MARKERS)
+    assert set(closed) == {'"▸"'}
+    page.evaluate("document.querySelectorAll('details').forEach((row) => { row.open = true; })")
+    assert set(page.evaluate(MARKERS)) == {'"▾"'}
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    too_wide = "(width) => [...document.querySelectorAll('main *')].map((e) => [e.tagName,"
+    too_wide += " e.getBoundingClientRect().right]).filter(([, right]) => right > width)"
+    assert page.evaluate(too_wide, width) == []
+    text = page.locator("main").inner_text()
+    for wrong in ("undefined", "[object O", "NaN", "null |"):
+        assert wrong not in text
+    assert "X-API-Key" in text
+    page.close()
+
+
+MARKERS = """[...document.querySelectorAll("summary")].map(
+    (row) => getComputedStyle(row, "::before").content)"""
+
+
 def test_what_the_pages_are_made_of(clients: LiveServer) -> None:
     page = requests.get(clients.url, timeout=60)
     assert page.headers["Content-Type"].startswith("text/html")

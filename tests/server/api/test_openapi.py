@@ -4,16 +4,20 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from clients import SETOSA, frame
-from live import LiveServer
+from live import LiveServer, live_server
 
+from server.api.responses import FOREIGN
 from server.app import create_app
 from server.config import Settings
+from server.store.keys import add_key
 
 # Routes whose answers are other than JSON, or of one sample; their own tests look at them.
 OF_ONE = (
@@ -62,7 +66,7 @@ def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
     assert refs <= set(document["components"]["schemas"])
     ids = [o["operationId"] for item in document["paths"].values() for o in item.values()]
     assert len(ids) == len(set(ids))
-    assert "http" not in json.dumps(document["components"])
+    assert "://" not in json.dumps(document["components"])
 
 
 def test_real_answers_match_their_schemas(clients: LiveServer, document: dict[str, Any]) -> None:
@@ -95,6 +99,125 @@ def test_real_answers_match_their_schemas(clients: LiveServer, document: dict[st
         content = document["paths"][path][method]["responses"]["200"]["content"]
         schema = {**content["application/json"]["schema"], "components": document["components"]}
         validation.Draft202012Validator(schema).validate(answer.json())
+
+
+def operations_of(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every operation as (path, method, what is said of it)."""
+    for path, item in document["paths"].items():
+        for method, described in item.items():
+            yield path, method, described
+
+
+def test_every_operation_says_how_to_sign_in(document: dict[str, Any]) -> None:
+    schemes = document["components"]["securitySchemes"]
+    assert schemes["key"].items() >= {"type": "apiKey", "in": "header", "name": "X-API-Key"}.items()
+    assert schemes["bearer"].items() >= {"type": "http", "scheme": "bearer"}.items()
+    is_open = {"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"}
+    for path, method, described in operations_of(document):
+        expected: list[Any] = [] if path in is_open else [{"key": []}, {"bearer": []}]
+        assert described["security"] == expected, (method, path)
+
+
+def test_every_error_that_can_be_is_described(document: dict[str, Any]) -> None:
+    for path, method, described in operations_of(document):
+        statuses = set(described["responses"])
+        if path in ("/livez", "/readyz"):
+            continue
+        assert {"403", "429"} <= statuses, (method, path)
+        assert ("401" in statuses) is bool(described["security"]), (method, path)
+        if "requestBody" in described:
+            assert {"408", "411", "413", "503"} <= statuses, (method, path)
+
+
+def test_every_error_has_its_shape_and_headers(document: dict[str, Any]) -> None:
+    headers = {"401": {"WWW-Authenticate"}, "503": {"Retry-After"}}
+    headers["429"] = {"Retry-After", "RateLimit", "RateLimit-Policy"}
+    for path, method, described in operations_of(document):
+        for status, answer in described["responses"].items():
+            assert set(answer["headers"]) == {"X-Request-Id"} | headers.get(status, set())
+            for header in answer["headers"].values():
+                name = header["$ref"].removeprefix("#/components/headers/")
+                assert "schema" in document["components"]["headers"][name]
+            if int(status) >= 400:
+                schema = answer["content"]["application/json"]["schema"]["$ref"]
+                shape = "ForeignError" if FOREIGN.match(path) else "ErrorAnswer"
+                assert schema == f"#/components/schemas/{shape}", (method, path, status)
+
+
+@pytest.fixture(scope="module")
+def generated(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package `lineside_client`, generated from the document."""
+    pytest.importorskip("openapi_python_client", reason="openapi-python-client is not installed")
+    folder = tmp_path_factory.mktemp("generated")
+    (folder / "openapi.json").write_text(json.dumps(document), "utf-8")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "openapi_python_client", "generate", "--meta", "none"),
+            *("--path", "openapi.json", "--output-path", "lineside_client"),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Of types that it does not know, of bodies and of files in answers, it says so.
+    left_out = re.findall(r"(?:WARNING|Unable)[^\n]*\n\n([^\n]+)", done.stdout)
+    assert [line for line in left_out if "nsupported content" not in line] == []
+    return folder
+
+
+SIGN_IN = """
+import sys
+from io import BytesIO
+from pathlib import Path
+from lineside_client import AuthenticatedClient
+from lineside_client.api.lineside import get_v1_models, post_v1_recognize
+from lineside_client.models import (
+    ErrorAnswer, JsonFrame, PostV1RecognizeDataBody, PostV1RecognizeFilesBody, Recognition
+)
+from lineside_client.types import File
+import base64
+
+url, key, frame = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+text = base64.b64encode(frame.read_bytes()).decode()
+signed = {"prefix": "", "auth_header_name": "X-API-Key"}
+for how in ({}, signed):
+    client = AuthenticatedClient(base_url=url, token=key, timeout=60, **how)
+    bodies = [
+        PostV1RecognizeFilesBody(file=File(BytesIO(frame.read_bytes()), "frame.png", "image/png")),
+        JsonFrame(image_base64=text),
+        PostV1RecognizeDataBody(image_base64=text),
+    ]
+    for body in bodies:
+        found = post_v1_recognize.sync(client=client, body=body, camera="st4")
+        assert isinstance(found, Recognition), found
+        print(found.predictions[0].label, found.camera)
+    print(get_v1_models.sync(client=client).models[0].name)
+stranger = AuthenticatedClient(base_url=url, token="ls_wrong", timeout=60)
+refused = post_v1_recognize.sync(client=stranger, body=bodies[0])
+assert isinstance(refused, ErrorAnswer), refused
+print(refused.error.code)
+"""
+
+
+def test_a_generated_client_signs_in_and_reads_a_label(
+    generated: Path, client_models: Path, tmp_path: Path
+) -> None:
+    keys, image = tmp_path / "keys.jsonl", tmp_path / "frame.png"
+    key = add_key(keys, "line", ["recognize"], now=datetime(2026, 1, 1, tzinfo=UTC))
+    image.write_bytes(frame("red"))
+    with live_server(models=client_models, model="corners", keys_file=keys) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", SIGN_IN, server.url, key, str(image)],
+            cwd=generated,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines == [*["red st4"] * 3, "corners"] * 2 + ["UNAUTHORIZED"]
 
 
 # The routes answer 503 where a generated deadline can't be met, which is documented.
