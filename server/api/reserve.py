@@ -69,6 +69,10 @@ class _Answer:
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._pieces)
 
+    def __del__(self) -> None:
+        # Whoever forgets the answer without closing it gives its place back all the same.
+        self.close()
+
     def close(self) -> None:
         """As a WSGI server calls it at the answer's end (PEP 3333)."""
         if not self._open:
