@@ -1,6 +1,5 @@
 """A larger model's probabilities as a smaller model's targets."""
 
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,11 @@ from numpy.typing import NDArray
 
 from convert.errors import ConvertError
 from convert.features import to_batch
-from convert.quiet import quiet, tensorflow
-from convert.scaling import layer_scales
+from convert.input_readings import READINGS
+from convert.keras_files import load_keras
+from convert.model_files import HDF5, KERAS, unpacked
+from convert.quiet import tensorflow
+from convert.sources import keras_readings
 from server.errors import BundleError
 from server.recognition.interpreter import Interpreter
 from server.recognition.manifest import MANIFEST, Recipe, read_bundle
@@ -68,11 +70,12 @@ def _bundle(path: Path, recipe: Recipe, classes: tuple[str, ...], threads: int) 
 
 def _keras(path: Path, recipe: Recipe, classes: tuple[str, ...]) -> Teacher:
     try:
-        with quiet():
-            model = tensorflow().keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
-        line = str(error).strip().splitlines()[0]
-        raise ConvertError(f"--teacher {path} is not a Keras model that loads: {line}") from None
+        with unpacked(path) as (file, kind):
+            if kind not in (KERAS, HDF5):
+                raise ConvertError(f"{path} is a {kind} and not a Keras model that loads")
+            model = load_keras(tensorflow(), file, path, hdf5=kind == HDF5)
+    except ConvertError as error:
+        raise ConvertError(f"--teacher {error}") from None
     taken, answered = tuple(model.input_shape[1:]), int(model.output_shape[-1])
     want = (recipe.height, recipe.width, recipe.channels)
     if taken != want or answered != len(classes):
@@ -81,8 +84,10 @@ def _keras(path: Path, recipe: Recipe, classes: tuple[str, ...]) -> Teacher:
             f" {len(classes)} of {list(want)}"
         )
 
-    if layer_scales(model):
-        recipe = msgspec.structs.replace(recipe, scale=1.0, offset=0.0)
+    readings = keras_readings(model)
+    if len(readings) == 1:
+        reading = READINGS[readings[0]]
+        recipe = msgspec.structs.replace(recipe, scale=reading.scale, offset=reading.offset)
 
     def probabilities(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.asarray(model.predict_on_batch(to_batch(pixels, recipe)), np.float32)

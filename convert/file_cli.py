@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING
 from convert.options import (
     add_bundle_arguments,
     add_recipe_arguments,
+    check_accepted,
+    check_used,
     finish,
     recipe_values,
     request,
 )
 
 if TYPE_CHECKING:
-    from convert.shapes import Shape
+    from convert.quantized import Tflite
     from server.recognition.manifest import Label
 
 FILES = {
-    "keras": ".keras, .h5, or the folder of a SavedModel",
-    "saved-model": "folder of a SavedModel",
-    "tflite": "float32 .tflite",
+    "keras": ".keras, .h5, the folder of a SavedModel, or an archive of one",
+    "saved-model": "folder or archive of a SavedModel",
+    "tflite": ".tflite, float32 or quantised",
 }
 
 
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command = parser.get_default("command")
     parser.add_argument("file", type=Path, metavar="FILE", help=FILES[command])
     parser.add_argument("--labels", type=Path, required=True, help="LABEL or ID<TAB>LABEL a line")
+    parser.set_defaults(signature=None, size=None, run_lambdas=False)
     if command == "saved-model":
         parser.add_argument("--signature", help="of the SavedModel (serving_default)")
     if command != "tflite":
@@ -38,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar=("HEIGHT", "WIDTH"),
             help="where the model's is open",
         )
+    if command == "keras":
+        parser.add_argument(
+            "--run-lambdas",
+            action="store_true",
+            help="run the Python code that FILE brings for its Lambda layers",
+        )
     add_recipe_arguments(parser)
     add_bundle_arguments(parser)
 
@@ -47,46 +56,43 @@ def run(args: argparse.Namespace) -> int:
     from convert import sources
 
     labels = sources.read_labels(args.labels)
-    if args.command == "keras":
-        model, shape = sources.keras_file(args.file, args.size)
-        return convert(args, model, labels, args.file, shape)
-    if args.command == "saved-model":
-        signature = args.signature or sources.SERVING
-        model, shape = sources.saved_model(args.file, signature, args.size)
-        return convert(args, model, labels, args.file, shape)
-    return convert(args, sources.tflite_file(args.file), labels, args.file)
+    check_accepted(args, labels)
+    check_used(args)
+    size = tuple(args.size) if args.size else None
+    signature = args.signature or sources.SERVING
+    found = sources.model_file(args.file, size, signature, run_lambdas=args.run_lambdas)
+    return convert(args, found, labels, args.file)
 
 
 def convert(
-    args: argparse.Namespace,
-    model: bytes,
-    labels: "tuple[Label, ...]",
-    file: Path,
-    shape: "Shape | None" = None,
+    args: argparse.Namespace, found: "Tflite", labels: "tuple[Label, ...]", file: Path
 ) -> int:
-    """Says how the model will be fed and builds the bundle; also for `pytorch`.
+    """Says how the model will be fed and builds the bundle; also for `pytorch`."""
+    from convert import sources
+    from convert.frames import is_labelled, labelled
+    from convert.recipe_choice import choose_recipe
 
-    shape: of the model, where more is known of it than the .tflite shows.
-    """
-    from convert import shapes, sources
-
-    seen = shape or shapes.describe(model)
-    recipe = sources.recipe_with(sources.default_recipe(seen), **recipe_values(args))
-    output = args.output or seen.output
-    args.name = args.name or file.resolve().stem
+    output = args.output or found.shape.output
+    frames = args.validate or (args.frames if args.mode == "all" else None)
+    choice = choose_recipe(
+        found,
+        labels,
+        output,
+        recipe_values(args),
+        teachable_machine=sources.is_numbered(args.labels),
+        frames=labelled(frames, labels) if frames and is_labelled(frames) else None,
+    )
+    recipe = choice.recipe
+    args.name = args.name or sources.bundle_name(file)
     args.source = args.source or file.name
-    inside = ", since the model scales them itself" if seen.scales_inside else ""
-    chosen = "as given" if args.scale else "by default" + inside
     print(
         f"input {recipe.width} x {recipe.height} {recipe.color}, {recipe.resize}; pixels *"
-        f" {_number(recipe.scale)} + {_number(recipe.offset)} {chosen}; output taken as {output}"
+        f" {_number(recipe.scale)} + {_number(recipe.offset)} {choice.why}; output taken as"
+        f" {output}"
     )
-    if shape is None and not (args.scale or seen.scales_inside):
-        print(
-            "warning: where this model scales its pixels itself, which a .tflite need not show,"
-            " it needs --scale 1 --offset 0"
-        )
-    return finish(args, request(args, model, labels, recipe, output))
+    if choice.warning:
+        print(choice.warning)
+    return finish(args, request(args, found, labels, recipe, output))
 
 
 def _number(value: float | tuple[float, ...]) -> str:

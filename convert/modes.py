@@ -35,6 +35,11 @@ def every_mode(request: Request, args: argparse.Namespace, progress: Progress = 
     the frames of the bundles that ship, and left out with a sentence where they won't do.
     Raises ConvertError.
     """
+    if request.quantized:
+        raise ConvertError(
+            f"--mode all starts from a float32 model, and this one is quantised already"
+            f" ({request.mode})"
+        )
     frames = _frames(request, args)
     check(replace(request, mode="float32", tune=False))
     models = [_model(request, "float32", request.float_model)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convert.pipeline import Request
+    from convert.quantized import Tflite
     from convert.shapes import Output
     from server.recognition.manifest import Label, Recipe, VerdictPolicy
 
@@ -35,7 +36,8 @@ def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = Non
     how.add_argument(
         "--mode",
         default="dynamic",
-        help="dynamic, float16, int8, float32, or all for a table (dynamic)",
+        help="dynamic, float16, int8, float32, or all for a table (dynamic; what is quantised"
+        " already stays as it is)",
     )
     how.add_argument("--tune", action="store_true", help="measure what to quantise on this machine")
     how.add_argument(
@@ -105,12 +107,14 @@ def recipe_values(args: argparse.Namespace) -> dict[str, Any]:
 
 def request(
     args: argparse.Namespace,
-    float_model: bytes,
+    model: "bytes | Tflite",
     labels: "tuple[Label, ...]",
     recipe: "Recipe",
     output: "Output",
 ) -> "Request":
     """The request that `add_bundle_arguments`'s arguments describe.
+
+    model: a float32 .tflite, or one in any mode.
 
     Raises ConvertError or DatasetError where a folder of frames is not usable, and as
     `check_used` does.
@@ -120,15 +124,22 @@ def request(
 
     policy = verdict(args)
     check_used(args)
+    quantized = None
+    if not isinstance(model, bytes):
+        if model.mode != "float32" or model.dtype != "float32":
+            quantized = model.mode
+            check_quantized(args, quantized)
+        model = model.data
     return Request(
-        float_model=float_model,
+        float_model=model,
         labels=labels,
         recipe=recipe,
         output=output,
         name=args.name,
         out=args.out,
         version=args.version,
-        mode=args.mode,
+        mode=quantized or args.mode,
+        quantized=quantized is not None,
         io_dtype=args.io or DEFAULT_IO,
         source=args.source,
         license=args.license,
@@ -172,6 +183,38 @@ def check_used(args: argparse.Namespace) -> None:
     ):
         if given is not None and not used:
             raise ConvertError(f"{option} does nothing without {needed}")
+
+
+def check_quantized(args: argparse.Namespace, mode: str) -> None:
+    """Raises ConvertError for an option that a model of `mode`, quantised already, can't have."""
+    from convert.errors import ConvertError
+
+    # Nobody asks for the default alone.
+    asked = args.mode if args.mode not in ("dynamic", mode) else None
+    for option, value in (
+        (f"--mode {asked}", asked),
+        ("--tune", args.tune or None),
+        ("--calibrate", args.calibrate),
+        ("--io", args.io),
+        ("--max-size-ratio", args.max_size_ratio),
+        ("--max-accuracy-drop", args.max_accuracy_drop),
+    ):
+        if value is not None:
+            raise ConvertError(
+                f"the model is quantised already ({mode}) and stays as it is, so {option} has no"
+                " effect: leave it out, or give the float32 model that it was made from"
+            )
+
+
+def check_accepted(args: argparse.Namespace, labels: "Sequence[Label]") -> None:
+    """Raises ConvertError for a label of --accept that is not among `labels`."""
+    from convert.errors import ConvertError
+
+    names = [label.name for label in labels]
+    unknown = [name for name in args.accept or () if name not in names]
+    if unknown:
+        some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        raise ConvertError(f"--accept {', '.join(unknown)} is not one of the labels {some}")
 
 
 def finish(args: argparse.Namespace, request: "Request") -> int:

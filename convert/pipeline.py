@@ -22,6 +22,7 @@ from convert.graph import QuantizeError, TooFewFramesError
 from convert.integer import IO_DTYPES
 from convert.proof import Proof, accuracy_drop, sentence, summary
 from convert.quantize import MODES, Plan, quantize
+from convert.quantized import read_tflite
 from convert.shapes import Shape, describe
 from convert.tune import tune
 from server.recognition.manifest import (
@@ -36,6 +37,10 @@ from server.validation import counted
 
 Progress = Callable[[str], None]
 PLAN = "plan.json"
+NO_VERDICT = (
+    "no --accept: the verdict of every answer will be null; --accept LABEL ... names the labels of"
+    " good parts"
+)
 # Percentage points of top-1: above what rounding the weights costs, below what a line would notice.
 ACCURACY_DROP = 0.5
 
@@ -44,7 +49,8 @@ ACCURACY_DROP = 0.5
 class Request:
     """What to convert and how.
 
-    float_model: a float32 .tflite, NHWC, one input, one output.
+    float_model: a float32 .tflite, NHWC, one input, one output; or one that is `quantized` already
+        in `mode`, which stays as it is.
     labels: of its outputs, in order.
     recipe: of the float model; int8 changes its dtype.
     out: the folder of bundles; the bundle is out/name/VERSION, the next free version unless given.
@@ -70,6 +76,7 @@ class Request:
     out: Path
     version: int | None = None
     mode: str = "dynamic"
+    quantized: bool = False
     io_dtype: str = "uint8"
     output: Literal["probabilities", "logits", "sigmoid"] = "probabilities"
     source: str = ""
@@ -96,7 +103,8 @@ def build(request: Request, progress: Progress = print) -> Path:
     check(request)
     model, plan = make(request, progress)
     ratio = len(model) / len(request.float_model)
-    progress(f"{request.mode}: {len(model) / 1e6:.2f} MB, {ratio:.3f} of the float model")
+    compared = "as it is" if request.quantized else f"{ratio:.3f} of the float model"
+    progress(f"{request.mode}: {len(model) / 1e6:.2f} MB, {compared}")
     if request.max_size_ratio is not None and ratio > request.max_size_ratio:
         raise GateError(
             f"{target} was not written: the model is {ratio:.3f} of the float model's size, more"
@@ -113,6 +121,8 @@ def build(request: Request, progress: Progress = print) -> Path:
         license=request.license,
         verdict=request.verdict,
     )
+    if request.verdict is None:
+        progress(NO_VERDICT)
     files: dict[str, bytes | Path] = {}
     if plan is not None:
         files[PLAN] = msgspec.json.format(msgspec.json.encode(plan.to_dict()), indent=2) + b"\n"
@@ -156,11 +166,14 @@ def prove(
     request: Request, validation: Dataset, model: bytes, title: str, progress: Progress
 ) -> Found:
     """Both models on the validation frames, and what follows from it."""
-    progress(f"judging both models on {len(validation.frames)} frames")
+    both = "the model" if request.quantized else "both models"
+    progress(f"judging {both} on {len(validation.frames)} frames")
     recipe, labels = request.recipe, request.labels
     proof = evaluate(
         Model(title, model, result_recipe(request), request.output, labels),
-        Model("float32", request.float_model, recipe, request.output, labels),
+        None
+        if request.quantized
+        else Model("float32", request.float_model, recipe, request.output, labels),
         validation.frames,
         mode=request.mode,
         seconds=request.seconds,
@@ -193,7 +206,8 @@ def gate(proof: Proof, request: Request, target: Path) -> None:
 
 def check(request: Request) -> Shape:
     """Raises ConvertError where model, labels, recipe, mode and verdict don't fit each other."""
-    shape, recipe = describe(request.float_model), request.recipe
+    recipe, data = request.recipe, request.float_model
+    shape = read_tflite(data).shape if request.quantized else describe(data)
     if shape.classes == 1:
         raise ConvertError(
             "the model answers one value, which says nothing among others: end it with one a class,"
@@ -217,7 +231,7 @@ def check(request: Request) -> Shape:
         max_accuracy_drop=request.max_accuracy_drop,
         max_size_ratio=request.max_size_ratio,
     )
-    if request.mode == "int8" and not request.calibration:
+    if request.mode == "int8" and not request.calibration and not request.quantized:
         raise ConvertError("int8 takes its ranges from real frames: give --calibrate FOLDER")
     if request.max_accuracy_drop is not None and request.validation is None:
         raise ConvertError("--max-accuracy-drop needs labelled frames: give --validate FOLDER")
@@ -252,6 +266,8 @@ def check_options(
 
 def make(request: Request, progress: Progress) -> tuple[bytes, Plan | None]:
     """The quantised model, and the plan where it was tuned. Raises ConvertError."""
+    if request.quantized:
+        return request.float_model, None
     try:
         plan = None
         if request.tune:
@@ -296,5 +312,7 @@ def _calibration(request: Request) -> Iterator[NDArray[np.float32]] | None:
 
 def result_recipe(request: Request) -> Recipe:
     """The recipe of the model that `make` makes."""
+    if request.quantized:
+        return request.recipe
     dtype = request.io_dtype if request.mode == "int8" else "float32"
     return msgspec.structs.replace(request.recipe, dtype=dtype)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from convert.file_cli import convert
-from convert.options import add_bundle_arguments, add_recipe_arguments
+from convert.options import add_bundle_arguments, add_recipe_arguments, check_accepted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,15 +29,17 @@ def run(args: argparse.Namespace) -> int:
     """Writes the bundle. Returns the exit code; raises ConvertError."""
     from convert import pytorch, sources
     from convert.errors import ConvertError
+    from convert.quantized import read_tflite
 
     labels = sources.read_labels(args.labels)
+    check_accepted(args, labels)
     if len(args.size) > 2 or min(args.size) < 1:
         raise ConvertError(f"--size {args.size} should be a height and a width, or one for both")
     if ":" in args.model:
         module = pytorch.load_module(args.model, args.weights)
         model = pytorch.from_module(module, args.size[0], args.size[-1], args.channels)
-        return convert(args, model, labels, Path(args.model.partition(":")[2]))
+        return convert(args, read_tflite(model), labels, Path(args.model.partition(":")[2]))
     path = Path(args.model)
     if not path.is_file():
         raise ConvertError(f"{path} does not exist; a module is named as MODULE:CALLABLE")
-    return convert(args, pytorch.exported_program(path), labels, path)
+    return convert(args, read_tflite(pytorch.exported_program(path)), labels, path)

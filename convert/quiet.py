@@ -53,6 +53,8 @@ def tensorflow() -> Any:
     Raises ConvertError where it is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "tensorflow" not in sys.modules and sys.stdout.isatty():
+        print("starting TensorFlow: some seconds, up to a minute the first time", flush=True)
     try:
         with quiet():
             import tensorflow as tf

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -23,7 +23,9 @@ class Shape:
     """A classifier's tensors: input [1, height, width, channels], output [1, classes].
 
     scales_inside: it scales or shifts the pixels before all else, as far as is known. output: how
-    its last operator leaves the values.
+    its last operator leaves the values. readings: names in `input_readings.READINGS` of the ways
+    that it could be fed by, if that was tried. mobilenet: it is Keras's MobileNet or MobileNetV2
+    from its first layer on.
     """
 
     height: int
@@ -32,6 +34,8 @@ class Shape:
     classes: int
     scales_inside: bool
     output: Output
+    readings: tuple[str, ...] | None = None
+    mobilenet: bool = False
 
 
 def describe(model: bytes) -> Shape:
@@ -40,21 +44,41 @@ def describe(model: bytes) -> Shape:
         try:
             operators(model)
             parsed = parse(model)
-            interpreter = Interpreter(model_content=model, num_threads=1)
-            interpreter.allocate_tensors()
         except QuantizeError as error:
             raise ConvertError(str(error)) from None
+    return describe_parsed(model, parsed)
+
+
+def describe_parsed(model: bytes, parsed: Any) -> Shape:
+    """The tensors of a classifier, quantised or not. parsed: `model` as `schema.ModelT`.
+
+    Raises ConvertError if it does not run, or is no classifier of one image.
+    """
+    with quiet():
+        try:
+            interpreter = Interpreter(model_content=model, num_threads=1)
+            interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ConvertError(f"LiteRT can't run this model: {first_line(error)}") from None
     taken, answers = interpreter.get_input_details(), interpreter.get_output_details()
     image = [int(n) for n in taken[0]["shape"]]
+    if any(size < 0 for size in taken[0]["shape_signature"][1:]):
+        raise ConvertError("the model takes images of any size: convert it for one size first")
     if len(image) != 4 or image[3] not in (1, 3):
         raise ConvertError(
             f"the model takes {image}; it must take [1, height, width, channels] with 1 or 3"
             " channels"
         )
-    if len(answers) != 1 or answers[0]["dtype"] != np.float32:
-        raise ConvertError(f"the model has {len(answers)} outputs; a classifier has one, float32")
+    if len(taken) != 1 or len(answers) != 1:
+        raise ConvertError(
+            f"the model has {len(taken)} inputs and {len(answers)} outputs; a classifier has one of"
+            " each"
+        )
+    if answers[0]["dtype"] not in (np.float32, np.uint8, np.int8):
+        raise ConvertError(
+            f"the model answers {np.dtype(answers[0]['dtype'])}; a classifier answers float32, or"
+            " uint8 or int8 if it is quantised"
+        )
     answer = [int(n) for n in answers[0]["shape"]]
     if math.prod(answer) != answer[-1]:
         raise ConvertError(
@@ -62,7 +86,6 @@ def describe(model: bytes) -> Shape:
         )
     graph = parsed.subgraphs[0]
     first = next((op for op in graph.operators if graph.inputs[0] in op.inputs), None)
-    last = next((op for op in graph.operators if graph.outputs[0] in op.outputs), None)
     return Shape(
         height=image[1],
         width=image[2],
@@ -71,10 +94,19 @@ def describe(model: bytes) -> Shape:
         scales_inside=first is not None and kind_of(parsed, first) in _SCALING_KINDS,
         # LOGISTIC values are probabilities already, each label's own.
         output="probabilities"
-        if (last is not None and kind_of(parsed, last) in ("SOFTMAX", "LOGISTIC"))
-        or (answer[-1] > 1 and _adds_up(interpreter))
+        if _ends_in_probabilities(parsed) or (answer[-1] > 1 and _adds_up(interpreter))
         else "logits",
     )
+
+
+def _ends_in_probabilities(parsed: Any) -> bool:
+    """True if the last operator that computes, before a change of dtype or shape, makes them."""
+    graph = parsed.subgraphs[0]
+    makers = {int(i): op for op in graph.operators for i in op.outputs}
+    last = makers.get(int(graph.outputs[0]))
+    while last is not None and kind_of(parsed, last) in ("DEQUANTIZE", "QUANTIZE", "RESHAPE"):
+        last = makers.get(int(last.inputs[0]))
+    return last is not None and kind_of(parsed, last) in ("SOFTMAX", "LOGISTIC")
 
 
 def _adds_up(interpreter: Interpreter) -> bool:

@@ -91,12 +91,17 @@ def test_keras_says_how_the_model_is_fed(
 ) -> None:
     command = ["keras", str(colours_files / "colours.h5"), "--out", str(tmp_path)]
     command += ["--labels", str(colours_files / "labels.txt")]
-    assert main(command) == 0
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: the model does not show how its pixels are scaled")
+    assert "--scale 0.00784314 --offset -1 (pixels scaled to -1..1)" in error
+    assert main([*command, "--scale", "0.00784314", "--offset", "-1"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == (
-        "input 32 x 32 rgb, stretch; pixels * 0.00784314 + -1 by default; output taken as"
+        "input 32 x 32 rgb, stretch; pixels * 0.00784314 + -1 as given; output taken as"
         " probabilities"
     )
+    assert "no --accept: the verdict of every answer will be null" in "\n".join(out)
     assert out[-2] == f"wrote {tmp_path / 'colours' / '1'}"
     assert out[-1].endswith(f"LINESIDE_MODELS={tmp_path} LINESIDE_MODEL=colours scripts/serve")
     scaled = ["--scale", "1", "0.5", "2", "--offset", "0", "--resize", "letterbox"]
@@ -113,13 +118,13 @@ def test_a_process_shows_our_lines_alone(colours_files: Path, tmp_path: Path) ->
     labels = str(colours_files / "labels.txt")
     command = [sys.executable, "-m", "convert", "saved-model", str(colours_files / "saved")]
     done = subprocess.run(
-        [*command, "--labels", labels, "--out", str(tmp_path)],
+        [*command, "--labels", labels, "--out", str(tmp_path), "--scale", "1"],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 5
+    assert len(done.stdout.splitlines()) == 6
 
 
 def test_mode_all_prints_one_table(
@@ -128,14 +133,13 @@ def test_mode_all_prints_one_table(
     command = ["tflite", str(colours_files / "colours.tflite"), "--mode", "all"]
     command += ["--labels", str(colours_files / "labels.txt"), "--out", str(tmp_path)]
     command += ["--validate", str(colours_frames), "--seconds", "0.2"]
-    command += ["--calibrate", str(colours_frames)]
+    command += ["--calibrate", str(colours_frames), "--scale", "0.00784314", "--offset", "-1"]
     assert main([*command, "--plot", str(tmp_path / "plot.png")]) == 0
     lines = capsys.readouterr().out.splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("model "))
     rows = [line.split()[0] for line in lines[head + 1 : head + 5]]
     assert rows == ["float32", "float16", "dynamic", "int8"]
     assert "top-1" in lines[head]
-    assert lines[1].endswith("it needs --scale 1 --offset 0")
     assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
 
 
@@ -158,6 +162,7 @@ def test_mode_all_prints_one_table(
         (["--io", "int8"], 1, "--io does nothing without --mode int8"),
         (["--plot", "a.png"], 1, "--plot does nothing without --mode all"),
         (["--frames", "."], 1, "--frames does nothing without --mode all"),
+        (["--accept", "gren"], 1, "--accept gren is not one of the labels blue, green, red"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence_and_a_code(
@@ -170,6 +175,8 @@ def test_what_goes_wrong_is_one_sentence_and_a_code(
 ) -> None:
     command = ["tflite", str(colours_files / "colours.tflite"), "--out", str(tmp_path)]
     command += ["--labels", str(colours_files / "labels.txt"), *arguments]
+    if not {"--scale", "--offset"} & set(arguments):
+        command += ["--scale", "1"]
     assert main(command) == code
     error = capsys.readouterr().err
     assert error.startswith("error: ")
@@ -186,7 +193,7 @@ def test_one_value_is_no_classifiers_answer(
         tf.keras.Sequential([*features, layers.Dense(1, "sigmoid")]).save(tmp_path / "one.keras")
     (tmp_path / "labels.txt").write_text("bad\ngood\n")
     command = ["keras", str(tmp_path / "one.keras"), "--labels", str(tmp_path / "labels.txt")]
-    assert main([*command, "--out", str(tmp_path)]) == 1
+    assert main([*command, "--scale", "1", "--out", str(tmp_path)]) == 1
     assert "such as Dense(2, softmax)" in capsys.readouterr().err
 
 
@@ -208,7 +215,7 @@ def test_calibrating_on_noise_is_refused(
     for number in range(12):
         cv2.imwrite(str(noise / f"{number}.png"), rng.integers(0, 256, (32, 32, 3), np.uint8))
     command = ["tflite", str(colours_files / "colours.tflite"), "--out", str(tmp_path)]
-    command += ["--labels", str(colours_files / "labels.txt"), "--mode", "int8"]
+    command += ["--labels", str(colours_files / "labels.txt"), "--mode", "int8", "--scale", "1"]
     assert main([*command, "--calibrate", str(noise)]) == 1
     assert "12 noise" in capsys.readouterr().err
 

@@ -246,6 +246,31 @@ def test_labels_saved_by_a_windows_editor(tmp_path: Path) -> None:
     assert [label.name for label in sources.read_labels(tmp_path / "names.txt")] == ["one", "two"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"0 Good Part\n1 Bad",
+        b"0 Good Part\r\n1 Bad\r\n\r\n",
+        "\ufeff0 Good Part\n1  Bad\n".encode(),
+    ],
+)
+def test_labels_numbered_from_zero_lose_their_numbers(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "labels.txt").write_bytes(content)
+    labels = sources.read_labels(tmp_path / "labels.txt")
+    assert [label.name for label in labels] == ["Good Part", "Bad"]
+    assert sources.is_numbered(tmp_path / "labels.txt")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [["0 good", "2 bad"], ["1 good", "2 bad"], ["0", "1"], ["0 hole", "1 hole"], ["0 good", "bad"]],
+)
+def test_numbers_that_do_not_count_the_lines_stay(tmp_path: Path, lines: list[str]) -> None:
+    (tmp_path / "labels.txt").write_text("\n".join(lines))
+    assert [label.name for label in sources.read_labels(tmp_path / "labels.txt")] == lines
+    assert not sources.is_numbered(tmp_path / "labels.txt")
+
+
 def test_labels_with_an_empty_line_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("one\n\nthree\n")
     with pytest.raises(ConvertError, match=r"names\.txt line 2 is empty"):
