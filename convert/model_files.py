@@ -28,6 +28,8 @@ _HEAD = 4096
 _PYTORCH = (
     "is a PyTorch file: use `python -m convert pytorch`, which takes a .pt2 or MODULE:CALLABLE"
 )
+# With which PyTorch's older files begin, inside a pickle.
+_PYTORCH_NUMBER = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 # What a file begins with, and what it then is. No model.
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs.", "is a Git LFS pointer, not the model itself: run `git lfs pull`"),
@@ -124,7 +126,7 @@ def _other_kind(path: Path, head: bytes) -> str | None:
     if head[8:10] in (b'{"', b"{ ") and int.from_bytes(head[:8], "little") < 1 << 30:
         return "is a safetensors file: it has weights alone, without the model around them"
     if _is_pickle(path, head):
-        if b"torch" in head or b"\x19\x50\xa8\x6a\x20\xf9\x46\x9c\xfc\x6c" in head:
+        if b"torch" in head or _PYTORCH_NUMBER in head:
             return _PYTORCH
         return "is a Python pickle, which could run any code and is not opened"
     return _protobuf(head)
