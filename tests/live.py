@@ -49,6 +49,7 @@ class LiveServer:
         env = {k: v for k, v in os.environ.items() if not k.startswith("LINESIDE_")}
         self._data = tempfile.TemporaryDirectory(prefix="lineside-data-")
         settings = {"data": self._data.name, "max_wait_ms": 60_000} | settings
+        self.data = Path(str(settings["data"]))
         env |= {"LINESIDE_" + k.upper(): str(v) for k, v in settings.items()}
         env["LINESIDE_PORT"] = str(self.port)
         self.url = f"http://127.0.0.1:{self.port}"

@@ -115,6 +115,8 @@ def parts(body: bytes, boundary: str, max_parts: int) -> Iterator[tuple[Part, by
     beyond `max_parts`, InvalidFieldError for a field whose charset is not taken or whose text is
     too long.
     """
+    if not body:
+        return
     found = list(_split(body, boundary, max_parts))
     default = ""
     for (part, is_file), data in found:
@@ -217,9 +219,7 @@ class FormParser(FormDataParser):
             return stream, Form(), Files()
         codec_of(options.get("charset", ""), "the form")
         body, boundary = stream.read(), options.get("boundary", "")
-        if not body:
-            return io.BytesIO(), Form(), Files()
-        if not boundary:
+        if body and not boundary:
             raise BadRequest("the multipart body's Content-Type names no boundary")
         form, files = split_multipart(body, boundary, most)
         return io.BytesIO(), form, files

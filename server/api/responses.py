@@ -6,7 +6,7 @@ import time
 
 import msgspec
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, SecurityError
 
 from server.api.observing import ASKED
 from server.errors import ContentCodingError, LinesideError
@@ -100,13 +100,15 @@ def _known(error: LinesideError) -> Response:
 def _http(error: HTTPException) -> Response:
     status = error.code or 500
     messages = {
+        400: "the request's Host names no host" if isinstance(error, SecurityError) else "",
         404: f"there is nothing at {request.path}",
         405: f"{request.method} is not possible at {request.path}",
         429: f"too many requests: the limit is {error.description}",
         413: f"the request's body has more than {(request.max_content_length or 0) / 1e6:g} MB or"
         " too many parts",
     }
-    message = messages.get(status, error.description or error.name)
+    ours = error.description if error.description != type(error).description else None
+    message = messages.get(status) or ours or f"the request can't be answered: {error.name.lower()}"
     response = error_answer(
         status, HTTP_CODES.get(status, error.name.upper().replace(" ", "_")), message
     )

@@ -139,13 +139,13 @@ class Stripping(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer.content)
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         self._pass_on()
 
-    def do_POST(self) -> None:  # noqa: N802 - http.server's name
+    def do_POST(self) -> None:
         self._pass_on()
 
-    def do_DELETE(self) -> None:  # noqa: N802 - http.server's name
+    def do_DELETE(self) -> None:
         self._pass_on()
 
 

@@ -1,0 +1,182 @@
+"""Threads: each kind of waiting at its most, and probes are answered all the same."""
+
+import hashlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from images import encode
+from live import LiveServer, live_server
+from tiny_models import MakeModel, change_manifest, write_bundle
+from workers import await_that
+
+from server import thread_budget
+from server.api.bodies import MANY
+from server.api.reserve import PROBE_PATHS, REFUSED, Reserve
+from server.config import Settings
+
+BUDGET = (
+    thread_budget.MOST_READING,
+    thread_budget.MOST_SHARING,
+    thread_budget.MOST_LOADING,
+    thread_budget.MOST_FETCHING,
+    thread_budget.MOST_EXPORTING,
+    thread_budget.OTHERS,
+)
+# Bytes of a file that takes long to verify and no disk.
+LONG = 60_000_000_000
+
+
+def test_threads_are_enough_for_all_that_may_wait() -> None:
+    settings = Settings()
+    most = thread_budget.most_requests(settings.slots, settings.max_waiting)
+    assert most == settings.slots + settings.max_waiting + sum(BUDGET)
+    assert thread_budget.threads(settings.slots, settings.max_waiting) - most >= len(PROBE_PATHS)
+
+
+class App:
+    """A WSGI application whose requests wait for `go`; those of /stream answer in pieces."""
+
+    def __init__(self) -> None:
+        self.go, self.began = threading.Event(), threading.Semaphore(0)
+
+    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
+        start("200 OK", [])
+        if environ["PATH_INFO"] == "/stream":
+            return iter([b"a", b"b"])
+        if environ["PATH_INFO"] not in PROBE_PATHS:
+            self.began.release()
+            assert self.go.wait(60)
+        return [b"well"]
+
+
+def ask(app: Reserve, path: str, method: str = "GET") -> Any:
+    environ = {"PATH_INFO": path, "REQUEST_METHOD": method}
+    return app(environ, lambda *_: None)
+
+
+def refusing(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
+    start("503 SERVICE UNAVAILABLE", [])
+    assert environ["wsgi.input"].read() == b""
+    return [environ[REFUSED].code.encode()]
+
+
+def test_last_threads_are_for_probes() -> None:
+    inner = App()
+    app = Reserve(inner, refusing, most=3)
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(ask, app, "/v1/recognize", "POST") for _ in range(3)]
+        for _ in waiting:
+            inner.began.acquire(timeout=60)
+        assert ask(app, "/v1/recognize", "POST") == [b"OVERLOADED"]
+        assert ask(app, "/livez", "POST") == [b"OVERLOADED"]
+        assert all(ask(app, path) == [b"well"] for path in PROBE_PATHS)
+        inner.go.set()
+        assert all(answer.result(60) == [b"well"] for answer in waiting)
+    assert ask(app, "/") == [b"well"]
+
+
+def test_answer_in_pieces_counts_until_it_is_closed() -> None:
+    app = Reserve(App(), refusing, most=1)
+    pieces = ask(app, "/stream")
+    assert ask(app, "/stream") == [b"OVERLOADED"]
+    assert b"".join(pieces) == b"ab"
+    pieces.close()
+    pieces.close()
+    again = ask(app, "/stream")
+    assert ask(app, "/stream") == [b"OVERLOADED"]
+    again.close()
+
+
+def test_request_that_fails_gives_its_place_back() -> None:
+    def failing(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
+        raise RuntimeError
+
+    app = Reserve(failing, refusing, most=1)
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            ask(app, "/")
+
+
+@pytest.fixture
+def models(tiny_model: MakeModel, tmp_path: Path) -> Path:
+    """`colors`, and `slow`, which takes long to load."""
+    write_bundle(tmp_path / "models" / "colors" / "1", tiny_model("colors"))
+    slow = write_bundle(tmp_path / "models" / "slow" / "1", tiny_model("colors"))
+    with (slow / "long.bin").open("wb") as file:
+        file.truncate(LONG)
+    known = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in slow.glob("[lm]*.t*")}
+    change_manifest(slow, sha256={"long.bin": "0" * 64, **known})
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of a server that says nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        yield int(listener.getsockname()[1])
+
+
+def test_probes_are_answered_while_all_else_waits(
+    models: Path, silent: int, tmp_path: Path
+) -> None:
+    settings = {
+        "model": "colors",
+        "interpreters": 1,
+        "wide_interpreter": False,
+        "max_waiting": 8,
+        "body_timeout": 600,
+        "image_url_hosts": f"127.0.0.1:{silent}",
+        "image_url_timeout": 60,
+        "stop_timeout": 3,
+    }
+    huge = encode(np.zeros((6900, 6900, 3), np.uint8), "PNG")
+    done = threading.Event()
+    with live_server(models=models, **settings) as server, ExitStack() as stack:
+        url, before = server.url, server.threads()
+
+        def keep(path: str, count: int, **how: Any) -> None:
+            """Has `count` clients ask again and again."""
+
+            def one() -> None:
+                while not done.is_set():
+                    with suppress(requests.RequestException):
+                        requests.post(url + path, timeout=600, **how)
+
+            for _ in range(count):
+                thread = threading.Thread(target=one, daemon=True)
+                thread.start()
+
+        stack.callback(done.set)
+        for _ in range(MANY):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            client.sendall(
+                b"POST /v1/recognize HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n"
+            )
+        forever = "deadline_ms=600000"
+        keep(f"/v1/recognize?model=slow&{forever}", thread_budget.MOST_LOADING, data=b"\xff\xd8")
+        fetched = {"image_url": f"http://127.0.0.1:{silent}/a.jpg", "deadline_ms": 600_000}
+        keep("/v1/recognize", thread_budget.MOST_FETCHING, json=fetched)
+        keep(f"/v1/recognize?{forever}", 9, data=huge)
+        sharing = thread_budget.MOST_SHARING + 1
+        keep(f"/api/recognize_cached?{forever}", sharing, files={"file": huge})
+        waiting = MANY + thread_budget.MOST_LOADING + thread_budget.MOST_FETCHING + 9
+        await_that(lambda: server.threads() - before >= waiting, "all of them to wait")
+        for _ in range(10):
+            for path in sorted(PROBE_PATHS):
+                answer = requests.get(url + path, timeout=60)
+                assert answer.status_code == 200, (path, answer.text)
+        done.set()
+
+
+def test_refusal_beyond_the_last_thread_has_the_usual_shape(colors_server: LiveServer) -> None:
+    """By a query that is refused in the same way, before it is looked at."""
+    answer = requests.post(colors_server.url + "/v1/recognize?" + "a" * 20_000, b"x", timeout=60)
+    assert answer.json()["error"]["request_id"] == answer.headers["X-Request-Id"]
