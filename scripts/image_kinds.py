@@ -4,10 +4,12 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import cv2
 import numpy as np
+import tiff_files
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -243,31 +245,72 @@ def webps(image: Image.Image) -> dict[str, bytes]:
 
 
 def tiffs(image: Image.Image) -> dict[str, bytes]:
-    """Every compression that Pillow writes, and several depths."""
+    """Every compression, depth and layout that is read, in both orders of bytes."""
     names = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
-    files = {name: encode(image, "TIFF", compression=name) for name in names}
-    grey = image.convert("L")
-    files |= {f"grey-{name}": encode(grey, "TIFF", compression=name) for name in names[:4]}
-    files["bits"] = encode(image.convert("1"), "TIFF", compression="group4")
-    files["palette"] = encode(image.convert("P"), "TIFF", compression="tiff_lzw")
-    files["cmyk"] = encode(image.convert("CMYK"), "TIFF", compression="tiff_lzw")
-    deep = np.asarray(grey).astype(np.uint16) * 257
-    files["grey-16"] = encode(Image.fromarray(deep), "TIFF", compression="tiff_adobe_deflate")
+    files = {f"pillow-{name}": encode(image, "TIFF", compression=name) for name in names}
+    files["pillow-grey-jpeg"] = encode(image.convert("L"), "TIFF", compression="jpeg")
+    files["pillow-group4"] = encode(image.convert("1"), "TIFF", compression="group4")
+    files["pillow-exif"] = encode(image, "TIFF", exif=_exif())
+    rgb = np.asarray(image).astype(np.int64)
+    grey = rgb[..., 1:2]
+    samples = {
+        "bits": (grey >> 7, 1, tiff_files.BLACK_IS_ZERO),
+        "grey": (grey, 8, tiff_files.BLACK_IS_ZERO),
+        "grey-4": (grey >> 4, 4, tiff_files.BLACK_IS_ZERO),
+        "grey-16": (grey * 257, 16, tiff_files.BLACK_IS_ZERO),
+        "inverted": (grey, 8, tiff_files.WHITE_IS_ZERO),
+        "rgb": (rgb, 8, tiff_files.RGB),
+        "rgb-16": (rgb * 257, 16, tiff_files.RGB),
+        "palette": (grey >> 4, 4, tiff_files.PALETTE),
+        "cmyk": (np.dstack([rgb, grey]), 8, tiff_files.CMYK),
+    }
+    layouts: dict[str, dict[str, Any]] = {
+        "strips": {"rows": 16},
+        "tiles": {"tile": (32, 16)},
+        "big-endian": {"order": ">", "rows": 16},
+        "big-endian-tiles": {"order": ">", "tile": (16, 16)},
+        "bigtiff": {"big": True, "rows": 16},
+    }
+    colors = [value * 4111 % 65536 for value in range(48)]
+    for (name, (values, bits, kind)), compression, layout in product(
+        samples.items(), tiff_files.COMPRESSIONS, layouts
+    ):
+        if compression == "group4" and name != "bits":
+            continue
+        how = layouts[layout] | {"predictor": name.startswith("rgb") and compression == "lzw"}
+        if kind == tiff_files.PALETTE:
+            how["tags"] = {tiff_files.COLOR_MAP: (tiff_files.SHORT, colors)}
+        made = tiff_files.write(values, bits, kind, compression, **how)
+        files[f"{name}-{compression}-{layout}"] = made.data
     return files
 
 
 def ppms(image: Image.Image) -> dict[str, bytes]:
-    """Plain and binary ones of several depths."""
-    pixels = np.asarray(image)
+    """Plain and binary ones of several depths, with and without comments."""
+    rgb = np.asarray(image).astype(np.int64)
+    grey = rgb[..., 1]
     size = f"{WIDTH} {HEIGHT}"
-    numbers = " ".join(map(str, pixels.ravel()))
-    return {
+    files = {
         "p6": encode(image, "PPM"),
         "p5": encode(image.convert("L"), "PPM"),
         "p4": encode(image.convert("1"), "PPM"),
-        "p3": f"P3\n{size}\n255\n{numbers}\n".encode(),
-        "p5-16": f"P5 {size} 65535\n".encode() + (pixels[..., 1].astype(">u2") * 257).tobytes(),
+        "p1": f"P1\n# bits\n{size}\n".encode() + numbers(grey >> 7),
+        "p1-dense": f"P1 {size}\n".encode() + numbers(grey >> 7).replace(b" ", b""),
     }
+    for white in (1, 100, 255, 4095, 65535):
+        head = f"{size}\n# the largest\n{white}\n".encode()
+        kind = ">u2" if white > 255 else "u1"
+        files[f"p2-{white}"] = b"P2\n" + head + numbers(grey * white // 255)
+        files[f"p3-{white}"] = b"P3\n" + head + numbers(rgb * white // 255)
+        files[f"p5-{white}"] = b"P5\n" + head + (grey * white // 255).astype(kind).tobytes()
+        files[f"p6-{white}"] = b"P6\n" + head + (rgb * white // 255).astype(kind).tobytes()
+    return files
+
+
+def numbers(samples: NDArray[np.int64]) -> bytes:
+    """Samples as a plain PNM has them, a row a line."""
+    rows = samples.reshape(len(samples), -1).tolist()
+    return "".join(" ".join(map(str, row)) + "\n" for row in rows).encode()
 
 
 MAKERS: dict[str, Callable[[Image.Image], dict[str, bytes]]] = {

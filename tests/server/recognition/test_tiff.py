@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiffs
+import tiff_files as tiffs
 from images import encode, picture
 from numpy.typing import NDArray
 from PIL import Image
-from tiffs import BLACK_IS_ZERO, CMYK, LONG, PALETTE, RGB, SHORT, WHITE_IS_ZERO, Tags, Tiff
+from tiff_files import BLACK_IS_ZERO, CMYK, LONG, PALETTE, RGB, SHORT, WHITE_IS_ZERO, Tags, Tiff
 
 from server.errors import ImageTooLargeError, LinesideError, UndecodableImageError
 from server.recognition.frame import Limits, decode, decode_frame
