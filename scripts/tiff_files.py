@@ -212,8 +212,9 @@ def write(
         PHOTOMETRIC: (SHORT, [photometric]),
         SAMPLES: (SHORT, [channels]),
         PLANAR: (SHORT, [2 if planar else 1]),
-        PREDICTOR: (SHORT, [2 if predictor else 1]),
     }
+    if predictor:
+        found[PREDICTOR] = (SHORT, [2])
     if tile:
         found |= {TILE_WIDTH: (LONG, [tile[0]]), TILE_HEIGHT: (LONG, [tile[1]])}
     else:

@@ -121,17 +121,17 @@ def _read_raw(data: bytes, layout: _Layout) -> NDArray[Any]:
 
 
 def _check_size(data: bytes, layout: _Layout, size: int) -> None:
-    """Raises UndecodableImageError if fewer than `size` bytes of pixels are there, or if anything
-    but padding follows them."""
+    """Raises UndecodableImageError if fewer than `size` bytes of pixels are there, or if more than
+    a line's end follows them."""
     if layout.start + size > len(data):
         raise UndecodableImageError(
             f"the PPM is cut off: its pixels take {size} bytes and {len(data) - layout.start} are"
             " left"
         )
-    rest = data[layout.start + size :].lstrip(SPACE + b"\0")
-    if SIGNATURE.match(rest):
+    rest = data[layout.start + size :]
+    if SIGNATURE.match(rest.lstrip(SPACE)):
         raise UndecodableImageError("the PPM has more than one picture: send one")
-    if rest:
+    if rest not in (b"", b"\n", b"\r\n"):
         raise UndecodableImageError(
             f"the PPM is damaged: {len(rest)} bytes follow the pixels that its header declares"
         )
