@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from convert.similar_names import similar_classes
 from server.errors import LinesideError
 from server.recognition import frame
 from server.recognition.cores import granted_cores
@@ -78,6 +79,8 @@ def read_dataset(path: Path, classes: Sequence[str] | None = None) -> Dataset:
         )
     if classes is None:
         classes = sorted(by_class)
+    else:
+        by_class = _named_as(classes, by_class)
     unknown = sorted(set(by_class) - set(classes))
     if unknown:
         raise DatasetError(
@@ -91,6 +94,17 @@ def read_dataset(path: Path, classes: Sequence[str] | None = None) -> Dataset:
             for file in by_class.get(name, ())
         ),
     )
+
+
+def _named_as(classes: Sequence[str], by_class: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+    """`by_class` under the names of `classes`, if they differ only by how Unicode writes accents:
+    macOS writes them as letters of their own."""
+    known = {unicodedata.normalize("NFC", name): name for name in classes}
+    out: dict[str, list[Path]] = {}
+    for name, files in by_class.items():
+        own = name if name in classes else known.get(unicodedata.normalize("NFC", name), name)
+        out[own] = [*out.get(own, ()), *files]
+    return out
 
 
 # Names of folders that each hold a folder a class.
@@ -188,16 +202,22 @@ def check_dataset(
     validation: Dataset | None,
     limits: frame.Limits,
     on_image: Callable[[], object] = lambda: None,
+    *,
+    allow_similar: bool = False,
 ) -> None:
     """Decodes every image, as the server would, and refuses what would spoil a training.
 
-    `on_image` is called once for each image, for a progress bar.
+    `on_image` is called once for each image, for a progress bar. allow_similar: classes whose names
+    look like one are two.
 
     Raises one DatasetError that lists everything found: fewer than two classes, a class with fewer
-    than MIN_FRAMES images (or, in the validation set, with none), files that are missing or do not
-    decode, files whose bytes or whose pixels occur twice in one set, and those that occur in both.
+    than MIN_FRAMES images (or, in the validation set, with none), classes whose names look like
+    one, files that are missing or do not decode, files whose bytes or whose pixels occur twice in
+    one set, and those that occur in both.
     """
     problems = [*_class_problems(train, validation)]
+    if not allow_similar:
+        problems += _similar(train)
     parts = [("training", train)] + ([("validation", validation)] if validation else [])
     broken: list[str] = []
     seen: dict[str, dict[str, list[str]]] = {}
@@ -232,6 +252,18 @@ def _class_problems(train: Dataset, validation: Dataset | None) -> Iterator[str]
         for name, count in zip(validation.classes, validation.counts(), strict=True):
             if not count:
                 yield f"class {name} has no images to validate on: at least 1 is needed"
+
+
+def _similar(train: Dataset) -> list[str]:
+    counts = dict(zip(train.classes, train.counts(), strict=True))
+    pairs = [
+        f"{one!r} ({counts[one]} images) and {other!r} ({counts[other]} images)"
+        for one, other in similar_classes(counts)
+    ]
+    if not pairs:
+        return []
+    advice = "  if these are one class, put their images together; if not, --allow-similar-classes"
+    return [*_listed("classes whose names look like one", pairs), advice]
 
 
 def _digests(

@@ -1,6 +1,7 @@
 """`python -m convert evaluate`."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 
@@ -50,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         mode=bundle.manifest.quantization,
         seconds=args.seconds,
     )
+    policy = bundle.manifest.verdict
+    proof = dataclasses.replace(proof, accept=policy.accept if policy else ())
     print(sentence(proof))
     print(class_table(proof))
     if args.report:

@@ -1,6 +1,7 @@
 """`python -m convert keras`, `saved-model` and `tflite`: a model in a file."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from convert import sources
 
     labels = sources.read_labels(args.labels)
+    warn_of_similar(labels)
     check_accepted(args, labels)
     check_used(args)
     size = tuple(args.size) if args.size else None
@@ -93,6 +95,14 @@ def convert(
     if choice.warning:
         print(choice.warning)
     return finish(args, request(args, found, labels, recipe, output))
+
+
+def warn_of_similar(labels: "Sequence[Label]") -> None:
+    """Prints the labels that look like one: an output each, so that the model can't join them."""
+    from convert.similar_names import similar_classes
+
+    for one, other in similar_classes({label.name: 1 for label in labels}):
+        print(f"warning: the labels {one!r} and {other!r} look like one, and are two in answers")
 
 
 def _number(value: float | tuple[float, ...]) -> str:

@@ -1,5 +1,6 @@
 """Folders of image files: listed, matched with labels, and decoded as the server decodes them."""
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from convert.dataset import IGNORED, Dataset, LabelledFrame, all_files, read_dataset
 from convert.errors import ConvertError
+from convert.similar_names import similar_classes
 from server.errors import LinesideError
 from server.recognition import frame
 from server.recognition.manifest import Label, Recipe
@@ -58,8 +60,18 @@ def labelled(path: Path, labels: Sequence[Label]) -> Dataset:
 
 def _place(name: str, labels: Sequence[Label], path: Path) -> int:
     hits = [i for i, label in enumerate(labels) if name in (label.name, label.id)]
+    plain = unicodedata.normalize("NFC", name)
+    hits = hits or [
+        i for i, label in enumerate(labels) if unicodedata.normalize("NFC", label.name) == plain
+    ]
     if not hits:
-        raise ConvertError(f"{path} has the class {name}, which is not one of the model's labels")
+        like = next(
+            (y for x in labels for _, y in similar_classes({name: 0, x.name: 1}) if y != name), None
+        )
+        meant = f"; is it meant to be {like}?" if like else ""
+        raise ConvertError(
+            f"{path} has the class {name}, which is not one of the model's labels{meant}"
+        )
     if len(hits) > 1:
         ids = ", ".join(labels[i].id or str(i) for i in hits)
         raise ConvertError(f"{path} has the class {name}, which {ids} share: name it by its id")

@@ -88,7 +88,9 @@ def _typical(by_class: list[list[int]], count: int) -> list[int]:
 def _name(taken: dict[str, Path], folder: str, label: str, path: Path) -> str:
     stem = f"{folder}/{re.sub(r'[^A-Za-z0-9_.-]+', '_', label)}"
     names = (f"{stem}{f'-{n}' if n > 1 else ''}{path.suffix.lower()}" for n in range(1, 10_000))
-    return next(name for name in names if name not in taken)
+    # Some file systems do not tell capitals apart.
+    used = {name.lower() for name in taken}
+    return next(name for name in names if name.lower() not in used)
 
 
 def baseline(proof: Proof) -> Baseline:

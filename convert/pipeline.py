@@ -178,7 +178,8 @@ def prove(
         mode=request.mode,
         seconds=request.seconds,
     )
-    proof = replace(proof, chose_epoch=request.chose_epoch)
+    accept = request.verdict.accept if request.verdict else ()
+    proof = replace(proof, chose_epoch=request.chose_epoch, accept=accept)
     progress(sentence(proof))
     kept = keepsakes(proof, request.samples)
     if not kept.golden:

@@ -38,7 +38,8 @@ class Proof:
 
     recipe: that the frames were fed by, for showing them. brightness: mean grey level 0..255 of
     each frame's input, [frames]. chose_epoch: the frames chose the epoch of the training that the
-    model is of, so that they flatter it.
+    model is of, so that they flatter it. accept: labels of good parts; without them no answer has a
+    verdict.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Proof:
     result: Side
     reference: Side | None = None
     chose_epoch: bool = False
+    accept: tuple[str, ...] = ()
 
     @property
     def truth(self) -> Indices:
@@ -150,6 +152,7 @@ def details(proof: Proof) -> dict[str, Any]:
         "mode": proof.result.mode,
         "frames": len(proof.frames),
         "chose_epoch": proof.chose_epoch,
+        "accept": list(proof.accept),
         "labels": list(class_names(proof.labels)),
         "measured_on": {
             "runtime": runtime(),

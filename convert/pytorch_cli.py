@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from convert.file_cli import convert
+from convert.file_cli import convert, warn_of_similar
 from convert.options import add_bundle_arguments, add_recipe_arguments, check_accepted
 
 
@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from convert.quantized import read_tflite
 
     labels = sources.read_labels(args.labels)
+    warn_of_similar(labels)
     check_accepted(args, labels)
     if len(args.size) > 2 or min(args.size) < 1:
         raise ConvertError(f"--size {args.size} should be a height and a width, or one for both")

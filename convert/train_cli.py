@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labelled-of", metavar="MODEL", help="the model that answered them (that of --name)"
     )
+    parser.add_argument(
+        "--allow-similar-classes",
+        action="store_true",
+        help="names such as good and Good, or crak and crack, are two classes",
+    )
     how = parser.add_argument_group("training")
     how.add_argument("--alpha", type=float, default=1.0, help="width of MobileNetV2 (1.0)")
     how.add_argument("--size", type=int, default=224, help="sides of its input in pixels (224)")
@@ -220,7 +225,9 @@ def data(args: argparse.Namespace, terminal: "Terminal") -> "tuple[Dataset, Data
     validation = read_dataset(args.validate, train.classes) if args.validate else None
     images = len(train.frames) + len(validation.frames if validation else ())
     with terminal.bar("Checking the images", images) as advance:
-        check_dataset(train, validation, Limits(), advance)
+        check_dataset(
+            train, validation, Limits(), advance, allow_similar=args.allow_similar_classes
+        )
     if validation is None:
         train, validation = split(train, HELD_OUT, args.seed)
         terminal.say(

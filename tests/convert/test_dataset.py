@@ -8,6 +8,7 @@ import pytest
 from images import encode, picture
 
 from convert.dataset import Dataset, DatasetError, LabelledFrame, check_dataset, read_dataset, split
+from convert.similar_names import similar_classes
 from server.recognition.frame import Limits
 
 
@@ -211,3 +212,49 @@ def test_a_split_takes_the_share_of_each_class_and_repeats() -> None:
     assert set(kept.frames) | set(held.frames) == set(frames)
     assert split(whole, 0.2, seed=3) == (kept, held)
     assert split(whole, 0.2, seed=4) != (kept, held)
+
+
+ALIKE = [
+    ("good", 4, "Good", 4),
+    ("good part", 4, "good_part", 4),
+    ("gr\u00fcn", 4, "gru\u0308n", 4),
+    ("stra\u00dfe", 4, "STRASSE", 4),
+    ("crack", 40, "crak", 3),
+    ("crack", 40, "carck", 3),
+    ("scratch", 20, "scratchs", 3),
+    ("missing hole", 30, "mising holle", 2),
+]
+DIFFERENT = [
+    ("crack", 10, "crak", 9),
+    ("class 1", 40, "class 2", 3),
+    ("side a", 40, "side b", 3),
+    ("ok", 40, "nok", 3),
+    ("complete", 40, "incomplete", 3),
+    ("dented", 40, "good", 2),
+]
+
+
+@pytest.mark.parametrize(("one", "many", "other", "few"), ALIKE)
+def test_similar_names_are_found(one: str, many: int, other: str, few: int) -> None:
+    assert len(list(similar_classes({one: many, other: few, "quite another": 30}))) == 1
+
+
+@pytest.mark.parametrize(("one", "many", "other", "few"), DIFFERENT)
+def test_different_names_are_left_alone(one: str, many: int, other: str, few: int) -> None:
+    assert not list(similar_classes({one: many, other: few}))
+
+
+def test_similar_classes_are_asked_about(folder: Path) -> None:
+    for i in range(3):
+        write(folder / "Good" / f"{i}.png", 40 + i)
+    message = refusal(folder)
+    assert "classes whose names look like one (1):" in message
+    assert "'Good' (3 images) and 'good' (4 images)" in message
+    assert "--allow-similar-classes" in message
+    check_dataset(read_dataset(folder), None, Limits(), allow_similar=True)
+
+
+def test_accents_match_however_they_are_written(folder: Path) -> None:
+    write(folder / "gru\u0308n" / "1.png", 40)
+    found = read_dataset(folder, ("bad", "good", "gr\u00fcn"))
+    assert found.counts() == (4, 4, 1)

@@ -103,6 +103,7 @@ def test_an_exported_program_and_a_state_dict_make_bundles(networks: Any, tmp_pa
         torch.export.save(program, tmp_path / "program.pt2")
     (tmp_path / "labels.txt").write_text("a\nb\nc\nd\ne\n")
     common = ["--labels", "labels.txt", "--out", str(tmp_path / "models")]
+    common += ["--scale", "0.00392157"]
     assert main(["pytorch", "program.pt2", *common]) == 0
     command = ["pytorch", "networks:small", "--weights", "weights.pt", "--size", "48", "32"]
     assert main([*command, *common]) == 0

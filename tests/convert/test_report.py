@@ -17,7 +17,7 @@ from convert.__main__ import main
 from convert.charts import confusion_png
 from convert.frames import labelled
 from convert.pipeline import Request, build
-from server.recognition.manifest import Bundle, read_bundle
+from server.recognition.manifest import Bundle, VerdictPolicy, read_bundle
 
 
 @pytest.fixture
@@ -191,3 +191,17 @@ def test_evaluate_writes_the_same_report(
     assert (
         again["per_frame"] == json.loads((proven.folder / "report.json").read_text())["per_frame"]
     )
+
+
+def test_report_names_accepted_labels_or_none(request_of: Request, colours_frames: Path) -> None:
+    validation = labelled(colours_frames, request_of.labels)
+    lines: list[str] = []
+    request = replace(request_of, validation=validation, max_accuracy_drop=100.0)
+    page = (build(request, lines.append) / "report.html").read_text()
+    assert "the verdict of every answer is null" in page
+    assert sum("no --accept" in line for line in lines) == 1
+    request = replace(request, verdict=VerdictPolicy(accept=("green", "red")))
+    lines.clear()
+    page = (build(request, lines.append) / "report.html").read_text()
+    assert "The verdict is <code>pass</code> for green, red." in page
+    assert not any("--accept" in line for line in lines)
