@@ -13,17 +13,24 @@ class LinesideError(Exception):
         code: stable upper-case name, for programs.
         status: HTTP status.
         retryable: False if the same request can never succeed later.
+        cause: finer than `code`, for metrics and alerts; empty if the code says it all.
         retry_after: seconds after which trying again makes sense, or None.
     """
 
     code = "INTERNAL"
     status = 500
     retryable = True
+    cause = ""
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
+
+    @property
+    def reason(self) -> str:
+        """What is counted: `cause`, else `code`."""
+        return self.cause or self.code
 
 
 class BadRequestError(LinesideError):
@@ -36,6 +43,12 @@ class MissingFieldError(BadRequestError):
 
 class InvalidFieldError(BadRequestError):
     code = "INVALID_FIELD"
+
+
+class ClockAheadError(InvalidFieldError):
+    """A frame seems to come from the future, so that its deadline can't be judged."""
+
+    cause = "CLOCK_AHEAD"
 
 
 class NotFoundError(LinesideError):
@@ -135,7 +148,7 @@ class DeadlineExceededError(LinesideError):
 class StaleFrameError(DeadlineExceededError):
     """A frame was too old when it came, and only gets older."""
 
-    retryable = False
+    retryable, cause = False, "STALE_FRAME"
 
 
 class SupersededError(LinesideError):

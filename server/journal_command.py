@@ -23,6 +23,7 @@ WHAT = {
     "code": "the error's code",
     "request_id": "the request's id",
     "cached": "whether the answer was another request's: true or false",
+    "address": "the address of the client, of a frame that failed",
     "since": "from this time on: Unix seconds, or RFC 3339 with a zone",
     "until": "up to this time",
 }

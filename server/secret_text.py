@@ -2,6 +2,9 @@
 
 import re
 
+# Characters of an error's sentence that the log and the journal keep.
+LONGEST_SENTENCE = 300
+
 # API keys (`server.store.keys`) and JSON Web Tokens, should a caller put one where it is logged.
 SECRET = re.compile(r"ls_[A-Za-z0-9_-]{20,}|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 
@@ -21,3 +24,9 @@ def looks_secret(text: str) -> bool:
         match.start() == 0 or not text[match.start() - 1].isalnum()
         for match in SECRET.finditer(text)
     )
+
+
+def kept_sentence(text: str) -> str:
+    """An error's sentence as the log and the journal keep it: of bounded length, without keys."""
+    text = hide_secrets(text)
+    return text if len(text) <= LONGEST_SENTENCE else text[: LONGEST_SENTENCE - 3] + "..."

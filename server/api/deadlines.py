@@ -4,7 +4,7 @@ import math
 import re
 from datetime import datetime
 
-from server.errors import InvalidFieldError, StaleFrameError
+from server.errors import ClockAheadError, InvalidFieldError, StaleFrameError
 from server.validation import NUMBER, shown
 from server.wall_clock import clock_fault
 
@@ -75,10 +75,10 @@ def frame_age(captured_at: str | None, wall: float) -> float:
 
 
 def check_clock(age: float, max_skew: float, captured_at: str) -> None:
-    """Raises InvalidFieldError for a frame of `age` seconds whose clock is ahead by more than
+    """Raises ClockAheadError for a frame of `age` seconds whose clock is ahead by more than
     `max_skew` seconds, since no deadline can be counted from such a clock."""
     if age < -max_skew:
-        raise InvalidFieldError(
+        raise ClockAheadError(
             f"captured_at is {-age:.1f} s ahead of this server's clock, and with deadline_ms at"
             f" most {max_skew:g} s are taken: {likely_cause(age, captured_at)}"
         )

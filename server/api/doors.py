@@ -20,6 +20,11 @@ def is_loopback(host: str) -> bool:
     return all(ip_address(address[4][0]).is_loopback for address in found)
 
 
+def from_loopback(address: str | None) -> bool:
+    """Return whether a request from `address` comes from this machine, as it does without one."""
+    return not address or address in ("127.0.0.1", "::1") or ip_address(address).is_loopback
+
+
 def check_doors(settings: Settings) -> None:
     """Raises StartError where this server would be open to others without anyone having said so,
     or where keys or tokens can't be used as set."""

@@ -14,7 +14,7 @@ import msgspec
 from werkzeug.exceptions import RequestTimeout
 
 from server.api.access import FRAMES
-from server.api.observing import choose_id, told_name
+from server.api.observing import choose_id, let_in, told_name
 from server.api.query import Query, age_of, options, query_of
 from server.api.reserve import REFUSED
 from server.api.responses import ErrorAnswer, ErrorBody, retry_header
@@ -27,6 +27,7 @@ from server.observe.repeats import Repeats
 from server.recognition.admission import Admission
 from server.recognition.observation import Refusal, RefusalListener
 from server.recognition.tensors import Model
+from server.secret_text import kept_sentence
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -35,6 +36,8 @@ FRAME_PATHS = frozenset({"/v1/recognize"})
 # The types of bodies that may name a camera.
 WITH_OPTIONS = ("multipart/", "application/json", "application/x-www-form-urlencoded")
 NOTHING = Query()
+# In a WSGI environment, whether the sender has a valid key or is on this machine.
+LET_IN = "lineside.let_in"
 NO_HEADER = ("", "")
 
 
@@ -79,7 +82,9 @@ class Gate:
         ):
             started = time.perf_counter()
             error, query, again = self._refusal(environ)
-            if error and self._doors.admit(environ, FRAMES)[0] and _body_read(environ, self._most):
+            admitted, caller = self._doors.admit(environ, FRAMES) if error else (False, None)
+            if error and admitted and _body_read(environ, self._most):
+                environ[LET_IN] = let_in(caller, environ.get("REMOTE_ADDR"))
                 return self._refuse(environ, query, error, again, started, start_response)
         return self._app(environ, start_response)
 
@@ -135,10 +140,11 @@ class Gate:
 
         def told() -> None:
             self._metrics.finished(route, error.status, seconds)
+            self._metrics.failed(route, error.reason)
             self._metrics.refuse(error.code)
             self._repeats.leave_out(error.code, route)
             if self._refusals:
-                self._tell(at, query, error, request_id, seconds)
+                self._tell(at, query, error, environ, seconds)
 
         self._afterwards.take(told)
         headers = [
@@ -151,12 +157,30 @@ class Gate:
         return [body]
 
     def _tell(
-        self, at: float, query: Query, error: LinesideError, request_id: str, seconds: float
+        self,
+        at: float,
+        query: Query,
+        error: LinesideError,
+        environ: dict[str, Any],
+        seconds: float,
     ) -> None:
         model, camera, part = (
             told_name(name or "") for name in (query.model, query.camera, query.part)
         )
-        refusal = Refusal(at, request_id, error.status, error.code, model, 0, camera, part, seconds)
+        refusal = Refusal(
+            at=at,
+            request_id=environ["HTTP_X_REQUEST_ID"],
+            status=error.status,
+            code=error.code,
+            model=model,
+            camera=camera,
+            part=part,
+            seconds=seconds,
+            reason=kept_sentence(error.message),
+            cause=error.cause,
+            address=environ.get("REMOTE_ADDR") or "",
+            let_in=environ[LET_IN],
+        )
         for listener in self._refusals:
             listener(refusal)
 

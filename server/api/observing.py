@@ -10,6 +10,7 @@ import msgspec
 from flask import Flask, Response, g, request
 
 from server.api.access import FRAMES, rights_of
+from server.api.doors import from_loopback
 from server.api.reserve import REFUSED
 from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
@@ -17,7 +18,7 @@ from server.observe.repeats import Repeats
 from server.recognition.manifest import Manifest
 from server.recognition.observation import Refusal, RefusalListener
 from server.recognition.recognizer import Options
-from server.secret_text import looks_secret
+from server.secret_text import kept_sentence, looks_secret
 
 logger = logging.getLogger(LOGGER)
 
@@ -27,8 +28,6 @@ REQUEST_ID = re.compile(r"(?!ls_|eyJ)[A-Za-z0-9._:-]{1,64}")
 LONGEST = 128
 # Scrapes and probes come every few seconds and say nothing of the line.
 QUIET = ("/metrics", "/livez", "/readyz")
-# Statuses of requests whose senders may not come in, or not so often.
-REFUSED_CALLERS = (401, 403, 429)
 # In a WSGI environment, when the request began, where somebody looked at it before Flask.
 STARTED = "lineside.started"
 # There too, the manifest of the model that was asked, and the options.
@@ -45,7 +44,8 @@ def choose_id(given: str) -> str:
 
 class Finished(msgspec.Struct, frozen=True):
     """One answered request. path: as asked; route: as registered. caller: the name of its key or
-    token, if any. code: of the error it was answered with, if any. fields: what its log line says
+    token, if any. code: of the error it was answered with, if any, and cause: finer than that, or
+    empty. fields: what its log line says
     beside that. failure: what we did not foresee, whose traceback is part of the line."""
 
     request_id: str
@@ -58,12 +58,15 @@ class Finished(msgspec.Struct, frozen=True):
     code: str | None = None
     fields: Mapping[str, object] = {}
     failure: Exception | None = None
+    cause: str = ""
 
 
 def tell(done: Finished, metrics: Metrics, repeats: Repeats | None = None) -> None:
     """Counts, times and logs one answered request; of those that failed alike, as many as
     `repeats` lets pass are logged."""
     metrics.finished(done.route, done.status, done.seconds)
+    if done.code:
+        metrics.failed(done.route, done.cause or done.code)
     level = logging.DEBUG if done.path in QUIET else logging.INFO
     if done.failure is not None:
         level = logging.ERROR
@@ -93,8 +96,16 @@ def told_name(given: str) -> str:
     return "" if looks_secret(given) else given[:LONGEST]
 
 
-def tell_refusal(refusals: Sequence[RefusalListener], status: int, code: str) -> None:
-    """Tells that this request's frame got no labels, with what is known of it."""
+def let_in(caller: object, address: str | None) -> bool:
+    """Return whether a request came with a valid key, or from this machine."""
+    return caller is not None or from_loopback(address)
+
+
+def tell_refusal(
+    refusals: Sequence[RefusalListener], status: int, code: str, reason: str, cause: str
+) -> None:
+    """Tells that this request's frame got no labels, with what is known of it. reason: the sentence
+    that says why. cause: of the error, finer than its code."""
     if not refusals:
         return
     asked: tuple[Manifest, Options] | None = request.environ.get(ASKED)
@@ -110,18 +121,25 @@ def tell_refusal(refusals: Sequence[RefusalListener], status: int, code: str) ->
         camera=options.camera if options else told_name(camera),
         part=options.part if options else told_name(request.args.get("part", "")),
         seconds=time.perf_counter() - g.started,
+        reason=kept_sentence(reason),
+        cause=cause,
+        address=request.remote_addr or "",
+        let_in=let_in(g.get("caller"), request.remote_addr),
     )
     for listener in refusals:
         listener(refusal)
 
 
-def _fields_of_error(status: int) -> dict[str, object]:
-    """What the log line of a request that failed says, so that its sender is found."""
-    fields: dict[str, object] = {}
-    if camera := told_name(request.environ.get(CAMERA) or ""):
-        fields["camera"] = camera
-    if status in REFUSED_CALLERS and request.remote_addr:
+def _fields_of_error() -> dict[str, object]:
+    """What the log line of a request that failed says, so that its sender and the cause are
+    found."""
+    fields: dict[str, object] = {"error": kept_sentence(g.error_message)}
+    if request.remote_addr:
         fields["address"] = request.remote_addr
+    # Names that strangers choose are not kept.
+    camera = request.args.get("camera", "") if g.get("is_frame") else ""
+    if camera := told_name(request.environ.get(CAMERA) or camera):
+        fields["camera"] = camera
     return fields
 
 
@@ -147,7 +165,8 @@ def observe_requests(
     def finish(response: Response) -> Response:
         if "error_code" in g and g.get("is_frame"):
             metrics.refuse(g.error_code)
-            tell_refusal(refusals, response.status_code, g.error_code)
+            cause = g.get("error_cause", "")
+            tell_refusal(refusals, response.status_code, g.error_code, g.error_message, cause)
         response.headers["X-Request-Id"] = g.request_id
         caller = g.get("caller")
         done = Finished(
@@ -159,8 +178,9 @@ def observe_requests(
             seconds=time.perf_counter() - g.started,
             caller=caller.name if caller else None,
             code=g.get("error_code"),
-            fields=g.get("log_fields") or _fields_of_error(response.status_code),
+            fields=_fields_of_error() if "error_code" in g else g.get("log_fields", {}),
             failure=g.get("failure"),
+            cause=g.get("error_cause", ""),
         )
         tell(done, metrics, repeats)
         return response

@@ -162,7 +162,7 @@ class Recognizing:
     def refused(self, error: LinesideError) -> None:
         """Counts and tells a frame that got no labels in a request that answers others."""
         self._metrics.refuse(error.code)
-        tell_refusal(self._refusals, error.status, error.code)
+        tell_refusal(self._refusals, error.status, error.code, error.message, error.cause)
 
     def unanswered(self, refusal: Refusal) -> None:
         """Counts and tells a frame that got no labels outside of any request."""

@@ -61,8 +61,8 @@ def to_json(value: object, status: int = 200) -> Response:
 def error_answer(status: int, code: str, message: str) -> Response:
     """The error shape of this request's route, remembered for the metrics and the log line. What
     the caller called a thing stands in `message`, unless it looks like a key."""
-    g.error_code = code
     message = hide_secrets(message.encode("utf-8", "backslashreplace").decode())
+    g.error_code, g.error_message = code, message
     return to_json(error_body(request.path, code, message, g.get("request_id", "")), status)
 
 
@@ -88,6 +88,7 @@ def retry_header(error: LinesideError, options: Options | None = None) -> tuple[
 
 def _known(error: LinesideError) -> Response:
     response = error_answer(error.status, error.code, error.message)
+    g.error_cause = error.cause
     if error.status == 503:
         asked = request.environ.get(ASKED)
         name, value = retry_header(error, asked[1] if asked else None)

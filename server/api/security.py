@@ -6,7 +6,6 @@ counted or told; a caller is known by the name of its key.
 
 import logging
 from collections.abc import Callable, Iterable
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from werkzeug.datastructures import EnvironHeaders, Headers
 
 from server.api.access import ADMIN, OPEN, PROBES, rights_of
 from server.api.callers import NO_KEY, OWNER, Caller, credentials, identify
-from server.api.doors import is_loopback
+from server.api.doors import from_loopback, is_loopback
 from server.api.origins import OriginCheck
 from server.api.tokens import token_reader
 from server.config import Settings
@@ -115,7 +114,7 @@ class Doors:
 
     def open_to(self, address: str | None) -> bool:
         """Whether `address` may come in while no key is asked for."""
-        return self._auth != "auto" or _from_loopback(address)
+        return self._auth != "auto" or from_loopback(address)
 
     def _check_unguarded(self, rights: tuple[str, ...] | None) -> None:
         """Raise where a request without a key comes from another machine, or may be that of another
@@ -126,10 +125,6 @@ class Doors:
         strict = rights == ADMIN and self._auth == "auto"
         if sentence := self._origins.refusal(request.environ, page=page, strict=strict):
             raise ForbiddenError(sentence)
-
-
-def _from_loopback(address: str | None) -> bool:
-    return not address or address in ("127.0.0.1", "::1") or ip_address(address).is_loopback
 
 
 def guard(app: Flask, settings: Settings, doors: Doors) -> None:

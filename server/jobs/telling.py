@@ -15,6 +15,7 @@ from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.recognition.observation import Listener, Observation, Refusal, RefusalListener
 from server.recognition.recognizer import Answer, Options
+from server.secret_text import kept_sentence
 from server.store.job_records import Fault, JobRecord, OpenFrame, Outcome, State
 
 if TYPE_CHECKING:
@@ -200,4 +201,6 @@ def _refusal(frame: OpenFrame, fault: Fault) -> Refusal:
         camera=ask.camera or "",
         part=ask.part or "",
         seconds=max(0.0, now - frame.created),
+        reason=kept_sentence(fault.message),
+        let_in=True,  # its job was taken
     )

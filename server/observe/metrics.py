@@ -55,6 +55,12 @@ class Metrics:
         self.refused = self._counter(
             "frames_refused_total", "Frames that got no labels, by error code", "reason"
         )
+        self.request_errors = self._counter(
+            "request_errors_total",
+            "Requests answered with an error, by its code or finer cause",
+            "route",
+            "reason",
+        )
         self.waiting = self._gauge("waiting_frames", "Frames waiting for an interpreter")
         self.busy = self._gauge("busy_interpreters", "Interpreters at work")
         self.predictions = self._counter(
@@ -113,6 +119,10 @@ class Metrics:
         """Counts one answered request."""
         self._child(self.requests, route, str(status)).inc()
         self._child(self.request_duration, route).observe(seconds)
+
+    def failed(self, route: str, reason: str) -> None:
+        """Counts one request that was answered with an error, by its code or finer cause."""
+        self._child(self.request_errors, route, reason).inc()
 
     def refuse(self, code: str) -> None:
         """Counts one frame that got no labels, by its error code."""

@@ -27,7 +27,9 @@ Listener = Callable[[Observation], None]
 class Refusal(msgspec.Struct, frozen=True):
     """One frame that got no labels. at: when, in Unix seconds. status, code: of the error that was
     answered. model, version, camera, part: as far as they were known, else empty and 0. seconds:
-    from the request's arrival."""
+    from the request's arrival. reason: the sentence that the sender was told, without keys. cause:
+    finer than the code, or empty. address: the sender's, if known. let_in: the sender has a valid
+    key, or needs none because it is on this machine."""
 
     at: float
     request_id: str
@@ -38,6 +40,10 @@ class Refusal(msgspec.Struct, frozen=True):
     camera: str = ""
     part: str = ""
     seconds: float = 0.0
+    reason: str = ""
+    cause: str = ""
+    address: str = ""
+    let_in: bool = False
 
 
 # Called as a Listener is, but of frames that were refused or failed.

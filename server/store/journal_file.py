@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from server.observe.logs import LOGGER
-from server.store.journal_rows import COLUMNS, FORMAT, SCHEMA, Values
+from server.store.journal_rows import COLUMNS, COLUMNS_OF, FORMAT, SCHEMA, Values
 
 logger = logging.getLogger(LOGGER)
 
@@ -72,6 +72,27 @@ class JournalFile:
             raise JournalFormatError(
                 f"{self.path} is of format {version}, and this program writes {FORMAT}"
             )
+        else:
+            self._add_columns()
+
+    def _add_columns(self) -> None:
+        """Adds the columns that a predecessor of this program did not have, all or none."""
+        if not self._missing():
+            return
+        run = self._base.execute
+        run("BEGIN IMMEDIATE")
+        try:
+            for name in self._missing():  # another process may have been first
+                run(f"ALTER TABLE answers ADD COLUMN {name}")
+            run("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                run("ROLLBACK")
+            raise
+
+    def _missing(self) -> list[str]:
+        there = {row[1] for row in self._base.execute(COLUMNS_OF)}
+        return [name for name in COLUMNS if name not in there]
 
     def _number(self, query: str) -> int:
         return int(self._base.execute(query).fetchone()[0])

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from server.errors import JournalUnreadableError
 from server.store.clock import rfc3339
-from server.store.journal_rows import COLUMNS, FORMAT, Row
+from server.store.journal_rows import COLUMNS, COLUMNS_OF, FORMAT, Row
 
 Order = Literal["newest", "oldest"]
 Format = Literal["json", "csv", "jsonl"]
@@ -49,6 +49,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     code: Text | None = None
     request_id: Text | None = None
     cached: bool | None = None
+    address: Text | None = None
     since: float | None = None
     until: float | None = None
 
@@ -60,7 +61,6 @@ _CONDITIONS = {
     "since": "+time >= ?",
     "until": "+time < ?",
 }
-_SELECT = f"SELECT {', '.join(COLUMNS)} FROM answers WHERE "
 
 
 class JournalReader:
@@ -76,10 +76,16 @@ class JournalReader:
         given = {
             name: value for name in _CONDITIONS if (value := getattr(wanted, name)) is not None
         }
-        self._where = " AND ".join(["true", *(_CONDITIONS[name] for name in given)])
-        self._values = tuple(given.values())
         self._base = _connect(path) if path.exists() else None
         try:
+            there = {row[1] for row in self._run(COLUMNS_OF)} if self._base else set()
+            columns = (name if name in there else f"NULL AS {name}" for name in COLUMNS)
+            self._select = f"SELECT {', '.join(columns)} FROM answers WHERE "
+            # For a column that the file does not have yet, no row holds any value.
+            lacking = {name for name in given if name not in (*_TIMES, *there)}
+            conditions = (_CONDITIONS[name] for name in given if name not in lacking)
+            self._where = " AND ".join(["false" if lacking else "true", *conditions])
+            self._values = tuple(given[name] for name in given if name not in lacking)
             self.first, self.last = self._span(wanted) if self._base else (1, 0)
         except JournalUnreadableError:
             self.close()
@@ -117,7 +123,7 @@ class JournalReader:
             last = last if cursor is None else min(last, cursor - 1)
         elif cursor is not None:
             first = max(first, cursor + 1)
-        query = f"{_SELECT}{self._where} AND id BETWEEN ? AND ? ORDER BY id {way} LIMIT ?"
+        query = f"{self._select}{self._where} AND id BETWEEN ? AND ? ORDER BY id {way} LIMIT ?"
         return [_row(values) for values in self._run(query, (*self._values, first, last, limit))]
 
     def pages(

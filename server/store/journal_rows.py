@@ -13,8 +13,9 @@ OK = 200
 
 class Row(msgspec.Struct, frozen=True):
     """time: RFC 3339, UTC. label, probability: the best. status: HTTP's. code: the error's.
-    cached: whether the answer was another request's. *_ms: milliseconds by stage, and in all. What
-    is not known, or does not apply, is null."""
+    cached: whether the answer was another request's. *_ms: milliseconds by stage, and in all.
+    reason: the sentence that a failed request was told; address: its sender's. What is not known,
+    or does not apply, is null."""
 
     id: int
     time: str
@@ -34,6 +35,8 @@ class Row(msgspec.Struct, frozen=True):
     wait_ms: float | None
     inference_ms: float | None
     total_ms: float | None
+    reason: str | None = None
+    address: str | None = None
 
 
 COLUMNS = Row.__struct_fields__
@@ -41,7 +44,10 @@ COLUMNS = Row.__struct_fields__
 # Unix seconds for `time`.
 Values = tuple[Any, ...]
 
+# Columns that came later are added to a file that lacks them and read as null until then; programs
+# that don't know them go on, so the format stays as it is.
 FORMAT = 1
+COLUMNS_OF = "PRAGMA table_info(answers)"
 # `time` holds Unix seconds. Rows come in nearly the order of time, so that the index grows at its
 # end only; one by part would write a page for each row.
 SCHEMA = f"""
@@ -75,6 +81,8 @@ def answered(seen: Observation) -> Values:
         OK,
         None,
         *(_milliseconds(timing(stage)) for stage in (*STAGES, "total")),
+        None,
+        None,
     )
 
 
@@ -95,4 +103,6 @@ def refused(refusal: Refusal) -> Values:
         refusal.code,
         *(None for _ in STAGES),
         _milliseconds(refusal.seconds),
+        refusal.reason or None,
+        refusal.address or None,
     )

@@ -53,4 +53,4 @@ def test_a_failure_of_ours_has_one_line_with_its_traceback(
     ]
     assert (lines[0]["level"], lines[0]["status"], lines[0]["code"]) == ("error", 500, "INTERNAL")
     assert "ZeroDivisionError: the cause" in lines[0]["traceback"]
-    assert b'lineside_camera_frames_total{camera="other",result="failed"} 3.0' in metrics.render()
+    assert b'lineside_camera_frames_total{camera="a",result="failed"} 3.0' in metrics.render()

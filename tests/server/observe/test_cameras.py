@@ -76,6 +76,117 @@ def test_only_an_answered_frame_gives_a_camera_its_label() -> None:
     }
 
 
+def refusal(camera: str, code: str = "INVALID_FIELD", at: float = 1.0, **more: Any) -> Refusal:
+    """Of a sender who was let in, unless told otherwise."""
+    status = 503 if code == "OVERLOADED" else 400
+    return Refusal(at, "r", status, code, camera=camera, **({"let_in": True} | more))
+
+
+def reasons(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
+    return {
+        (sample.labels["camera"], sample.labels["reason"]): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == "lineside_camera_refused_total"
+    }
+
+
+def test_a_camera_that_only_fails_is_told_from_others() -> None:
+    registry = CollectorRegistry()
+    cameras = Cameras(registry, 3)
+    for camera in ("tz", "tz", "dark"):
+        cameras.refused(refusal(camera, cause="CLOCK_AHEAD" if camera == "tz" else ""))
+    cameras.refused(refusal("dark", "OVERLOADED"))
+    assert counted(registry) == {("tz", "bad"): 2, ("dark", "bad"): 1, ("dark", "refused"): 1}
+    assert reasons(registry) == {
+        ("tz", "CLOCK_AHEAD"): 2,
+        ("dark", "INVALID_FIELD"): 1,
+        ("dark", "OVERLOADED"): 1,
+    }
+
+
+def test_strangers_get_no_series() -> None:
+    registry = CollectorRegistry()
+    cameras = Cameras(registry, 3)
+    for number in range(100):
+        cameras.refused(refusal(f"made-up-{number}", let_in=False))
+    assert counted(registry) == {("other", "bad"): 100}
+    assert reasons(registry) == {("other", "INVALID_FIELD"): 100}
+
+
+def test_an_answered_camera_takes_the_place_of_one_that_never_was() -> None:
+    registry = CollectorRegistry()
+    cameras = Cameras(registry, 2)
+    cameras.refused(refusal("typo", at=1.0))
+    cameras.refused(refusal("dark", at=2.0))
+    cameras.refused(refusal("more", at=3.0))
+    assert {camera for camera, _ in counted(registry)} == {"typo", "dark", "other"}
+    cameras.answered(seen("top"))
+    assert {camera for camera, _ in counted(registry)} == {"top", "dark", "other"}
+    cameras.answered(seen("dark"))
+    cameras.answered(seen("side"))
+    cameras.refused(refusal("typo"))
+    assert counted(registry) == {
+        ("top", "answered"): 1,
+        ("dark", "bad"): 1,
+        ("dark", "answered"): 1,
+        ("other", "bad"): 2,
+        ("other", "answered"): 1,
+    }
+    assert {camera for camera, _ in reasons(registry)} == {"dark", "other"}
+    text = generate_latest(registry).decode()
+    assert "typo" not in text
+
+
+@pytest.mark.parametrize("most", [0, 1, 5])
+def test_series_are_bounded_whatever_comes(most: int) -> None:
+    registry = CollectorRegistry()
+    cameras = Cameras(registry, most)
+    for number in range(200):
+        name = f"c{number % 23}"
+        cameras.refused(refusal(name, at=number))
+        if number % 3 == 0:
+            cameras.answered(seen(name, at=number))
+        assert len({camera for camera, _ in counted(registry)} - {"other"}) <= most
+        assert len({camera for camera, _ in reasons(registry)} - {"other"}) <= most
+
+
+def test_cameras_with_wrong_clocks_are_seen_from_the_first_frame(colors: Path) -> None:
+    """By their metrics, the journal and the log: each with the reason and the sender."""
+    hours = {"ahead": 2, "behind": -5}
+    with live_server(models=colors) as server:
+        for camera, offset in hours.items():
+            for _ in range(3):
+                moment = time.time() + 3600 * offset
+                answer = server.recognize(
+                    GREEN, camera=camera, captured_at=moment, deadline_ms=60_000
+                )
+                assert answer.status_code in (400, 503)
+                request_id = answer.headers["X-Request-Id"]
+                sentence = answer.json()["error"]["message"]
+                line = server.request_line(request_id)
+                assert (line["camera"], line["address"]) == (camera, "127.0.0.1")
+                assert line["error"] == sentence
+
+        def count(camera: str, reason: str) -> float:
+            return server.sample("lineside_camera_refused_total", camera=camera, reason=reason)
+
+        assert (count("ahead", "CLOCK_AHEAD"), count("behind", "STALE_FRAME")) == (3, 3)
+        assert server.sample(FRAMES, camera="ahead", result="bad") == 3
+        assert server.sample(FRAMES, camera="behind", result="refused") == 3
+        errors = [
+            server.sample("lineside_request_errors_total", route="/v1/recognize", reason=reason)
+            for reason in ("CLOCK_AHEAD", "STALE_FRAME")
+        ]
+        assert errors == [3, 3]
+        url = server.url + "/v1/journal"
+        rows = requests.get(url, params={"camera": "behind"}, timeout=60).json()["rows"]
+        assert rows[0]["reason"] == sentence
+        assert {row["address"] for row in rows} == {"127.0.0.1"}
+        assert len(requests.get(url + "?address=127.0.0.1", timeout=60).json()["rows"]) == 6
+        assert requests.get(url + "?address=10.0.0.1", timeout=60).json()["rows"] == []
+
+
 def test_no_name_makes_the_metrics_unreadable() -> None:
     registry = CollectorRegistry()
     cameras = Cameras(registry, 9)

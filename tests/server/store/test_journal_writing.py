@@ -113,6 +113,83 @@ def test_a_row_says_what_was_answered(tmp_path: Path) -> None:
     assert lost.rows == 0
 
 
+# As a file of the first releases has it.
+FIRST_SCHEMA = """
+CREATE TABLE answers (id INTEGER PRIMARY KEY, time, request_id, camera, part, model, version, label,
+  probability, verdict, cached, status, code, decode_ms, preprocess_ms, wait_ms, inference_ms,
+  total_ms);
+CREATE INDEX answers_time ON answers (time);
+PRAGMA user_version = 1;
+INSERT INTO answers (time, request_id, camera, cached, status, code)
+  VALUES (1767225600.25, 'old-1', 'st4', 0, 400, 'INVALID_FIELD');
+"""
+UNBOUNDED = Bounds(days=0, bytes=64_000_000)
+TOLD = Refusal(
+    1767225601.0, "new", 400, "INVALID_FIELD", camera="st4", reason="top_k ...", address="10.0.0.7"
+)
+
+
+def first_journal(path: Path) -> Path:
+    """A file at `path` as the first releases wrote it, with one row."""
+    with closing(sqlite3.connect(path)) as base:
+        base.executescript(FIRST_SCHEMA)
+    return path
+
+
+def test_an_older_file_is_read_as_it_is(tmp_path: Path) -> None:
+    path = first_journal(tmp_path / "journal.db")
+    before = path.read_bytes()
+    (row,) = rows_of(path)
+    assert (row.request_id, row.reason, row.address) == ("old-1", None, None)
+    assert rows_of(path, Filter(camera="st4", code="INVALID_FIELD")) == [row]
+    assert rows_of(path, Filter(address="10.0.0.7")) == []
+    assert path.read_bytes() == before
+
+
+def test_an_older_file_gets_the_new_columns(tmp_path: Path) -> None:
+    path = first_journal(tmp_path / "journal.db")
+    journal = Journal(path, UNBOUNDED, Lost())
+    journal.refused(TOLD)
+    journal.close()
+    old, new = rows_of(path)
+    assert (old.id, old.request_id, old.reason) == (1, "old-1", None)
+    assert (new.id, new.reason, new.address) == (2, "top_k ...", "10.0.0.7")
+    assert rows_of(path, Filter(address="10.0.0.7")) == [new]
+    again = Journal(path, UNBOUNDED, Lost())
+    again.refused(TOLD)
+    again.close()
+    assert len(rows_of(path)) == 3
+
+
+def test_an_extended_file_serves_an_older_program(tmp_path: Path) -> None:
+    """One that goes back to the release before loses no row, and nor do we afterwards."""
+    path = tmp_path / "journal.db"
+    journal = Journal(first_journal(path), UNBOUNDED, Lost())
+    journal.refused(TOLD)
+    journal.close()
+    with closing(sqlite3.connect(path)) as base, base:
+        assert base.execute("PRAGMA user_version").fetchone() == (1,)
+        base.execute(
+            "INSERT INTO answers (time, request_id, cached, status) VALUES (1, 'b', 0, 200)"
+        )
+    assert [row.request_id for row in rows_of(path)] == ["old-1", "new", "b"]
+
+
+def test_a_file_that_can_not_be_extended_keeps_its_rows(tmp_path: Path) -> None:
+    path, lost = first_journal(tmp_path / "journal.db"), Lost()
+    writer = Writer(path, UNBOUNDED, Loss(lost))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+        other.execute("BEGIN IMMEDIATE")
+        left = write(writer, [answered(observation(1))])
+        assert len(left) == 1
+        other.execute("ROLLBACK")
+    writer.turn(left, time.time(), 2)
+    writer.close()
+    assert [row.request_id for row in rows_of(path)] == ["old-1", "id-1"]
+    assert lost.rows == 0
+
+
 def test_rows_that_come_after_the_end_are_counted(tmp_path: Path) -> None:
     path, lost = tmp_path / "journal.db", Lost()
     journal = Journal(path, BOUNDS, lost)
