@@ -52,6 +52,7 @@ from server.keeping import (
 from server.loading import Engine
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
+from server.protocol import FEATURES
 from server.recognition.observation import Listener, RefusalListener
 from server.store.job_records import JobRecord
 from server.thread_budget import most_requests
@@ -201,6 +202,13 @@ def create_app(
     app.register_blueprint(health.blueprint(store, metrics))
     app.register_blueprint(strict(console.blueprint(store)))
 
+    app.extensions[FEATURES] = {
+        "keys": doors.closed(),
+        "usable_keys": doors.usable_keys(),
+        "samples": sampler is not None,
+        "cache": settings.cache,
+        "journal": journal is not None,
+    }
     engine.start()
     kept.resume()
     return app

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from server.errors import KeysError
-from server.store.keys import RIGHTS, Right, add_key, expired, read_keys, revoke_key
+from server.store.keys import RIGHTS, Key, Right, add_key, expired, read_keys, revoke_key
 
 
 def add_parser(commands: Any) -> None:
@@ -67,13 +67,26 @@ def run(args: argparse.Namespace, path: Path) -> int:
     elif args.action == "revoke":
         revoke_key(path, args.name)
         print(f"{args.name} no longer opens anything", file=sys.stderr)
+        _warn_if_none_is_usable(read_keys(path))
     else:
         keys = read_keys(path)
         if not keys:
             print(f"{path} has no keys", file=sys.stderr)
+            if not path.exists():
+                return 0
         for key in keys:
             ends = f", until {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else ""
             late = " (expired)" if expired(key) else ""
             rate = f", {key.rate}" if key.rate else ""
             print(f"{key.name}: {', '.join(key.rights)}{rate}{ends}{late}")
+        _warn_if_none_is_usable(keys)
     return 0
+
+
+def _warn_if_none_is_usable(keys: tuple[Key, ...]) -> None:
+    if all(expired(key) for key in keys):
+        print(
+            "no key opens anything now, so a server of this file refuses everyone: make one with"
+            " `python -m server key add NAME`",
+            file=sys.stderr,
+        )

@@ -3,3 +3,5 @@
 # In a WSGI environment, what answers the request: Granian's, with response_bytes(status, headers,
 # body). Under another server, which has a limit of its own, it is not there.
 PROTOCOL = "lineside.protocol"
+# Among a Flask application's extensions: what is switched on, for the log.
+FEATURES = "lineside.features"

@@ -21,7 +21,7 @@ from server.data_lock import lock_data
 from server.draining import Wsgi, accept_again, drain_before_stop
 from server.errors import StartError
 from server.observe.logs import LOGGER
-from server.protocol import PROTOCOL
+from server.protocol import FEATURES, PROTOCOL
 from server.supervisor import PORT, Handover
 from server.thread_budget import threads
 
@@ -165,12 +165,19 @@ def run(
     server._shd, server._sso = holder(sock.detach(), False, BACKLOG), None
 
     def load() -> Wsgi:
-        app = drain_before_stop(lambda: make_app(settings), settings.port, settings.stop_timeout)
+        features: dict[str, object] = {}
+
+        def make() -> Any:
+            app = make_app(settings)
+            features.update(getattr(app, "extensions", {}).get(FEATURES, {}))
+            return app
+
+        app = drain_before_stop(make, settings.port, settings.stop_timeout)
         url = f"http://{f'[{address}]' if ':' in address else address}:{settings.port}"
         if lock.fault:
             fields = {"data": settings.data, "reason": lock.fault}
             logger.warning("data folder can't be locked", extra={"fields": fields})
-        _log("listening", url=url, version=__version__)
+        _log("listening", url=url, version=__version__, **features)
         return app
 
     server._spawn_worker(0, server._spawn_wsgi_worker, load).inner.run()

@@ -59,6 +59,24 @@ class Doors:
         """Whether a key or token is asked for."""
         return self._always or (self._auth == "auto" and self._ring.present())
 
+    def usable_keys(self) -> int:
+        """How many API keys open anything now."""
+        return self._ring.usable()
+
+    def locked(self) -> bool:
+        """Whether nobody can come in: a key is asked for, none is usable, and no tokens are
+        taken."""
+        return self.closed() and self._read_token is None and not self._ring.usable()
+
+    def _hint(self) -> str:
+        """What the answer to a caller without a valid key says beside that."""
+        if not self.locked():
+            return ""
+        return (
+            "; no key opens this server now: whoever runs it makes one with `python -m server key"
+            " add NAME`"
+        )
+
     def any_rates(self) -> bool:
         """Whether a key has a rate of its own."""
         return any(key.rate for key in self._ring.current())
@@ -107,7 +125,7 @@ class Doors:
         elif rights == OPEN:
             return
         elif caller is None:
-            raise UnauthorizedError(fault or NO_KEY)
+            raise UnauthorizedError((fault or NO_KEY) + self._hint())
         elif rights is None or not caller.rights.intersection(rights):
             needs = " or ".join(rights or ()) or "a right that nobody has"
             raise ForbiddenError(f"{caller.name} has no right to this; it needs {needs}")
@@ -135,6 +153,13 @@ def guard(app: Flask, settings: Settings, doors: Doors) -> None:
     if settings.auth == "off":
         fields = {"address": settings.host}
         logger.warning("everyone is let in, since auth is off", extra={"fields": fields})
+
+    if doors.locked():
+        fields = {
+            "keys_file": settings.keys_file,
+            "remedy": "python -m server key add NAME --rights recognize",
+        }
+        logger.warning("no key is usable, so everyone is refused", extra={"fields": fields})
 
     @app.before_request
     def know() -> None:

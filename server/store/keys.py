@@ -13,11 +13,12 @@ import os
 import re
 import secrets
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import IO, Annotated, Literal
 
 import msgspec
 
@@ -36,6 +37,8 @@ PREFIX = "ls_"
 RATE = "^([1-9][0-9]*/(second|minute|hour|day))?$"
 # Of a file: when it was last changed, its bytes, its inode.
 Stamp = tuple[int, int, int]
+# Seconds for which a file that is rewritten in place is given to become whole.
+SETTLE_S = 2.0
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 
 
@@ -80,16 +83,51 @@ def read_keys(path: Path) -> tuple[Key, ...]:
 
 
 @contextmanager
-def _changing(path: Path) -> Iterator[None]:
+def _changing(path: Path) -> Iterator[IO[bytes]]:
     """Waits until no other process changes the file, and has others wait. Raises KeysError."""
     with ExitStack() as stack:
         try:
             # The keys file itself is another one after each change, and would be locked in vain.
-            lock = stack.enter_context(path.with_name(f".{path.name}.lock").open("ab"))
+            lock = stack.enter_context(_lock_path(path).open("ab"))
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             raise _unwritable(path, error) from None
-        yield
+        yield lock
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def _stamp(path: Path | str) -> Stamp | None:
+    """The state of the file; None if it is missing."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _change(path: Path, lock: IO[bytes], keys: Iterable[Key]) -> None:
+    """Writes the keys, and in the lock file the state in which they were written, by which a server
+    knows a whole file from one that somebody is just writing. Raises KeysError."""
+    write_keys(path, keys)
+    try:
+        with suppress(PermissionError):
+            os.fchmod(lock.fileno(), 0o644)  # for a service that runs under a user of its own
+        os.ftruncate(lock.fileno(), 0)
+        os.write(lock.fileno(), msgspec.json.encode(_stamp(path)))
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _written_whole(path: Path) -> Stamp | None:
+    """The state in which a command of ours wrote the file last; None if that is not known."""
+    try:
+        stamp: Stamp = msgspec.json.decode(_lock_path(path).read_bytes(), type=Stamp)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return stamp
 
 
 def write_keys(path: Path, keys: Iterable[Key]) -> None:
@@ -131,70 +169,103 @@ def add_key(
     key = Key(
         name=name, rights=given, sha256=digest(secret), created=now, expires=expires, rate=rate
     )
-    with _changing(path):
+    with _changing(path) as lock:
         keys = read_keys(path)
         if any(other.name == name for other in keys):
             raise KeysError(
                 f"{path} has a key named {name} already: revoke it, or use another name"
             )
-        write_keys(path, (*keys, key))
+        _change(path, lock, (*keys, key))
     return secret
 
 
 def revoke_key(path: Path, name: str) -> None:
     """Takes the key out of the file. Raises KeysError where there is none of that name."""
-    with _changing(path):
+    with _changing(path) as lock:
         keys = read_keys(path)
         if not any(key.name == name for key in keys):
             raise KeysError(f"{path} has no key named {name}")
-        write_keys(path, (key for key in keys if key.name != name))
+        _change(path, lock, (key for key in keys if key.name != name))
+
+
+# The state of no file: the keys are read again with each request.
+UNSETTLED: Stamp = (-1, -1, -1)
 
 
 class KeyRing:
     """The keys of a file, read again when it changes.
 
-    `_lock` guards what follows it. `_stamp` is the file's state that `_keys` were read from, and
-    `_told` the last that could not be read: it is tried again with each request, since a key that
-    was revoked must not stay valid. Raises KeysError where the file can't be read at
-    the start; later, the keys read before go on, and the log says so.
+    A file that somebody rewrites in place is empty or cut off for a moment. So a key that is gone
+    stays valid until the file has not changed for SETTLE_S seconds, unless a command of ours wrote
+    it; and a file that is empty, missing or damaged leaves the keys as they were, for as long as it
+    stays so. The log says so once, and once that it is over. A key that was added counts at once.
+
+    `_lock` guards what follows it. `_settled` is the state of the file that `_keys` are of, and
+    `_seen` the last one, since `_since` in seconds of time.monotonic(). Raises KeysError where the
+    file can't be read at the start.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self._name = path, os.fspath(path)
         self._lock = threading.Lock()
-        self._stamp: Stamp | None = None
-        self._stamp = self._told = self._look()
-        self._keys = read_keys(path)
-        self._there = self._stamp is not None
+        self._there = False
+        self._seen: Stamp | None = UNSETTLED
+        self._since = 0.0
+        self._faulty = False
+        stamp, self._keys = _read_at_start(path)
+        self._there = stamp is not None
+        self._settled: Stamp | None = stamp
 
     def _look(self) -> Stamp | None:
         # A missing file is told without an exception, which each frame would pay for.
-        if self._stamp is None and not os.access(self._name, os.F_OK):
+        if not self._there and not os.access(self._name, os.F_OK):
             return None
-        try:
-            status = os.stat(self._name)
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+        return _stamp(self._name)
 
     def current(self) -> tuple[Key, ...]:
         """The keys of this moment."""
         stamp = self._look()
         with self._lock:
-            if stamp != self._stamp:
+            if stamp != self._settled:
                 self._there = self._there or stamp is not None
-                try:
-                    self._keys = read_keys(self.path)
-                    self._stamp = stamp
-                except KeysError as error:
-                    self._tell(stamp, error)
+                self._read(stamp, time.monotonic())
             return self._keys
 
-    def _tell(self, stamp: Stamp | None, error: KeysError) -> None:
-        """Logs, once for each state of the file, that it can't be read."""
-        if stamp != self._told:
-            self._told = stamp
-            logger.error("keys are as before", extra={"fields": {"reason": str(error)}})
+    def _read(self, stamp: Stamp | None, now: float) -> None:
+        if stamp != self._seen:
+            self._seen, self._since = stamp, now
+        try:
+            keys = read_keys(self.path)
+        except KeysError as error:
+            self._report(str(error))
+            return
+        still = self._look() == stamp  # else it was written to while it was read
+        whole = still and stamp is not None and stamp == _written_whole(self.path)
+        quiet = still and now - self._since >= SETTLE_S
+        if self._keys and not keys and not whole:
+            self._report(f"{self.path} is {'missing' if stamp is None else 'empty'}")
+            # Written to again, it is read again.
+            self._settled = stamp if quiet else UNSETTLED
+            return
+        present = {key.sha256 for key in keys}
+        gone = tuple(key for key in self._keys if key.sha256 not in present)
+        settled = whole or quiet
+        self._keys = keys if settled else (*keys, *gone)
+        self._settled = stamp if settled else UNSETTLED
+        if settled and self._faulty:
+            self._faulty = False
+            fields = {"file": self._name, "keys": len(keys)}
+            logger.info("keys file is whole again", extra={"fields": fields})
+
+    def _report(self, reason: str) -> None:
+        """Logs, once until the file is whole again, that it is not."""
+        if not self._faulty:
+            self._faulty = True
+            logger.error("keys are as before", extra={"fields": {"reason": reason}})
+
+    def usable(self) -> int:
+        """How many keys open anything now."""
+        return sum(not expired(key) for key in self.current())
 
     def present(self) -> bool:
         """Whether there is a keys file, or was since the start: who revokes the last key or takes
@@ -210,6 +281,25 @@ class KeyRing:
             if hmac.compare_digest(key.sha256, asked):
                 found = key
         return found
+
+
+def _read_at_start(path: Path) -> tuple[Stamp | None, tuple[Key, ...]]:
+    """The file's state and its keys, once somebody who is just writing it is done. Raises
+    KeysError."""
+    give_up = time.monotonic() + SETTLE_S
+    while True:
+        stamp = _stamp(path)
+        young = stamp is not None and abs(time.time() - stamp[0] / 1e9) < SETTLE_S
+        wait = young and stamp != _written_whole(path) and time.monotonic() < give_up
+        try:
+            keys = read_keys(path)
+        except KeysError:
+            if not wait:
+                raise
+        else:
+            if keys or not wait:
+                return stamp, keys
+        time.sleep(SETTLE_S / 40)
 
 
 def expired(key: Key, now: datetime | None = None) -> bool:
