@@ -22,8 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> int:
         # Not before the fork: what watches the server stays small.
         from server import command
+        from server.pipes import run_for_reader
 
-        return command.main(arguments, handover)
+        return run_for_reader(lambda: command.main(arguments, handover))
 
     return supervise(run, handover) if handover else run()
 

@@ -1,7 +1,6 @@
 """python -m server journal: the journal of a device, with or without its server."""
 
 import argparse
-import os
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -55,13 +54,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     if args.limit is not None and args.limit < 1:
         raise StartError("--limit can't be less than 1")
     with closing(JournalReader(path, _filter(args))) as reader:
-        try:
-            for part in ENCODERS[args.form](reader.pages(args.order, args.limit)):
-                sys.stdout.buffer.write(part)
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            # `head` has seen enough; what is still buffered must not be tried again at the exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for part in ENCODERS[args.form](reader.pages(args.order, args.limit)):
+            sys.stdout.buffer.write(part)
     return 0
 
 
