@@ -210,6 +210,27 @@ def _cameras() -> list[Panel]:
                 "{{camera}} {{result}}",
             ),
         ),
+        graph(
+            "Why frames of a camera fail",
+            "Frames a second that got no labels, by error; STALE_FRAME and CLOCK_AHEAD are clocks",
+            units.CountsPerSecond,
+            (
+                "sum by (camera, reason) (rate(lineside_camera_refused_total"
+                f"{{{CAMERA}}}{RATE}))",
+                "{{camera}} {{reason}}",
+            ),
+        ),
+        bars(
+            "Share of frames that fail",
+            "Over five minutes, of each camera; an alert calls where none gets labels",
+            units.PercentUnit,
+            (
+                "max by (instance, camera)"
+                f" (instance_camera:lineside_camera_failed:ratio_rate5m{{{CAMERA}}})",
+                "{{camera}} {{instance}}",
+            ),
+            {"yellow": 0.05, "red": 0.999},
+        ),
         bars(
             "Since the last frame",
             "Time since the newest frame of each camera, by the device's clock",
