@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tiff_files
 from images import encode, picture
 
 from convert.dataset import Dataset, DatasetError, LabelledFrame, check_dataset, read_dataset, split
@@ -139,6 +140,21 @@ def test_every_file_that_does_not_decode_is_listed(folder: Path) -> None:
     assert "not readable as an image (3)" in message
     for name in ("bad/cut.jpg", "good/notes.txt", "good/empty.png"):
         assert str(folder / name) in message
+
+
+@pytest.mark.parametrize("compression", ["lzw", "deflate", "packbits", "group4"])
+def test_tiff_with_empty_strips_is_listed(folder: Path, compression: str) -> None:
+    bits = 1 if compression == "group4" else 8
+    samples = picture(64, 48)[..., :1].astype(int) >> (8 - bits)
+    right = tiff_files.write(samples, bits, tiff_files.BLACK_IS_ZERO, compression, rows=8)
+    data = bytearray(right.data)
+    for at, size in right.parts[3:]:
+        data[at : at + size] = bytes(size)
+    (folder / "good" / "right.tif").write_bytes(right.data)
+    (folder / "bad" / "zeros.tif").write_bytes(data)
+    message = refusal(folder)
+    assert "not readable as an image (1)" in message
+    assert str(folder / "bad" / "zeros.tif") in message
 
 
 def test_a_missing_file_of_a_csv_is_listed(folder: Path) -> None:

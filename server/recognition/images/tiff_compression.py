@@ -24,8 +24,8 @@ LZW_ENDS: NDArray[np.int64] = np.cumsum(LZW_WIDTHS)
 LZW_STARTS: NDArray[np.int64] = LZW_ENDS - LZW_WIDTHS
 # The codes before which the width grows: libtiff before 4.2 did not let it grow for an End there.
 LZW_STEPS = np.flatnonzero(np.diff(LZW_WIDTHS)) + 1
-# Bytes for which a code stands on average, from which on they are copied code by code.
-LONG_CODES = 16
+# Fewer codes than these, or of more bytes on average, are copied code by code.
+FEW_CODES, LONG_CODES = 100, 16
 LITERALS = [bytes([value]) for value in range(256)] + [b"", b""]
 
 
@@ -150,7 +150,8 @@ def _expand(codes: NDArray[np.int64], raw: bytearray) -> None:
     The code 258 + j stands for what the code j behind the Clear stands for and one byte more, so
     that it repeats the bytes from where these begin.
     """
-    if not len(codes):
+    if len(codes) < FEW_CODES:
+        _expand_singly(codes, raw)
         return
     literal = codes < CLEAR
     origins = np.where(literal, np.arange(len(codes)), codes - FIRST_FREE)
@@ -158,7 +159,7 @@ def _expand(codes: NDArray[np.int64], raw: bytearray) -> None:
     ends = np.cumsum(lengths)
     total = int(ends[-1])
     if total > LONG_CODES * len(codes):
-        _expand_long(codes, raw)
+        _expand_singly(codes, raw)
         return
     starts = ends - lengths
     sources = np.arange(total) + np.repeat(starts[origins] - starts, lengths)
@@ -178,8 +179,10 @@ def _distances(origins: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.
         origins = further
 
 
-def _expand_long(codes: NDArray[np.int64], raw: bytearray) -> None:
-    """As `_expand`, faster if codes stand for many bytes."""
+def _expand_singly(codes: NDArray[np.int64], raw: bytearray) -> None:
+    """As `_expand`, faster for few codes, or if they stand for many bytes each."""
+    if not len(codes):
+        return
     table = LITERALS.copy()
     first, *rest = codes.tolist()
     last = table[first]
