@@ -40,7 +40,7 @@ MANY, GRACE = MOST_READING - 8, 1.0
 # Seconds for which a body waits for room in memory, and between two looks for whom to give up.
 LONGEST_WAIT, WAIT_STEP = 1.0, 0.1
 # Bytes that are read at a time of a body that does not say its length.
-PIECE = 1 << 18
+PIECE = 1 << 16
 # In a WSGI environment, the Body of the request.
 BODY = "lineside.body"
 # Methods whose requests' bodies no route reads.
@@ -120,6 +120,7 @@ class Body:
         finally:
             self._bodies.end(self)
         if self.error is not None:
+            del data  # which the error's traceback would keep
             raise self.error
         return data
 
@@ -133,7 +134,11 @@ class Body:
         pieces: list[bytes] = []
         came = 0
         while came < size and self.error is None:
-            self._bodies.hold(self, min(size, came + PIECE))
+            try:
+                self._bodies.hold(self, min(size, came + PIECE))
+            except OverloadedError:
+                pieces.clear()  # which the error's traceback would keep
+                raise
             piece = self._read(min(PIECE, size - came))
             if not piece:
                 break

@@ -21,6 +21,8 @@ CODINGS = {
 }
 # Letters of a coding's name that an error message repeats.
 SHOWN = 40
+# Bytes of a number as an object.
+VALUE = 32
 # Bytes that are inflated at a time, before they are counted.
 PIECE = 1 << 20
 
@@ -72,9 +74,14 @@ def inflate(data: bytes, coding: str, most: int | None, environ: Mapping[str, An
 def read_body() -> bytes:
     """This request's body, decompressed, of at most the size that any body may have; JSON in UTF-8.
 
-    Raises InvalidFieldError for a charset that is not taken, and what `whole_body` raises.
+    What its values will take in memory is counted as held.
+
+    Raises InvalidFieldError for a charset that is not taken, OverloadedError, and what `whole_body`
+    raises.
     """
     data = request.get_data(cache=False)
+    # Each value of a list becomes an object of Python's.
+    hold(request.environ, VALUE * data.count(b","))
     kind, options = parse_options_header(request.content_type)
     if kind.lower() == JSON and (charset := options.get("charset")):
         return as_utf8(data, codec_of(charset, "the body"))
