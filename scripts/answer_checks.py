@@ -15,7 +15,7 @@ WELL = frozenset({200, 202, 204, 304, 308})
 LIBRARY = re.compile(
     r"\b[A-Z][A-Za-z]+(?:Error|Exception|Warning|Interrupt)\b"
     r"|Traceback| object at 0x|<class |codec can't|'(?:utf-?8|ascii|latin-1|charmap)' codec"
-    r"|\(\"[^\"]*\", [A-Z]|\('[^']*', [A-Z]|\bb'|\bb\"| - at `|at `\$|`\$\."
+    r"|\(\"[^\"]*\", [A-Z]|\('[^']*', [A-Z]|(?<![\w'\"])b['\"](?=\S)| - at `|at `\$|`\$\."
     r"|\[Errno|\[SSL|_ssl\.c|Error -\d+ while|JSON is malformed|Expecting value|Expecting property"
     r"|\(char \d+\)|line \d+ column \d+|invalid literal for|could not convert|NoneType"
     r"|Incorrect padding|Only base64 data|Excess data after|Expected `[a-z]+`|Invalid enum value"

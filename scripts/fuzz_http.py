@@ -411,7 +411,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--url", help="a server to ask, such as http://127.0.0.1:8080")
     args = parser.parse_args(arguments)
     faults, mix = 0, Counter[str]()
-    with tempfile.TemporaryDirectory(prefix="fuzz-http-") as folder:
+    # The applications write to it until this process ends.
+    with tempfile.TemporaryDirectory(prefix="fuzz-http-", ignore_cleanup_errors=True) as folder:
         asks = [over_http(args.url)] if args.url else applications(Path(folder))
         for finding in findings(asks, args.count, args.seed, mix):
             faults += 1

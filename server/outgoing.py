@@ -138,8 +138,10 @@ class Outgoing:
         try:
             parts = urlsplit(url)
             host, port = (parts.hostname or "").rstrip("."), parts.port
-        except ValueError as error:
-            raise InvalidFieldError(f"{self.field} is not a valid URL: {error}") from None
+        except ValueError:
+            raise InvalidFieldError(
+                f"{self.field} is not a valid URL: it should be http://HOST[:PORT]/..."
+            ) from None
         if parts.scheme not in PORTS or not host or parts.username is not None:
             raise InvalidFieldError(f"{self.field} should be http://HOST/... or https://HOST/...")
         if not url.isascii() or any(c <= " " or c == "\x7f" for c in url):

@@ -3,6 +3,7 @@ redirect passes the same checks."""
 
 import math
 import socket
+import ssl
 import threading
 import time
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -52,7 +53,7 @@ class ImageFetcher:
                 raise DeadlineExceededError(
                     "the deadline passed while image_url was fetched"
                 ) from None
-            reason = f"no answer in {self._seconds:g} s" if late else str(error) or repr(error)
+            reason = f"no answer in {self._seconds:g} s" if late else _reason(error)
             raise ImageUrlError(f"image_url can't be fetched: {reason}") from None
         finally:
             self._free.release()
@@ -85,6 +86,19 @@ class ImageFetcher:
             if len(data) <= most:
                 return data
         raise BodyTooLargeError(f"the image at image_url has more than {most / 1e6:g} MB")
+
+
+def _reason(error: OSError | HTTPException) -> str:
+    """Why there is no image, in words that name no library."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "its host's certificate can't be verified"
+    if isinstance(error, ssl.SSLError):
+        return "its host speaks no TLS that is taken"
+    if isinstance(error, socket.gaierror):
+        return "its host has no address"
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        return error.strerror.lower()
+    return "its host does not answer as HTTP does"
 
 
 def _moved(url: str, location: str) -> str:

@@ -1,6 +1,7 @@
 """JSON bodies, and images as text in them."""
 
 import binascii
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,6 +13,8 @@ from server.errors import InvalidFieldError, MissingFieldError
 from server.validation import InvalidValueError
 
 T = TypeVar("T")
+
+NO_BASE64 = re.compile("[^A-Za-z0-9+/=]")
 
 # Lists and objects in a body, where an object counts as two; 20 images of 224x224 pixels have as
 # many lists. They take up to 50 times their text's memory, and all of the time that it takes to
@@ -81,6 +84,18 @@ def decode_base64(text: str, field: str) -> bytes:
         text = text.replace("\r", "").replace("\n", "")
     try:
         return binascii.a2b_base64(text, strict_mode=True)
-    except ValueError as error:
-        reason = str(error).removesuffix(".")
-        raise InvalidFieldError(f"{field} is not valid base64: {reason}") from None
+    except ValueError:
+        raise InvalidFieldError(f"{field} is not valid base64: {_base64_fault(text)}") from None
+
+
+def _base64_fault(text: str) -> str:
+    """What is wrong with `text`, which is no base64."""
+    if found := NO_BASE64.search(text):
+        if found[0] in "-_":
+            return (
+                f"{found[0]} stands for a letter of the URL-safe kind; send + and / in their place"
+            )
+        return f"the character {found[0]!r} at {found.start()} is not of its alphabet"
+    if "=" in text.rstrip("="):
+        return "a = stands before its end"
+    return "its length is not a multiple of 4, or its padding is wrong: it may be cut off"

@@ -29,5 +29,5 @@ def read_header(data: bytes, format_: str) -> Header:
         return Header(format_, image.mode, image.width, image.height, exif.orientation(block))
     except pillow.UnidentifiedImageError:
         raise UndecodableImageError(f"the {format_}'s header is cut off or damaged") from None
-    except (OSError, SyntaxError, ValueError, OverflowError, TypeError, KeyError) as error:
-        raise UndecodableImageError(f"the {format_}'s header is damaged: {error}") from None
+    except (OSError, SyntaxError, ValueError, OverflowError, TypeError, KeyError):
+        raise UndecodableImageError(f"the {format_}'s header is damaged") from None
