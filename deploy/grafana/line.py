@@ -215,8 +215,7 @@ def _cameras() -> list[Panel]:
             "Frames a second that got no labels, by error; STALE_FRAME and CLOCK_AHEAD are clocks",
             units.CountsPerSecond,
             (
-                "sum by (camera, reason) (rate(lineside_camera_refused_total"
-                f"{{{CAMERA}}}{RATE}))",
+                f"sum by (camera, reason) (rate(lineside_camera_refused_total{{{CAMERA}}}{RATE}))",
                 "{{camera}} {{reason}}",
             ),
         ),
