@@ -112,6 +112,29 @@ def test_a_decision_by_the_first_lines_is_told_at_once(
         assert answer(client) == (status, code)
 
 
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_another_sites_page_is_told_at_once(unguarded: LiveServer, method: str, path: str) -> None:
+    with begin(unguarded, method, path, LENGTHS[0], host="evil.example") as client:
+        assert answer(client)[0] == 403
+    for header in ("Origin: https://evil.example", "Sec-Fetch-Site: cross-site"):
+        with begin(unguarded, method, path, LENGTHS[0], header) as client:
+            assert answer(client)[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "header"),
+    [
+        ("/v1/models/colors/upload", "Content-Type: image/jpeg"),
+        ("/v1/recognize", "Content-Type: application/json\r\nContent-Encoding: br"),
+    ],
+)
+def test_a_type_that_is_not_read_is_told_at_once(
+    unguarded: LiveServer, path: str, header: str
+) -> None:
+    with begin(unguarded, "POST", path, LENGTHS[0], header) as client:
+        assert answer(client) == (415, "UNSUPPORTED_MEDIA_TYPE")
+
+
 def test_a_rate_is_told_at_once(colors: Path) -> None:
     with live_server(models=colors, body_timeout=600, rate_per_address="1/day") as server:
         requests.get(server.url + "/v1/models", timeout=60)
