@@ -199,7 +199,7 @@ def create_app(
     app.register_blueprint(strict(upload.blueprint(settings)))
     app.register_blueprint(strict(samples.blueprint(sampler.folder if sampler else None, store)))
     app.register_blueprint(strict(journal_routes.blueprint(journal)))
-    app.register_blueprint(health.blueprint(store, metrics))
+    app.register_blueprint(health.blueprint(store, metrics, engine.guard))
     app.register_blueprint(strict(console.blueprint(store)))
 
     app.extensions[FEATURES] = {

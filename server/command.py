@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from server import __version__, fleet_command, journal_command, keys_command
@@ -75,7 +76,8 @@ def _serve(settings: Settings, handover: Handover | None) -> int:
     from server.serving import run
     from server.startup import application, prepare
 
-    run(settings, application, prepare(settings), handover)
+    make_app = partial(application, handover=handover)
+    run(settings, make_app, prepare(settings), handover)
     return 0
 
 

@@ -129,6 +129,12 @@ class UndecodableImageError(LinesideError):
     code, status = "UNDECODABLE_IMAGE", 422
 
 
+class UnsafeImageError(LinesideError):
+    """The image has ended the process that read it, and is not read again."""
+
+    code, status = "UNSAFE_IMAGE", 422
+
+
 class ImageUrlError(LinesideError):
     code, status = "IMAGE_URL_FAILED", 422
 

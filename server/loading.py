@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from server.config import Settings
+from server.crash_guard import CrashGuard
 from server.errors import LinesideError
 from server.observe.afterwards import Afterwards
 from server.observe.device import DeviceCollector
@@ -17,6 +18,7 @@ from server.recognition.cores import granted_cores
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
+from server.recognition.reader_guard import ReaderGuard
 from server.recognition.tensors import Model, make_model
 from server.store.bundles import BundleStore
 from server.store.records import Loaded
@@ -32,9 +34,11 @@ def make_store(
     metrics: Metrics,
     admission: Admission,
     afterwards: Afterwards | None = None,
+    guard: ReaderGuard | None = None,
 ) -> BundleStore:
     """The model repository of `settings`, whose models share `admission` and tell `metrics`: of
-    their frames by `afterwards`, where it is given."""
+    their frames by `afterwards`, where it is given. guard: what stands around the readers of
+    images."""
     limits = Limits(max_pixels=settings.max_pixels, max_side=settings.max_side)
     size = settings.pool_size
     cores = granted_cores()
@@ -48,7 +52,7 @@ def make_store(
 
     def load(bundle: Bundle) -> Model:
         pool = InterpreterPool(bundle.model_path, size, settings.threads_per_interpreter, wide)
-        return make_model(bundle, pool, admission, limits, on_stage)
+        return make_model(bundle, pool, admission, limits, on_stage, guard)
 
     def loaded(now: Loaded) -> None:
         manifest = now.recognizer.manifest
@@ -126,15 +130,20 @@ class Engine:
     and tell `metrics`, `afterwards`.
 
     It may begin to load while the rest of a server is still being imported. root: where the
-    machine's `sys` and `proc` lie. Raises StartError where the models folder is unusable.
+    machine's `sys` and `proc` lie. guard: of the frames that must not be read. Raises StartError
+    where the models folder is unusable.
     """
 
-    def __init__(self, settings: Settings, root: Path = Path("/")) -> None:
+    def __init__(
+        self, settings: Settings, root: Path = Path("/"), guard: CrashGuard | None = None
+    ) -> None:
+        self.guard = guard or CrashGuard(settings)
         self.metrics = make_metrics(settings, root)
+        self.metrics.watch_crashes(self.guard.crash_count, lambda: len(self.guard.frames))
         self.admission = Admission(settings.slots, settings.max_waiting)
         self.metrics.watch(self.admission)
         self.afterwards = Afterwards()
-        self.store = make_store(settings, self.metrics, self.admission, self.afterwards)
+        self.store = make_store(settings, self.metrics, self.admission, self.afterwards, self.guard)
         self._settings, self._stop = settings, threading.Event()
         self._thread: threading.Thread | None = None
 

@@ -44,9 +44,19 @@ def health(settings: Settings, timeout_s: float = 5.0) -> tuple[bool, str]:
         except (OSError, http.client.HTTPException) as error:
             return False, f"no answer from {where}: {error}"
     if status == 200:
-        return True, f"{where} is ready"
+        return True, f"{where} is ready{_crashes(body)}"
     try:
         reason = json.loads(body)["error"]["message"]
     except (ValueError, KeyError, TypeError):
         reason = "it is no Lineside server"
     return False, f"{where} answers {status}: {reason}"
+
+
+def _crashes(body: bytes) -> str:
+    """What the answer of /readyz says of workers that crashed, as the end of a sentence."""
+    try:
+        told = json.loads(body)
+        count, last = told["worker_crashes"], told["last_worker_crash"]
+        return f"; its worker crashed {count} times, last at {last['at']} by {last['signal']}"
+    except (ValueError, KeyError, TypeError):
+        return ""

@@ -21,8 +21,10 @@ from server.validation import counted
 if TYPE_CHECKING:
     from flask import Flask
 
+    from server.crash_guard import CrashGuard
     from server.observe.repeats import Repeats
     from server.recognition.manifest import Bundle
+    from server.supervisor import Handover
 
 
 # Objects made and not yet freed, before garbage is looked for among them.
@@ -105,11 +107,16 @@ def check_cache(settings: Settings) -> None:
         client_of(settings.cache_url)
 
 
-def application(settings: Settings | None = None, root: Path = Path("/")) -> "Flask":
+def application(
+    settings: Settings | None = None,
+    root: Path = Path("/"),
+    handover: "Handover | None" = None,
+) -> "Flask":
     """The WSGI application in a process of its own, for any WSGI server: logging started, the
     process set up. Without `settings`, those of the environment. root: where the machine's `sys`
-    and `proc` lie. Raises StartError."""
+    and `proc` lie. handover: what workers leave to each other. Raises StartError."""
     with _all_objects_kept():
+        from server.crash_guard import CrashGuard
         from server.observe import logs
         from server.observe.repeats import Repeats
         from server.recognition import process
@@ -122,7 +129,9 @@ def application(settings: Settings | None = None, root: Path = Path("/")) -> "Fl
         # first.
         Finalize(None, repeats.tell, exitpriority=1)
         Finalize(None, listener.stop, exitpriority=0)
-        app = _put_together(settings, repeats, root)
+        guard = CrashGuard(settings, handover)
+        guard.start()
+        app = _put_together(settings, repeats, root, guard)
     if os.environ.get("NOTIFY_SOCKET"):
         from server import watchdog
 
@@ -145,12 +154,14 @@ def _all_objects_kept() -> Iterator[None]:
         gc.enable()
 
 
-def _put_together(settings: Settings, repeats: "Repeats", root: Path) -> "Flask":
+def _put_together(
+    settings: Settings, repeats: "Repeats", root: Path, guard: "CrashGuard"
+) -> "Flask":
     """The application, whose models load while the rest of it is imported: after it where their
     memory counts, since what imports take would count as the first one's."""
     from server.loading import Engine
 
-    engine = Engine(settings, root)
+    engine = Engine(settings, root, guard)
     if not settings.models_memory_mb:
         engine.start()
     try:

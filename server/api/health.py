@@ -5,21 +5,34 @@ from flask import Blueprint, Response, request
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from server.api.responses import to_json
+from server.crash_guard import CrashGuard
 from server.draining import LEAVING
 from server.errors import NotReadyError
 from server.observe.metrics import Metrics
 from server.store.bundles import BundleStore
+from server.store.clock import rfc3339
 from server.wall_clock import clock_fault
 
 
+class LastCrash(msgspec.Struct, frozen=True):
+    """at: RFC 3339. signal: its name, such as SIGSEGV."""
+
+    at: str
+    signal: str
+
+
 class Health(msgspec.Struct, frozen=True):
-    """`status` is `ok`. warning: what a person should look at although frames are answered."""
+    """`status` is `ok`. warning: what a person should look at although frames are answered.
+    worker_crashes: how many workers a signal ended since the server started; last_worker_crash:
+    when, by which signal. Each is there only if there is something to say."""
 
     status: str = "ok"
     warning: str | msgspec.UnsetType = msgspec.UNSET
+    worker_crashes: int | msgspec.UnsetType = msgspec.UNSET
+    last_worker_crash: LastCrash | msgspec.UnsetType = msgspec.UNSET
 
 
-def blueprint(store: BundleStore, metrics: Metrics) -> Blueprint:
+def blueprint(store: BundleStore, metrics: Metrics, guard: CrashGuard) -> Blueprint:
     """The routes for machines that watch this one."""
     routes = Blueprint("health", __name__)
 
@@ -34,7 +47,16 @@ def blueprint(store: BundleStore, metrics: Metrics) -> Blueprint:
         ready, reason = store.ready()
         if not ready:
             raise NotReadyError(reason, retry_after=1)
-        return to_json(Health(warning=clock_fault() or msgspec.UNSET))
+        last = guard.crashes[-1] if guard.crashes else None
+        return to_json(
+            Health(
+                warning=clock_fault() or msgspec.UNSET,
+                worker_crashes=guard.crash_count or msgspec.UNSET,
+                last_worker_crash=LastCrash(rfc3339(last.at), last.signal)
+                if last
+                else msgspec.UNSET,
+            )
+        )
 
     @routes.get("/metrics")
     def exposition() -> Response:

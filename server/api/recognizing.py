@@ -96,7 +96,7 @@ class Recognizing:
             mine = own_id(environ, request_id)
             answer = self.caching.frame(recognizer, data, options, mine, control, cached_s)
         else:
-            answer = recognizer.recognize(data, options)
+            answer = recognizer.recognize(data, options, request_id)
 
         self._tell_later(answer, options, data, request_id)
         return answer
@@ -104,7 +104,7 @@ class Recognizing:
     def images(self, model: Model, files: Sequence[bytes], options: Options) -> Outcome:
         """As `tensors.run_images`; InvalidFieldError for a model that takes no images."""
         request.environ[ASKED] = model.manifest, options
-        outcome = tensors.run_images(takes_images(model), files, options)
+        outcome = tensors.run_images(takes_images(model), files, options, g.request_id)
         for answer, data in zip(outcome.answers, files, strict=True):
             self._tell_later(answer, options, data, g.request_id)
             g.log_fields = log_fields(answer, options)

@@ -1,7 +1,7 @@
 """The server's Prometheus metrics: base units, `_total` on counters, labels from closed sets."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from prometheus_client import (
@@ -61,6 +61,12 @@ class Metrics:
             "route",
             "reason",
         )
+        self.worker_crashes = self._counter(
+            "worker_crashes_total", "Workers that a signal ended, since the server started"
+        )
+        self.crashed_frames = self._gauge(
+            "crashed_frames", "Frames that are refused, since they ended the process that read them"
+        )
         self.waiting = self._gauge("waiting_frames", "Frames waiting for an interpreter")
         self.busy = self._gauge("busy_interpreters", "Interpreters at work")
         self.predictions = self._counter(
@@ -110,6 +116,12 @@ class Metrics:
         """Takes the waiting and busy gauges from `admission` whenever Prometheus asks."""
         self.waiting.set_function(lambda: admission.waiting)
         self.busy.set_function(lambda: admission.busy)
+
+    def watch_crashes(self, crashes: int, frames: Callable[[], int]) -> None:
+        """Counts the crashes before this worker, and takes the frames that are refused for one from
+        `frames` whenever Prometheus asks."""
+        self.worker_crashes.inc(crashes)
+        self.crashed_frames.set_function(frames)
 
     def loaded(self, manifest: Manifest, seconds: float) -> None:
         """Tells that a version was loaded in `seconds`."""

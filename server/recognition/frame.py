@@ -6,6 +6,8 @@ for it: at most MEMORY_FACTOR times the bytes of its pixels. Each format has its
 """
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import ModuleType
 
 import cv2
@@ -149,12 +151,16 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return pixels
 
 
-def decode(data: bytes, recipe: Recipe, limits: Limits) -> Pixels:
+# A context around the reading of an image file's bytes.
+Guard = Callable[[bytes], AbstractContextManager[None]]
+
+
+def decode(data: bytes, recipe: Recipe, limits: Limits, guard: Guard | None = None) -> Pixels:
     """The pixels of `decode_frame`, without its warnings."""
-    return decode_frame(data, recipe, limits).pixels
+    return decode_frame(data, recipe, limits, guard).pixels
 
 
-def decode_frame(data: bytes, recipe: Recipe, limits: Limits) -> Frame:
+def decode_frame(data: bytes, recipe: Recipe, limits: Limits, guard: Guard | None = None) -> Frame:
     """An image file's bytes as upright RGB pixels, uint8 [height, width, 3].
 
     Grey is repeated over the three channels, alpha is dropped, 16-bit samples are reduced to their
@@ -162,8 +168,16 @@ def decode_frame(data: bytes, recipe: Recipe, limits: Limits) -> Frame:
     255, CMYK is converted, EXIF orientation is applied. A JPEG may come back smaller than it is
     stored, see `jpeg_eighths`. It warns of 16-bit samples whose upper bits are empty.
 
-    Raises UnsupportedImageError, ImageTooLargeError or UndecodableImageError.
+    guard: what is around the readers of every format but JPEG. Raises UnsupportedImageError,
+    ImageTooLargeError or UndecodableImageError, and what `guard` raises.
     """
+    if guard is None or data.startswith(jpeg.SIGNATURE):
+        return _decode_frame(data, recipe, limits)
+    with guard(data):
+        return _decode_frame(data, recipe, limits)
+
+
+def _decode_frame(data: bytes, recipe: Recipe, limits: Limits) -> Frame:
     header = read_header(data, limits)
     if header.format == "JPEG":
         pixels = jpeg.decode(data, header, jpeg_eighths(header, recipe))

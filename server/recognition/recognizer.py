@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from server.recognition.preprocessing import (
     scaling_table,
     to_input_pixels,
 )
+from server.recognition.reader_guard import ReaderGuard, Sender
 from server.recognition.results import Prediction, Probabilities
 from server.validation import counted
 
@@ -112,25 +114,29 @@ class Recognizer:
         admission: Admission,
         limits: frame.Limits,
         on_stage: OnStage | None = None,
+        guard: ReaderGuard | None = None,
     ) -> None:
+        """guard: what stands around the readers of images other than JPEG."""
         self.bundle, self.pool, self.admission, self.limits = bundle, pool, admission, limits
         self.manifest, self.labels = bundle.manifest, bundle.labels
-        self.on_stage = on_stage
+        self.on_stage, self._guard = on_stage, guard
         self.recipe = check_fit(bundle, pool)
         self._table = scaling_table(self.recipe, pool.inputs[0])
         self._watched = self.manifest.baseline is not None
 
-    def recognize(self, data: bytes, options: Options) -> Answer:
-        """An image file's bytes -> its answer.
+    def recognize(self, data: bytes, options: Options, request_id: str = "") -> Answer:
+        """An image file's bytes -> its answer. request_id: of the request that it came with, for
+        who looks into a crash.
 
         Errors are those of `Admission.run` and `frame.decode`; whichever is raised, no slot and
         no interpreter stays lent.
         """
         timer = StageTimer(self.on_stage)
+        sender = Sender(options.camera, request_id, options.deadline)
 
         def work(waited: float) -> Probabilities:
             timer.add("wait", waited)
-            return self._probabilities(data, timer, options.deadline)
+            return self._probabilities(data, timer, options.deadline, sender)
 
         probabilities = self.admission.run(
             work, options.deadline, options.camera, latest_only=options.latest_only
@@ -138,19 +144,31 @@ class Recognizer:
         return make_answer(self.bundle, probabilities, options, timer)
 
     def _probabilities(
-        self, data: bytes, timer: StageTimer, deadline: float = math.inf
+        self,
+        data: bytes,
+        timer: StageTimer,
+        deadline: float = math.inf,
+        sender: Sender | None = None,
     ) -> Probabilities:
-        output = self.output(data, timer, deadline)
+        output = self.output(data, timer, deadline, sender)
         return results.to_probabilities(output, self.pool.outputs[0], self.manifest)
 
-    def output(self, data: bytes, timer: StageTimer, deadline: float = math.inf) -> Tensor:
-        """An image file's bytes -> the model's output as it is, [1, ..., classes].
+    def output(
+        self,
+        data: bytes,
+        timer: StageTimer,
+        deadline: float = math.inf,
+        sender: Sender | None = None,
+    ) -> Tensor:
+        """An image file's bytes -> the model's output as it is, [1, ..., classes]. sender: whose
+        frame it is; None for one of the bundle's own, which no guard stands around.
 
         The caller holds a slot of `admission`. Errors are those of `frame.decode`, and
         DeadlineExceededError for an image that took longer to decode than until `deadline`.
         """
+        guard = partial(self._guard.reading, sender=sender) if self._guard and sender else None
         with timer.stage("decode"):
-            pixels = frame.decode(data, self.recipe, self.limits)
+            pixels = frame.decode(data, self.recipe, self.limits, guard)
         # How long an image takes to decode is its sender's choice, and no estimate foresees it.
         self.admission.check_in_time(deadline)
         with timer.stage("preprocess"):

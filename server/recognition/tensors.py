@@ -13,6 +13,7 @@ from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
 from server.recognition.preprocessing import Tensor, TensorSpec
+from server.recognition.reader_guard import ReaderGuard, Sender
 from server.recognition.recognizer import (
     Answer,
     OnStage,
@@ -79,6 +80,7 @@ def make_model(
     admission: Admission,
     limits: Limits,
     on_stage: OnStage | None = None,
+    guard: ReaderGuard | None = None,
 ) -> Model:
     """The bundle as what its task says, warmed up and with its golden frames checked.
 
@@ -88,7 +90,7 @@ def make_model(
         model = TensorModel(bundle, pool, admission, on_stage)
         model.warm_up()
         return model
-    recognizer = Recognizer(bundle, pool, admission, limits, on_stage)
+    recognizer = Recognizer(bundle, pool, admission, limits, on_stage, guard)
     recognizer.warm_up()
     recognizer.check_golden()
     return recognizer
@@ -138,11 +140,14 @@ def run_tensors(model: Model, inputs: Sequence[Tensor], options: Options) -> Out
     )
 
 
-def run_images(model: Recognizer, files: Sequence[bytes], options: Options) -> Outcome:
+def run_images(
+    model: Recognizer, files: Sequence[bytes], options: Options, request_id: str = ""
+) -> Outcome:
     """Image files -> the outcome, one row each. Errors are those of `Recognizer.recognize`."""
+    sender = Sender(options.camera, request_id, options.deadline)
 
     def work(data: bytes) -> Callable[[StageTimer], tuple[Tensor, ...]]:
-        return lambda timer: (model.output(data, timer, options.deadline),)
+        return lambda timer: (model.output(data, timer, options.deadline, sender),)
 
     return _gather([_admitted(model, work(data), options) for data in files])
 

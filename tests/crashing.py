@@ -1,0 +1,75 @@
+"""Run as a program: `python -m server` whose reader of PNG files has a fault in it, as a native
+library may: a file with the text KILLER ends the process that decodes it by SIGSEGV.
+
+The fault is in every Python process that the server starts: python tests/crashing.py
+"""
+
+import importlib.abc
+import importlib.util
+import io
+import os
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+KILLER = b"lineside-killer"
+READER = "server.recognition.images.png"
+
+
+def killer(seed: int = 0) -> bytes:
+    """A PNG that ends the process that decodes it; one of its own by `seed`."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", f"{KILLER.decode()} {seed}")
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (seed % 256, 0, 255)).save(file, "PNG", pnginfo=text)
+    return file.getvalue()
+
+
+class Faulty(importlib.abc.MetaPathFinder):
+    """Puts the fault into the reader when it is imported."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
+        if name != READER:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        loader: Any = spec.loader
+        load = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            load(module)
+            decode = module.decode
+
+            def faulty(data: bytes, *args: Any) -> Any:
+                if KILLER in data:
+                    signal.raise_signal(signal.SIGSEGV)  # in this thread, as a fault is
+                return decode(data, *args)
+
+            module.decode = faulty  # type: ignore[attr-defined]
+
+        loader.exec_module = exec_module
+        return spec
+
+
+def install() -> None:
+    """Makes this process's reader faulty."""
+    # The machine may take long to write a core file, or to start what takes it; 1 rules out both.
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    sys.meta_path.insert(0, Faulty())
+
+
+if __name__ == "__main__":
+    folder = Path(tempfile.mkdtemp())
+    tests = Path(__file__).parent
+    code = f"import sys; sys.path.append({str(tests)!r})\nfrom crashing import install\ninstall()\n"
+    (folder / "sitecustomize.py").write_text(code)
+    os.environ["PYTHONPATH"] = str(folder)
+    os.execv(sys.executable, [sys.executable, "-m", "server"])
