@@ -83,7 +83,7 @@ def blueprint(journal: Journal | None) -> Blueprint:
         query, wanted = _asked()
         form = _format(query)
         journal.settle(PATIENCE)
-        reader = JournalReader(journal.path, wanted)
+        reader = JournalReader(journal.path, wanted, journal.doubt)
         if form != "json":
             return _file(reader, query, form, exports)
         limit = min(query.limit or PAGE, MOST_A_PAGE)

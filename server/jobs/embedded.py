@@ -78,8 +78,12 @@ class QueueFile:
         fields = {"path": str(self._path), "reason": reason, "moved_to": moved}
         logger.error("the queue of jobs is begun anew, no job is lost", extra={"fields": fields})
 
-    def _move(self) -> None:
-        """Moves to the file that is at the path now, or a new one."""
+    def _begin_anew(self, reason: str) -> None:
+        """Moves to a new file, or to that which another process has begun."""
+        if self._files.still_named():
+            self._set_aside(reason)
+        elif not self._path.exists():
+            self._say(reason)
         old = self._connection
         self._connection, self._files = self._open()
         self._lost.append(old)
@@ -89,17 +93,13 @@ class QueueFile:
         one to a new file."""
         with self._lock:
             if reason := self._files.lost():
-                if not self._path.exists():
-                    self._say(reason)
-                self._move()
+                self._begin_anew(reason)
             try:
                 return use(self._connection)
             except sqlite3.Error as error:
                 if not is_damage(error):
                     raise
-                if not self._files.lost():
-                    self._set_aside(str(error))
-                self._move()
+                self._begin_anew(str(error))
             return use(self._connection)
 
     def run(self, statement: str, *values: object) -> list[Any]:

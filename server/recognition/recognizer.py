@@ -258,9 +258,9 @@ def check_fit(bundle: Bundle, pool: InterpreterPool) -> Recipe:
     shape, want = pool.inputs[0].shape[1:], (recipe.height, recipe.width, recipe.channels)
     if shape != want or pool.inputs[0].dtype != recipe.dtype:
         raise BundleError(
-            f"{where}: the recipe makes {recipe.dtype} {list(want)} (height, width, channels) but"
-            f" the model takes {pool.inputs[0].dtype} {list(shape)}: set the recipe's dtype,"
-            " height, width and color to that"
+            f"{where}: the recipe makes {recipe.dtype} {list(want)} but the model takes"
+            f" {pool.inputs[0].dtype} {list(shape)} (height, width, channels): set the recipe's"
+            " dtype, height, width and color to that"
         )
     classes = math.prod(pool.outputs[0].shape[1:] or pool.outputs[0].shape)
     if not bundle.labels:

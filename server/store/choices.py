@@ -4,8 +4,10 @@
 newer version takes over from one that served; it is read at every start.
 """
 
+import errno
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -13,7 +15,7 @@ import msgspec
 from server import json_values
 from server.observe.logs import LOGGER
 from server.recognition.plain_files import read_plain_file
-from server.store.files import write_whole
+from server.store.files import set_aside, write_whole
 from server.validation import InvalidValueError
 
 logger = logging.getLogger(LOGGER)
@@ -42,8 +44,19 @@ def read_choice(folder: Path) -> Choice | None:
     except FileNotFoundError:
         return None
     except (OSError, InvalidValueError) as error:
-        _warn("the kept choice of a version can't be read and is ignored", path, error)
+        moved = _set_aside_damaged(path, error)
+        _warn("the kept choice of a version can't be read and is ignored", path, error, moved)
         return None
+
+
+def _set_aside_damaged(path: Path, error: Exception) -> Path | None:
+    """Makes way for the next choice if the file itself is at fault, and not its disk or its rights;
+    else it would be told at every start, and a folder in its place would stop the next choice."""
+    if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EFBIG):
+        return None
+    with suppress(OSError):  # a folder that can't be written to
+        return set_aside(path)
+    return None
 
 
 def write_choice(folder: Path, choice: Choice) -> bool:
@@ -58,8 +71,11 @@ def write_choice(folder: Path, choice: Choice) -> bool:
     return True
 
 
-def _warn(event: str, path: Path, error: Exception) -> None:
-    logger.warning(event, extra={"fields": {"file": str(path), "reason": str(error)}})
+def _warn(event: str, path: Path, error: Exception, moved: Path | None = None) -> None:
+    fields = {"file": str(path), "reason": str(error)}
+    if moved is not None:
+        fields["moved_to"] = str(moved)
+    logger.warning(event, extra={"fields": fields})
 
 
 def candidates(

@@ -84,7 +84,7 @@ def set_aside(path: Path, companions: Sequence[str] = ()) -> Path | None:
     """
     name = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
     aside, number = path.with_name(name), 1
-    while os.path.lexists(aside):
+    while any(os.path.lexists(f"{aside}{end}") for end in ("", *companions)):
         number += 1
         aside = path.with_name(f"{name}-{number}")
     moved = None

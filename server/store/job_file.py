@@ -20,7 +20,7 @@ from server.store.job_rows import (
     intact,
     job_of,
 )
-from server.store.sqlite import OpenFiles, is_damage, open_database
+from server.store.sqlite import OpenFiles, check_plain, is_damage, open_database
 
 # Seconds for which one waits until another is done with the file.
 PATIENCE = 2.0
@@ -143,6 +143,7 @@ class FrameReader:
         if self._files is not None and self._files.lost():
             self._close()
         if self._connection is None:
+            check_plain(self._path)
             where = f"file:{quote(str(self._path))}?mode=ro"
             self._connection = sqlite3.connect(where, uri=True, timeout=10, isolation_level=None)
             self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()

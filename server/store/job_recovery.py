@@ -19,7 +19,7 @@ from server.observe.logs import LOGGER
 from server.store.files import set_aside, sync
 from server.store.job_records import OPEN, Fault
 from server.store.job_rows import COLUMNS, FRAME_COLUMNS, SCHEMA, frame_of, intact, job_of
-from server.store.sqlite import COMPANIONS, DatabaseDamagedError, check_place, files_of
+from server.store.sqlite import COMPANIONS, check_place, check_plain, files_of
 
 logger = logging.getLogger(LOGGER)
 
@@ -114,9 +114,7 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
     """The file at `path`, as far as it can be opened; else an empty database."""
     file = f"file:{quote(str(path))}"
     with suppress(sqlite3.Error, OSError):
-        for each in files_of(path):
-            if os.path.lexists(each) and not each.is_file():
-                raise DatabaseDamagedError
+        check_plain(path)
         for how in ("mode=ro", "mode=ro&immutable=1"):
             connection = sqlite3.connect(f"{file}?{how}", uri=True, isolation_level=None)
             with suppress(sqlite3.Error):

@@ -156,11 +156,11 @@ class JobTable:
                 " FROM frames f JOIN jobs j ON j.number = f.job WHERE f.state = 'pending'"
                 " ORDER BY f.job, f.number LIMIT ?",
                 (limit,),
-            ).fetchall()
-        return [
-            OpenFrame(job, number, kind, losses, at, request_id, decode_ask(ask))
-            for job, number, kind, losses, at, request_id, ask in rows
-        ]
+            )
+            return [
+                OpenFrame(job, number, kind, losses, at, request_id, decode_ask(ask))
+                for job, number, kind, losses, at, request_id, ask in rows
+            ]
 
     def started(self, jobs: Iterable[str], now: float) -> list[str]:
         """Tells that frames of these jobs are being worked on; returns those that were pending."""

@@ -111,6 +111,15 @@ class Journal:
                 self._wake.set()
                 self._turned.wait(left)
 
+    def doubt(self) -> None:
+        """Has the thread look whether the file is damaged, and if it is, begin a new one. For a
+        reader that met what no journal holds: the writer may not come by it for days."""
+        self._writer.doubt()
+        with self._lock:
+            if self._thread is None and not self._closing:
+                self._begin()
+        self._wake.set()
+
     def close(self) -> None:
         """Writes what waits, whatever the budget, and closes the file; what comes later is lost."""
         with self._lock:

@@ -1,15 +1,12 @@
 """The journal's SQLite file as its one writer sees it: rows in, the oldest out."""
 
-import logging
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from server.observe.logs import LOGGER
 from server.store.journal_rows import COLUMNS, COLUMNS_OF, FORMAT, SCHEMA, Values
-
-logger = logging.getLogger(LOGGER)
+from server.store.sqlite import CUT, DatabaseDamagedError, OpenFiles, check_place, check_tables
 
 PAGE = 4096
 # Rows of one INSERT. Each statement lets go of Python's lock and takes it again, which under load
@@ -19,8 +16,6 @@ AT_ONCE = 50
 DELETED = 200
 # Seconds that another process may hold the file before a write counts as failed.
 PATIENCE = 1.0
-# Primary result codes (sqlite.org/rescode.html) of a file that is no database, or no longer one.
-DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _PLACES = f"({', '.join('?' for _ in COLUMNS[1:])})"
 _INSERT = f"INSERT INTO answers ({', '.join(COLUMNS[1:])}) VALUES "
@@ -33,10 +28,6 @@ _TOO_OLD = _DELETE.format(where="time < ?", order="time")
 _OLDEST = _DELETE.format(where="true", order="id")
 
 
-class JournalFormatError(Exception):
-    """The file is a journal of another version of this program."""
-
-
 class JournalFile:
     """The file at `path`, opened by the thread that uses it.
 
@@ -44,18 +35,19 @@ class JournalFile:
     cut of power the last moments may be missing, and nothing is damaged (`synchronous = NORMAL`,
     sqlite.org/wal.html). `forget_beyond` keeps it within `most_bytes`, beside `wal_bytes` written
     ahead.
-    Methods raise sqlite3.Error, OSError, and JournalFormatError.
+    Methods raise sqlite3.Error, of which `is_damage` tells a file that can't be used, and OSError.
     """
 
     def __init__(self, path: Path, most_bytes: int, wal_bytes: int) -> None:
         self.path = path
         self._most = most_bytes
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_place(path)
         self._base = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
         try:
             self._set_up(wal_bytes)
-            self._inode = path.stat().st_ino
-        except (sqlite3.Error, OSError, JournalFormatError):
+            self._files = OpenFiles(path, wal_bytes)
+        except (sqlite3.Error, OSError):
             self.close()
             raise
 
@@ -66,18 +58,20 @@ class JournalFile:
         run(f"PRAGMA wal_autocheckpoint = {max(1, wal_bytes // PAGE)}")
         run(f"PRAGMA journal_size_limit = {wal_bytes}")
         version = self._number("PRAGMA user_version")
+        if version not in (0, FORMAT):
+            raise DatabaseDamagedError(
+                f"{self.path.name} is of format {version}, and this program writes {FORMAT}"
+            )
+        if version == FORMAT:
+            self._add_columns()
+        check_tables(self._base, SCHEMA)
         if version == 0:
             self._base.executescript(SCHEMA)
-        elif version != FORMAT:
-            raise JournalFormatError(
-                f"{self.path} is of format {version}, and this program writes {FORMAT}"
-            )
-        else:
-            self._add_columns()
 
     def _add_columns(self) -> None:
         """Adds the columns that a predecessor of this program did not have, all or none."""
-        if not self._missing():
+        missing = self._missing()
+        if not missing or "id" in missing:  # of which the latter is no journal
             return
         run = self._base.execute
         run("BEGIN IMMEDIATE")
@@ -130,12 +124,19 @@ class JournalFile:
             self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")
         ) * self._number("PRAGMA page_size")
 
-    def is_there(self) -> bool:
-        """Whether the file is still the one at `path`, and was not deleted or replaced."""
-        try:
-            return self.path.stat().st_ino == self._inode
-        except OSError:
-            return False
+    def lost(self) -> str:
+        """Why the file is not the one at `path` any more, or not whole; '' if it is."""
+        return self._files.lost()
+
+    def cut(self) -> bool:
+        """Whether what `lost` tells is that bytes are missing from a file that is there."""
+        return self._files.still_named() and self._files.lost().endswith(CUT)
+
+    def check(self) -> None:
+        """Reads all of it. Raises sqlite3.DatabaseError if it is damaged."""
+        found = self._base.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise DatabaseDamagedError(f"{self.path.name} is damaged: {found}")
 
     def close(self) -> None:
         """Closes the file; the last to do so takes what was written ahead into it."""
@@ -144,22 +145,3 @@ class JournalFile:
 
 
 _SEVERAL = _INSERT + ", ".join([_PLACES] * AT_ONCE)
-
-
-def damaged(error: Exception) -> bool:
-    """Whether the file itself is what is wrong."""
-    return (
-        isinstance(error, sqlite3.Error)
-        and (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in DAMAGED
-    )
-
-
-def set_aside(path: Path) -> Path:
-    """Moves a damaged file out of the way, in place of one moved there before, and says where to.
-    Raises OSError."""
-    aside = path.with_name(path.name + ".damaged")
-    path.replace(aside)
-    for end in ("-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + end).replace(aside.with_name(aside.name + end))
-    return aside

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from msgspec import Meta
 from server.errors import JournalUnreadableError
 from server.store.clock import rfc3339
 from server.store.journal_rows import COLUMNS, COLUMNS_OF, FORMAT, Row
+from server.store.sqlite import DatabaseDamagedError, check_plain, is_damage, mend_index
 
 Order = Literal["newest", "oldest"]
 Format = Literal["json", "csv", "jsonl"]
@@ -71,12 +73,15 @@ class JournalReader:
     no rows. To be closed.
     """
 
-    def __init__(self, path: Path, wanted: Filter) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path, wanted: Filter, on_damage: Callable[[], object] = lambda: None
+    ) -> None:
+        """`on_damage` is called if the file itself seems to be what is wrong."""
+        self._path, self._on_damage = path, on_damage
         given = {
             name: value for name in _CONDITIONS if (value := getattr(wanted, name)) is not None
         }
-        self._base = _connect(path) if path.exists() else None
+        self._base = self._connect() if os.path.lexists(path) else None
         try:
             there = {row[1] for row in self._run(COLUMNS_OF)} if self._base else set()
             columns = (name if name in there else f"NULL AS {name}" for name in COLUMNS)
@@ -124,7 +129,11 @@ class JournalReader:
         elif cursor is not None:
             first = max(first, cursor + 1)
         query = f"{self._select}{self._where} AND id BETWEEN ? AND ? ORDER BY id {way} LIMIT ?"
-        return [_row(values) for values in self._run(query, (*self._values, first, last, limit))]
+        rows = self._run(query, (*self._values, first, last, limit))
+        try:
+            return [_row(values) for values in rows]
+        except (TypeError, ValueError, OverflowError, OSError):
+            raise self._unreadable(DatabaseDamagedError("it has a row of other types")) from None
 
     def pages(
         self, order: Order, limit: int | None = None, cursor: int | None = None
@@ -144,36 +153,43 @@ class JournalReader:
         try:
             return self._base.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise _unreadable(self._path, error) from None
+            raise self._unreadable(error) from None
+
+    def _connect(self) -> sqlite3.Connection:
+        """Opens the file to be read only; if even that would write beside it, on a disk that can't
+        be written, as a file that does not change."""
+        for how in ("mode=ro", "mode=ro&immutable=1"):
+            base = None
+            try:
+                check_plain(self._path)
+                mend_index(self._path)
+                base = sqlite3.connect(
+                    f"file:{quote(str(self._path))}?{how}",
+                    uri=True,
+                    timeout=1.0,
+                    check_same_thread=False,
+                )
+                base.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+                return base
+            except (sqlite3.Error, OSError) as error:
+                if base is not None:
+                    base.close()
+                failure = error
+                if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF not in UNWRITABLE:
+                    break
+        raise self._unreadable(failure)
+
+    def _unreadable(self, error: Exception) -> JournalUnreadableError:
+        if is_damage(error):
+            self._on_damage()
+        return JournalUnreadableError(
+            f"the journal {self._path} can't be read: {error}", retry_after=5
+        )
 
     def close(self) -> None:
         """Closes the file."""
         if self._base is not None:
             self._base.close()
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """Opens the file to be read only; where even that would write beside it, on a disk that can't
-    be written, as a file that does not change."""
-    for how in ("mode=ro", "mode=ro&immutable=1"):
-        base = None
-        try:
-            base = sqlite3.connect(
-                f"file:{quote(str(path))}?{how}", uri=True, timeout=1.0, check_same_thread=False
-            )
-            base.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            return base
-        except sqlite3.Error as error:
-            if base is not None:
-                base.close()
-            failure = error
-            if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF not in UNWRITABLE:
-                break
-    raise _unreadable(path, failure)
-
-
-def _unreadable(path: Path, error: sqlite3.Error) -> JournalUnreadableError:
-    return JournalUnreadableError(f"the journal {path} can't be read: {error}", retry_after=5)
 
 
 def _row(values: Sequence[Any]) -> Row:

@@ -12,8 +12,10 @@ import msgspec
 
 from server.observe.logs import LOGGER
 from server.store.clock import Clock
-from server.store.journal_file import JournalFile, JournalFormatError, damaged, set_aside
+from server.store.files import set_aside
+from server.store.journal_file import JournalFile
 from server.store.journal_rows import Values
+from server.store.sqlite import COMPANIONS, DatabaseDamagedError, is_damage
 from server.store.write_budget import WriteBudget
 
 logger = logging.getLogger(LOGGER)
@@ -30,7 +32,7 @@ OLD_EVERY = 60.0
 DAY = 86_400.0
 # What SQLite can't keep, such as half of a surrogate pair, however often it is tried.
 UNUSABLE = (ValueError, OverflowError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
-FAILURES = (sqlite3.Error, OSError, JournalFormatError)
+FAILURES = (sqlite3.Error, OSError)
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -98,6 +100,7 @@ class Writer:
         self._written = written
         self._budget = WriteBudget(bounds.per_minute)
         self._file: JournalFile | None = None
+        self._doubted = threading.Event()
         self._fault = ""
         self._lost = 0
         self._looked, self._clock = -math.inf, Clock("rows of the journal")
@@ -112,6 +115,9 @@ class Writer:
         self._lost += lost
         try:
             file = self._open(now)
+            if self._doubted.is_set():
+                self._doubted.clear()
+                file.check()
             while rows and self._write_some(file, rows, now, last):
                 pass
             self._forget(file, wall, now)
@@ -120,9 +126,17 @@ class Writer:
         else:
             self._went_well(lost, last)
 
+    def doubt(self) -> None:
+        """Has the next turn read the whole file, to see whether it is damaged. For any thread."""
+        self._doubted.set()
+
     def _open(self, now: float) -> JournalFile:
-        if self._file is not None and not self._file.is_there():
+        if self._file is not None and (reason := self._file.lost()):
+            if self._file.cut():
+                raise DatabaseDamagedError(reason)
             self.close()
+            fields = {"path": str(self._path), "reason": reason}
+            logger.error("the journal is opened anew", extra={"fields": fields})
         if self._file is None:
             with self._budget.step(now, PAGES):
                 self._file = JournalFile(
@@ -190,9 +204,10 @@ class Writer:
         """What is wrong with a file that is open may be gone with one opened anew."""
         self.close()
         reason = str(error)
-        if damaged(error):
+        if is_damage(error):
             try:
-                fields = {"reason": reason, "moved_to": str(set_aside(self._path))}
+                moved = set_aside(self._path, COMPANIONS)
+                fields = {"reason": reason, "moved_to": str(moved)}
             except OSError as other:
                 reason = str(other)
             else:

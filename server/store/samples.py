@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,7 @@ from server.recognition.frame import Limits, read_header
 from server.recognition.observation import Observation
 from server.recognition.plain_files import IMAGE_MAX, read_plain_file
 from server.recognition.sample import MEDIA_TYPES, MediaType, Reason, Sample, read_sample
-from server.store.files import beside, make_folder, sync, write_whole
+from server.store.files import beside, make_folder, set_aside, sync, write_whole
 from server.store.sample_index import Filter, SampleIndex, on_disk
 
 logger = logging.getLogger(LOGGER)
@@ -80,6 +81,7 @@ class SampleFolder:
         self._index = SampleIndex()
         self._opened = self._warned = False
         self._scraps: list[Path] = []
+        self._inode: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:
@@ -96,8 +98,10 @@ class SampleFolder:
 
     def _open(self) -> None:
         self._index = SampleIndex()
+        self._set_aside_other_kind()
         whole: set[str] = set()
         names = sorted(os.listdir(self.folder)) if self.folder.is_dir() else []
+        self._inode = self._look()
         for name in names:
             if name.endswith(".json") and not name.startswith("."):
                 whole |= self._take(self.folder / name)
@@ -106,6 +110,19 @@ class SampleFolder:
         self._opened = True
         self._remove_scraps()
         self._make_room(0)
+
+    def _set_aside_other_kind(self) -> None:
+        """Makes way for the folder if a file, or a link to nowhere, lies in its place."""
+        if os.path.lexists(self.folder) and not self.folder.is_dir():
+            fields = {"path": str(self.folder), "moved_to": str(set_aside(self.folder))}
+            logger.error("the folder of samples is begun anew", extra={"fields": fields})
+
+    def _look(self) -> tuple[int, int] | None:
+        """Device and inode of the folder; None if there is none."""
+        with suppress(OSError):
+            status = self.folder.stat()
+            return status.st_dev, status.st_ino
+        return None
 
     def _take(self, path: Path) -> set[str]:
         """Puts the sample of ID.json into the index, if it is whole; the names of its files."""
@@ -122,6 +139,8 @@ class SampleFolder:
         while self._scraps:
             try:
                 self._scraps[-1].unlink(missing_ok=True)
+            except IsADirectoryError:
+                pass  # not made by us, and in nobody's way
             except OSError:
                 return  # the disk is read-only; they go with the next frame that can be kept
             self._scraps.pop()
@@ -157,7 +176,7 @@ class SampleFolder:
         digest = hashlib.sha256(seen.data).hexdigest()[:16]
         image = MEDIA_TYPES[read_header(seen.data, ANY_SIZE).format]
         with self._lock:
-            if not self._opened:
+            if not self._opened or self._look() != self._inode:
                 self._open()
             if self._index.holds(digest):
                 return False
@@ -168,6 +187,7 @@ class SampleFolder:
             if size > self.cap:
                 raise TooLargeError
             make_folder(self.folder)
+            self._inode = self._look()
             self._remove_scraps()
             self._make_room(size)
             try:

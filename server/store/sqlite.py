@@ -7,6 +7,7 @@ tells of few of these: it goes on writing into a file that has no name any more.
 import os
 import sqlite3
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -14,12 +15,17 @@ from server.store.files import make_folder
 
 # What lies beside a database of this kind: the log of what was written ahead, and its index.
 COMPANIONS = ("-wal", "-shm")
+# The index's place among the files, and the bytes that it has at least
+# (https://sqlite.org/walformat.html#the_wal_index_file_format).
+INDEX, INDEX_LEAST = 2, 32_768
 # Bytes that the log keeps on the disk when it begins anew.
 LOG_KEPT = 16 << 20
 # Primary and extended result codes (sqlite.org/rescode.html) of a file that is no database, or no
 # longer a whole one.
 DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-CUT = sqlite3.SQLITE_IOERR_SHORT_READ
+SHORT = sqlite3.SQLITE_IOERR_SHORT_READ
+# What `OpenFiles.lost` says of a file that has become shorter.
+CUT = "was cut"
 # What SQLite says of statements whose tables are gone.
 OTHER_TABLES = ("no such table", "no such column")
 
@@ -34,7 +40,7 @@ def is_damage(error: BaseException) -> bool:
         return True
     code = getattr(error, "sqlite_errorcode", None) or 0
     tables_gone = isinstance(error, sqlite3.Error) and str(error).startswith(OTHER_TABLES)
-    return code & 0xFF in DAMAGED or code == CUT or tables_gone
+    return code & 0xFF in DAMAGED or code == SHORT or tables_gone
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
@@ -42,9 +48,9 @@ def files_of(path: Path) -> tuple[Path, ...]:
     return (path, *(path.with_name(path.name + end) for end in COMPANIONS))
 
 
-def check_place(path: Path) -> None:
+def check_plain(path: Path) -> None:
     """Raises DatabaseDamagedError if anything but a plain file lies at `path` or in a companion's
-    place, or one that this process may not use although it may replace it."""
+    place: SQLite would wait for a FIFO."""
     for file in files_of(path):
         try:
             mode = file.stat().st_mode
@@ -54,7 +60,15 @@ def check_place(path: Path) -> None:
             continue
         if not stat.S_ISREG(mode):
             raise DatabaseDamagedError(f"{file.name} is not a plain file")
-        if not os.access(file, os.R_OK | os.W_OK) and os.access(file.parent, os.W_OK | os.X_OK):
+
+
+def check_place(path: Path) -> None:
+    """As `check_plain`, also for a file that this process may not use although it may replace
+    it. Raises OSError if it can't be looked at."""
+    check_plain(path)
+    for file in files_of(path):
+        may = os.access(file, os.R_OK | os.W_OK) or not file.exists()
+        if not may and os.access(file.parent, os.W_OK | os.X_OK):
             raise DatabaseDamagedError(f"{file.name} may not be read and written")
 
 
@@ -128,7 +142,7 @@ def _upgrade(connection: sqlite3.Connection, upgrades: tuple[str, ...]) -> None:
 
 
 class OpenFiles:
-    """The files of an open database as they were when it was opened.
+    """The files of an open database as they were when it was opened; to be asked before each use.
 
     log_kept: bytes to which SQLite itself may cut the log.
     """
@@ -138,8 +152,18 @@ class OpenFiles:
         self._files = [(str(file), file.name) for file in files_of(path)]
         self._seen = [_look(file) for file, _ in self._files]
 
+    def still_named(self) -> bool:
+        """Whether the database itself is still what lies at its path."""
+        now = _look(self._files[0][0])
+        return now is not None and self._seen[0] is not None and now[:2] == self._seen[0][:2]
+
     def lost(self) -> str:
-        """What happened to them since, '' if they are as they were: a few microseconds."""
+        """What happened to them since, '' if they are as they were: a few microseconds.
+
+        An index that was cut is made as long as it was, for SQLite to write it anew: it lies in the
+        memory of this process, which would end at a touch of what is no longer there. Raises
+        OSError if it can't be.
+        """
         for number, (file, name) in enumerate(self._files):
             before, now = self._seen[number], _look(file)
             if now is None and before is not None:
@@ -149,11 +173,23 @@ class OpenFiles:
                 continue
             if now[:2] != before[:2]:
                 return f"{name} was replaced"
+            if number == INDEX and now[2] < before[2]:
+                os.truncate(file, before[2])
+                continue
             least = before[2] if number == 0 else min(before[2], self._log_kept)
             if now[2] < least:
-                return f"{name} was cut"
+                return f"{name} {CUT}"
             self._seen[number] = now
         return ""
+
+
+def mend_index(path: Path) -> None:
+    """Makes the index of the database at `path` long enough to be read, if it was cut, for another
+    connection than the one whose `OpenFiles` knows it. Raises OSError."""
+    index = files_of(path)[INDEX]
+    with suppress(FileNotFoundError):
+        if index.stat().st_size < INDEX_LEAST:
+            os.truncate(index, INDEX_LEAST)
 
 
 def _look(file: str) -> tuple[int, int, int] | None:

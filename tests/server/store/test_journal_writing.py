@@ -367,7 +367,8 @@ def test_a_damaged_file_is_set_aside_and_begun_anew(tmp_path: Path, damage: str)
     writer.turn(left, time.time(), 2)
     writer.close()
     assert [row.request_id for row in rows_of(path)] == ["id-1000"]
-    assert (tmp_path / "journal.db.damaged").read_bytes()[4096:8192] == data[4096:8192]
+    (aside,) = tmp_path.glob("journal.db.damaged-*")
+    assert aside.read_bytes()[4096:8192] == data[4096:8192]
     assert lost.rows == 0
 
 
@@ -381,16 +382,19 @@ def test_a_file_that_is_taken_away_is_made_again(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_another_formats_file_is_left_alone(tmp_path: Path, said: list[str]) -> None:
+def test_another_formats_file_is_set_aside_unchanged(tmp_path: Path, said: list[str]) -> None:
     path = tmp_path / "journal.db"
     with closing(sqlite3.connect(path)) as base:
         base.execute("PRAGMA user_version = 7")
     writer = Writer(path, BOUNDS, Loss(Lost()))
-    assert len(write(writer, [answered(observation(1))])) == 1
-    assert said == ["the journal can't be written, frames go on"]
-    with closing(sqlite3.connect(path)) as base:
-        assert base.execute("PRAGMA user_version").fetchone() == (7,)
+    left = write(writer, [answered(observation(1))])
+    assert not write(writer, list(left))
     writer.close()
+    assert said == ["the journal is damaged, and begun anew"]
+    (aside,) = tmp_path.glob("journal.db.damaged-*")
+    with closing(sqlite3.connect(aside)) as base:
+        assert base.execute("PRAGMA user_version").fetchone() == (7,)
+    assert [row.request_id for row in rows_of(path)] == ["id-1"]
 
 
 def test_one_who_holds_the_file_delays_and_loses_nothing(tmp_path: Path) -> None:

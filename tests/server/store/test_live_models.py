@@ -2,9 +2,10 @@
 
 import itertools
 import logging
+import os
 import queue
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -391,7 +392,26 @@ def test_a_pinned_version_stays(model: Path) -> None:
 @pytest.mark.parametrize("content", [b"{", bytes(40), b'{"version": 1, "\xff": 2}'])
 def test_a_damaged_choice_is_ignored(model: Path, content: bytes) -> None:
     (model / CHOICE).write_bytes(content)
-    assert store_of(model.parent).load("colors").manifest.version == 1
+    store = store_of(model.parent)
+    assert store.load("colors").manifest.version == 1
+    (aside,) = model.glob(f"{CHOICE}.damaged-*")
+    assert aside.read_bytes() == content
+    assert store.activate("colors", 1).manifest.version == 1
+    assert read_choice(model) == Choice(version=1)
+
+
+@pytest.mark.parametrize("kind", ["folder", "FIFO", "link"])
+def test_a_choice_that_is_no_file_stops_no_other(model: Path, kind: str) -> None:
+    make: dict[str, Callable[[Path], None]] = {
+        "folder": Path.mkdir,
+        "FIFO": os.mkfifo,
+        "link": lambda path: path.symlink_to("nowhere/at/all"),
+    }
+    make[kind](model / CHOICE)
+    store = store_of(model.parent)
+    assert store.load("colors").manifest.version == 1
+    assert store.activate("colors", 1).manifest.version == 1
+    assert read_choice(model) == Choice(version=1)
 
 
 @pytest.mark.parametrize(

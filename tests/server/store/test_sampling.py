@@ -220,13 +220,14 @@ def test_a_folder_that_can_not_be_made_is_told_once_and_heals(
     tmp_path: Path, departed: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, LOGGER)
-    place = tmp_path / "samples"
-    place.write_text("a file where the folder should be")
+    above = tmp_path / "data"
+    place = above / "samples"
+    above.write_text("a file where the folder should be")
     bench = Bench(place, ALL)
     for number in range(5):
         bench.sampler(observation(jpeg(number)))
     bench.wait(lambda: bench.lost["disk"] == 5)
-    place.unlink()
+    above.unlink()
     bench.sampler(observation(jpeg(9)))
     bench.wait(lambda: bench.kept["random"] == 1)
     bench.sampler.close()

@@ -1,0 +1,93 @@
+"""What can happen to a file, by a person, a disk or another program."""
+
+import os
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+
+PAGE = 4096
+Damage = Callable[[Path], None]
+
+
+def _away(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        path.unlink()
+
+
+def _emptied(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        os.truncate(path, 0)
+
+
+def _cut(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        os.truncate(path, path.stat().st_size // 2)
+
+
+def _garbage(path: Path) -> None:
+    size = path.stat().st_size if path.exists() else PAGE
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.write(random.Random(size).randbytes(size))
+
+
+def _folder(path: Path) -> None:
+    _away(path)
+    path.mkdir()
+    (path / "file").write_text("somebody's")
+
+
+def _fifo(path: Path) -> None:
+    _away(path)
+    os.mkfifo(path)
+
+
+def _link_to_nowhere(path: Path) -> None:
+    _away(path)
+    path.symlink_to("nowhere/at/all")
+
+
+def _another_database(path: Path) -> None:
+    _away(path)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE customers (name TEXT)")
+        other.execute("INSERT INTO customers VALUES ('somebody')")
+        other.commit()
+
+
+def _other_columns(path: Path) -> None:
+    _away(path)
+    with closing(sqlite3.connect(path)) as other:
+        for table in ("jobs", "frames", "contents", "answers", "messages", "results"):
+            other.execute(f"CREATE TABLE {table} (name TEXT)")
+        other.commit()
+
+
+def _replaced(path: Path) -> None:
+    """By an older copy of itself."""
+    if path.exists():
+        shutil.copy(path, path.with_name("copy"))
+        path.with_name("copy").replace(path)
+
+
+DAMAGES: dict[str, Damage] = {
+    "deleted": _away,
+    "emptied": _emptied,
+    "cut": _cut,
+    "garbage": _garbage,
+    "a folder": _folder,
+    "a FIFO": _fifo,
+    "a link to nowhere": _link_to_nowhere,
+    "another database": _another_database,
+    "other columns": _other_columns,
+    "replaced": _replaced,
+}
+
+
+def spoil_page(path: Path, number: int, content: bytes) -> None:
+    """Overwrites one page of a file in its place."""
+    with path.open("r+b") as file:
+        file.seek(number * PAGE)
+        file.write(content)
