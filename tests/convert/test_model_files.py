@@ -197,13 +197,22 @@ def test_other_file_is_called_what_it_is(
     assert "\n" not in str(caught.value)
 
 
+# Keras 2's layers for functions between layers, in the place of one that does nothing: class,
+# function, and arguments.
+REVERSED = [{"class_name": "__ellipsis__"}, {"start": None, "stop": None, "step": -1}]
+FUNCTIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "reversed": ("SlicingOpLambda", "__operators__.getitem", {"slice_spec": REVERSED}),
+    "divided": ("TFOpLambda", "math.truediv", {"y": 255.0, "name": None}),
+    "written": ("TFOpLambda", "io.write_file", {"contents": "x"}),
+}
+
+
 def keras_2(path: Path) -> None:
     """Rewrites a Keras 3 HDF5 file as Keras 2 wrote them, Teachable Machine's among them."""
     with h5py.File(path, "r+") as file:
         config = json.loads(file.attrs["model_config"])
         for layer in every_layer(config):
             inner = layer["config"]
-            inner.pop("module", None)
             inner["dtype"] = "float32"
             if layer["class_name"] == "InputLayer":
                 inner["batch_input_shape"] = inner.pop("batch_shape")
@@ -213,19 +222,27 @@ def keras_2(path: Path) -> None:
             if layer["class_name"] == "BatchNormalization":
                 inner["axis"] = [3]
                 inner["fused"] = True
+            if layer["class_name"] == "Functional":
+                layer["module"] = "keras.src.engine.functional"
+                for ends in ("input_layers", "output_layers"):
+                    inner[ends] = [inner[ends]] if isinstance(inner[ends][0], str) else inner[ends]
+            kind, function, arguments = FUNCTIONS.get(inner["name"], ("", "", {}))
+            if layer.get("inbound_nodes"):
+                [tensor] = layer["inbound_nodes"][0]["args"]
+                call = [*tensor["config"]["keras_history"], arguments]
+                layer["inbound_nodes"] = [call if kind else [call]]
+            if kind:
+                layer["class_name"] = kind
+                layer["config"] = {"name": inner["name"], "trainable": True, "function": function}
         file.attrs["model_config"] = json.dumps(config)
         file.attrs["keras_version"] = "2.4.0"
 
 
 def every_layer(node: Any) -> list[Any]:
-    children = node if isinstance(node, list) else list(node.values())
-    found = [x for child in children if isinstance(child, list | dict) for x in every_layer(child)]
-    layer = isinstance(node, dict) and isinstance(node.get("config"), dict) and "class_name" in node
-    return (
-        [node, *found]
-        if layer and "trainable" in node["config"]
-        else found + ([node] if layer and node["class_name"] == "InputLayer" else [])
-    )
+    """The configurations of a model and of all layers in it."""
+    if isinstance(node, list):
+        return [layer for item in node for layer in every_layer(item)]
+    return [node, *every_layer(node["config"].get("layers", []))]
 
 
 def teachable(tf: Any) -> Any:
@@ -269,18 +286,65 @@ def test_teachable_machine_loads_and_is_scaled(tf: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(ours, model(image, training=False).numpy(), atol=1e-4)
 
 
+def with_functions(tf: Any, *names: str) -> Any:
+    layers = tf.keras.layers
+    tf.keras.utils.set_random_seed(3)
+    image = layers.Input((16, 16, 3))
+    x = image
+    for name in names:
+        x = layers.Activation("linear", name=name)(x)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, activation="relu")(x))
+    return tf.keras.Model(image, layers.Dense(3, "softmax")(x))
+
+
+def test_functions_between_layers_of_keras_2(tf: Any, tmp_path: Path) -> None:
+    model = with_functions(tf, "reversed", "divided")
+    with quiet():
+        model.save(tmp_path / "m.h5")
+    keras_2(tmp_path / "m.h5")
+    found = sources.model_file(tmp_path / "m.h5")
+    assert found.shape.readings == ("0..255",)
+    image = np.random.default_rng(0).uniform(0, 255, (1, 16, 16, 3)).astype(np.float32)
+    expected = model(image[..., ::-1] / 255, training=False).numpy()
+    np.testing.assert_allclose(run(found.data, image), expected, atol=1e-4)
+
+
+def test_other_functions_are_not_run_from_a_file(tf: Any, tmp_path: Path) -> None:
+    with quiet():
+        with_functions(tf, "written").save(tmp_path / "m.h5")
+    keras_2(tmp_path / "m.h5")
+    with pytest.raises(ConvertError, match="is not a Keras model that loads"):
+        sources.model_file(tmp_path / "m.h5")
+
+
+def test_keras_archive_of_keras_2(tf: Any, tmp_path: Path) -> None:
+    with quiet():
+        teachable(tf).save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(contents["config.json"])
+    for layer in every_layer(config):
+        if layer["class_name"] == "DepthwiseConv2D":
+            layer["config"]["groups"] = 1
+        if layer["class_name"] == "Functional":
+            layer["module"] = "keras.src.engine.functional"
+    contents["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    assert sources.model_file(tmp_path / "m.keras").shape.classes == 2
+
+
 def test_key_with_an_effect_is_not_dropped(tf: Any, tmp_path: Path) -> None:
     with quiet():
         teachable(tf).save(tmp_path / "m.h5")
     keras_2(tmp_path / "m.h5")
     with h5py.File(tmp_path / "m.h5", "r+") as file:
-        text = str(file.attrs["model_config"])
-        assert '"groups": 1, ' in text or '"groups": 1}' in text
-        layers = json.loads(text)
-        for layer in every_layer(layers):
+        config = json.loads(file.attrs["model_config"])
+        for layer in every_layer(config):
             if layer["class_name"] == "DepthwiseConv2D":
                 layer["config"]["groups"] = 2
-        file.attrs["model_config"] = json.dumps(layers)
+        file.attrs["model_config"] = json.dumps(config)
     with pytest.raises(ConvertError, match="is not a Keras model that loads"):
         sources.model_file(tmp_path / "m.h5")
 
