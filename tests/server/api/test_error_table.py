@@ -46,6 +46,7 @@ ELSEWHERE = {
     "RATE_LIMITED": "api/test_doors.py",
     "REQUEST_TIMEOUT": "api/test_slow_bodies.py",
     "UNAUTHORIZED": "api/test_doors.py",
+    "UNSAFE_IMAGE": "test_crashes.py",
     "VERSION_EXISTS": "test_fleet.py",
 }
 Give = Callable[[LiveServer], requests.Response]
