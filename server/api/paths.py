@@ -18,8 +18,8 @@ SENT = "lineside.sent_path"
 SLASHES = re.compile("//+")
 # What a proxy may name as its prefix: plain segments, so that it can't lead to another host.
 PREFIX = re.compile("(/[A-Za-z0-9._~-]{1,64}){0,8}")
-# Bytes of a query string; what is asked of a frame takes 1,000.
-LONGEST_QUERY = 16_384
+# Bytes of a query string, a path or a header; what is asked of a frame takes 1,000.
+LONGEST = 16_384
 
 
 def normal(path: str) -> str:
@@ -34,8 +34,8 @@ class Paths:
 
     A doubled slash counts as one, and one at the end as none, on every route: cameras and their
     proxies join addresses carelessly, and do not follow a redirect of a POST. The path's prefix is
-    `prefix` or, without, the one that the proxy names. A query string that is longer than any is
-    refused before anyone splits it.
+    `prefix` or, without, the one that the proxy names. What is longer than any query string, path
+    or header needs to be is refused before anyone splits it.
     """
 
     def __init__(self, app: Wsgi, prefix: str) -> None:
@@ -55,14 +55,19 @@ class Paths:
                 environ["SCRIPT_NAME"] = given
         # A part of a file is never asked for, and one that is not there would be a status more.
         environ.pop("HTTP_RANGE", None)
-        query = environ.get("QUERY_STRING", "")
-        if len(query) > LONGEST_QUERY:
-            environ["QUERY_STRING"] = ""
-            environ[REFUSED] = InvalidFieldError(
-                f"the query string has {len(query):,} bytes, and at most {LONGEST_QUERY:,} are"
-                " taken"
-            )
+        for name, value in list(environ.items()):
+            if value.__class__ is str and len(value) > LONGEST:
+                environ[REFUSED] = _too_long(name, len(value))
+                environ[name] = ""
         return self._app(environ, start_response)
+
+
+def _too_long(name: str, size: int) -> InvalidFieldError:
+    """The error of a value of a WSGI environment that is longer than any needs to be."""
+    known = {"QUERY_STRING": "the query string", "PATH_INFO": "the path"}
+    header = name.removeprefix("HTTP_").replace("_", "-").title()
+    what = known.get(name) or f"the header {header}"
+    return InvalidFieldError(f"{what} has {size:,} bytes, and at most {LONGEST:,} are taken")
 
 
 class ModelName(BaseConverter):

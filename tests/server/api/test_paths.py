@@ -14,7 +14,7 @@ from live import LiveServer, live_server
 from workers import await_that
 
 from server.api.operations import operations
-from server.api.paths import LONGEST_QUERY, normal
+from server.api.paths import LONGEST, normal
 
 GREEN = encode(plain((0, 255, 0)), "JPEG")
 PREFIX = "/line4/cameras"
@@ -94,7 +94,7 @@ def test_encoded_slash_is_a_slash(clients: LiveServer) -> None:
 
 def test_query_that_is_longer_than_any_is_refused(clients: LiveServer) -> None:
     for path in ("/v1/recognize", "/v1/journal", "/classify", "/livez"):
-        query = "&".join(["camera=%41"] * (LONGEST_QUERY // 8))
+        query = "&".join(["camera=%41"] * (LONGEST // 8))
         answer = requests.request(
             "GET" if path in ("/v1/journal", "/livez") else "POST",
             f"{clients.url}{path}?{query}",
@@ -104,6 +104,18 @@ def test_query_that_is_longer_than_any_is_refused(clients: LiveServer) -> None:
         )
         assert answer.status_code == 400
         assert "query string" in answer.text
+
+
+@pytest.mark.parametrize(
+    "name", ["Accept", "Content-Type", "Cookie", "Authorization", "Cache-Control", "X-Any"]
+)
+def test_header_that_is_longer_than_any_is_refused(clients: LiveServer, name: str) -> None:
+    for method, path in (("POST", "/v1/recognize"), ("GET", "/v1/journal"), ("POST", "/predict")):
+        answer = requests.request(
+            method, clients.url + path, data=GREEN, headers={name: "a/b," * 50_000}, timeout=60
+        )
+        assert answer.status_code == 400
+        assert f"the header {name}" in answer.text
 
 
 class Stripping(BaseHTTPRequestHandler):
