@@ -77,14 +77,24 @@ class Body:
     request's; `waiting`: whether it waits for room for more."""
 
     __slots__ = (
-        *("_bodies", "_left", "_read", "answer", "answered", "connection", "environ", "error"),
+        *(
+            "_bodies",
+            "_left",
+            "_length",
+            "_read",
+            "answer",
+            "answered",
+            "connection",
+            "environ",
+            "error",
+        ),
         *("held", "sent", "since", "waiting"),
     )
 
     def __init__(self, environ: dict[str, Any], bodies: "Bodies") -> None:
         self._bodies, self._read = bodies, environ["wsgi.input"].read
         length = environ.get("CONTENT_LENGTH", "")
-        self._left = int(length) if length.isdecimal() else None
+        self._left = self._length = int(length) if length.isdecimal() else None
         self.environ: dict[str, Any] | None = environ
         self.since = self.sent = 0.0
         self.answer: Answer | None = None
@@ -125,8 +135,9 @@ class Body:
         return data
 
     def _known(self, size: int) -> bytes:
-        # Asked for all there is, the HTTP server copies the body once and keeps no copy of its own.
-        data: bytes = self._read() if size == self._left else self._read(size)
+        # Asked for all there is, the HTTP server copies the body once and keeps no copy of its own;
+        # after a part was read, it would answer as if the body had ended.
+        data: bytes = self._read() if size == self._left == self._length else self._read(size)
         self._left = (self._left or 0) - len(data)
         return data
 
