@@ -55,7 +55,8 @@ class ClockSkew:
     def _series(self, camera: str, to_log: bool) -> tuple[str, bool]:
         """The series of `camera`, and whether a line of it is due, which then counts as written."""
         with self._lock:
-            if camera not in self._logged and (not camera or len(self._logged) >= self._most):
+            named = len(self._logged) - (OTHER in self._logged)
+            if camera not in self._logged and (not camera or named >= self._most):
                 camera = OTHER
             last = self._logged.setdefault(camera, -PAUSE_S)
             now = time.monotonic()

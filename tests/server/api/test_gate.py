@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from images import encode, plain
+from urllib3 import PoolManager
+from urllib3.util import Retry
+from werkzeug.serving import make_server
 from werkzeug.test import Client, TestResponse
 from workers import await_that
 
@@ -76,6 +79,7 @@ class Crowded:
             [self._refused.append],
             served=dict,
         )
+        self.app = gate
         self._client = Client(gate)
 
     @property
@@ -151,6 +155,8 @@ def test_open_doors_refuse_for_want_of_room_on_this_machine_alone(crowded: Crowd
         ("camera=st4&deadline_ms=nan", 400),
         ("camera=st4&top_k=0", 400),
         ("camera=st4&captured_at=yesterday", 400),
+        ("camera=st4&kamera=st5", 400),
+        ("camera=st4&deadline=200", 400),
         ("camera=ls_0123456789abcdef_0123456789abcdef0123456789abcdef", 400),
         ("camera=st4&model=nope", 404),
         ("camera=st4&version=99", 404),
@@ -169,3 +175,24 @@ def test_the_first_of_two_values_counts_as_when_idle(crowded: Crowded) -> None:
         crowded.post(query="camera=st4&camera=st5&deadline_ms=&deadline_ms=-5").status_code == 503
     )
     assert [each.camera for each in crowded.refused] == ["st4"]
+
+
+def test_standard_client_sends_a_refused_frame_again(crowded: Crowded) -> None:
+    """As Retry-After allows, unlike a stale one."""
+    retry = Retry(1, allowed_methods=None, raise_on_status=False)
+    server = make_server("127.0.0.1", 0, crowded.app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with PoolManager(retries=retry) as pool:
+            url = f"http://127.0.0.1:{server.server_port}/v1/recognize?camera=st4"
+            headers = {"Content-Type": "image/png"}
+            crowded.await_model()
+            answer = pool.request("POST", url, body=RED, headers=headers, timeout=60)
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+            assert "X-Should-Retry" not in answer.headers
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert len(crowded.refused) == 2

@@ -1,0 +1,69 @@
+"""JSON bodies that could take many times their size in memory are refused before any value is made.
+
+Each is read in a process of its own, whose peak of memory is compared with the body.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHILD = Path(__file__).with_name("json_memory.py")
+ROOT = CHILD.parents[3]
+# What repeats in the body, beside what begins and ends it.
+UNITS = {
+    "lists": "[],",
+    "lists of one": "[0],",
+    "deep lists": "[" * 50 + "]" * 50 + ",",
+    "objects": '{"a":1},',
+    "empty objects": "{},",
+    "numbers": "0.1,",
+    "whole numbers": "999,",
+    "long numbers": "1" * 300 + ",",
+    "numbers of too many digits": "1" * 5000 + ",",
+    "huge exponents": "1e999,",
+    "texts": '"a",',
+    "images": '{"b64":"YQ=="},',
+    "emoji": '"\U0001f600",',
+    "half a pair": '"\\ud800",',
+    "spaces": " ",
+}
+PLACES = {
+    "input": ("JsonFrame", '{"input":[', "0]}"),
+    "null beside input": ("JsonFrame", '{"threshold":null,"input":[', "0]}"),
+    "NaN in instances": ("PredictRequest", '{"instances":[', "NaN]}"),
+    "data": (
+        "InferRequest",
+        '{"parameters":null,"inputs":[{"name":"a","shape":[1],"datatype":"BYTES","data":[',
+        "0]}]}",
+    ),
+}
+
+
+def peak(place: str, unit: str, size: int) -> float:
+    """Peak of memory over the body's size."""
+    kind, head, tail = PLACES[place]
+    done = subprocess.run(
+        [sys.executable, str(CHILD), kind, head, UNITS[unit], tail, str(size)],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    taken, length, _ = done.stdout.split(" ", 2)
+    return int(taken) / int(length)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("unit", UNITS)
+def test_body_of_16_mb_takes_at_most_16_times_as_much(place: str, unit: str) -> None:
+    assert peak(place, unit, 15_900_000) < 16
+
+
+@pytest.mark.parametrize("unit", ["deep lists", "lists", "objects", "texts"])
+def test_body_of_2_mb_takes_at_most_60_times_as_much(unit: str) -> None:
+    for place in ("input", "NaN in instances"):
+        assert peak(place, unit, 1_900_000) < 60
