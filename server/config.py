@@ -147,7 +147,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, _help("deadline of a frame that comes without deadline_ms", "ms", gt=0, le=600_000)
     ] = 5000.0
     max_clock_skew_ms: Annotated[
-        float, _help("most that a camera's clock may be ahead in captured_at", "ms", ge=0)
+        float,
+        _help(
+            "most that a camera's clock may be ahead in captured_at, if deadline_ms is asked",
+            "ms",
+            ge=0,
+        ),
     ] = 2000.0
     latest_only: Annotated[
         bool, _help("a camera's newer frame takes the place of its waiting one")

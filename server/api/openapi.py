@@ -54,6 +54,10 @@ HEADERS: dict[str, Schema] = {
         "description": "seconds after which the request may succeed; absent if it never will",
         "schema": {"type": "integer", "minimum": 1},
     },
+    "X-Should-Retry": {
+        "description": "`false`, in place of Retry-After: the same request can't succeed later",
+        "schema": {"type": "string", "enum": ["false"]},
+    },
     "RateLimit": {
         "description": "what is left of each limit (draft-ietf-httpapi-ratelimit-headers)",
         "schema": _TEXT,
@@ -64,7 +68,7 @@ HEADERS: dict[str, Schema] = {
 HEADERS_OF: dict[int, tuple[str, ...]] = {
     401: ("WWW-Authenticate",),
     429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
-    503: ("Retry-After",),
+    503: ("Retry-After", "X-Should-Retry"),
 }
 
 

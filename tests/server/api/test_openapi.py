@@ -130,7 +130,7 @@ def test_every_error_that_can_be_is_described(document: dict[str, Any]) -> None:
 
 
 def test_every_error_has_its_shape_and_headers(document: dict[str, Any]) -> None:
-    headers = {"401": {"WWW-Authenticate"}, "503": {"Retry-After"}}
+    headers = {"401": {"WWW-Authenticate"}, "503": {"Retry-After", "X-Should-Retry"}}
     headers["429"] = {"Retry-After", "RateLimit", "RateLimit-Policy"}
     for path, method, described in operations_of(document):
         for status, answer in described["responses"].items():
