@@ -11,11 +11,13 @@ import argparse
 import io
 import multiprocessing
 import random
+import struct
 import sys
 import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -36,7 +38,8 @@ EXACT = Recipe(width=1, height=1, decode="exact")
 LIMITS = Limits(max_pixels=1_000_000)
 # Grey levels by which two right pictures differ: rounding of a colour, of CMYK, of chroma.
 TOLERANCE = {"JPEG": 2, "PNG": 0, "BMP": 1, "WEBP": 0, "TIFF": 2, "PPM": 1}
-PILLOW = {"PPM": "PPM"}
+# What Pillow says of files that are not damaged, but of a kind that it does not read.
+UNSUPPORTED = ("Unsupported BMP bitfields layout",)
 DAMAGES = ("flip", "zeros", "cut", "repeat", "swap", "noise", "field", "repaired")
 NUMBERS = (0, 1, 2, 3, 4, 7, 8, 15, 16, 255, 256, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 HEADER_BYTES, NOISE_BYTES = 160, 200
@@ -105,8 +108,8 @@ def _repair(data: bytearray) -> None:
         at = end + 4
 
 
-def by_pillow(data: bytes, format_: str) -> NDArray[np.uint8]:
-    """The picture that Pillow reads, upright, as RGB. Raises whatever Pillow raises."""
+def by_pillow(data: bytes, format_: str, *, upright: bool = True) -> NDArray[np.uint8]:
+    """The picture that Pillow reads as RGB, upright or as stored. Raises whatever Pillow raises."""
     from PIL import Image, ImageOps
 
     names = ("JPEG", "MPO") if format_ == "JPEG" else (format_,)
@@ -114,7 +117,9 @@ def by_pillow(data: bytes, format_: str) -> NDArray[np.uint8]:
     if image.width * image.height > LIMITS.max_pixels:
         raise ValueError("too large for this comparison")
     image.load()
-    image = ImageOps.exif_transpose(image)
+    # A damaged block says nothing about the pixels.
+    with suppress(SyntaxError, ValueError, KeyError, struct.error):
+        image = ImageOps.exif_transpose(image) if upright else image
     if image.mode.startswith("I"):
         # Pillow's own conversion cuts values off at 255.
         deep = np.asarray(image).astype(np.int64)
@@ -134,12 +139,16 @@ def compare(data: bytes, format_: str) -> tuple[str, str] | None:
     except Exception as error:  # noqa: BLE001, any other error is a finding
         return "failed", repr(error)
     try:
-        theirs = by_pillow(data, format_)
+        # Of a damaged EXIF block, programs read more or less of the orientation.
+        pictures = [by_pillow(data, format_, upright=upright) for upright in (True, False)]
     except Exception as error:  # noqa: BLE001, Pillow raises many
+        if any(text in str(error) for text in UNSUPPORTED):
+            return None
         return "damaged", f"{type(error).__name__}: {error}"
-    if ours.shape != theirs.shape:
-        return "differs", f"{ours.shape} and {theirs.shape}"
-    off = int(np.abs(ours.astype(int) - theirs.astype(int)).max())
+    alike = [theirs for theirs in pictures if theirs.shape == ours.shape]
+    if not alike:
+        return "differs", f"{ours.shape} and {pictures[0].shape}"
+    off = min(int(np.abs(ours.astype(int) - theirs).max()) for theirs in alike)
     return ("differs", f"by {off} levels") if off > TOLERANCE[format_] else None
 
 

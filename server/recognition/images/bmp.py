@@ -24,9 +24,10 @@ HEADERS = (CORE, OS2, INFO, 52, 56, 108, 124)
 RGB, RLE8, RLE4, BITFIELDS, ALPHA_BITFIELDS = 0, 1, 2, 3, 6
 DEPTHS = {RGB: (1, 2, 4, 8, 16, 24, 32), RLE8: (8,), RLE4: (4,)}
 DEPTHS |= {BITFIELDS: (16, 32), ALPHA_BITFIELDS: (16, 32)}
-MASKS_AT = FILE_HEADER.size + INFO
-MASKS_888 = (0xFF0000, 0x00FF00, 0x0000FF)
-MASKS_555 = (0x7C00, 0x03E0, 0x001F)
+MASKS_AT, ALPHA_AT = FILE_HEADER.size + INFO, FILE_HEADER.size + INFO + 12
+# Red, green and blue in 16 bits, as programs write them; in 32 bits each takes a byte.
+MASKS_555, MASKS_565 = (0x7C00, 0x03E0, 0x001F), (0xF800, 0x07E0, 0x001F)
+BYTE_MASKS = (0x000000FF, 0x0000FF00, 0x00FF0000, 0xFF000000)
 # Codes of a run-length encoding, each gone over in Python: as many as a real frame of some
 # megapixels has.
 MAX_CODES = 1 << 21
@@ -70,17 +71,16 @@ def decode(data: bytes, header: Header) -> Pixels:
     """
     layout = _read_layout(data)
     if layout.compression in (RLE8, RLE4):
-        pixels = _colored(data, layout, _run_lengths(data, layout))
+        return _colored(data, layout, _run_lengths(data, layout))
+    _check_size(data, layout)
+    if layout.bits <= 8:
+        return _colored(data, layout, _indices(data, layout))
+    if layout.masks:
+        pixels = _masked(data, layout)
     else:
-        _check_size(data, layout)
-        if layout.bits <= 8:
-            pixels = _colored(data, layout, _indices(data, layout))
-        elif layout.masks:
-            pixels = _masked(data, layout)
-        else:
-            rows = _rows(data, layout, layout.bits // 8)
-            code = cv2.COLOR_BGR2RGB if layout.bits == 24 else cv2.COLOR_BGRA2RGB
-            pixels = np.asarray(cv2.cvtColor(rows, code), np.uint8)
+        rows = _rows(data, layout, layout.bits // 8)
+        code = cv2.COLOR_BGR2RGB if layout.bits == 24 else cv2.COLOR_BGRA2RGB
+        pixels = np.asarray(cv2.cvtColor(rows, code), np.uint8)
     return np.asarray(cv2.flip(pixels, 0), np.uint8) if layout.up else pixels
 
 
@@ -117,9 +117,7 @@ def _read_layout(data: bytes) -> _Layout:
     if compression in (BITFIELDS, ALPHA_BITFIELDS):
         if size == INFO:
             end += 12 if compression == BITFIELDS else 16
-        masks = _read_masks(data, bits)
-        if bits == 32 and masks == MASKS_888:
-            masks = ()
+        masks = _read_masks(data, bits, end)
     elif bits == 16:
         masks = MASKS_555
     entry = 3 if size == CORE else 4
@@ -136,18 +134,25 @@ def _read_layout(data: bytes) -> _Layout:
     return _Layout(width, abs(height), up, bits, compression, colors, entry, end, start, masks)
 
 
-def _read_masks(data: bytes, bits: int) -> tuple[int, ...]:
-    """The masks of red, green and blue. Raises UndecodableImageError unless each is a run of bits
-    of the pixel's `bits`, and none overlaps another."""
-    if len(data) < MASKS_AT + 12:
+def _read_masks(data: bytes, bits: int, end: int) -> tuple[int, ...]:
+    """The masks of red, green and blue; `end` is where the headers end.
+
+    Raises UndecodableImageError for masks other than those that programs write.
+    """
+    if end > len(data):
         raise UndecodableImageError("the BMP is cut off: its header is")
     masks = struct.unpack_from("<III", data, MASKS_AT)
-    taken = 0
-    for mask in masks:
-        lowest = mask & -mask
-        if not mask or mask >> bits or mask & taken or (mask + lowest) & mask:
-            raise UndecodableImageError("the BMP is damaged: the masks of its colours are")
-        taken |= mask
+    alpha = int.from_bytes(data[MASKS_AT + 12 : MASKS_AT + 16], "little") if end > ALPHA_AT else 0
+    if bits == 16:
+        known = masks in (MASKS_555, MASKS_565) and alpha in (0, 0xFFFF & ~sum(masks))
+    else:
+        used = [mask for mask in (*masks, alpha) if mask]
+        known = all(masks) and set(used) <= set(BYTE_MASKS) and len(set(used)) == len(used)
+    if not known:
+        raise UndecodableImageError(
+            "the BMP is damaged, or of a kind that is not read: the masks of its colours are "
+            + ", ".join(f"{mask:08x}" for mask in (*masks, alpha))
+        )
     return masks
 
 
@@ -197,7 +202,7 @@ def _indices(data: bytes, layout: _Layout) -> NDArray[np.uint8]:
 
 
 def _colored(data: bytes, layout: _Layout, indices: NDArray[np.uint8]) -> Pixels:
-    """The colours of `indices`, [height, width, 3]."""
+    """The colours of `indices`, [height, width, 3], from the uppermost row on."""
     if indices.max() >= layout.colors:
         raise UndecodableImageError(
             f"the BMP is damaged: a pixel has the colour {indices.max()}, and there are"
@@ -206,25 +211,34 @@ def _colored(data: bytes, layout: _Layout, indices: NDArray[np.uint8]) -> Pixels
     table = np.zeros((1, 256, 3), np.uint8)
     entries = np.frombuffer(data, np.uint8, layout.colors * layout.entry, layout.palette)
     table[0, : layout.colors] = entries.reshape(-1, layout.entry)[:, 2::-1]
-    pixels = np.asarray(cv2.cvtColor(indices, cv2.COLOR_GRAY2RGB), np.uint8)
+    grey = np.ascontiguousarray(table[..., 0])
+    if layout.up:
+        indices = np.asarray(cv2.flip(indices, 0), np.uint8)
+    if (table == grey[..., None]).all():
+        return np.asarray(cv2.cvtColor(cv2.LUT(indices, grey), cv2.COLOR_GRAY2RGB), np.uint8)
+    pixels = cv2.cvtColor(indices, cv2.COLOR_GRAY2RGB)
     return np.asarray(cv2.LUT(pixels, table, pixels), np.uint8)
 
 
 def _masked(data: bytes, layout: _Layout) -> Pixels:
     """The colours of pixels of 16 or 32 bits by their masks, [height, width, 3]; each scaled to
     255."""
-    kind, size = ("<u2", 2) if layout.bits == 16 else ("<u4", 4)
-    shape, strides = (layout.height, layout.width), (layout.stride, size)
-    stored: NDArray[np.uint32] = np.ndarray(shape, kind, data, layout.start, strides)
-    pixels = np.empty((*shape, 3), np.uint8)
-    for channel, mask in enumerate(layout.masks):
-        shift = (mask & -mask).bit_length() - 1
-        most = mask >> shift
-        if most > 0xFFFF:
-            shift, most = shift + most.bit_length() - 16, 0xFFFF
-        table = np.rint(np.arange(most + 1) * (255 / most)).astype(np.uint8)
-        for row in range(layout.height):
-            pixels[row, :, channel] = table[(stored[row] & mask) >> shift]
+    pixels: Pixels = np.empty((layout.height, layout.width, 3), np.uint8)
+    if layout.bits == 32:
+        stored = _rows(data, layout, 4)
+        order = [(BYTE_MASKS.index(mask), channel) for channel, mask in enumerate(layout.masks)]
+        cv2.mixChannels([stored], [pixels], [each for pair in order for each in pair])
+        return pixels
+    shape, strides = (layout.height, layout.width), (layout.stride, 2)
+    words: NDArray[np.uint16] = np.ndarray(shape, "<u2", data, layout.start, strides)
+    tables = []
+    for mask in layout.masks:
+        shift, most = (mask & -mask).bit_length() - 1, mask.bit_count()
+        table = np.rint(np.arange(1 << most) * (255 / ((1 << most) - 1))).astype(np.uint8)
+        tables.append((mask, shift, table))
+    for row in range(layout.height):
+        for channel, (mask, shift, table) in enumerate(tables):
+            pixels[row, :, channel] = table[(words[row] & mask) >> shift]
     return pixels
 
 

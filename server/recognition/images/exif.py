@@ -25,8 +25,8 @@ def orientation(exif: bytes) -> int:
         return 1
     order: Literal["little", "big"] = "little" if block.startswith(b"II") else "big"
     try:
-        for tag, kind, _, value in read_tags(block):
-            if tag == EXIF_ORIENTATION and kind in (TIFF_SHORT, TIFF_LONG):
+        for tag, kind, number, value in read_tags(block):
+            if tag == EXIF_ORIENTATION and kind in (TIFF_SHORT, TIFF_LONG) and number == 1:
                 found = int.from_bytes(value[: TIFF_SIZES[kind]], order)
                 return found if found in range(1, 9) else 1
     except UndecodableImageError:

@@ -38,6 +38,8 @@ PASSES = (
     (0, 1, 1, 2),
 )
 LAST_FILTER = 4
+# A frame's number, size and place (section 11.3.4).
+ANIMATION, FRAME_CONTROL = (b"fcTL", b"fdAT"), struct.Struct(">IIIII6x")
 GIVEN_AT_ONCE, INFLATED_AT_ONCE = 1 << 16, 1 << 18
 # zlib's header for a stream that is not compressed, and the most bytes of one block in it.
 STORED, STORED_BLOCK = b"\x78\x01", 0xFFFF
@@ -120,7 +122,7 @@ def decode(data: bytes, header: Header, significant_bits: int = 0) -> Pixels:
 def _picture(data: bytes) -> tuple[bytes, bytes, list[memoryview]]:
     """IHDR's data, PLTE's where the pixels need it, and the data of each IDAT."""
     view = memoryview(data)
-    ihdr, palette, packed, ended = b"", b"", [], False
+    ihdr, palette, packed, ended, frames = b"", b"", [], False, 0
     for kind, start, length in _chunks(data):
         content = view[start : start + length]
         crc = int.from_bytes(data[start + length : start + length + 4], "big")
@@ -132,12 +134,15 @@ def _picture(data: bytes) -> tuple[bytes, bytes, list[memoryview]]:
             packed.append(content)
             continue
         ended = bool(packed)
-        if kind == b"IHDR" and not ihdr:
+        if kind in ANIMATION:
+            _check_frame(ihdr, kind, content, frames, shared=not packed)
+            frames += 1
+        elif kind == b"IHDR" and not ihdr:
             ihdr = bytes(content)
         elif kind == b"PLTE" and not (palette or packed):
             palette = bytes(content)
         # The fifth bit of the first letter is set in names of chunks that a reader may pass over.
-        elif kind != b"IEND" and not kind[0] & 0x20:
+        elif kind != b"IEND" and not (kind.isalpha() and kind[0] & 0x20):
             raise UndecodableImageError("the PNG is damaged: a chunk stands where it can't")
     color = ihdr[9]
     if len(palette) % 3 or len(palette) > 768 or (palette and color in (0, 4)):
@@ -147,6 +152,26 @@ def _picture(data: bytes) -> tuple[bytes, bytes, list[memoryview]]:
     if not palette:
         raise UndecodableImageError("the PNG is damaged: it has no palette")
     return ihdr, palette[: 3 << ihdr[8]], packed
+
+
+def _check_frame(
+    ihdr: bytes, kind: bytes, content: memoryview, number: int, *, shared: bool
+) -> None:
+    """Raises UndecodableImageError for a chunk of an animation that is not the one of this number,
+    or whose frame lies outside the picture. Nothing more of an animation is read.
+
+    shared: whether the frame is the picture itself, which it must then fill.
+    """
+    fits = len(content) >= 4 and int.from_bytes(content[:4], "big") == number
+    if fits and kind == b"fcTL":
+        fits = len(content) == FRAME_CONTROL.size
+        if fits:
+            _, width, height, left, top = FRAME_CONTROL.unpack(content)
+            right, bottom = struct.unpack_from(">II", ihdr)
+            inside = 0 < width <= right - left and 0 < height <= bottom - top
+            fits = inside and (not shared or (width, height) == (right, bottom))
+    if not fits:
+        raise UndecodableImageError("the PNG is damaged: its animation is")
 
 
 def _rebuilt(ihdr: bytes, palette: bytes, packed: list[memoryview]) -> bytearray:

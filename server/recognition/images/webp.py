@@ -19,13 +19,13 @@ CHUNK = struct.Struct("<4sI")
 RIFF, FIRST_CHUNK, MAX_CHUNKS = 8, 12, 1000
 LOSSY, LOSSLESS, EXTENDED, ALPHA = b"VP8 ", b"VP8L", b"VP8X", b"ALPH"
 # Begin with a flag, a size of 24 bits less 1 in both directions; the flag of alpha in the first.
-EXTENDED_SIZE, ALPHA_FLAG, ANIMATION_FLAG = 10, 0x10, 0x02
+EXTENDED_SIZE, ALPHA_FLAG, EXIF_FLAG, ANIMATION_FLAG = 10, 0x10, 0x08, 0x02
 ANIMATION = (b"ANIM", b"ANMF")
 # VP8's frame tag, start code and sizes (RFC 6386, 9.1); VP8L's signature and sizes.
 LOSSY_HEADER, START_CODE = struct.Struct("<HB3sHH"), b"\x9d\x01\x2a"
 LOSSLESS_HEADER, LOSSLESS_SIGNATURE = struct.Struct("<BI"), 0x2F
-# Without as many bytes of its end, no picture that libwebp encodes decodes: 1 to 4 were measured.
-TAIL = 4
+# Without so many bytes of its end, no picture that libwebp encodes decodes.
+TAIL = {LOSSY: 4, LOSSLESS: 2}
 
 
 class _Picture(NamedTuple):
@@ -56,7 +56,7 @@ def decode(data: bytes, header: Header) -> Pixels:
     Raises UndecodableImageError if it is damaged. The picture is decoded twice for that.
     """
     picture = _read_picture(data)
-    if _decodes(_file(picture.kind, picture.data[:-TAIL])):
+    if _decodes(_file(picture.kind, picture.data[: -TAIL[picture.kind]])):
         raise UndecodableImageError("the WEBP is damaged: its pixels end before its data")
     chunks = _chunk(picture.kind, picture.data)
     if picture.alpha:
@@ -113,8 +113,12 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         if at + size > end:
             break
         yield kind, data[at : at + size]
+        at += size
         # The byte that fills an odd chunk up may be missing behind the last one.
-        at = min(at + size + size % 2, end)
+        if size % 2 and at < end:
+            if data[at]:
+                break
+            at += 1
     raise UndecodableImageError(
         "the WEBP is damaged: its chunks do not fill it, or are more than a picture needs"
     )
@@ -122,14 +126,14 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _read_picture(data: bytes) -> _Picture:
     canvas: tuple[int, int] | None = None
-    kind, alpha, block, content = b"", b"", b"", b""
+    flags, kind, alpha, block, content = 0, b"", b"", b"", b""
     for number, (name, part) in enumerate(_chunks(data)):
+        first = name == EXTENDED or (name in (LOSSY, LOSSLESS) and not canvas)
+        if first != (number == 0) or (name == EXTENDED and len(part) != EXTENDED_SIZE):
+            raise UndecodableImageError("the WEBP's header is damaged")
         if name == EXTENDED:
-            if number or len(part) != EXTENDED_SIZE:
-                raise UndecodableImageError("the WEBP's header is damaged")
-            canvas = _side(part[4:7]), _side(part[7:10])
-        animated = name in ANIMATION or (name == EXTENDED and part[0] & ANIMATION_FLAG)
-        if animated:
+            flags, canvas = part[0], (_side(part[4:7]), _side(part[7:10]))
+        if name in ANIMATION or flags & ANIMATION_FLAG:
             raise UndecodableImageError("the WEBP is an animation: send one picture")
         if name in (LOSSY, LOSSLESS):
             if kind:
@@ -137,7 +141,7 @@ def _read_picture(data: bytes) -> _Picture:
             kind, content = name, part
         elif name == ALPHA and canvas and not (alpha or kind):
             alpha = part
-        elif name == b"EXIF" and canvas and not block:
+        elif name == b"EXIF" and flags & EXIF_FLAG and not block:
             block = part
     if not kind:
         raise UndecodableImageError("the WEBP is cut off or damaged: it has no picture")
