@@ -39,7 +39,7 @@ LIMITS = Limits(max_pixels=1_000_000)
 # Grey levels by which two right pictures differ: rounding of a colour, of CMYK, of chroma.
 TOLERANCE = {"JPEG": 2, "PNG": 0, "BMP": 1, "WEBP": 0, "TIFF": 2, "PPM": 1}
 # What Pillow says of files that are not damaged, but of a kind that it does not read.
-UNSUPPORTED = ("Unsupported BMP bitfields layout",)
+UNSUPPORTED = ("Unsupported BMP bitfields layout", "Unsupported BMP pixel depth (2)")
 DAMAGES = ("flip", "zeros", "cut", "repeat", "swap", "noise", "field", "repaired")
 NUMBERS = (0, 1, 2, 3, 4, 7, 8, 15, 16, 255, 256, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 HEADER_BYTES, NOISE_BYTES = 160, 200

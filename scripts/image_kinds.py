@@ -90,6 +90,16 @@ def interlaced(pixels: NDArray[Any]) -> bytes:
     return png((*size, 16 if deep else 8, color, 0, 0, 1), rows)
 
 
+def animated(file: bytes, width: int, height: int) -> bytes:
+    """The PNG `file` as an animation of two frames, of which the second is one pixel."""
+    place = struct.pack(">II", width, height) + bytes(14)
+    pixel = zlib.compress(bytes(8))
+    first = chunk(b"acTL", struct.pack(">II", 2, 0)) + chunk(b"fcTL", bytes(4) + place)
+    second = chunk(b"fcTL", struct.pack(">III", 1, 1, 1) + bytes(14))
+    second += chunk(b"fdAT", struct.pack(">I", 2) + pixel)
+    return file[:33] + first + file[33:-12] + second + file[-12:]
+
+
 def pngs(image: Image.Image) -> dict[str, bytes]:
     """Every colour type and depth, interlaced ones, animations."""
     pixels = np.asarray(image)

@@ -52,6 +52,7 @@ from server.keeping import (
 from server.loading import Engine
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
+from server.observe.suspect import SuspectFrames
 from server.protocol import FEATURES
 from server.recognition.observation import Listener, RefusalListener
 from server.store.job_records import JobRecord
@@ -179,7 +180,9 @@ def create_app(
     name_models(app)
     drift = make_drift(settings, metrics, store)
     sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
-    listeners: list[Listener] = [metrics.cameras.answered, drift, *([sampler] if sampler else [])]
+    suspect = SuspectFrames(metrics)
+    listeners: list[Listener] = [metrics.cameras.answered, suspect, drift]
+    listeners += [sampler] if sampler else []
     # After the jobs have ended, and before what they are told to is closed.
     Finalize(None, engine.afterwards.settle, exitpriority=15)
     recognizing = Recognizing(

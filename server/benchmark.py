@@ -17,7 +17,7 @@ from server.benchmark_server import Served, crowd, served, through_server
 from server.benchmark_steps import Stage, Steps, Throughput, find_frames
 from server.config import Settings
 from server.config_writing import write_settings
-from server.recognition import frame, process
+from server.recognition import process
 from server.recognition.cores import granted_cores
 from server.recognition.interpreter import runtime
 from server.startup import bundle_of
@@ -73,7 +73,7 @@ def measure(settings: Settings, seconds: float, say: Callable[[str], object] = p
     """
     process.set_up()
     bundle = bundle_of(settings)
-    steps = Steps(bundle, frame.Limits(settings.max_pixels, settings.max_side))
+    steps = Steps(bundle, settings.image_limits)
     frames, cores = find_frames(bundle), granted_cores()
     name = f"{bundle.manifest.name}/{bundle.manifest.version}"
     say(f"{name} on {cores} cores of {_machine()}, {runtime()}")

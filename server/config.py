@@ -4,16 +4,24 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import force_setattr
 
 from server.errors import SettingsError
 from server.recognition.cores import granted_cores
+from server.recognition.images.limits import (
+    DEFAULT_FORMATS,
+    FORMATS,
+    MAX_SIGNIFICANT_BITS,
+    MIN_SIGNIFICANT_BITS,
+    Limits,
+)
 from server.recognition.manifest import Recipe
 
 # In the environment and in flags, their items are separated by commas.
 LISTS = frozenset(
     {
-        *("allowed_hosts", "cors_origins", "image_url_hosts", "preload", "samples_labels"),
-        "webhook_hosts",
+        *("allowed_hosts", "cors_origins", "image_formats", "image_url_hosts", "preload"),
+        *("samples_labels", "webhook_hosts"),
     }
 )
 # MB a minute; SQLite writes whole pages, for which less would not be enough.
@@ -180,6 +188,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _help("most fields and files of a form", "parts", ge=1, le=10_000)
     ] = 100
     max_side: Annotated[int, _help("longest side of an image", "pixels", ge=1, le=65_535)] = 16_384
+    image_formats: Annotated[
+        tuple[str, ...],
+        _help("image formats that are taken: JPEG, PNG, BMP, WEBP, TIFF, PPM; others are 415"),
+    ] = DEFAULT_FORMATS
+    significant_bits: Annotated[
+        int,
+        _help(
+            "bits that cameras fill of samples stored in 16, the lowest: 12 for Mono12; 0: all 16",
+            "bits",
+            ge=0,
+            le=MAX_SIGNIFICANT_BITS,
+        ),
+    ] = 0
     max_batch: Annotated[
         int, _help("most images in one request to a route that takes several", "files", ge=1)
     ] = 32
@@ -285,12 +306,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 30
 
     def __post_init__(self) -> None:
-        """Raises SettingsError for what no type can tell."""
+        """Raises SettingsError for what no type can tell. Formats are told by any case."""
+        formats = tuple(dict.fromkeys(name.upper() for name in self.image_formats))
+        unknown = [name for name in self.image_formats if name.upper() not in FORMATS]
+        if unknown or not formats:
+            raise SettingsError(
+                f"image_formats can't be {', '.join(unknown) or 'empty'}: name one or more of"
+                f" {', '.join(FORMATS)}"
+            )
+        force_setattr(self, "image_formats", formats)
+        if 0 < self.significant_bits < MIN_SIGNIFICANT_BITS:
+            raise SettingsError(
+                f"significant_bits can't be {self.significant_bits}: say"
+                f" {MIN_SIGNIFICANT_BITS} to {MAX_SIGNIFICANT_BITS}, or 0 for all"
+            )
         if 0 < self.journal_write_mb_per_minute < LEAST_WRITES:
             raise SettingsError(
                 f"journal_write_mb_per_minute can't be {self.journal_write_mb_per_minute:g}: say"
                 f" {LEAST_WRITES:g} or more, or 0 for no limit"
             )
+
+    @property
+    def image_limits(self) -> Limits:
+        """What is taken of images."""
+        return Limits(self.max_pixels, self.max_side, self.image_formats, self.significant_bits)
 
     @property
     def pool_size(self) -> int:

@@ -71,10 +71,12 @@ def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
 
 
 def as_text(value: object) -> str:
-    """A setting that is no list and no table, as the environment gives it; '' for none."""
+    """A setting that is no table, as the environment gives it; '' for none."""
     if isinstance(value, bool):
         return str(value).lower()
-    return "" if value is None or value == () else str(value)
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return "" if value is None else str(value)
 
 
 def to_environ(settings: Settings) -> dict[str, str]:
@@ -83,13 +85,9 @@ def to_environ(settings: Settings) -> dict[str, str]:
     for name in Settings.__struct_fields__:
         value = getattr(settings, name)
         if isinstance(value, Recipe):
-            text = msgspec.json.encode(value).decode()
-        elif isinstance(value, tuple):
-            text = ",".join(value)
-        else:
-            text = as_text(value)
-        if value is not None:
-            found[PREFIX + name.upper()] = text
+            found[PREFIX + name.upper()] = msgspec.json.encode(value).decode()
+        elif value is not None:
+            found[PREFIX + name.upper()] = as_text(value)
     return found
 
 

@@ -15,7 +15,6 @@ from server.observe.metrics import Metrics
 from server.observe.models import ModelsCollector
 from server.recognition.admission import Admission
 from server.recognition.cores import granted_cores
-from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
 from server.recognition.reader_guard import ReaderGuard
@@ -39,7 +38,7 @@ def make_store(
     """The model repository of `settings`, whose models share `admission` and tell `metrics`: of
     their frames by `afterwards`, where it is given. guard: what stands around the readers of
     images."""
-    limits = Limits(max_pixels=settings.max_pixels, max_side=settings.max_side)
+    limits = settings.image_limits
     size = settings.pool_size
     cores = granted_cores()
     wide = cores if settings.wide_interpreter and cores > 1 else 0

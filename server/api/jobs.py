@@ -26,7 +26,7 @@ from server.config import Settings
 from server.errors import ForbiddenError, JobNotFoundError, MissingFieldError
 from server.jobs.service import Jobs
 from server.recognition import values
-from server.recognition.frame import Limits, read_header
+from server.recognition.frame import read_header
 from server.recognition.numbers import model_inputs, named_arrays
 from server.store.job_records import Ask, JobRecord, NewFrame, NewJob, State
 
@@ -60,7 +60,7 @@ class Taking:
     ) -> None:
         self.jobs, self._recognizing = jobs, recognizing
         self._settings, self._fetch = settings, fetch
-        self._limits = Limits(max_pixels=settings.max_pixels, max_side=settings.max_side)
+        self._limits = settings.image_limits
 
     def images(
         self, files: Sequence[tuple[str, bytes]], query: Query, webhook: str | None = None

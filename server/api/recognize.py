@@ -28,7 +28,8 @@ FAILED = "lineside.failed"
 
 class Recognition(msgspec.Struct, frozen=True):
     """The answer to one frame. timing_ms: milliseconds by stage, and in all. captured_age_ms: from
-    `captured_at` to the frame's arrival; negative where the camera's clock is ahead."""
+    `captured_at` to the frame's arrival; negative where the camera's clock is ahead. warnings: what
+    may be wrong with the image, in sentences; absent if nothing is."""
 
     request_id: str
     model: str
@@ -41,6 +42,7 @@ class Recognition(msgspec.Struct, frozen=True):
     cached: bool
     timing_ms: dict[str, float]
     captured_age_ms: float | None = None
+    warnings: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class TensorRecognition(msgspec.Struct, frozen=True):
@@ -69,6 +71,7 @@ def recognition(answer: Answer, query: Query, age: float, request_id: str) -> Re
         cached=isinstance(answer, CachedAnswer),
         timing_ms={k: round(v * 1000, 3) for k, v in answer.timing.items()},
         captured_age_ms=round(age * 1000, 3) if query.captured_at else None,
+        warnings=tuple(each.message for each in answer.warnings) or msgspec.UNSET,
     )
 
 

@@ -10,7 +10,6 @@ from server.errors import InvalidFieldError, LinesideError, ModelNotFoundError, 
 from server.jobs.messages import Work
 from server.recognition import tensors
 from server.recognition.admission import Admission
-from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import MODEL
 from server.recognition.numbers import model_inputs, named_arrays, real_outputs
@@ -29,7 +28,7 @@ class WorkerModels:
 
     def __init__(self, settings: Settings, on_stage: OnStage) -> None:
         self._settings, self._on_stage = settings, on_stage
-        self._limits = Limits(max_pixels=settings.max_pixels, max_side=settings.max_side)
+        self._limits = settings.image_limits
         # A worker has one frame in hand.
         self._admission = Admission(1, 0)
         self._loaded: OrderedDict[tuple[str, int, str], Model] = OrderedDict()

@@ -67,6 +67,9 @@ class Metrics:
         self.crashed_frames = self._gauge(
             "crashed_frames", "Frames that are refused, since they ended the process that read them"
         )
+        self.suspect = self._counter(
+            "frames_suspect_total", "Frames whose image may be read wrongly, by reason", "reason"
+        )
         self.waiting = self._gauge("waiting_frames", "Frames waiting for an interpreter")
         self.busy = self._gauge("busy_interpreters", "Interpreters at work")
         self.predictions = self._counter(

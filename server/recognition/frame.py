@@ -51,6 +51,7 @@ EMPTY_BITS = ImageWarning(
     "the image has 16 bits a sample and leaves the upper two or more empty, so that it is nearly"
     " black: if its camera has fewer bits, set significant_bits, to 12 for Mono12",
 )
+WARNINGS = (EMPTY_BITS,)
 
 
 def _format(data: bytes) -> str | None:

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import warnings
 from contextlib import suppress
 
 import cv2
@@ -18,8 +17,8 @@ def set_up() -> None:
     """OpenCV's own threads off; image libraries silent; freed decode buffers kept, not given back;
     no thread begun from now on interrupts another when it has something to do.
 
-    Frames are the unit of parallel work, so threads within one only add switches. What OpenCV and
-    Pillow would print of a damaged image, its sender is told. glibc hands large freed blocks back
+    Frames are the unit of parallel work, so threads within one only add switches. What OpenCV
+    would print of a damaged image, its sender is told. glibc hands large freed blocks back
     to the kernel at once, and taking them again costs hundreds of page faults a frame; 32 MiB is
     the largest block it can be told to keep (mallopt(3)). Without glibc this is a no-op.
 
@@ -31,7 +30,6 @@ def set_up() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)

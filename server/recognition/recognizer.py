@@ -51,7 +51,7 @@ class Answer(msgspec.Struct, frozen=True):
     """What one frame was. `best` is the most probable label, whatever threshold `predictions` had
     to pass; `timing` holds seconds by stage, and `total`. `brightness` is the mean grey level
     0..255 of the pixels that the model saw; None for tensors, and where the bundle has no baseline
-    to compare it with."""
+    to compare it with. `warnings` say what may be wrong with the image."""
 
     model: str
     version: int
@@ -60,6 +60,7 @@ class Answer(msgspec.Struct, frozen=True):
     verdict: str | None
     timing: dict[str, float]
     brightness: float | None = None
+    warnings: tuple[frame.ImageWarning, ...] = ()
 
 
 class Stage:
@@ -79,13 +80,14 @@ class Stage:
 
 class StageTimer:
     """Seconds spent in each stage of one frame; each is also told to `on_stage` as it ends.
-    `brightness` is the `Answer`'s, once it was measured."""
+    `brightness` and `warnings` are the `Answer`'s, once they are known."""
 
     def __init__(self, on_stage: OnStage | None = None) -> None:
         self._on_stage = on_stage
         self._start = time.perf_counter()
         self.seconds: dict[str, float] = {}
         self.brightness: float | None = None
+        self.warnings: tuple[frame.ImageWarning, ...] = ()
 
     def stage(self, name: str) -> Stage:
         """What times a `with` block as the stage `name`."""
@@ -149,8 +151,9 @@ class Recognizer:
         timer: StageTimer,
         deadline: float = math.inf,
         sender: Sender | None = None,
+        limits: frame.Limits | None = None,
     ) -> Probabilities:
-        output = self.output(data, timer, deadline, sender)
+        output = self.output(data, timer, deadline, sender, limits)
         return results.to_probabilities(output, self.pool.outputs[0], self.manifest)
 
     def output(
@@ -159,20 +162,23 @@ class Recognizer:
         timer: StageTimer,
         deadline: float = math.inf,
         sender: Sender | None = None,
+        limits: frame.Limits | None = None,
     ) -> Tensor:
         """An image file's bytes -> the model's output as it is, [1, ..., classes]. sender: whose
-        frame it is; None for one of the bundle's own, which no guard stands around.
+        frame it is; None for one of the bundle's own, which no guard stands around. limits: those
+        of this image, if they are others than for all.
 
         The caller holds a slot of `admission`. Errors are those of `frame.decode`, and
         DeadlineExceededError for an image that took longer to decode than until `deadline`.
         """
         guard = partial(self._guard.reading, sender=sender) if self._guard and sender else None
         with timer.stage("decode"):
-            pixels = frame.decode(data, self.recipe, self.limits, guard)
+            decoded = frame.decode_frame(data, self.recipe, limits or self.limits, guard)
+        timer.warnings = decoded.warnings
         # How long an image takes to decode is its sender's choice, and no estimate foresees it.
         self.admission.check_in_time(deadline)
         with timer.stage("preprocess"):
-            pixels = to_input_pixels(pixels, self.recipe)
+            pixels = to_input_pixels(decoded.pixels, self.recipe)
             if self._watched:
                 timer.brightness = mean_grey(pixels)
             tensor = apply_table(pixels, self._table)
@@ -201,14 +207,16 @@ class Recognizer:
     def check_golden(self) -> None:
         """Raises BundleError naming the first golden frame that this model gets wrong.
 
-        The frames need no admission: a busy server is no reason to refuse a version.
+        The frames need no admission: a busy server is no reason to refuse a version. They are read
+        as `convert` read them, whatever cameras may send here.
         """
+        limits = frame.Limits(self.limits.max_pixels, self.limits.max_side)
         for golden in self.manifest.golden:
             path = self.bundle.folder / golden.file
             try:
                 data = read_plain_file(path, IMAGE_MAX)
                 with np.errstate(invalid="ignore"):
-                    probabilities = self._probabilities(data, StageTimer())
+                    probabilities = self._probabilities(data, StageTimer(), limits=limits)
             except (OSError, LinesideError) as error:
                 raise BundleError(f"golden frame {path} can't be used: {error}") from None
             if not np.isfinite(probabilities).all():
@@ -239,6 +247,7 @@ def make_answer(
         results.judge(best if shown else None, manifest.verdict),
         timer.total(),
         timer.brightness,
+        timer.warnings,
     )
 
 

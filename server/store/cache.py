@@ -122,14 +122,17 @@ class AnswerCache:
         self._set(name, value, seconds)
 
     def _identity(self, recognizer: Recognizer) -> bytes:
-        """sha256 of all that is told of the model, its files' digests included."""
+        """sha256 of all that is told of the model, its files' digests included, and of how images
+        are read for it."""
         with self._lock:
             found = self._identities.get(recognizer)
         if found is None:
             bundle = recognizer.bundle
             # A bare model has no bundle.json that gives its digest.
             file = bundle.manifest.sha256.get(MODEL) or digest(bundle.model_path)
-            told = msgspec.msgpack.encode((__version__, file, bundle.manifest, bundle.labels))
+            told = msgspec.msgpack.encode(
+                (__version__, file, bundle.manifest, bundle.labels, recognizer.limits)
+            )
             found = hashlib.sha256(told).digest()
             with self._lock:
                 self._identities[recognizer] = found

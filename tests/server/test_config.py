@@ -45,10 +45,32 @@ def test_every_setting_can_be_given_by_every_source(tmp_path: Path) -> None:
             continue
         from_environment = load({row.env: value})
         assert load({}, {row.name: value}) == from_environment
-        literal = {"text": f'"{value}"', "table": "{width = 32, height = 32}"}.get(row.type, value)
+        literals = {"text": f'"{value}"', "table": "{width = 32, height = 32}"}
+        literals["list"] = str(value.split(","))
+        literal = literals.get(row.type, value)
         if " or " in row.type and row.type != "true or false":
             literal = f'"{value}"'
         assert load({}, {}, toml(tmp_path, f"{row.name} = {literal}")) == from_environment
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("image_formats", "JPEG,GIF", "image_formats can't be GIF: name one or more of JPEG, PNG"),
+        ("image_formats", "", "image_formats can't be empty: name one or more"),
+        ("significant_bits", "8", "significant_bits can't be 8: say 9 to 16, or 0"),
+    ],
+)
+def test_what_images_can_not_be_stops_the_start(name: str, value: str, says: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({f"LINESIDE_{name.upper()}": value})
+    assert str(caught.value).startswith(says)
+
+
+def test_image_formats_of_any_case_and_once() -> None:
+    assert load({"LINESIDE_IMAGE_FORMATS": "tiff, Jpeg,TIFF"}).image_formats == ("TIFF", "JPEG")
+    assert load({}).image_formats == ("JPEG", "PNG", "BMP", "WEBP")
+    assert "tiff" not in load({}).image_limits.formats
 
 
 def test_a_recipe_is_a_table_or_json(tmp_path: Path) -> None:
@@ -71,6 +93,7 @@ BAD_VALUES = [
     ("latest_only", "perhaps", "true or false"),
     ("models", "", "at least 1 character"),
     ("recipe", "{", "ends too early"),
+    ("significant_bits", "17", "16"),
     ("recipe", '{"width": 32}', "height"),
 ]
 

@@ -19,8 +19,8 @@ FILE_HEADER = struct.Struct("<2sIHHI")
 CORE_HEADER = struct.Struct("<IHHHH")
 INFO_HEADER = struct.Struct("<IiiHHIIiiII")
 # Sizes of the second header: OS/2 1, OS/2 2, Windows 3, with masks, with an alpha mask, 4, 5.
-CORE, OS2, INFO = 12, 64, 40
-HEADERS = (CORE, OS2, INFO, 52, 56, 108, 124)
+CORE, OS2, INFO, PROFILED = 12, 64, 40, 124
+HEADERS = (CORE, OS2, INFO, 52, 56, 108, PROFILED)
 RGB, RLE8, RLE4, BITFIELDS, ALPHA_BITFIELDS = 0, 1, 2, 3, 6
 DEPTHS = {RGB: (1, 2, 4, 8, 16, 24, 32), RLE8: (8,), RLE4: (4,)}
 DEPTHS |= {BITFIELDS: (16, 32), ALPHA_BITFIELDS: (16, 32)}
@@ -158,7 +158,7 @@ def _read_masks(data: bytes, bits: int, end: int) -> tuple[int, ...]:
 
 def _check_size(data: bytes, layout: _Layout) -> None:
     """Raises UndecodableImageError if rows are missing, or if bytes follow them that are neither
-    padding nor part of the file's declared size, such as a profile."""
+    zeros nor a colour profile."""
     end = layout.start + layout.stride * layout.height
     if end > len(data):
         raise UndecodableImageError(
@@ -169,7 +169,10 @@ def _check_size(data: bytes, layout: _Layout) -> None:
 
 
 def _check_rest(data: bytes, end: int) -> None:
-    if FILE_HEADER.unpack_from(data)[1] != len(data) and data[end:].strip(b"\0"):
+    # Only the newest header knows of anything behind the pixels.
+    profiled = int.from_bytes(data[14:18], "little") == PROFILED
+    declared = FILE_HEADER.unpack_from(data)[1]
+    if not (profiled and declared == len(data)) and data[end:].strip(b"\0"):
         raise UndecodableImageError(
             f"the BMP is damaged: {len(data) - end} bytes follow its pixels, and its header knows"
             " of none"

@@ -40,6 +40,9 @@ EXTRANEOUS, PREMATURE = "extraneous", "remature"
 # Zeros before a marker may be the scan's last bytes; of padding as many are left.
 KEPT_ZEROS = (1, 2)
 CONVERTED_ROWS = 64
+# As codes, so many zeros are more coefficients of one value than any picture has in a row.
+ZEROS = bytes(32)
+HUFFMAN_TABLES, AC_CLASS, END_OF_BLOCK = 0xC4, 1, 0
 
 
 def read_header(data: bytes) -> Header:
@@ -200,6 +203,8 @@ def decode(data: bytes, header: Header, eighths: int = 8) -> Pixels:
 
 def _decode(data: bytes, header: Header, eighths: int) -> Pixels:
     """As `decode`. Raises ValueError with libjpeg's text."""
+    if ZEROS in data and _zeros_in_scan(data):
+        raise UndecodableImageError("the JPEG is damaged: zeros stand in the middle of its pixels")
     pixels = simplejpeg.decode_jpeg(
         data,
         "CMYK" if header.mode == "CMYK" else "RGB",
@@ -207,6 +212,39 @@ def _decode(data: bytes, header: Header, eighths: int) -> Pixels:
         min_height=math.ceil(header.height * eighths / 8),
     )
     return _cmyk_to_rgb(pixels) if header.mode == "CMYK" else np.asarray(pixels, np.uint8)
+
+
+def _zeros_in_scan(data: bytes) -> bool:
+    """Whether `ZEROS` lie in the only scan of a baseline JPEG, padding at its end left out. Where a
+    zero is the code that ends a block, as in tables made for a plain picture, they may."""
+    first_codes: dict[int, int] = {}
+    for start, end, marker in _segments(data):
+        segment = data[start + 4 : end]
+        if marker == HUFFMAN_TABLES:
+            first_codes |= _first_codes(segment)
+        elif marker in FRAMES and marker not in (BASELINE, SEQUENTIAL):
+            return False
+        elif marker == SCAN:
+            # The components' tables stand behind their ids.
+            table = segment[2] & 15 if len(segment) > 2 else 0
+            if first_codes.get(table) == END_OF_BLOCK:
+                return False
+            at = data.find(ZEROS, end)
+            if at < 0:
+                return False
+            found = SCAN_END.search(data, end)
+            return at < len(data[: found.start() if found else None].rstrip(b"\0"))
+    return False
+
+
+def _first_codes(tables: bytes) -> dict[int, int]:
+    """What a code of zeros alone stands for, by the number of each table for AC (B.2.4.2)."""
+    first, at = {}, 0
+    while at + 17 < len(tables):
+        if tables[at] >> 4 == AC_CLASS:
+            first[tables[at] & 15] = tables[at + 17]
+        at += 17 + sum(tables[at + 1 : at + 17])
+    return first
 
 
 def _without_padding(data: bytes, zeros: int) -> bytes:

@@ -20,12 +20,15 @@ RIFF, FIRST_CHUNK, MAX_CHUNKS = 8, 12, 1000
 LOSSY, LOSSLESS, EXTENDED, ALPHA = b"VP8 ", b"VP8L", b"VP8X", b"ALPH"
 # Begin with a flag, a size of 24 bits less 1 in both directions; the flag of alpha in the first.
 EXTENDED_SIZE, ALPHA_FLAG, EXIF_FLAG, ANIMATION_FLAG = 10, 0x10, 0x08, 0x02
+KNOWN_FLAGS = 0x3E
 ANIMATION = (b"ANIM", b"ANMF")
 # VP8's frame tag, start code and sizes (RFC 6386, 9.1); VP8L's signature and sizes.
 LOSSY_HEADER, START_CODE = struct.Struct("<HB3sHH"), b"\x9d\x01\x2a"
 LOSSLESS_HEADER, LOSSLESS_SIGNATURE = struct.Struct("<BI"), 0x2F
 # Without so many bytes of its end, no picture that libwebp encodes decodes.
-TAIL = {LOSSY: 4, LOSSLESS: 2}
+TAIL = {LOSSY: 4, LOSSLESS: 1}
+# OpenCV takes no smaller file.
+MIN_SIZE = 32
 
 
 class _Picture(NamedTuple):
@@ -56,12 +59,12 @@ def decode(data: bytes, header: Header) -> Pixels:
     Raises UndecodableImageError if it is damaged. The picture is decoded twice for that.
     """
     picture = _read_picture(data)
-    if _decodes(_file(picture.kind, picture.data[: -TAIL[picture.kind]])):
+    if _decodes(_file(_last_chunk(picture.kind, picture.data[: -TAIL[picture.kind]]))):
         raise UndecodableImageError("the WEBP is damaged: its pixels end before its data")
-    chunks = _chunk(picture.kind, picture.data)
+    chunks = _last_chunk(picture.kind, picture.data)
     if picture.alpha:
         chunks = _extended(picture) + _chunk(ALPHA, picture.alpha) + chunks
-    return opencv.decode(_riff(chunks), "WEBP")
+    return opencv.decode(_file(chunks).ljust(MIN_SIZE, b"\0"), "WEBP")
 
 
 def _decodes(data: bytes) -> bool:
@@ -73,15 +76,16 @@ def _decodes(data: bytes) -> bool:
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
-    return CHUNK.pack(kind, len(data)) + data + bytes(len(data) % 2)
+    return _last_chunk(kind, data) + bytes(len(data) % 2)
 
 
-def _riff(chunks: bytes) -> bytes:
+def _last_chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk without the byte that fills it up, which libwebp would read as one of its codes."""
+    return CHUNK.pack(kind, len(data)) + data
+
+
+def _file(chunks: bytes) -> bytes:
     return CHUNK.pack(b"RIFF", 4 + len(chunks)) + b"WEBP" + chunks
-
-
-def _file(kind: bytes, data: bytes) -> bytes:
-    return _riff(_chunk(kind, data))
 
 
 def _extended(picture: _Picture) -> bytes:
@@ -132,6 +136,8 @@ def _read_picture(data: bytes) -> _Picture:
         if first != (number == 0) or (name == EXTENDED and len(part) != EXTENDED_SIZE):
             raise UndecodableImageError("the WEBP's header is damaged")
         if name == EXTENDED:
+            if part[0] & ~KNOWN_FLAGS:
+                raise UndecodableImageError("the WEBP's header is damaged")
             flags, canvas = part[0], (_side(part[4:7]), _side(part[7:10]))
         if name in ANIMATION or flags & ANIMATION_FLAG:
             raise UndecodableImageError("the WEBP is an animation: send one picture")
