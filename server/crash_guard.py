@@ -18,7 +18,6 @@ from server.errors import NotReadyError, UnsafeImageError
 from server.observe.logs import LOGGER
 from server.recognition.decode_trial import DecodeTrial
 from server.recognition.frames_in_hand import FramesInHand, HeldFrame
-from server.recognition.images.limits import Limits
 from server.recognition.reader_guard import Sender
 from server.store.clock import rfc3339
 from server.store.crashed_frames import CrashedFrame, CrashedFrames
@@ -58,7 +57,7 @@ class CrashGuard:
         """handover: where frames in hand outlive this process; without, only frames that are
         refused already are known."""
         self.frames = CrashedFrames(Path(settings.data))
-        self._limits = Limits(max_pixels=settings.max_pixels, max_side=settings.max_side)
+        self._limits = settings.image_limits
         self.crashes: list[Crash] = handover.crashes if handover else []
         self.crash_count = handover.count if handover else 0
         self._in_hand = _open_frames(settings, handover) if handover else None
