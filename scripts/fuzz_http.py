@@ -15,6 +15,7 @@ import json
 import logging
 import random
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -301,9 +302,8 @@ def over_http(url: str) -> Ask:
             for name, value in request.headers.items():
                 connection.putheader(name, value.encode("latin-1"))
             connection.endheaders(request.body)
-            if (length := int(request.headers.get("Content-Length", 0))) > len(request.body):
-                connection.sock.shutdown(1)  # it will not come
-                del length
+            if request.headers.get("Content-Length") != str(len(request.body)):
+                connection.sock.shutdown(socket.SHUT_WR)  # no more will come
             response = connection.getresponse()
             body = response.read()
         except (http.client.HTTPException, ConnectionError):

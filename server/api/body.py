@@ -85,12 +85,19 @@ def no_file(files: Iterable[str], fields: Iterable[str] = (), wanted: str = "") 
 
 
 def raw_image(data: bytes) -> bytes:
-    """`data`, a raw body. Raises MissingFieldError where it is empty, MediaTypeError where it is an
-    image in another wrapping, which only its Content-Type tells from an image."""
+    """`data`, a raw body. Raises MissingFieldError where it is empty, and what `refuse_text`
+    raises."""
     if not data:
         raise MissingFieldError(
             "no image: send it as the multipart field `file`, or as the request's body"
         )
+    refuse_text(data)
+    return data
+
+
+def refuse_text(data: bytes) -> None:
+    """Raises MediaTypeError where `data`, a raw body, is JSON or base64 and its Content-Type does
+    not say so."""
     if JSON_BODY.match(data):
         raise MediaTypeError(
             "the body is JSON: send it with the header Content-Type: application/json"
@@ -100,7 +107,6 @@ def raw_image(data: bytes) -> bytes:
             "the body is base64 text: send the image's own bytes, or"
             ' {"image_base64": "..."} with the header Content-Type: application/json'
         )
-    return data
 
 
 def read_options(kind: type[T], request: Request) -> T:

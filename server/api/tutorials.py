@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from flask import Blueprint, Response, request
 
-from server.api.body import read_options
+from server.api.body import read_options, refuse_text
 from server.api.caching import own_id, with_age
 from server.api.frames import JSON
 from server.api.json_body import read_json
@@ -199,6 +199,8 @@ def blueprint(
             return to_json(tutorials.numbers(read_json(PredictBody)))
         if jobs is not None and "image" in request.files and "file" not in request.files:
             return jobs.image()
+        if not request.files:
+            refuse_text(request.get_data())
         answer = tutorials.answer("file", 1)
         return with_age(to_json(Predicted(_outside_id(answer.best), answer.best.label)), answer)
 

@@ -189,6 +189,15 @@ def test_image_in_another_wrapping_is_told_so(
     assert named in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("kind", ["text/plain", ""])
+def test_features_without_a_type_are_told_which(clients: LiveServer, kind: str) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    body = io.BytesIO(b'{"features": [5.1, 3.5, 1.4, 0.2]}')
+    answer = requests.post(clients.url + "/predict", body, headers=headers, timeout=60)
+    assert answer.status_code == 415
+    assert "Content-Type: application/json" in answer.json()["error"]
+
+
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "deflate", "identity"])
 def test_compressed_image_is_taken(clients: LiveServer, coding: str) -> None:
     packers: dict[str, Callable[[bytes], bytes]] = {
