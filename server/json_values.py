@@ -47,9 +47,17 @@ def _values(data: bytes, name: str, *, not_finite: bool) -> Any:
             raise _malformed(data, name, error) from None
     try:
         # As bytes, other encodings than UTF-8 would be taken as well.
-        return json.loads(data.decode())
+        value = json.loads(data.decode())
+        if HALF_OF_A_PAIR.search(data):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        what = name or "the body"
+        raise InvalidValueError(
+            f"{what} is not valid JSON: a \\u escape in it is half of a pair"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise _malformed(data, name, error) from None
+    return value
 
 
 def _malformed(data: bytes, name: str, error: Exception) -> InvalidValueError:

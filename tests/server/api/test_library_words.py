@@ -85,6 +85,8 @@ JSON = {
     "a comma more": b'{"top_k": 1,}',
     "no JSON": b"hello",
     "NaN": b'{"instances": [NaN], "threshold": NaN}',
+    "half a letter and NaN": b'{"instances": [[NaN]], "inputs": {"\\ud83d": NaN}, "\\ud83d": NaN,'
+    b' "examples": [{"\\ud83d": NaN}]}',
     "infinity and a fault": b'{"instances": [Infinity,}',
     "a number alone": b"1",
     "a long number": b'{"top_k": ' + b"1" * 5000 + b"}",
