@@ -89,6 +89,12 @@ class VersionRefusedError(LinesideError):
     code, status = "VERSION_REFUSED", 422
 
 
+class ModelOutputError(LinesideError):
+    """A model gave numbers for a frame that no label can be read from."""
+
+    code, status = "MODEL_OUTPUT_INVALID", 500
+
+
 class UnauthorizedError(LinesideError):
     code, status = "UNAUTHORIZED", 401
 

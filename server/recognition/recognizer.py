@@ -8,7 +8,7 @@ from functools import partial
 import msgspec
 import numpy as np
 
-from server.errors import BundleError, LinesideError
+from server.errors import BundleError, LinesideError, ModelOutputError
 from server.recognition import frame, results
 from server.recognition.admission import Admission
 from server.recognition.interpreter import Interpreter, InterpreterPool
@@ -130,15 +130,21 @@ class Recognizer:
         """An image file's bytes -> its answer. request_id: of the request that it came with, for
         who looks into a crash.
 
-        Errors are those of `Admission.run` and `frame.decode`; whichever is raised, no slot and
-        no interpreter stays lent.
+        Errors are those of `Admission.run` and `frame.decode`, and ModelOutputError for an output
+        that is not finite; whichever is raised, no slot and no interpreter stays lent.
         """
         timer = StageTimer(self.on_stage)
         sender = Sender(options.camera, request_id, options.deadline)
 
         def work(waited: float) -> Probabilities:
             timer.add("wait", waited)
-            return self._probabilities(data, timer, options.deadline, sender)
+            probabilities = self._probabilities(data, timer, options.deadline, sender)
+            if not np.isfinite(probabilities).all():
+                raise ModelOutputError(
+                    f"the output of version {self.manifest.version} of {self.manifest.name} for"
+                    " this frame is not finite: no label can be read from it"
+                )
+            return probabilities
 
         probabilities = self.admission.run(
             work, options.deadline, options.camera, latest_only=options.latest_only

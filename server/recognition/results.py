@@ -40,8 +40,10 @@ def to_probabilities(output: Tensor, spec: TensorSpec, manifest: Manifest) -> Pr
     `manifest.output` says it is to be read."""
     values = dequantize(output, spec).reshape(-1)
     if manifest.output == "logits":
-        values = np.exp(values - values.max())
-        return np.asarray(values / values.sum(), np.float32)
+        # Of infinite ones the caller sees that what comes out is not finite.
+        with np.errstate(invalid="ignore"):
+            values = np.exp(values - values.max())
+            return np.asarray(values / values.sum(), np.float32)
     if manifest.output == "sigmoid":
         return np.asarray(1 / (1 + np.exp(-np.maximum(values, SMALLEST_LOGIT))), np.float32)
     return values

@@ -41,6 +41,7 @@ ELSEWHERE = {
     "JOBS_UNAVAILABLE": "api/test_jobs.py",
     "JOB_FINISHED": "api/test_jobs.py",
     "JOURNAL_UNREADABLE": "api/test_journal.py",
+    "MODEL_OUTPUT_INVALID": "api/test_not_finite.py",
     "NOT_READY": "api/test_health.py",
     "OVERLOADED": "api/test_recognize.py",
     "RATE_LIMITED": "api/test_doors.py",
