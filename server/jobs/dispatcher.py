@@ -224,6 +224,8 @@ class Dispatcher:
     def _unreadable(self, frame: OpenFrame) -> Fault | None:
         """Why no worker will ever find this frame; None if the table has it."""
         try:
+            if frame.key not in self._missed:
+                self._table.check()
             if self._table.data(*frame.key) is not None:
                 return None
         except StorageError as error:

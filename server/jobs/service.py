@@ -65,9 +65,15 @@ class Jobs:
     def resume(self) -> None:
         """Goes on with the jobs of this server's predecessor, if there was one: as soon as their
         table can be used, whether anybody asks for jobs or not."""
-        if self._had_jobs():
+        if self._had_jobs() or not self._usable():
             with self._opening:
                 self._begin()
+
+    def _usable(self) -> bool:
+        """Whether it can be seen now if there were jobs: the folder is there, or can be made."""
+        folder = self._folder.absolute()
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        return there.is_dir() and os.access(there, os.R_OK | os.W_OK | os.X_OK)
 
     def _had_jobs(self) -> bool:
         """Whether a server before this one, or this one, has had jobs."""
@@ -230,6 +236,9 @@ class Jobs:
         """The table, once it can be used; None if this server ends before."""
         problem = ProblemLog("jobs can't go on", "jobs go on")
         while not self._stopping.is_set():
+            if self._table is None and not self._had_jobs():
+                self._stopping.wait(RETRY)
+                continue
             try:
                 with self._opening:
                     table = self._open()

@@ -20,7 +20,7 @@ from server.store.job_rows import (
     intact,
     job_of,
 )
-from server.store.sqlite import OpenFiles, check_plain, is_damage, open_database
+from server.store.sqlite import OpenFiles, check_plain, check_whole, is_damage, open_database
 
 # Seconds for which one waits until another is done with the file.
 PATIENCE = 2.0
@@ -80,6 +80,11 @@ class JobFile:
                 with suppress(sqlite3.ProgrammingError):  # it is closed, and begun anew
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
+
+    def check(self) -> None:
+        """Reads all of the file from the disk; one that is damaged is begun anew."""
+        with self.reading():
+            check_whole(self._path)
 
     @contextmanager
     def _faults(self) -> Iterator[None]:

@@ -148,6 +148,10 @@ class JobTable:
         with self._file.reading() as db:
             return read_frame(db, job, number)
 
+    def check(self) -> None:
+        """Looks for damage that only others see, who have less of the file in memory."""
+        self._file.check()
+
     def open_frames(self, limit: int) -> list[OpenFrame]:
         """The oldest frames without an outcome."""
         with self._file.reading() as db:

@@ -6,7 +6,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from server.store.journal_rows import COLUMNS, COLUMNS_OF, FORMAT, SCHEMA, Values
-from server.store.sqlite import CUT, DatabaseDamagedError, OpenFiles, check_place, check_tables
+from server.store.sqlite import (
+    CUT,
+    DatabaseDamagedError,
+    OpenFiles,
+    check_place,
+    check_tables,
+    check_whole,
+)
 
 PAGE = 4096
 # Rows of one INSERT. Each statement lets go of Python's lock and takes it again, which under load
@@ -133,10 +140,8 @@ class JournalFile:
         return self._files.still_named() and self._files.lost().endswith(CUT)
 
     def check(self) -> None:
-        """Reads all of it. Raises sqlite3.DatabaseError if it is damaged."""
-        found = self._base.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise DatabaseDamagedError(f"{self.path.name} is damaged: {found}")
+        """Reads all of it from the disk. Raises sqlite3.DatabaseError if it is damaged."""
+        check_whole(self.path)
 
     def close(self) -> None:
         """Closes the file; the last to do so takes what was written ahead into it."""

@@ -7,7 +7,7 @@ tells of few of these: it goes on writing into a file that has no name any more.
 import os
 import sqlite3
 import stat
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -85,6 +85,16 @@ def check_tables(connection: sqlite3.Connection, schema: str) -> None:
     for table, columns in wanted.items():
         if missing := columns - held.get(table, set()):
             raise DatabaseDamagedError(f"its table {table} has no column {min(missing)}")
+
+
+def check_whole(path: Path) -> None:
+    """Reads all of the database at `path`, which this process has open, as it lies on the disk: an
+    open connection sees what it has in memory. Raises sqlite3.Error, of which `is_damage` tells
+    that it is damaged."""
+    with closing(sqlite3.connect(path, timeout=1.0, isolation_level=None)) as connection:
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise DatabaseDamagedError(f"{path.name} is damaged: {found}")
 
 
 def _columns(connection: sqlite3.Connection) -> dict[str, set[str]]:
