@@ -17,7 +17,7 @@ import msgspec
 
 from server.observe.logs import LOGGER
 from server.store.files import set_aside, sync
-from server.store.job_records import OPEN, Fault
+from server.store.job_records import OPEN, Ask, Fault
 from server.store.job_rows import COLUMNS, FRAME_COLUMNS, SCHEMA, frame_of, intact, job_of
 from server.store.sqlite import COMPANIONS, check_place, check_plain, files_of
 
@@ -146,17 +146,17 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> Salvage:
     for number in numbers:
         try:
             job = _read(old, "jobs", "number", number)[0]
-            record = job_of([job[name] for name in COLUMNS.split(", ")], ())
+            sound = _mended(job)
         except (*UNREADABLE, IndexError):
             salvage.lost += 1
             continue
         try:
             frames = _read(old, "frames", "job", number)
             contents = _read(old, "contents", "job", number)
-            whole = _whole(record.state in OPEN, frames, contents)
+            sound = sound and _whole(job["state"] in OPEN, frames, contents)
         except UNREADABLE:
-            whole, frames, contents = False, [], []
-        if whole:
+            sound = False
+        if sound:
             salvage.kept += 1
         else:
             salvage.failed += 1
@@ -188,6 +188,18 @@ def _read(old: sqlite3.Connection, table: str, key: str, number: int) -> list[Ro
     cursor = old.execute(f"SELECT * FROM {table} WHERE {key} = ?", (number,))
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def _mended(job: Row) -> bool:
+    """Whether a row of a job can be read; one that can't is mended so that it can be told of.
+    Raises one of UNREADABLE if that can't be."""
+    names = COLUMNS.split(", ")
+    with suppress(*UNREADABLE):
+        job_of([job[name] for name in names], ())
+        return True
+    job |= {"state": "failed", "ask": msgspec.json.encode(Ask(top_k=1)), "fault": None}
+    job_of([job[name] for name in names], ())
+    return False
 
 
 def _whole(is_open: bool, frames: list[Row], contents: list[Row]) -> bool:
