@@ -39,6 +39,7 @@ from server.api.reserve import Reserve
 from server.api.responses import register_errors
 from server.api.security import Doors, SecureHeaders, guard
 from server.config import Settings
+from server.crash_guard import CrashGuard
 from server.jobs.service import Jobs
 from server.jobs.telling import Telling
 from server.keeping import (
@@ -73,7 +74,9 @@ def image_fetcher(settings: Settings) -> Fetch:
     )
 
 
-def make_jobs(settings: Settings, recognizing: Recognizing, metrics: Metrics) -> Jobs:
+def make_jobs(
+    settings: Settings, recognizing: Recognizing, metrics: Metrics, guard: CrashGuard
+) -> Jobs:
     """The jobs of this server, which end with its process."""
 
     def render(job: JobRecord) -> bytes:
@@ -87,7 +90,7 @@ def make_jobs(settings: Settings, recognizing: Recognizing, metrics: Metrics) ->
         recognizing.keeps_frames,
         render,
     )
-    kept = Jobs(settings, recognizing.store, telling)
+    kept = Jobs(settings, recognizing.store, telling, guard)
     # Before those of the journal and the samples, which still hear of what is answered until then;
     # unlike atexit's, run at a forked worker's end too.
     Finalize(None, kept.close, exitpriority=20)
@@ -196,7 +199,7 @@ def create_app(
     )
     put_before(app, settings, engine, recognizing, doors, repeats, refusals)
     fetch = image_fetcher(settings)
-    kept = make_jobs(settings, recognizing, metrics)
+    kept = make_jobs(settings, recognizing, metrics, engine.guard)
     register_recognition(app, settings, recognizing, kept, fetch)
     app.register_blueprint(strict(models.blueprint(store, drift)))
     app.register_blueprint(strict(upload.blueprint(settings)))

@@ -5,7 +5,6 @@ more in a process of its own, and only one that ends that process too is refused
 stood beside it is answered. A suspect that comes again meanwhile waits for the verdict.
 """
 
-import hashlib
 import logging
 import threading
 import time
@@ -20,7 +19,7 @@ from server.recognition.decode_trial import DecodeTrial
 from server.recognition.frames_in_hand import FramesInHand, HeldFrame
 from server.recognition.reader_guard import Sender
 from server.store.clock import rfc3339
-from server.store.crashed_frames import CrashedFrame, CrashedFrames
+from server.store.crashed_frames import CrashedFrame, CrashedFrames, sha256_of
 from server.supervisor import Crash, Handover
 
 logger = logging.getLogger(LOGGER)
@@ -49,15 +48,15 @@ def refusal(sha256: str) -> str:
 class CrashGuard:
     """The frames of one server that must not be read, and those in hand now.
 
-    `crashes` and `crash_count` are of workers before this one. `_lock` guards `_pending`, the
-    suspects by digest, each with an event for its verdict.
+    `crashes` and `crash_count` are of workers before this one. `limits` are those of trials.
+    `_lock` guards `_pending`, the suspects by digest, each with an event for its verdict.
     """
 
     def __init__(self, settings: Settings, handover: Handover | None = None) -> None:
         """handover: where frames in hand outlive this process; without, only frames that are
         refused already are known."""
         self.frames = CrashedFrames(Path(settings.data))
-        self._limits = settings.image_limits
+        self.limits = settings.image_limits
         self.crashes: list[Crash] = handover.crashes if handover else []
         self.crash_count = handover.count if handover else 0
         self._in_hand = _open_frames(settings, handover) if handover else None
@@ -81,7 +80,7 @@ class CrashGuard:
             return
         by_content: dict[str, list[HeldFrame]] = {}
         for suspect in suspects:
-            by_content.setdefault(_sha256(suspect.data), []).append(suspect)
+            by_content.setdefault(sha256_of(suspect.data), []).append(suspect)
         self._pending = {sha256: threading.Event() for sha256 in by_content}
         arguments = (self._in_hand, by_content, crash)
         threading.Thread(target=self._try, args=arguments, name="crashed-frames").start()
@@ -98,7 +97,7 @@ class CrashGuard:
     def check(self, data: bytes, deadline: float) -> None:
         """Raises UnsafeImageError if this frame is refused, NotReadyError if that is not known by
         `deadline` (seconds of time.monotonic())."""
-        sha256 = _sha256(data)
+        sha256 = sha256_of(data)
         with self._lock:
             verdict = self._pending.get(sha256)
         if verdict:
@@ -131,7 +130,7 @@ class CrashGuard:
 
     def _judge(self, sha256: str, suspect: HeldFrame, crash: Crash, *, alone: bool) -> bool:
         """Tries a suspect; False if what came of it could not be kept."""
-        ended_by = DecodeTrial(suspect.data, self._limits).wait()
+        ended_by = DecodeTrial(suspect.data, self.limits).wait()
         if not ended_by and not (alone and crash.signal in FAULTS):
             return True
         before = self.frames.get(sha256)
@@ -175,7 +174,3 @@ def _open_frames(settings: Settings, handover: Handover) -> FramesInHand | None:
         logger.warning("frames in hand can't outlive a crash", extra={"fields": fields})
         return None
     return in_hand
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

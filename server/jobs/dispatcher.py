@@ -28,6 +28,7 @@ from server.store.jobs import JobTable
 
 if TYPE_CHECKING:
     from server.jobs.broker import Broker
+    from server.jobs.suspects import JobSuspects
 
 logger = logging.getLogger(LOGGER)
 
@@ -69,10 +70,13 @@ class Dispatcher:
         choose: Choose,
         listener: Listener,
         cancelled: deque[str],
+        suspects: JobSuspects | None = None,
     ) -> None:
-        """cancelled: jobs that others have ended, taken from it with the next round."""
+        """cancelled: jobs that others have ended, taken from it with the next round. suspects:
+        frames that may have ended their worker."""
         self._table, self._broker = table, broker
         self._choose, self._listener, self._cancelled = choose, listener, cancelled
+        self._suspects = suspects
         self._asked = 0.0
         self._flights: dict[tuple[str, int], Flight] = {}
         self._held: dict[tuple[str, int], float] = {}
@@ -106,6 +110,8 @@ class Dispatcher:
             # Taken out once the broker knows: what can't be told now is told by a later round.
             self._cancel(self._cancelled[0])
             self._cancelled.popleft()
+        if self._suspects:
+            self._suspects.collect()
         moved = self._collect(now, wall)
         self._recover(now, wall, frozenset(gone))
         moved = self._send(now, wall) or moved
@@ -192,6 +198,8 @@ class Dispatcher:
                     untaken.append(flight)
             elif flight.report.worker in gone or now - flight.heard > SILENT:
                 self._silent.setdefault(flight.report.worker, now)
+                if flight.report.worker in gone:
+                    self._suspect(flight.frame)
                 self._lose(flight, wall)
         self._keep([(flight.asked, Outcome(fault=LATE)) for flight in late], wall)
         self._land(late)
@@ -231,6 +239,22 @@ class Dispatcher:
         except StorageError as error:
             return Fault(error.code, error.message)
         return Fault(StorageError.code, "the frame is no longer kept: the file of jobs was damaged")
+
+    def _suspect(self, frame: OpenFrame) -> None:
+        """Has the frame of a worker that died tried alone, before another worker gets it."""
+        with suppress(StorageError, OSError):
+            data = self._table.data(*frame.key)
+            if data is not None and self._suspects:
+                self._suspects.start(frame, data)
+
+    def _fault_of(self, frame: OpenFrame) -> Fault | None:
+        """Why no worker may have this frame, as far as it can be read."""
+        if self._suspects is None or frame.kind != "image" or not self._suspects.any_refused:
+            return None
+        with suppress(StorageError):
+            data = self._table.data(*frame.key)
+            return self._suspects.fault_of(data) if data is not None else None
+        return None
 
     def _lose(self, flight: Flight, wall: float) -> None:
         """The worker that had this frame is gone, or what it said is."""
@@ -292,6 +316,10 @@ class Dispatcher:
         can't be yet."""
         if _expired(frame, wall):
             return LATE
+        if self._suspects and self._suspects.holds(frame.key):
+            return None
+        if fault := self._fault_of(frame):
+            return fault
         try:
             model, version, sha256 = self._choose(frame)
         except NotReadyError as error:

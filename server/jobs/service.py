@@ -25,6 +25,7 @@ from server.errors import (
     JobsUnavailableError,
 )
 from server.jobs.rounds import RETRY, Rounds
+from server.jobs.suspects import JobSuspects
 from server.jobs.telling import Telling
 from server.observe.logs import LOGGER
 from server.observe.problem_log import ProblemLog
@@ -34,6 +35,7 @@ from server.store.job_records import FILE, Fault, JobRecord, NewJob, OpenFrame, 
 if TYPE_CHECKING:
     from redis import Redis
 
+    from server.crash_guard import CrashGuard
     from server.jobs.dispatcher import Dispatcher
     from server.store.bundles import BundleStore
     from server.store.jobs import JobTable
@@ -49,7 +51,14 @@ class Jobs:
     """Jobs of one server. `_opening` guards the making of `_table`, with its lock, and of the
     threads."""
 
-    def __init__(self, settings: Settings, store: BundleStore, telling: Telling) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: BundleStore,
+        telling: Telling,
+        guard: CrashGuard | None = None,
+    ) -> None:
+        """guard: of the frames that must not be read."""
         self._settings, self._store, self._telling = settings, store, telling
         self._folder = Path(settings.data)
         self._opening = threading.Lock()
@@ -58,6 +67,7 @@ class Jobs:
         self._thread: threading.Thread | None = None
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._dispatcher: Dispatcher | None = None
+        self._suspects = JobSuspects(guard) if guard else None
         self._cancelled: deque[str] = deque()
         self._redis: Redis | None = None
         telling.pending(lambda: self._table.unfinished() if self._table else 0)
@@ -265,7 +275,12 @@ class Jobs:
         from server.jobs.dispatcher import Dispatcher
 
         self._dispatcher = Dispatcher(
-            table, Broker(self._settings), self._choose, self._telling, self._cancelled
+            table,
+            Broker(self._settings),
+            self._choose,
+            self._telling,
+            self._cancelled,
+            self._suspects,
         )
         return self._dispatcher
 

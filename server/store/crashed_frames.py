@@ -4,6 +4,7 @@
 a `.json` with a `CrashedFrame`. Whoever removes the `.json` lets the frame in again.
 """
 
+import hashlib
 import logging
 import os
 import threading
@@ -28,6 +29,11 @@ SUFFIXES = (
     (b"MM", ".tiff"),
     (b"P", ".ppm"),
 )
+
+
+def sha256_of(data: bytes) -> str:
+    """The name of the frame with these bytes: 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
 
 
 class CrashedFrame(msgspec.Struct, frozen=True, kw_only=True):
