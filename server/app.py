@@ -9,6 +9,7 @@ from flask import Flask
 
 from server import config_reading
 from server.api import (
+    audit,
     batch,
     console,
     health,
@@ -201,8 +202,10 @@ def create_app(
     fetch = image_fetcher(settings)
     kept = make_jobs(settings, recognizing, metrics, engine.guard)
     register_recognition(app, settings, recognizing, kept, fetch)
-    app.register_blueprint(strict(models.blueprint(store, drift)))
-    app.register_blueprint(strict(upload.blueprint(settings)))
+    auditor = audit.Auditor(engine.audit, store)
+    app.register_blueprint(strict(audit.blueprint(engine.audit)))
+    app.register_blueprint(strict(models.blueprint(store, drift, auditor)))
+    app.register_blueprint(strict(upload.blueprint(settings, auditor)))
     app.register_blueprint(strict(samples.blueprint(sampler.folder if sampler else None, store)))
     app.register_blueprint(strict(journal_routes.blueprint(journal)))
     app.register_blueprint(health.blueprint(store, metrics, engine.guard))

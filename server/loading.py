@@ -19,6 +19,7 @@ from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
 from server.recognition.reader_guard import ReaderGuard
 from server.recognition.tensors import Model, make_model
+from server.store.audit import Audit
 from server.store.bundles import BundleStore
 from server.store.records import Loaded
 from server.store.residents import Unloaded
@@ -34,10 +35,11 @@ def make_store(
     admission: Admission,
     afterwards: Afterwards | None = None,
     guard: ReaderGuard | None = None,
+    audit: Audit | None = None,
 ) -> BundleStore:
     """The model repository of `settings`, whose models share `admission` and tell `metrics`: of
     their frames by `afterwards`, where it is given. guard: what stands around the readers of
-    images."""
+    images. audit: keeps which versions take over by themselves."""
     limits = settings.image_limits
     size = settings.pool_size
     cores = granted_cores()
@@ -83,6 +85,7 @@ def make_store(
         limit=Limit(int(settings.models_memory_mb * 1e6), copies=1 + size + (wide > 0)),
         on_loaded=loaded,
         on_unloaded=unloaded,
+        on_taken_over=audit.took_over if audit else lambda *_: None,
     )
     metrics.ready.set_function(lambda: store.ready()[0])
     metrics.registry.register(ModelsCollector(store.served, store.memory))
@@ -137,12 +140,15 @@ class Engine:
         self, settings: Settings, root: Path = Path("/"), guard: CrashGuard | None = None
     ) -> None:
         self.guard = guard or CrashGuard(settings)
+        self.audit = Audit(Path(settings.data))
         self.metrics = make_metrics(settings, root)
         self.metrics.watch_crashes(self.guard.crash_count, lambda: len(self.guard.frames))
         self.admission = Admission(settings.slots, settings.max_waiting)
         self.metrics.watch(self.admission)
         self.afterwards = Afterwards()
-        self.store = make_store(settings, self.metrics, self.admission, self.afterwards, self.guard)
+        self.store = make_store(
+            settings, self.metrics, self.admission, self.afterwards, self.guard, self.audit
+        )
         self._settings, self._stop = settings, threading.Event()
         self._thread: threading.Thread | None = None
 

@@ -36,6 +36,7 @@ RIGHTS_OF: dict[str, tuple[Right, ...]] = {
     f"{_MODEL}/activate": ADMIN,
     f"{_MODEL}/rollback": ADMIN,
     "/v1/journal": ADMIN,
+    "/v1/audit": ADMIN,
     "/v1/samples": ADMIN,
     "/v1/samples/<sample>": ADMIN,
     "/v1/samples/<sample>/image": ADMIN,

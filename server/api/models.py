@@ -1,11 +1,13 @@
 """/v1/models: what this server can serve, how well it is known to, and the live swap."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Sequence
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from flask import Blueprint, Response, request
 
+from server.api.audit import Auditor
 from server.api.body import read_options
 from server.api.compressed import read_body
 from server.api.json_body import decode_json
@@ -13,10 +15,13 @@ from server.api.responses import to_json
 from server.api.tensorflow_serving import VersionStatus, version_statuses
 from server.errors import InvalidFieldError, ModelNotFoundError
 from server.observe.drift import Drift, Signal
+from server.observe.logs import LOGGER
 from server.recognition.manifest import Manifest
 from server.store.bundles import BundleStore
 from server.store.folders import versions
 from server.store.records import Failure
+
+logger = logging.getLogger(LOGGER)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -26,7 +31,8 @@ class Model(msgspec.Struct, frozen=True):
     disk, newest first, the one that serves, and those that were refused with the reason.
     model_version_status: the same as TensorFlow Serving tells it. drift: how far the last frames
     are from the bundle's baseline, by signal, as population stability index; without the signals
-    that too few frames tell of, and null where nothing is measured."""
+    that too few frames tell of, and null where nothing is measured. note: after a load, which newer
+    versions it skipped and why; else absent."""
 
     name: str
     task: Literal["classify", "tensor"]
@@ -38,6 +44,7 @@ class Model(msgspec.Struct, frozen=True):
     manifest: Manifest | None
     model_version_status: tuple[VersionStatus, ...]
     drift: dict[Signal, float] | None = None
+    note: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Models(msgspec.Struct, frozen=True):
@@ -69,6 +76,14 @@ def describe(store: BundleStore, name: str, numbers: tuple[int, ...], drift: Dri
     )
 
 
+def _note(skipped: Sequence[int]) -> str:
+    names = ", ".join(map(str, skipped))
+    return (
+        f"newer than the version that serves, and skipped since it was rolled back: {names};"
+        f' activate with {{"version": {skipped[0]}}} serves it'
+    )
+
+
 class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of a request that asks nothing more."""
 
@@ -87,19 +102,19 @@ def _read(kind: type[T]) -> T:
     return msgspec.structs.replace(decode_json(kind, body), **given)
 
 
-def blueprint(store: BundleStore, drift: Drift) -> Blueprint:
-    """The model routes over `store`."""
+def blueprint(store: BundleStore, drift: Drift, auditor: Auditor) -> Blueprint:
+    """The model routes over `store`, whose changes `auditor` makes."""
     routes = Blueprint("models", __name__, url_prefix="/v1/models")
 
-    def described(name: str) -> Response:
+    def described(name: str) -> Model:
         found = versions(store.folder)
         if name not in found:
             raise ModelNotFoundError(f"there is no model {name}")
-        return to_json(describe(store, name, found[name], drift))
+        return describe(store, name, found[name], drift)
 
-    def change(name: str, how: Callable[[], object]) -> Response:
-        how()
-        return described(name)
+    def activated(action: str, name: str, version: int) -> Response:
+        auditor.make(action, name, lambda: store.activate(name, version), version)
+        return to_json(described(name))
 
     @routes.get("")
     def models() -> Response:
@@ -110,25 +125,32 @@ def blueprint(store: BundleStore, drift: Drift) -> Blueprint:
 
     @routes.get("/<model:name>")
     def model(name: str) -> Response:
-        return described(name)
+        return to_json(described(name))
 
     @routes.post("/<model:name>/load")
     def load(name: str) -> Response:
         version = _read(Which).version
         if version is not None:
-            return change(name, lambda: store.activate(name, version))
-        return change(name, lambda: store.refresh(name))
+            return activated("load", name, version)
+        auditor.make("load", name, lambda: store.refresh(name))
+        skipped = store.passed_over(name)
+        if not skipped:
+            return to_json(described(name))
+        fields = {"model": name, "versions": skipped, "reason": "they were rolled back"}
+        logger.info("newer versions skipped", extra={"fields": fields})
+        return to_json(msgspec.structs.replace(described(name), note=_note(skipped)))
 
     @routes.post("/<model:name>/activate")
     def activate(name: str) -> Response:
         version = _read(Which).version
         if version is None:
             raise InvalidFieldError('which version? Send {"version": 3}')
-        return change(name, lambda: store.activate(name, version))
+        return activated("activate", name, version)
 
     @routes.post("/<model:name>/rollback")
     def rollback(name: str) -> Response:
         _read(NoOptions)
-        return change(name, lambda: store.rollback(name))
+        auditor.make("rollback", name, lambda: store.rollback(name))
+        return to_json(described(name))
 
     return routes

@@ -1,5 +1,6 @@
 """The operations of Lineside's own API."""
 
+from server.api.audit import AuditPage, AuditQuery
 from server.api.batch import Batch
 from server.api.console import Samples
 from server.api.health import Health
@@ -113,6 +114,16 @@ def _observing() -> list[Operation]:
             errors=(400, 403, 404, 503),
             query=True,
             asks=JournalQuery,
+        ),
+        Operation(
+            "get",
+            "/v1/audit",
+            TAG,
+            "Who changed which model, when, from where, what before and after",
+            {JSON: (AuditPage,)},
+            errors=(400, 403, 503),
+            query=True,
+            asks=AuditQuery,
         ),
         getting("/livez", TAG, "Whether the server answers", Health),
         getting("/readyz", TAG, "Whether the default model answers", Health, 503),

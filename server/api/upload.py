@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 from flask import Blueprint, Response, request
 
+from server.api.audit import Auditor
 from server.api.compressed import coding_of
 from server.api.responses import to_json
 from server.config import Settings
@@ -30,8 +31,9 @@ class Arrived(msgspec.Struct, frozen=True):
     new: bool
 
 
-def blueprint(settings: Settings) -> Blueprint:
-    """The route that takes versions into the models folder of `settings`."""
+def blueprint(settings: Settings, auditor: Auditor) -> Blueprint:
+    """The route that takes versions into the models folder of `settings`. auditor: keeps what
+    came."""
     routes = Blueprint("upload", __name__, url_prefix="/v1/models")
     models, most = Path(settings.models), int(settings.max_bundle_mb * 1e6)
     clean(models)
@@ -53,6 +55,7 @@ def blueprint(settings: Settings) -> Blueprint:
             )
         # Unpacked as it comes, so that no bundle is held in memory.
         version, new = receive(models, name, request.environ["wsgi.input"], most)
+        auditor.make("upload", name, lambda: None, version)
         return to_json(Arrived(name, version, new))
 
     return routes

@@ -23,6 +23,7 @@ from server.errors import (
 )
 from server.observe.logs import LOGGER
 from server.recognition.manifest import Recipe
+from server.store.choices import read_choice
 from server.store.cold_loads import ColdLoads
 from server.store.folders import (
     Fingerprint,
@@ -64,11 +65,13 @@ class BundleStore:
         limit: Limit | None = None,
         on_loaded: Callable[[Loaded], None] = lambda _: None,
         on_unloaded: Callable[[Unloaded], None] = lambda _: None,
+        on_taken_over: Callable[[str, int | None, int], None] = lambda *_: None,
     ) -> None:
         """`default` is the model for requests that name none, and `pinned` the only version of it
         that may serve. Raises BundleError where the folder holds several models and `default` is
-        not among them."""
-        self.folder = folder
+        not among them. on_taken_over: called with the model and the version before and after,
+        when a look finds one that takes over."""
+        self.folder, self._on_taken_over = folder, on_taken_over
         names = versions(folder)
         self.default = pick_default(names, default, folder)
         self._shelf = Shelf(self.default, limit or Limit(), on_unloaded)
@@ -220,7 +223,9 @@ class BundleStore:
         now = {n: fingerprint(self.folder / name / str(n)) for n in order}
         serving = self._shelf.version(name)
         newer = [n for n in order if serving is None or n > serving]
-        self._adopt(name, record, [n for n in newer if seen.get(n) == now[n]])
+        fresh = self._adopt(name, record, [n for n in newer if seen.get(n) == now[n]])
+        if fresh is not None:
+            self._on_taken_over(name, serving, fresh.manifest.version)
         return now
 
     def served(self) -> dict[str, Model]:
@@ -236,6 +241,15 @@ class BundleStore:
             if task == "tensor":
                 names.append(name)
         return tuple(names)
+
+    def passed_over(self, name: str) -> tuple[int, ...]:
+        """The versions on disk that are newer than the one that serves, and that a person passed
+        over, newest first."""
+        choice, serving = read_choice(self.folder / name), self._shelf.version(name)
+        if choice is None or serving is None:
+            return ()
+        present = versions_of(self.folder, name)
+        return tuple(n for n in present if n > serving and n in choice.skip)
 
     def failures(self, name: str) -> tuple[Failure, ...]:
         """The versions of `name` on disk that were refused when last tried, newest first."""

@@ -1,0 +1,86 @@
+"""GET /v1/audit: who changed which model, when, from where, what before and after."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import msgspec
+from flask import Blueprint, Response, g, request
+
+from server.api.body import read_options
+from server.api.responses import to_json
+from server.errors import LinesideError, ModelNotFoundError, StorageError
+from server.store.audit import Audit, Change, now
+from server.store.bundles import BundleStore
+
+PAGE = 100
+
+
+class AuditQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """limit: most changes, the newest first."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = PAGE
+
+
+class AuditPage(msgspec.Struct, frozen=True):
+    """Some changes, the newest first."""
+
+    changes: tuple[Change, ...]
+
+
+class Auditor:
+    """Makes changes of the models of `store` for requests, and has `audit` keep them."""
+
+    def __init__(self, audit: Audit, store: BundleStore) -> None:
+        self._audit, self._store = audit, store
+
+    def make(
+        self, action: str, model: str, how: Callable[[], object], version: int | None = None
+    ) -> None:
+        """Calls `how`, which changes `model`, and keeps what came of it. Raises what `how`
+        raises; for a model that is not there nothing is kept."""
+        before = self._serving(model)
+
+        def keep(code: str = "") -> None:
+            caller = g.get("caller")
+            self._audit.record(
+                Change(
+                    at=now(),
+                    action=action,
+                    model=model,
+                    version=version,
+                    caller=caller.name if caller else "",
+                    address=request.remote_addr or "",
+                    request_id=g.request_id,
+                    before=before,
+                    after=self._serving(model),
+                    code=code,
+                )
+            )
+
+        try:
+            how()
+        except ModelNotFoundError:
+            raise
+        except LinesideError as error:
+            keep(error.code)
+            raise
+        keep()
+
+    def _serving(self, model: str) -> int | None:
+        serving = self._store.served().get(model)
+        return serving.manifest.version if serving else None
+
+
+def blueprint(audit: Audit) -> Blueprint:
+    """The route that reads `audit`."""
+    routes = Blueprint("audit", __name__, url_prefix="/v1")
+
+    @routes.get("/audit")
+    def read() -> Response:
+        query = read_options(AuditQuery, request)
+        try:
+            return to_json(AuditPage(audit.newest(query.limit)))
+        except OSError as error:
+            raise StorageError(f"the journal of administration can't be read: {error}") from None
+
+    return routes
