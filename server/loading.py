@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,9 @@ from server.store.shelf import Limit
 from server.store.watching import watch
 
 logger = logging.getLogger(LOGGER)
+
+# Seconds between looks whether the default model serves.
+STEP_S = 0.01
 
 
 def make_store(
@@ -156,6 +160,14 @@ class Engine:
         """Begins to load, as `start_loading` has it, unless that was begun."""
         if self._thread is None:
             self._thread = start_loading(self.store, self._settings, self._stop)
+
+    def await_model(self, seconds: float) -> None:
+        """Returns once the default model serves or was refused, or after `seconds`."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self.store.ready()[0] or self.store.failures(self.store.default):
+                return
+            time.sleep(STEP_S)
 
     def stop(self) -> None:
         """Returns once nothing is being loaded any more, nor ever will be."""

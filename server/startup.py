@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from server.supervisor import Handover
 
 
+# Seconds for which a worker that replaces another loads its model before it takes connections.
+REPLACEMENT_S = 10.0
 # Objects made and not yet freed, before garbage is looked for among them.
 YOUNG = 10_000
 BROKER = re.compile(r"rediss?://[^/?#\s]+(/[0-9]*)?(\?\S*)?")
@@ -167,7 +169,11 @@ def _put_together(
     try:
         from server.app import create_app
 
-        return create_app(settings, engine=engine, repeats=repeats)
+        app = create_app(settings, engine=engine, repeats=repeats)
+        if guard.crash_count:
+            # Frames wait in the port's queue already, and are not to be told of a crash.
+            engine.await_model(REPLACEMENT_S)
+        return app
     except BaseException:
         # A process that ends while a model is built in a thread may crash.
         engine.stop()

@@ -153,6 +153,8 @@ def _longest_pause() -> float:
 def _watch(worker: BaseProcess, handover: Handover) -> bool:
     """Hands on signals until `worker` has ended; returns whether it was asked to."""
     asked = False
+    if worker.pid is not None:
+        _reap_others(worker.pid)  # those that ended together with the worker before
     while worker.is_alive():
         number = signal.sigwait((*STOPPING, signal.SIGCHLD))
         if number in STOPPING and worker.pid is not None:

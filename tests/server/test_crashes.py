@@ -28,8 +28,8 @@ def post(server: LiveServer, data: bytes, **params: Any) -> tuple[int, str]:
     """Status and error code of one frame on a connection of its own; 0 if it was lost."""
     try:
         answer = requests.post(f"{server.url}/v1/recognize", data, params=params, timeout=120)
-    except requests.ConnectionError:
-        return 0, ""
+    except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+        return 0, ""  # before or within its answer
     code = answer.json()["error"]["code"] if answer.status_code != 200 else ""
     return answer.status_code, code
 

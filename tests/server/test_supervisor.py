@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from images import encode, plain
 from live import ROOT, LiveServer
+from tiny_models import MakeModel, write_bundle
 from workers import await_that, children, end
 
 from server.supervisor import Crash, Handover
@@ -70,6 +71,19 @@ def test_connections_wait_while_there_is_no_worker(colors: Path) -> None:
             client.sendall(REQUEST)
             answer = b"".join(iter(lambda: client.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_replacement_takes_frames_once_it_is_ready(tiny_model: MakeModel, tmp_path: Path) -> None:
+    """The port's queue holds frames until the model of the next worker is loaded."""
+    write_bundle(tmp_path / "slow" / "1", tiny_model("slow"))
+    server = LiveServer(models=tmp_path)
+    try:
+        server.await_ready()
+        for _ in range(3):
+            kill_worker(server)
+            assert server.recognize(GREEN).status_code == 200
+    finally:
+        server.stop()
 
 
 def test_stop_during_the_pause_ends_the_server(colors: Path) -> None:
