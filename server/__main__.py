@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from server.supervisor import Handover, supervise
+from server.handover import Handover
+from server.supervisor import supervise
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from server.config import Settings
 from server.config_reading import load, settings_file
 from server.config_table import described
 from server.errors import LinesideError, SettingsError, StartError
-from server.supervisor import Handover
+from server.handover import Handover
 
 
 def _parser(asked: str) -> argparse.ArgumentParser:

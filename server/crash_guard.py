@@ -14,15 +14,14 @@ from pathlib import Path
 
 from server.config import Settings
 from server.errors import NotReadyError, UnsafeImageError
-from server.observe.logs import LOGGER
+from server.handover import Crash, Handover
 from server.recognition.decode_trial import DecodeTrial
 from server.recognition.frames_in_hand import FramesInHand, HeldFrame
 from server.recognition.reader_guard import Sender
 from server.store.clock import rfc3339
 from server.store.crashed_frames import CrashedFrame, CrashedFrames, sha256_of
-from server.supervisor import Crash, Handover
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # The name under which a worker leaves the frames in hand.
 FRAMES = "frames"

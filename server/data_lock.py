@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from server.errors import StartError
+from server.handover import Handover
 from server.store.files import make_folder
-from server.supervisor import Handover
 
 # In the folder `data`; holds the process id of the server that holds the lock.
 FILE = "server.lock"

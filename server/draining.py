@@ -16,14 +16,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from ctypes import CDLL, addressof, create_string_buffer
+from ctypes import addressof, create_string_buffer
 from multiprocessing import parent_process
 from typing import Any
 
-from server.observe.logs import LOGGER
+from server.protocol import LEAVING
+from server.recognition.process import end_with_parent
 from server.sockets import own_sockets, seconds_silent
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Seconds: with no request for QUIET, and nobody connected who sent something within LONGEST, the
 # clients have left; LONGEST is also how long they are given.
@@ -31,8 +32,6 @@ QUIET, LONGEST, STEP = 0.1, 1.0, 0.01
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 # setsockopt's numbers from Linux's asm-generic/socket.h, absent from Python's socket module.
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
-# From linux/prctl.h.
-PR_SET_PDEATHSIG = 1
 # struct sock_filter {u16 code; u8 jt, jf; u32 k}, four of them: load byte 13 of the TCP header, its
 # flags (RFC 9293, 3.1); if SYN, 0x02, is set, keep 0 bytes of the packet, else all of it.
 DROP_SYN = b"".join(
@@ -47,9 +46,6 @@ DROP_SYN = b"".join(
 # tcpi_unacked in struct tcp_info of linux/tcp.h; of a listening socket, the connections that wait
 # to be accepted.
 TCPI_UNACKED = 24
-
-# In a WSGI environment, whether the server is about to stop.
-LEAVING = "lineside.leaving"
 
 Start = Callable[..., Any]
 Wsgi = Callable[[dict[str, Any], Start], Iterable[bytes]]
@@ -158,7 +154,7 @@ def _stop_with_parent() -> None:
     """Has the kernel send SIGTERM to this process when its parent ends (prctl(2)), since a worker
     that nobody watches would keep the port from its successor. One whose parent has ended already,
     of which the kernel tells nobody, exits."""
-    CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
     parent = parent_process()
     if parent is not None and os.getppid() != parent.pid:
         sys.exit("the server that started this worker has ended")

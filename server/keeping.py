@@ -11,7 +11,6 @@ from flask import Flask
 
 from server.config import Settings
 from server.observe.drift import Drift
-from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.recognition.manifest import Manifest
 from server.recognition.sample import Reason
@@ -25,7 +24,7 @@ from server.wall_clock import clock_fault
 if TYPE_CHECKING:
     from server.store.sampling import Sampler
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 SAMPLES = "samples"
 

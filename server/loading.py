@@ -11,7 +11,6 @@ from server.crash_guard import CrashGuard
 from server.errors import LinesideError
 from server.observe.afterwards import Afterwards
 from server.observe.device import DeviceCollector
-from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.observe.models import ModelsCollector
 from server.recognition.admission import Admission
@@ -27,7 +26,7 @@ from server.store.residents import Unloaded
 from server.store.shelf import Limit
 from server.store.watching import watch
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Seconds between looks whether the default model serves.
 STEP_S = 0.01

@@ -5,3 +5,5 @@
 PROTOCOL = "lineside.protocol"
 # Among a Flask application's extensions: what is switched on, for the log.
 FEATURES = "lineside.features"
+# In a WSGI environment, true once the server is told to stop: whoever balances load goes elsewhere.
+LEAVING = "lineside.leaving"

@@ -20,12 +20,11 @@ from server.config import Settings
 from server.data_lock import lock_data
 from server.draining import Wsgi, accept_again, drain_before_stop
 from server.errors import StartError
-from server.observe.logs import LOGGER
+from server.handover import PORT, Handover
 from server.protocol import FEATURES, PROTOCOL
-from server.supervisor import PORT, Handover
 from server.thread_budget import threads
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Granian's back-pressure counts open connections, idle ones too; cameras keep theirs open, and
 # whoever opens this many keeps all others out until it ends those that are idle.

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from server.crash_guard import CrashGuard
+    from server.handover import Handover
     from server.observe.repeats import Repeats
     from server.recognition.manifest import Bundle
-    from server.supervisor import Handover
 
 
 # Seconds for which a worker that replaces another loads its model before it takes connections.

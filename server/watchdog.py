@@ -14,10 +14,9 @@ import threading
 from collections.abc import Mapping
 
 from server.config import Settings
-from server.observe.logs import LOGGER
 from server.probing import Probe
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Seconds between the questions until the first answer, and the patience without WATCHDOG_USEC.
 STARTING_S, UNWATCHED_S = 0.05, 60.0

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import msgspec
 from flask import Blueprint, Response, request, send_file
 
+from server.api.models import SampleFrames
 from server.api.paths import SENT
 from server.api.responses import to_json
 from server.errors import NotFoundError
@@ -30,13 +30,6 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-
-
-class Samples(msgspec.Struct, frozen=True):
-    """The sample frames that a bundle brings along, by file name."""
-
-    model: str
-    samples: tuple[str, ...]
 
 
 def _samples(store: BundleStore, name: str) -> tuple[str, dict[str, Path]]:
@@ -90,7 +83,7 @@ def blueprint(store: BundleStore) -> Blueprint:
     @routes.get("/v1/models/<model:name>/samples")
     def samples(name: str) -> Response:
         model, files = _samples(store, name)
-        return to_json(Samples(model, tuple(files)))
+        return to_json(SampleFrames(model, tuple(files)))
 
     @routes.get("/v1/models/<model:name>/samples/<file>")
     def sample(name: str, file: str) -> Response:

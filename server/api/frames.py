@@ -14,7 +14,8 @@ from server.api.body import (
     refuse_unknown,
     to_options,
 )
-from server.api.json_body import JsonFrame, Parameters, decode_base64, decode_json, read_json
+from server.api.json_body import decode_base64, decode_json, read_json
+from server.api.json_frame import JsonFrame, Parameters
 from server.errors import InvalidFieldError, MissingFieldError
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")

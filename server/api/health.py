@@ -6,9 +6,9 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from server.api.responses import to_json
 from server.crash_guard import CrashGuard
-from server.draining import LEAVING
 from server.errors import NotReadyError
 from server.observe.metrics import Metrics
+from server.protocol import LEAVING
 from server.store.bundles import BundleStore
 from server.store.clock import rfc3339
 from server.wall_clock import clock_fault

@@ -17,7 +17,7 @@ from server.api.callers import Caller
 from server.api.deadlines import time_left
 from server.api.frames import JSON, ImageUrl, Numbers, read_form, read_frame
 from server.api.job_answers import JobAccepted, JobPage, status_url, summary, whole
-from server.api.json_body import JsonFrame
+from server.api.json_frame import JsonFrame
 from server.api.query import Query, age_of
 from server.api.recognize import Fetch
 from server.api.recognizing import Recognizing, mark_frame

@@ -2,13 +2,10 @@
 
 import binascii
 import re
-from typing import Any, TypeVar
-
-import msgspec
+from typing import TypeVar
 
 from server import json_values
 from server.api.compressed import read_body
-from server.api.query import Query, Threshold, TopK
 from server.errors import InvalidFieldError, MissingFieldError
 from server.validation import InvalidValueError
 
@@ -20,24 +17,6 @@ NO_BASE64 = re.compile("[^A-Za-z0-9+/=]")
 # many lists. They take up to 50 times their text's memory, and all of the time that it takes to
 # make them no other frame is answered. Texts take up to 18 times, and numbers 10 times.
 MOST_NESTED, MOST_TEXTS, MOST_VALUES = 1_000_000, 1_000_000, 10_000_000
-
-
-class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`top_k` and `threshold`, as some clients send them."""
-
-    top_k: TopK | None = None
-    threshold: Threshold | None = None
-
-
-class JsonFrame(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A frame as JSON or as form fields: one of `image_base64` (a data: URL is taken too),
-    `image_url` (where the operator has allowed its host) and, for a model that takes numbers,
-    `input` (a tensor as nested lists, or an object of them by input name)."""
-
-    image_base64: str | None = None
-    image_url: str | None = None
-    input: Any = None
-    parameters: Parameters | None = None
 
 
 def decode_json(kind: type[T], data: bytes, *, name: str = "", not_finite: bool = False) -> T:

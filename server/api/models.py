@@ -15,15 +15,21 @@ from server.api.responses import to_json
 from server.api.tensorflow_serving import VersionStatus, version_statuses
 from server.errors import InvalidFieldError, ModelNotFoundError
 from server.observe.drift import Drift, Signal
-from server.observe.logs import LOGGER
 from server.recognition.manifest import Manifest
 from server.store.bundles import BundleStore
 from server.store.folders import versions
 from server.store.records import Failure
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+
+class SampleFrames(msgspec.Struct, frozen=True):
+    """The sample frames that a bundle brings along, by file name."""
+
+    model: str
+    samples: tuple[str, ...]
 
 
 class Model(msgspec.Struct, frozen=True):

@@ -12,7 +12,6 @@ from flask import Flask, Response, g, request
 from server.api.access import FRAMES, rights_of
 from server.api.doors import from_loopback
 from server.api.reserve import REFUSED
-from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.observe.repeats import Repeats
 from server.recognition.manifest import Manifest
@@ -20,7 +19,7 @@ from server.recognition.observation import Refusal, RefusalListener
 from server.recognition.recognizer import Options
 from server.secret_text import kept_sentence, looks_secret
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Not what looks like a key or token, which would then be told and logged.
 REQUEST_ID = re.compile(r"(?!ls_|eyJ)[A-Za-z0-9._:-]{1,64}")

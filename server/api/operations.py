@@ -5,7 +5,7 @@ A test compares this table with the routes that exist.
 
 from server.api.inference_tensors import InferRequest
 from server.api.jobs import JobJson
-from server.api.json_body import JsonFrame
+from server.api.json_frame import JsonFrame
 from server.api.models import Which
 from server.api.operation import Operation
 from server.api.own_operations import own_operations

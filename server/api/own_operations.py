@@ -2,13 +2,12 @@
 
 from server.api.audit import AuditPage, AuditQuery
 from server.api.batch import Batch
-from server.api.console import Samples
 from server.api.health import Health
 from server.api.job_answers import Job, JobAccepted, JobPage
 from server.api.jobs import JobForm, JobJson, JobQuery
 from server.api.journal import JournalPage, JournalQuery
-from server.api.json_body import JsonFrame
-from server.api.models import Model, Models, Which
+from server.api.json_frame import JsonFrame
+from server.api.models import Model, Models, SampleFrames, Which
 from server.api.operation import (
     BINARY,
     FORM,
@@ -91,7 +90,9 @@ def _models() -> list[Operation]:
         _change("load", "The newest version on disk, or the one named, serves"),
         _change("activate", "This version serves, now and after a restart"),
         _change("rollback", "The version that served before serves again"),
-        getting("/v1/models/{name}/samples", TAG, "A model's sample frames", Samples, 404, 503),
+        getting(
+            "/v1/models/{name}/samples", TAG, "A model's sample frames", SampleFrames, 404, 503
+        ),
         Operation(
             "get",
             "/v1/models/{name}/samples/{file}",

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, g, request
 
 from server.api.caching import with_age
 from server.api.frames import ImageUrl, Numbers, read_frame
-from server.api.json_body import JsonFrame
+from server.api.json_frame import JsonFrame
 from server.api.numbers import run_numbers
 from server.api.observing import CAMERA
 from server.api.query import Query, age_of, options

@@ -19,10 +19,9 @@ from server.api.origins import OriginCheck
 from server.api.tokens import token_reader
 from server.config import Settings
 from server.errors import ExpiredError, ForbiddenError, UnauthorizedError
-from server.observe.logs import LOGGER
 from server.store.keys import KeyRing, Right
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

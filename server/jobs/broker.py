@@ -25,12 +25,11 @@ from server.jobs.messages import (
     read_report,
     report_key,
 )
-from server.observe.logs import LOGGER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Seconds that connecting to the broker, and one exchange with it, may take.
 CONNECT, EXCHANGE = 2.0, 10.0

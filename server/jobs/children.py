@@ -13,9 +13,8 @@ import msgspec
 from server.config import Settings
 from server.config_reading import PREFIX, to_environ
 from server.jobs.messages import WORKER_OF
-from server.observe.logs import LOGGER
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Seconds after which a worker that died is replaced, doubled while they keep dying at once.
 SOON, LATE = 0.1, 10.0

@@ -22,7 +22,6 @@ from server.errors import (
 )
 from server.jobs.flight import Flight, Listener
 from server.jobs.messages import Work
-from server.observe.logs import LOGGER
 from server.store.job_records import Fault, OpenFrame, Outcome
 from server.store.jobs import JobTable
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from server.jobs.broker import Broker
     from server.jobs.suspects import JobSuspects
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Frames sent and not yet answered: enough to keep workers busy, few enough to bound the broker.
 WINDOW = 64

@@ -23,11 +23,10 @@ from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 from kombu.utils.json import dumps, loads
 
-from server.observe.logs import LOGGER
 from server.store.files import set_aside
 from server.store.sqlite import COMPANIONS, OpenFiles, is_damage, open_database
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FILE = "jobs-queue.db"

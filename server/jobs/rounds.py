@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 from server.config import Settings
 from server.errors import JobsUnavailableError
 from server.jobs.messages import BrokerLostError
-from server.observe.logs import LOGGER
 
 if TYPE_CHECKING:
     from server.jobs.dispatcher import Dispatcher
     from server.store.jobs import JobTable
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Seconds between rounds while workers have frames: after the first, after one that found something,
 # and at most.

@@ -27,7 +27,6 @@ from server.errors import (
 from server.jobs.rounds import RETRY, Rounds
 from server.jobs.suspects import JobSuspects
 from server.jobs.telling import Telling
-from server.observe.logs import LOGGER
 from server.observe.problem_log import ProblemLog
 from server.store.files import set_aside
 from server.store.job_records import FILE, Fault, JobRecord, NewJob, OpenFrame, State
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from server.store.bundles import BundleStore
     from server.store.jobs import JobTable
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 LOCK = "jobs.lock"
 # Seconds for which a request waits until the table has been opened.

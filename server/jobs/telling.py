@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from server.config import Settings
 from server.errors import JobsUnavailableError, status_of
-from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.recognition.observation import Listener, Observation, Refusal, RefusalListener
 from server.recognition.recognizer import Answer, Options
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from server.jobs.webhook import Sender
     from server.store.job_webhooks import JobWebhooks
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Seconds between looks for webhooks where none is due.
 LONGEST_PAUSE = 60.0

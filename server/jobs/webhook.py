@@ -7,10 +7,9 @@ import time
 from http.client import HTTPConnection, HTTPException
 
 from server.errors import InvalidFieldError
-from server.observe.logs import LOGGER
 from server.outgoing import Outgoing
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Seconds that one delivery may take.
 SECONDS = 10.0

@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from ctypes import CDLL
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -20,7 +19,6 @@ from celery.platforms import SecurityWarning
 from celery.worker import state
 
 from server.config import Settings
-from server.draining import PR_SET_PDEATHSIG
 from server.errors import JobsUnavailableError, StartError, StorageError
 from server.jobs.broker import broker_errors, keep, make_celery
 from server.jobs.messages import (
@@ -39,7 +37,7 @@ from server.recognition import process
 from server.store.job_file import FrameReader
 from server.store.job_records import FILE, Fault, Outcome
 
-logger = logging.getLogger(logs.LOGGER)
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Seconds between beats: a worker that misses several counts as dead.
@@ -253,7 +251,7 @@ def _start_log(settings: Settings) -> logs.LogWriter:
 
 def _end_with(parent: int) -> None:
     """Has the kernel send SIGTERM when the server that started this worker ends (prctl(2))."""
-    CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    process.end_with_parent(signal.SIGTERM)
     if os.getppid() != parent:
         raise StartError("the server that started this worker has ended")
     # A sandbox may forbid it; jobs then share the cores evenly with the line.

@@ -13,9 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from server.observe.logs import LOGGER
-
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Task = Callable[[], None]

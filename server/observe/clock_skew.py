@@ -8,9 +8,8 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Gauge
 
 from server.observe.cameras import OTHER
-from server.observe.logs import LOGGER
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Seconds between two lines of one camera.
 PAUSE_S = 600.0

@@ -12,7 +12,7 @@ import msgspec
 
 from server.secret_text import hide_secrets
 
-LOGGER = "lineside"
+LOGGER = "server"
 # Lines that wait at most, and of one write.
 MOST_LINES, AT_ONCE = 10_000, 100
 # Seconds between two writes; lines of a warning or worse don't wait.

@@ -3,9 +3,7 @@
 import logging
 import threading
 
-from server.observe.logs import LOGGER
-
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 
 class ProblemLog:

@@ -10,9 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from server.observe.logs import LOGGER
-
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 WINDOW = 60.0
 Kind = tuple[str, str]

@@ -4,12 +4,11 @@ import logging
 import time
 from collections.abc import Callable
 
-from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.recognition.frame import WARNINGS
 from server.recognition.observation import Observation
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 LOG_INTERVAL_S = 60.0
 # Callers choose the names: the cameras beyond are logged as one.

@@ -11,17 +11,15 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from ctypes import CDLL
 from pathlib import Path
 
 import msgspec
 
 from server.recognition.images.limits import Limits
+from server.recognition.process import end_with_parent
 
 # Seconds that a trial may take; one that takes longer kills nobody.
 TRIAL_S = 60.0
-# From linux/prctl.h.
-PR_SET_PDEATHSIG = 1
 
 
 class DecodeTrial:
@@ -71,7 +69,7 @@ def _signal_of(code: int) -> str:
 def _confine() -> None:
     """Lets this process end before its parent does: with it, by a processor's time, or first of all
     if memory runs out. A sandbox may forbid each."""
-    CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError, ValueError):

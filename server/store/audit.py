@@ -14,12 +14,11 @@ from pathlib import Path
 
 import msgspec
 
-from server.observe.logs import LOGGER
 from server.observe.problem_log import ProblemLog
 from server.store.clock import rfc3339
 from server.store.files import make_folder, sync
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 FILE, OLD_FILE = "audit.jsonl", "audit.1.jsonl"
 MAX_BYTES = 1_000_000

@@ -21,7 +21,6 @@ from server.errors import (
     VersionPinnedError,
     VersionRefusedError,
 )
-from server.observe.logs import LOGGER
 from server.recognition.manifest import Recipe
 from server.store.choices import read_choice
 from server.store.cold_loads import ColdLoads
@@ -42,7 +41,7 @@ from server.store.version_loader import Load, VersionLoader
 if TYPE_CHECKING:
     from server.recognition.tensors import Model
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 Seen: TypeAlias = Mapping[str, Mapping[int, Fingerprint]]
 

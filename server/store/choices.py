@@ -13,12 +13,11 @@ from pathlib import Path
 import msgspec
 
 from server import json_values
-from server.observe.logs import LOGGER
 from server.recognition.plain_files import read_plain_file
 from server.store.files import set_aside, write_whole
 from server.validation import InvalidValueError
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 CHOICE = "active.json"
 

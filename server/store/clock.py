@@ -4,9 +4,7 @@ import logging
 import math
 from datetime import UTC, datetime
 
-from server.observe.logs import LOGGER
-
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Seconds between two looks that the time of day may gain or lose: what adjusts it smoothly stays
 # far below.

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from server.observe.logs import LOGGER
 from server.store.files import make_folder, write_whole
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 FOLDER = "crashed"
 # Frames that are remembered, and bytes of those that are kept; the oldest go.

@@ -15,13 +15,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from server.observe.logs import LOGGER
 from server.store.files import set_aside, sync
 from server.store.job_records import OPEN, Ask, Fault
 from server.store.job_rows import COLUMNS, FRAME_COLUMNS, SCHEMA, frame_of, intact, job_of
 from server.store.sqlite import COMPANIONS, check_place, check_plain, files_of
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # What ends a job of which not all that is needed could be read.
 LOST = Fault("STORAGE_FAILED", "the file of jobs was damaged, and frames of this job with it")

@@ -11,12 +11,11 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from server.observe.logs import LOGGER
 from server.recognition.observation import Observation, Refusal
 from server.store.journal_rows import Values, answered, refused
 from server.store.journal_writer import Bounds, Loss, Writer
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Rows that wait to be written: of 200 frames a second those of 50 s, in about 10 MB.
 MOST_WAITING = 10_000

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 
-from server.observe.logs import LOGGER
 from server.store.clock import Clock
 from server.store.files import set_aside
 from server.store.journal_file import JournalFile
@@ -18,7 +17,7 @@ from server.store.journal_rows import Values
 from server.store.sqlite import COMPANIONS, DatabaseDamagedError, is_damage
 from server.store.write_budget import WriteBudget
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Rows of one transaction; bytes that a row takes in the file beside its texts, index included, and
 # what a transaction writes beside its rows: whole pages, begun before or not full.

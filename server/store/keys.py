@@ -24,11 +24,10 @@ import msgspec
 
 from server import json_values
 from server.errors import KeysError
-from server.observe.logs import LOGGER
 from server.store.files import write_whole
 from server.validation import InvalidValueError
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 Right = Literal["recognize", "admin", "metrics"]
 RIGHTS: tuple[Right, ...] = ("recognize", "admin", "metrics")

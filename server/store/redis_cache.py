@@ -18,10 +18,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from server.errors import SettingsError
-from server.observe.logs import LOGGER
 from server.store.cache import CacheDownError
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Seconds: for a connection or an answer of Redis; between looks whether it is back.
 PATIENCE = 0.1

@@ -16,7 +16,6 @@ from pathlib import Path
 import msgspec
 
 from server.errors import NotFoundError, NotReadyError, StorageError
-from server.observe.logs import LOGGER
 from server.recognition.frame import Limits, read_header
 from server.recognition.observation import Observation
 from server.recognition.plain_files import IMAGE_MAX, read_plain_file
@@ -24,7 +23,7 @@ from server.recognition.sample import MEDIA_TYPES, MediaType, Reason, Sample, re
 from server.store.files import beside, make_folder, set_aside, sync, write_whole
 from server.store.sample_index import Filter, SampleIndex, on_disk
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Bounds the memory of the index where images are small.
 MOST_SAMPLES = 20_000

@@ -13,14 +13,13 @@ from contextlib import suppress
 
 import msgspec
 
-from server.observe.logs import LOGGER
 from server.recognition.manifest import Manifest
 from server.recognition.observation import Observation
 from server.recognition.recognizer import Answer
 from server.recognition.sample import Reason
 from server.store.samples import SampleFolder, TooLargeError
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 # Why a frame that should have been kept was not.
 LOST = ("busy", "disk", "too_large", "error")

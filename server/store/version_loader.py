@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from server.errors import BundleError, NotReadyError, VersionRefusedError
-from server.observe.logs import LOGGER
 from server.recognition.manifest import MODEL, Bundle, Recipe
 from server.recognition.memory import give_back, resident
 from server.store.folders import Fingerprint, open_bundle
@@ -20,7 +19,7 @@ from server.store.shelf import Shelf
 if TYPE_CHECKING:
     from server.recognition.tensors import Model
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 Load: TypeAlias = "Callable[[Bundle], Model]"
 

@@ -4,10 +4,9 @@ import logging
 import threading
 
 from server.errors import LinesideError, StartError
-from server.observe.logs import LOGGER
 from server.store.bundles import BundleStore, Seen
 
-logger = logging.getLogger(LOGGER)
+logger = logging.getLogger(__name__)
 
 
 def look_again(store: BundleStore, seen: Seen) -> Seen:

@@ -5,7 +5,8 @@ import sys
 from typing import Any
 
 from server.api.inference_tensors import InferRequest
-from server.api.json_body import JsonFrame, decode_json
+from server.api.json_body import decode_json
+from server.api.json_frame import JsonFrame
 from server.api.serving_values import PredictRequest
 from server.errors import InvalidFieldError
 
