@@ -72,6 +72,7 @@ def test_workers_and_commands_need_no_lock(colors: Path, tmp_path: Path) -> None
             assert settled(server, job)["status"] == "succeeded"
         finally:
             worker.stop()
+        await_that((tmp_path / "journal.db").is_file, "the journal")
         for words in (["check"], ["journal"], ["key", "add", "a"], ["key", "list"]):
             done = subprocess.run(
                 [sys.executable, "-m", "server", *words],
