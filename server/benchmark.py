@@ -88,7 +88,10 @@ def measure(settings: Settings, seconds: float, say: Callable[[str], object] = p
     for size, threads in tried:
         each = steps.throughput(frames["720p"], size, threads, seconds * 0.4 / len(tried))
         throughput.append(each)
-        say(f"{size} interpreters of {threads} threads: {each.fps:.1f} frames/s of 720p")
+        say(
+            f"{size} interpreter{'s' * (size > 1)} of {threads} thread{'s' * (threads > 1)}:"
+            f" {each.fps:.1f} frames/s of 720p"
+        )
     best = best_of(throughput)
     proposed = propose(best)
     with served(settings, proposed) as port:

@@ -40,7 +40,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     models: Annotated[str, _help("folder of bundles, NAME/VERSION/ in it", min_length=1)] = "models"
     model: Annotated[
         str,
-        _help("bundle that answers when a request names none; where the folder holds only one, it"),
+        _help(
+            "bundle that answers when a request names none; if the folder holds only one, that one"
+        ),
     ] = "parts"
     version: Annotated[
         int, _help("only version of `model` that may serve; 0: the newest that verifies", ge=0)
@@ -207,8 +209,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     image_url_hosts: Annotated[
         tuple[str, ...],
         _help(
-            "hosts that image_url may name: NAME, ADDRESS or NETWORK/BITS, each with :PORT where it"
-            " is not 80 or 443; a private address counts only where it is listed itself; none:"
+            "hosts that image_url may name: NAME, ADDRESS or NETWORK/BITS, each with :PORT if it"
+            " is not 80 or 443; a private address counts only if it is listed itself; none:"
             " image_url is off"
         ),
     ] = ()
@@ -220,7 +222,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 5
     auth: Annotated[
         Literal["auto", "required", "off"],
-        _help("keys or tokens: `auto` asks for them off the loopback, or where there are any"),
+        _help(
+            "keys or tokens: `auto` asks for them if other machines can reach the server, or if"
+            " there are any"
+        ),
     ] = "auto"
     keys_file: Annotated[
         str, _help("API keys, made by `python -m server key add`", min_length=1)
@@ -264,7 +269,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 64
     samples: Annotated[
         Literal["auto", "on", "off"],
-        _help("keep frames for a person to look at; `auto`: only where keys are asked for"),
+        _help(
+            "keep frames for a person to look at; `auto`: only if keys are asked for at the start"
+        ),
     ] = "auto"
     samples_mb: Annotated[
         float, _help("most disk that kept frames take; the oldest go; 0: none are kept", "MB", ge=0)
@@ -289,7 +296,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, _help("the last frames that are compared with the bundle's baseline", "s", ge=1)
     ] = 3600.0
     drift_min_frames: Annotated[
-        int, _help("frames of that time without which drift is not told", "frames", ge=1)
+        int, _help("least frames of that time for which drift is reported", "frames", ge=1)
     ] = 300
     stop_timeout: Annotated[
         int, _help("time that frames in hand have to finish after SIGTERM", "s", ge=3, le=600)

@@ -28,7 +28,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(read_plain_file(path).decode())
     except FileNotFoundError:
-        raise SettingsError(f"the settings file {path} does not exist") from None
+        raise SettingsError(
+            f"the settings file {path} does not exist: make it, it may be empty, or name another"
+        ) from None
     except OSError as error:
         raise SettingsError(f"the settings file {path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -58,9 +60,9 @@ def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
         )
     try:
         if not strict and isinstance(value, str) and name == "recipe":
-            return json_values.decode(value.encode(), kinds[name], name="it")
+            return json_values.decode(value.encode(), kinds[name], name=name)
         if name == "recipe":
-            return validation.convert(value, kinds[name], name="it", lenient=False)
+            return validation.convert(value, kinds[name], name=name, lenient=False)
         if not strict and isinstance(value, str) and name in LISTS:
             value = [item for item in map(str.strip, value.split(",")) if item]
         return msgspec.convert(value, kinds[name], strict=strict)

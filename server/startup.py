@@ -61,6 +61,10 @@ def check_values(settings: Settings) -> None:
     check_hosts(settings)
     check_cache(settings)
     check_origins(settings)
+    if settings.allowed_hosts:
+        from server.api.origins import OriginCheck
+
+        OriginCheck(settings, loopback=True)
     for name in ("rate_per_key", "rate_per_address"):
         if rate := getattr(settings, name):
             from server.api.rates import check_rate

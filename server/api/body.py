@@ -75,9 +75,14 @@ def only_image(files: Iterable[tuple[str, bytes]]) -> bytes:
 
 def no_file(files: Iterable[str], fields: Iterable[str] = (), wanted: str = "") -> str:
     """Says that a form has no file that is taken, and which fields came, of files and of text."""
+    fields = list(fields)
+    if any(name.startswith(("{", "[")) for name in fields):
+        return (
+            "the body is JSON, not a form: send it with the header Content-Type: application/json"
+        )
     came = [
         f"{kind} {', '.join(shown_name(name) for name in names[:LISTED])}"
-        for kind, names in (("files", list(files)), ("texts", list(fields)))
+        for kind, names in (("files", list(files)), ("text fields", fields))
         if names
     ]
     has = f"; it has the {' and the '.join(came)}" if came else "; it has no field at all"

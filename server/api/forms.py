@@ -25,13 +25,15 @@ from server.api.bodies import Answer, Body
 from server.api.charsets import CODECS, codec_of
 from server.api.compressed import coding_of, inflate
 from server.api.urlencoded import check_text, parse_urlencoded
-from server.errors import OverloadedError
+from server.errors import MissingFieldError, OverloadedError
 
 FORM, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 # As nearly every client writes it; the characters are those of RFC 2046, 5.1.1.
 BOUNDARY = re.compile(FORM + r"; ?boundary=([A-Za-z0-9'()+_,./:=?-]{1,70})")
 # Types of parts that are text unless they have a file's name.
 TEXT = re.compile(r"text/|application/(json|xml|x-www-form-urlencoded)$|[a-z]+/[^/]*\+(json|xml)$")
+# Bytes at the start of a body in which an image has a zero byte, and no form has one.
+BINARY_WITHIN = 32
 # A quoted string, which the header's end may cut off, or the name of a parameter that names a file,
 # as RFC 7578 has it, or by RFC 2231's ways to write and split one.
 QUOTED_OR_FILENAME = re.compile(
@@ -214,7 +216,14 @@ class FormParser(FormDataParser):
         most = self.max_form_parts or 1000
         if mimetype == URLENCODED:
             codec = codec_of(options.get("charset", ""), "the form")
-            return io.BytesIO(), Form(parse_urlencoded(stream.read(), codec, most)), Files()
+            body = stream.read()
+            if b"\0" in body[:BINARY_WITHIN]:
+                raise MissingFieldError(
+                    "the body is no form, though its Content-Type is"
+                    " application/x-www-form-urlencoded, which curl sends by default: send an image"
+                    " with Content-Type: image/jpeg, or as the multipart field `file`"
+                )
+            return io.BytesIO(), Form(parse_urlencoded(body, codec, most)), Files()
         if mimetype != FORM:
             return stream, Form(), Files()
         codec_of(options.get("charset", ""), "the form")

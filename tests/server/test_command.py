@@ -141,6 +141,7 @@ def test_a_bare_model_with_a_recipe_is_checked(models: Path) -> None:
             {},
             "cors_origins can't have 'nonsense'",
         ),
+        (("--allowed-hosts", "a.example,http://a"), {}, "allowed_hosts can't hold 'http://a'"),
         (("--auth", "never"), {}, "--auth can't be 'never': it may be auto or required or off"),
         ((), {"LINESIDE_CACHE": "yes"}, "LINESIDE_CACHE can't be 'yes': it may be true or false"),
         (("--cache-url", "foo"), {}, "--cache-url can't be that: Redis that keeps the cache"),

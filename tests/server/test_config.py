@@ -95,6 +95,7 @@ BAD_VALUES = [
     ("recipe", "{", "ends too early"),
     ("significant_bits", "17", "16"),
     ("recipe", '{"width": 32}', "height"),
+    ("recipe", '{"widht": 32}', "recipe.widht is not known here, did you mean recipe.width"),
 ]
 
 

@@ -61,6 +61,16 @@ def test_base64_in_a_form_field(clients: LiveServer, kind: str) -> None:
     assert len(answer.json()["predictions"]) == 2
 
 
+@pytest.mark.parametrize("sent", ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "JSON"])
+def test_a_body_that_is_no_form_names_its_type(clients: LiveServer, sent: str) -> None:
+    kind = "application/x-www-form-urlencoded"
+    body = b'{"image_base64": "aGk="}' if sent == "JSON" else encode(picture(640, 480), sent)
+    refused = post(clients, data=body, headers={"Content-Type": kind})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "MISSING_FIELD")
+    wanted = "application/json" if sent == "JSON" else "image/jpeg"
+    assert f"Content-Type: {wanted}" in refused.json()["error"]["message"]
+
+
 def test_several_megabytes_of_base64(clients: LiveServer) -> None:
     image = large_image()
     assert len(image) > 5_000_000
