@@ -17,9 +17,11 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from server.errors import StartError
-from server.fleet_command import KEY
 from server.recognition.manifest import MANIFEST, Manifest, read_bundle
 from server.store.folders import versions_of
+
+# In the environment, the API key for the devices.
+KEY = "FLEET_KEY"
 
 T = TypeVar("T")
 DEFAULT_PORT = 8080

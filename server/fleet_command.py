@@ -4,9 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-# In the environment, the API key for the devices.
-KEY = "FLEET_KEY"
-
 
 def add_parser(commands: Any) -> None:
     """Adds the command `fleet` to the commands of `python -m server`."""
@@ -23,7 +20,7 @@ def add_parser(commands: Any) -> None:
     for action in (push, status):
         action.add_argument("hosts", nargs="+", metavar="HOST", help="NAME[:PORT], or a URL")
         action.add_argument(
-            "--key-file", type=Path, help=f"file with an API key (else the environment's {KEY})"
+            "--key-file", type=Path, help="file with an API key (else the environment's FLEET_KEY)"
         )
         action.add_argument("--timeout", type=float, default=60.0, help="of each step, in s (60)")
 
