@@ -49,20 +49,27 @@ def _link_to_nowhere(path: Path) -> None:
     path.symlink_to("nowhere/at/all")
 
 
-def _another_database(path: Path) -> None:
-    _away(path)
-    with closing(sqlite3.connect(path)) as other:
-        other.execute("CREATE TABLE customers (name TEXT)")
-        other.execute("INSERT INTO customers VALUES ('somebody')")
+def _database(path: Path, *statements: str) -> None:
+    """Puts a database made by `statements` at `path`, whole at once: a server that runs may set it
+    aside the moment that it is there."""
+    fresh = path.with_name(f"{path.name}.elsewhere")
+    with closing(sqlite3.connect(fresh)) as other:
+        for statement in statements:
+            other.execute(statement)
         other.commit()
+    _away(path)
+    fresh.rename(path)
+
+
+def _another_database(path: Path) -> None:
+    _database(
+        path, "CREATE TABLE customers (name TEXT)", "INSERT INTO customers VALUES ('somebody')"
+    )
 
 
 def _other_columns(path: Path) -> None:
-    _away(path)
-    with closing(sqlite3.connect(path)) as other:
-        for table in ("jobs", "frames", "contents", "answers", "messages", "results"):
-            other.execute(f"CREATE TABLE {table} (name TEXT)")
-        other.commit()
+    tables = ("jobs", "frames", "contents", "answers", "messages", "results")
+    _database(path, *(f"CREATE TABLE {table} (name TEXT)" for table in tables))
 
 
 def _replaced(path: Path) -> None:

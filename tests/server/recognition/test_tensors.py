@@ -87,7 +87,7 @@ def test_what_does_not_fit(iris: Model, given: dict[str, Any], words: str) -> No
 def test_wrong_labels_are_refused(tmp_path: Path) -> None:
     model = ROOT / "models" / "iris" / "1" / "model.tflite"
     folder = write_bundle(tmp_path / "iris" / "1", model, ("one",), None, task="tensor")
-    with pytest.raises(BundleError, match="1 labels but the model's first output is"):
+    with pytest.raises(BundleError, match="1 label but the model's first output is"):
         load(folder)
 
 
