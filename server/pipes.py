@@ -13,7 +13,8 @@ def run_for_reader(command: Callable[[], int]) -> int:
     code = 0
     try:
         code = command()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # else it was closed before the start
+            sys.stdout.flush()
     except SystemExit:
         if not _drop_unread():
             raise
@@ -26,7 +27,7 @@ def run_for_reader(command: Callable[[], int]) -> int:
 def _drop_unread() -> bool:
     """Points the standard streams whose reader is gone at nothing, since Python would write what
     they still hold at the exit. Returns whether there was one."""
-    gone = [stream for stream in (sys.stdout, sys.stderr) if _reader_is_gone(stream)]
+    gone = [stream for stream in (sys.stdout, sys.stderr) if stream and _reader_is_gone(stream)]
     for stream in gone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return bool(gone)

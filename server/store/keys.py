@@ -24,6 +24,7 @@ import msgspec
 
 from server import json_values
 from server.errors import KeysError
+from server.recognition.plain_files import read_plain_file
 from server.store.files import write_whole
 from server.validation import InvalidValueError
 
@@ -65,7 +66,7 @@ def digest(secret: str) -> str:
 def read_keys(path: Path) -> tuple[Key, ...]:
     """The keys in the file `path`; none where there is no such file. Raises KeysError."""
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_plain_file(path).splitlines()
     except FileNotFoundError:
         return ()
     except OSError as error:
@@ -123,7 +124,7 @@ def _change(path: Path, lock: IO[bytes], keys: Iterable[Key]) -> None:
 def _written_whole(path: Path) -> Stamp | None:
     """The state in which a command of ours wrote the file last; None if that is not known."""
     try:
-        stamp: Stamp = msgspec.json.decode(_lock_path(path).read_bytes(), type=Stamp)
+        stamp: Stamp = msgspec.json.decode(read_plain_file(_lock_path(path)), type=Stamp)
     except (OSError, msgspec.DecodeError):
         return None
     return stamp

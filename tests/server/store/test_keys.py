@@ -1,5 +1,6 @@
 """The keys file where several change it at once, and where it can't be read for a moment."""
 
+import os
 import re
 import subprocess
 import sys
@@ -74,6 +75,21 @@ def test_a_change_that_could_not_be_read_counts_once_it_can(tmp_path: Path) -> N
     )
     assert done.stdout.splitlines() == ["[True, True]", "False"]
     assert done.stderr.splitlines() == ["keys are as before"]
+
+
+def test_keys_file_that_is_a_fifo_keeps_the_keys(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.jsonl"
+    secret = add_key(keys, "a", ["recognize"], now=datetime.now(UTC))
+    ring = KeyRing(keys)
+    keys.unlink()
+    os.mkfifo(keys)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            assert pool.submit(ring.find, secret).result(60) is not None
+        finally:
+            os.close(os.open(keys, os.O_RDWR | os.O_NONBLOCK))  # lets a blocked reader go
+    with pytest.raises(KeysError, match="FIFO"):
+        read_keys(keys)
 
 
 def test_a_moment_without_a_zone_is_no_key(tmp_path: Path) -> None:
