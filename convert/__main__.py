@@ -13,15 +13,15 @@ from importlib import import_module
 # Each module has add_arguments(parser) and run(args) -> exit code, and is imported only when its
 # command is called: the heavy ones take seconds.
 COMMANDS = {
-    "imagenet": ("convert.imagenet_cli", "Keras's MobileNetV2 with its ImageNet weights"),
-    "keras": ("convert.file_cli", "a .keras or .h5 file or a SavedModel"),
-    "saved-model": ("convert.file_cli", "one signature of a SavedModel"),
-    "tflite": ("convert.file_cli", "a float32 .tflite"),
-    "pytorch": ("convert.pytorch_cli", "a PyTorch module or exported program"),
-    "iris": ("convert.iris", "a small model of plain numbers, from scikit-learn's data"),
-    "train": ("convert.train_cli", "a classifier trained on a folder of photographs"),
-    "evaluate": ("convert.evaluate_cli", "a bundle judged on labelled frames"),
-    "compare": ("convert.compare_cli", "several bundles on the same frames"),
+    "imagenet": ("convert.cli.imagenet", "Keras's MobileNetV2 with its ImageNet weights"),
+    "keras": ("convert.cli.file", "a .keras or .h5 file or a SavedModel"),
+    "saved-model": ("convert.cli.file", "one signature of a SavedModel"),
+    "tflite": ("convert.cli.file", "a float32 .tflite"),
+    "pytorch": ("convert.cli.pytorch", "a PyTorch module or exported program"),
+    "iris": ("convert.cli.iris", "a small model of plain numbers, from scikit-learn's data"),
+    "train": ("convert.cli.train", "a classifier trained on a folder of photographs"),
+    "evaluate": ("convert.cli.evaluate", "a bundle judged on labelled frames"),
+    "compare": ("convert.cli.compare", "several bundles on the same frames"),
 }
 
 
@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the parsed command; an expected failure becomes its sentence and exit code."""
-    from convert.dataset import DatasetError
+    from convert.data.dataset import DatasetError
     from convert.errors import ConvertError
-    from convert.graph import QuantizeError
+    from convert.quantization.graph import QuantizeError
     from server.errors import StartError
 
     try:

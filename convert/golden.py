@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import metrics
-from convert.metrics import Indices
-from convert.proof import Proof
+from convert.evaluation import metrics
+from convert.evaluation.metrics import Indices
+from convert.evaluation.proof import Proof
 from server.recognition.manifest import GOLDEN, Baseline, Golden
 
 MAX_GOLDEN = 8

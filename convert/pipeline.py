@@ -11,20 +11,21 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import bundle, report
-from convert.correction import MAX_FRAMES
-from convert.dataset import Dataset
+from convert import bundle_writer as bundle
+from convert.data.dataset import Dataset
+from convert.data.frames import input_range, tensors
 from convert.errors import ConvertError, GateError
-from convert.evaluate import Model, evaluate
-from convert.frames import input_range, tensors
+from convert.evaluation import report
+from convert.evaluation.evaluate import Model, evaluate
+from convert.evaluation.proof import Proof, accuracy_drop, sentence, summary
 from convert.golden import baseline, keepsakes
-from convert.graph import QuantizeError, TooFewFramesError
-from convert.integer import IO_DTYPES
-from convert.proof import Proof, accuracy_drop, sentence, summary
-from convert.quantize import MODES, Plan, quantize
-from convert.quantized import read_tflite
-from convert.shapes import Shape, describe
-from convert.tune import tune
+from convert.quantization.correction import MAX_FRAMES
+from convert.quantization.graph import QuantizeError, TooFewFramesError
+from convert.quantization.integer import IO_DTYPES
+from convert.quantization.quantize import MODES, Plan, quantize
+from convert.quantization.tune import tune
+from convert.sources.quantized import read_tflite
+from convert.sources.shapes import Shape, describe
 from server.recognition.manifest import (
     Baseline,
     Golden,
@@ -33,7 +34,7 @@ from server.recognition.manifest import (
     Recipe,
     VerdictPolicy,
 )
-from server.validation import counted
+from server.values.validation import counted
 
 Progress = Callable[[str], None]
 PLAN = "plan.json"

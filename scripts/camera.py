@@ -23,8 +23,8 @@ except ModuleNotFoundError as missing:
         " Run it by .venv/bin/python, which scripts/serve makes, or install it with"
         " `pip install numpy opencv-python-headless`."
     )
-from parts import CLASSES, SMALLEST, Picture, render
-from posting import BURST, Frame, due_times, post, target
+from line_camera.parts import CLASSES, SMALLEST, Picture, render
+from line_camera.posting import BURST, Frame, due_times, post, target
 
 
 def encode(picture: Picture, rng: np.random.Generator, quality: int) -> bytes:

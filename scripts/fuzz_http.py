@@ -28,10 +28,10 @@ from urllib.parse import quote, urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from answer_checks import documented, fault_of
-from http_seeds import FIELDS, Request, Seeds
+from fuzz.answer_checks import documented, fault_of
+from fuzz.http_seeds import FIELDS, Request, Seeds
 
-from server.api.paths import normal
+from server.http.paths import normal
 
 ROOT = Path(__file__).parents[1]
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE")
@@ -322,7 +322,7 @@ def applications(folder: Path) -> list[Ask]:
     """Two applications over a copy of the shipped models: an open one, and one that asks for
     keys."""
     from server.app import create_app
-    from server.config import Settings
+    from server.config.settings import Settings
     from server.store.keys import RIGHTS, add_key
 
     logging.getLogger("lineside").addHandler(logging.NullHandler())

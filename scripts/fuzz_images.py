@@ -27,12 +27,13 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from image_kinds import KINDS
+from fuzz.image_kinds import KINDS
 
 from server.errors import LinesideError
-from server.recognition import frame, process
+from server.recognition import frame
 from server.recognition.images.limits import FORMATS, Limits
 from server.recognition.manifest import Recipe
+from server.system.machine import process
 
 EXACT = Recipe(width=1, height=1, decode="exact")
 LIMITS = Limits(max_pixels=1_000_000)

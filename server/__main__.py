@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from server.handover import Handover
-from server.supervisor import supervise
+from server.process.supervisor import supervise
+from server.system.handover import Handover
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         # Not before the fork: what watches the server stays small.
-        from server import command
-        from server.pipes import run_for_reader
+        from server.cli import main as command
+        from server.cli.pipes import run_for_reader
 
         return run_for_reader(lambda: command.main(arguments, handover))
 

@@ -7,43 +7,39 @@ from multiprocessing.util import Finalize
 import msgspec
 from flask import Flask
 
-from server import config_reading
-from server.api import (
-    audit,
-    batch,
-    console,
-    health,
-    inference_protocol,
-    jobs,
-    models,
-    recognize,
-    samples,
-    tensorflow_serving,
-    tutorial_jobs,
-    tutorials,
-    upload,
-)
+from server.api import audit, console, health, jobs, models, samples, upload
 from server.api import journal as journal_routes
-from server.api.bodies import Bodies
-from server.api.caching import Caching
-from server.api.express import Express
-from server.api.forms import take_bodies
-from server.api.frames import no_fetch
-from server.api.gate import Gate
+from server.api.compat import open_inference as inference_protocol
+from server.api.compat import tensorflow_serving, tutorial_jobs, tutorials
 from server.api.job_answers import whole
 from server.api.known_names import strict
-from server.api.observing import observe_requests
-from server.api.paths import Paths, name_models
-from server.api.recognize import Fetch
-from server.api.recognizing import Recognizing
-from server.api.reserve import Reserve
-from server.api.responses import register_errors
-from server.api.security import Doors, SecureHeaders, guard
-from server.config import Settings
-from server.crash_guard import CrashGuard
+from server.api.recognize import batch
+from server.api.recognize import routes as recognize
+from server.api.recognize.caching import Caching
+from server.api.recognize.early_refusal import Gate
+from server.api.recognize.fast_path import Express
+from server.api.recognize.input import no_fetch
+from server.api.recognize.routes import Fetch
+from server.api.recognize.service import Recognizing
+from server.config import load as config_reading
+from server.config.settings import Settings
+from server.config.thread_budget import most_requests
+from server.engine import Engine
+from server.http.access.auth import Doors, SecureHeaders, guard
+from server.http.body.multipart import take_bodies
+from server.http.body.timeout import Bodies
+from server.http.errors import register_errors
+from server.http.paths import Paths, name_models
+from server.http.probe_reserve import Reserve
+from server.http.protocol import FEATURES
+from server.http.request_log import observe_requests
+from server.jobs.events import Telling
 from server.jobs.service import Jobs
-from server.jobs.telling import Telling
-from server.keeping import (
+from server.observe.log_throttle import Repeats
+from server.observe.metrics import Metrics
+from server.observe.suspect import SuspectFrames
+from server.recognition.events import Listener, RefusalListener
+from server.recorders import (
     make_drift,
     make_sampler,
     open_cache,
@@ -51,14 +47,8 @@ from server.keeping import (
     warn_of_clock,
     warn_of_data,
 )
-from server.loading import Engine
-from server.observe.metrics import Metrics
-from server.observe.repeats import Repeats
-from server.observe.suspect import SuspectFrames
-from server.protocol import FEATURES
-from server.recognition.observation import Listener, RefusalListener
-from server.store.job_records import JobRecord
-from server.thread_budget import most_requests
+from server.store.crashes.guard import CrashGuard
+from server.store.jobs.records import JobRecord
 
 
 def image_fetcher(settings: Settings) -> Fetch:
@@ -68,7 +58,7 @@ def image_fetcher(settings: Settings) -> Fetch:
     """
     if not settings.image_url_hosts:
         return no_fetch
-    from server.api.image_url import ImageFetcher
+    from server.api.recognize.image_url import ImageFetcher
 
     return ImageFetcher(
         settings.image_url_hosts, int(settings.max_body_mb * 1e6), settings.image_url_timeout

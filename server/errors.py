@@ -1,6 +1,6 @@
 """Every error a caller can meet, each with its code and HTTP status.
 
-One handler (`server.api.responses`) turns any of them into
+One handler (`server.http.errors`) turns any of them into
 ``{"error": {"code", "message", "request_id"}}``. The message is written for the caller: it names
 what was wrong and what would be right, and never what only the log should know.
 """

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from clients import client_models, clients
 from hypothesis import HealthCheck, settings
-from live import ROOT, SHARED, LiveServer, live_server
+from server_process import ROOT, SHARED, LiveServer, live_server
 from tiny_models import colors, tiny_model
 
 __all__ = ["client_models", "clients", "colors", "tiny_model"]

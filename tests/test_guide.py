@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import requests
-from live import ROOT, LiveServer, live_server
+from job_workers import await_that
+from server_process import ROOT, LiveServer, live_server
 from tiny_models import change_manifest
-from workers import await_that
 
 GUIDE = (ROOT / "docs" / "guide.md").read_text("utf-8")
 BLOCKS = re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL)

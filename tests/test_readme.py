@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 import pytest
 import requests
-from live import ROOT, free_port
+from server_process import ROOT, free_port
 
-from server import config_table
+from server.config import describe as config_table
 
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)

@@ -19,17 +19,17 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0:1] = [str(ROOT), str(ROOT / "scripts")]
 
 from bench import inputs, latency  # noqa: E402
-from bench.forms import build  # noqa: E402
-from bench.lineside import Bare, environment, start_server  # noqa: E402
-from bench.service import Service, free_port  # noqa: E402
+from bench.clients.forms import build  # noqa: E402
+from bench.servers.lineside import Bare, environment, start_server  # noqa: E402
+from bench.servers.service import Service, free_port  # noqa: E402
 
 PYTHON = Path(sys.executable)
 EMPTY = """
 import sys
 from flask import Flask, Response, request
-from server.api.forms import take_bodies
-from server.config import Settings
-from server.serving import run
+from server.http.body.multipart import take_bodies
+from server.config.settings import Settings
+from server.process.http_server import run
 
 def make(settings):
     app = Flask("empty")

@@ -14,7 +14,7 @@ SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
 # The project's generator runs in a process of its own, since it needs numpy and OpenCV.
 RENDER = """
 import sys, cv2, numpy as np
-from parts import render
+from line_camera.parts import render
 path, width, height = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 picture = render("good", np.random.default_rng(1), width, height)
 cv2.imwrite(path, picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])

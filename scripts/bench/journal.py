@@ -21,10 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0:1] = [str(ROOT), str(ROOT / "scripts")]
 
 from bench import inputs  # noqa: E402
-from bench.forms import FORMS, Request, build  # noqa: E402
-from bench.lineside import Bare, environment, start_server  # noqa: E402
-from bench.load import Figures, wrk  # noqa: E402
-from bench.service import Service  # noqa: E402
+from bench.clients.forms import FORMS, Request, build  # noqa: E402
+from bench.clients.load import Figures, wrk  # noqa: E402
+from bench.servers.lineside import Bare, environment, start_server  # noqa: E402
+from bench.servers.service import Service  # noqa: E402
 
 CLIENTS = 8
 PYTHON = Path(sys.executable)

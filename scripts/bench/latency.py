@@ -17,17 +17,16 @@ from pathlib import Path
 from statistics import median, quantiles
 from urllib.parse import urlsplit
 
-from bench import answers
-from bench.bare import Steps
-from bench.forms import build
-
-from server import config_reading
-from server.loading import make_store
+from bench.clients import answers
+from bench.clients.forms import build
+from bench.servers.bare import Steps
+from server.config import load as config_reading
+from server.engine import make_store
 from server.observe.metrics import Metrics
-from server.recognition import process
 from server.recognition.admission import Admission
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.recognizer import Options, Recognizer
+from server.system.machine import process
 
 WARM_UP = 20
 

@@ -13,11 +13,12 @@ from statistics import mean, median
 from urllib.parse import urlsplit
 
 import numpy as np
-from bench.contestants import CORES
-from bench.forms import build
-from bench.load import Figures, wrk
-from bench.openloop import Driver, Outcome, Stream
-from bench.service import Service
+
+from bench.clients.forms import build
+from bench.clients.load import Figures, wrk
+from bench.clients.openloop import Driver, Outcome, Stream
+from bench.servers.contestants import CORES
+from bench.servers.service import Service
 
 DEADLINE_MS = 200
 OVER, CALM, FLOOD = 4.0, 0.25, 2.5  # multiples of the capacity; the flood is ten times the calm

@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.forms import build
+from bench.clients.forms import build
+from bench.clients.load import BAD, Figures, wrk
 from bench.inputs import Model
-from bench.lineside import Bare, added_latency, start_server
-from bench.load import BAD, Figures, wrk
+from bench.servers.lineside import Bare, added_latency, start_server
 
 CLIENTS, FORMS = 8, ("raw", "multipart")
 Result = dict[str, Any]

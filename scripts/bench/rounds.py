@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import environments, overload, quick
-from bench.contestants import PEER_LIST, Peer, start_peer
-from bench.environments import InstallError
-from bench.forms import build
+from bench import overload, quick
+from bench.clients.forms import build
+from bench.clients.load import Figures, wrk
 from bench.inputs import Model
-from bench.lineside import Bare, start_server
-from bench.load import Figures, wrk
-from bench.service import Service, ServiceError
+from bench.servers import environments
+from bench.servers.contestants import PEER_LIST, Peer, start_peer
+from bench.servers.environments import InstallError
+from bench.servers.lineside import Bare, start_server
+from bench.servers.service import Service, ServiceError
 
 CLIENTS = (1, 8, 32)
 WARM_UP = 1.0

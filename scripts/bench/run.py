@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # The script's own folder gives way to the two that its packages lie in.
 sys.path[0:1] = [str(ROOT), str(ROOT / "scripts")]
 
-from bench import contestants, environments, inputs, machine, quick, rounds  # noqa: E402
+from bench import inputs, quick, rounds  # noqa: E402
+from bench.report import machine  # noqa: E402
+from bench.servers import contestants, environments  # noqa: E402
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -71,7 +73,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def render(path: Path) -> None:
     """Page and chart beside the result file `path`, named after it."""
-    from bench import chart, report
+    from bench.report import chart
+    from bench.report import markdown as report
 
     result = json.loads(path.read_text())
     picture = path.with_suffix(".png")

@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # The script's own folder gives way to the two that its packages lie in.
 sys.path[0:1] = [str(ROOT), str(ROOT / "scripts")]
 
-from bench import processes  # noqa: E402
-from bench.service import free_port  # noqa: E402
+from bench.servers import processes  # noqa: E402
+from bench.servers.service import free_port  # noqa: E402
 
 PATIENCE = 60.0
 

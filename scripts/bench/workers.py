@@ -21,11 +21,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # The script's own folder gives way to those that its packages lie in.
-sys.path[0:1] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests")]
+sys.path[0:1] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests" / "support")]
+
+from job_workers import LiveWorker, await_that, count_jobs, redis_server, submit  # noqa: E402
+from server_process import LiveServer  # noqa: E402
 
 from bench import inputs  # noqa: E402
-from live import LiveServer  # noqa: E402
-from workers import LiveWorker, await_that, count_jobs, redis_server, submit  # noqa: E402
 
 WARM_UP = 24
 

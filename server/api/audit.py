@@ -6,11 +6,11 @@ from typing import Annotated
 import msgspec
 from flask import Blueprint, Response, g, request
 
-from server.api.body import read_options
-from server.api.responses import to_json
 from server.errors import LinesideError, ModelNotFoundError, StorageError
+from server.http.body.image import read_options
+from server.http.errors import to_json
 from server.store.audit import Audit, Change, now
-from server.store.bundles import BundleStore
+from server.store.bundles.repository import BundleStore
 
 PAGE = 100
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from flask import Blueprint, Response, request, send_file
 
 from server.api.models import SampleFrames
-from server.api.paths import SENT
-from server.api.responses import to_json
 from server.errors import NotFoundError
-from server.store.bundles import BundleStore
+from server.http.errors import to_json
+from server.http.paths import SENT
+from server.store.bundles.repository import BundleStore
 
 FOLDER = Path(__file__).parents[1] / "console"
 TYPES = {
@@ -68,8 +68,8 @@ def blueprint(store: BundleStore) -> Blueprint:
     @routes.get("/openapi.json")
     def described() -> Response:
         # Imported when it is asked for, which cameras never do.
-        from server.api.openapi import Description
-        from server.api.operations import operations
+        from server.api.openapi.document import Description
+        from server.api.openapi.operations import operations
 
         return to_json(Description(operations()).document())
 

@@ -4,14 +4,14 @@ import msgspec
 from flask import Blueprint, Response, request
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from server.api.responses import to_json
-from server.crash_guard import CrashGuard
 from server.errors import NotReadyError
+from server.http.errors import to_json
+from server.http.protocol import LEAVING
 from server.observe.metrics import Metrics
-from server.protocol import LEAVING
-from server.store.bundles import BundleStore
-from server.store.clock import rfc3339
-from server.wall_clock import clock_fault
+from server.store.bundles.repository import BundleStore
+from server.store.crashes.guard import CrashGuard
+from server.system.clock import rfc3339
+from server.system.wall_clock import clock_fault
 
 
 class LastCrash(msgspec.Struct, frozen=True):

@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from server.api.query import Query
-from server.api.recognize import Recognition, TensorRecognition, recognition
-from server.api.responses import ErrorBody
+from server.api.recognize.options import Query
+from server.api.recognize.routes import Recognition, TensorRecognition, recognition
+from server.http.errors import ErrorBody
 from server.jobs.service import Jobs
-from server.store.job_records import Fault, FrameRecord, JobRecord, Outcome, State, Webhook
+from server.store.jobs.records import Fault, FrameRecord, JobRecord, Outcome, State, Webhook
 
 
 class JobAccepted(msgspec.Struct, frozen=True):

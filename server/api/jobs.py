@@ -11,24 +11,24 @@ import numpy as np
 from flask import Blueprint, Response, g, request
 from msgspec import Meta
 
-from server.api.batch import uploaded
-from server.api.body import read_options
-from server.api.callers import Caller
-from server.api.deadlines import time_left
-from server.api.frames import JSON, ImageUrl, Numbers, read_form, read_frame
 from server.api.job_answers import JobAccepted, JobPage, status_url, summary, whole
-from server.api.json_frame import JsonFrame
-from server.api.query import Query, age_of
-from server.api.recognize import Fetch
-from server.api.recognizing import Recognizing, mark_frame
-from server.api.responses import to_json
-from server.config import Settings
+from server.api.recognize.batch import uploaded
+from server.api.recognize.deadlines import time_left
+from server.api.recognize.input import JSON, ImageUrl, Numbers, read_form, read_frame
+from server.api.recognize.json_frame import JsonFrame
+from server.api.recognize.options import Query, age_of
+from server.api.recognize.routes import Fetch
+from server.api.recognize.service import Recognizing, mark_frame
+from server.config.settings import Settings
 from server.errors import ForbiddenError, JobNotFoundError, MissingFieldError
+from server.http.access.caller import Caller
+from server.http.body.image import read_options
+from server.http.errors import to_json
 from server.jobs.service import Jobs
-from server.recognition import values
 from server.recognition.frame import read_header
-from server.recognition.numbers import model_inputs, named_arrays
-from server.store.job_records import Ask, JobRecord, NewFrame, NewJob, State
+from server.recognition.tensors import values
+from server.recognition.tensors.numbers import model_inputs, named_arrays
+from server.store.jobs.records import Ask, JobRecord, NewFrame, NewJob, State
 
 
 class JobForm(Query, frozen=True, kw_only=True):

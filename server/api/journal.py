@@ -8,14 +8,14 @@ import msgspec
 from flask import Blueprint, Response, request
 from msgspec import Meta
 
-from server.api.body import read_options
-from server.api.deadlines import parse_instant
-from server.api.responses import to_json
+from server.api.recognize.deadlines import parse_instant
+from server.config.thread_budget import MOST_EXPORTING
 from server.errors import NotFoundError, OverloadedError
-from server.store.journal import Journal
-from server.store.journal_reading import ENCODERS, Filter, Format, JournalReader, Order
-from server.store.journal_rows import Row
-from server.thread_budget import MOST_EXPORTING
+from server.http.body.image import read_options
+from server.http.errors import to_json
+from server.store.journal.journal import Journal
+from server.store.journal.reader import ENCODERS, Filter, Format, JournalReader, Order
+from server.store.journal.schema import Row
 
 MEDIA: dict[str, Format] = {
     "application/json": "json",

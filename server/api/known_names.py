@@ -9,8 +9,8 @@ from functools import cache
 
 from flask import Blueprint, request
 
-from server.api.body import refuse_unknown
-from server.api.own_operations import own_operations
+from server.api.openapi.own_operations import own_operations
+from server.http.body.image import refuse_unknown
 
 VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
 

@@ -8,17 +8,17 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from server.api.audit import Auditor
-from server.api.body import read_options
-from server.api.compressed import read_body
-from server.api.json_body import decode_json
-from server.api.responses import to_json
-from server.api.tensorflow_serving import VersionStatus, version_statuses
+from server.api.compat.tensorflow_serving import VersionStatus, version_statuses
 from server.errors import InvalidFieldError, ModelNotFoundError
+from server.http.body.compressed import read_body
+from server.http.body.image import read_options
+from server.http.body.json_body import decode_json
+from server.http.errors import to_json
 from server.observe.drift import Drift, Signal
 from server.recognition.manifest import Manifest
-from server.store.bundles import BundleStore
-from server.store.folders import versions
-from server.store.records import Failure
+from server.store.bundles.layout import versions
+from server.store.bundles.records import Failure
+from server.store.bundles.repository import BundleStore
 
 logger = logging.getLogger(__name__)
 

@@ -7,19 +7,19 @@ import msgspec
 from flask import Blueprint, Response, request
 from msgspec import Meta
 
-from server.api.body import need_length, read_options
-from server.api.json_body import read_json
-from server.api.responses import to_json
 from server.errors import BundleError, InvalidFieldError, NotFoundError
+from server.http.body.image import need_length, read_options
+from server.http.body.json_body import read_json
+from server.http.errors import to_json
 from server.recognition.labels import read_labels
 from server.recognition.manifest import LABELS
 from server.recognition.results import Prediction
 from server.recognition.sample import ID, MediaType, Reason, Sample
-from server.store.bundles import BundleStore
-from server.store.clock import rfc3339
-from server.store.sample_index import Filter
-from server.store.samples import SampleFolder
-from server.validation import NUMBER_TOO
+from server.store.bundles.repository import BundleStore
+from server.store.samples.folder import SampleFolder
+from server.store.samples.index import Filter
+from server.system.clock import rfc3339
+from server.values.validation import NUMBER_TOO
 
 # Labels that an error message lists.
 MOST_NAMED = 20

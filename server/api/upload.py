@@ -6,9 +6,7 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from server.api.audit import Auditor
-from server.api.compressed import coding_of
-from server.api.responses import to_json
-from server.config import Settings
+from server.config.settings import Settings
 from server.errors import (
     BodyTooLargeError,
     ContentCodingError,
@@ -16,7 +14,9 @@ from server.errors import (
     MediaTypeError,
     MissingFieldError,
 )
-from server.store.arrivals import clean, receive
+from server.http.body.compressed import coding_of
+from server.http.errors import to_json
+from server.store.bundles.upload import clean, receive
 
 # Room for the archive's own headers, beside its files.
 HEADERS = 2_000_000

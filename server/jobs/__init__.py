@@ -1,1 +1,1 @@
-"""Jobs: frames answered later, by workers. The table in `server.store.jobs` is the truth."""
+"""Jobs: frames answered later, by workers. The table in `server.store.jobs.table` is the truth."""

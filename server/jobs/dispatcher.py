@@ -20,13 +20,13 @@ from server.errors import (
     NotReadyError,
     StorageError,
 )
-from server.jobs.flight import Flight, Listener
+from server.jobs.in_flight import Flight, Listener
 from server.jobs.messages import Work
-from server.store.job_records import Fault, OpenFrame, Outcome
-from server.store.jobs import JobTable
+from server.store.jobs.records import Fault, OpenFrame, Outcome
+from server.store.jobs.table import JobTable
 
 if TYPE_CHECKING:
-    from server.jobs.broker import Broker
+    from server.jobs.queue import Broker
     from server.jobs.suspects import JobSuspects
 
 logger = logging.getLogger(__name__)

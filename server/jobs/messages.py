@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from server.store.job_records import Ask, Kind, Outcome
+from server.store.jobs.records import Ask, Kind, Outcome
 
 TASK, QUEUE = "lineside.frame", "lineside"
 # In a worker's environment, the process id of the server that started it.

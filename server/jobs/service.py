@@ -17,27 +17,27 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from server.config import Settings
+from server.config.settings import Settings
 from server.errors import (
     BrokerUnavailableError,
     InvalidFieldError,
     JobNotFoundError,
     JobsUnavailableError,
 )
-from server.jobs.rounds import RETRY, Rounds
+from server.jobs.dispatch_loop import RETRY, Rounds
+from server.jobs.events import Telling
 from server.jobs.suspects import JobSuspects
-from server.jobs.telling import Telling
 from server.observe.problem_log import ProblemLog
-from server.store.files import set_aside
-from server.store.job_records import FILE, Fault, JobRecord, NewJob, OpenFrame, State
+from server.store.jobs.records import FILE, Fault, JobRecord, NewJob, OpenFrame, State
+from server.system.files.durable import set_aside
 
 if TYPE_CHECKING:
     from redis import Redis
 
-    from server.crash_guard import CrashGuard
     from server.jobs.dispatcher import Dispatcher
-    from server.store.bundles import BundleStore
-    from server.store.jobs import JobTable
+    from server.store.bundles.repository import BundleStore
+    from server.store.crashes.guard import CrashGuard
+    from server.store.jobs.table import JobTable
 
 logger = logging.getLogger(__name__)
 
@@ -191,8 +191,8 @@ class Jobs:
     def _open(self) -> JobTable:
         """The table, opened with the first call that can. The caller holds `_opening`."""
         if self._table is None:
-            from server.store.job_recovery import is_gone
-            from server.store.jobs import JobTable
+            from server.store.jobs.recovery import is_gone
+            from server.store.jobs.table import JobTable
 
             settings = self._settings
             file, had_jobs = self._folder / FILE, self._had_jobs()
@@ -270,8 +270,8 @@ class Jobs:
 
     def _take_over(self, table: JobTable) -> Dispatcher:
         """A new dispatcher, after the first job or a broken connection. Raises BrokerLostError."""
-        from server.jobs.broker import Broker
         from server.jobs.dispatcher import Dispatcher
+        from server.jobs.queue import Broker
 
         self._dispatcher = Dispatcher(
             table,

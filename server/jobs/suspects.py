@@ -2,13 +2,13 @@
 
 import time
 
-from server.crash_guard import CrashGuard, refusal
 from server.errors import UnsafeImageError
-from server.recognition.decode_trial import DecodeTrial
 from server.recognition.images import jpeg
-from server.store.clock import rfc3339
-from server.store.crashed_frames import CrashedFrame, sha256_of
-from server.store.job_records import Fault, OpenFrame
+from server.recognition.reader_guard.decode_trial import DecodeTrial
+from server.store.crashes.frames import CrashedFrame, sha256_of
+from server.store.crashes.guard import CrashGuard, refusal
+from server.store.jobs.records import Fault, OpenFrame
+from server.system.clock import rfc3339
 
 
 class JobSuspects:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from server.recognition.observation import Observation, Refusal
+from server.recognition.events import Observation, Refusal
 
 Result = Literal["answered", "bad", "refused", "failed"]
 RESULTS: tuple[Result, ...] = ("answered", "bad", "refused", "failed")
@@ -70,7 +70,7 @@ class Cameras:
         self._other: _Series | None = None
 
     def answered(self, seen: Observation) -> None:
-        """Counts an answered frame; a `server.recognition.observation.Listener`."""
+        """Counts an answered frame; a `server.recognition.events.Listener`."""
         if camera := seen.options.camera:
             series = self._known.get(camera)
             if series is None or not series.was_answered:
@@ -78,7 +78,7 @@ class Cameras:
             self._count(series, "answered", seen.at)
 
     def refused(self, refusal: Refusal) -> None:
-        """Counts a frame that got an error; a `server.recognition.observation.RefusalListener`."""
+        """Counts a frame that got an error; a `server.recognition.events.RefusalListener`."""
         if camera := refusal.camera:
             series = self._known.get(camera) or self._unanswered(camera, refusal)
             self._count(series, result_of(refusal.status), refusal.at)

@@ -12,8 +12,8 @@ from pathlib import Path
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.observe.cgroup import Usage, cgroup_usage, machine_usage
-from server.observe.files import read_number, read_text
+from server.system.machine.cgroup import Usage, cgroup_usage, machine_usage
+from server.system.machine.procfs import read_number, read_text
 
 # Bits of `vcgencmd get_throttled` (Raspberry Pi's documentation of vcgencmd); the same shifted by
 # SINCE_BOOT tell what has happened since the machine was started.

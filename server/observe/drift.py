@@ -9,8 +9,8 @@ from typing import Literal
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from server.recognition.events import Observation
 from server.recognition.manifest import Baseline, Manifest
-from server.recognition.observation import Observation
 from server.recognition.recognizer import Answer
 
 Signal = Literal["class", "confidence", "brightness"]

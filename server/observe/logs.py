@@ -10,7 +10,7 @@ from typing import TextIO
 
 import msgspec
 
-from server.secret_text import hide_secrets
+from server.values.secret_text import hide_secrets
 
 LOGGER = "server"
 # Lines that wait at most, and of one write.

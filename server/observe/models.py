@@ -6,7 +6,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from server.recognition.manifest import MODEL
-from server.recognition.tensors import Model
+from server.recognition.tensors.model import Model
 
 
 class ModelsCollector(Collector):

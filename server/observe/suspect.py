@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 
 from server.observe.metrics import Metrics
+from server.recognition.events import Observation
 from server.recognition.frame import WARNINGS
-from server.recognition.observation import Observation
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ MAX_CAMERAS = 256
 
 class SuspectFrames:
     """Counts and logs the warnings of answered frames; a
-    `server.recognition.observation.Listener`, called in one thread."""
+    `server.recognition.events.Listener`, called in one thread."""
 
     def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics, self._clock = metrics, clock

@@ -14,9 +14,10 @@ import cv2
 import msgspec
 
 from server.errors import ImageTooLargeError, UnsupportedImageError
-from server.recognition.images import bmp, depth, jpeg, png, pnm, tiff, webp
+from server.recognition.images import bmp, depth, jpeg, png, pnm, webp
 from server.recognition.images.header import Header, Pixels
 from server.recognition.images.limits import Limits
+from server.recognition.images.tiff import decode as tiff
 from server.recognition.manifest import Recipe
 
 FORMATS: dict[str, ModuleType] = {

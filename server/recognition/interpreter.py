@@ -15,8 +15,8 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter as LiteRT
 
 from server.errors import BundleError
-from server.recognition.plain_files import MODEL_MAX, read_plain_file
 from server.recognition.preprocessing import Tensor, TensorSpec
+from server.system.files.plain import MODEL_MAX, read_plain_file
 
 
 def runtime() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from server.errors import BundleError
-from server.recognition.plain_files import read_plain_file
+from server.system.files.plain import read_plain_file
 
 # The longest marks first: that of UTF-32 begins with that of UTF-16.
 _MARKS = (

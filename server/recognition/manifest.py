@@ -13,12 +13,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from server import json_values
 from server.errors import BundleError
 from server.recognition.labels import Label as Label
 from server.recognition.labels import read_labels
-from server.recognition.plain_files import MODEL_MAX, open_plain_file, read_plain_file
-from server.validation import InvalidValueError
+from server.system.files.plain import MODEL_MAX, open_plain_file, read_plain_file
+from server.values import json_values
+from server.values.validation import InvalidValueError
 
 MANIFEST, MODEL, LABELS, GOLDEN = "bundle.json", "model.tflite", "labels.txt", "golden"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

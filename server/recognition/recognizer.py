@@ -13,7 +13,6 @@ from server.recognition import frame, results
 from server.recognition.admission import Admission
 from server.recognition.interpreter import Interpreter, InterpreterPool
 from server.recognition.manifest import LABELS, Bundle, Recipe
-from server.recognition.plain_files import IMAGE_MAX, read_plain_file
 from server.recognition.preprocessing import (
     Tensor,
     apply_table,
@@ -21,9 +20,10 @@ from server.recognition.preprocessing import (
     scaling_table,
     to_input_pixels,
 )
-from server.recognition.reader_guard import ReaderGuard, Sender
+from server.recognition.reader_guard.guard import ReaderGuard, Sender
 from server.recognition.results import Prediction, Probabilities
-from server.validation import counted
+from server.system.files.plain import IMAGE_MAX, read_plain_file
+from server.values.validation import counted
 
 STAGES = ("decode", "preprocess", "wait", "inference")
 OnStage = Callable[[str, float], None]

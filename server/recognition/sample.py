@@ -1,6 +1,6 @@
 """A kept frame as files: ID.jpg (or another image) as received, and ID.json beside it.
 
-`server.store.samples` writes them, `convert` trains on those that a person has labelled; both
+`server.store.samples.folder` writes them, `convert` trains on those that a person has labelled; both
 through these types.
 """
 
@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from server import json_values
-from server.recognition.plain_files import read_plain_file
 from server.recognition.results import Prediction
-from server.validation import InvalidValueError
+from server.system.files.plain import read_plain_file
+from server.values import json_values
+from server.values.validation import InvalidValueError
 
 Reason = Literal["label", "threshold", "uncertain", "random"]
 MediaType = Literal[

@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from server.observe.problem_log import ProblemLog
-from server.store.clock import rfc3339
-from server.store.files import make_folder, sync
+from server.system.clock import rfc3339
+from server.system.files.durable import make_folder, sync
 
 logger = logging.getLogger(__name__)
 

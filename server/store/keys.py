@@ -22,11 +22,11 @@ from typing import IO, Annotated, Literal
 
 import msgspec
 
-from server import json_values
 from server.errors import KeysError
-from server.recognition.plain_files import read_plain_file
-from server.store.files import write_whole
-from server.validation import InvalidValueError
+from server.system.files.durable import write_whole
+from server.system.files.plain import read_plain_file
+from server.values import json_values
+from server.values.validation import InvalidValueError
 
 logger = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from live import SHARED
+from server_process import SHARED
 
-from convert import sources
 from convert.__main__ import main
-from convert.bundle import labels_text
+from convert.bundle_writer import labels_text
+from convert.native_output import quiet, tensorflow
 from convert.pipeline import Request
-from convert.quiet import quiet, tensorflow
+from convert.sources import keras as sources
 from server.recognition.manifest import Label
 
 COLOURS = ("blue", "green", "red")

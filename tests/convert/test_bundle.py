@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from convert import bundle
+from convert import bundle_writer as bundle
+from convert.data.frames import labelled
 from convert.errors import ConvertError, GateError
-from convert.frames import labelled
 from convert.pipeline import Request, build
 from server.errors import BundleError
 from server.recognition.manifest import Golden, Label, Manifest, VerdictPolicy, read_bundle

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from live import ROOT
+from server_process import ROOT
 
-from convert import imagenet as keras_imagenet
 from convert.__main__ import COMMANDS, main
-from convert.bundle import load
-from convert.frames import tensors
-from convert.quiet import quiet
+from convert.bundle_writer import load
+from convert.data.frames import tensors
+from convert.native_output import quiet
+from convert.sources import imagenet as keras_imagenet
 from server.recognition.manifest import read_bundle
 from server.recognition.recognizer import Options, Recognizer
 from server.recognition.results import to_probabilities

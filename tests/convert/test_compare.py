@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from convert import compare
 from convert.__main__ import main
-from convert.bundle import load
+from convert.bundle_writer import load
+from convert.data.frames import images
 from convert.errors import ConvertError
-from convert.evaluate import Model, from_bundle
-from convert.frames import images
+from convert.evaluation import compare
+from convert.evaluation.evaluate import Model, from_bundle
 from convert.pipeline import Request, build
 from server.recognition.manifest import Label
 

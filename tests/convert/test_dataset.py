@@ -5,11 +5,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiff_files
+from fuzz import tiff_files
 from images import encode, picture
 
-from convert.dataset import Dataset, DatasetError, LabelledFrame, check_dataset, read_dataset, split
-from convert.similar_names import similar_classes
+from convert.data.dataset import (
+    Dataset,
+    DatasetError,
+    LabelledFrame,
+    check_dataset,
+    read_dataset,
+    split,
+)
+from convert.data.similar_names import similar_classes
 from server.recognition.frame import Limits
 
 

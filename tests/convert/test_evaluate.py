@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from convert import bundle, metrics
+from convert import bundle_writer as bundle
+from convert.data.frames import images, labelled
 from convert.errors import ConvertError
-from convert.evaluate import evaluate, from_bundle, predict
-from convert.frames import images, labelled
+from convert.evaluation import metrics
+from convert.evaluation.evaluate import evaluate, from_bundle, predict
+from convert.evaluation.proof import accuracy_drop, class_names, most_different
 from convert.pipeline import Request, build
-from convert.proof import accuracy_drop, class_names, most_different
 from server.recognition.manifest import Label
 from server.recognition.recognizer import Options
 

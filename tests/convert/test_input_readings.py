@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from convert import sources
 from convert.__main__ import main
-from convert.bundle import load
-from convert.input_readings import ALL, READINGS
-from convert.quiet import quiet
+from convert.bundle_writer import load
+from convert.native_output import quiet
+from convert.recipe.readings import ALL, READINGS
+from convert.sources import keras as sources
 from server.recognition.recognizer import Options
 
 SIDE = 16

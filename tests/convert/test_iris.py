@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from live import ROOT
+from server_process import ROOT
 
 from convert.__main__ import main
-from convert.iris import load, predict
+from convert.cli.iris import load, predict
 from server.recognition.manifest import read_bundle
 
 pytest.importorskip("tensorflow", reason="tensorflow trains this model")

@@ -15,11 +15,11 @@ import h5py
 import numpy as np
 import pytest
 
-from convert import sources
 from convert.__main__ import main
 from convert.errors import ConvertError
-from convert.quantize import quantize
-from convert.quiet import quiet
+from convert.native_output import quiet
+from convert.quantization.quantize import quantize
+from convert.sources import keras as sources
 from server.recognition.manifest import read_bundle
 
 Make = Callable[[Path, Path], Path]
@@ -404,7 +404,7 @@ def test_quantised_tflite_stays_as_it_is(
     if mode in ("dynamic", "float16"):
         data = quantize(data, mode)
     else:
-        from convert.frames import tensors
+        from convert.data.frames import tensors
         from server.recognition.manifest import Recipe
 
         recipe = Recipe(width=32, height=32, scale=1 / 127.5, offset=-1.0)

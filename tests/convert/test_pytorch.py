@@ -13,10 +13,10 @@ if find_spec("litert_torch") is None or find_spec("torch") is None:
 
 from ai_edge_litert.interpreter import Interpreter
 
-from convert import pytorch, shapes
 from convert.__main__ import main
 from convert.errors import ConvertError
-from convert.quiet import quiet
+from convert.native_output import quiet
+from convert.sources import pytorch, shapes
 from server.recognition.manifest import read_bundle
 
 MODULE = '''

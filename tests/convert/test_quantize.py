@@ -1,4 +1,4 @@
-"""convert.quantize and convert.tune on small real Keras models."""
+"""convert.quantization.quantize and convert.quantization.tune on small real Keras models."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from convert.graph import CalibrationError, QuantizeError, kind_of, operators, parse
-from convert.integer import integer
-from convert.quantize import Plan, default_plan, quantize
-from convert.tune import extract, measure, tune
+from convert.quantization.graph import CalibrationError, QuantizeError, kind_of, operators, parse
+from convert.quantization.integer import integer
+from convert.quantization.quantize import Plan, default_plan, quantize
+from convert.quantization.tune import extract, measure, tune
 
 tf = pytest.importorskip("tensorflow")
 

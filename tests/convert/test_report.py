@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import pytest
 
-from convert import sources
 from convert.__main__ import main
-from convert.charts import confusion_png
-from convert.frames import labelled
+from convert.data.frames import labelled
+from convert.evaluation.charts import confusion_png
 from convert.pipeline import Request, build
+from convert.sources import keras as sources
 from server.recognition.manifest import Bundle, VerdictPolicy, read_bundle
 
 

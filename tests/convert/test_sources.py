@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from convert import imagenet, shapes, sources
 from convert.errors import ConvertError
-from convert.quantize import quantize
-from convert.quiet import quiet
+from convert.native_output import quiet
+from convert.quantization.quantize import quantize
+from convert.sources import imagenet, shapes
+from convert.sources import keras as sources
 from server.recognition.manifest import Recipe
 
 

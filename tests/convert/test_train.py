@@ -12,18 +12,18 @@ import cv2
 import numpy as np
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
-from live import ROOT
 from numpy.typing import NDArray
+from server_process import ROOT
 
-from convert import distill
 from convert.__main__ import main
-from convert.augment import Augmentation, augment
-from convert.checkpoint import CHECKPOINT, Checkpoint, alone, fingerprint
-from convert.dataset import read_dataset
+from convert.data.augment import Augmentation, augment
+from convert.data.dataset import read_dataset
+from convert.data.features import class_weights
 from convert.errors import ConvertError
-from convert.features import class_weights
-from convert.prune import schedule
-from convert.quiet import quiet, tensorflow
+from convert.native_output import quiet, tensorflow
+from convert.training import distill
+from convert.training.checkpoint import CHECKPOINT, Checkpoint, alone, fingerprint
+from convert.training.prune import schedule
 from server.errors import BundleError
 from server.recognition.admission import Admission
 from server.recognition.frame import Limits
@@ -58,7 +58,7 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
 KILLED = """
 import os, signal, sys
 from convert.__main__ import main
-from convert.progress import Terminal
+from convert.cli.progress import Terminal
 
 say = Terminal.say
 

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import requests
 from images import encode, picture
-from live import live_server
+from job_workers import await_that
 from observations import observation
+from server_process import live_server
 from tiny_models import MakeModel, write_bundle
-from workers import await_that
 
 from convert.__main__ import main
-from convert.dataset import DatasetError, check_dataset, read_dataset
-from convert.samples import with_samples
+from convert.data.dataset import DatasetError, check_dataset, read_dataset
+from convert.data.labelled_samples import with_samples
 from server.recognition.frame import Limits
 from server.recognition.manifest import read_bundle
-from server.store.sample_index import Filter
-from server.store.samples import SampleFolder
+from server.store.samples.folder import SampleFolder
+from server.store.samples.index import Filter
 
 TINY = ("--alpha", "0.35", "--size", "32", "--weights", "none", "--epochs", "1", "--seconds", "0.1")
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tiny_models import write_bundle
 
-from convert import imagenet
-from convert.features import read_pixels, to_batch
-from convert.frames import tensors
+from convert.data.features import read_pixels, to_batch
+from convert.data.frames import tensors
+from convert.sources import imagenet
 from server.recognition.admission import Admission
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool

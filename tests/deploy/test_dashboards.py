@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import msgspec
-from boards import GRAFANA, boards
+from fake_devices import GRAFANA, boards
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Panel, RowPanel
 from prometheus_server import PROMETHEUS

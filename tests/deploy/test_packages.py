@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
-from live import ROOT
+from server_process import ROOT
 
-from server.command import main
-from server.config import Settings
-from server.config_reading import CONFIG
-from server.config_table import described
+from server.cli.main import main
+from server.config.describe import described
+from server.config.load import CONFIG
+from server.config.settings import Settings
 
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "systemd" / "lineside.service"

@@ -11,15 +11,15 @@ from pathlib import Path
 import msgspec
 import pytest
 import requests
-from boards import boards, panel_queries
-from live import ROOT, LiveServer, live_server
+from fake_devices import boards, panel_queries
+from job_workers import await_that
 from machines import raspberry_pi
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_server import Prometheus, prometheus
 from promql import compared, filled, metrics_of
-from workers import await_that
+from server_process import ROOT, LiveServer, live_server
 
-from server.api.access import FRAMES, RIGHTS_OF
+from server.http.access.rights import FRAMES, RIGHTS_OF
 
 # By `server.observe.drift`, 20 a bin for the six labels of the shipped bundle.
 ENOUGH_FOR_DRIFT = 125

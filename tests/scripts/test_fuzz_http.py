@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from live import ROOT
+from server_process import ROOT
 
 COUNT = 3000
 

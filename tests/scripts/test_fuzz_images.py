@@ -4,9 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from fuzz.image_kinds import KINDS
 from fuzz_images import DAMAGES, case, run
-from image_kinds import KINDS
-from live import ROOT
+from server_process import ROOT
 
 COUNT = 400
 

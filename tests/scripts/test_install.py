@@ -9,7 +9,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from live import ROOT, free_port
+from server_process import ROOT, free_port
 
 HERE = Path(__file__).parent
 

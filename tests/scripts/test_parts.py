@@ -28,14 +28,14 @@ def scripts() -> Iterator[None]:
     sys.path.remove(str(SCRIPTS))
     for name in set(sys.modules) - before:
         origin = getattr(sys.modules[name], "__file__", None)
-        if origin and Path(origin).parent == SCRIPTS:
+        if origin and Path(origin).is_relative_to(SCRIPTS):
             del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
 def parts(scripts: None) -> ModuleType:
     """scripts/parts.py"""
-    return importlib.import_module("parts")
+    return importlib.import_module("line_camera.parts")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_tiny_picture_is_refused(parts: ModuleType) -> None:
 
 
 def test_a_drawn_scratch_lies_on_metal(scripts: None) -> None:
-    ring = importlib.import_module("ring")
+    ring = importlib.import_module("line_camera.ring")
     for seed in range(100):
         part = ring.make("scratched", np.random.default_rng(seed))
         for path, _ in part.scratches:

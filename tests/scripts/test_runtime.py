@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live import ROOT
+from server_process import ROOT
 
 SLIM = ROOT / "scripts" / "slim.py"
 # Installing in fresh roots needs a network, root and minutes.

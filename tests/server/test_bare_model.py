@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from live import ROOT
+from server_process import ROOT
 
 GUIDE = (ROOT / "docs" / "guide.md").read_text("utf-8")
 FILES = ("model.tflite", "labels.txt")

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from live import ROOT
+from server_process import ROOT
 
-from server import config_reading
-from server.benchmark import best_of, propose
-from server.benchmark_steps import Throughput
-from server.config_writing import merge_settings, write_settings
+from server.cli.bench import best_of, propose
+from server.cli.bench_steps import Throughput
+from server.config import load as config_reading
+from server.config.write import merge_settings, write_settings
 from server.errors import SettingsError
 
 

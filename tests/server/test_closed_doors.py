@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 from images import encode, plain
-from live import ROOT, free_port, live_server
+from server_process import ROOT, free_port, live_server
 
 from server.store.keys import add_key
 

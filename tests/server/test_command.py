@@ -8,11 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from live import ROOT, LiveServer, live_server
+from job_workers import tasks
+from server_process import ROOT, LiveServer, live_server
 from tiny_models import MakeModel, change_manifest, write_bundle
-from workers import tasks
 
-from server import __version__, config_table
+from server import __version__
+from server.config import describe as config_table
 from server.recognition.manifest import MODEL
 
 
@@ -42,7 +43,7 @@ def assert_refused(ended: subprocess.CompletedProcess[str], *says: object) -> No
 # A server whose worker can't live.
 DYING = """
 import os, resource, sys
-from server import supervisor
+from server.process import supervisor
 
 # The machine may take long to write a core file, or to start what takes it; 1 rules out both.
 resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
@@ -290,7 +291,5 @@ def test_a_worker_that_dies_again_at_once_is_given_up() -> None:
 
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_a_worker_that_ends_by_itself_ends_the_server(code: int) -> None:
-    program = (
-        f"import sys; from server.supervisor import supervise; sys.exit(supervise(lambda: {code}))"
-    )
+    program = f"import sys; from server.process.supervisor import supervise; sys.exit(supervise(lambda: {code}))"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == code

@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from server.config import Settings
-from server.config_reading import load
-from server.config_table import described
+from server.config.describe import described
+from server.config.load import load
+from server.config.settings import Settings
 from server.errors import SettingsError
 from server.recognition.manifest import Recipe
 

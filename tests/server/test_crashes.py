@@ -16,10 +16,10 @@ import pytest
 import requests
 from crashing import killer
 from images import encode, picture, plain
-from live import ROOT, LiveServer, live_server
-from workers import await_that
+from job_workers import await_that
+from server_process import ROOT, LiveServer, live_server
 
-CRASHING = str(ROOT / "tests" / "crashing.py")
+CRASHING = str(ROOT / "tests" / "support" / "crashing.py")
 GREEN = encode(plain((0, 255, 0)), "PNG")
 KILLS, CLIENTS = 10, 8
 

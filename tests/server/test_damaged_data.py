@@ -11,13 +11,13 @@ import pytest
 import requests
 from damages import DAMAGES
 from images import encode, plain
-from live import LiveServer, live_server
-from workers import await_that, count_jobs, end, job_workers, patiently
+from job_workers import await_that, count_jobs, end, job_workers, patiently
+from server_process import LiveServer, live_server
 
-from server.jobs.embedded import FILE as QUEUE
+from server.jobs.embedded_queue import FILE as QUEUE
 from server.jobs.service import LOCK
-from server.store.job_records import FILE as JOBS
-from server.store.journal_rows import FILE as JOURNAL
+from server.store.jobs.records import FILE as JOBS
+from server.store.journal.schema import FILE as JOURNAL
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 FOLDER = "samples"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from images import encode, plain
-from live import ROOT, LiveServer, live_server
-from workers import LiveWorker, await_that, children, end, settled, submit
+from job_workers import LiveWorker, await_that, children, end, settled, submit
+from server_process import ROOT, LiveServer, live_server
 
-from server.data_lock import lock_data
 from server.errors import StartError
+from server.store.data_lock import lock_data
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 
@@ -90,7 +90,7 @@ def test_folder_that_can_not_be_made_needs_no_lock(tmp_path: Path) -> None:
     assert lock_data(tmp_path / "file" / "data") == (None, "")
 
 
-PATHS = [str(ROOT), str(ROOT / "tests")]
+PATHS = [str(ROOT), str(ROOT / "tests" / "support")]
 # A server in which flock(2) fails, as on file systems without locks.
 NO_LOCKS = """
 import platform, sys

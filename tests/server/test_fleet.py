@@ -17,10 +17,10 @@ import msgspec
 import pytest
 import requests
 from images import encode, plain
-from live import ROOT, LiveServer, live_server
+from server_process import ROOT, LiveServer, live_server
 from tiny_models import COLORS, MakeModel, change_manifest, write_bundle
 
-from server.fleet import pack
+from server.cli.fleet import pack
 from server.recognition.manifest import Golden, read_bundle
 from server.store.keys import add_key
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-from live import ROOT, SHARED, LiveServer, live_server
+from server_process import ROOT, SHARED, LiveServer, live_server
 
 from server.recognition.frame import Limits, decode
 from server.recognition.manifest import read_bundle

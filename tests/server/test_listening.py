@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from live import ROOT, free_port
-from workers import await_that
+from job_workers import await_that
+from server_process import ROOT, free_port
 
 
 def test_of_two_that_start_at_once_one_serves_and_the_other_says_why_not(

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from live import ROOT
+from server_process import ROOT
 
 from server.store.keys import add_key
 

@@ -7,8 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from live import LiveServer
 from numpy.typing import NDArray
+from server_process import LiveServer
 
 from server.recognition.manifest import read_bundle
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 from images import encode, plain
-from live import ROOT, LiveServer
+from server_process import ROOT, LiveServer
 from tiny_models import MakeModel, write_bundle
 
-from server.draining import not_yet_accepted
+from server.process.drain import not_yet_accepted
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 PATH = "/v1/recognize"
@@ -279,7 +279,7 @@ def test_a_worker_does_not_outlive_its_parent(slow: Path) -> None:
 LATE = """
 import os
 from multiprocessing import get_context, parent_process
-from server.draining import drain_before_stop
+from server.process.drain import drain_before_stop
 
 def work():
     parent_process().join()

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from images import encode, plain
-from live import ROOT, LiveServer
+from job_workers import await_that, children, end
+from server_process import ROOT, LiveServer
 from tiny_models import MakeModel, write_bundle
-from workers import await_that, children, end
 
-from server.handover import Crash, Handover
+from server.system.handover import Crash, Handover
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 REQUEST = (
@@ -110,8 +110,8 @@ def test_port_is_closed_once_a_stop_is_asked_for(colors: Path) -> None:
 # second worker waits until that child is no process any more, not even a zombie.
 ORPHANS = """
 import ctypes, os, pathlib, resource, signal, sys, time
-from server.handover import Handover
-from server.supervisor import supervise
+from server.system.handover import Handover
+from server.process.supervisor import supervise
 
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 resource.setrlimit(resource.RLIMIT_CORE, (1, 1))

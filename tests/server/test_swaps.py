@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import requests
 from images import encode, plain
-from live import LiveServer, live_server
+from job_workers import await_that, thread_names
+from server_process import LiveServer, live_server
 from tiny_models import COLORS, MakeModel, write_bundle
-from workers import await_that, thread_names
 
 CLIENTS = 8
 SWAPS = 100

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import requests
-from live import LiveServer, live_server
-from workers import await_that
+from job_workers import await_that
+from server_process import LiveServer, live_server
 
 BEFORE = Path(__file__).parents[1] / "fixtures" / "server_1f52b93"
 ANSWERS: dict[str, Any] = json.loads((BEFORE / "answers.json").read_text())

@@ -8,13 +8,13 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from server.api.body import refuse_unknown, to_options
-from server.api.json_body import decode_json
-from server.api.operation import Files
-from server.api.operations import operations
-from server.api.tutorials import Recent
+from server.api.compat.tutorials import Recent
+from server.api.openapi.operation import Files
+from server.api.openapi.operations import operations
 from server.errors import InvalidFieldError
-from server.validation import counted, shown
+from server.http.body.image import refuse_unknown, to_options
+from server.http.body.json_body import decode_json
+from server.values.validation import counted, shown
 
 # What msgspec says, and Python.
 FOREIGN_WORDS = (

@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from live import ROOT, LiveServer, free_port, live_server
+from server_process import ROOT, LiveServer, free_port, live_server
 from tiny_models import change_manifest
 
-from server.config import Settings
-from server.watchdog import due_s, notify, watch
+from server.config.settings import Settings
+from server.process.watchdog import due_s, notify, watch
 
 # Microseconds; the server says twice as often that it lives.
 DUE_USEC = 200_000
@@ -167,7 +167,7 @@ def test_when_life_is_due(environ: dict[str, str], seconds: float | None) -> Non
 # `python -m server`, whose `health` waits longer than a server is held up by a machine.
 PATIENT = """
 import sys
-from server import probing
+from server.process import health as probing
 from server.__main__ import main
 
 probing.health.__defaults__ = (60.0,)

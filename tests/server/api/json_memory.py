@@ -4,11 +4,11 @@ import resource
 import sys
 from typing import Any
 
-from server.api.inference_tensors import InferRequest
-from server.api.json_body import decode_json
-from server.api.json_frame import JsonFrame
-from server.api.serving_values import PredictRequest
+from server.api.compat.open_inference_tensors import InferRequest
+from server.api.compat.tensorflow_serving_json import PredictRequest
+from server.api.recognize.json_frame import JsonFrame
 from server.errors import InvalidFieldError
+from server.http.body.json_body import decode_json
 
 KINDS: dict[str, Any] = {
     "JsonFrame": JsonFrame,

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import requests
-from live import LiveServer, live_server
+from job_workers import await_that
+from server_process import LiveServer, live_server
 from tiny_models import MakeModel, write_bundle
-from workers import await_that
 
 from server.store import audit
 from server.store.audit import FILE, OLD_FILE, Audit, Change

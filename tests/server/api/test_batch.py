@@ -5,7 +5,7 @@ from typing import Any
 
 import requests
 from clients import frame
-from live import LiveServer
+from server_process import LiveServer
 
 
 def post(clients: LiveServer, files: list[Any], **params: Any) -> requests.Response:

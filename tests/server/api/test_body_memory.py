@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import requests
 from images import encode, plain
-from live import LiveServer, live_server
-from workers import await_that
+from job_workers import await_that
+from server_process import LiveServer, live_server
 
-from server.api.bodies import PIECE, Bodies, hold
 from server.errors import OverloadedError
-from server.protocol import PROTOCOL
+from server.http.body.timeout import PIECE, Bodies, hold
+from server.http.protocol import PROTOCOL
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 # Of a body whose end does not come.

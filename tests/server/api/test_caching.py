@@ -16,10 +16,10 @@ import pytest
 import requests
 from clients import frame
 from images import encode, plain
-from live import LiveServer, free_port, live_server
+from job_workers import await_that
 from redis import Redis
+from server_process import LiveServer, free_port, live_server
 from tiny_models import COLORS, MakeModel, write_bundle
-from workers import await_that
 
 from server.store.keys import add_key
 
@@ -28,7 +28,7 @@ DOWN, BACK = "the cache's Redis is down, frames go on", "the cache's Redis is ba
 # As `-m server`, but one late reply of a Redis on a busy machine does not turn the cache off.
 PATIENT = (
     "-c",
-    "import sys; from server import __main__; from server.store import redis_cache;"
+    "import sys; from server import __main__; from server.store.cache import redis_backend as redis_cache;"
     " redis_cache.PATIENCE = 30; sys.exit(__main__.main())",
 )
 

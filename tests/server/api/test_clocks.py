@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import requests
 from images import encode, plain
-from live import LiveServer, live_server
+from job_workers import await_that
+from server_process import LiveServer, live_server
 from werkzeug.test import Client
-from workers import await_that
 
 from server import RELEASED
-from server.api.deadlines import likely_cause, parse_instant
+from server.api.recognize.deadlines import likely_cause, parse_instant
 from server.app import create_app
-from server.config import Settings
+from server.config.settings import Settings
 from server.errors import InvalidFieldError
 from server.observe.metrics import Metrics
-from server.wall_clock import clock_fault
+from server.system.wall_clock import clock_fault
 
 RED = encode(plain((255, 0, 0)))
 SKEW = "lineside_camera_clock_skew_seconds"
@@ -133,7 +133,7 @@ def test_clock_that_is_not_set_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """By the log once, by /readyz, and to a camera whose deadline can't be judged."""
-    monkeypatch.setattr("server.wall_clock.RELEASED", time.time() + 1e6)
+    monkeypatch.setattr("server.system.wall_clock.RELEASED", time.time() + 1e6)
     caplog.set_level("INFO")
     keys, data = str(tmp_path / "keys.jsonl"), str(tmp_path / "data")
     client = Client(create_app(Settings(models=str(colors), keys_file=keys, data=data)))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 from images import encode, plain
-from live import LiveServer, live_server
+from server_process import LiveServer, live_server
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 PATH = "/v1/recognize"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 from clients import frame
-from live import LiveServer, live_server
+from server_process import LiveServer, live_server
 
 from server.store.keys import Right, add_key, revoke_key
 

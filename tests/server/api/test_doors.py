@@ -26,15 +26,15 @@ from flask.testing import FlaskClient
 from images import encode, plain
 from werkzeug.test import TestResponse
 
-from server.api.access import ADMIN, OPEN, RIGHTS_OF, rights_of
-from server.api.doors import check_doors
-from server.api.tokens import token_reader
 from server.app import create_app
-from server.command import main
-from server.config import Settings
+from server.cli.main import main
+from server.config.settings import Settings
 from server.errors import KeysError, SettingsError, StartError
-from server.secret_text import hide_secrets
+from server.http.access.open_access import check_doors
+from server.http.access.rights import ADMIN, OPEN, RIGHTS_OF, rights_of
+from server.http.access.tokens import token_reader
 from server.store.keys import PREFIX, KeyRing, add_key, read_keys, revoke_key
+from server.values.secret_text import hide_secrets
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = b"a secret of sixty-four bytes, which is enough for any HMAC here."

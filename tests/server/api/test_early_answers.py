@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import requests
 from images import encode, plain
-from live import LiveServer, live_server
-from workers import await_that
+from job_workers import await_that
+from server_process import LiveServer, live_server
 
 from server.store.keys import add_key
 

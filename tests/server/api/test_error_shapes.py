@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import requests
-from live import LiveServer
+from server_process import LiveServer
 
-from server.api.operation import Operation
-from server.api.operations import operations
+from server.api.openapi.operation import Operation
+from server.api.openapi.operations import operations
 
 FILLED = {
     "name": "corners",

@@ -15,16 +15,16 @@ import pytest
 import requests
 from clients import frame
 from images import encode, huge_png
-from live import ROOT, LiveServer, live_server
-from workers import await_that
+from job_workers import await_that
+from server_process import ROOT, LiveServer, live_server
 
 from server import errors
-from server.api.operations import operations
-from server.api.responses import HTTP_CODES
+from server.api.openapi.operations import operations
+from server.http.errors import HTTP_CODES
 
 SCRIPTS = ROOT / "scripts"
 sys.path.insert(0, str(SCRIPTS))
-from answer_checks import documented  # noqa: E402 - scripts lie beside each other
+from fuzz.answer_checks import documented  # noqa: E402 - scripts lie beside each other
 
 sys.path.remove(str(SCRIPTS))
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import requests
 from images import encode, huge_png, picture
-from live import LiveServer, live_server
+from server_process import LiveServer, live_server
 
 URL = "/v1/recognize"
 TEXT = b"This is not a picture but a text file.\n" * 20

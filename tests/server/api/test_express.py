@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import requests
 from images import encode, plain
-from live import LiveServer, live_server
+from server_process import LiveServer, live_server
 
 from server.store.keys import add_key
 

@@ -12,12 +12,12 @@ import multipart
 import pytest
 import requests
 from images import encode, plain
-from live import LiveServer
+from server_process import LiveServer
 from werkzeug.exceptions import BadRequest
 
-from server.api.forms import FAULTS, MOST_LINES, parts
-from server.api.urlencoded import LONGEST_TEXT, parse_urlencoded
 from server.errors import InvalidFieldError
+from server.http.body.multipart import FAULTS, MOST_LINES, parts
+from server.http.body.urlencoded import LONGEST_TEXT, parse_urlencoded
 
 GREEN = encode(plain((0, 255, 0)), "JPEG")
 BATCH, JOBS = "/v1/recognize/batch", "/v1/jobs"

@@ -4,7 +4,7 @@ import pytest
 import requests
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 
-from server.api.forms import boundary_of, parts
+from server.http.body.multipart import boundary_of, parts
 
 
 @pytest.mark.parametrize(

@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pytest
 from images import encode, plain
+from job_workers import await_that
 from urllib3 import PoolManager
 from urllib3.util import Retry
 from werkzeug.serving import make_server
 from werkzeug.test import Client, TestResponse
-from workers import await_that
 
-from server.api.gate import Gate
-from server.api.security import Doors
+from server.api.recognize.early_refusal import Gate
 from server.app import create_app
-from server.config import Settings
-from server.observe.afterwards import Afterwards
+from server.config.settings import Settings
+from server.http.access.auth import Doors
+from server.observe.log_throttle import Repeats
 from server.observe.metrics import Metrics
-from server.observe.repeats import Repeats
 from server.recognition.admission import Admission
-from server.recognition.observation import Refusal
+from server.recognition.events import Refusal
 from server.store.keys import add_key
+from server.system.background import Afterwards
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RED = encode(plain((255, 0, 0)), "PNG")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import requests
 from images import encode, plain
-from live import LiveServer, live_server
 from prometheus_client.parser import text_string_to_metric_families
+from server_process import LiveServer, live_server
 from tiny_models import MakeModel, write_bundle
 
 GREEN = encode(plain((0, 255, 0)), "PNG")

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import requests
-from image_kinds import KINDS
-from live import ROOT, LiveServer, live_server
+from fuzz.image_kinds import KINDS
 from PIL import Image
+from server_process import ROOT, LiveServer, live_server
 
 DEFAULT = ("JPEG", "PNG", "BMP", "WEBP")
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import requests
 from clients import frame
-from live import live_server
+from server_process import live_server
 
-from server.api.image_url import ImageFetcher
+from server.api.recognize.image_url import ImageFetcher
 from server.errors import (
     BodyTooLargeError,
     DeadlineExceededError,
@@ -23,7 +23,7 @@ from server.errors import (
     InvalidFieldError,
     SettingsError,
 )
-from server.outgoing import is_public, parse_allowed
+from server.system.outbound import is_public, parse_allowed
 
 RED = frame("red")
 MOST = 100_000

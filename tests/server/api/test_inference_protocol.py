@@ -12,7 +12,7 @@ import pytest
 import requests
 from clients import SETOSA, VIRGINICA, frame
 from images import encode, picture
-from live import LiveServer
+from server_process import LiveServer
 
 from server.recognition import frame as frames
 from server.recognition.interpreter import Interpreter

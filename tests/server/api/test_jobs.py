@@ -11,8 +11,8 @@ import pytest
 import requests
 from clients import CORNERS, SETOSA, frame
 from images import encode, picture, plain
-from live import LiveServer, live_server
-from workers import LiveWorker, await_that, settled, submit
+from job_workers import LiveWorker, await_that, settled, submit
+from server_process import LiveServer, live_server
 
 from server.store.keys import Right, add_key
 

@@ -19,13 +19,13 @@ import msgspec
 import pytest
 import requests
 from images import encode, plain
-from live import ROOT, LiveServer, live_server
+from job_workers import await_that
+from server_process import ROOT, LiveServer, live_server
 from tiny_models import MakeModel, write_bundle
-from workers import await_that
 
 from server.recognition.recognizer import STAGES
-from server.store.journal_reading import Filter, JournalReader
-from server.store.journal_rows import FILE, Row
+from server.store.journal.reader import Filter, JournalReader
+from server.store.journal.schema import FILE, Row
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 RED = encode(plain((255, 0, 0)), "PNG")

@@ -14,13 +14,13 @@ import zlib
 import pytest
 import requests
 from clients import frame
-from live import ROOT, LiveServer
+from server_process import ROOT, LiveServer
 
-from server.api.operations import operations
+from server.api.openapi.operations import operations
 
 SCRIPTS = ROOT / "scripts"
 sys.path.insert(0, str(SCRIPTS))
-from answer_checks import LIBRARY, documented, fault_of  # noqa: E402 - they lie beside each other
+from fuzz.answer_checks import LIBRARY, documented, fault_of  # noqa: E402 - they lie beside each other
 
 sys.path.remove(str(SCRIPTS))
 

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import requests
-from live import LiveServer
+from server_process import LiveServer
 
-from server.api.deadlines import parse_instant
-from server.api.json_body import MOST_NESTED
+from server.api.recognize.deadlines import parse_instant
 from server.errors import InvalidFieldError
+from server.http.body.json_body import MOST_NESTED
 
 PATH = "/v1/recognize"
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import requests
 from images import encode, plain
-from live import LiveServer, live_server
+from job_workers import settled, submit
+from server_process import LiveServer, live_server
 from tiny_models import MakeModel, write_bundle
-from workers import settled, submit
 
 from server.recognition.manifest import VerdictPolicy
 

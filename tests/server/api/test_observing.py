@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from flask import Flask, g
 
-from server.api.observing import observe_requests
-from server.api.responses import register_errors
+from server.http.errors import register_errors
+from server.http.request_log import observe_requests
 from server.observe import logs
+from server.observe.log_throttle import Repeats
 from server.observe.metrics import Metrics
-from server.observe.repeats import Repeats
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import requests
 from clients import SETOSA, frame
-from live import LiveServer, live_server
+from server_process import LiveServer, live_server
 
-from server.api.responses import FOREIGN
 from server.app import create_app
-from server.config import Settings
+from server.config.settings import Settings
+from server.http.errors import FOREIGN
 from server.store.keys import add_key
 
 # Routes whose answers are other than JSON, or of one sample; their own tests look at them.

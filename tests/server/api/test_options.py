@@ -10,9 +10,9 @@ import pytest
 import requests
 from clients import SETOSA, frame
 from images import encode, plain
-from live import LiveServer, live_server
+from server_process import LiveServer, live_server
 
-from server.api.own_operations import own_operations
+from server.api.openapi.own_operations import own_operations
 
 ORIGIN = "http://line.example"
 RED = encode(plain((255, 0, 0)))

@@ -11,13 +11,13 @@ from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 from images import encode, plain
-from live import live_server
+from server_process import live_server
 
-from server.api.access import ADMIN, OPEN, PROBES, RIGHTS_OF
-from server.api.origins import OriginCheck, own_names, parse_host, parse_origin
 from server.app import create_app
-from server.config import Settings
+from server.config.settings import Settings
 from server.errors import SettingsError
+from server.http.access.origins import OriginCheck, own_names, parse_host, parse_origin
+from server.http.access.rights import ADMIN, OPEN, PROBES, RIGHTS_OF
 from server.store.keys import RIGHTS, add_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,11 +10,11 @@ from urllib.parse import urljoin
 import pytest
 import requests
 from images import encode, plain
-from live import LiveServer, live_server
-from workers import await_that
+from job_workers import await_that
+from server_process import LiveServer, live_server
 
-from server.api.operations import operations
-from server.api.paths import LONGEST, normal
+from server.api.openapi.operations import operations
+from server.http.paths import LONGEST, normal
 
 GREEN = encode(plain((0, 255, 0)), "JPEG")
 PREFIX = "/line4/cameras"

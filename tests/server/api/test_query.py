@@ -5,9 +5,9 @@ from flask import Flask, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.api.body import query_values
-from server.api.query import query_of
+from server.api.recognize.options import query_of
 from server.errors import InvalidFieldError
+from server.http.body.image import query_values
 
 TEXT = st.text("ab=&+%2C ;é~.", max_size=30)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 from images import encode, plain
-from live import LiveServer, live_server
+from server_process import LiveServer, live_server
 from tiny_models import COLORS, RECIPE, MakeModel, write_bundle
 
 from server.recognition.manifest import VerdictPolicy

@@ -9,7 +9,7 @@ import pytest
 import requests
 from clients import SETOSA, VIRGINICA, frame
 from images import encode, picture
-from live import LiveServer
+from server_process import LiveServer
 
 URL = "/v1/recognize"
 

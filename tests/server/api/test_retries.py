@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import requests
 from images import encode, plain
-from live import live_server
 from requests.adapters import HTTPAdapter
+from server_process import live_server
 from urllib3.util import Retry
 
 from server import errors
-from server.api.responses import retry_header
 from server.errors import LinesideError, OverloadedError, StaleFrameError, SupersededError
+from server.http.errors import retry_header
 from server.recognition.recognizer import Options
 
 RED = encode(plain((255, 0, 0)), "PNG")

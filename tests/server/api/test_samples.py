@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import requests
 from images import encode, plain
-from live import LiveServer, live_server
+from job_workers import await_that
 from observations import jpeg
+from server_process import LiveServer, live_server
 from tiny_models import MakeModel, write_bundle
-from workers import await_that
 
-from server.api.deadlines import RFC_3339
-from server.api.security import Doors
-from server.config import Settings
-from server.keeping import samples_on
+from server.api.recognize.deadlines import RFC_3339
+from server.config.settings import Settings
+from server.http.access.auth import Doors
 from server.recognition.manifest import VerdictPolicy
+from server.recorders import samples_on
 from server.store.keys import add_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -14,12 +14,12 @@ from contextlib import ExitStack
 import pytest
 import requests
 from images import encode, plain
-from live import LiveServer, live_server
+from job_workers import await_that
 from requests.adapters import HTTPAdapter
-from workers import await_that
+from server_process import LiveServer, live_server
 
-from server.api.bodies import GRACE, MANY
-from server.thread_budget import MOST_READING
+from server.config.thread_budget import MOST_READING
+from server.http.body.timeout import GRACE, MANY
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 PATH = "/v1/recognize"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 from clients import SETOSA, VIRGINICA, frame
-from live import LiveServer
+from server_process import LiveServer
 
 CORNERS, IRIS, PAIR = ("/v1/models/corners", "/v1/models/iris", "/v1/models/pair")
 

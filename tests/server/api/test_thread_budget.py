@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import requests
 from images import encode
-from live import LiveServer, live_server
+from job_workers import await_that
+from server_process import LiveServer, live_server
 from tiny_models import MakeModel, change_manifest, write_bundle
-from workers import await_that
 
-from server import thread_budget
-from server.api.bodies import MANY
-from server.api.reserve import PROBE_PATHS, REFUSED, Reserve
-from server.config import Settings
+from server.config import thread_budget
+from server.config.settings import Settings
+from server.http.body.timeout import MANY
+from server.http.probe_reserve import PROBE_PATHS, REFUSED, Reserve
 
 BUDGET = (
     thread_budget.MOST_READING,

@@ -9,8 +9,8 @@ import pytest
 import requests
 from clients import SETOSA, frame
 from images import huge_png
-from live import LiveServer, live_server
-from workers import await_that
+from job_workers import await_that
+from server_process import LiveServer, live_server
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 from clients import SETOSA, frame
-from live import LiveServer
+from server_process import LiveServer
 
 
 @pytest.fixture

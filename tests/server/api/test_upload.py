@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import requests
 from images import encode, plain
-from live import SHARED, LiveServer, live_server
+from job_workers import await_that
+from server_process import SHARED, LiveServer, live_server
 from tiny_models import MakeModel, write_bundle
-from workers import await_that
 
-from server.fleet import pack
+from server.cli.fleet import pack
 from server.recognition.manifest import read_bundle
-from server.store.arrivals import ARRIVING
-from server.store.choices import CHOICE
+from server.store.bundles.choices import CHOICE
+from server.store.bundles.upload import ARRIVING
 
 RED = encode(plain((255, 0, 0)), "PNG")
 

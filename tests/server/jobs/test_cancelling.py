@@ -9,9 +9,9 @@ import msgspec
 import pytest
 import requests
 from images import encode, plain
-from live import live_server
+from job_workers import LiveWorker, RedisServer, await_that, cancel, patiently, redis_server
 from redis import Redis
-from workers import LiveWorker, RedisServer, await_that, cancel, patiently, redis_server
+from server_process import live_server
 
 from server.jobs.messages import QUEUE, Report, cancel_key, frame_key, report_key
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from damages import DAMAGES, spoil_page
-from live import ROOT
+from server_process import ROOT
 
-from server.jobs.embedded import FILE, QueueFile
-from server.store.files import SET_ASIDE_MAX
+from server.jobs.embedded_queue import FILE, QueueFile
+from server.system.files.durable import SET_ASIDE_MAX
 
 FILES = (FILE, f"{FILE}-wal", f"{FILE}-shm")
 PUT, TAKE = "INSERT OR REPLACE INTO results VALUES (?, ?, 0)", "SELECT value FROM results"
@@ -19,7 +19,7 @@ PUT, TAKE = "INSERT OR REPLACE INTO results VALUES (?, ?, 0)", "SELECT value FRO
 WORKER = """
 import sys
 from pathlib import Path
-from server.jobs.embedded import QueueFile
+from server.jobs.embedded_queue import QueueFile
 file = QueueFile(Path(sys.argv[1]))
 print("ready", flush=True)
 for line in sys.stdin:

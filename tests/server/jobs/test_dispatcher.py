@@ -7,26 +7,18 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from job_workers import redis_server
 from redis import Redis
-from workers import redis_server
 
-from server.config import Settings
+from server.config.settings import Settings
 from server.errors import NotReadyError
-from server.jobs.broker import Broker, keep, make_celery
 from server.jobs.dispatcher import HANGING, MOST_MISSED, SILENT, STALLED, Dispatcher
 from server.jobs.messages import BrokerLostError, Report, cancel_key, report_key
+from server.jobs.queue import Broker, keep, make_celery
 from server.recognition.recognizer import Answer
 from server.recognition.results import Prediction
-from server.store.job_records import (
-    Ask,
-    Fault,
-    JobRecord,
-    NewFrame,
-    NewJob,
-    OpenFrame,
-    Outcome,
-)
-from server.store.jobs import JobTable
+from server.store.jobs.records import Ask, Fault, JobRecord, NewFrame, NewJob, OpenFrame, Outcome
+from server.store.jobs.table import JobTable
 
 BEST = Prediction(1, "good", 0.75)
 ANSWER = Answer("parts", 3, BEST, (BEST,), "pass", {"total": 0.008})

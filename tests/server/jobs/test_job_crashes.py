@@ -7,15 +7,15 @@ import pytest
 import requests
 from crashing import killer
 from images import encode, plain
-from live import ROOT, LiveServer, live_server
-from workers import settled, submit
+from job_workers import settled, submit
+from server_process import ROOT, LiveServer, live_server
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 
 
 @pytest.fixture
 def server(colors: Path, tmp_path: Path) -> Iterator[LiveServer]:
-    program = str(ROOT / "tests" / "crashing.py")
+    program = str(ROOT / "tests" / "support" / "crashing.py")
     with live_server(program, models=colors, data=tmp_path) as running:
         yield running
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 from images import encode, picture
-from live import ROOT, LiveServer
-from workers import (
+from job_workers import (
     LiveWorker,
     await_that,
     children,
@@ -21,6 +20,7 @@ from workers import (
     redis_server,
     tell,
 )
+from server_process import ROOT, LiveServer
 
 JOBS = 200
 WORKER_KILLS, SERVER_KILLS = 5, 2

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from server.config import Settings
+from server.config.settings import Settings
 from server.errors import JobNotFoundError
+from server.jobs.dispatch_loop import Rounds
 from server.jobs.dispatcher import Dispatcher
-from server.jobs.rounds import Rounds
-from server.store.job_records import Ask, Fault, NewFrame, NewJob, Outcome
-from server.store.jobs import REMOVED, JobTable
+from server.store.jobs.records import Ask, Fault, NewFrame, NewJob, Outcome
+from server.store.jobs.table import REMOVED, JobTable
 
 FAILED = Outcome(fault=Fault("UNDECODABLE_IMAGE", "the image is cut off"))
 TTL = 3600.0

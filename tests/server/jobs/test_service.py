@@ -10,19 +10,19 @@ from typing import Any, TypeVar
 
 import pytest
 from images import encode, plain
-from live import live_server
-from workers import LiveWorker, await_that, serving, settled, submit
+from job_workers import LiveWorker, await_that, serving, settled, submit
+from server_process import live_server
 
-from server.config import Settings
+from server.config.settings import Settings
+from server.engine import make_store
 from server.errors import JobsUnavailableError
-from server.jobs.embedded import FILE as QUEUE
+from server.jobs.embedded_queue import FILE as QUEUE
+from server.jobs.events import Telling
 from server.jobs.service import LOCK, Jobs
-from server.jobs.telling import Telling
-from server.loading import make_store
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
-from server.store.job_records import FILE, Ask, Fault, NewFrame, NewJob, Outcome
-from server.store.jobs import JobTable
+from server.store.jobs.records import FILE, Ask, Fault, NewFrame, NewJob, Outcome
+from server.store.jobs.table import JobTable
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 FRAMES = (NewFrame("a.png", "image", GREEN),)

@@ -20,9 +20,7 @@ from typing import Any
 import pytest
 import requests
 from images import encode, plain
-from live import ROOT, LiveServer, free_port, live_server
-from tiny_models import MakeModel, write_bundle
-from workers import (
+from job_workers import (
     LiveWorker,
     await_that,
     children,
@@ -34,6 +32,8 @@ from workers import (
     submit,
     tell,
 )
+from server_process import ROOT, LiveServer, free_port, live_server
+from tiny_models import MakeModel, write_bundle
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 SECRET = "a secret of thirty-two characters"
@@ -48,7 +48,7 @@ def models(colors: Path, tmp_path: Path) -> Path:
 
 def test_a_server_without_jobs_pays_nothing(colors: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from server.app import create_app; from server.config import Settings;"
+        "import sys; from server.app import create_app; from server.config.settings import Settings;"
         f"create_app(Settings(models={str(colors)!r}, data={str(tmp_path / 'data')!r}));"
         "print(*sorted({'celery', 'kombu', 'redis'} & set(sys.modules)))"
     )
@@ -64,7 +64,7 @@ def test_a_server_without_jobs_pays_nothing(colors: Path, tmp_path: Path) -> Non
 
 
 def test_workers_run_where_their_priority_can_not_be_lowered(colors: Path) -> None:
-    with live_server(str(ROOT / "tests" / "sandboxed.py"), models=colors) as server:
+    with live_server(str(ROOT / "tests" / "support" / "sandboxed.py"), models=colors) as server:
         assert settled(server, submit(server, GREEN))["status"] == "succeeded"
 
 

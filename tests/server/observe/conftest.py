@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from workers import departed
+from job_workers import departed
 
 from server.observe.logs import LOGGER
 

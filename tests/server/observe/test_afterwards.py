@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import requests
 from images import encode, plain
-from live import live_server
+from job_workers import await_that
+from server_process import live_server
 from tiny_models import MakeModel, write_bundle
-from workers import await_that
 
-from server.observe.afterwards import MOST, Afterwards
+from server.system.background import MOST, Afterwards
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 

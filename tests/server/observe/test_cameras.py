@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import requests
 from images import encode, plain
-from live import LiveServer, live_server
+from job_workers import await_that
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from workers import await_that
+from server_process import LiveServer, live_server
 
 from server.observe.cameras import Cameras, result_of
-from server.recognition.observation import Observation, Refusal
+from server.recognition.events import Observation, Refusal
 from server.recognition.recognizer import Answer, Options
 from server.recognition.results import Prediction
 

@@ -7,7 +7,6 @@ import pytest
 from machines import MB, raspberry_pi, write
 from prometheus_client import CollectorRegistry, generate_latest
 
-from server.observe.cgroup import Usage, cgroup_usage, machine_usage
 from server.observe.device import (
     FIRMWARE,
     DeviceCollector,
@@ -16,6 +15,7 @@ from server.observe.device import (
     thermal_throttles,
     throttled_bits,
 )
+from server.system.machine.cgroup import Usage, cgroup_usage, machine_usage
 
 ZONES = "sys/class/thermal"
 V1 = "sys/fs/cgroup/memory"

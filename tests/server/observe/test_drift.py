@@ -174,7 +174,7 @@ def line() -> Iterator[list[tuple[str, bytes]]]:
     sys.path.insert(0, str(SCRIPTS))
     try:
         from camera import encode
-        from parts import CLASSES, render
+        from line_camera.parts import CLASSES, render
 
         frames = []
         for number in range(300):

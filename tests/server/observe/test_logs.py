@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 from images import encode, plain
-from live import LiveServer, live_server
+from server_process import LiveServer, live_server
 
 from server.observe.logs import LOGGER, MOST_LINES, JsonFormatter, TextFormatter, start
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import requests
 from images import encode, plain
-from live import live_server
+from server_process import live_server
 from tiny_models import MakeModel, write_bundle
 
-from server.observe.repeats import WINDOW, Repeats
+from server.observe.log_throttle import WINDOW, Repeats
 
 SUMMARY = "requests without a line of their own"
 

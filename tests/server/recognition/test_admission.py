@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from workers import await_that
+from job_workers import await_that
 
 from server.errors import (
     DeadlineExceededError,

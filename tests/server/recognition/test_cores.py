@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.recognition.cores import granted_cores
+from server.system.machine.cores import granted_cores
 
 HERE = len(os.sched_getaffinity(0))
 

@@ -13,8 +13,8 @@ from images import encode, plain
 from server.errors import UndecodableImageError
 from server.recognition import frame
 from server.recognition.frame import Limits
-from server.recognition.frames_in_hand import FramesInHand
 from server.recognition.manifest import Recipe
+from server.recognition.reader_guard.frames_in_hand import FramesInHand
 
 SLOTS, FRAME_BYTES = 4, 300_000
 LARGE = os.urandom(FRAME_BYTES)

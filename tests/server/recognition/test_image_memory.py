@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from image_kinds import animated, encode, interlaced
-from live import ROOT
+from fuzz.image_kinds import animated, encode, interlaced
 from PIL import Image
+from server_process import ROOT
 
 from server.recognition.frame import MEMORY_FACTOR
 
@@ -22,7 +22,7 @@ SPARE_BYTES = 8_000_000
 PROGRAM = """
 import sys
 from pathlib import Path
-from server.recognition import frame, process
+from server.recognition import frame; from server.system.machine import process
 from server.recognition.manifest import Recipe
 
 process.set_up()

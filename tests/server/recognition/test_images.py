@@ -11,11 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from fuzz.image_kinds import HEIGHT, KINDS, WIDTH, bmp, chunk, encode, interlaced, padded, picture
 from fuzz_images import by_pillow, compare
-from image_kinds import HEIGHT, KINDS, WIDTH, bmp, chunk, encode, interlaced, padded, picture
-from live import SHARED
 from numpy.typing import NDArray
 from PIL import Image
+from server_process import SHARED
 
 from server.errors import LinesideError, UndecodableImageError, UnsupportedImageError
 from server.recognition import frame

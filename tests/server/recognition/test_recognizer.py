@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from images import encode, picture
-from live import ROOT
+from server_process import ROOT
 
 from server.errors import DeadlineExceededError
 from server.recognition.admission import Admission
@@ -12,7 +12,7 @@ from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import read_bundle
 from server.recognition.recognizer import Options, Recognizer
-from server.recognition.tensors import run_images
+from server.recognition.tensors.model import run_images
 
 Recognize = Callable[[Recognizer, bytes, Options], object]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clients import SETOSA, VIRGINICA
-from live import ROOT
+from server_process import ROOT
 from tiny_models import MakeModel, write_bundle
 
 from server.errors import BundleError, DeadlineExceededError, InvalidFieldError
@@ -15,7 +15,7 @@ from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle, read_bundle
 from server.recognition.recognizer import Options, Recognizer
-from server.recognition.tensors import Model, batched, fit, make_model, run_tensors
+from server.recognition.tensors.model import Model, batched, fit, make_model, run_tensors
 
 
 def load(folder: Path, pool: type[InterpreterPool] = InterpreterPool) -> Model:

@@ -9,17 +9,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiff_files as tiffs
+from fuzz import tiff_files as tiffs
+from fuzz.tiff_files import (
+    BLACK_IS_ZERO,
+    CMYK,
+    LONG,
+    PALETTE,
+    RGB,
+    SHORT,
+    WHITE_IS_ZERO,
+    Tags,
+    Tiff,
+)
 from images import encode, picture
 from numpy.typing import NDArray
 from PIL import Image
-from tiff_files import BLACK_IS_ZERO, CMYK, LONG, PALETTE, RGB, SHORT, WHITE_IS_ZERO, Tags, Tiff
 
 from server.errors import ImageTooLargeError, LinesideError, UndecodableImageError
 from server.recognition.frame import Limits, decode, decode_frame
-from server.recognition.images import tiff_compression
-from server.recognition.images.ccitt import decode_group4
 from server.recognition.images.exif import EXIF_ORIENTATION
+from server.recognition.images.tiff import compression as tiff_compression
+from server.recognition.images.tiff.ccitt import decode_group4
 from server.recognition.manifest import Recipe
 
 EXACT = Recipe(width=32, height=32, decode="exact")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tiff_files as tiffs
-from live import ROOT
-from tiff_files import BLACK_IS_ZERO, CMYK, LONG, RGB, SHORT, Tags
+from fuzz import tiff_files as tiffs
+from fuzz.tiff_files import BLACK_IS_ZERO, CMYK, LONG, RGB, SHORT, Tags
+from server_process import ROOT
 
 from server.recognition.frame import MEMORY_FACTOR
 
@@ -21,7 +21,7 @@ CHILD = """
 import json, os, re, sys
 from pathlib import Path
 from server.errors import LinesideError
-from server.recognition import frame, process
+from server.recognition import frame; from server.system.machine import process
 from server.recognition.images.limits import Limits
 from server.recognition.manifest import Recipe
 

@@ -5,7 +5,7 @@ import pytest
 
 from server.errors import InvalidFieldError
 from server.recognition.preprocessing import TensorSpec
-from server.recognition.values import cast, from_real, to_array, to_real
+from server.recognition.tensors.values import cast, from_real, to_array, to_real
 
 UINT8 = TensorSpec("x", (1, 4), "uint8", 0.5, 128)
 

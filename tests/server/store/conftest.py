@@ -1,5 +1,5 @@
 """What tests of the store share."""
 
-from workers import departed
+from job_workers import departed
 
 __all__ = ["departed"]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from live import SHARED
+from server_process import SHARED
 
 from server.errors import VersionRefusedError
-from server.store.archives import BLOCK, ArchiveReader
+from server.store.bundles.archives import BLOCK, ArchiveReader
 
 ROOM = 1_000_000
 FILES = {"bundle.json": b"{}", "model.tflite": bytes(range(256)) * 5, "golden/a b.jpg": b""}

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from tiny_models import MakeModel, write_bundle
 
+from server.cli.fleet import pack
 from server.errors import VersionExistsError, VersionRefusedError
-from server.fleet import pack
 from server.recognition.manifest import read_bundle
-from server.store.arrivals import ARRIVING, clean, receive
+from server.store.bundles.upload import ARRIVING, clean, receive
 
 AT_ONCE = 4
 ROOM = 10_000_000

@@ -9,15 +9,15 @@ import pytest
 from images import encode, plain
 from tiny_models import COLORS, RECIPE, MakeModel, change_manifest, write_bundle
 
-from server.config import Settings
+from server.config.settings import Settings
+from server.engine import make_store
 from server.errors import BundleError, ModelNotFoundError, NotReadyError
-from server.loading import make_store
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
 from server.recognition.manifest import LABELS, MANIFEST, MODEL, Golden, Recipe, read_bundle
 from server.recognition.recognizer import Answer, Options, Recognizer
-from server.store.bundles import BundleStore
-from server.store.folders import newest_intact, open_bundle, versions
+from server.store.bundles.layout import newest_intact, open_bundle, versions
+from server.store.bundles.repository import BundleStore
 
 RED, GREEN = encode(plain((255, 0, 0)), "PNG"), encode(plain((0, 255, 0)), "PNG")
 

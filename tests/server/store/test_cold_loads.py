@@ -9,20 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from job_workers import await_that
 from tiny_models import MakeModel, write_bundle
-from workers import await_that
 
+from server.config.thread_budget import MOST_LOADING
 from server.errors import ModelNotFoundError, NotReadyError
 from server.recognition.admission import Admission
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
-from server.recognition.tensors import Model, make_model
-from server.store.bundles import BundleStore
-from server.store.choices import read_choice
-from server.store.records import Loaded
-from server.store.shelf import Limit
-from server.thread_budget import MOST_LOADING
+from server.recognition.tensors.model import Model, make_model
+from server.store.bundles.choices import read_choice
+from server.store.bundles.records import Loaded
+from server.store.bundles.repository import BundleStore
+from server.store.bundles.serving_models import Limit
 
 
 class Disk:
@@ -95,7 +95,7 @@ def test_what_frames_took_while_a_model_was_loaded_does_not_keep_it_out(
     # What the process really takes may shrink meanwhile, by what other tests left.
     takes = itertools.count(step=10_000_000)
     monkeypatch.setattr(
-        "server.store.version_loader.resident", lambda: next(takes) + sum(map(len, frames))
+        "server.store.bundles.loader.resident", lambda: next(takes) + sum(map(len, frames))
     )
 
     def load(bundle: Bundle) -> Model:

@@ -15,10 +15,10 @@ from damages import DAMAGES, PAGE, spoil_page
 
 from server.errors import JobNotFoundError, JobsUnavailableError, StorageError
 from server.observe.logs import LOGGER
-from server.store.files import SET_ASIDE_MAX
-from server.store.job_file import FrameReader
-from server.store.job_records import FILE, Ask, Fault, JobRecord, NewFrame, NewJob, Outcome
-from server.store.jobs import JobTable
+from server.store.jobs.database import FrameReader
+from server.store.jobs.records import FILE, Ask, Fault, JobRecord, NewFrame, NewJob, Outcome
+from server.store.jobs.table import JobTable
+from server.system.files.durable import SET_ASIDE_MAX
 
 FILES = (FILE, f"{FILE}-wal", f"{FILE}-shm")
 JOBS = 12

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from server.store.choices import CHOICE, Choice, write_choice
-from server.store.files import beside, make_folder, write_whole
+from server.store.bundles.choices import CHOICE, Choice, write_choice
 from server.store.keys import add_key
+from server.system.files.durable import beside, make_folder, write_whole
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

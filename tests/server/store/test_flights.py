@@ -12,7 +12,7 @@ from server.errors import (
     SupersededError,
     UndecodableImageError,
 )
-from server.store.flights import Flights
+from server.store.cache.single_flight import Flights
 
 LONG = 60.0
 

@@ -8,11 +8,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from workers import await_that
+from job_workers import await_that
 
 from server.errors import JobNotFoundError, JobsUnavailableError
-from server.store.job_records import FILE, Ask, Fault, NewFrame, NewJob, Outcome
-from server.store.jobs import REMOVED, JobTable
+from server.store.jobs.records import FILE, Ask, Fault, NewFrame, NewJob, Outcome
+from server.store.jobs.table import REMOVED, JobTable
 
 DONE = Outcome(fault=Fault("UNDECODABLE_IMAGE", "the image is cut off"))
 TTL = 3600.0
@@ -61,7 +61,7 @@ def test_a_jump_of_the_clock_hides_no_results(
     finish(table, "j", 0)
     before = table.get("j")
     now = time.time()
-    monkeypatch.setattr("server.store.jobs.time.time", lambda: now + 2 * 86_400)
+    monkeypatch.setattr("server.store.jobs.table.time.time", lambda: now + 2 * 86_400)
     assert table.get("j") == before
     assert [job.id for job in table.page(None, None, None, 10)] == ["j"]
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.store.journal_reading import as_csv
-from server.store.journal_rows import Row
+from server.store.journal.reader import as_csv
+from server.store.journal.schema import Row
 
 # A spreadsheet may split a line at any of these, and each of the others begins a formula.
 SEPARATORS = ",;|\t\r\n\v\f"

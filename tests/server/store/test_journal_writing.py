@@ -15,18 +15,18 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from live import ROOT
+from server_process import ROOT
 
 from server.errors import JournalUnreadableError
 from server.observe.logs import LOGGER
-from server.recognition.observation import Observation, Refusal
+from server.recognition.events import Observation, Refusal
 from server.recognition.recognizer import Answer, Options
 from server.recognition.results import Prediction
-from server.store.journal import MOST_WAITING, Journal
-from server.store.journal_reading import Filter, JournalReader
-from server.store.journal_rows import Row, Values, answered
-from server.store.journal_writer import Bounds, Loss, Writer
-from server.store.write_budget import WriteBudget, thread_wrote
+from server.store.journal.journal import MOST_WAITING, Journal
+from server.store.journal.reader import Filter, JournalReader
+from server.store.journal.schema import Row, Values, answered
+from server.store.journal.write_budget import WriteBudget, thread_wrote
+from server.store.journal.writer import Bounds, Loss, Writer
 
 BOUNDS = Bounds(days=30, bytes=64_000_000)
 
@@ -430,7 +430,7 @@ KILLED = """
 import sys, threading
 sys.path[:0] = [{tests!r}]
 from pathlib import Path
-from server.store.journal import Journal
+from server.store.journal.journal import Journal
 from test_journal_writing import BOUNDS, observation
 journal = Journal(Path(sys.argv[1]), BOUNDS, lambda rows: None)
 number = int(sys.argv[2])
@@ -452,7 +452,7 @@ def test_kill_9_damages_nothing_and_loses_nothing_that_was_written(tmp_path: Pat
                 *(str(path), str(begin)),
             ],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}"},
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import requests
 from images import encode, plain
-from live import ROOT, LiveServer, live_server
-from workers import await_that
+from job_workers import await_that
+from server_process import ROOT, LiveServer, live_server
 
 from server.errors import KeysError
 from server.store.keys import KeyRing, add_key, read_keys, revoke_key

@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 from images import encode, plain
+from job_workers import await_that
 from tiny_models import COLORS, MakeModel, change_manifest, write_bundle
-from workers import await_that
 
-from server.config import Settings
+from server.config.settings import Settings
+from server.engine import make_store, start_loading
 from server.errors import (
     ModelNotFoundError,
     NothingToRollBackError,
@@ -23,7 +24,6 @@ from server.errors import (
     VersionPinnedError,
     VersionRefusedError,
 )
-from server.loading import make_store, start_loading
 from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
@@ -31,10 +31,10 @@ from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import LABELS, MANIFEST, MODEL, Bundle, Golden
 from server.recognition.recognizer import Answer, Options, Recognizer
-from server.recognition.tensors import Model, make_model
-from server.store.bundles import BundleStore
-from server.store.choices import CHOICE, Choice, candidates, read_choice
-from server.store.watching import look_again
+from server.recognition.tensors.model import Model, make_model
+from server.store.bundles.choices import CHOICE, Choice, candidates, read_choice
+from server.store.bundles.repository import BundleStore
+from server.store.bundles.watching import look_again
 
 RED = encode(plain((255, 0, 0)), "PNG")
 
@@ -445,7 +445,7 @@ def test_the_least_recently_used_model_goes_when_memory_is_short(
     # What the process really takes is other tests' too.
     metrics, size = Metrics(), 100_000_000
     takes = itertools.count(step=size)
-    monkeypatch.setattr("server.store.version_loader.resident", lambda: next(takes))
+    monkeypatch.setattr("server.store.bundles.loader.resident", lambda: next(takes))
     store = store_of(tmp_path, metrics, model="a", models_memory_mb=3.2 * size / 1e6)
     store.load("a")
     for name in ("b", "c", "b", "d"):

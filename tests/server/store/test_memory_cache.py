@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("flask_caching", reason="flask-caching is not installed")
 
-from server.store.memory_cache import OVERHEAD, MemoryCache
+from server.store.cache.memory_backend import OVERHEAD, MemoryCache
 
 
 class Clock:

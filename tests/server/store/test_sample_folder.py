@@ -13,8 +13,8 @@ from PIL import Image
 from server.errors import NotFoundError, NotReadyError, StorageError
 from server.observe.logs import LOGGER
 from server.recognition.sample import labelled_samples
-from server.store.sample_index import Filter
-from server.store.samples import SampleFolder, TooLargeError
+from server.store.samples.folder import SampleFolder, TooLargeError
+from server.store.samples.index import Filter
 
 EVERY = Filter()
 BLOCK = 4096

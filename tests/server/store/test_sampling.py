@@ -16,9 +16,9 @@ from observations import jpeg, observation
 
 from server.observe.logs import LOGGER
 from server.recognition.manifest import Manifest, VerdictPolicy
-from server.store.sample_index import Filter
-from server.store.samples import SampleFolder
-from server.store.sampling import Policy, Sampler
+from server.store.samples.folder import SampleFolder
+from server.store.samples.index import Filter
+from server.store.samples.sampler import Policy, Sampler
 
 MANIFEST = Manifest(
     name="parts",
@@ -33,7 +33,7 @@ ALL = Policy(share=1.0, per_minute=100_000)
 @pytest.fixture(autouse=True)
 def whole_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop that keeps all that waits on a busy machine."""
-    monkeypatch.setattr("server.store.sampling.LONGEST_STOP", 60.0)
+    monkeypatch.setattr("server.store.samples.sampler.LONGEST_STOP", 60.0)
 
 
 class Bench:

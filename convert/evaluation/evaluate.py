@@ -1,0 +1,159 @@
+"""Models on frames, through the server's own decoding, preprocessing and interpreters."""
+
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from convert.data.dataset import LabelledFrame
+from convert.data.frames import decoded
+from convert.errors import ConvertError
+from convert.evaluation.metrics import Probabilities
+from convert.evaluation.proof import Proof, Side
+from convert.quantization.tune import measure
+from convert.sources.shapes import Output
+from server.recognition import results
+from server.recognition.frame import Pixels
+from server.recognition.interpreter import InterpreterPool
+from server.recognition.manifest import Bundle, Label, Manifest, Recipe
+from server.recognition.preprocessing import (
+    Tensor,
+    apply_table,
+    mean_grey,
+    scaling_table,
+    to_input_pixels,
+)
+from server.system.machine.cores import granted_cores
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A classifier in memory: its .tflite, how it is fed and read, and its labels in order."""
+
+    name: str
+    data: bytes
+    recipe: Recipe
+    output: Output
+    labels: tuple[Label, ...]
+
+
+def from_bundle(bundle: Bundle) -> Model:
+    """The model of a classifier's bundle, named NAME/VERSION."""
+    manifest = bundle.manifest
+    assert manifest.recipe is not None
+    name = f"{manifest.name}/{manifest.version}"
+    data = bundle.model_path.read_bytes()
+    return Model(name, data, manifest.recipe, manifest.output, bundle.labels)
+
+
+class Runner:
+    """A model with as many interpreters of one thread as there are threads that use it.
+
+    Raises BundleError where LiteRT can't run it.
+    """
+
+    def __init__(self, model: Model, size: int) -> None:
+        with tempfile.NamedTemporaryFile(suffix=".tflite") as file:
+            file.write(model.data)
+            file.flush()
+            self.pool = InterpreterPool(Path(file.name), size)
+        # Only `output` of it is read.
+        self._manifest = Manifest(
+            name="x", version=1, sha256={}, quantization="float32", output=model.output
+        )
+        self.recipe = model.recipe
+        self._table: Tensor = scaling_table(model.recipe, self.pool.inputs[0])
+
+    def run(self, pixels: Pixels) -> Probabilities:
+        """`to_input_pixels`'s pixels -> probabilities, float32 [classes]."""
+        tensor = apply_table(pixels, self._table)
+        with self.pool.lease() as interpreter:
+            [output] = interpreter.run([tensor])
+        return results.to_probabilities(output, self.pool.outputs[0], self._manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Several models on the same frames.
+
+    probabilities: one float32 [frames, classes] a model. brightness: mean grey level 0..255 of
+    each frame as the first model sees it.
+    """
+
+    probabilities: tuple[Probabilities, ...]
+    brightness: NDArray[np.float64]
+
+
+def predict(models: Sequence[Model], paths: Sequence[Path]) -> Predictions:
+    """Runs every model on every frame; a frame is decoded once for all models fed alike.
+
+    Raises ConvertError naming a file that is not a readable image.
+    """
+    threads = granted_cores()
+    runners = [Runner(model, threads) for model in models]
+
+    def one(path: Path) -> tuple[list[Probabilities], float]:
+        seen: dict[Recipe, Pixels] = {}
+        rows = []
+        for runner in runners:
+            look = _look(runner.recipe)
+            if look not in seen:
+                seen[look] = to_input_pixels(decoded(path, look), look)
+            rows.append(runner.run(seen[look]))
+        return rows, mean_grey(seen[_look(runners[0].recipe)])
+
+    with ThreadPoolExecutor(threads) as workers, ExitStack() as stack:
+        # Without it a damaged frame would be reported only after all the others had run.
+        stack.callback(workers.shutdown, cancel_futures=True)
+        rows = list(workers.map(one, paths))
+    return Predictions(
+        tuple(np.stack([row[0][i] for row in rows]) for i in range(len(models))),
+        np.array([row[1] for row in rows]),
+    )
+
+
+def _look(recipe: Recipe) -> Recipe:
+    """What of a recipe decides the input's pixels; the scaling comes after them."""
+    return msgspec.structs.replace(recipe, dtype="float32", scale=1.0, offset=0.0)
+
+
+def evaluate(
+    model: Model,
+    reference: Model | None,
+    frames: Sequence[LabelledFrame],
+    *,
+    mode: str,
+    seconds: float,
+) -> Proof:
+    """A model, and the float model it came from where there is one, on labelled frames.
+
+    mode: the model's quantisation. seconds: for measuring latency, both models in turns.
+
+    Raises ConvertError for no frames and for one that is not a readable image.
+    """
+    if not frames:
+        raise ConvertError("there are no frames to judge the model on")
+    models = [model] if reference is None else [model, reference]
+    answers = predict(models, [item.path for item in frames])
+    # By place, since two models may have one name.
+    latency = measure({str(i): m.data for i, m in enumerate(models)}, seconds=seconds)
+    sides = [
+        Side(("float32", mode)[i == 0], answers.probabilities[i], len(m.data), latency[str(i)])
+        for i, m in enumerate(models)
+    ]
+    result, *reference_side = sides
+    return Proof(
+        model.name,
+        model.labels,
+        tuple(frames),
+        model.recipe,
+        answers.brightness,
+        result,
+        reference_side[0] if reference_side else None,
+    )

@@ -1,0 +1,170 @@
+"""Decides how pixels are fed to a model: as the user says, as the model shows, or not at all."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from convert.data.dataset import Dataset
+from convert.errors import ConvertError
+from convert.evaluation.evaluate import Model, predict
+from convert.recipe.readings import ALL, READINGS
+from convert.sources import keras as sources
+from convert.sources.quantized import Tflite
+from convert.sources.shapes import Output
+from server.recognition.manifest import Label, Recipe
+
+# Points of top-1 by which one reading must beat the others to be taken, or to be spoken of.
+_FAR_BETTER = 0.2
+_MIN_FRAMES, _MAX_FRAMES = 10, 200
+_SIGNED = "-1..1"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The recipe, why it is that one, and a warning for the terminal, '' if there is none."""
+
+    recipe: Recipe
+    why: str
+    warning: str = ""
+
+
+def choose_recipe(
+    found: Tflite,
+    labels: Sequence[Label],
+    output: Output,
+    given: Mapping[str, Any],
+    *,
+    teachable_machine: bool = False,
+    frames: Dataset | None = None,
+) -> Choice:
+    """The recipe that `found` is fed by.
+
+    given: the fields of Recipe that the user named; a scale among them decides. teachable_machine:
+    the labels are numbered as that site numbers them. frames: labelled ones, which decide between
+    readings that are plausible by themselves.
+
+    Raises ConvertError that names the options if several readings are plausible, and if the frames
+    contradict the only one that is.
+    """
+    shape = found.shape
+    base = sources.recipe_with(sources.default_recipe(shape), dtype=found.dtype)
+    rates = _rates(found, labels, output, base, given, frames) if frames else {}
+    if given.get("scale") is not None:
+        recipe = sources.recipe_with(base, **given)
+        return Choice(recipe, "as given", _doubt(recipe, shape.readings or (), rates))
+    plausible = _of_this_colour(shape.readings or ALL, shape.channels)
+    if shape.readings and len(plausible) == 1:
+        [name] = plausible
+        best = max(rates, key=lambda key: rates[key], default=name)
+        if rates and rates[best] - rates[name] >= _FAR_BETTER:
+            raise ConvertError(
+                f"the model's first layers suit {READINGS[name].meaning}, but fed so it is right on"
+                f" {rates[name]:.0%} of the labelled frames, and with {READINGS[best].options} on"
+                f" {rates[best]:.0%}: say which it is with {READINGS[name].options} or"
+                f" {READINGS[best].options}"
+            )
+        return Choice(_recipe(base, name, given), _shown(found, name))
+    ordered = sorted(plausible, key=lambda key: -rates.get(key, 0.0))
+    if rates and rates[ordered[0]] - rates[ordered[1]] >= _FAR_BETTER:
+        why = f"since it is right on {rates[ordered[0]]:.0%} of the labelled frames so"
+        return Choice(_recipe(base, ordered[0], given), f"{why}, and on fewer otherwise")
+    known = "Teachable Machine's models" if teachable_machine else "Keras's MobileNets"
+    if (teachable_machine or shape.mobilenet) and shape.readings == ALL:
+        return Choice(_recipe(base, _SIGNED, given), f"by default, as {known} are trained")
+    raise ConvertError(_question(shape.readings, plausible, rates))
+
+
+def _of_this_colour(names: Sequence[str], channels: int) -> tuple[str, ...]:
+    """The readings that an image of so many channels can have."""
+    return tuple(n for n in names if channels == 3 or isinstance(READINGS[n].offset, float))
+
+
+def _recipe(base: Recipe, name: str, given: Mapping[str, Any]) -> Recipe:
+    reading = READINGS[name]
+    color = "gray" if base.color == "gray" else reading.color
+    values = {"scale": reading.scale, "offset": reading.offset, "color": color}
+    return sources.recipe_with(base, **{**values, **given})
+
+
+def _shown(found: Tflite, name: str) -> str:
+    if name == "0..255":
+        return "by default, since the model scales them itself"
+    inside = "input is quantised" if found.dtype != "float32" else "first layers suit them"
+    return f"by default, since the model's {inside} so"
+
+
+def _rates(
+    found: Tflite,
+    labels: Sequence[Label],
+    output: Output,
+    base: Recipe,
+    given: Mapping[str, Any],
+    frames: Dataset,
+) -> dict[str, float]:
+    """Top-1 on the frames for each reading, and for the given one as `given`."""
+    step = max(1, len(frames.frames) // _MAX_FRAMES)
+    chosen = frames.frames[::step]
+    if len(chosen) < _MIN_FRAMES or len(labels) != found.shape.classes:
+        return {}
+    names = _of_this_colour(ALL, found.shape.channels)
+    others = {k: v for k, v in given.items() if k not in ("scale", "offset", "color")}
+    recipes = {name: _recipe(base, name, others) for name in names}
+    if given.get("scale") is not None:
+        recipes["given"] = sources.recipe_with(base, **given)
+    models = [
+        Model(name, found.data, recipe, output, tuple(labels)) for name, recipe in recipes.items()
+    ]
+    answers = predict(models, [item.path for item in chosen]).probabilities
+    truth = [item.label for item in chosen]
+    return {
+        name: float((rows.argmax(axis=1) == truth).mean())
+        for name, rows in zip(recipes, answers, strict=True)
+    }
+
+
+def _doubt(recipe: Recipe, readings: Sequence[str], rates: Mapping[str, float]) -> str:
+    """What speaks against a recipe that was given."""
+    best = max((n for n in rates if n != "given"), key=lambda n: rates[n], default="")
+    if best and rates[best] - rates["given"] >= _FAR_BETTER:
+        return (
+            f"warning: fed so the model is right on {rates['given']:.0%} of the labelled frames,"
+            f" and with {READINGS[best].options} on {rates[best]:.0%}"
+        )
+    if len(readings) != 1:
+        return ""
+    [name] = readings
+    suits = msgspec.structs.replace(
+        recipe, scale=READINGS[name].scale, offset=READINGS[name].offset
+    )
+    if _near(recipe, suits):
+        return ""
+    return (
+        f"warning: the model's first layers suit {READINGS[name].meaning}: with"
+        f" {READINGS[name].options} they would be scaled once"
+    )
+
+
+def _near(one: Recipe, other: Recipe) -> bool:
+    from convert.data.frames import input_range
+
+    (low, high), (lowest, highest) = input_range(one), input_range(other)
+    return max(abs(low - lowest), abs(high - highest)) <= 0.05 * (highest - lowest)
+
+
+def _question(
+    readings: Sequence[str] | None, plausible: Sequence[str], rates: Mapping[str, float]
+) -> str:
+    ways = "; ".join(
+        f"{READINGS[name].options} ({READINGS[name].meaning}"
+        + (f", right on {rates[name]:.0%} of the labelled frames)" if name in rates else ")")
+        for name in plausible
+    )
+    what = (
+        "the model does not show how its pixels are scaled: several ways are plausible"
+        if readings
+        else "what the model does to its pixels before its first weights is not understood"
+    )
+    decides = "" if rates else ", or give labelled frames with --validate FOLDER, which may decide"
+    return f"{what}. Say how they were scaled when it was trained: {ways}{decides}"

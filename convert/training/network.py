@@ -1,0 +1,107 @@
+"""MobileNetV2 as a classifier to be trained: where its weights start from and what stays fixed."""
+
+import re
+from typing import Any, Literal
+
+import numpy as np
+
+from convert.errors import ConvertError
+from convert.native_output import quiet, tensorflow
+from convert.sources.imagenet import ALPHAS, SIZES, WEIGHTS_URL, require_file
+
+Weights = Literal["imagenet", "slice", "none"]
+HEAD = "head"
+# The stem and the blocks before it find edges and textures, which every picture has; leaving them
+# as they are makes an epoch a quarter shorter.
+FIRST_TUNED = "block_3_expand"
+# How much of the moving statistics a step leaves. Keras's 0.999 is for ImageNet's epochs of
+# thousands of steps: after the thirty of a small folder they would still be those of the start, and
+# the validation would judge another network than the one that learns.
+STATISTICS_MOMENTUM = 0.9
+
+
+def build(classes: int, alpha: float, size: int, weights: Weights) -> Any:
+    """A `keras.Model` [batch, size, size, 3] -> logits [batch, classes], its head all zeros.
+
+    weights: `imagenet` is Keras's for this alpha and size; `slice` takes of those of alpha 1.0
+    and 224 the channels that this alpha has; `none` is random. Raises ConvertError where they are
+    not to be had.
+    """
+    keras = tensorflow().keras
+    base = _base(keras, alpha, size, "imagenet" if weights == "imagenet" else "none")
+    if weights == "slice":
+        _slice(_base(keras, 1.0, 224, "imagenet"), base)
+    head = keras.layers.Dense(classes, kernel_initializer="zeros", name=HEAD)
+    return keras.Model(base.input, head(base.output))
+
+
+def with_softmax(model: Any) -> Any:
+    """The same layers with probabilities instead of logits as output."""
+    keras = tensorflow().keras
+    return keras.Model(model.input, keras.layers.Softmax(name="probabilities")(model.output))
+
+
+def freeze(model: Any, *, pretrained: bool) -> None:
+    """Says which layers learn.
+
+    Of pretrained weights the batch normalisation and the layers before FIRST_TUNED stay as they
+    are. `base(x, training=False)` would not hold the normalisation: `fit` overrides it, and the
+    statistics of a small batch then replace those of ImageNet. Random weights all learn.
+    """
+    keras = tensorflow().keras
+    tuned = not pretrained
+    for layer in model.layers:
+        tuned = tuned or layer.name == FIRST_TUNED
+        normalises = isinstance(layer, keras.layers.BatchNormalization)
+        if normalises and not pretrained:
+            layer.momentum = STATISTICS_MOMENTUM
+        layer.trainable = tuned and not (pretrained and normalises)
+
+
+def _base(keras: Any, alpha: float, size: int, weights: Literal["imagenet", "none"]) -> Any:
+    if size < 32:
+        raise ConvertError(f"--size {size} is too small: MobileNetV2 takes at least 32 pixels")
+    if weights == "imagenet":
+        if alpha not in ALPHAS or size not in SIZES:
+            raise ConvertError(
+                f"Keras has no ImageNet weights for alpha {alpha:g} at {size} pixels: alpha is one"
+                f" of {', '.join(f'{a:g}' for a in ALPHAS)} and the size one of"
+                f" {', '.join(map(str, SIZES))}; --weights slice or none needs no such file"
+            )
+        name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{alpha}_{size}_no_top.h5"
+        require_file(name, WEIGHTS_URL + name)
+    with quiet():
+        return keras.applications.MobileNetV2(
+            input_shape=(size, size, 3),
+            alpha=alpha,
+            include_top=False,
+            pooling="avg",
+            weights=None if weights == "none" else weights,
+        )
+
+
+def _slice(source: Any, target: Any) -> None:
+    """Copies to `target` the channels of `source` that count most, layer by layer.
+
+    Channels that are added together (the ends of blocks linked by a residual) keep one choice;
+    in an expansion they are those with the largest sum of absolute weights.
+    """
+    kept = np.arange(3)
+    ends: dict[int, Any] = {}
+    for new in target.layers:
+        if not new.weights:
+            continue
+        old = source.get_layer(new.name).get_weights()
+        shapes = [tuple(w.shape) for w in new.weights]
+        if re.search(r"depthwise$", new.name):
+            new.set_weights([old[0][:, :, kept]])
+        elif len(shapes) == 1:
+            width = shapes[0][-1]
+            strength = np.abs(old[0]).sum(axis=(0, 1, 2))
+            choice = np.sort(np.argsort(-strength, kind="stable")[:width])
+            if new.name.endswith("project"):
+                choice = ends.setdefault(old[0].shape[-1], choice)
+            new.set_weights([old[0][:, :, kept][..., choice]])
+            kept = choice
+        else:
+            new.set_weights([w[kept] for w in old])

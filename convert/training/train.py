@@ -1,0 +1,289 @@
+"""From labelled frames to a trained Keras model: the head first, then the layers under it."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from convert.cli.progress import Terminal
+from convert.data.augment import Augmentation, augment
+from convert.data.dataset import Dataset
+from convert.data.features import class_weights, labels_of, load_pixels, to_batch
+from convert.native_output import quiet, tensorflow
+from convert.training import distill, network
+from convert.training.checkpoint import CHECKPOINT, Arrays, Checkpoint
+from convert.training.prune import Pruner, schedule
+from server.recognition import frame
+from server.recognition.manifest import Recipe
+
+# Adam's rates. A few hundred frames lose the ImageNet features at several times the first.
+PRETRAINED_RATE, SCRATCH_RATE, HEAD_RATE = 3e-5, 1e-3, 1e-3
+# What is validated and kept is a moving average of the weights over some fifty steps: single steps
+# of so few frames swing by more than an epoch gains (Polyak and Juditsky, 1992).
+AVERAGE_MOMENTUM = 0.98
+HEAD_EPOCHS, HEAD_PATIENCE = 300, 20
+# Varied copies of each frame that the head learns from beside the frame itself. A head that has
+# seen none meets them first in fine-tuning, where its errors then tear at the features.
+HEAD_COPIES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a training depends on, beside its frames.
+
+    alpha, size, weights: of `network.build`. epochs: of fine-tuning, at most; it stops after
+    `patience` epochs without a better validation. batch: frames a step. rate: Adam's highest
+    learning rate, None for the one that suits `weights`. sparsity: share of zeros, 0..1, in the
+    pruned kernels. teacher: what `distill.load_teacher` reads, None without one.
+    """
+
+    alpha: float = 1.0
+    size: int = 224
+    weights: network.Weights = "imagenet"
+    epochs: int = 20
+    patience: int = 6
+    batch: int = 16
+    rate: float | None = None
+    seed: int = 0
+    sparsity: float = 0.0
+    teacher: Path | None = None
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the features are good as they are, so that only a head is missing."""
+        return self.weights == "imagenet"
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate that `rate` or `weights` asks for."""
+        return self.rate or (PRETRAINED_RATE if self.pretrained else SCRATCH_RATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """A data set in memory: uint8 [n, height, width, channels] and int64 [n]."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+class Training:
+    """One training in the folder `work`, which keeps its checkpoint and its decoded frames.
+
+    Two trainings of the same frames, options and machine end in the same weights, killed in
+    between or not. Raises ConvertError for weights or a teacher that can't be had.
+    """
+
+    def __init__(
+        self,
+        train: Dataset,
+        validation: Dataset,
+        recipe: Recipe,
+        options: Options,
+        work: Path,
+        terminal: Terminal,
+        threads: int,
+    ) -> None:
+        self.options, self.recipe, self.work, self.terminal = options, recipe, work, terminal
+        tf = tensorflow()
+        tf.keras.utils.set_random_seed(options.seed)
+        tf.config.experimental.enable_op_determinism()
+        self.classes = len(train.classes)
+        self.weights = class_weights(train.counts())
+        # Before the frames, which take longer: weights that can't be had are told of at once.
+        self.model = network.build(self.classes, options.alpha, options.size, options.weights)
+        network.freeze(self.model, pretrained=options.pretrained)
+        self.teacher = (
+            distill.load_teacher(options.teacher, recipe, train.classes, threads)
+            if options.teacher
+            else None
+        )
+        self.train = self._load(train, "training")
+        self.validation = self._load(validation, "validation")
+        self.steps = math.ceil(len(self.train.labels) / options.batch)
+        total = self.steps * options.epochs
+        self.pruner = Pruner(self.model, options.sparsity, total) if options.sparsity else None
+        self._compile(total)
+
+    def run(self) -> Any:
+        """Trains, or goes on training, and returns a `keras.Model` that answers probabilities,
+        with the weights of the epoch that named most validation frames right, and among equal ones
+        of that with the lowest loss."""
+        state = Checkpoint.load(self.work / CHECKPOINT)
+        if state is None:
+            state = self._begin()
+        else:
+            self._restore(state)
+            self.terminal.say(f"resuming after epoch {state.epoch} of {self.options.epochs}")
+        self._tune(state)
+        self.model.set_weights(state.best)
+        return network.with_softmax(self.model)
+
+    def _load(self, dataset: Dataset, name: str) -> Frames:
+        file = self.work / f"{name}.npy"
+        left = 0 if file.exists() else len(dataset.frames)
+        with self.terminal.bar(f"Decoding the {name} set", left) as advance:
+            pixels = load_pixels(dataset, self.recipe, frame.Limits(), file, advance)
+        return Frames(pixels, labels_of(dataset))
+
+    def _compile(self, total: int) -> None:
+        keras = tensorflow().keras
+        rate = keras.optimizers.schedules.CosineDecay(
+            self.options.peak_rate / 10,
+            max(1, total - self.steps),
+            warmup_target=self.options.peak_rate,
+            warmup_steps=self.steps,
+        )
+        loss = (
+            distill.loss()
+            if self.teacher
+            else keras.losses.CategoricalCrossentropy(from_logits=True)
+        )
+        # XLA on a CPU computes the gradient of a depthwise convolution many times slower.
+        optimizer = keras.optimizers.Adam(
+            rate, use_ema=True, ema_momentum=AVERAGE_MOMENTUM, ema_overwrite_frequency=None
+        )
+        self.model.compile(optimizer, loss, jit_compile=False)
+        optimizer.build(self.model.trainable_variables)
+
+    def _begin(self) -> Checkpoint:
+        if self.options.pretrained:
+            self._train_head()
+        loss, top1 = self._validate()
+        self.terminal.say(f"before fine-tuning: validation loss {loss:.4f}, top-1 {top1:.2%}")
+        state = Checkpoint()
+        if not self.options.sparsity:
+            state.best_top1, state.best_loss = top1, loss
+        state.best = self.model.get_weights()
+        self._store(state, state.best)
+        return state
+
+    def _train_head(self) -> None:
+        """The dense layer alone, to convergence, on the features of the frames and of varied
+        copies of them."""
+        keras = tensorflow().keras
+        with quiet():
+            backbone = keras.Model(self.model.input, self.model.layers[-2].output)
+        passes = []
+        for number in range(1 + HEAD_COPIES):
+            rng = np.random.default_rng([self.options.seed, number])
+            frames = self.train.pixels
+            pixels = self._augmented(frames, rng) if number else frames
+            name = f"Features, training set, {number + 1} of {1 + HEAD_COPIES}"
+            passes.append(self._forward(backbone, pixels, name))
+        features, labels = np.concatenate(passes), np.tile(self.train.labels, len(passes))
+        held = self._forward(backbone, self.validation.pixels, "Features, validation set")
+        inputs = keras.Input(features.shape[1:])
+        head = keras.Model(inputs, self.model.get_layer(network.HEAD)(inputs))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        head.compile(keras.optimizers.Adam(HEAD_RATE), loss, jit_compile=False)
+        stop = keras.callbacks.EarlyStopping(patience=HEAD_PATIENCE, restore_best_weights=True)
+        with self.terminal.bar("Training the head", HEAD_EPOCHS) as advance:
+            head.fit(
+                features,
+                labels,
+                sample_weight=self.weights[labels],
+                validation_data=(held, self.validation.labels),
+                batch_size=self.options.batch,
+                epochs=HEAD_EPOCHS,
+                verbose=0,
+                callbacks=[
+                    stop,
+                    keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: advance()),
+                ],
+            )
+
+    def _tune(self, state: Checkpoint) -> None:
+        options = self.options
+        done, total = (epochs * self.steps for epochs in (state.epoch, options.epochs))
+        with self.terminal.bar("Fine-tuning", total, done) as advance:
+            while state.epoch < options.epochs and not self._exhausted(state):
+                losses = []
+                for step, batch in enumerate(self._batches(state.epoch), 1):
+                    losses.append(float(self.model.train_on_batch(*batch)))
+                    if self.pruner:
+                        self.pruner.apply(state.epoch * self.steps + step)
+                    advance()
+                state.epoch += 1
+                self._finish_epoch(state, float(np.mean(losses)))
+
+    def _finish_epoch(self, state: Checkpoint, train_loss: float) -> None:
+        weights = self.model.get_weights()
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        if self.pruner:
+            self.pruner.apply(state.epoch * self.steps)
+        loss, top1 = self._validate()
+        better = (top1, -loss) > (state.best_top1, -state.best_loss)
+        better = better and self._sparse_enough(state.epoch)
+        if better:
+            state.best_top1, state.best_loss, state.best_epoch = top1, loss, state.epoch
+            state.best = self.model.get_weights()
+        self.model.set_weights(weights)
+        self._store(state, weights)
+        self.terminal.say(
+            f"epoch {state.epoch} of {self.options.epochs}: loss {train_loss:.4f},"
+            f" validation loss {loss:.4f}, top-1 {top1:.2%}{' *' if better else ''}"
+        )
+
+    def _sparse_enough(self, epoch: int) -> bool:
+        steps, sparsity = self.steps * self.options.epochs, self.options.sparsity
+        return schedule(epoch * self.steps, steps, sparsity) >= sparsity
+
+    def _exhausted(self, state: Checkpoint) -> bool:
+        """Whether `patience` epochs that might have been the best were not."""
+        first = next(e for e in range(self.options.epochs + 1) if self._sparse_enough(e))
+        return state.epoch - max(state.best_epoch, first) >= self.options.patience
+
+    def _batches(self, epoch: int) -> Iterator[tuple[NDArray[Any], ...]]:
+        """(float32 frames, targets, weights) of one epoch; the same for the same epoch."""
+        one_hot = np.eye(self.classes, dtype=np.float32)
+        order = np.random.default_rng([self.options.seed, epoch]).permutation(
+            len(self.train.labels)
+        )
+        for start in range(0, len(order), self.options.batch):
+            rows = order[start : start + self.options.batch]
+            rng = np.random.default_rng([self.options.seed, epoch, start])
+            pixels = self._augmented(self.train.pixels[rows], rng)
+            labels = self.train.labels[rows]
+            targets = one_hot[labels]
+            if self.teacher:
+                targets = np.stack([targets, self.teacher(pixels)], axis=1)
+            yield to_batch(pixels, self.recipe), targets, self.weights[labels]
+
+    def _augmented(self, pixels: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
+        return np.stack([augment(p, rng, self.options.augmentation) for p in pixels])
+
+    def _validate(self) -> tuple[float, float]:
+        """Mean cross entropy in nats, and the share of frames whose best class is right."""
+        logits = self._forward(self.model, self.validation.pixels).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        log_sum = np.log(np.exp(logits).sum(axis=1))
+        labels = self.validation.labels
+        loss = (log_sum - logits[np.arange(len(labels)), labels]).mean()
+        return float(loss), float((logits.argmax(axis=1) == labels).mean())
+
+    def _forward(self, model: Any, pixels: NDArray[np.uint8], text: str = "") -> NDArray[Any]:
+        starts = range(0, len(pixels), self.options.batch)
+        outputs = []
+        with self.terminal.bar(text, len(starts) if text else 0) as advance:
+            for start in starts:
+                batch = to_batch(pixels[start : start + self.options.batch], self.recipe)
+                outputs.append(np.asarray(model.predict_on_batch(batch)))
+                advance()
+        return np.concatenate(outputs)
+
+    def _store(self, state: Checkpoint, weights: Arrays) -> None:
+        state.weights = weights
+        state.optimizer = [np.asarray(v) for v in self.model.optimizer.variables]
+        state.save(self.work / CHECKPOINT)
+
+    def _restore(self, state: Checkpoint) -> None:
+        self.model.set_weights(state.weights)
+        for variable, value in zip(self.model.optimizer.variables, state.optimizer, strict=True):
+            variable.assign(value)

@@ -1,0 +1,96 @@
+"""The bare limit: decode, preprocess and invoke on every core, in one process, without a server.
+
+    python -m bench.servers.bare BUNDLE
+
+Reads a JSON object a line from standard input, {"frame": FILE, "seconds": S, "exact": false},
+recognises the frame over and over for so long with as many threads and interpreters as cores, and
+answers in a line: frames, seconds, latencies in ms, the label. `exact` decodes every pixel and
+resizes by area, as the peers do.
+"""
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from server.recognition import frame, results
+from server.recognition.interpreter import InterpreterPool
+from server.recognition.manifest import Bundle, Recipe
+from server.recognition.preprocessing import Tensor, apply_table, scaling_table, to_input_pixels
+from server.store.bundles.layout import open_bundle
+from server.system.machine import process
+from server.system.machine.cores import granted_cores
+
+
+class Steps:
+    """The bare steps of one frame over a pool of interpreters."""
+
+    def __init__(self, bundle: Bundle, pool: InterpreterPool, *, exact: bool) -> None:
+        if bundle.manifest.recipe is None:
+            raise ValueError(f"{bundle.folder} has no recipe")
+        self.bundle, self.pool = bundle, pool
+        self.recipe = full_decode(bundle.manifest.recipe) if exact else bundle.manifest.recipe
+        self._table, self._limits = scaling_table(self.recipe, pool.inputs[0]), frame.Limits()
+
+    def run(self, data: bytes, *, alone: bool = False) -> tuple[Tensor, ...]:
+        """An image file's bytes -> the model's outputs; `alone` as InterpreterPool.lease has it."""
+        pixels = frame.decode(data, self.recipe, self._limits)
+        tensor = apply_table(to_input_pixels(pixels, self.recipe), self._table)
+        with self.pool.lease(alone=alone) as interpreter:
+            return interpreter.run([tensor])
+
+    def label(self, data: bytes) -> str:
+        """The most probable label of an image."""
+        outputs, manifest = self.run(data), self.bundle.manifest
+        probabilities = results.to_probabilities(outputs[0], self.pool.outputs[0], manifest)
+        return self.bundle.labels[int(probabilities.argmax())].name
+
+
+def full_decode(recipe: Recipe) -> Recipe:
+    """`recipe` with every pixel decoded and an area resize, the documented idiom of a user."""
+    return msgspec.structs.replace(recipe, decode="exact", interpolation="area")
+
+
+def _work(steps: Steps, data: bytes, until: float, latencies: list[float]) -> None:
+    now = time.perf_counter()
+    while now < until:
+        steps.run(data)
+        before, now = now, time.perf_counter()
+        latencies.append(now - before)
+
+
+def limit(steps: Steps, data: bytes, seconds: float) -> dict[str, float | int]:
+    """Frames recognised in `seconds` by as many threads as `steps` has interpreters."""
+    kept: list[list[float]] = [[] for _ in range(steps.pool.size)]
+    start = time.perf_counter()
+    threads = [
+        threading.Thread(target=_work, args=(steps, data, start + seconds, mine)) for mine in kept
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    elapsed, milliseconds = time.perf_counter() - start, np.concatenate(kept) * 1000
+    p50, p99 = np.percentile(milliseconds, [50, 99])
+    return {"good": len(milliseconds), "seconds": elapsed, "p50": float(p50), "p99": float(p99)}
+
+
+def main(folder: Path) -> None:
+    """Answers commands until standard input ends."""
+    process.set_up()
+    bundle = open_bundle(folder)
+    pool = InterpreterPool(bundle.model_path, granted_cores(), 1)
+    both = {exact: Steps(bundle, pool, exact=exact) for exact in (False, True)}
+    for line in sys.stdin:
+        command = json.loads(line)
+        steps, data = both[command["exact"]], Path(command["frame"]).read_bytes()
+        answer = {**limit(steps, data, command["seconds"]), "label": steps.label(data)}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,266 @@
+"""TensorFlow Serving's REST API: predict, classify, metadata, status; by version and by label.
+
+Source: tensorflow/serving, g3doc/api_rest.md. The status of a whole model shares its path with
+Lineside's own description of it, see `server.api.models`. The label `stable` is the version that
+serves.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+from flask import Blueprint, Response, request
+
+from server.api.compat.tensorflow_serving_json import (
+    CLASSIFY_SIGNATURES,
+    DEFAULT_SIGNATURE,
+    ClassifyRequest,
+    Inputs,
+    PredictRequest,
+    check_signature,
+    columns_of,
+    columns_to_inputs,
+    predictions,
+    read_serving,
+    rows_to_inputs,
+    serving_json,
+)
+from server.api.recognize.options import Query, age_of, options
+from server.api.recognize.service import Recognizing, mark_frame
+from server.config.settings import Settings
+from server.errors import InvalidFieldError, ModelNotFoundError
+from server.http.body.image import read_options
+from server.http.errors import to_json
+from server.recognition.preprocessing import TensorSpec
+from server.recognition.tensors import model as tensors
+from server.recognition.tensors.model import Model, Outcome
+from server.store.bundles.layout import versions
+from server.store.bundles.repository import BundleStore
+
+STABLE = "stable"
+TYPES = {
+    "bool": "DT_BOOL",
+    "float16": "DT_HALF",
+    "float32": "DT_FLOAT",
+    "float64": "DT_DOUBLE",
+    "int8": "DT_INT8",
+    "int16": "DT_INT16",
+    "int32": "DT_INT32",
+    "int64": "DT_INT64",
+    "uint8": "DT_UINT8",
+    "uint16": "DT_UINT16",
+    "uint32": "DT_UINT32",
+    "uint64": "DT_UINT64",
+}
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Why a version is in its state."""
+
+    error_code: str = "OK"
+    error_message: str = ""
+
+
+class VersionStatus(msgspec.Struct, frozen=True):
+    """One version: AVAILABLE where it answers, even if its first request loads it; LOADING; END
+    where it may not serve."""
+
+    version: str
+    state: str
+    status: Status
+
+
+class ModelStatus(msgspec.Struct, frozen=True):
+    """The versions of a model."""
+
+    model_version_status: tuple[VersionStatus, ...]
+
+
+class Predictions(msgspec.Struct, frozen=True):
+    """The answer to `instances`: a value or, for several outputs, an object for each."""
+
+    predictions: list[Any]
+
+
+class Outputs(msgspec.Struct, frozen=True):
+    """The answer to `inputs`: the output or, for several, an object of them."""
+
+    outputs: Any
+
+
+class Results(msgspec.Struct, frozen=True):
+    """The answer to `examples`: for each, its pairs of label and score, best first."""
+
+    results: list[list[Annotated[list[str | float], msgspec.Meta(min_length=2, max_length=2)]]]
+
+
+class ModelSpec(msgspec.Struct, frozen=True):
+    name: str
+    signature_name: str
+    version: str
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    """The model and its signature's tensors, as GetModelMetadataResponse in JSON."""
+
+    model_spec: ModelSpec
+    metadata: dict[str, Any]
+
+
+def version_statuses(store: BundleStore, name: str) -> tuple[VersionStatus, ...]:
+    """The version of `name` that serves or is about to, and those that were refused."""
+    serving = store.served().get(name)
+    failures = store.failures(name)
+    found = [
+        VersionStatus(str(failure.version), "END", Status("UNKNOWN", failure.reason))
+        for failure in failures
+    ]
+    if serving is not None:
+        found.append(VersionStatus(str(serving.manifest.version), "AVAILABLE", Status()))
+    elif not failures:
+        newest = versions(store.folder)[name][0]
+        state = "LOADING" if name == store.default else "AVAILABLE"
+        found.append(VersionStatus(str(newest), state, Status()))
+    return tuple(found)
+
+
+def _tensor_info(spec: TensorSpec, rows: bool) -> dict[str, Any]:
+    shape = (-1, *spec.shape[1:]) if rows else spec.shape
+    return {
+        "dtype": TYPES["float32" if spec.quantized else spec.dtype],
+        "tensor_shape": {
+            "dim": [{"size": str(size), "name": ""} for size in shape],
+            "unknown_rank": False,
+        },
+        "name": spec.name,
+    }
+
+
+def metadata_of(model: Model) -> Metadata:
+    """`model` as GetModelMetadata describes it; quantised tensors are real numbers here."""
+    rows = tensors.batched(model)
+
+    def infos(specs: tuple[TensorSpec, ...]) -> dict[str, Any]:
+        return {spec.signature or spec.name: _tensor_info(spec, rows) for spec in specs}
+
+    signature = {
+        "inputs": infos(model.pool.inputs),
+        "outputs": infos(model.pool.outputs),
+        "method_name": "tensorflow/serving/predict",
+    }
+    return Metadata(
+        ModelSpec(model.manifest.name, "", str(model.manifest.version)),
+        {"signature_def": {"signature_def": {DEFAULT_SIGNATURE: signature}}},
+    )
+
+
+class TensorFlowServing:
+    """What the routes do, once the model is named."""
+
+    def __init__(self, recognizing: Recognizing, settings: Settings) -> None:
+        self._recognizing, self._settings = recognizing, settings
+
+    def model(self, name: str, version: int | None, label: str | None) -> Model:
+        """The model that serves. Raises ModelNotFoundError, NotReadyError."""
+        if label not in (None, STABLE):
+            raise ModelNotFoundError(
+                f"Unrecognized servable version label: {label}; there is {STABLE}"
+            )
+        return self._recognizing.store.get(name, version)
+
+    def _run(self, model: Model, inputs: Inputs, top_k: int = 1) -> Outcome:
+        query = read_options(Query, request)
+        asked = msgspec.structs.replace(
+            options(
+                query, self._settings, age_of(query, self._settings, self._recognizing.clock_skew)
+            ),
+            top_k=top_k,
+        )
+        files = [item for item in inputs if isinstance(item, bytes)]
+        if not files:
+            return self._recognizing.tensors(
+                model, [item for item in inputs if not isinstance(item, bytes)], asked
+            )
+        if len(files) > self._settings.max_batch:
+            raise InvalidFieldError(
+                f"{len(files)} images were sent, and at most {self._settings.max_batch} are taken"
+            )
+        return self._recognizing.images(model, files, asked)
+
+    def predict(self, model: Model) -> Response:
+        """This request's instances or inputs through `model`."""
+        wanted = read_serving(PredictRequest)
+        check_signature(wanted.signature_name)
+        if (wanted.instances is None) == (wanted.inputs is None):
+            raise InvalidFieldError("send either 'instances', by row, or 'inputs', by column")
+        if wanted.instances is None:
+            outcome = self._run(model, columns_to_inputs(model, wanted.inputs))
+            return serving_json({"outputs": columns_of(model, outcome)})
+        if not tensors.batched(model):
+            raise InvalidFieldError("this model takes no rows: send 'inputs' in their place")
+        outcome = self._run(model, rows_to_inputs(model, wanted.instances))
+        return serving_json({"predictions": predictions(model, outcome)})
+
+    def classify(self, model: Model) -> Response:
+        """All labels of each of this request's examples, best first."""
+        wanted = read_serving(ClassifyRequest)
+        check_signature(wanted.signature_name, CLASSIFY_SIGNATURES)
+        if not model.labels or not tensors.batched(model):
+            raise InvalidFieldError(f"the model {model.manifest.name} has no labels to answer with")
+        if twice := sorted({name for row in wanted.examples for name in row} & set(wanted.context)):
+            raise InvalidFieldError(f"{twice[0]} is in the context and in an example")
+        rows = [{**wanted.context, **row} for row in wanted.examples]
+        outcome = self._run(model, rows_to_inputs(model, rows), len(model.labels))
+        results: list[list[list[str | float]]] = [
+            [[label.label, label.probability] for label in answer.predictions]
+            for answer in outcome.answers
+        ]
+        return to_json(Results(results))
+
+
+def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
+    """The protocol's routes."""
+    routes = Blueprint("tensorflow_serving", __name__, url_prefix="/v1/models")
+    routes.before_request(mark_frame)
+    store, serving = recognizing.store, TensorFlowServing(recognizing, settings)
+
+    @routes.post("/<model:name>:predict")
+    @routes.post("/<model:name>/versions/<int:version>:predict")
+    @routes.post("/<model:name>/labels/<model:label>:predict")
+    def predict(name: str, version: int | None = None, label: str | None = None) -> Response:
+        return serving.predict(serving.model(name, version, label))
+
+    @routes.post("/<model:name>:classify")
+    @routes.post("/<model:name>/versions/<int:version>:classify")
+    @routes.post("/<model:name>/labels/<model:label>:classify")
+    def classify(name: str, version: int | None = None, label: str | None = None) -> Response:
+        return serving.classify(serving.model(name, version, label))
+
+    @routes.post("/<model:name>:regress")
+    @routes.post("/<model:name>/versions/<int:version>:regress")
+    @routes.post("/<model:name>/labels/<model:label>:regress")
+    def regress(name: str, version: int | None = None, label: str | None = None) -> Response:
+        serving.model(name, version, label)
+        raise InvalidFieldError("no model here has a regression signature: use :predict")
+
+    @routes.get("/<model:name>/metadata")
+    @routes.get("/<model:name>/versions/<int:version>/metadata")
+    @routes.get("/<model:name>/labels/<model:label>/metadata")
+    def metadata(name: str, version: int | None = None, label: str | None = None) -> Response:
+        return to_json(metadata_of(serving.model(name, version, label)))
+
+    @routes.get("/<model:name>/versions/<int:version>")
+    @routes.get("/<model:name>/labels/<model:label>")
+    def status(name: str, version: int | None = None, label: str | None = None) -> Response:
+        if label is not None:
+            version = serving.model(name, None, label).manifest.version
+        return to_json(ModelStatus(_statuses_of(store, name, version)))
+
+    return routes
+
+
+def _statuses_of(store: BundleStore, name: str, version: int | None) -> tuple[VersionStatus, ...]:
+    known = version_statuses(store, name) if name in versions(store.folder) else ()
+    found = tuple(status for status in known if status.version == str(version))
+    if not found:
+        raise ModelNotFoundError(f"Could not find version {version} of model {name}")
+    return found

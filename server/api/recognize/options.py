@@ -1,0 +1,92 @@
+"""What a request may ask of a frame, beside the frame itself."""
+
+import time
+from functools import lru_cache
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from server.api.recognize.deadlines import check_clock, frame_age, likely_cause, time_left
+from server.config.settings import Settings
+from server.http.body.image import query_values, refuse_unknown, to_options
+from server.observe.clock_skew import ClockSkew
+from server.recognition.recognizer import Options
+from server.values.secret_text import looks_secret
+from server.values.validation import NUMBER_TOO
+
+Name = Annotated[str, Meta(max_length=128, extra=NUMBER_TOO)]
+Version = Annotated[int, Meta(ge=1)]
+TopK = Annotated[int, Meta(ge=1, le=1000)]
+Threshold = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """In the query string, as form fields, or as keys of a JSON body.
+
+    model, version: which bundle answers; the default one without. top_k: most labels in the answer.
+    threshold: least probability of a label in the answer. camera, part: names that come back in
+    the answer; frames of cameras take turns. captured_at: Unix seconds, or RFC 3339 with a zone.
+    deadline_ms: milliseconds from `captured_at`, else from arrival, in which an answer is wanted.
+    """
+
+    model: Name | None = None
+    version: Version | None = None
+    top_k: TopK | None = None
+    threshold: Threshold = 0.0
+    camera: Name | None = None
+    part: Name | None = None
+    captured_at: Annotated[str, Meta(max_length=64, extra=NUMBER_TOO)] | None = None
+    deadline_ms: Annotated[float, Meta(gt=0, le=600_000)] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which msgspec makes a ValidationError, for a key or token in the wrong
+        place: names are counted, kept and shown, and it would be too."""
+        for field in ("camera", "part"):
+            if looks_secret(getattr(self, field) or ""):
+                raise ValueError(f"`{field}` looks like a key: send that as a header, never a name")
+
+
+@lru_cache(maxsize=256)
+def query_of(text: str) -> Query:
+    """What a WSGI environment's QUERY_STRING asks; remembered, since a camera asks the same of all
+    its frames. Raises InvalidFieldError naming a value that can't be used, or a name that is not
+    known."""
+    values = query_values(text)
+    refuse_unknown(values, Query.__struct_fields__)
+    return to_options(Query, values)
+
+
+def age_of(query: Query, settings: Settings, skew: ClockSkew | None = None) -> float:
+    """Seconds since `captured_at`; 0 without, negative if the camera's clock is ahead, which is
+    reported to `skew`.
+
+    Raises InvalidFieldError for a moment that can't be read, or, if a deadline was asked, for one
+    so far ahead that the deadline can't be judged.
+    """
+    captured_at = query.captured_at
+    if captured_at is None:
+        return 0.0
+    age, tolerated = frame_age(captured_at, time.time()), settings.max_clock_skew_ms / 1000
+    if skew is not None:
+        skew.note(query.camera or "", -age, tolerated, lambda: likely_cause(age, captured_at))
+    if query.deadline_ms is not None:
+        check_clock(age, tolerated, captured_at)
+    return age
+
+
+def options(query: Query, settings: Settings, age: float = 0.0) -> Options:
+    """What `query` asks of a frame of `age` seconds that has arrived now.
+
+    Raises StaleFrameError if its deadline has passed already.
+    """
+    deadline = (query.deadline_ms or settings.max_wait_ms) / 1000
+    return Options(
+        top_k=query.top_k or settings.default_top_k,
+        threshold=query.threshold,
+        deadline=time.monotonic() + time_left(deadline, age, query.captured_at),
+        camera=query.camera or "",
+        latest_only=settings.latest_only,
+        part=query.part or "",
+        from_capture=query.captured_at is not None,
+    )

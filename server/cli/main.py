@@ -1,0 +1,155 @@
+"""The commands of `python -m server`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from server import __version__
+from server.cli import fleet_command
+from server.cli import journal as journal_command
+from server.cli import keys as keys_command
+from server.config.describe import described
+from server.config.load import load, settings_file
+from server.config.settings import Settings
+from server.errors import LinesideError, SettingsError, StartError
+from server.system.handover import Handover
+
+
+def _parser(asked: str) -> argparse.ArgumentParser:
+    """Of all commands; only the one that is asked for gets its flags of settings, which are many
+    to make at every start."""
+    parser = argparse.ArgumentParser(
+        prog="python -m server", description="Lineside: recognition for the production line."
+    )
+    parser.add_argument("--version", action="version", version=f"lineside {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    serve = commands.add_parser("serve", help="serve the models over HTTP (the default)")
+    check = commands.add_parser(
+        "check",
+        help="validate settings and bundles, say what would serve",
+        description="Validates settings and bundles as `serve` would, loads the models, says what"
+        " would serve, and ends: 0 where the server would come up, else 1.",
+    )
+    health = commands.add_parser(
+        "health",
+        help="ask the running server whether it is ready",
+        description="Asks the server of these settings, of which `host` and `port` count, whether"
+        " it is ready, and ends: 0 where it is, else 1.",
+    )
+    commands.add_parser("settings", help="print the table of settings")
+    keys_command.add_parser(commands)
+    journal_command.add_parser(commands)
+    fleet_command.add_parser(commands)
+    worker = commands.add_parser("worker", help="run jobs, for the servers of one `broker_url`")
+    bench = commands.add_parser("bench", help="measure this device and propose its settings")
+    bench.add_argument("--seconds", type=float, default=20.0, help="to measure in all (20)")
+    bench.add_argument(
+        "--write", action="store_true", help="set what is proposed in the settings file"
+    )
+    for command in (serve, check, health, worker, bench):
+        command.add_argument("--config", type=Path, help="TOML file of settings")
+        for row in described() if command.prog.endswith(f" {asked}") else ():
+            text = (
+                f"{row.help} ({row.unit + ', ' if row.unit else ''}default {row.default or 'none'})"
+            )
+            shown = row.type.replace(" or ", "|") if " or " in row.type else row.type.split()[-1]
+            command.add_argument(row.flag, dest=row.name, metavar=shown, help=text)
+    return parser
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    names = [row.name for row in described()]
+    flags = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    return load(os.environ, flags, args.config)
+
+
+# For the allocator that Granian brings, which reads it when it is loaded (jemalloc(3), TUNING):
+# what one connection frees the next may have, and what none needs goes back to the kernel soon.
+ALLOCATOR = ("_RJEM_MALLOC_CONF", "narenas:1,dirty_decay_ms:500,muzzy_decay_ms:0")
+# For the linear algebra that NumPy and OpenCV each bring, which we don't use: no threads for it.
+ALGEBRA = ("OPENBLAS_NUM_THREADS", "1")
+
+
+def _serve(settings: Settings, handover: Handover | None) -> int:
+    os.environ.setdefault(*ALLOCATOR)
+    os.environ.setdefault(*ALGEBRA)
+    from server.process.http_server import run
+    from server.process.startup import application, prepare
+
+    make_app = partial(application, handover=handover)
+    run(settings, make_app, prepare(settings), handover)
+    return 0
+
+
+def _work(settings: Settings) -> int:
+    from server.jobs.workers.worker import run
+    from server.process.startup import check_broker
+
+    check_broker(settings)
+    return run(settings)
+
+
+def _check(settings: Settings) -> int:
+    from server.process.startup import check
+
+    for line in check(settings):
+        print(line)
+    return 0
+
+
+def _health(settings: Settings) -> int:
+    from server.process.health import health
+
+    ready, text = health(settings)
+    print(text, file=sys.stdout if ready else sys.stderr)
+    return 0 if ready else 1
+
+
+def _bench(settings: Settings, args: argparse.Namespace) -> int:
+    from server.cli.bench import run
+
+    file = settings_file(os.environ, args.config)
+    if args.write and file is None:
+        raise SettingsError(
+            "--write needs a settings file: name it with --config FILE or LINESIDE_CONFIG"
+        )
+    return run(settings, args.seconds, file if args.write else None)
+
+
+def _print_settings() -> int:
+    print("| setting | environment | flag | type | default | unit | what |")
+    print("|---|---|---|---|---|---|---|")
+    for row in described():
+        cells = (f"`{row.name}`", f"`{row.env}`", f"`{row.flag}`", row.type, row.default, row.unit)
+        print("| " + " | ".join([*cells, row.help]) + " |")
+    return 0
+
+
+def main(argv: Sequence[str], handover: Handover | None = None) -> int:
+    """Exit code: 0 well, 1 a server that could not start or go on, 2 wrong use.
+
+    handover: what a server's worker leaves to its successor.
+    """
+    asked = next((word for word in argv if not word.startswith("-")), "")
+    args = _parser(asked).parse_args(argv)
+    try:
+        if args.command == "settings":
+            return _print_settings()
+        if args.command == "fleet":
+            return fleet_command.run(args)
+        settings = _settings(args)
+        if args.command == "key":
+            return keys_command.run(args, Path(settings.keys_file))
+        if args.command == "journal":
+            return journal_command.run(args, settings)
+        if args.command == "bench":
+            return _bench(settings, args)
+        if args.command == "serve":
+            return _serve(settings, handover)
+        return {"check": _check, "health": _health, "worker": _work}[args.command](settings)
+    except (StartError, LinesideError) as error:
+        print(f"lineside: {error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,120 @@
+"""Where settings come from: read strictly, before the port opens.
+
+Sources in order of increasing precedence: a TOML file, the environment (`LINESIDE_NAME`), flags
+(`--name`). An unknown key or an unusable value is a SettingsError that names it and its source.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from server.config.settings import LISTS, Settings
+from server.errors import SettingsError
+from server.recognition.manifest import Recipe
+from server.system.files.plain import read_plain_file
+from server.values import json_values, validation
+from server.values.validation import InvalidValueError, may_be
+
+PREFIX = "LINESIDE_"
+CONFIG = "LINESIDE_CONFIG"
+# Settings that hold a password or a secret, or may.
+SECRET = frozenset({"broker_url", "cache_url", "webhook_secret"})
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(read_plain_file(path).decode())
+    except FileNotFoundError:
+        raise SettingsError(
+            f"the settings file {path} does not exist: make it, it may be empty, or name another"
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"the settings file {path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(
+            f"the settings file {path} can't be read: it is no text in UTF-8"
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"the settings file {path} is not valid TOML: {error}") from None
+
+
+def _why(kind: Any) -> str:
+    """Says what a value of `kind`, an annotated type, may be."""
+    plain, meta = kind.__origin__, kind.__metadata__[0]
+    if get_origin(plain) is Literal:
+        return "it may be " + " or ".join(choice or "empty" for choice in get_args(plain))
+    if plain is bool:
+        return "it may be true or false"
+    # A pattern says less to a person than the setting's help does.
+    return str(meta.description) if meta.pattern else f"it may be {may_be(kind)}"
+
+
+def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
+    kinds = get_type_hints(Settings, include_extras=True)
+    if name not in kinds:
+        raise SettingsError(
+            f"{source}: there is no such setting; `python -m server settings` lists them"
+        )
+    try:
+        if not strict and isinstance(value, str) and name == "recipe":
+            return json_values.decode(value.encode(), kinds[name], name=name)
+        if name == "recipe":
+            return validation.convert(value, kinds[name], name=name, lenient=False)
+        if not strict and isinstance(value, str) and name in LISTS:
+            value = [item for item in map(str.strip, value.split(",")) if item]
+        return msgspec.convert(value, kinds[name], strict=strict)
+    except (msgspec.ValidationError, InvalidValueError) as error:
+        why = str(error) if isinstance(error, InvalidValueError) else _why(kinds[name])
+        shown = "that" if name in SECRET else repr(value)
+        raise SettingsError(f"{source} can't be {shown}: {why}") from None
+
+
+def as_text(value: object) -> str:
+    """A setting that is no table, as the environment gives it; '' for none."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return "" if value is None else str(value)
+
+
+def to_environ(settings: Settings) -> dict[str, str]:
+    """The environment from which `load` makes `settings` again, for a process of this server's."""
+    found = {}
+    for name in Settings.__struct_fields__:
+        value = getattr(settings, name)
+        if isinstance(value, Recipe):
+            found[PREFIX + name.upper()] = msgspec.json.encode(value).decode()
+        elif value is not None:
+            found[PREFIX + name.upper()] = as_text(value)
+    return found
+
+
+def settings_file(environ: Mapping[str, str], file: Path | None = None) -> Path | None:
+    """The settings file: `file`, or the one that LINESIDE_CONFIG names, or None."""
+    if file is None and environ.get(CONFIG):
+        return Path(environ[CONFIG])
+    return file
+
+
+def load(
+    environ: Mapping[str, str], flags: Mapping[str, str] | None = None, file: Path | None = None
+) -> Settings:
+    """Settings from `file` (or the one LINESIDE_CONFIG names), `environ` and `flags` (by name).
+
+    Raises SettingsError for an unknown key, an unusable value or a missing file.
+    """
+    file = settings_file(environ, file)
+    values: dict[str, Any] = {}
+    for name, value in (_read_file(file) if file else {}).items():
+        values[name] = _convert(name, value, f"{file}: {name}", strict=True)
+    for key, value in environ.items():
+        if key.startswith(PREFIX) and key != CONFIG:
+            name = key.removeprefix(PREFIX).lower()
+            values[name] = _convert(name, value, key, strict=False)
+    for name, value in (flags or {}).items():
+        values[name] = _convert(name, value, "--" + name.replace("_", "-"), strict=False)
+    return Settings(**values)

@@ -1,0 +1,175 @@
+"""What a server recognises with: its models, their admission, metrics and log lines."""
+
+import logging
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+from server.config.settings import Settings
+from server.errors import LinesideError
+from server.observe.device import DeviceCollector
+from server.observe.metrics import Metrics
+from server.observe.models import ModelsCollector
+from server.recognition.admission import Admission
+from server.recognition.interpreter import InterpreterPool
+from server.recognition.manifest import Bundle
+from server.recognition.reader_guard.guard import ReaderGuard
+from server.recognition.tensors.model import Model, make_model
+from server.store.audit import Audit
+from server.store.bundles.records import Loaded
+from server.store.bundles.repository import BundleStore
+from server.store.bundles.residents import Unloaded
+from server.store.bundles.serving_models import Limit
+from server.store.bundles.watching import watch
+from server.store.crashes.guard import CrashGuard
+from server.system.background import Afterwards
+from server.system.machine.cores import granted_cores
+
+logger = logging.getLogger(__name__)
+
+# Seconds between looks whether the default model serves.
+STEP_S = 0.01
+
+
+def make_store(
+    settings: Settings,
+    metrics: Metrics,
+    admission: Admission,
+    afterwards: Afterwards | None = None,
+    guard: ReaderGuard | None = None,
+    audit: Audit | None = None,
+) -> BundleStore:
+    """The model repository of `settings`, whose models share `admission` and tell `metrics`: of
+    their frames by `afterwards`, where it is given. guard: what stands around the readers of
+    images. audit: keeps which versions take over by themselves."""
+    limits = settings.image_limits
+    size = settings.pool_size
+    cores = granted_cores()
+    wide = cores if settings.wide_interpreter and cores > 1 else 0
+
+    def on_stage(stage: str, seconds: float) -> None:
+        if afterwards is None:
+            metrics.worked(stage, seconds)
+        else:
+            afterwards.take(partial(metrics.worked, stage, seconds))
+
+    def load(bundle: Bundle) -> Model:
+        pool = InterpreterPool(bundle.model_path, size, settings.threads_per_interpreter, wide)
+        return make_model(bundle, pool, admission, limits, on_stage, guard)
+
+    def loaded(now: Loaded) -> None:
+        manifest = now.recognizer.manifest
+        metrics.loaded(manifest, now.seconds)
+        fields = {
+            "model": f"{manifest.name}/{manifest.version}",
+            "seconds": round(now.seconds, 3),
+            "interpreters": now.recognizer.pool.size,
+            "mb": round(now.bytes / 1e6, 1),
+        }
+        logger.info("model loaded", extra={"fields": fields})
+
+    def unloaded(gone: Unloaded) -> None:
+        metrics.model_unloads.labels(gone.name, gone.reason).inc()
+        fields = {
+            "model": f"{gone.name}/{gone.version}",
+            "reason": gone.reason,
+            "mb": round(gone.bytes / 1e6, 1),
+            "seconds": round(gone.seconds, 3),
+        }
+        logger.info("model unloaded", extra={"fields": fields})
+
+    store = BundleStore(
+        Path(settings.models),
+        settings.model,
+        load,
+        settings.recipe,
+        pinned=settings.version or None,
+        limit=Limit(int(settings.models_memory_mb * 1e6), copies=1 + size + (wide > 0)),
+        on_loaded=loaded,
+        on_unloaded=unloaded,
+        on_taken_over=audit.took_over if audit else lambda *_: None,
+    )
+    metrics.ready.set_function(lambda: store.ready()[0])
+    metrics.registry.register(ModelsCollector(store.served, store.memory))
+    return store
+
+
+def start_loading(
+    store: BundleStore, settings: Settings, stop: threading.Event | None = None
+) -> threading.Thread:
+    """Loads the default model, then those to preload, then looks for newer versions, until `stop`
+    is set: in a thread of its own, so that /livez answers meanwhile."""
+    stopped = stop or threading.Event()
+
+    def run() -> None:
+        for name in dict.fromkeys((store.default, *settings.preload)):
+            if stopped.is_set():
+                return
+            try:
+                store.load(name)
+            except LinesideError as error:
+                fields = {"model": name, "reason": error.message}
+                logger.error("no version may serve", extra={"fields": fields})
+            except Exception:
+                # Else the models after this one would not be loaded, nor newer versions looked for.
+                logger.exception("a model can't be loaded", extra={"fields": {"model": name}})
+        if settings.watch_models_s:
+            watch(store, settings.watch_models_s, stopped)
+
+    thread = threading.Thread(target=run, name="models", daemon=True)
+    thread.start()
+    return thread
+
+
+def make_metrics(settings: Settings, root: Path) -> Metrics:
+    """The metrics of this server and of the machine whose `sys` and `proc` lie in `root`."""
+    metrics = Metrics(settings.max_cameras)
+    folders = {"data": Path(settings.data), "models": Path(settings.models)}
+    metrics.registry.register(DeviceCollector(folders, root))
+    return metrics
+
+
+class Engine:
+    """What recognises, without the HTTP around it: the models of `store`, which share `admission`
+    and tell `metrics`, `afterwards`.
+
+    It may begin to load while the rest of a server is still being imported. root: where the
+    machine's `sys` and `proc` lie. guard: of the frames that must not be read. Raises StartError
+    where the models folder is unusable.
+    """
+
+    def __init__(
+        self, settings: Settings, root: Path = Path("/"), guard: CrashGuard | None = None
+    ) -> None:
+        self.guard = guard or CrashGuard(settings)
+        self.audit = Audit(Path(settings.data))
+        self.metrics = make_metrics(settings, root)
+        self.metrics.watch_crashes(self.guard.crash_count, lambda: len(self.guard.frames))
+        self.admission = Admission(settings.slots, settings.max_waiting)
+        self.metrics.watch(self.admission)
+        self.afterwards = Afterwards()
+        self.store = make_store(
+            settings, self.metrics, self.admission, self.afterwards, self.guard, self.audit
+        )
+        self._settings, self._stop = settings, threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begins to load, as `start_loading` has it, unless that was begun."""
+        if self._thread is None:
+            self._thread = start_loading(self.store, self._settings, self._stop)
+
+    def await_model(self, seconds: float) -> None:
+        """Returns once the default model serves or was refused, or after `seconds`."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self.store.ready()[0] or self.store.failures(self.store.default):
+                return
+            time.sleep(STEP_S)
+
+    def stop(self) -> None:
+        """Returns once nothing is being loaded any more, nor ever will be."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()

@@ -1,0 +1,220 @@
+"""Closed doors: who may come in, how often, and what every answer tells browsers.
+
+Keys and tokens are asked for off the loopback, and wherever there are any. They are never logged,
+counted or told; a caller is known by the name of its key.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response, g, request
+from werkzeug.datastructures import EnvironHeaders, Headers
+
+from server.config.settings import Settings
+from server.errors import ExpiredError, ForbiddenError, UnauthorizedError
+from server.http.access.caller import NO_KEY, OWNER, Caller, credentials, identify
+from server.http.access.open_access import from_loopback, is_loopback
+from server.http.access.origins import OriginCheck
+from server.http.access.rights import ADMIN, OPEN, PROBES, rights_of
+from server.http.access.tokens import token_reader
+from server.store.keys import KeyRing, Right
+
+logger = logging.getLogger(__name__)
+
+Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+# Pages come with everything they need from this server, and no other page may frame them.
+HEADERS = (
+    (
+        "Content-Security-Policy",
+        "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none';"
+        " form-action 'self'; frame-ancestors 'none'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
+
+
+class Doors:
+    """Decides for each request whether it needs a caller, and which.
+
+    Raises KeysError or SettingsError where keys or tokens can't be used as set.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._auth = settings.auth
+        self._ring = KeyRing(Path(settings.keys_file))
+        self._read_token = token_reader(settings)
+        loopback = is_loopback(settings.host)
+        self._origins = OriginCheck(settings, loopback=loopback)
+        self._always = settings.auth == "required" or (
+            settings.auth == "auto" and (self._read_token is not None or not loopback)
+        )
+
+    def closed(self) -> bool:
+        """Whether a key or token is asked for."""
+        return self._always or (self._auth == "auto" and self._ring.present())
+
+    def usable_keys(self) -> int:
+        """How many API keys open anything now."""
+        return self._ring.usable()
+
+    def locked(self) -> bool:
+        """Whether nobody can come in: a key is asked for, none is usable, and no tokens are
+        taken."""
+        return self.closed() and self._read_token is None and not self._ring.usable()
+
+    def _hint(self) -> str:
+        """What the answer to a caller without a valid key says beside that."""
+        if not self.locked():
+            return ""
+        return (
+            "; no key opens this server now: whoever runs it makes one with `python -m server key"
+            " add NAME`"
+        )
+
+    def any_rates(self) -> bool:
+        """Whether a key has a rate of its own."""
+        return any(key.rate for key in self._ring.current())
+
+    def identify(self, headers: Headers, rights: Iterable[Right]) -> tuple[Caller | None, str]:
+        """Return the caller whose request has `headers`, or None and what is wrong with its
+        credentials, if it has any.
+
+        Of several that are valid, the first with one of `rights` counts, and it alone: rights of
+        two callers don't add up.
+        """
+        valid: list[Caller] = []
+        faults: list[UnauthorizedError] = []
+        for secret in credentials(headers):
+            try:
+                caller = identify(secret, self._ring, self._read_token)
+            except UnauthorizedError as error:
+                faults.append(error)
+                continue
+            if not caller.rights.isdisjoint(rights):
+                return caller, ""
+            valid.append(caller)
+        if valid:
+            return valid[0], ""
+        # One that was valid once is this server's, whatever a proxy has put beside it.
+        faults.sort(key=lambda error: not isinstance(error, ExpiredError))
+        return None, faults[0].message if faults else ""
+
+    def admit(self, environ: dict[str, Any], rights: Iterable[Right]) -> tuple[bool, Caller | None]:
+        """Return whether a WSGI request for frames may do what one of `rights` opens, by its
+        headers and address alone, and whose it is."""
+        if not self.closed():
+            let_in = self.open_to(environ.get("REMOTE_ADDR")) and self._origins.admits(environ)
+            return let_in, None
+        caller, _ = self.identify(EnvironHeaders(environ), rights)
+        return caller is not None and not caller.rights.isdisjoint(rights), caller
+
+    def authorize(self, caller: Caller | None, fault: str, *, closed: bool) -> None:
+        """Raises UnauthorizedError or ForbiddenError where this request may not go on."""
+        if request.url_rule is None or request.method == "OPTIONS":
+            return  # there is nothing, or a browser asks what it may send
+        rights = rights_of(request.url_rule.rule)
+        if not closed:
+            if request.url_rule.rule not in PROBES:
+                self._check_unguarded(rights)
+        elif rights == OPEN:
+            return
+        elif caller is None:
+            raise UnauthorizedError((fault or NO_KEY) + self._hint())
+        elif rights is None or not caller.rights.intersection(rights):
+            needs = " or ".join(rights or ()) or "a right that nobody has"
+            raise ForbiddenError(f"{caller.name} has no right to this; it needs {needs}")
+
+    def open_to(self, address: str | None) -> bool:
+        """Whether `address` may come in while no key is asked for."""
+        return self._auth != "auto" or from_loopback(address)
+
+    def _check_unguarded(self, rights: tuple[str, ...] | None) -> None:
+        """Raise where a request without a key comes from another machine, or may be that of another
+        site's page in a browser."""
+        page = rights == OPEN
+        if not page and not self.open_to(request.remote_addr):
+            raise UnauthorizedError("this server asks other machines for a key, and has none yet")
+        strict = rights == ADMIN and self._auth == "auto"
+        if sentence := self._origins.refusal(request.environ, page=page, strict=strict):
+            raise ForbiddenError(sentence)
+
+
+def guard(app: Flask, settings: Settings, doors: Doors) -> None:
+    """Lets only those in who may come in, and no more often than they may.
+
+    Raises SettingsError where rates can't be used as set.
+    """
+    if settings.auth == "off":
+        fields = {"address": settings.host}
+        logger.warning("everyone is let in, since auth is off", extra={"fields": fields})
+
+    if doors.locked():
+        fields = {
+            "keys_file": settings.keys_file,
+            "remedy": "python -m server key add NAME --rights recognize",
+        }
+        logger.warning("no key is usable, so everyone is refused", extra={"fields": fields})
+
+    @app.before_request
+    def know() -> None:
+        if doors.closed():
+            rule = request.url_rule
+            rights = (rights_of(rule.rule) if rule else None) or ()
+            g.caller, g.caller_fault = doors.identify(request.headers, rights)
+            if g.caller:
+                request.environ[OWNER] = g.caller.name
+
+    if settings.rate_per_key or settings.rate_per_address or doors.any_rates():
+        from server.http.access.rate_limits import limit_rates
+
+        limit_rates(app, settings)
+
+    @app.before_request
+    def authorize() -> None:
+        closed = "caller" in g
+        doors.authorize(g.get("caller"), g.get("caller_fault", ""), closed=closed)
+
+    @app.after_request
+    def challenge(response: Response) -> Response:
+        if response.status_code == 401:
+            error = ', error="invalid_token"' if g.get("caller_fault") else ""
+            response.headers["WWW-Authenticate"] = f'Bearer realm="lineside"{error}'
+        return response
+
+    if settings.cors_origins:
+        from flask_cors import CORS
+
+        CORS(
+            app,
+            origins=list(settings.cors_origins),
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
+            expose_headers=[
+                "RateLimit",
+                "RateLimit-Policy",
+                "Retry-After",
+                "X-Request-Id",
+                "X-Should-Retry",
+            ],
+        )
+
+
+class SecureHeaders:
+    """WSGI middleware that adds `HEADERS` to every answer of `app` that lacks them."""
+
+    def __init__(self, app: Wsgi) -> None:
+        self._app = app
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            given = {name for name, _ in headers}
+            added = [header for header in HEADERS if header[0] not in given]
+            return start_response(status, headers + added, *error)
+
+        return self._app(environ, start)

@@ -1,0 +1,420 @@
+"""Request bodies on their way in: how long a thread waits for one, how many threads do, and how
+much of all bodies is in memory.
+
+The HTTP server's read of a body ends when the body does, so a client that stops sending would keep
+a thread for as long as it likes, and a few dozen of them every thread there is. The server offers
+no limit, nor does it tell a request's connection. But a request may be answered from any thread,
+and the kernel tells how much was written to each connection. So what came too late is answered from
+here, by an answer of a length like no other's, and the connection on which that was written is
+shut for reading, which ends the read.
+
+A body's bytes are counted before they are read, by its Content-Length or, where that is not said,
+as they come, and until its request is answered. Whoever would bring more than there is room for
+waits a moment; whoever has kept others waiting longest makes room.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from werkzeug.exceptions import RequestTimeout
+
+from server.config.thread_budget import MOST_READING
+from server.errors import OverloadedError
+from server.http.access.auth import HEADERS
+from server.http.errors import error_body
+from server.http.probe_reserve import without_body
+from server.http.protocol import PROTOCOL
+from server.system.machine.sockets import bytes_written, own_sockets, shut_for_reading
+
+Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+# From MANY threads that wait for bodies on, each further one takes the place of the one that has
+# waited longest, where that has had GRACE seconds.
+MANY, GRACE = MOST_READING - 8, 1.0
+# Seconds for which a body waits for room in memory, and between two looks for whom to give up.
+LONGEST_WAIT, WAIT_STEP = 1.0, 0.1
+# Bytes that are read at a time of a body that does not say its length.
+PIECE = 1 << 16
+# In a WSGI environment, the Body of the request.
+BODY = "lineside.body"
+# Methods whose requests' bodies no route reads.
+WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
+# Bytes by which an answer to what came too late is made longer.
+PADDING = range(2000, 8000)
+# The headers that the HTTP server adds, a date has always as many letters, and the phrases of its
+# first line where they are not Python's.
+PHRASES = {413: "Payload Too Large", 422: "Unprocessable Entity"}
+ADDED = (("Server", "granian"), ("Date", "Thu, 01 Jan 1970 00:00:00 GMT"))
+# Seconds that a piece of the body of a request that is already decided has to come before the
+# client gets the answer, and that the rest has then before the connection is shut: a client that
+# reads only once it has sent everything would else see a broken connection, not the answer.
+DECIDED, LINGERING = 0.3, 2.0
+# Seconds in which the HTTP server has written an answer that it was given, busy as it may be, and
+# between two looks whether it has; LOOKS are made at least, where this process stood still.
+WRITTEN, STEP, LOOKS = 2.0, 0.001, 50
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The answer to a request whose body decides nothing. data: JSON."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    data: bytes
+
+
+class Body:
+    """`wsgi.input` of one request. `since` is when the read in hand began, in seconds of
+    time.monotonic(); `error` what every read ends in from now on, if anything. `answer` is set if
+    the request is decided and the rest of the body is only drained; `sent` is when it was sent
+    before the body's end, else 0; `connection`, of the thread that watches, is where an answer was
+    written to: a descriptor, and all bytes written to it. `held`: bytes that are counted as this
+    request's; `waiting`: whether it waits for room for more."""
+
+    __slots__ = (
+        *(
+            "_bodies",
+            "_left",
+            "_length",
+            "_read",
+            "answer",
+            "answered",
+            "connection",
+            "environ",
+            "error",
+        ),
+        *("held", "sent", "since", "waiting"),
+    )
+
+    def __init__(self, environ: dict[str, Any], bodies: "Bodies") -> None:
+        self._bodies, self._read = bodies, environ["wsgi.input"].read
+        length = environ.get("CONTENT_LENGTH", "")
+        self._left = self._length = int(length) if length.isdecimal() else None
+        self.environ: dict[str, Any] | None = environ
+        self.since = self.sent = 0.0
+        self.answer: Answer | None = None
+        self.answered = False
+        self.connection: tuple[int, int] | None = None
+        self.error: RequestTimeout | OverloadedError | None = None
+        self.held, self.waiting = 0, False
+
+    def decide(self, answer: Answer) -> None:
+        """Have `answer` sent while the rest of the body is read, if that takes long; the reads end
+        soon after."""
+        self.answer = answer
+
+    def due(self, seconds: float) -> float:
+        """Return when to stop waiting for this body, of those that have `seconds` to come."""
+        if self.answer is None:
+            return self.since + seconds
+        return self.sent + LINGERING if self.sent else self.since + min(DECIDED, seconds)
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; fewer only at the body's end.
+
+        Raises RequestTimeout where they do not come in time, OverloadedError where too many
+        threads wait for bodies or too much of them is in memory.
+        """
+        if self._left is not None:
+            size = min(size, self._left)
+            if not size:
+                return b""
+        self._bodies.begin(self, size if self._left is not None else min(size, PIECE))
+        try:
+            data = self._unknown(size) if self._left is None else self._known(size)
+        finally:
+            self._bodies.end(self)
+        if self.error is not None:
+            del data  # which the error's traceback would keep
+            raise self.error
+        return data
+
+    def _known(self, size: int) -> bytes:
+        # Asked for all there is, the HTTP server copies the body once and keeps no copy of its own;
+        # after a part was read, it would answer as if the body had ended.
+        data: bytes = self._read() if size == self._left == self._length else self._read(size)
+        self._left = (self._left or 0) - len(data)
+        return data
+
+    def _unknown(self, size: int) -> bytes:
+        pieces: list[bytes] = []
+        came = 0
+        while came < size and self.error is None:
+            try:
+                self._bodies.hold(self, min(size, came + PIECE))
+            except OverloadedError:
+                pieces.clear()  # which the error's traceback would keep
+                raise
+            piece = self._read(min(PIECE, size - came))
+            if not piece:
+                break
+            pieces.append(piece)
+            came += len(piece)
+        return b"".join(pieces)
+
+    def hold_more(self, size: int) -> None:
+        """As `hold`."""
+        self._bodies.hold(self, self.held + size)
+
+
+def hold(environ: Mapping[str, Any], size: int) -> None:
+    """Counts `size` bytes more as held by a WSGI request until it is answered. Raises
+    OverloadedError where there is no room for them."""
+    body: Body | None = environ.get(BODY)
+    if body is not None:
+        body.hold_more(size)
+
+
+class Bodies:
+    """WSGI middleware around `app` that ends each read of a body after `seconds`, and has at most
+    `most_bytes` of all bodies in memory.
+
+    `_lock` guards all that follows it: `_reading`, the bodies that threads wait for, the longest
+    first; `_late`, those of them that are still to be answered; `_held`, the bytes counted, with
+    `_room` to say that they became fewer; `_watching`, whether the thread that answers was started;
+    `_next`, when it looks again.
+    """
+
+    def __init__(self, app: Wsgi, seconds: float, most_bytes: int) -> None:
+        self._app, self._seconds, self._most_bytes = app, seconds, most_bytes
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._held = 0
+        self._reading: dict[Body, None] = {}
+        self._late: list[Body] = []
+        self._watching, self._next = False, 0.0
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        chunked = "HTTP_TRANSFER_ENCODING" in environ
+        if PROTOCOL not in environ or (environ.get("CONTENT_LENGTH", "0") == "0" and not chunked):
+            return self._app(environ, start_response)
+        if environ["REQUEST_METHOD"] in WITHOUT_BODY:
+            return self._not_waited_for(environ, start_response)
+        body = environ["wsgi.input"] = environ[BODY] = Body(environ, self)
+        try:
+            return self._app(environ, start_response)
+        finally:
+            # Else the two would keep each other, and the body with them, until they are collected.
+            body.environ = None
+            self._release(body)
+
+    def _not_waited_for(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        """Answers a request whose body means nothing (RFC 9110, 9.3) as if it had none, and has its
+        connection closed, on which the body may still come."""
+        return self._app(*without_body(environ, start_response))
+
+    def begin(self, body: Body, size: int) -> None:
+        """Before a read of `size` bytes of `body`, for which it may wait. Raises its error if it
+        has one."""
+        if body.error is not None:
+            raise body.error
+        body.since = time.monotonic()
+        with self._lock:
+            if len(self._reading) >= MANY:
+                self._make_room(body)
+            self._reading[body] = None
+            if body.answer is not None and body.due(self._seconds) < self._next:
+                self._wake.set()
+            if not self._watching:
+                self._watching = True
+                self._next = body.due(self._seconds)
+                threading.Thread(target=self._watch, name="bodies", daemon=True).start()
+            try:
+                self._await_room(body, size)
+            except OverloadedError:
+                del self._reading[body]
+                raise
+
+    def end(self, body: Body) -> None:
+        """After a read of `body`."""
+        with self._lock:
+            del self._reading[body]
+
+    def hold(self, body: Body, size: int) -> None:
+        """Counts `size` bytes in all as held by `body`, or as many as it holds if those are more.
+        Raises OverloadedError where there is no room for them."""
+        with self._lock:
+            if not self._take(body, size):
+                raise self._too_much(body)
+
+    def _await_room(self, body: Body, size: int) -> None:
+        if self._take(body, size):
+            return
+        body.waiting, now = True, body.since
+        try:
+            while not self._take(body, size):
+                if now - body.since >= LONGEST_WAIT:
+                    raise self._too_much(body)
+                self._free(self._held + size - body.held - self._most_bytes, now)
+                self._room.wait(WAIT_STEP)
+                now = time.monotonic()
+        finally:
+            body.waiting = False
+        # It is waited for from now on, the last of all.
+        del self._reading[body]
+        body.since = now
+        self._reading[body] = None
+
+    def _take(self, body: Body, size: int) -> bool:
+        """Counts `size` bytes as held by `body` if there is room; what is more than all that there
+        may be, once there is nothing else."""
+        more = min(size, self._most_bytes) - body.held
+        if more <= 0:
+            return True
+        if self._held + more > self._most_bytes:
+            return False
+        self._held += more
+        body.held += more
+        return True
+
+    def _too_much(self, body: Body) -> OverloadedError:
+        body.error = OverloadedError(
+            f"the bodies of all requests take {self._held / 1e6:.0f} MB, and at most"
+            f" {self._most_bytes / 1e6:g} MB may (bodies_mb)",
+            retry_after=1,
+        )
+        return body.error
+
+    def _free(self, size: int, now: float) -> None:
+        """Gives up bodies that were waited for long enough, the longest first, until those that
+        were given up hold `size` bytes."""
+        for other in self._reading:
+            if size <= 0:
+                break
+            if other.waiting or now - other.since < GRACE:
+                continue
+            if other.error is None:
+                self._give_up(other, now)
+                self._wake.set()
+            size -= other.held
+
+    def _release(self, body: Body) -> None:
+        with self._lock:
+            if body.held:
+                self._held -= body.held
+                body.held = 0
+                self._room.notify_all()
+
+    def _make_room(self, body: Body) -> None:
+        """Gives up the body that is waited for longest; else raises OverloadedError."""
+        longest = next(
+            (other for other in self._reading if other.error is None and not other.waiting), None
+        )
+        if (
+            longest is None
+            or body.since - longest.since < GRACE
+            or len(self._reading) >= MOST_READING
+        ):
+            body.error = OverloadedError(
+                f"{len(self._reading)} requests wait for their bodies, which is the most",
+                retry_after=1,
+            )
+            raise body.error
+        self._give_up(longest, body.since)
+        self._wake.set()
+
+    def _give_up(self, body: Body, now: float) -> None:
+        body.error = RequestTimeout(
+            f"the request's body had not come in whole after {now - body.since:.1f} s"
+        )
+        self._late.append(body)
+
+    def _watch(self) -> None:
+        """Life of the thread that answers what came too late."""
+        left = 0.0
+        while True:
+            self._wake.wait(left)
+            self._wake.clear()
+            late, left = self._collect(time.monotonic())
+            for body in late:
+                # Without a descriptor to spare, this client keeps its thread, and others don't.
+                with suppress(OSError):
+                    self._answer(body)
+
+    def _collect(self, now: float) -> tuple[list[Body], float]:
+        """The bodies that are late at `now`, and the seconds until another one may be."""
+        with self._lock:
+            self._next = now + self._seconds
+            for body in self._reading:
+                if body.error is not None or body.waiting:
+                    continue
+                due = body.due(self._seconds)
+                if due > now:
+                    self._next = min(self._next, due)
+                elif body.answer is not None and not body.sent:
+                    body.sent = now
+                    self._late.append(body)
+                    self._next = min(self._next, body.due(self._seconds))
+                else:
+                    self._give_up(body, now)
+            late, self._late = self._late, []
+            return late, self._next - now
+
+    def _answer(self, body: Body) -> None:
+        """Answers in place of the thread that waits for `body`, and ends its wait, unless the rest
+        of the body is still to be drained."""
+        environ = body.environ
+        if environ is None:
+            return  # it came just now
+        if not body.answered:
+            body.answered = True
+            body.connection = self._send(body, environ, body.answer or _timeout(environ, body))
+        if body.error is not None and body.connection is not None:
+            shut_for_reading(*body.connection)
+
+    def _send(self, body: Body, environ: dict[str, Any], answer: Answer) -> tuple[int, int] | None:
+        """Sends `answer`; returns the connection that it was written to, as `Body.connection`, or
+        None if that can't be told or the body has come."""
+        data = answer.data + b" " * random.choice(PADDING)
+        before = {number: bytes_written(sock) for number, sock in own_sockets()}
+        given = {name.lower() for name, _ in answer.headers}
+        headers = [
+            *answer.headers,
+            ("Connection", "close"),
+            *(header for header in HEADERS if header[0].lower() not in given),
+        ]
+        environ[PROTOCOL].response_bytes(answer.status, headers, data)
+        whole = _on_the_wire(answer.status, headers, data)
+        give_up, looks, last = time.monotonic() + WRITTEN, 0, list[int]()
+        while self._waits(body) and (looks < LOOKS or time.monotonic() < give_up):
+            found = [
+                number
+                for number, sock in own_sockets()
+                if number in before and bytes_written(sock) - before[number] == whole
+            ]
+            # Another connection's answers may chance to be as long: so at two looks, and alone.
+            if len(found) == 1 and found == last:
+                return found[0], before[found[0]] + whole
+            last, looks = found, looks + 1
+            time.sleep(STEP)
+        return None
+
+    def _waits(self, body: Body) -> bool:
+        """Return whether a thread waits for `body`, or drains it and may be between two reads."""
+        return body.environ is not None and (body.answer is not None or body in self._reading)
+
+
+def _timeout(environ: dict[str, Any], late: Body) -> Answer:
+    request_id = environ["HTTP_X_REQUEST_ID"]
+    sentence = late.error.description if isinstance(late.error, RequestTimeout) else ""
+    body = error_body(environ["PATH_INFO"], "REQUEST_TIMEOUT", sentence or "", request_id)
+    headers = (("Content-Type", "application/json"), ("X-Request-Id", request_id))
+    return Answer(408, headers, msgspec.json.encode(body))
+
+
+def _on_the_wire(status: int, headers: Sequence[tuple[str, str]], data: bytes) -> int:
+    """The bytes that an answer takes in all, as the HTTP server writes it."""
+    first = f"HTTP/1.1 {status} {PHRASES.get(status) or HTTPStatus(status).phrase}\r\n"
+    lines = (*headers, *ADDED, ("Content-Length", str(len(data))))
+    head = sum(len(f"{name}: {value}\r\n") for name, value in lines)
+    return len(first) + head + len(b"\r\n") + len(data)

@@ -1,0 +1,235 @@
+"""Celery's broker and result backend of one machine: a SQLite file between processes.
+
+The file may be deleted, cut or damaged at any time: whoever notices first begins a new one, and all
+others move to it.
+
+Kombu's own file-based transports keep a message that a killed worker had taken from everyone else.
+Here messages are wake-ups and results are on their way to the table of jobs, which alone counts:
+what is lost here is sent again.
+"""
+
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from queue import Empty
+from typing import Any, TypeVar
+
+from celery.backends.base import KeyValueStoreBackend
+from kombu.transport import virtual
+from kombu.utils.encoding import bytes_to_str, ensure_bytes
+from kombu.utils.json import dumps, loads
+
+from server.system.files.durable import set_aside
+from server.system.files.sqlite import COMPANIONS, OpenFiles, is_damage, open_database
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+FILE = "jobs-queue.db"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS messages (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, message TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS results (
+    key TEXT PRIMARY KEY, value BLOB NOT NULL, at REAL NOT NULL
+);
+"""
+# Connections to lost files that a process keeps.
+LOST_MAX = 8
+TRANSPORT, BACKEND = "server.jobs.embedded_queue:Transport", "server.jobs.embedded_queue:Backend"
+
+
+class QueueFile:
+    """One process's connection to the file. `_lock` guards `_connection`, `_files`, by which its
+    loss is seen, and `_lost`, connections to files that were lost.
+
+    Methods raise sqlite3.Error or OSError; for a file that was lost or is damaged only if no new
+    one can be begun.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        # Kept open, since the last to close one removes by its name the log of the file that is
+        # there now.
+        self._lost: deque[sqlite3.Connection] = deque(maxlen=LOST_MAX)
+        self._connection, self._files = self._open()
+
+    def _open(self) -> tuple[sqlite3.Connection, OpenFiles]:
+        try:
+            connection = open_database(self._path, SCHEMA, "NORMAL")
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            self._set_aside(str(error))
+            connection = open_database(self._path, SCHEMA, "NORMAL")
+        return connection, OpenFiles(self._path)
+
+    def _set_aside(self, reason: str) -> None:
+        moved = set_aside(self._path, COMPANIONS)
+        self._say(reason, str(moved))
+
+    def _say(self, reason: str, moved: str | None = None) -> None:
+        fields = {"path": str(self._path), "reason": reason, "moved_to": moved}
+        logger.error("the queue of jobs is begun anew, no job is lost", extra={"fields": fields})
+
+    def _begin_anew(self, reason: str) -> None:
+        """Moves to a new file, or to that which another process has begun."""
+        if self._files.still_named():
+            self._set_aside(reason)
+        elif not self._path.exists():
+            self._say(reason)
+        old = self._connection
+        self._connection, self._files = self._open()
+        self._lost.append(old)
+
+    def _do(self, use: Callable[[sqlite3.Connection], T]) -> T:
+        """What `use` returns for the connection, or if that turns out to be to a damaged file, for
+        one to a new file."""
+        with self._lock:
+            if reason := self._files.lost():
+                self._begin_anew(reason)
+            try:
+                return use(self._connection)
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+                self._begin_anew(str(error))
+            return use(self._connection)
+
+    def run(self, statement: str, *values: object) -> list[Any]:
+        """The rows of one statement, committed by itself."""
+        return self._do(lambda connection: connection.execute(statement, values).fetchall())
+
+    def run_each(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """One statement with each of `rows`, in one transaction."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                connection.executemany(statement, rows)
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+        self._do(run)
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self._lock:
+            self._connection.close()
+
+
+def renew(path: Path) -> None:
+    """Empties the queue, or begins a new file if it is damaged. Raises sqlite3.Error or OSError."""
+    file = QueueFile(path)
+    file.run("DELETE FROM messages")
+    file.close()
+
+
+class Channel(virtual.Channel):
+    """Queues as rows; the oldest goes first, to one receiver."""
+
+    supports_fanout = False
+
+    @property
+    def _file(self) -> QueueFile:
+        file: QueueFile = self.connection.file
+        return file
+
+    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
+        self._file.run("INSERT INTO messages (queue, message) VALUES (?, ?)", queue, dumps(message))
+
+    def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
+        # Looking before taking spares the file a write with every look.
+        if not self._size(queue):
+            raise Empty
+        rows = self._file.run(
+            "DELETE FROM messages WHERE id = (SELECT min(id) FROM messages WHERE queue = ?)"
+            " RETURNING message",
+            queue,
+        )
+        if not rows:
+            raise Empty
+        message: dict[str, Any] = loads(bytes_to_str(rows[0][0]))
+        return message
+
+    def _size(self, queue: str) -> int:
+        return int(self._file.run("SELECT count(*) FROM messages WHERE queue = ?", queue)[0][0])
+
+    def _purge(self, queue: str) -> int:
+        size = self._size(queue)
+        self._file.run("DELETE FROM messages WHERE queue = ?", queue)
+        return size
+
+
+class Transport(virtual.Transport):
+    """The transport of `Channel`; its transport option `path` names the file."""
+
+    Channel = Channel
+    driver_type = "sqlite"
+    driver_name = "sqlite3"
+    polling_interval = 0.05
+    connection_errors = (*virtual.Transport.connection_errors, sqlite3.OperationalError)
+
+    def __init__(self, client: Any, **options: Any) -> None:
+        super().__init__(client, **options)
+        self._path = Path(client.transport_options["path"])
+        self.file: QueueFile
+
+    def driver_version(self) -> str:
+        """SQLite's."""
+        return sqlite3.sqlite_version
+
+    def establish_connection(self) -> Any:
+        """Opens the file. Raises sqlite3.Error or OSError."""
+        self.file = QueueFile(self._path)
+        return super().establish_connection()
+
+    def close_connection(self, connection: Any) -> None:
+        """Closes the channels, then the file."""
+        super().close_connection(connection)
+        self.file.close()
+
+
+class Backend(KeyValueStoreBackend):
+    """Results as rows."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._file = QueueFile(Path(self.app.conf.broker_transport_options["path"]))
+
+    def get(self, key: str | bytes) -> bytes | None:
+        """What was set, or None."""
+        rows = self._file.run("SELECT value FROM results WHERE key = ?", bytes_to_str(key))
+        return rows[0][0] if rows else None
+
+    def mget(self, keys: Iterable[str | bytes]) -> Iterator[bytes | None]:
+        """As `get`, of several."""
+        return (self.get(key) for key in keys)
+
+    def set(self, key: str | bytes, value: str | bytes) -> None:
+        """Sets, until `cleanup` finds it old."""
+        self._file.run(
+            "INSERT OR REPLACE INTO results VALUES (?, ?, ?)",
+            bytes_to_str(key),
+            ensure_bytes(value),
+            time.time(),
+        )
+
+    def delete(self, key: str | bytes) -> None:
+        """Removes it, where it is there."""
+        self._file.run("DELETE FROM results WHERE key = ?", bytes_to_str(key))
+
+    def forget_all(self, keys: Iterable[str]) -> None:
+        """Removes several at once."""
+        self._file.run_each("DELETE FROM results WHERE key = ?", [(key,) for key in keys])
+
+    def cleanup(self) -> None:
+        """Removes what is older than `result_expires`."""
+        self._file.run("DELETE FROM results WHERE at < ?", time.time() - float(self.expires))

@@ -1,0 +1,244 @@
+"""What happens before the first frame: settings and bundles checked, the process set up."""
+
+import gc
+import logging
+import os
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from server.config import load as config_reading
+from server.config.settings import Settings
+from server.errors import NotReadyError, SettingsError
+from server.http.access.open_access import check_doors
+from server.store.bundles.choices import candidates, read_choice
+from server.store.bundles.layout import newest_intact, pick_default, versions
+from server.values.validation import counted
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from server.observe.log_throttle import Repeats
+    from server.recognition.manifest import Bundle
+    from server.store.crashes.guard import CrashGuard
+    from server.system.handover import Handover
+
+
+# Seconds for which a worker that replaces another loads its model before it takes connections.
+REPLACEMENT_S = 10.0
+# Objects made and not yet freed, before garbage is looked for among them.
+YOUNG = 10_000
+BROKER = re.compile(r"rediss?://[^/?#\s]+(/[0-9]*)?(\?\S*)?")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+
+
+def prepare(settings: Settings) -> int:
+    """Checks what can be checked without loading a model; returns the frames worked on at once.
+
+    Imports nothing heavy, so that a server that can't start says so at once. Raises StartError
+    where the doors are open to strangers, or where no version of the default model is intact.
+    """
+    check_doors(settings)
+    bundle_of(settings)
+    check_values(settings)
+    return settings.slots
+
+
+def bundle_of(settings: Settings) -> "Bundle":
+    """The bundle that would serve by default. Raises BundleError where none is intact."""
+    folder = Path(settings.models)
+    found = versions(folder)
+    name = pick_default(found, settings.model, folder)
+    order = candidates(found[name], read_choice(folder / name), settings.version or None)
+    return newest_intact(folder, name, order, settings.recipe)
+
+
+def check_values(settings: Settings) -> None:
+    """Raises SettingsError for values that their types alone don't show to be unusable."""
+    check_hosts(settings)
+    check_cache(settings)
+    check_origins(settings)
+    if settings.allowed_hosts:
+        from server.http.access.origins import OriginCheck
+
+        OriginCheck(settings, loopback=True)
+    for name in ("rate_per_key", "rate_per_address"):
+        if rate := getattr(settings, name):
+            from server.http.access.rate_limits import check_rate
+
+            check_rate(rate, name)
+
+
+def check_origins(settings: Settings) -> None:
+    """Raises SettingsError where `cors_origins` names what no browser sends as an Origin (RFC 6454,
+    7)."""
+    for origin in settings.cors_origins:
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            raise SettingsError(
+                f"cors_origins can't have {origin!r}: say SCHEME://HOST or SCHEME://HOST:PORT,"
+                " such as https://line.example, or * for all"
+            )
+
+
+def check_hosts(settings: Settings) -> None:
+    """Raises SettingsError where an image_url may be fetched from what is no host, a webhook sent
+    to one, or where the broker is none that is known."""
+    lists = {
+        "image_url_hosts": settings.image_url_hosts,
+        "webhook_hosts": settings.webhook_hosts,
+    }
+    for setting, entries in lists.items():
+        if entries:
+            from server.system.outbound import parse_allowed
+
+            for entry in entries:
+                parse_allowed(entry, setting)
+    check_broker(settings)
+
+
+def check_broker(settings: Settings) -> None:
+    """Raises SettingsError where `broker_url` is not of Redis."""
+    if settings.broker_url and not BROKER.fullmatch(settings.broker_url):
+        raise SettingsError("broker_url should be redis://HOST:PORT/NUMBER, rediss://... or empty")
+
+
+def check_cache(settings: Settings) -> None:
+    """Raises SettingsError where the cache's Redis has no address."""
+    if settings.cache_url:
+        from server.store.cache.redis_backend import client_of
+
+        client_of(settings.cache_url)
+
+
+def application(
+    settings: Settings | None = None,
+    root: Path = Path("/"),
+    handover: "Handover | None" = None,
+) -> "Flask":
+    """The WSGI application in a process of its own, for any WSGI server: logging started, the
+    process set up. Without `settings`, those of the environment. root: where the machine's `sys`
+    and `proc` lie. handover: what workers leave to each other. Raises StartError."""
+    with _all_objects_kept():
+        from server.observe import logs
+        from server.observe.log_throttle import Repeats
+        from server.store.crashes.guard import CrashGuard
+        from server.system.machine import process
+
+        process.set_up()
+        settings = settings or config_reading.load(os.environ)
+        listener = logs.start(settings.log_level, settings.log_format)
+        repeats = Repeats(settings.log_repeats)
+        # Unlike atexit's, these are run at the end of a forked worker too, the highest priority
+        # first.
+        Finalize(None, repeats.tell, exitpriority=1)
+        Finalize(None, listener.stop, exitpriority=0)
+        guard = CrashGuard(settings, handover)
+        guard.start()
+        app = _put_together(settings, repeats, root, guard)
+    if os.environ.get("NOTIFY_SOCKET"):
+        from server.process import watchdog
+
+        watchdog.start(settings, os.environ)
+    return app
+
+
+@contextmanager
+def _all_objects_kept() -> Iterator[None]:
+    """Looks for no garbage meanwhile, nor later among what was made: imports make objects by the
+    hundred thousand, all to stay. Going through them takes a tenth of the start, and would hold
+    up frames for 40 ms."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        # What the requests in hand have made is not taken for a heap that grows.
+        gc.set_threshold(YOUNG)
+        gc.enable()
+
+
+def _put_together(
+    settings: Settings, repeats: "Repeats", root: Path, guard: "CrashGuard"
+) -> "Flask":
+    """The application, whose models load while the rest of it is imported: after it where their
+    memory counts, since what imports take would count as the first one's."""
+    from server.engine import Engine
+
+    engine = Engine(settings, root, guard)
+    if not settings.models_memory_mb:
+        engine.start()
+    try:
+        from server.app import create_app
+
+        app = create_app(settings, engine=engine, repeats=repeats)
+        if guard.crash_count:
+            # Frames wait in the port's queue already, and are not to be told of a crash.
+            engine.await_model(REPLACEMENT_S)
+        return app
+    except BaseException:
+        # A process that ends while a model is built in a thread may crash.
+        engine.stop()
+        raise
+
+
+def check(settings: Settings) -> Iterator[str]:
+    """Loads what would be served and yields a line for each finding.
+
+    Raises StartError, or NotReadyError, where the server would not come up.
+    """
+    from server.engine import make_store
+    from server.observe import logs
+    from server.observe.metrics import Metrics
+    from server.recognition.admission import Admission
+    from server.recognition.interpreter import runtime
+    from server.recorders import data_fault
+    from server.system.machine import process
+
+    check_doors(settings)
+    # Whatever is found is yielded; the log has no listener here.
+    logging.getLogger(logs.LOGGER).addHandler(logging.NullHandler())
+    process.set_up()
+    check_values(settings)
+    store = make_store(settings, Metrics(), Admission(settings.slots, settings.max_waiting))
+    yield f"settings are valid; address {settings.host}:{settings.port}"
+    threads = settings.threads_per_interpreter
+    each = "1 thread" if threads == 1 else f"{threads} threads"
+    yield f"{settings.pool_size} interpreters of {each}, {runtime()}"
+    if fault := data_fault(settings):
+        yield fault
+    labels: set[str] = set()
+    for name in versions(Path(settings.models)):
+        try:
+            recognizer = store.load(name)
+        except NotReadyError as error:
+            if name == store.default:
+                raise
+            yield f"{name} is refused: {error.message}"
+            continue
+        manifest = recognizer.manifest
+        labels.update(label.name for label in recognizer.labels)
+        default = " (default)" if name == store.default else ""
+        golden = len(manifest.golden)
+        yield (
+            f"{name}/{manifest.version}{default}: {manifest.quantization},"
+            f" {counted(len(recognizer.labels), 'label')},"
+            f" {f'{golden} golden frames right' if golden else 'no golden frames'}"
+        )
+        for failure in store.failures(name):
+            yield f"{name}/{failure.version} is refused: {failure.reason}"
+    yield from _named_in_vain(settings, labels)
+
+
+def _named_in_vain(settings: Settings, labels: Collection[str]) -> Iterator[str]:
+    """A line for each model and label that `settings` names and that is not there, though it may
+    come later."""
+    found = versions(Path(settings.models))
+    for name in settings.preload:
+        if name not in found:
+            yield f"preload: there is no model {name}"
+    for label in settings.samples_labels:
+        if label not in labels:
+            yield f"samples_labels: no model has the label {label}"

@@ -1,0 +1,141 @@
+"""What is kept and counted of the answered frames, as the settings say."""
+
+import logging
+import os
+from collections.abc import Callable
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from flask import Flask
+
+from server.config.settings import Settings
+from server.observe.drift import Drift
+from server.observe.metrics import Metrics
+from server.recognition.manifest import Manifest
+from server.recognition.sample import Reason
+from server.store.bundles.repository import BundleStore
+from server.store.cache.answers import AnswerCache
+from server.store.journal.journal import Journal
+from server.store.journal.schema import FILE
+from server.store.journal.writer import Bounds
+from server.system.wall_clock import clock_fault
+
+if TYPE_CHECKING:
+    from server.store.samples.sampler import Sampler
+
+logger = logging.getLogger(__name__)
+
+SAMPLES = "samples"
+
+
+def manifest_of(store: BundleStore) -> Callable[[str, int], Manifest | None]:
+    """The manifest of the version of a model that serves, None where that one does not."""
+
+    def find(name: str, version: int) -> Manifest | None:
+        model = store.served().get(name)
+        return model.manifest if model and model.manifest.version == version else None
+
+    return find
+
+
+def make_drift(settings: Settings, metrics: Metrics, store: BundleStore) -> Drift:
+    """What measures the drift of the models of `store`, told of in `metrics`."""
+    drift = Drift(manifest_of(store), settings.drift_window_s, settings.drift_min_frames)
+    metrics.registry.register(drift)
+    return drift
+
+
+def samples_on(settings: Settings, *, keys_asked_for: bool) -> bool:
+    """Whether frames are kept: by `auto` only where nobody sees them without a key."""
+    wanted = settings.samples == "on" or (settings.samples == "auto" and keys_asked_for)
+    return wanted and settings.samples_mb > 0
+
+
+def make_sampler(
+    settings: Settings, metrics: Metrics, store: BundleStore, *, keys_asked_for: bool
+) -> "Sampler | None":
+    """What keeps samples of the answered frames; None where none are kept.
+
+    keys_asked_for: whether nobody comes in without a key, as the server starts.
+    """
+    if not samples_on(settings, keys_asked_for=keys_asked_for):
+        return None
+    from server.store.samples.folder import SampleFolder
+    from server.store.samples.sampler import LOST, Policy, Sampler
+
+    folder = SampleFolder(Path(settings.data) / SAMPLES, int(settings.samples_mb * 1e6))
+    policy = Policy(
+        labels=frozenset(settings.samples_labels),
+        margin=settings.samples_margin,
+        below=settings.samples_below,
+        share=settings.samples_share,
+        per_minute=settings.samples_per_minute,
+    )
+    sampler = Sampler(
+        folder,
+        policy,
+        manifest_of(store),
+        lambda reason: metrics.samples.labels(reason).inc(),
+        lambda reason: metrics.samples_lost.labels(reason).inc(),
+    )
+    # There from the start, so that Prometheus sees the first one as an increase.
+    for reason in get_args(Reason):
+        metrics.samples.labels(reason)
+    for reason in LOST:
+        metrics.samples_lost.labels(reason)
+    metrics.samples_bytes.set_function(lambda: folder.size)
+    # Unlike atexit's, this is run at the end of a forked worker too.
+    Finalize(None, sampler.close, exitpriority=10)
+    return sampler
+
+
+def data_fault(settings: Settings) -> str:
+    """Why nothing can be kept in the folder `data`; empty where something can, as far as can be
+    seen without writing to it."""
+    folder = Path(settings.data).absolute()
+    # Unlike Path.exists, this raises nothing for a folder that can't be looked into.
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    if not there.is_dir():
+        return f"data: {there} is no folder"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"data: {there} can't be written, so no journal, sample or job is kept"
+    return ""
+
+
+def warn_of_data(settings: Settings) -> None:
+    """Logs where nothing can be kept; frames are answered all the same."""
+    if fault := data_fault(settings):
+        logger.error(fault)
+
+
+def warn_of_clock() -> None:
+    """Logs that this machine's clock is not set; frames are answered all the same."""
+    if fault := clock_fault():
+        logger.error(fault)
+
+
+def open_journal(settings: Settings, metrics: Metrics) -> Journal | None:
+    """The journal of `settings`, whose last rows are written when this process ends; None where
+    it is switched off."""
+    if not settings.journal:
+        return None
+    bounds = Bounds(
+        settings.journal_days,
+        int(settings.journal_mb * 1e6),
+        int(settings.journal_write_mb_per_minute * 1e6),
+    )
+    path = Path(settings.data) / FILE
+    journal = Journal(path, bounds, metrics.journal_lost.inc, metrics.journal_rows.inc)
+    # Before the log's, which still tells of it; unlike atexit's, run at a forked worker's end too.
+    Finalize(None, journal.close, exitpriority=10)
+    return journal
+
+
+def open_cache(app: Flask, settings: Settings) -> AnswerCache:
+    """Where answers are kept for frames that come again: set up at once where it is switched on,
+    else with the first that wants it."""
+    cache = AnswerCache(app, settings)
+    if settings.cache or settings.cache_url:
+        cache.open()
+    return cache

@@ -1,0 +1,139 @@
+"""The model repository on disk: which names and versions there are, and whether they are intact."""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from server.errors import BundleError
+from server.recognition.labels import read_labels
+from server.recognition.manifest import (
+    GOLDEN,
+    LABELS,
+    MANIFEST,
+    MODEL,
+    NAME,
+    Bundle,
+    Manifest,
+    Recipe,
+    read_bundle,
+)
+from server.system.files.plain import read_plain_file
+
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+Fingerprint: TypeAlias = tuple[tuple[str, int, int], ...]
+
+
+def versions_of(folder: Path, name: str) -> tuple[int, ...]:
+    """The versions of `name` in a folder of bundles, newest first; none where there is no such."""
+    path = folder / name
+    if not NAME.fullmatch(name) or not path.is_dir():
+        return ()
+    numbers = [int(v.name) for v in path.iterdir() if v.is_dir() and VERSION.fullmatch(v.name)]
+    return tuple(sorted(numbers, reverse=True))
+
+
+def versions(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and their versions, newest first, in a folder of bundles. Raises BundleError where it
+    is not a folder, or holds nothing that could be a bundle."""
+    if not folder.is_dir():
+        raise BundleError(f"the models folder {folder} does not exist")
+    found = {path.name: versions_of(folder, path.name) for path in sorted(folder.iterdir())}
+    found = {name: numbers for name, numbers in found.items() if numbers}
+    if not found:
+        raise BundleError(
+            f"the models folder {folder} holds no bundle: expected NAME/VERSION/{MODEL} in it"
+        )
+    return found
+
+
+def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
+    """The bundle in `folder`, or a bare model.tflite there, fed by `recipe`.
+
+    Raises BundleError where it is incomplete or damaged, or where what lies around a bare model
+    says that it is a bundle whose copy is under way.
+    """
+    if (folder / MANIFEST).exists() or not (folder / MODEL).is_file():
+        bundle = read_bundle(folder)
+        said = f"{bundle.manifest.name}/{bundle.manifest.version}"
+        lies = "/".join(folder.parts[-2:])
+        if said != lies:
+            raise BundleError(f"{folder / MANIFEST} is of {said}, but lies in {lies}")
+        return bundle
+    if recipe is None:
+        raise BundleError(
+            f"{folder} has no {MANIFEST}: set `recipe` to say how an image is fed to its {MODEL}"
+        )
+    if (folder / GOLDEN).exists() or _has_bundles(folder.parent):
+        raise BundleError(
+            f"{folder} has no {MANIFEST}, and is no bare {MODEL} either: a {GOLDEN} folder in it or"
+            f" a {MANIFEST} in another version says that its copy was cut off, or is under way"
+        )
+    manifest = Manifest(
+        name=folder.parent.name,
+        version=int(folder.name),
+        sha256={},
+        recipe=recipe,
+        quantization="float32" if recipe.dtype == "float32" else "int8",
+    )
+    labels = folder / LABELS
+    return Bundle(folder, manifest, read_labels(labels) if labels.exists() else ())
+
+
+def _has_bundles(model: Path) -> bool:
+    """Whether a version in models/NAME has a bundle.json."""
+    return any((model / str(n) / MANIFEST).exists() for n in versions_of(model.parent, model.name))
+
+
+class _Task(msgspec.Struct):
+    task: str = "classify"
+
+
+def task_of(folder: Path) -> str:
+    """What an unverified bundle says its task is; '' where it can't be read."""
+    try:
+        return msgspec.json.decode(read_plain_file(folder / MANIFEST), type=_Task).task
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+
+
+def pick_default(names: Mapping[str, object], wanted: str, folder: Path) -> str:
+    """The model for requests that name none: `wanted`, or the only one there is.
+
+    Raises BundleError where there are several and `wanted` is not among them.
+    """
+    if wanted in names:
+        return wanted
+    if len(names) == 1:
+        return next(iter(names))
+    raise BundleError(f"{folder} holds {', '.join(names)}, but not {wanted}: set `model` to one")
+
+
+def fingerprint(folder: Path) -> Fingerprint:
+    """Path, size and time of change (ns) of every file in `folder`: what tells, without reading
+    them, whether a version is another than it was."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        with suppress(OSError):  # a file that goes while a copy is under way is another fingerprint
+            status = path.stat()
+            found.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def newest_intact(
+    folder: Path, name: str, numbers: Sequence[int], recipe: Recipe | None = None
+) -> Bundle:
+    """The first of the versions `numbers` whose files are intact.
+
+    Raises BundleError with the first one's fault where none is.
+    """
+    faults = []
+    for version in numbers:
+        try:
+            return open_bundle(folder / name / str(version), recipe)
+        except BundleError as error:
+            faults.append(error)
+    raise faults[0] if faults else BundleError(f"{folder / name} holds no version that may serve")

@@ -1,0 +1,175 @@
+"""Frames that end the worker: found after a crash, tried alone, and refused from then on.
+
+Frames that were in hand of native readers when a worker died are suspects. Each is decoded once
+more in a process of its own, and only one that ends that process too is refused: a good frame that
+stood beside it is answered. A suspect that comes again meanwhile waits for the verdict.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from server.config.settings import Settings
+from server.errors import NotReadyError, UnsafeImageError
+from server.recognition.reader_guard.decode_trial import DecodeTrial
+from server.recognition.reader_guard.frames_in_hand import FramesInHand, HeldFrame
+from server.recognition.reader_guard.guard import Sender
+from server.store.crashes.frames import CrashedFrame, CrashedFrames, sha256_of
+from server.system.clock import rfc3339
+from server.system.handover import Crash, Handover
+
+logger = logging.getLogger(__name__)
+
+# The name under which a worker leaves the frames in hand.
+FRAMES = "frames"
+# Slots beside those of frames worked on at once, for suspects of a crash.
+SPARE_SLOTS = 8
+# Seconds for which a frame waits for the verdict on it.
+LONGEST_WAIT_S = 60.0
+# Signals by which a fault of the process itself ends it.
+FAULTS = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS"})
+# Crashes in which a frame was the only one in hand, after which it is refused although its trial
+# found nothing.
+MAX_CRASHES_ALONE = 2
+
+
+def refusal(sha256: str) -> str:
+    """What the sender of a refused frame is told."""
+    return (
+        "this image ended the process that read it, so it is not read again; it is kept in the data"
+        f" folder as crashed/{sha256[:16]}..."
+    )
+
+
+class CrashGuard:
+    """The frames of one server that must not be read, and those in hand now.
+
+    `crashes` and `crash_count` are of workers before this one. `limits` are those of trials.
+    `_lock` guards `_pending`, the suspects by digest, each with an event for its verdict.
+    """
+
+    def __init__(self, settings: Settings, handover: Handover | None = None) -> None:
+        """handover: where frames in hand outlive this process; without, only frames that are
+        refused already are known."""
+        self.frames = CrashedFrames(Path(settings.data))
+        self.limits = settings.image_limits
+        self.crashes: list[Crash] = handover.crashes if handover else []
+        self.crash_count = handover.count if handover else 0
+        self._in_hand = _open_frames(settings, handover) if handover else None
+        self._lock = threading.Lock()
+        self._pending: dict[str, threading.Event] = {}
+
+    def start(self) -> None:
+        """Logs the crash that this worker follows, and tries the suspects, in a thread."""
+        if not self.crashes or self._in_hand is None:
+            return
+        crash, suspects = self.crashes[-1], self._in_hand.left
+        fields = {
+            "at": rfc3339(crash.at),
+            "signal": crash.signal,
+            "pid": crash.pid,
+            "crashes": self.crash_count,
+            "suspects": len(suspects),
+        }
+        logger.error("worker crashed", extra={"fields": fields})
+        if not suspects:
+            return
+        by_content: dict[str, list[HeldFrame]] = {}
+        for suspect in suspects:
+            by_content.setdefault(sha256_of(suspect.data), []).append(suspect)
+        self._pending = {sha256: threading.Event() for sha256 in by_content}
+        arguments = (self._in_hand, by_content, crash)
+        threading.Thread(target=self._try, args=arguments, name="crashed-frames").start()
+
+    @contextmanager
+    def reading(self, data: bytes, sender: Sender) -> Iterator[None]:
+        """As `ReaderGuard.reading`."""
+        if self._pending or self.frames.any:
+            self.check(data, sender.deadline)
+        about = {"camera": sender.camera, "request_id": sender.request_id}
+        with self._in_hand.hold(data, about) if self._in_hand else nullcontext():
+            yield
+
+    def check(self, data: bytes, deadline: float) -> None:
+        """Raises UnsafeImageError if this frame is refused, NotReadyError if that is not known by
+        `deadline` (seconds of time.monotonic())."""
+        sha256 = sha256_of(data)
+        with self._lock:
+            verdict = self._pending.get(sha256)
+        if verdict:
+            left = min(LONGEST_WAIT_S, deadline - time.monotonic())
+            if not verdict.wait(max(0.0, left)):
+                raise NotReadyError(
+                    "this image was in hand when the process that read it died, and is being tried",
+                    retry_after=1,
+                )
+        frame = self.frames.get(sha256)
+        if frame is not None and frame.refused:
+            raise UnsafeImageError(refusal(sha256))
+
+    def _try(
+        self, in_hand: FramesInHand, suspects: dict[str, list[HeldFrame]], crash: Crash
+    ) -> None:
+        for sha256, held in suspects.items():
+            kept = True
+            try:
+                kept = self._judge(sha256, held[0], crash, alone=len(suspects) == 1)
+            except OSError as error:
+                fields = {"reason": str(error)}
+                logger.error("a frame can't be tried", extra={"fields": fields})
+            finally:
+                # One that is not kept is tried again by the worker after this one.
+                for each in held if kept else ():
+                    in_hand.release(each)
+                with self._lock:
+                    self._pending.pop(sha256).set()
+
+    def _judge(self, sha256: str, suspect: HeldFrame, crash: Crash, *, alone: bool) -> bool:
+        """Tries a suspect; False if what came of it could not be kept."""
+        ended_by = DecodeTrial(suspect.data, self.limits).wait()
+        if not ended_by and not (alone and crash.signal in FAULTS):
+            return True
+        before = self.frames.get(sha256)
+        crashes = before.crashes + 1 if before else 1
+        return self.refuse(
+            CrashedFrame(
+                sha256=sha256,
+                at=rfc3339(crash.at),
+                signal=crash.signal,
+                camera=suspect.about.get("camera", ""),
+                request_id=suspect.about.get("request_id", ""),
+                crashes=crashes,
+                refused=bool(ended_by) or crashes >= MAX_CRASHES_ALONE,
+            ),
+            suspect.data,
+        )
+
+    def refuse(self, frame: CrashedFrame, data: bytes) -> bool:
+        """Keeps a frame aside, and logs that it is refused from now on, if it is. False if it could
+        not be kept."""
+        if frame.refused:
+            fields = {
+                "sha256": frame.sha256,
+                "bytes": len(data),
+                "signal": frame.signal,
+                "camera": frame.camera,
+                "frame_of": frame.request_id or frame.job,
+            }
+            logger.error("frame is refused, since it ends its reader", extra={"fields": fields})
+        return self.frames.keep(frame, data)
+
+
+def _open_frames(settings: Settings, handover: Handover) -> FramesInHand | None:
+    slots = settings.slots + SPARE_SLOTS
+    frame_bytes = int(settings.max_body_mb * 1_000_000)
+    try:
+        in_hand = FramesInHand(slots, frame_bytes, handover.inherited(FRAMES))
+        handover.leave(FRAMES, in_hand.descriptor)
+    except OSError as error:
+        fields = {"reason": error.strerror}
+        logger.warning("frames in hand can't outlive a crash", extra={"fields": fields})
+        return None
+    return in_hand

@@ -1,0 +1,235 @@
+"""The table of jobs, written anew from what can still be read of it.
+
+The new file is whole before the old one is touched. At every moment the jobs are in a file that the
+next start finds, whoever is killed when.
+"""
+
+import logging
+import os
+import sqlite3
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from server.store.jobs.records import OPEN, Ask, Fault
+from server.store.jobs.rows import COLUMNS, FRAME_COLUMNS, SCHEMA, frame_of, intact, job_of
+from server.system.files.durable import set_aside, sync
+from server.system.files.sqlite import COMPANIONS, check_place, check_plain, files_of
+
+logger = logging.getLogger(__name__)
+
+# What ends a job of which not all that is needed could be read.
+LOST = Fault("STORAGE_FAILED", "the file of jobs was damaged, and frames of this job with it")
+# Ways to find the numbers of jobs: where one meets a bad page, another may come by.
+NUMBERS = (
+    "SELECT number FROM jobs ORDER BY number",
+    "SELECT number FROM jobs ORDER BY number DESC",
+    "SELECT number FROM jobs INDEXED BY sqlite_autoindex_jobs_1 ORDER BY id",
+    "SELECT number FROM jobs INDEXED BY jobs_open WHERE finished IS NULL",
+)
+UNREADABLE = (sqlite3.Error, ValueError, TypeError, OverflowError)
+
+
+class Salvage(msgspec.Struct):
+    """What became of the jobs: kept as they were, failed since frames of theirs are gone, lost.
+    complete: whether there can't have been others."""
+
+    kept: int = 0
+    failed: int = 0
+    lost: int = 0
+    complete: bool = True
+
+
+def is_gone(path: Path) -> bool:
+    """Whether there is no table of jobs at `path`, nor one that will be there once it is opened."""
+    return not os.path.lexists(path) and not _ready(path).exists()
+
+
+def finish_rebuild(path: Path) -> None:
+    """Ends what a kill interrupted. Raises OSError."""
+    ready = _ready(path)
+    if ready.exists():
+        set_aside(path, COMPANIONS)
+        ready.rename(path)
+        sync(path.parent)
+
+
+def rebuild(path: Path, old: sqlite3.Connection | None, reason: str) -> None:
+    """Puts a new file at `path`, with what can be read by `old`, a connection to the one before, or
+    where that is None, from `path`. `old` is closed.
+
+    Raises sqlite3.Error or OSError if the new one can't be written; all is then as it was, but for
+    `old`.
+    """
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        if old is not None:
+            salvage = _build(fresh, old)
+        else:
+            with closing(_open_to_read(path)) as there:
+                salvage = _build(fresh, there)
+        fresh.rename(_ready(path))
+        moved = set_aside(path, COMPANIONS)
+        if old is not None:
+            # Now, since it removes by their names its log and the index of that.
+            old.close()
+        _ready(path).rename(path)
+        sync(path.parent)
+    finally:
+        if old is not None:
+            old.close()
+        for file in (fresh, fresh.with_name(fresh.name + "-journal")):
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+    _report(path, reason, moved, salvage)
+
+
+def _ready(path: Path) -> Path:
+    """Where a new file lies that is whole."""
+    return path.with_name(f".{path.name}.ready")
+
+
+def _report(path: Path, reason: str, moved: Path | None, salvage: Salvage) -> None:
+    fields: dict[str, object] = {
+        "path": str(path),
+        "reason": reason,
+        "moved_to": str(moved) if moved else None,
+        "jobs_kept": salvage.kept,
+        "jobs_failed": salvage.failed,
+    }
+    logger.error("the table of jobs is begun anew", extra={"fields": fields})
+    if salvage.lost or not salvage.complete:
+        more = f"{salvage.lost} or more" if salvage.lost else "unknown"
+        lost = salvage.lost if salvage.complete else more
+        fields = {"path": str(path), "jobs_lost": lost}
+        logger.error("jobs are lost, and asked for are answered 404", extra={"fields": fields})
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    """The file at `path`, as far as it can be opened; else an empty database."""
+    file = f"file:{quote(str(path))}"
+    with suppress(sqlite3.Error, OSError):
+        check_plain(path)
+        for how in ("mode=ro", "mode=ro&immutable=1"):
+            connection = sqlite3.connect(f"{file}?{how}", uri=True, isolation_level=None)
+            with suppress(sqlite3.Error):
+                connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+                return connection
+            connection.close()
+    return sqlite3.connect(":memory:", isolation_level=None)
+
+
+def _build(fresh: Path, old: sqlite3.Connection) -> Salvage:
+    """Writes what `old` holds into a new file, synced and without a log."""
+    for file in (*files_of(fresh), fresh.with_name(fresh.name + "-journal")):
+        file.unlink(missing_ok=True)
+    fresh.parent.mkdir(parents=True, exist_ok=True)
+    check_place(fresh)
+    with suppress(sqlite3.Error):
+        old.execute("ROLLBACK")
+    with closing(sqlite3.connect(fresh, isolation_level=None)) as new:
+        new.execute("PRAGMA synchronous = FULL")
+        new.executescript(f"BEGIN; {SCHEMA}")
+        salvage = _copy(old, new)
+        new.execute("COMMIT")
+    return salvage
+
+
+def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> Salvage:
+    salvage = Salvage()
+    numbers, salvage.complete = _numbers(old)
+    for number in numbers:
+        try:
+            job = _read(old, "jobs", "number", number)[0]
+            sound = _mended(job)
+        except (*UNREADABLE, IndexError):
+            salvage.lost += 1
+            continue
+        try:
+            frames = _read(old, "frames", "job", number)
+            contents = _read(old, "contents", "job", number)
+            sound = sound and _whole(job["state"] in OPEN, frames, contents)
+        except UNREADABLE:
+            sound = False
+        if sound:
+            salvage.kept += 1
+        else:
+            salvage.failed += 1
+            frames, contents = [], []
+            _fail(job)
+        _write(new, "jobs", [job])
+        _write(new, "frames", frames)
+        _write(new, "contents", contents)
+    return salvage
+
+
+def _numbers(old: sqlite3.Connection) -> tuple[list[int], bool]:
+    """The numbers of all jobs that can be found, and whether these are all."""
+    found: set[int] = set()
+    complete = True
+    for query in NUMBERS:
+        try:
+            for (number,) in old.execute(query):
+                found.add(int(number))
+        except UNREADABLE:
+            complete = False
+    return sorted(found), complete
+
+
+Row = dict[str, Any]
+
+
+def _read(old: sqlite3.Connection, table: str, key: str, number: int) -> list[Row]:
+    cursor = old.execute(f"SELECT * FROM {table} WHERE {key} = ?", (number,))
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def _mended(job: Row) -> bool:
+    """Whether a row of a job can be read; one that can't is mended so that it can be told of.
+    Raises one of UNREADABLE if that can't be."""
+    names = COLUMNS.split(", ")
+    with suppress(*UNREADABLE):
+        job_of([job[name] for name in names], ())
+        return True
+    job |= {"state": "failed", "ask": msgspec.json.encode(Ask(top_k=1)), "fault": None}
+    job_of([job[name] for name in names], ())
+    return False
+
+
+def _whole(is_open: bool, frames: list[Row], contents: list[Row]) -> bool:
+    """Whether the frames of a job are what it needs: each can be read, and those without an outcome
+    have their content."""
+    records = [frame_of([frame[name] for name in FRAME_COLUMNS.split(", ")]) for frame in frames]
+    pending = {record.number for record in records if record.state == "pending"}
+    checksums = {frame["number"]: frame.get("crc32") for frame in frames}
+    sound = {
+        content["number"]
+        for content in contents
+        if intact(content["data"], checksums.get(content["number"]))
+    }
+    return bool(records) and pending <= sound and bool(pending) == is_open
+
+
+def _fail(job: Row) -> None:
+    now = time.time()
+    job |= {"state": "failed", "fault": msgspec.json.encode(LOST)}
+    job["started"] = now if job["started"] is None else job["started"]
+    job["finished"] = now if job["finished"] is None else job["finished"]
+    job["webhook_due"] = now if job["webhook_state"] == "pending" else None
+
+
+def _write(new: sqlite3.Connection, table: str, rows: list[Row]) -> None:
+    """Adds rows with those of their columns that the table has: another release may have more."""
+    known = {row[1] for row in new.execute(f"PRAGMA table_info({table})")}
+    for row in rows:
+        names = [name for name in row if name in known]
+        new.execute(
+            f"INSERT OR IGNORE INTO {table} ({', '.join(names)})"
+            f" VALUES ({', '.join('?' for _ in names)})",
+            [row[name] for name in names],
+        )

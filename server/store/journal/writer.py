@@ -1,0 +1,245 @@
+"""What the journal's thread does, a turn at a time: rows from a queue into the file."""
+
+import logging
+import math
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from server.store.journal.database import JournalFile
+from server.store.journal.schema import Values
+from server.store.journal.write_budget import WriteBudget
+from server.system.clock import Clock
+from server.system.files.durable import set_aside
+from server.system.files.sqlite import COMPANIONS, DatabaseDamagedError, is_damage
+
+logger = logging.getLogger(__name__)
+
+# Rows of one transaction; bytes that a row takes in the file beside its texts, index included, and
+# what a transaction writes beside its rows: whole pages, begun before or not full.
+MOST_AT_ONCE = 2000
+ROW = 200
+PAGES = 16_384
+# DELETEs in a row, each of some hundred rows.
+MOST_DELETES = 100
+# Seconds between two looks at the rows' age.
+OLD_EVERY = 60.0
+DAY = 86_400.0
+# What SQLite can't keep, such as half of a surrogate pair, however often it is tried.
+UNUSABLE = (ValueError, OverflowError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+FAILURES = (sqlite3.Error, OSError)
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """days: age of the oldest row; 0: no limit. bytes: of the file and what is written ahead of
+    it. per_minute: bytes written; 0: no limit."""
+
+    days: float
+    bytes: int
+    per_minute: int = 0
+
+    @property
+    def wal_bytes(self) -> int:
+        """What is written ahead before it is taken into the file."""
+        fourth = self.bytes // 4
+        return min(4 << 20, fourth, self.per_minute // 4 or fourth)
+
+    @property
+    def file_bytes(self) -> int:
+        """What the file may take: the rest of `bytes`, less two transactions on their way."""
+        return self.bytes - self.wal_bytes - 4 * ROW * self.rows_at_once
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of one transaction, which takes a sixteenth of the file at most."""
+        return max(1, min(MOST_AT_ONCE, self.bytes // 32 // ROW))
+
+
+class Loss:
+    """Rows lost; `tell` hears of each. `_lock` guards `_since`, those since they were last asked
+    for."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._since = 0
+
+    def add(self, rows: int) -> None:
+        """Counts `rows`."""
+        with self._lock:
+            self._since += rows
+        self._tell(rows)
+
+    def take(self) -> int:
+        """Those since the last time."""
+        with self._lock:
+            since, self._since = self._since, 0
+        return since
+
+
+class Writer:
+    """Writes to the journal at `path` within `bounds`; rows that can't be kept are told to `loss`,
+    and how many were written to `written`.
+
+    What goes wrong is logged once, and once more when it is over.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        bounds: Bounds,
+        loss: Loss,
+        written: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._path, self._bounds, self._loss = path, bounds, loss
+        self._written = written
+        self._budget = WriteBudget(bounds.per_minute)
+        self._file: JournalFile | None = None
+        self._doubted = threading.Event()
+        self._fault = ""
+        self._lost = 0
+        self._looked, self._clock = -math.inf, Clock("rows of the journal")
+
+    def turn(self, rows: deque[Values], wall: float, now: float, *, last: bool = False) -> None:
+        """Writes the rows that wait, as far as the budget allows, and lets old ones go.
+
+        wall: Unix seconds. now: seconds of time.monotonic(). last: there is no later turn, so that
+        the budget does not count. What can't be written now stays in `rows`.
+        """
+        lost = self._loss.take()
+        self._lost += lost
+        try:
+            file = self._open(now)
+            if self._doubted.is_set():
+                self._doubted.clear()
+                file.check()
+            while rows and self._write_some(file, rows, now, last):
+                pass
+            self._forget(file, wall, now)
+        except FAILURES as error:
+            self._failed(error)
+        else:
+            self._went_well(lost, last)
+
+    def doubt(self) -> None:
+        """Has the next turn read the whole file, to see whether it is damaged. For any thread."""
+        self._doubted.set()
+
+    def _open(self, now: float) -> JournalFile:
+        if self._file is not None and (reason := self._file.lost()):
+            if self._file.cut():
+                raise DatabaseDamagedError(reason)
+            self.close()
+            fields = {"path": str(self._path), "reason": reason}
+            logger.error("the journal is opened anew", extra={"fields": fields})
+        if self._file is None:
+            with self._budget.step(now, PAGES):
+                self._file = JournalFile(
+                    self._path, self._bounds.file_bytes, self._bounds.wal_bytes
+                )
+        return self._file
+
+    def _write_some(self, file: JournalFile, rows: deque[Values], now: float, last: bool) -> bool:
+        """One transaction; False where the budget has no room for it."""
+        room = math.inf if last else self._budget.room(now)
+        if not room:
+            return False
+        taken: deque[Values] = deque()
+        size = float(PAGES)
+        while rows and len(taken) < self._bounds.rows_at_once and (size < room or not taken):
+            taken.append(rows.popleft())
+            size += _size(taken[-1])
+        try:
+            with self._budget.step(now, size):
+                self._write(file, taken)
+        finally:
+            rows.extendleft(reversed(taken))
+        self._forget_some(file.forget_beyond, now)
+        return True
+
+    def _write(self, file: JournalFile, taken: deque[Values]) -> None:
+        """Writes `taken`, and leaves in it what could not be written."""
+        try:
+            file.write(tuple(taken))
+            self._written(len(taken))
+            taken.clear()
+        except UNUSABLE:
+            while taken:
+                try:
+                    file.write((taken[0],))
+                except UNUSABLE as error:
+                    self._loss.add(1)
+                    fields = {"reason": str(error)}
+                    logger.error("a row can't be kept in the journal", extra={"fields": fields})
+                else:
+                    self._written(1)
+                taken.popleft()
+
+    def _forget(self, file: JournalFile, wall: float, now: float) -> None:
+        """Lets old rows go, once a minute, unless a jump of the clock may have made them old."""
+        settled = self._clock.settled(wall, now)
+        if not settled or not self._bounds.days or now - self._looked < OLD_EVERY:
+            return
+        oldest = wall - self._bounds.days * DAY
+        if not self._forget_some(lambda: file.forget_before(oldest), now):
+            self._looked = now
+
+    def _forget_some(self, forget: Callable[[], bool], now: float) -> bool:
+        """Calls `forget` until it says that no more are left to go, as often as the budget and the
+        rows that come meanwhile allow; whether more may be left."""
+        for _ in range(MOST_DELETES):
+            if not self._budget.room(now):
+                return True
+            with self._budget.step(now, PAGES):
+                if not forget():
+                    return False
+        return True
+
+    def _failed(self, error: Exception) -> None:
+        """What is wrong with a file that is open may be gone with one opened anew."""
+        self.close()
+        reason = str(error)
+        if is_damage(error):
+            try:
+                moved = set_aside(self._path, COMPANIONS)
+                fields = {"reason": reason, "moved_to": str(moved)}
+            except OSError as other:
+                reason = str(other)
+            else:
+                logger.error("the journal is damaged, and begun anew", extra={"fields": fields})
+                return
+        if not self._fault:
+            fields = {"reason": reason, "path": str(self._path)}
+            logger.error("the journal can't be written, frames go on", extra={"fields": fields})
+        self._fault = reason
+
+    def _went_well(self, lost: int, last: bool) -> None:
+        if self._fault and not lost:
+            logger.info("the journal is written again", extra={"fields": {"rows_lost": self._lost}})
+            self._fault, self._lost = "", 0
+        elif lost and not self._fault:
+            self._fault = self._why_lost(last)
+            fields = {"reason": self._fault}
+            logger.error("rows of the journal are lost, frames go on", extra={"fields": fields})
+
+    def _why_lost(self, last: bool) -> str:
+        if last:
+            return "their frames ended after the journal was told to close"
+        if self._bounds.per_minute:
+            return "more rows come than journal_write_mb_per_minute lets be written"
+        return "more rows come than the disk takes"
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _size(row: Values) -> int:
+    """Bytes that the row takes, somewhat too many rather than too few."""
+    return ROW + sum(2 * len(value) for value in row if isinstance(value, str))

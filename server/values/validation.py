@@ -1,0 +1,406 @@
+"""Checks values against a type, and says in one sentence of ours what is wrong with them.
+
+msgspec checks them; its messages speak its own language, so what is wrong is described from the
+type's own constraints: the name as the user wrote it, what the value may be, and the value that
+came. Pure functions.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Hashable, Iterable, Mapping
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, TypeVar, cast
+
+import msgspec
+from msgspec import inspect
+
+from server.values.secret_text import hide_secrets
+
+T = TypeVar("T")
+
+# `Meta(extra=NUMBER_TOO)` marks a text that may also come as a JSON number, such as a part's.
+NUMBER_TOO = {"number_too": True}
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+# Whole numbers that a float holds exactly, and that a text of them is quickly made of.
+EXACT = 2.0**53
+# Characters of a value or a name that a sentence shows; known names that it lists.
+SHOWN, LISTED = 64, 30
+# Items of a list that are looked at one by one, when one of them is wrong.
+LOOKED_AT = 1000
+
+
+class InvalidValueError(ValueError):
+    """A value does not fit its type; the message is one sentence that names it."""
+
+
+def convert(
+    value: object, kind: type[T], *, text: bool = False, name: str = "", lenient: bool = True
+) -> T:
+    """`value`, of plain types, as `kind`; where `lenient`, with some allowances.
+
+    The allowances: null for a field that may be left out counts as left out; a whole float counts
+    as a whole number, a numeric text as a number, and a number as a text marked by NUMBER_TOO.
+    text: the values of a query string or form, where all are text. name: what the user calls
+    `value` itself. Raises InvalidValueError.
+    """
+    try:
+        return msgspec.convert(value, kind, strict=not text)
+    except msgspec.ValidationError:
+        pass
+    described = _described(cast(Hashable, kind))
+    if lenient:
+        value = _tidied(value, described, text)
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidValueError(_why(value, described, name, error)) from None
+
+
+def explain(value: object, kind: Any, name: str) -> str:
+    """Says what `value` should be instead, for a `value` that is no `kind`."""
+    found = _problem(value, _without_null(_described(kind)), name)
+    return found or f"{name} can't be {shown(value)}"
+
+
+def may_be(kind: Any) -> str:
+    """What a value of `kind`, an annotated type, may be, such as «a number from 0 to 1»."""
+    return _may_be(_without_null(_described(kind)))
+
+
+def unknown_name(name: str, known: Iterable[str], where: str = "") -> str:
+    """Says that there is no `name`, and what was probably meant. where: such as `parameters`."""
+    known, path = list(known), shown_name(_join(where, name))
+    if not known:
+        return f"{path} is not known here: this takes no options"
+    near = nearest(name, known)
+    meant = f", did you mean {_join(where, near)}?" if near else "."
+    listed = ", ".join(known[:LISTED]) + ", ..." * (len(known) > LISTED)
+    return f"{path} is not known here{meant} Known: {listed}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `name` is most like, if it is like any."""
+    if len(name) > SHOWN:
+        return None
+    found = difflib.get_close_matches(name.lower(), list(known), 1)
+    return found[0] if found else None
+
+
+def shown_name(name: str) -> str:
+    """A name that a user chose, as a sentence shows it: short, in one line, no key."""
+    name = _shortened(hide_secrets(name))
+    return name if name.isprintable() and name else repr(name)
+
+
+def shown(value: object) -> str:
+    """`value` as a sentence shows it: short, in one line, without what looks like a key."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return repr(_shortened(hide_secrets(value)))
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**SHOWN else f"a number of over {SHOWN} digits"
+    if isinstance(value, float):
+        return repr(value)
+    return "an object" if isinstance(value, Mapping) else "a list"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """`count` with its noun, such as «1 label» and «2 labels»."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+@lru_cache(maxsize=512)
+def _described(kind: Any) -> inspect.Type:
+    return inspect.type_info(kind)
+
+
+def _plain(kind: inspect.Type) -> inspect.Type:
+    """`kind` without what describes it."""
+    while isinstance(kind, inspect.Metadata):
+        kind = kind.type
+    return kind
+
+
+def _choices(kind: inspect.Type) -> tuple[inspect.Type, ...]:
+    kind = _plain(kind)
+    return kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+
+
+def _takes_null(kind: inspect.Type) -> bool:
+    return any(
+        isinstance(_plain(each), inspect.NoneType | inspect.AnyType) for each in _choices(kind)
+    )
+
+
+def _without_null(kind: inspect.Type) -> inspect.Type:
+    """`kind` without null, which a field that may be left out is not told of."""
+    if isinstance(kind, inspect.UnionType):
+        left = tuple(each for each in kind.types if not isinstance(each, inspect.NoneType))
+        return left[0] if len(left) == 1 else inspect.UnionType(left)
+    return kind
+
+
+def _marked(kind: inspect.Type) -> bool:
+    """Whether a text may come as a number too."""
+    if isinstance(kind, inspect.UnionType):
+        return any(map(_marked, kind.types))
+    if isinstance(kind, inspect.Metadata):
+        return "number_too" in (kind.extra or {}) or _marked(kind.type)
+    return False
+
+
+def _tidied(value: Any, kind: inspect.Type, text: bool) -> Any:
+    """`value` with what `convert` allows made what msgspec expects."""
+    choices = [_plain(each) for each in _choices(kind)]
+    for choice in choices:
+        if isinstance(choice, inspect.StructType) and isinstance(value, Mapping):
+            return _tidied_fields(value, choice, text)
+        if isinstance(choice, inspect.ListType | inspect.VarTupleType) and isinstance(value, list):
+            item = choice.item_type
+            structs = any(isinstance(_plain(c), inspect.StructType) for c in _choices(item))
+            if structs and len(value) <= LOOKED_AT:
+                return [_tidied(each, item, text) for each in value]
+    kinds = set(map(type, choices))
+    if type(value) is str and not kinds & {inspect.StrType, inspect.AnyType}:
+        return _from_text(value, kinds, text)
+    if type(value) is float and inspect.IntType in kinds and value.is_integer():
+        return int(value) if abs(value) <= EXACT else value
+    if type(value) in (int, float) and inspect.StrType in kinds and _marked(kind):
+        # A float's shortest text says the same number; longer integers are no one's names.
+        return str(value) if abs(value) < 10**20 else value
+    return value
+
+
+def _tidied_fields(values: Mapping[Any, Any], kind: inspect.StructType, text: bool) -> Any:
+    fields = {field.encode_name: field for field in kind.fields}
+    found = {}
+    for name, value in values.items():
+        field = fields.get(name)
+        if field is not None:
+            value = _tidied(value, field.type, text)
+            if value is None and not field.required and not _takes_null(field.type):
+                continue
+        found[name] = value
+    return found
+
+
+def _from_text(value: str, kinds: set[type], text: bool) -> Any:
+    if kinds & {inspect.IntType, inspect.FloatType} and len(value) <= SHOWN:
+        if NUMBER.fullmatch(value):
+            if re.fullmatch("[+-]?[0-9]+", value):
+                return int(value)
+            number = float(value)
+            if inspect.FloatType in kinds:
+                return number if math.isfinite(number) else value
+            return int(number) if number.is_integer() and abs(number) <= EXACT else value
+        return None if text and value == "null" else value
+    if text and inspect.BoolType in kinds:
+        return BOOLEANS.get(value.lower(), value)
+    return value
+
+
+def _why(value: object, kind: inspect.Type, name: str, error: msgspec.ValidationError) -> str:
+    found = _problem(value, kind, name)
+    if found:
+        return found
+    if isinstance(error.__cause__, ValueError):  # of a __post_init__ of ours
+        return str(error.__cause__)
+    return f"{name or 'the body'} has a value that can't be used"
+
+
+def _problem(value: Any, kind: inspect.Type, path: str) -> str | None:
+    """What is wrong with `value` at `path`; None if nothing is."""
+    choices = [_plain(each) for each in _choices(kind)]
+    for choice in choices:
+        if isinstance(choice, inspect.StructType) and isinstance(value, Mapping):
+            return _problem_of_fields(value, choice, path)
+        if isinstance(choice, _LISTS) and isinstance(value, list) and _long_enough(value, choice):
+            found = _problem_of_items(value, choice, path)
+            if found or len(choices) == 1:
+                return found
+        if isinstance(choice, inspect.DictType) and isinstance(value, Mapping):
+            items = list(value.items())[:LOOKED_AT]
+            found_ = (_problem(v, choice.value_type, _join(path, shown_name(k))) for k, v in items)
+            return next(filter(None, found_), None)
+        if _fits(value, choice):
+            return None
+    return f"{path or 'the body'} should be {_may_be(kind)}, not {_shown_beside(value, choices)}"
+
+
+def _problem_of_fields(
+    values: Mapping[Any, Any], kind: inspect.StructType, path: str
+) -> str | None:
+    fields = {field.encode_name: field for field in kind.fields}
+    if kind.forbid_unknown_fields:
+        for name in values:
+            if name not in fields:
+                return unknown_name(name, fields, path)
+    for name, field in fields.items():
+        if name in values:
+            of_field = field.type
+            if not field.required and values[name] is not None:
+                of_field = _without_null(of_field)
+            found = _problem(values[name], of_field, _join(path, name))
+            if found:
+                return found
+        elif field.required:
+            return f"{_join(path, name)} is missing: it should be {_may_be(field.type)}"
+    return None
+
+
+def _problem_of_items(value: list[Any], kind: Any, path: str) -> str | None:
+    if isinstance(kind, inspect.TupleType):
+        kinds = kind.item_types
+    else:
+        kinds = (kind.item_type,) * min(len(value), LOOKED_AT)
+    for number, (item, each) in enumerate(zip(value, kinds, strict=False)):
+        found = _problem(item, each, f"{path}[{number}]")
+        if found:
+            return found
+    if len(value) > LOOKED_AT and not isinstance(kind, inspect.TupleType):
+        return f"{path or 'the body'} should be {_may_be(kind)}, and an item of it is not"
+    return None
+
+
+_LISTS = inspect.ListType | inspect.VarTupleType | inspect.TupleType
+_NUMBERS = inspect.IntType | inspect.FloatType
+
+
+def _fits(value: Any, kind: inspect.Type) -> bool:
+    """Whether `value` is of `kind`, which is no struct, list or dictionary."""
+    match kind:
+        case inspect.AnyType():
+            return True
+        case inspect.NoneType():
+            return value is None
+        case inspect.BoolType():
+            return isinstance(value, bool)
+        case inspect.LiteralType():
+            return any(type(value) is type(each) and value == each for each in kind.values)
+        case inspect.IntType():
+            return type(value) is int and _in_range(value, kind)
+        case inspect.FloatType():
+            return type(value) in (int, float) and _in_range(value, kind)
+        case inspect.StrType():
+            return (
+                isinstance(value, str)
+                and _long_enough(value, kind)
+                and (kind.pattern is None or re.search(kind.pattern, value) is not None)
+            )
+        case inspect.DateTimeType():
+            return isinstance(value, str) and _is_moment(value)
+    return False
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _in_range(value: float, kind: Any) -> bool:
+    return (
+        (kind.gt is None or value > kind.gt)
+        and (kind.ge is None or value >= kind.ge)
+        and (kind.lt is None or value < kind.lt)
+        and (kind.le is None or value <= kind.le)
+    )
+
+
+def _long_enough(value: Any, kind: Any) -> bool:
+    if isinstance(kind, inspect.TupleType):
+        return len(value) == len(kind.item_types)
+    least, most = kind.min_length or 0, kind.max_length
+    return least <= len(value) and (most is None or len(value) <= most)
+
+
+def _shown_beside(value: object, choices: list[inspect.Type]) -> str:
+    """`value` beside what it should be; by its length where that is what is wrong with it."""
+    if isinstance(value, str) and len(value) > SHOWN:
+        return f"text of {counted(len(value), 'character')}"
+    if isinstance(value, list) and any(isinstance(each, _LISTS) for each in choices):
+        return f"a list of {counted(len(value), 'item')}"
+    return shown(value)
+
+
+def _may_be(kind: inspect.Type) -> str:
+    if isinstance(kind, inspect.Metadata):
+        plain, schema = _plain(kind), kind.extra_json_schema or {}
+        if isinstance(plain, inspect.StrType) and plain.pattern and "description" in schema:
+            return str(schema["description"])  # a pattern says less to a person
+        return _may_be(kind.type)
+    match kind:
+        case inspect.UnionType():
+            return _listed([_may_be(each) for each in kind.types])
+        case inspect.NoneType():
+            return "null"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.LiteralType():
+            return _listed([str(each) if each != "" else "empty" for each in kind.values])
+        case inspect.IntType():
+            return "a whole number" + _range(kind)
+        case inspect.FloatType():
+            return "a number" + _range(kind)
+        case inspect.StrType():
+            form = f" of the form {kind.pattern}" if kind.pattern else ""
+            return "text" + _length(kind, "character") + form
+        case inspect.DateTimeType():
+            return "a date and time with its zone, such as 2026-01-31T06:00:00Z"
+        case inspect.ListType() | inspect.VarTupleType():
+            return "a list" + _length(kind, "item")
+        case inspect.TupleType():
+            return f"a list of {counted(len(kind.item_types), 'item')}"
+        case inspect.AnyType():
+            return "any value"
+    return "an object"
+
+
+def _listed(texts: list[str]) -> str:
+    *first, last = dict.fromkeys(texts)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _range(kind: Any) -> str:
+    if kind.ge is not None and kind.le is not None:
+        return f" from {_figure(kind.ge)} to {_figure(kind.le)}"
+    bounds = [
+        f"{word} {_figure(bound)}"
+        for word, bound in (
+            ("above", kind.gt),
+            ("at least", kind.ge),
+            ("below", kind.lt),
+            ("at most", kind.le),
+        )
+        if bound is not None
+    ]
+    text = " and ".join(bounds)
+    return f" of {text}" if text.startswith("at") else f" {text}" if text else ""
+
+
+def _figure(bound: float) -> str:
+    return str(int(bound)) if float(bound).is_integer() else f"{bound:g}"
+
+
+def _length(kind: Any, unit: str) -> str:
+    least, most = kind.min_length or 0, kind.max_length
+    if least and most is not None:
+        return f" of {least:,} to {counted(most, unit)}"
+    if least:
+        return f" of at least {counted(least, unit)}"
+    return f" of at most {counted(most, unit)}" if most is not None else ""

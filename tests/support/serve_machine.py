@@ -1,0 +1,13 @@
+"""The server on a made-up machine: python -m tests.serve_machine ROOT"""
+
+import os
+import sys
+from pathlib import Path
+
+from server.config import load as config_reading
+from server.process.http_server import run
+from server.process.startup import application, prepare
+
+if __name__ == "__main__":
+    settings = config_reading.load(os.environ)
+    run(settings, lambda given: application(given, Path(sys.argv[1])), prepare(settings))
