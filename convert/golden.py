@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from convert.evaluation import metrics
 from convert.evaluation.metrics import Indices
-from convert.evaluation.proof import Proof
+from convert.evaluation.proof import Evaluation
 from server.recognition.manifest import GOLDEN, Baseline, Golden
 
 MAX_GOLDEN = 8
@@ -19,14 +19,14 @@ SAMPLES = "samples"
 
 
 @dataclass(frozen=True, slots=True)
-class Keepsakes:
+class TravellingFrames:
     """The golden frames for bundle.json, and the files to copy by their path in the bundle."""
 
     golden: tuple[Golden, ...]
     files: dict[str, Path]
 
 
-def keepsakes(proof: Proof, samples: int) -> Keepsakes:
+def golden_and_sample_frames(proof: Evaluation, samples: int) -> TravellingFrames:
     """Golden frames, at most one a class and MAX_GOLDEN in all, and `samples` others.
 
     Golden are those that both models get right and the less sure of them is surest about, at
@@ -56,10 +56,10 @@ def keepsakes(proof: Proof, samples: int) -> Keepsakes:
     for i in _typical(left, samples):
         item = proof.frames[i]
         files[_name(files, SAMPLES, proof.labels[item.label].name, item.path)] = item.path
-    return Keepsakes(tuple(golden), files)
+    return TravellingFrames(tuple(golden), files)
 
 
-def _certainty(proof: Proof) -> NDArray[np.float64]:
+def _certainty(proof: Evaluation) -> NDArray[np.float64]:
     """Probability of the true class by the less sure model, [frames]; -1 where one is wrong."""
     rows = np.arange(len(proof.frames))
     out = np.ones(len(proof.frames))
@@ -71,7 +71,7 @@ def _certainty(proof: Proof) -> NDArray[np.float64]:
     return out
 
 
-def _of_class(proof: Proof, sure: NDArray[np.float64], label: int) -> Indices:
+def _of_class(proof: Evaluation, sure: NDArray[np.float64], label: int) -> Indices:
     mine = np.flatnonzero((proof.truth == label) & (sure >= 0))
     return np.asarray(mine[np.argsort(-sure[mine], kind="stable")], np.intp)
 
@@ -93,7 +93,7 @@ def _name(taken: dict[str, Path], folder: str, label: str, path: Path) -> str:
     return next(name for name in names if name.lower() not in used)
 
 
-def baseline(proof: Proof) -> Baseline:
+def baseline(proof: Evaluation) -> Baseline:
     """What the line looked like through the result.
 
     Labels that were never predicted are left out.

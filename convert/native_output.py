@@ -13,7 +13,7 @@ from convert.errors import ConvertError
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def suppress_native_output() -> Iterator[None]:
     """Holds back Python's warnings, and what is written to file descriptors 1 and 2.
 
     Native libraries log past `sys.stderr`. Where the block fails with anything but a
@@ -56,7 +56,7 @@ def tensorflow() -> Any:
     if "tensorflow" not in sys.modules and sys.stdout.isatty():
         print("starting TensorFlow: some seconds, up to a minute the first time", flush=True)
     try:
-        with quiet():
+        with suppress_native_output():
             import tensorflow as tf
     except ImportError as error:
         raise ConvertError(

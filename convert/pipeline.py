@@ -17,8 +17,8 @@ from convert.data.frames import input_range, tensors
 from convert.errors import ConvertError, GateError
 from convert.evaluation import report
 from convert.evaluation.evaluate import Model, evaluate
-from convert.evaluation.proof import Proof, accuracy_drop, sentence, summary
-from convert.golden import baseline, keepsakes
+from convert.evaluation.proof import Evaluation, accuracy_drop, sentence, summary
+from convert.golden import baseline, golden_and_sample_frames
 from convert.quantization.correction import MAX_FRAMES
 from convert.quantization.graph import QuantizeError, TooFewFramesError
 from convert.quantization.integer import IO_DTYPES
@@ -128,8 +128,10 @@ def build(request: Request, progress: Progress = print) -> Path:
     if plan is not None:
         files[PLAN] = msgspec.json.format(msgspec.json.encode(plan.to_dict()), indent=2) + b"\n"
     if request.validation is not None:
-        found = prove(request, request.validation, model, f"{request.name} {version}", progress)
-        gate(found.proof, request, target)
+        found = evaluate_pair(
+            request, request.validation, model, f"{request.name} {version}", progress
+        )
+        check_accuracy(found.proof, request, target)
         manifest = found.add_to(manifest)
         files |= found.files
     else:
@@ -145,10 +147,10 @@ def build(request: Request, progress: Progress = print) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ValidationArtifacts:
     """What a validation adds to a bundle."""
 
-    proof: Proof
+    proof: Evaluation
     golden: tuple[Golden, ...]
     baseline: Baseline
     files: dict[str, bytes | Path]
@@ -163,9 +165,9 @@ class Found:
         )
 
 
-def prove(
+def evaluate_pair(
     request: Request, validation: Dataset, model: bytes, title: str, progress: Progress
-) -> Found:
+) -> ValidationArtifacts:
     """Both models on the validation frames, and what follows from it."""
     both = "the model" if request.quantized else "both models"
     progress(f"judging {both} on {len(validation.frames)} frames")
@@ -182,10 +184,10 @@ def prove(
     accept = request.verdict.accept if request.verdict else ()
     proof = replace(proof, chose_epoch=request.chose_epoch, accept=accept)
     progress(sentence(proof))
-    kept = keepsakes(proof, request.samples)
+    kept = golden_and_sample_frames(proof, request.samples)
     if not kept.golden:
         progress("no frame is right and sure enough (0.6) to be golden")
-    return Found(
+    return ValidationArtifacts(
         proof,
         kept.golden,
         baseline(proof),
@@ -193,7 +195,7 @@ def prove(
     )
 
 
-def gate(proof: Proof, request: Request, target: Path) -> None:
+def check_accuracy(proof: Evaluation, request: Request, target: Path) -> None:
     """Raises GateError where the result lost more top-1 than the request allows."""
     drop = accuracy_drop(proof)
     # One part in a million of a point: shares of frames don't add up exactly in binary.

@@ -168,7 +168,7 @@ def _work(
     at: "Synchronized[int]",
     tell: Callable[[object], None],
 ) -> None:
-    process.set_up()
+    process.configure_process()
     warnings.simplefilter("ignore")
     for number in numbers:
         at.value = number

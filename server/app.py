@@ -11,31 +11,31 @@ from server.api import audit, console, health, jobs, models, samples, upload
 from server.api import journal as journal_routes
 from server.api.compat import open_inference as inference_protocol
 from server.api.compat import tensorflow_serving, tutorial_jobs, tutorials
-from server.api.job_answers import whole
+from server.api.job_answers import job_detail
 from server.api.known_names import strict
 from server.api.recognize import batch
 from server.api.recognize import routes as recognize
 from server.api.recognize.caching import Caching
-from server.api.recognize.early_refusal import Gate
-from server.api.recognize.fast_path import Express
+from server.api.recognize.early_refusal import EarlyRefusal
+from server.api.recognize.fast_path import FastPath
 from server.api.recognize.input import no_fetch
 from server.api.recognize.routes import Fetch
-from server.api.recognize.service import Recognizing
+from server.api.recognize.service import RecognitionService
 from server.config import load as config_reading
 from server.config.settings import Settings
 from server.config.thread_budget import most_requests
 from server.engine import Engine
-from server.http.access.auth import Doors, SecureHeaders, guard
+from server.http.access.auth import Authenticator, SecureHeaders, install_auth
 from server.http.body.multipart import take_bodies
-from server.http.body.timeout import Bodies
+from server.http.body.timeout import BodyTimeoutMiddleware
 from server.http.errors import register_errors
 from server.http.paths import Paths, name_models
 from server.http.probe_reserve import Reserve
 from server.http.protocol import FEATURES
 from server.http.request_log import observe_requests
-from server.jobs.events import Telling
+from server.jobs.events import JobEvents
 from server.jobs.service import Jobs
-from server.observe.log_throttle import Repeats
+from server.observe.log_throttle import LogThrottle
 from server.observe.metrics import Metrics
 from server.observe.suspect import SuspectFrames
 from server.recognition.events import Listener, RefusalListener
@@ -66,14 +66,14 @@ def image_fetcher(settings: Settings) -> Fetch:
 
 
 def make_jobs(
-    settings: Settings, recognizing: Recognizing, metrics: Metrics, guard: CrashGuard
+    settings: Settings, recognizing: RecognitionService, metrics: Metrics, install_auth: CrashGuard
 ) -> Jobs:
     """The jobs of this server, which end with its process."""
 
     def render(job: JobRecord) -> bytes:
-        return msgspec.json.encode(whole(job, prefix=settings.url_prefix))
+        return msgspec.json.encode(job_detail(job, prefix=settings.url_prefix))
 
-    telling = Telling(
+    telling = JobEvents(
         settings,
         metrics,
         recognizing.observed,
@@ -81,7 +81,7 @@ def make_jobs(
         recognizing.keeps_frames,
         render,
     )
-    kept = Jobs(settings, recognizing.store, telling, guard)
+    kept = Jobs(settings, recognizing.store, telling, install_auth)
     # Before those of the journal and the samples, which still hear of what is answered until then;
     # unlike atexit's, run at a forked worker's end too.
     Finalize(None, kept.close, exitpriority=20)
@@ -99,11 +99,11 @@ def bare_app(settings: Settings) -> Flask:
 
 
 def register_recognition(
-    app: Flask, settings: Settings, recognizing: Recognizing, kept: Jobs, fetch: Fetch
+    app: Flask, settings: Settings, recognizing: RecognitionService, kept: Jobs, fetch: Fetch
 ) -> None:
     """The routes by which frames come, to be answered at once or later."""
     app.register_blueprint(strict(recognize.blueprint(recognizing, settings, fetch)))
-    taking = jobs.Taking(kept, recognizing, settings, fetch)
+    taking = jobs.JobIntake(kept, recognizing, settings, fetch)
     later = tutorial_jobs.TutorialJobs(taking)
     app.register_blueprint(strict(jobs.blueprint(taking, settings)))
     app.register_blueprint(tutorial_jobs.blueprint(later))
@@ -117,16 +117,16 @@ def put_before(
     app: Flask,
     settings: Settings,
     engine: Engine,
-    recognizing: Recognizing,
-    doors: Doors,
-    repeats: Repeats,
+    recognizing: RecognitionService,
+    doors: Authenticator,
+    repeats: LogThrottle,
     refusals: Sequence[RefusalListener],
 ) -> None:
     """What a request comes through before `app` sees it: headers, its path, the probes' reserve,
     the body's time and memory, the gate, and the way of a camera's frame past Flask."""
     metrics, afterwards = engine.metrics, engine.afterwards
-    express = Express(app.wsgi_app, recognizing, settings, doors, metrics, afterwards)
-    gate = Gate(
+    express = FastPath(app.wsgi_app, recognizing, settings, doors, metrics, afterwards)
+    gate = EarlyRefusal(
         express,
         engine.admission,
         settings,
@@ -138,7 +138,7 @@ def put_before(
         served=engine.store.served,
     )
     most_bytes = int(max(settings.bodies_mb, settings.max_body_mb) * 1_000_000)
-    bodies = Bodies(gate, settings.body_timeout, most_bytes)
+    bodies = BodyTimeoutMiddleware(gate, settings.body_timeout, most_bytes)
     most = most_requests(settings.slots, settings.max_waiting)
     reserve = Reserve(bodies, refusing=app.wsgi_app, most=most)
     app.wsgi_app = SecureHeaders(Paths(reserve, settings.url_prefix))  # type: ignore[method-assign]
@@ -148,7 +148,7 @@ def create_app(
     settings: Settings | None = None,
     *,
     engine: Engine | None = None,
-    repeats: Repeats | None = None,
+    repeats: LogThrottle | None = None,
 ) -> Flask:
     """The WSGI application; without `settings`, those of the environment.
 
@@ -159,7 +159,7 @@ def create_app(
     settings = settings or config_reading.load(os.environ)
     engine = engine or Engine(settings)
     metrics, store = engine.metrics, engine.store
-    repeats = repeats or Repeats(settings.log_repeats)
+    repeats = repeats or LogThrottle(settings.log_repeats)
 
     app = bare_app(settings)
     warn_of_data(settings)
@@ -169,8 +169,8 @@ def create_app(
     in_turn = [engine.afterwards.later(listener) for listener in refusals]
     observe_requests(app, metrics, repeats, in_turn)
     register_errors(app)
-    doors = Doors(settings)
-    guard(app, settings, doors)
+    doors = Authenticator(settings)
+    install_auth(app, settings, doors)
     name_models(app)
     drift = make_drift(settings, metrics, store)
     sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
@@ -179,7 +179,7 @@ def create_app(
     listeners += [sampler] if sampler else []
     # After the jobs have ended, and before what they are told to is closed.
     Finalize(None, engine.afterwards.settle, exitpriority=15)
-    recognizing = Recognizing(
+    recognizing = RecognitionService(
         store,
         metrics,
         (*listeners, *([journal.answered] if journal else [])),

@@ -18,13 +18,13 @@ from server.recognition.reader_guard.guard import ReaderGuard
 from server.recognition.tensors.model import Model, make_model
 from server.store.audit import Audit
 from server.store.bundles.records import Loaded
-from server.store.bundles.repository import BundleStore
+from server.store.bundles.repository import BundleRepository
 from server.store.bundles.residents import Unloaded
 from server.store.bundles.serving_models import Limit
 from server.store.bundles.watching import watch
 from server.store.crashes.guard import CrashGuard
-from server.system.background import Afterwards
-from server.system.machine.cores import granted_cores
+from server.system.background import BackgroundQueue
+from server.system.machine.cores import available_cores
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +36,16 @@ def make_store(
     settings: Settings,
     metrics: Metrics,
     admission: Admission,
-    afterwards: Afterwards | None = None,
+    afterwards: BackgroundQueue | None = None,
     guard: ReaderGuard | None = None,
     audit: Audit | None = None,
-) -> BundleStore:
+) -> BundleRepository:
     """The model repository of `settings`, whose models share `admission` and tell `metrics`: of
     their frames by `afterwards`, where it is given. guard: what stands around the readers of
     images. audit: keeps which versions take over by themselves."""
     limits = settings.image_limits
     size = settings.pool_size
-    cores = granted_cores()
+    cores = available_cores()
     wide = cores if settings.wide_interpreter and cores > 1 else 0
 
     def on_stage(stage: str, seconds: float) -> None:
@@ -79,7 +79,7 @@ def make_store(
         }
         logger.info("model unloaded", extra={"fields": fields})
 
-    store = BundleStore(
+    store = BundleRepository(
         Path(settings.models),
         settings.model,
         load,
@@ -96,7 +96,7 @@ def make_store(
 
 
 def start_loading(
-    store: BundleStore, settings: Settings, stop: threading.Event | None = None
+    store: BundleRepository, settings: Settings, stop: threading.Event | None = None
 ) -> threading.Thread:
     """Loads the default model, then those to preload, then looks for newer versions, until `stop`
     is set: in a thread of its own, so that /livez answers meanwhile."""
@@ -148,7 +148,7 @@ class Engine:
         self.metrics.watch_crashes(self.guard.crash_count, lambda: len(self.guard.frames))
         self.admission = Admission(settings.slots, settings.max_waiting)
         self.metrics.watch(self.admission)
-        self.afterwards = Afterwards()
+        self.afterwards = BackgroundQueue()
         self.store = make_store(
             settings, self.metrics, self.admission, self.afterwards, self.guard, self.audit
         )

@@ -14,11 +14,11 @@ from server.observe.drift import Drift
 from server.observe.metrics import Metrics
 from server.recognition.manifest import Manifest
 from server.recognition.sample import Reason
-from server.store.bundles.repository import BundleStore
+from server.store.bundles.repository import BundleRepository
 from server.store.cache.answers import AnswerCache
 from server.store.journal.journal import Journal
 from server.store.journal.schema import FILE
-from server.store.journal.writer import Bounds
+from server.store.journal.writer import JournalLimits
 from server.system.wall_clock import clock_fault
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 SAMPLES = "samples"
 
 
-def manifest_of(store: BundleStore) -> Callable[[str, int], Manifest | None]:
+def manifest_of(store: BundleRepository) -> Callable[[str, int], Manifest | None]:
     """The manifest of the version of a model that serves, None where that one does not."""
 
     def find(name: str, version: int) -> Manifest | None:
@@ -39,7 +39,7 @@ def manifest_of(store: BundleStore) -> Callable[[str, int], Manifest | None]:
     return find
 
 
-def make_drift(settings: Settings, metrics: Metrics, store: BundleStore) -> Drift:
+def make_drift(settings: Settings, metrics: Metrics, store: BundleRepository) -> Drift:
     """What measures the drift of the models of `store`, told of in `metrics`."""
     drift = Drift(manifest_of(store), settings.drift_window_s, settings.drift_min_frames)
     metrics.registry.register(drift)
@@ -53,7 +53,7 @@ def samples_on(settings: Settings, *, keys_asked_for: bool) -> bool:
 
 
 def make_sampler(
-    settings: Settings, metrics: Metrics, store: BundleStore, *, keys_asked_for: bool
+    settings: Settings, metrics: Metrics, store: BundleRepository, *, keys_asked_for: bool
 ) -> "Sampler | None":
     """What keeps samples of the answered frames; None where none are kept.
 
@@ -120,7 +120,7 @@ def open_journal(settings: Settings, metrics: Metrics) -> Journal | None:
     it is switched off."""
     if not settings.journal:
         return None
-    bounds = Bounds(
+    bounds = JournalLimits(
         settings.journal_days,
         int(settings.journal_mb * 1e6),
         int(settings.journal_write_mb_per_minute * 1e6),

@@ -109,7 +109,7 @@ def test_the_settings_table_is_the_programs() -> None:
         check=True,
     ).stdout
     assert table in README
-    assert all(f"| `{row.name}` |" in README for row in config_table.described())
+    assert all(f"| `{row.name}` |" in README for row in config_table.describe_settings())
 
 
 def test_every_dependency_has_its_line() -> None:

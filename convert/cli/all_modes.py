@@ -13,7 +13,7 @@ from convert.data.frames import decoded, float_input, images, input_range
 from convert.errors import ConvertError
 from convert.evaluation.compare import compare, plot, table
 from convert.evaluation.evaluate import Model
-from convert.native_output import quiet
+from convert.native_output import suppress_native_output
 from convert.pipeline import Progress, Request, check, make, result_recipe
 from convert.quantization.graph import CalibrationError
 from convert.quantization.quantize import quantize
@@ -81,15 +81,15 @@ def _int8(request: Request, args: argparse.Namespace, progress: Progress) -> lis
     paths = list(images(args.calibrate or args.frames)) if args.calibrate or args.frames else []
     where = str(args.calibrate or args.frames)
     if not paths:
-        paths, where = shipped(), "the bundles that ship"
+        paths, where = bundled_frames(), "the bundles that ship"
     if not paths:
         progress("int8 is left out: give real frames with --calibrate or --frames FOLDER")
         return []
     one = replace(request, mode="int8", tune=False, calibration=paths)
-    frames = list(views(paths, request.recipe))
+    frames = list(calibration_views(paths, request.recipe))
     progress(f"int8 calibrated on {len(frames)} views of {len(paths)} frames of {where}")
     try:
-        with quiet():
+        with suppress_native_output():
             data = quantize(
                 request.float_model,
                 "int8",
@@ -103,7 +103,7 @@ def _int8(request: Request, args: argparse.Namespace, progress: Progress) -> lis
     return [_model(one, "int8", data)]
 
 
-def shipped() -> list[Path]:
+def bundled_frames() -> list[Path]:
     """The golden and sample frames of the bundles in the project's own models folder."""
     return sorted(
         path
@@ -114,7 +114,7 @@ def shipped() -> list[Path]:
     )
 
 
-def views(paths: Sequence[Path], recipe: Recipe) -> Iterator[NDArray[np.float32]]:
+def calibration_views(paths: Sequence[Path], recipe: Recipe) -> Iterator[NDArray[np.float32]]:
     """Each frame as the float model's input; with fewer than FEW_FRAMES also its four corners at
     three quarters of its size, which is what the same camera would show from nearer.
 

@@ -22,9 +22,9 @@ def run(args: argparse.Namespace) -> int:
     from convert.errors import ConvertError
     from convert.evaluation import compare
     from convert.evaluation.evaluate import from_bundle
-    from convert.native_output import quiet
+    from convert.native_output import suppress_native_output
 
-    with quiet():
+    with suppress_native_output():
         models = [from_bundle(load(folder).bundle) for folder in args.bundles]
     names = [model.name for model in models]
     if len(set(names)) < len(names):

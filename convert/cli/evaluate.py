@@ -26,11 +26,11 @@ def run(args: argparse.Namespace) -> int:
     from convert.evaluation import report
     from convert.evaluation.evaluate import Model, evaluate, from_bundle
     from convert.evaluation.proof import class_table, sentence
-    from convert.native_output import quiet
+    from convert.native_output import suppress_native_output
     from convert.sources import keras as sources
     from convert.sources import shapes
 
-    with quiet():
+    with suppress_native_output():
         bundle = load(args.bundle).bundle
     model = from_bundle(bundle)
     reference = None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from convert.cli.arguments import version
 from convert.errors import ConvertError, GateError
 from convert.evaluation import metrics
-from convert.native_output import quiet, tensorflow
+from convert.native_output import suppress_native_output, tensorflow
 from server.recognition.manifest import ClassReport, Label, Manifest, Report
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def load() -> Irises:
 def train(data: Irises) -> Any:
     """A network of one hidden layer that scales its inputs itself."""
     tf = tensorflow()
-    with quiet():
+    with suppress_native_output():
         tf.keras.utils.set_random_seed(SEED)
         scaling = tf.keras.layers.Normalization()
         scaling.adapt(data.train_x)
@@ -118,7 +118,7 @@ def convert(network: Any) -> bytes:
     """The network as a float32 .tflite whose signature is `features` -> `probabilities`."""
     tf = tensorflow()
     spec = tf.TensorSpec([None, network.input_shape[1]], tf.float32, name="features")
-    with quiet(), tempfile.TemporaryDirectory() as folder:
+    with suppress_native_output(), tempfile.TemporaryDirectory() as folder:
         archive = tf.keras.export.ExportArchive()
         archive.track(network)
         archive.add_endpoint(
@@ -130,7 +130,7 @@ def convert(network: Any) -> bytes:
 
 def judge(model: bytes, network: Any, data: Irises) -> Report:
     """Both models on the flowers held back."""
-    with quiet():
+    with suppress_native_output():
         before = np.asarray(network(data.test_x))
     after = predict(model, data.test_x)
     hits, count = _hits(after, data.test_y), len(data.test_y)
@@ -158,7 +158,7 @@ def predict(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Probabilities, float32 [n, 3], by the runtime that the server uses."""
     from server.recognition.interpreter import Interpreter
 
-    with quiet():
+    with suppress_native_output():
         interpreter = Interpreter(Path("model.tflite"), 1, model)
         rows = [interpreter.run([features[i : i + 1]])[0] for i in range(len(features))]
     return np.concatenate(rows)

@@ -78,9 +78,9 @@ def run(args: argparse.Namespace) -> int:
 
     from convert.cli.progress import Terminal
     from convert.sources import imagenet
-    from convert.training.checkpoint import alone, fingerprint
+    from convert.training.checkpoint import exclusive_lock, fingerprint
     from convert.training.train import Training
-    from server.system.machine.cores import granted_cores
+    from server.system.machine.cores import available_cores
 
     options, recipe, terminal = options_from(args), imagenet.recipe(args.size), Terminal()
     args.name = args.name or default_name(args.folder)
@@ -88,8 +88,10 @@ def run(args: argparse.Namespace) -> int:
     check_before(args, train, recipe)
     state = fingerprint((options, recipe), train, validation)
     work = (args.work or args.out / ".training") / f"{args.name}-{state}"
-    with alone(work):
-        model = Training(train, validation, recipe, options, work, terminal, granted_cores()).run()
+    with exclusive_lock(work):
+        model = Training(
+            train, validation, recipe, options, work, terminal, available_cores()
+        ).run()
         bundle_of(args, model, train, validation, recipe, terminal)
         shutil.rmtree(work)
     return 0

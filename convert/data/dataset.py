@@ -15,7 +15,7 @@ from convert.data.similar_names import similar_classes
 from server.errors import LinesideError
 from server.recognition import frame
 from server.recognition.manifest import Recipe
-from server.system.machine.cores import granted_cores
+from server.system.machine.cores import available_cores
 
 # What file managers leave in a folder of pictures.
 IGNORED = frozenset({"thumbs.db", "desktop.ini"})
@@ -277,7 +277,7 @@ def _digests(
             return error
         return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
-    with ThreadPoolExecutor(granted_cores()) as workers:
+    with ThreadPoolExecutor(available_cores()) as workers:
         yield from workers.map(digest, paths)
 
 

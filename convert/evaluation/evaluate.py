@@ -15,7 +15,7 @@ from convert.data.dataset import LabelledFrame
 from convert.data.frames import decoded
 from convert.errors import ConvertError
 from convert.evaluation.metrics import Probabilities
-from convert.evaluation.proof import Proof, Side
+from convert.evaluation.proof import Evaluation, ModelResult
 from convert.quantization.tune import measure
 from convert.sources.shapes import Output
 from server.recognition import results
@@ -29,7 +29,7 @@ from server.recognition.preprocessing import (
     scaling_table,
     to_input_pixels,
 )
-from server.system.machine.cores import granted_cores
+from server.system.machine.cores import available_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def predict(models: Sequence[Model], paths: Sequence[Path]) -> Predictions:
 
     Raises ConvertError naming a file that is not a readable image.
     """
-    threads = granted_cores()
+    threads = available_cores()
     runners = [Runner(model, threads) for model in models]
 
     def one(path: Path) -> tuple[list[Probabilities], float]:
@@ -130,7 +130,7 @@ def evaluate(
     *,
     mode: str,
     seconds: float,
-) -> Proof:
+) -> Evaluation:
     """A model, and the float model it came from where there is one, on labelled frames.
 
     mode: the model's quantisation. seconds: for measuring latency, both models in turns.
@@ -144,11 +144,13 @@ def evaluate(
     # By place, since two models may have one name.
     latency = measure({str(i): m.data for i, m in enumerate(models)}, seconds=seconds)
     sides = [
-        Side(("float32", mode)[i == 0], answers.probabilities[i], len(m.data), latency[str(i)])
+        ModelResult(
+            ("float32", mode)[i == 0], answers.probabilities[i], len(m.data), latency[str(i)]
+        )
         for i, m in enumerate(models)
     ]
     result, *reference_side = sides
-    return Proof(
+    return Evaluation(
         model.name,
         model.labels,
         tuple(frames),

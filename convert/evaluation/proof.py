@@ -22,7 +22,7 @@ WORST = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ModelResult:
     """One of the compared models: its answers, float32 [frames, classes], size in bytes and
     latency; `mode` is its quantisation."""
 
@@ -33,7 +33,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class Evaluation:
     """A model, and the float model it came from where there is one, on the same labelled frames.
 
     recipe: that the frames were fed by, for showing them. brightness: mean grey level 0..255 of
@@ -47,8 +47,8 @@ class Proof:
     frames: tuple[LabelledFrame, ...]
     recipe: Recipe
     brightness: NDArray[np.float64]
-    result: Side
-    reference: Side | None = None
+    result: ModelResult
+    reference: ModelResult | None = None
     chose_epoch: bool = False
     accept: tuple[str, ...] = ()
 
@@ -57,12 +57,12 @@ class Proof:
         """The true class of each frame, [frames]."""
         return np.array([item.label for item in self.frames], np.intp)
 
-    def hits(self, side: Side, k: int = 1) -> int:
+    def hits(self, side: ModelResult, k: int = 1) -> int:
         """Frames whose true class is among the side's first k."""
         return int((metrics.ranks(side.probabilities, self.truth) < k).sum())
 
 
-def accuracy_drop(proof: Proof) -> float:
+def accuracy_drop(proof: Evaluation) -> float:
     """Percentage points of top-1 lost against the float model; negative where it gained."""
     if proof.reference is None:
         return 0.0
@@ -70,7 +70,7 @@ def accuracy_drop(proof: Proof) -> float:
     return 100 * lost / len(proof.frames)
 
 
-def sentence(proof: Proof) -> str:
+def sentence(proof: Evaluation) -> str:
     """The proof in one line for the terminal."""
     n, hits = len(proof.frames), proof.hits(proof.result)
     low, high = metrics.wilson(hits, n)
@@ -85,7 +85,7 @@ def sentence(proof: Proof) -> str:
     return out
 
 
-def class_table(proof: Proof) -> str:
+def class_table(proof: Evaluation) -> str:
     """Frames, precision and recall of each class that occurs, as lines of text."""
     classes = _side(proof, proof.result)["classes"]
     width = max(len(c["label"]) for c in classes)
@@ -106,7 +106,7 @@ def class_names(labels: Sequence[Label]) -> tuple[str, ...]:
     )
 
 
-def summary(proof: Proof, details: str | None) -> Report:
+def summary(proof: Evaluation, details: str | None) -> Report:
     """The report for bundle.json; `details` names the file of the bundle with the rest.
 
     Classes without frames are left out, and `confusion` is empty beyond MAX_CLASSES_IN_SUMMARY.
@@ -140,7 +140,7 @@ def summary(proof: Proof, details: str | None) -> Report:
     )
 
 
-def details(proof: Proof) -> dict[str, Any]:
+def details(proof: Evaluation) -> dict[str, Any]:
     """Everything that was found, as plain JSON types; sizes in bytes, latencies in seconds,
     accuracies as shares. `confusion` lists [true, predicted, frames] for what occurred."""
     sides = {"result": proof.result}
@@ -171,7 +171,7 @@ def details(proof: Proof) -> dict[str, Any]:
     }
 
 
-def _side(proof: Proof, side: Side) -> dict[str, Any]:
+def _side(proof: Evaluation, side: ModelResult) -> dict[str, Any]:
     n, classes = len(proof.frames), len(proof.labels)
     matrix = metrics.confusion(proof.truth, _predicted(side), classes)
     precision, recall = metrics.precision_recall(matrix)
@@ -206,7 +206,7 @@ def _side(proof: Proof, side: Side) -> dict[str, Any]:
     return out
 
 
-def _agreement(proof: Proof) -> dict[str, Any] | None:
+def _agreement(proof: Evaluation) -> dict[str, Any] | None:
     if proof.reference is None:
         return None
     first, second = proof.reference.probabilities, proof.result.probabilities
@@ -220,7 +220,7 @@ def _agreement(proof: Proof) -> dict[str, Any] | None:
     }
 
 
-def _per_frame(proof: Proof) -> Iterator[dict[str, Any]]:
+def _per_frame(proof: Evaluation) -> Iterator[dict[str, Any]]:
     names = class_names(proof.labels)
     for i, item in enumerate(proof.frames):
         out: dict[str, Any] = {
@@ -244,7 +244,7 @@ def _per_frame(proof: Proof) -> Iterator[dict[str, Any]]:
         yield out
 
 
-def most_different(proof: Proof) -> Indices:
+def most_different(proof: Evaluation) -> Indices:
     """At most WORST frames on which the models differ: another top-1 first, then by the distance
     of their probabilities. Empty without a float model."""
     if proof.reference is None:
@@ -264,10 +264,10 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _predicted(side: Side) -> Indices:
+def _predicted(side: ModelResult) -> Indices:
     return np.asarray(side.probabilities.argmax(axis=1), np.intp)
 
 
-def _latency_ratio(proof: Proof) -> float | None:
+def _latency_ratio(proof: Evaluation) -> float | None:
     ours, theirs = proof.result.latency, proof.reference.latency if proof.reference else None
     return ours.median / theirs.median if ours and theirs else None

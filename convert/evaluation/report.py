@@ -12,7 +12,7 @@ import numpy as np
 from convert.data.frames import decoded
 from convert.evaluation import metrics
 from convert.evaluation.charts import confusion_png
-from convert.evaluation.proof import Proof, class_names, details
+from convert.evaluation.proof import Evaluation, class_names, details
 
 JSON, HTML, CONFUSION = "report.json", "report.html", "confusion.png"
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -21,7 +21,7 @@ THUMBNAIL = 220
 MAX_ROWS = 2000
 
 
-def files(proof: Proof) -> dict[str, bytes]:
+def files(proof: Evaluation) -> dict[str, bytes]:
     """The report's files by their path in the bundle. Raises ConvertError where a frame can't be
     read any more."""
     found = details(proof)
@@ -34,7 +34,7 @@ def files(proof: Proof) -> dict[str, bytes]:
     }
 
 
-def page(proof: Proof, found: dict[str, Any], confusion: bytes) -> str:
+def page(proof: Evaluation, found: dict[str, Any], confusion: bytes) -> str:
     """One HTML page that needs nothing beside it: styles and pictures are in it."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -54,7 +54,7 @@ def page(proof: Proof, found: dict[str, Any], confusion: bytes) -> str:
     )
 
 
-def thumbnail(proof: Proof, index: int) -> bytes:
+def thumbnail(proof: Evaluation, index: int) -> bytes:
     """The frame as a JPEG whose longer side has at most THUMBNAIL pixels."""
     pixels = decoded(proof.frames[index].path, proof.recipe)
     ratio = min(1.0, THUMBNAIL / max(pixels.shape[:2]))
@@ -64,7 +64,7 @@ def thumbnail(proof: Proof, index: int) -> bytes:
     return bytes(data)
 
 
-def _confusion(proof: Proof) -> bytes:
+def _confusion(proof: Evaluation) -> bytes:
     """The matrix of the classes that occur."""
     predicted = np.asarray(proof.result.probabilities.argmax(axis=1), np.intp)
     matrix = metrics.confusion(proof.truth, predicted, len(proof.labels))

@@ -96,7 +96,8 @@ def quantize(
     `calibration` is real frames as the model sees them in service: float32 [1, H, W, C],
     preprocessed. Constant, noisy and repeated ones are left out. `int8` can't do without: its
     ranges are the lowest and highest values over them, but for the input's where `taken` gives what
-    the model may be given. In every mode they correct the biases (`convert.quantization.correction`).
+    the model may be given. In every mode they correct the biases
+    (`convert.quantization.correction`).
 
     Raises TooFewFramesError for fewer than 8 usable frames, CalibrationError for a wrong shape or
     dtype, and QuantizeError for an unknown mode or io_dtype, bytes that are no float32 model, a
@@ -133,8 +134,8 @@ def default_plan(float_model: bytes) -> Plan:
     Integer: every fully connected layer, whose time is that of reading its weights, and every
     ungrouped convolution at least MIN_INTEGER_SIDE deep and wide. Float: depthwise ones, which
     leave XNNPACK when quantised dynamically, and the early layers with few channels.
-    `convert.quantization.tune.tune` finds a better plan for one processor by measuring. Raises QuantizeError
-    for bytes that are no float32 model.
+    `convert.quantization.tune.tune` finds a better plan for one processor by measuring. Raises
+    QuantizeError for bytes that are no float32 model.
     """
     integer = {
         op.shape

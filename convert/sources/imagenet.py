@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.errors import ConvertError
-from convert.native_output import quiet, tensorflow
+from convert.native_output import suppress_native_output, tensorflow
 from convert.sources.keras import MOBILENET_OFFSET, MOBILENET_SCALE
 from server.recognition.manifest import Label, Recipe
 
@@ -55,7 +55,7 @@ def model(alpha: float = 1.0, size: int = 224, weights: str = "imagenet") -> Any
     elif weights != "none" and not Path(weights).is_file():
         raise ConvertError(f"the weights {weights} are neither imagenet, none nor a file")
     tf = tensorflow()
-    with quiet():
+    with suppress_native_output():
         try:
             return tf.keras.applications.MobileNetV2(
                 input_shape=(size, size, 3),

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from convert.errors import ConvertError
-from convert.native_output import quiet, tensorflow
+from convert.native_output import suppress_native_output, tensorflow
 from convert.recipe.first_layers import TensorFlowOpening
 from convert.recipe.readings import plausible_readings
 from convert.sources.float_graph import float_input, in_float32, needs_float32
@@ -68,12 +68,12 @@ def _from_keras(tf: Any, model: Any, image: Any) -> tuple[bytes, Any]:
     """The .tflite, and the concrete function that it was made of."""
     # Keras's layers that vary images do so unless they are told that this is no training.
     call, image = float_input(tf, lambda value: model(value, training=False), image)
-    with quiet():
+    with suppress_native_output():
         traced = tf.function(call)
         function = traced.get_concrete_function(image)
     if needs_float32(function):
         return _convert(tf, in_float32(tf, function)), function
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, suppress_native_output():
         archive = tf.keras.export.ExportArchive()
         archive.track(model)
         archive.add_endpoint("serve", call, input_signature=[image])
@@ -154,7 +154,7 @@ def keras_readings(model: Any) -> tuple[str, ...]:
     tf = tensorflow()
     image = _image_of(model, None)
     call, taken = float_input(tf, lambda value: model(value, training=False), image)
-    with quiet():
+    with suppress_native_output():
         function = tf.function(call).get_concrete_function(taken)
     return _readings(tf, function, image)[0]
 
@@ -163,7 +163,7 @@ def _readings(tf: Any, function: Any, image: Any) -> tuple[tuple[str, ...], bool
     """The plausible readings of a concrete function of one image, and whether it is a MobileNet.
     image: the TensorSpec of the model's own input."""
     readings, mobilenet = tuple[str, ...](), False
-    with quiet(), suppress(ValueError):
+    with suppress_native_output(), suppress(ValueError):
         opening = TensorFlowOpening(tf, function)
         readings = plausible_readings(opening, tuple(image.shape[1:]))
         mobilenet = opening.is_mobilenet
@@ -201,7 +201,7 @@ def _saved_model(
     if not (folder / "saved_model.pb").is_file():
         raise ConvertError(f"{path} is not a SavedModel: it holds no saved_model.pb")
     tf = tensorflow()
-    with quiet():
+    with suppress_native_output():
         try:
             loaded = tf.saved_model.load(str(folder))
         except (ValueError, OSError, RuntimeError, tf.errors.OpError) as error:
@@ -241,7 +241,7 @@ def _one_image(tf: Any, loaded: Any, call: Callable[[Any], Any], image: Any) -> 
             return call(value)
 
     module = OneImage()
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, suppress_native_output():
         function = module.__call__.get_concrete_function()
         if needs_float32(function):
             return _convert(tf, in_float32(tf, function)), function

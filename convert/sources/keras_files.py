@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.errors import ConvertError
-from convert.native_output import quiet
+from convert.native_output import suppress_native_output
 from convert.sources.keras_2 import for_keras_3, function_layers
 from convert.sources.shapes import first_line
 
@@ -51,7 +51,7 @@ def load_keras(tf: Any, path: Path, named: Path, *, hdf5: bool, run_lambdas: boo
 
 
 def _load(tf: Any, file: Path, run_lambdas: bool) -> Any:
-    with quiet():
+    with suppress_native_output():
         try:
             return tf.keras.models.load_model(
                 file,
@@ -60,7 +60,8 @@ def _load(tf: Any, file: Path, run_lambdas: bool) -> Any:
                 safe_mode=not run_lambdas,
             )
         except _REFUSALS as error:
-            # `quiet` shows what it held back when anything but a ConvertError passes.
+            # `suppress_native_output` shows what it held back if anything but a ConvertError
+            # passes.
             failed = error
     raise failed
 

@@ -10,7 +10,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from convert.errors import ConvertError
-from convert.native_output import quiet
+from convert.native_output import suppress_native_output
 from convert.sources.shapes import describe
 
 INSTALL = "pip install -r convert/requirements-pytorch.txt, in a virtual environment of its own"
@@ -26,7 +26,7 @@ def from_module(module: Any, height: int, width: int, channels: int = 3) -> byte
     torch, litert_torch = _packages()
     image = torch.zeros(1, height, width, channels)
     wrapped = litert_torch.to_channel_last_io(module, args=[0])
-    with quiet(), torch.no_grad(), tempfile.TemporaryDirectory() as d:
+    with suppress_native_output(), torch.no_grad(), tempfile.TemporaryDirectory() as d:
         path = Path(d) / "model.tflite"
         try:
             wrapped(image)
@@ -45,7 +45,7 @@ def exported_program(path: Path) -> bytes:
     """A program saved by `torch.export.save`, of one image [1, channels, height, width], as a
     float32 .tflite. Raises ConvertError where it is none."""
     torch, _ = _packages()
-    with quiet():
+    with suppress_native_output():
         try:
             program = torch.export.load(path)
         except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile):
@@ -109,7 +109,7 @@ def _load_weights(torch: Any, module: Any, weights: Path, name: str) -> None:
 
 def _packages() -> tuple[Any, Any]:
     try:
-        with quiet():
+        with suppress_native_output():
             # By name: neither is there in the workstation's usual environment.
             return import_module("torch"), import_module("litert_torch")
     except ImportError as error:

@@ -9,7 +9,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
 from convert.errors import ConvertError
-from convert.native_output import quiet
+from convert.native_output import suppress_native_output
 from convert.quantization.graph import kind_of
 from convert.recipe.first_layers import LiteOpening
 from convert.recipe.readings import plausible_readings
@@ -42,7 +42,7 @@ def read_tflite(data: bytes) -> Tflite:
     input and output than float32, uint8 and int8.
     """
     try:
-        with quiet():
+        with suppress_native_output():
             interpreter = Interpreter(model_content=data, num_threads=1)
             parsed = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
     except (ValueError, RuntimeError, TypeError, IndexError):
@@ -65,7 +65,7 @@ def read_tflite(data: bytes) -> Tflite:
             readings = ()
         else:
             size = (shape.height, shape.width, shape.channels)
-            with quiet():
+            with suppress_native_output():
                 readings = plausible_readings(opening, size)
             mobilenet = opening.is_mobilenet
     shape = replace(

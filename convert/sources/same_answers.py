@@ -7,7 +7,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from convert.errors import ConvertError
-from convert.native_output import quiet
+from convert.native_output import suppress_native_output
 from convert.recipe.readings import READINGS, picture_of_all_levels
 
 # Of the range of the answers: half-precision arithmetic is off by less.
@@ -20,7 +20,7 @@ def check_same_answers(tf: Any, function: Any, data: bytes, readings: Sequence[s
     function: concrete, of one float32 image. readings: the ways to feed it that are tried, at most
     two of them; pixels of -1..1 if there is none.
     """
-    with quiet():
+    with suppress_native_output():
         interpreter = Interpreter(model_content=data, num_threads=1)
         interpreter.allocate_tensors()
         [taken], [given] = interpreter.get_input_details(), interpreter.get_output_details()

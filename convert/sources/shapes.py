@@ -8,7 +8,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from convert.errors import ConvertError
-from convert.native_output import quiet
+from convert.native_output import suppress_native_output
 from convert.quantization.graph import QuantizeError, kind_of, operators, parse
 
 Output = Literal["probabilities", "logits", "sigmoid"]
@@ -40,7 +40,7 @@ class Shape:
 
 def describe(model: bytes) -> Shape:
     """The tensors of a float32 classifier. Raises ConvertError for bytes that are none."""
-    with quiet():
+    with suppress_native_output():
         try:
             operators(model)
             parsed = parse(model)
@@ -54,7 +54,7 @@ def describe_parsed(model: bytes, parsed: Any) -> Shape:
 
     Raises ConvertError if it does not run, or is no classifier of one image.
     """
-    with quiet():
+    with suppress_native_output():
         try:
             interpreter = Interpreter(model_content=model, num_threads=1)
             interpreter.allocate_tensors()

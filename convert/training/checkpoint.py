@@ -82,7 +82,7 @@ class Checkpoint:
 
 
 @contextmanager
-def alone(work: Path) -> Iterator[None]:
+def exclusive_lock(work: Path) -> Iterator[None]:
     """Makes the folder `work` and keeps other trainings out of it, until the block or the process
     ends. Raises ConvertError where another is in it, or where it can't be made."""
     try:

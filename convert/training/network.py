@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from convert.errors import ConvertError
-from convert.native_output import quiet, tensorflow
+from convert.native_output import suppress_native_output, tensorflow
 from convert.sources.imagenet import ALPHAS, SIZES, WEIGHTS_URL, require_file
 
 Weights = Literal["imagenet", "slice", "none"]
@@ -70,7 +70,7 @@ def _base(keras: Any, alpha: float, size: int, weights: Literal["imagenet", "non
             )
         name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{alpha}_{size}_no_top.h5"
         require_file(name, WEIGHTS_URL + name)
-    with quiet():
+    with suppress_native_output():
         return keras.applications.MobileNetV2(
             input_shape=(size, size, 3),
             alpha=alpha,

@@ -14,7 +14,7 @@ from convert.cli.progress import Terminal
 from convert.data.augment import Augmentation, augment
 from convert.data.dataset import Dataset
 from convert.data.features import class_weights, labels_of, load_pixels, to_batch
-from convert.native_output import quiet, tensorflow
+from convert.native_output import suppress_native_output, tensorflow
 from convert.training import distill, network
 from convert.training.checkpoint import CHECKPOINT, Arrays, Checkpoint
 from convert.training.prune import Pruner, schedule
@@ -168,7 +168,7 @@ class Training:
         """The dense layer alone, to convergence, on the features of the frames and of varied
         copies of them."""
         keras = tensorflow().keras
-        with quiet():
+        with suppress_native_output():
             backbone = keras.Model(self.model.input, self.model.layers[-2].output)
         passes = []
         for number in range(1 + HEAD_COPIES):

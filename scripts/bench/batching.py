@@ -22,7 +22,7 @@ sys.path[0:1] = [str(ROOT), str(ROOT / "scripts")]
 from ai_edge_litert.interpreter import Interpreter  # noqa: E402
 
 from server.system.machine import process  # noqa: E402
-from server.system.machine.cores import granted_cores  # noqa: E402
+from server.system.machine.cores import available_cores  # noqa: E402
 
 BATCHES = (2, 4, 8)
 
@@ -70,8 +70,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0)
     args = parser.parse_args()
-    process.set_up()
-    model, cores = (args.bundle / "model.tflite").read_bytes(), granted_cores()
+    process.configure_process()
+    model, cores = (args.bundle / "model.tflite").read_bytes(), available_cores()
     pool = [batched(model, 1, 1) for _ in range(cores)]
     batches = {size: batched(model, size, cores) for size in BATCHES}
     speeds: dict[int, list[float]] = {size: [] for size in BATCHES}

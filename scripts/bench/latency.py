@@ -87,7 +87,7 @@ def summary(taken: dict[str, list[float]]) -> dict[str, object]:
 
 def main(models: str, url: str, frame: Path, rounds: int) -> None:
     """Measures and prints."""
-    process.set_up()
+    process.configure_process()
     recognizer, data, options = load(models), frame.read_bytes(), Options()
     steps = Steps(recognizer.bundle, recognizer.pool, exact=False)
     alone = Steps(

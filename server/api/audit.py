@@ -10,7 +10,7 @@ from server.errors import LinesideError, ModelNotFoundError, StorageError
 from server.http.body.image import read_options
 from server.http.errors import to_json
 from server.store.audit import Audit, Change, now
-from server.store.bundles.repository import BundleStore
+from server.store.bundles.repository import BundleRepository
 
 PAGE = 100
 
@@ -30,7 +30,7 @@ class AuditPage(msgspec.Struct, frozen=True):
 class Auditor:
     """Makes changes of the models of `store` for requests, and has `audit` keep them."""
 
-    def __init__(self, audit: Audit, store: BundleStore) -> None:
+    def __init__(self, audit: Audit, store: BundleRepository) -> None:
         self._audit, self._store = audit, store
 
     def make(

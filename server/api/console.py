@@ -8,7 +8,7 @@ from server.api.models import SampleFrames
 from server.errors import NotFoundError
 from server.http.errors import to_json
 from server.http.paths import SENT
-from server.store.bundles.repository import BundleStore
+from server.store.bundles.repository import BundleRepository
 
 FOLDER = Path(__file__).parents[1] / "console"
 TYPES = {
@@ -32,8 +32,8 @@ POLICY = (
 )
 
 
-def _samples(store: BundleStore, name: str) -> tuple[str, dict[str, Path]]:
-    """The model's name, and its sample frames. Raises what `BundleStore.get` raises."""
+def _samples(store: BundleRepository, name: str) -> tuple[str, dict[str, Path]]:
+    """The model's name, and its sample frames. Raises what `BundleRepository.get` raises."""
     model = store.get(name)
     folder = model.bundle.folder / SAMPLES
     found = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -49,7 +49,7 @@ def _static(file: str) -> Response:
     return response
 
 
-def blueprint(store: BundleStore) -> Blueprint:
+def blueprint(store: BundleRepository) -> Blueprint:
     """The pages, the API's description, and the samples."""
     routes = Blueprint("console", __name__)
 

@@ -8,7 +8,7 @@ from server.errors import NotReadyError
 from server.http.errors import to_json
 from server.http.protocol import LEAVING
 from server.observe.metrics import Metrics
-from server.store.bundles.repository import BundleStore
+from server.store.bundles.repository import BundleRepository
 from server.store.crashes.guard import CrashGuard
 from server.system.clock import rfc3339
 from server.system.wall_clock import clock_fault
@@ -32,7 +32,7 @@ class Health(msgspec.Struct, frozen=True):
     last_worker_crash: LastCrash | msgspec.UnsetType = msgspec.UNSET
 
 
-def blueprint(store: BundleStore, metrics: Metrics, guard: CrashGuard) -> Blueprint:
+def blueprint(store: BundleRepository, metrics: Metrics, guard: CrashGuard) -> Blueprint:
     """The routes for machines that watch this one."""
     routes = Blueprint("health", __name__)
 

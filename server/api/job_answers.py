@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from server.api.recognize.options import Query
+from server.api.recognize.options import FrameOptions
 from server.api.recognize.routes import Recognition, TensorRecognition, recognition
 from server.http.errors import ErrorBody
 from server.jobs.service import Jobs
-from server.store.jobs.records import Fault, FrameRecord, JobRecord, Outcome, State, Webhook
+from server.store.jobs.records import FrameOutcome, FrameRecord, JobError, JobRecord, State, Webhook
 
 
 class JobAccepted(msgspec.Struct, frozen=True):
@@ -81,11 +81,11 @@ def _instant(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
-def _error(fault: Fault | None, request_id: str) -> ErrorBody | None:
+def _error(fault: JobError | None, request_id: str) -> ErrorBody | None:
     return ErrorBody(fault.code, fault.message, request_id) if fault else None
 
 
-def summary(job: JobRecord, prefix: str = "") -> JobSummary:
+def job_summary(job: JobRecord, prefix: str = "") -> JobSummary:
     """`job` without its frames. prefix: as in `status_url`."""
     return JobSummary(
         job_id=job.id,
@@ -101,11 +101,11 @@ def summary(job: JobRecord, prefix: str = "") -> JobSummary:
     )
 
 
-def whole(job: JobRecord, jobs: Jobs | None = None, prefix: str = "") -> Job:
+def job_detail(job: JobRecord, jobs: Jobs | None = None, prefix: str = "") -> Job:
     """`job` with its frames, and with the stages of those at work where `jobs` knows them. prefix:
     as in `status_url`."""
     frames = tuple(_frame(job, frame, jobs) for frame in job.frames)
-    return Job(**msgspec.structs.asdict(summary(job, prefix)), frames=frames)
+    return Job(**msgspec.structs.asdict(job_summary(job, prefix)), frames=frames)
 
 
 def _frame(job: JobRecord, frame: FrameRecord, jobs: Jobs | None) -> JobFrame:
@@ -122,17 +122,17 @@ def _frame(job: JobRecord, frame: FrameRecord, jobs: Jobs | None) -> JobFrame:
     )
 
 
-def _result(job: JobRecord, outcome: Outcome) -> Recognition | None:
+def _result(job: JobRecord, outcome: FrameOutcome) -> Recognition | None:
     """An image's result, as /v1/recognize would have answered it; None where it has none."""
     if outcome.answer is None:
         return None
     ask = job.ask
     captured = None if ask.captured_age is None else "given"
-    query = Query(camera=ask.camera, part=ask.part, captured_at=captured)
+    query = FrameOptions(camera=ask.camera, part=ask.part, captured_at=captured)
     return recognition(outcome.answer, query, ask.captured_age or 0.0, job.request_id)
 
 
-def _outputs(job: JobRecord, outcome: Outcome) -> TensorRecognition | None:
+def _outputs(job: JobRecord, outcome: FrameOutcome) -> TensorRecognition | None:
     """The same of plain numbers."""
     if outcome.numbers is None:
         return None

@@ -11,14 +11,14 @@ import numpy as np
 from flask import Blueprint, Response, g, request
 from msgspec import Meta
 
-from server.api.job_answers import JobAccepted, JobPage, status_url, summary, whole
+from server.api.job_answers import JobAccepted, JobPage, job_detail, job_summary, status_url
 from server.api.recognize.batch import uploaded
 from server.api.recognize.deadlines import time_left
 from server.api.recognize.input import JSON, ImageUrl, Numbers, read_form, read_frame
 from server.api.recognize.json_frame import JsonFrame
-from server.api.recognize.options import Query, age_of
+from server.api.recognize.options import FrameOptions, frame_age_of
 from server.api.recognize.routes import Fetch
-from server.api.recognize.service import Recognizing, mark_frame
+from server.api.recognize.service import RecognitionService, mark_frame
 from server.config.settings import Settings
 from server.errors import ForbiddenError, JobNotFoundError, MissingFieldError
 from server.http.access.caller import Caller
@@ -28,10 +28,10 @@ from server.jobs.service import Jobs
 from server.recognition.frame import read_header
 from server.recognition.tensors import values
 from server.recognition.tensors.numbers import model_inputs, named_arrays
-from server.store.jobs.records import Ask, JobRecord, NewFrame, NewJob, State
+from server.store.jobs.records import JobOptions, JobRecord, NewFrame, NewJob, State
 
 
-class JobForm(Query, frozen=True, kw_only=True):
+class JobForm(FrameOptions, frozen=True, kw_only=True):
     """What a job may ask, as form fields or in the query string. webhook: a URL that is told of
     the job's end, where the operator has allowed its host."""
 
@@ -52,18 +52,18 @@ class JobQuery(msgspec.Struct, frozen=True):
     before: Annotated[int, Meta(ge=1, le=2**62)] | None = None
 
 
-class Taking:
+class JobIntake:
     """From a request to a job. `jobs` keeps it."""
 
     def __init__(
-        self, jobs: Jobs, recognizing: Recognizing, settings: Settings, fetch: Fetch
+        self, jobs: Jobs, recognizing: RecognitionService, settings: Settings, fetch: Fetch
     ) -> None:
         self.jobs, self._recognizing = jobs, recognizing
         self._settings, self._fetch = settings, fetch
         self._limits = settings.image_limits
 
     def images(
-        self, files: Sequence[tuple[str, bytes]], query: Query, webhook: str | None = None
+        self, files: Sequence[tuple[str, bytes]], query: FrameOptions, webhook: str | None = None
     ) -> str:
         """Takes image files, as (name, content), for the model that `query` names.
 
@@ -76,7 +76,7 @@ class Taking:
         frames = tuple(NewFrame(name, "image", data) for name, data in files)
         return self._submit(frames, query, webhook)
 
-    def numbers(self, value: object, query: Query, webhook: str | None = None) -> str:
+    def numbers(self, value: object, query: FrameOptions, webhook: str | None = None) -> str:
         """Takes plain numbers: nested lists, or such by input name. As `images`."""
         probe = np.empty(0) if isinstance(value, dict) else values.to_array(value, "input")
         if isinstance(value, dict) and query.model is None:
@@ -91,15 +91,17 @@ class Taking:
         """The image at a URL."""
         return self._fetch(image.url, math.inf)
 
-    def _submit(self, frames: tuple[NewFrame, ...], query: Query, webhook: str | None) -> str:
+    def _submit(
+        self, frames: tuple[NewFrame, ...], query: FrameOptions, webhook: str | None
+    ) -> str:
         _check_right()
         if webhook is not None:
             self.jobs.check_webhook(webhook)
-        age = age_of(query, self._settings, self._recognizing.clock_skew)
+        age = frame_age_of(query, self._settings, self._recognizing.clock_skew)
         expires = None
         if query.deadline_ms is not None:
             expires = time.time() + time_left(query.deadline_ms / 1000, age, query.captured_at)
-        ask = Ask(
+        ask = JobOptions(
             top_k=query.top_k or self._settings.default_top_k,
             model=query.model,
             version=query.version,
@@ -138,7 +140,7 @@ def _check_right() -> None:
         raise ForbiddenError(f"{caller.name} has no right to make jobs; it needs recognize")
 
 
-def blueprint(taking: Taking, settings: Settings) -> Blueprint:
+def blueprint(taking: JobIntake, settings: Settings) -> Blueprint:
     """The routes of jobs."""
     routes = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
     routes.before_request(mark_frame)
@@ -166,15 +168,15 @@ def blueprint(taking: Taking, settings: Settings) -> Blueprint:
         asked = read_options(JobQuery, request)
         found = taking.jobs.page(owner_wanted(), asked.status, asked.before, asked.limit)
         more = found[-1].number if len(found) == asked.limit else None
-        return to_json(JobPage(tuple(summary(job, request.root_path) for job in found), more))
+        return to_json(JobPage(tuple(job_summary(job, request.root_path) for job in found), more))
 
     @routes.get("/<job>")
     def get(job: str) -> Response:
-        return to_json(whole(taking.get(job), taking.jobs, request.root_path))
+        return to_json(job_detail(taking.get(job), taking.jobs, request.root_path))
 
     @routes.delete("/<job>")
     def cancel(job: str) -> Response:
         taking.get(job)
-        return to_json(whole(taking.jobs.cancel(job), taking.jobs, request.root_path))
+        return to_json(job_detail(taking.jobs.cancel(job), taking.jobs, request.root_path))
 
     return routes

@@ -18,7 +18,7 @@ from server.observe.drift import Drift, Signal
 from server.recognition.manifest import Manifest
 from server.store.bundles.layout import versions
 from server.store.bundles.records import Failure
-from server.store.bundles.repository import BundleStore
+from server.store.bundles.repository import BundleRepository
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +59,13 @@ class Models(msgspec.Struct, frozen=True):
     models: tuple[Model, ...]
 
 
-class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class VersionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which version a change is about; None for the one that the rules name."""
 
     version: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
-def describe(store: BundleStore, name: str, numbers: tuple[int, ...], drift: Drift) -> Model:
+def describe(store: BundleRepository, name: str, numbers: tuple[int, ...], drift: Drift) -> Model:
     """`name` as the API tells it."""
     recognizer = store.served().get(name)
     return Model(
@@ -108,7 +108,7 @@ def _read(kind: type[T]) -> T:
     return msgspec.structs.replace(decode_json(kind, body), **given)
 
 
-def blueprint(store: BundleStore, drift: Drift, auditor: Auditor) -> Blueprint:
+def blueprint(store: BundleRepository, drift: Drift, auditor: Auditor) -> Blueprint:
     """The model routes over `store`, whose changes `auditor` makes."""
     routes = Blueprint("models", __name__, url_prefix="/v1/models")
 
@@ -135,7 +135,7 @@ def blueprint(store: BundleStore, drift: Drift, auditor: Auditor) -> Blueprint:
 
     @routes.post("/<model:name>/load")
     def load(name: str) -> Response:
-        version = _read(Which).version
+        version = _read(VersionBody).version
         if version is not None:
             return activated("load", name, version)
         auditor.make("load", name, lambda: store.refresh(name))
@@ -148,7 +148,7 @@ def blueprint(store: BundleStore, drift: Drift, auditor: Auditor) -> Blueprint:
 
     @routes.post("/<model:name>/activate")
     def activate(name: str) -> Response:
-        version = _read(Which).version
+        version = _read(VersionBody).version
         if version is None:
             raise InvalidFieldError('which version? Send {"version": 3}')
         return activated("activate", name, version)

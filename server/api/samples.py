@@ -15,7 +15,7 @@ from server.recognition.labels import read_labels
 from server.recognition.manifest import LABELS
 from server.recognition.results import Prediction
 from server.recognition.sample import ID, MediaType, Reason, Sample
-from server.store.bundles.repository import BundleStore
+from server.store.bundles.repository import BundleRepository
 from server.store.samples.folder import SampleFolder
 from server.store.samples.index import Filter
 from server.system.clock import rfc3339
@@ -70,7 +70,7 @@ class SamplePage(msgspec.Struct, frozen=True):
     next: str | None
 
 
-class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LabelBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a sample shows, as a person sees it: one of the model's labels, or, if `new`, any other;
     null takes back what was said."""
 
@@ -85,7 +85,7 @@ def sample_answer(sample: Sample) -> SampleAnswer:
     return SampleAnswer(**{**fields, "at": rfc3339(sample.at), "labelled_at": labelled_at})
 
 
-def blueprint(folder: SampleFolder | None, store: BundleStore) -> Blueprint:
+def blueprint(folder: SampleFolder | None, store: BundleRepository) -> Blueprint:
     """The routes of the samples in `folder`, None where none are kept."""
     routes = Blueprint("samples", __name__, url_prefix="/v1/samples")
 
@@ -128,7 +128,7 @@ def blueprint(folder: SampleFolder | None, store: BundleStore) -> Blueprint:
     @routes.post("/<sample>/label")
     def label(sample: str) -> Response:
         need_length(request)
-        said = read_json(Said)
+        said = read_json(LabelBody)
         kept = opened(sample)
         if said.label is not None:
             check_label(said.label, kept.get(sample), store, new=said.new)
@@ -141,7 +141,7 @@ def blueprint(folder: SampleFolder | None, store: BundleStore) -> Blueprint:
     return routes
 
 
-def check_label(label: str, sample: Sample, store: BundleStore, *, new: bool) -> None:
+def check_label(label: str, sample: Sample, store: BundleRepository, *, new: bool) -> None:
     """Raises InvalidFieldError where `label` is none of the model's, unless it is a `new` one that
     can name a class."""
     known = _labels_of(sample, store)
@@ -159,7 +159,7 @@ def check_label(label: str, sample: Sample, store: BundleStore, *, new: bool) ->
         )
 
 
-def _labels_of(sample: Sample, store: BundleStore) -> tuple[str, ...]:
+def _labels_of(sample: Sample, store: BundleRepository) -> tuple[str, ...]:
     """The labels of the model that answered the sample; none where it is there no more."""
     if model := store.served().get(sample.model):
         return tuple(label.name for label in model.labels)

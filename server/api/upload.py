@@ -16,14 +16,14 @@ from server.errors import (
 )
 from server.http.body.compressed import coding_of
 from server.http.errors import to_json
-from server.store.bundles.upload import clean, receive
+from server.store.bundles.upload import import_archive, remove_partial_uploads
 
 # Room for the archive's own headers, beside its files.
 HEADERS = 2_000_000
 TYPES = ("application/x-tar", "application/octet-stream", "")
 
 
-class Arrived(msgspec.Struct, frozen=True):
+class UploadResult(msgspec.Struct, frozen=True):
     """What was sent: its version, and whether it was not there before. `activate` serves it."""
 
     model: str
@@ -36,7 +36,7 @@ def blueprint(settings: Settings, auditor: Auditor) -> Blueprint:
     came."""
     routes = Blueprint("upload", __name__, url_prefix="/v1/models")
     models, most = Path(settings.models), int(settings.max_bundle_mb * 1e6)
-    clean(models)
+    remove_partial_uploads(models)
 
     @routes.post("/<model:name>/upload")
     def upload(name: str) -> Response:
@@ -54,8 +54,8 @@ def blueprint(settings: Settings, auditor: Auditor) -> Blueprint:
                 f"the archive has {length / 1e6:.1f} MB, and max_bundle_mb is {most / 1e6:g}"
             )
         # Unpacked as it comes, so that no bundle is held in memory.
-        version, new = receive(models, name, request.environ["wsgi.input"], most)
+        version, new = import_archive(models, name, request.environ["wsgi.input"], most)
         auditor.make("upload", name, lambda: None, version)
-        return to_json(Arrived(name, version, new))
+        return to_json(UploadResult(name, version, new))
 
     return routes

@@ -20,7 +20,7 @@ from server.config.write import write_settings
 from server.process.startup import bundle_of
 from server.recognition.interpreter import runtime
 from server.system.machine import process
-from server.system.machine.cores import granted_cores
+from server.system.machine.cores import available_cores
 
 # More than this share of frames a second more is worth a further thread or interpreter.
 WORTH = 1.03
@@ -71,10 +71,10 @@ def measure(settings: Settings, seconds: float, say: Callable[[str], object] = p
 
     Raises StartError where there is no bundle, no frame, or no server to be had.
     """
-    process.set_up()
+    process.configure_process()
     bundle = bundle_of(settings)
     steps = Steps(bundle, settings.image_limits)
-    frames, cores = find_frames(bundle), granted_cores()
+    frames, cores = find_frames(bundle), available_cores()
     name = f"{bundle.manifest.name}/{bundle.manifest.version}"
     say(f"{name} on {cores} cores of {_machine()}, {runtime()}")
     stages = {}

@@ -18,7 +18,7 @@ from server.cli.bench_steps import stage_of
 from server.config.load import PREFIX, to_environ
 from server.config.settings import Settings
 from server.errors import StartError
-from server.system.machine.cores import granted_cores
+from server.system.machine.cores import available_cores
 
 LONGEST_START = 60.0
 # Settings that the measured server shares with the one that is to come.
@@ -57,7 +57,7 @@ def served(settings: Settings, proposed: dict[str, int | float]) -> Iterator[int
         values = proposed | {"port": port, "host": "127.0.0.1", "data": data, "journal": "false"}
         values |= {"keys_file": f"{data}/keys.jsonl", "auth": "off", "log_level": "error"}
         # Neither a deadline nor a full queue is part of what is measured.
-        values |= {"max_wait_ms": 60_000, "max_waiting": crowd(granted_cores())}
+        values |= {"max_wait_ms": 60_000, "max_waiting": crowd(available_cores())}
         given |= {PREFIX + name.upper(): str(value) for name, value in values.items()}
         child = subprocess.Popen([sys.executable, "-m", "server"], env=given)
         try:

@@ -145,7 +145,7 @@ def _start(text: bytes) -> str:
 
 
 def pack(bundle: Path, manifest: Manifest) -> bytes:
-    """The bundle's files as an uncompressed tar archive, as `server.store.bundles.upload` takes it."""
+    """The bundle's files as an uncompressed tar archive, for `server.store.bundles.upload`."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         archive.dereference = True

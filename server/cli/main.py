@@ -11,7 +11,7 @@ from server import __version__
 from server.cli import fleet_command
 from server.cli import journal as journal_command
 from server.cli import keys as keys_command
-from server.config.describe import described
+from server.config.describe import describe_settings
 from server.config.load import load, settings_file
 from server.config.settings import Settings
 from server.errors import LinesideError, SettingsError, StartError
@@ -51,7 +51,7 @@ def _parser(asked: str) -> argparse.ArgumentParser:
     )
     for command in (serve, check, health, worker, bench):
         command.add_argument("--config", type=Path, help="TOML file of settings")
-        for row in described() if command.prog.endswith(f" {asked}") else ():
+        for row in describe_settings() if command.prog.endswith(f" {asked}") else ():
             text = (
                 f"{row.help} ({row.unit + ', ' if row.unit else ''}default {row.default or 'none'})"
             )
@@ -61,7 +61,7 @@ def _parser(asked: str) -> argparse.ArgumentParser:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    names = [row.name for row in described()]
+    names = [row.name for row in describe_settings()]
     flags = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     return load(os.environ, flags, args.config)
 
@@ -77,10 +77,10 @@ def _serve(settings: Settings, handover: Handover | None) -> int:
     os.environ.setdefault(*ALLOCATOR)
     os.environ.setdefault(*ALGEBRA)
     from server.process.http_server import run
-    from server.process.startup import application, prepare
+    from server.process.startup import application, preflight
 
     make_app = partial(application, handover=handover)
-    run(settings, make_app, prepare(settings), handover)
+    run(settings, make_app, preflight(settings), handover)
     return 0
 
 
@@ -122,7 +122,7 @@ def _bench(settings: Settings, args: argparse.Namespace) -> int:
 def _print_settings() -> int:
     print("| setting | environment | flag | type | default | unit | what |")
     print("|---|---|---|---|---|---|---|")
-    for row in described():
+    for row in describe_settings():
         cells = (f"`{row.name}`", f"`{row.env}`", f"`{row.flag}`", row.type, row.default, row.unit)
         print("| " + " | ".join([*cells, row.help]) + " |")
     return 0

@@ -35,7 +35,7 @@ def _type_name(field: msgspec.inspect.Field) -> str:
     return names.get(type(kind).__name__, "table")
 
 
-def described() -> list[Described]:
+def describe_settings() -> list[Described]:
     """The settings table, in the order of `Settings`."""
     rows = []
     info = msgspec.inspect.type_info(Settings)

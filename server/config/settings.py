@@ -15,7 +15,7 @@ from server.recognition.images.limits import (
     Limits,
 )
 from server.recognition.manifest import Recipe
-from server.system.machine.cores import granted_cores
+from server.system.machine.cores import available_cores
 
 # In the environment and in flags, their items are separated by commas.
 LISTS = frozenset(
@@ -342,7 +342,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def pool_size(self) -> int:
         """Interpreters a model: as set, or one a granted core. A further one brought no more
         frames a second, and takes 12 MB with a model of 4 MB."""
-        return self.interpreters or granted_cores()
+        return self.interpreters or available_cores()
 
     @property
     def slots(self) -> int:

@@ -1,4 +1,7 @@
-"""Threads kept for probes: no other request may have the last ones (see `server.config.thread_budget`)."""
+"""Keeps threads for probes: no other request may have the last ones.
+
+`server.config.thread_budget` says how many there are.
+"""
 
 import io
 import threading

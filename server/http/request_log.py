@@ -12,9 +12,9 @@ from flask import Flask, Response, g, request
 from server.http.access.open_access import from_loopback
 from server.http.access.rights import FRAMES, rights_of
 from server.http.probe_reserve import REFUSED
-from server.observe.log_throttle import Repeats
+from server.observe.log_throttle import LogThrottle
 from server.observe.metrics import Metrics
-from server.recognition.events import Refusal, RefusalListener
+from server.recognition.events import FrameRefused, RefusalListener
 from server.recognition.manifest import Manifest
 from server.recognition.recognizer import Options
 from server.values.secret_text import kept_sentence, looks_secret
@@ -41,7 +41,7 @@ def choose_id(given: str) -> str:
     return given if given and REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
-class Finished(msgspec.Struct, frozen=True):
+class CompletedRequest(msgspec.Struct, frozen=True):
     """One answered request. path: as asked; route: as registered. caller: the name of its key or
     token, if any. code: of the error it was answered with, if any, and cause: finer than that, or
     empty. fields: what its log line says
@@ -60,7 +60,9 @@ class Finished(msgspec.Struct, frozen=True):
     cause: str = ""
 
 
-def tell(done: Finished, metrics: Metrics, repeats: Repeats | None = None) -> None:
+def log_request(
+    done: CompletedRequest, metrics: Metrics, repeats: LogThrottle | None = None
+) -> None:
     """Counts, times and logs one answered request; of those that failed alike, as many as
     `repeats` lets pass are logged."""
     metrics.finished(done.route, done.status, done.seconds)
@@ -89,7 +91,7 @@ def tell(done: Finished, metrics: Metrics, repeats: Repeats | None = None) -> No
     logger.log(level, event, exc_info=done.failure, extra={"fields": line})
 
 
-def told_name(given: str) -> str:
+def safe_name(given: str) -> str:
     """What a caller called a model, a camera or a part, as it may be kept; empty where that looks
     like a key."""
     return "" if looks_secret(given) else given[:LONGEST]
@@ -100,7 +102,7 @@ def let_in(caller: object, address: str | None) -> bool:
     return caller is not None or from_loopback(address)
 
 
-def tell_refusal(
+def report_refusal(
     refusals: Sequence[RefusalListener], status: int, code: str, reason: str, cause: str
 ) -> None:
     """Tells that this request's frame got no labels, with what is known of it. reason: the sentence
@@ -110,15 +112,15 @@ def tell_refusal(
     asked: tuple[Manifest, Options] | None = request.environ.get(ASKED)
     manifest, options = asked if asked else (None, None)
     camera = request.environ.get(CAMERA) or request.args.get("camera", "")
-    refusal = Refusal(
+    refusal = FrameRefused(
         at=time.time(),
         request_id=g.request_id,
         status=status,
         code=code,
-        model=manifest.name if manifest else told_name(request.args.get("model", "")),
+        model=manifest.name if manifest else safe_name(request.args.get("model", "")),
         version=manifest.version if manifest else 0,
-        camera=options.camera if options else told_name(camera),
-        part=options.part if options else told_name(request.args.get("part", "")),
+        camera=options.camera if options else safe_name(camera),
+        part=options.part if options else safe_name(request.args.get("part", "")),
         seconds=time.perf_counter() - g.started,
         reason=kept_sentence(reason),
         cause=cause,
@@ -137,13 +139,13 @@ def _fields_of_error() -> dict[str, object]:
         fields["address"] = request.remote_addr
     # Names that strangers choose are not kept.
     camera = request.args.get("camera", "") if g.get("is_frame") else ""
-    if camera := told_name(request.environ.get(CAMERA) or camera):
+    if camera := safe_name(request.environ.get(CAMERA) or camera):
         fields["camera"] = camera
     return fields
 
 
 def observe_requests(
-    app: Flask, metrics: Metrics, repeats: Repeats, refusals: Sequence[RefusalListener] = ()
+    app: Flask, metrics: Metrics, repeats: LogThrottle, refusals: Sequence[RefusalListener] = ()
 ) -> None:
     """Counts, times and logs every request of `app`, and gives each its id. Of requests that fail
     alike, those that `repeats` lets pass are logged. Frames that got no labels are told to
@@ -165,10 +167,10 @@ def observe_requests(
         if "error_code" in g and g.get("is_frame"):
             metrics.refuse(g.error_code)
             cause = g.get("error_cause", "")
-            tell_refusal(refusals, response.status_code, g.error_code, g.error_message, cause)
+            report_refusal(refusals, response.status_code, g.error_code, g.error_message, cause)
         response.headers["X-Request-Id"] = g.request_id
         caller = g.get("caller")
-        done = Finished(
+        done = CompletedRequest(
             request_id=g.request_id,
             method=request.method,
             path=request.path,
@@ -181,5 +183,5 @@ def observe_requests(
             failure=g.get("failure"),
             cause=g.get("error_cause", ""),
         )
-        tell(done, metrics, repeats)
+        log_request(done, metrics, repeats)
         return response

@@ -29,7 +29,7 @@ SWEEP, RETRY = 60.0, 1.0
 IDLE = 600.0
 
 
-class Rounds:
+class DispatchLoop:
     """Round after round of dispatching, with the workers beside it."""
 
     def __init__(
@@ -42,12 +42,12 @@ class Rounds:
         cancelled: deque[str],
     ) -> None:
         """cancelled: jobs of which the workers are still to be told."""
-        from server.jobs.workers.processes import Children
+        from server.jobs.workers.processes import WorkerProcesses
 
         self._settings, self._table = settings, table
         self._wake, self._stopping, self._take_over = wake, stopping, take_over
         self._cancelled = cancelled
-        self._children = Children(settings)
+        self._children = WorkerProcesses(settings)
         self._dispatcher: Dispatcher | None = None
         self._swept = self._busy = time.monotonic()
         self._trouble, self._crowded = "", False

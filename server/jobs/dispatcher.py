@@ -20,9 +20,9 @@ from server.errors import (
     NotReadyError,
     StorageError,
 )
-from server.jobs.in_flight import Flight, Listener
-from server.jobs.messages import Work
-from server.store.jobs.records import Fault, OpenFrame, Outcome
+from server.jobs.in_flight import InFlightFrame, Listener
+from server.jobs.messages import FrameTask
+from server.store.jobs.records import FrameOutcome, JobError, OpenFrame
 from server.store.jobs.table import JobTable
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ MOST_MISSED = 10
 # Seconds for which a frame waits for a model that is being loaded.
 LONGEST_LOADING = 120.0
 
-LATE = Fault("DEADLINE_EXCEEDED", "the deadline passed before a worker was free")
+LATE = JobError("DEADLINE_EXCEEDED", "the deadline passed before a worker was free")
 
 # The model that serves for this frame now, as (name, version, sha256 of its file).
 Choose = Callable[[OpenFrame], tuple[str, int, str]]
@@ -77,7 +77,7 @@ class Dispatcher:
         self._choose, self._listener, self._cancelled = choose, listener, cancelled
         self._suspects = suspects
         self._asked = 0.0
-        self._flights: dict[tuple[str, int], Flight] = {}
+        self._flights: dict[tuple[str, int], InFlightFrame] = {}
         self._held: dict[tuple[str, int], float] = {}
         self._missed: dict[tuple[str, int], int] = {}
         self._silent: dict[str, float] = {}
@@ -135,7 +135,7 @@ class Dispatcher:
         self._broker.cancel(job)
         self._land([flight for flight in self._flights.values() if flight.frame.job == job])
 
-    def _land(self, done: Iterable[Flight]) -> None:
+    def _land(self, done: Iterable[InFlightFrame]) -> None:
         works = []
         for flight in done:
             del self._flights[flight.frame.key]
@@ -170,7 +170,7 @@ class Dispatcher:
             self._miss(flight, wall)
         return bool(begun or ended)
 
-    def _keep(self, found: list[tuple[OpenFrame, Outcome]], wall: float) -> None:
+    def _keep(self, found: list[tuple[OpenFrame, FrameOutcome]], wall: float) -> None:
         """Puts outcomes into the table, and tells of those that it had not."""
         if not found:
             return
@@ -200,7 +200,7 @@ class Dispatcher:
                 if flight.report.worker in gone:
                     self._suspect(flight.frame)
                 self._lose(flight, wall)
-        self._keep([(flight.asked, Outcome(fault=LATE)) for flight in late], wall)
+        self._keep([(flight.asked, FrameOutcome(fault=LATE)) for flight in late], wall)
         self._land(late)
         if not untaken or now - self._asked < ASKING:
             return
@@ -213,11 +213,11 @@ class Dispatcher:
                 if not self._submit(flight, wall):
                     del self._flights[flight.frame.key]
 
-    def _miss(self, flight: Flight, wall: float) -> None:
+    def _miss(self, flight: InFlightFrame, wall: float) -> None:
         """The worker that came for this frame did not find it. It is sent again, if it is there."""
         key = flight.frame.key
         if not self._broker.carries and (fault := self._unreadable(flight.frame)) is not None:
-            self._keep([(flight.asked, Outcome(fault=fault))], wall)
+            self._keep([(flight.asked, FrameOutcome(fault=fault))], wall)
             self._land([flight])
             return
         self._missed[key] = self._missed.get(key, 0) + 1
@@ -228,7 +228,7 @@ class Dispatcher:
             del self._missed[key]
             self._lose(flight, wall)
 
-    def _unreadable(self, frame: OpenFrame) -> Fault | None:
+    def _unreadable(self, frame: OpenFrame) -> JobError | None:
         """Why no worker will ever find this frame; None if the table has it."""
         try:
             if frame.key not in self._missed:
@@ -236,8 +236,10 @@ class Dispatcher:
             if self._table.data(*frame.key) is not None:
                 return None
         except StorageError as error:
-            return Fault(error.code, error.message)
-        return Fault(StorageError.code, "the frame is no longer kept: the file of jobs was damaged")
+            return JobError(error.code, error.message)
+        return JobError(
+            StorageError.code, "the frame is no longer kept: the file of jobs was damaged"
+        )
 
     def _suspect(self, frame: OpenFrame) -> None:
         """Has the frame of a worker that died tried alone, before another worker gets it."""
@@ -246,7 +248,7 @@ class Dispatcher:
             if data is not None and self._suspects:
                 self._suspects.start(frame, data)
 
-    def _fault_of(self, frame: OpenFrame) -> Fault | None:
+    def _fault_of(self, frame: OpenFrame) -> JobError | None:
         """Why no worker may have this frame, as far as it can be read."""
         if self._suspects is None or frame.kind != "image" or not self._suspects.any_refused:
             return None
@@ -255,7 +257,7 @@ class Dispatcher:
             return self._suspects.fault_of(data) if data is not None else None
         return None
 
-    def _lose(self, flight: Flight, wall: float) -> None:
+    def _lose(self, flight: InFlightFrame, wall: float) -> None:
         """The worker that had this frame is gone, or what it said is."""
         frame = flight.frame
         losses = self._table.lost(*frame.key)
@@ -269,14 +271,14 @@ class Dispatcher:
         del self._flights[frame.key]
         self._broker.forget((), [flight.work])
         if losses >= MOST_LOSSES:
-            fault = Fault(
+            fault = JobError(
                 "WORKER_LOST",
                 f"{losses} workers died with the frame {frame.number} of this job in hand, or the"
                 " broker does not keep it",
             )
             with suppress(JobFinishedError, JobNotFoundError):
                 ended, newly = self._table.stop(frame.job, "failed", fault, wall)
-                self._listener.answered(flight.asked, Outcome(fault=fault), None)
+                self._listener.answered(flight.asked, FrameOutcome(fault=fault), None)
                 if newly:
                     self._listener.finished([ended])
             # With the next round, which tries again where the broker is lost meanwhile.
@@ -293,14 +295,14 @@ class Dispatcher:
         self._held = {key: at for key, at in self._held.items() if key in open_keys}
         frames = [frame for frame in waiting if frame.key not in self._flights][:room]
         known = self._broker.reports([frame.task for frame in frames])
-        faults: list[tuple[OpenFrame, Outcome]] = []
+        faults: list[tuple[OpenFrame, FrameOutcome]] = []
         sent = False
         for frame in frames:
             work = self._choose_model(frame, now, wall)
-            if isinstance(work, Fault):
-                faults.append((frame, Outcome(fault=work)))
+            if isinstance(work, JobError):
+                faults.append((frame, FrameOutcome(fault=work)))
             elif work is not None:
-                flight = Flight(frame, work, now)
+                flight = InFlightFrame(frame, work, now)
                 report = known.get(frame.task)
                 # What a worker was told by this server's predecessor is not told again.
                 taken = report is not None and report.state in ("running", "done")
@@ -310,7 +312,9 @@ class Dispatcher:
         self._keep(faults, wall)
         return sent or bool(faults)
 
-    def _choose_model(self, frame: OpenFrame, now: float, wall: float) -> Work | Fault | None:
+    def _choose_model(
+        self, frame: OpenFrame, now: float, wall: float
+    ) -> FrameTask | JobError | None:
         """What to tell a worker; a fault where the frame can't be answered any more, None where it
         can't be yet."""
         if _expired(frame, wall):
@@ -326,13 +330,13 @@ class Dispatcher:
             if now - since < LONGEST_LOADING:
                 return None
             del self._held[frame.key]
-            return Fault(error.code, error.message)
+            return JobError(error.code, error.message)
         except LinesideError as error:
-            return Fault(error.code, error.message)
+            return JobError(error.code, error.message)
         self._held.pop(frame.key, None)
-        return Work(frame.task, *frame.key, frame.kind, frame.ask, model, version, sha256)
+        return FrameTask(frame.task, *frame.key, frame.kind, frame.ask, model, version, sha256)
 
-    def _submit(self, flight: Flight, wall: float) -> bool:
+    def _submit(self, flight: InFlightFrame, wall: float) -> bool:
         """Sends the frame; False if its job has ended meanwhile, or ends since the frame can't be
         read."""
         data = None
@@ -340,8 +344,8 @@ class Dispatcher:
             try:
                 data = self._table.data(*flight.frame.key)
             except StorageError as error:
-                fault = Fault(error.code, error.message)
-                self._keep([(flight.asked, Outcome(fault=fault))], wall)
+                fault = JobError(error.code, error.message)
+                self._keep([(flight.asked, FrameOutcome(fault=fault))], wall)
             if data is None:
                 return False
         self._broker.send(flight.work, data)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from server.config.settings import Settings
 from server.errors import JobsUnavailableError, status_of
 from server.observe.metrics import Metrics
-from server.recognition.events import Listener, Observation, Refusal, RefusalListener
+from server.recognition.events import FrameAnswered, FrameRefused, Listener, RefusalListener
 from server.recognition.recognizer import Answer, Options
-from server.store.jobs.records import Fault, JobRecord, OpenFrame, Outcome, State
+from server.store.jobs.records import FrameOutcome, JobError, JobRecord, OpenFrame, State
 from server.values.secret_text import kept_sentence
 
 if TYPE_CHECKING:
-    from server.jobs.webhooks import Sender
+    from server.jobs.webhooks import WebhookClient
     from server.store.jobs.webhooks import JobWebhooks
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ LONGEST_PAUSE = 60.0
 RETRY = 1.0
 
 
-class Telling:
+class JobEvents:
     """Told by the dispatcher, in its thread. Webhooks have a thread of their own, so that no job
     waits for a slow receiver.
 
@@ -48,7 +48,7 @@ class Telling:
         self._settings, self._metrics = settings, metrics
         self._observe, self._refuse = observe, refuse
         self.wants_data, self._render = wants_data, render
-        self._sender: Sender | None = None
+        self._sender: WebhookClient | None = None
         self._ended, self._stopping = threading.Event(), threading.Event()
 
     def pending(self, count: Callable[[], int]) -> None:
@@ -72,7 +72,7 @@ class Telling:
         for _ in jobs:
             self.count("running")
 
-    def answered(self, frame: OpenFrame, outcome: Outcome, data: bytes | None) -> None:
+    def answered(self, frame: OpenFrame, outcome: FrameOutcome, data: bytes | None) -> None:
         """A frame has its outcome."""
         ask = frame.ask
         if outcome.fault is not None:
@@ -83,7 +83,7 @@ class Telling:
         if outcome.numbers is not None:
             answers, data = outcome.numbers.answers, None
         for answer in answers:
-            self._observe(Observation(time.time(), frame.request_id, answer, options, data))
+            self._observe(FrameAnswered(time.time(), frame.request_id, answer, options, data))
 
     def finished(self, jobs: list[JobRecord]) -> None:
         """These jobs have ended."""
@@ -92,12 +92,14 @@ class Telling:
             if job.webhook is not None:
                 self._ended.set()
 
-    def sender(self) -> Sender | None:
+    def sender(self) -> WebhookClient | None:
         """What posts webhooks; None where none may go anywhere."""
         if self._sender is None and self._settings.webhook_hosts:
-            from server.jobs.webhooks import Sender
+            from server.jobs.webhooks import WebhookClient
 
-            self._sender = Sender(self._settings.webhook_hosts, self._settings.webhook_secret)
+            self._sender = WebhookClient(
+                self._settings.webhook_hosts, self._settings.webhook_secret
+            )
         return self._sender
 
     def start(self, webhooks: JobWebhooks) -> None:
@@ -116,7 +118,7 @@ class Telling:
         self._stopping.set()
         self._ended.set()
 
-    def _deliver(self, webhooks: JobWebhooks, sender: Sender) -> None:
+    def _deliver(self, webhooks: JobWebhooks, sender: WebhookClient) -> None:
         from server.jobs.webhooks import LONGEST
 
         while not self._stopping.is_set():
@@ -137,7 +139,7 @@ class Telling:
             self._ended.clear()
 
     def _deliver_all(
-        self, webhooks: JobWebhooks, sender: Sender, jobs: Sequence[JobRecord]
+        self, webhooks: JobWebhooks, sender: WebhookClient, jobs: Sequence[JobRecord]
     ) -> None:
         """All at once, since a receiver that does not answer takes its whole time. Raises what
         `_deliver_one` does."""
@@ -158,7 +160,7 @@ class Telling:
         if errors:
             raise errors[0]
 
-    def _deliver_one(self, webhooks: JobWebhooks, sender: Sender, job: JobRecord) -> None:
+    def _deliver_one(self, webhooks: JobWebhooks, sender: WebhookClient, job: JobRecord) -> None:
         from server.jobs.webhooks import pause_after
 
         assert job.webhook is not None
@@ -187,10 +189,10 @@ def _give_up(webhooks: JobWebhooks) -> None:
         logger.error("webhooks given up", extra={"fields": fields})
 
 
-def _refusal(frame: OpenFrame, fault: Fault) -> Refusal:
+def _refusal(frame: OpenFrame, fault: JobError) -> FrameRefused:
     """What the synchronous route would have told of a frame with this fault."""
     now, ask = time.time(), frame.ask
-    return Refusal(
+    return FrameRefused(
         at=now,
         request_id=frame.request_id,
         status=status_of(fault.code),

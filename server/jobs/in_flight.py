@@ -6,8 +6,8 @@ from typing import Protocol
 
 import msgspec
 
-from server.jobs.messages import Report, Work
-from server.store.jobs.records import JobRecord, OpenFrame, Outcome
+from server.jobs.messages import FrameReport, FrameTask
+from server.store.jobs.records import FrameOutcome, JobRecord, OpenFrame
 
 
 class Listener(Protocol):
@@ -16,7 +16,7 @@ class Listener(Protocol):
     def began(self, jobs: list[str]) -> None:
         """These jobs run from now on."""
 
-    def answered(self, frame: OpenFrame, outcome: Outcome, data: bytes | None) -> None:
+    def answered(self, frame: OpenFrame, outcome: FrameOutcome, data: bytes | None) -> None:
         """A frame has its outcome; its ask names the model it was sent to, if it was. data: as
         received, where `wants_data` and still kept."""
 
@@ -28,13 +28,13 @@ class Listener(Protocol):
         """Whether `answered` is to be given the frames."""
 
 
-class Flight:
+class InFlightFrame:
     """A frame that was sent. heard: when its report last changed, in the seconds of `step`."""
 
-    def __init__(self, frame: OpenFrame, work: Work, now: float) -> None:
+    def __init__(self, frame: OpenFrame, work: FrameTask, now: float) -> None:
         self.frame, self.work = frame, work
         self.sent = self.heard = now
-        self.report: Report | None = None
+        self.report: FrameReport | None = None
 
     @property
     def asked(self) -> OpenFrame:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from server.store.jobs.records import Ask, Kind, Outcome
+from server.store.jobs.records import FrameOutcome, JobOptions, Kind
 
 TASK, QUEUE = "lineside.frame", "lineside"
 # In a worker's environment, the process id of the server that started it.
@@ -17,7 +17,7 @@ class BrokerLostError(Exception):
     """The broker can't be reached now; the message says why."""
 
 
-class Work(msgspec.Struct, frozen=True):
+class FrameTask(msgspec.Struct, frozen=True):
     """One frame to answer, by exactly this version of the model. task: the name of this attempt.
     sha256: of the model's file, where its bundle says."""
 
@@ -25,13 +25,13 @@ class Work(msgspec.Struct, frozen=True):
     job: str
     number: int
     kind: Kind
-    ask: Ask
+    ask: JobOptions
     model: str
     version: int
     sha256: str
 
 
-class Report(msgspec.Struct, frozen=True, omit_defaults=True):
+class FrameReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a worker is with a frame. worker: HOST:PID. beat: rises with every second of work.
 
     state: `running`, in `stage`; `done`, with the outcome; `dropped`, where its job was cancelled;
@@ -42,14 +42,14 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     worker: str
     stage: str = ""
     beat: int = 0
-    outcome: Outcome | None = None
+    outcome: FrameOutcome | None = None
 
 
-def read_report(data: bytes) -> Report | None:
+def read_report(data: bytes) -> FrameReport | None:
     """A report as a worker sent it; None where it can't be read, as one of another version of this
     program may be."""
     try:
-        return msgspec.json.decode(data, type=Report)
+        return msgspec.json.decode(data, type=FrameReport)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 

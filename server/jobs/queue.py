@@ -18,8 +18,8 @@ from server.jobs.messages import (
     QUEUE,
     TASK,
     BrokerLostError,
-    Report,
-    Work,
+    FrameReport,
+    FrameTask,
     cancel_key,
     frame_key,
     read_report,
@@ -126,7 +126,7 @@ class Broker:
         """Whether frames go through the broker, since workers may be on other machines."""
         return self._carries
 
-    def send(self, work: Work, data: bytes | None) -> None:
+    def send(self, work: FrameTask, data: bytes | None) -> None:
         """Queues one frame; `data` is needed where the broker `carries` it."""
         with self._telling():
             if data is not None:
@@ -139,7 +139,7 @@ class Broker:
                 ignore_result=True,
             )
 
-    def reports(self, tasks: Sequence[str]) -> dict[str, Report]:
+    def reports(self, tasks: Sequence[str]) -> dict[str, FrameReport]:
         """The latest report of each of `tasks` that a worker has taken. One that can't be read
         stays where it is, for whoever can."""
         if not tasks:
@@ -171,7 +171,7 @@ class Broker:
             channel = connection.default_channel
             return int(self._app.amqp.queues[QUEUE].bind(channel).queue_declare().message_count)
 
-    def forget(self, done: Sequence[Work], lost: Sequence[Work] = ()) -> None:
+    def forget(self, done: Sequence[FrameTask], lost: Sequence[FrameTask] = ()) -> None:
         """Removes the reports of these attempts, and the frames of those `done`."""
         keys = [report_key(work.task) for work in (*done, *lost)]
         if self._carries:

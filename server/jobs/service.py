@@ -24,18 +24,18 @@ from server.errors import (
     JobNotFoundError,
     JobsUnavailableError,
 )
-from server.jobs.dispatch_loop import RETRY, Rounds
-from server.jobs.events import Telling
+from server.jobs.dispatch_loop import RETRY, DispatchLoop
+from server.jobs.events import JobEvents
 from server.jobs.suspects import JobSuspects
 from server.observe.problem_log import ProblemLog
-from server.store.jobs.records import FILE, Fault, JobRecord, NewJob, OpenFrame, State
+from server.store.jobs.records import FILE, JobError, JobRecord, NewJob, OpenFrame, State
 from server.system.files.durable import set_aside
 
 if TYPE_CHECKING:
     from redis import Redis
 
     from server.jobs.dispatcher import Dispatcher
-    from server.store.bundles.repository import BundleStore
+    from server.store.bundles.repository import BundleRepository
     from server.store.crashes.guard import CrashGuard
     from server.store.jobs.table import JobTable
 
@@ -53,8 +53,8 @@ class Jobs:
     def __init__(
         self,
         settings: Settings,
-        store: BundleStore,
-        telling: Telling,
+        store: BundleRepository,
+        telling: JobEvents,
         guard: CrashGuard | None = None,
     ) -> None:
         """guard: of the frames that must not be read."""
@@ -131,7 +131,7 @@ class Jobs:
         Raises JobNotFoundError, and JobFinishedError where it has ended otherwise.
         """
         self.get(job)  # opens nothing where there are no jobs
-        fault = Fault("CANCELLED", "the job was cancelled")
+        fault = JobError("CANCELLED", "the job was cancelled")
         ended, newly = self._opened().stop(job, "cancelled", fault, time.time())
         if newly:
             self._telling.finished([ended])
@@ -227,7 +227,7 @@ class Jobs:
             table = self._await_table()
             if table is None or not self._await_turn():
                 return
-            Rounds(
+            DispatchLoop(
                 self._settings,
                 table,
                 self._wake,

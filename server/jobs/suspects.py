@@ -7,7 +7,7 @@ from server.recognition.images import jpeg
 from server.recognition.reader_guard.decode_trial import DecodeTrial
 from server.store.crashes.frames import CrashedFrame, sha256_of
 from server.store.crashes.guard import CrashGuard, refusal
-from server.store.jobs.records import Fault, OpenFrame
+from server.store.jobs.records import JobError, OpenFrame
 from server.system.clock import rfc3339
 
 
@@ -23,7 +23,7 @@ class JobSuspects:
         """Whether a frame is to be looked at before it is sent."""
         return self._guard.frames.any
 
-    def fault_of(self, data: bytes) -> Fault | None:
+    def fault_of(self, data: bytes) -> JobError | None:
         """Why no worker may have this image file; None if one may."""
         if data.startswith(jpeg.SIGNATURE):
             return None
@@ -31,7 +31,7 @@ class JobSuspects:
         frame = self._guard.frames.get(sha256)
         if frame is None or not frame.refused:
             return None
-        return Fault(UnsafeImageError.code, refusal(sha256))
+        return JobError(UnsafeImageError.code, refusal(sha256))
 
     def start(self, frame: OpenFrame, data: bytes) -> None:
         """Tries a frame that a worker died with. Raises OSError."""

@@ -7,7 +7,7 @@ import time
 from http.client import HTTPConnection, HTTPException
 
 from server.errors import InvalidFieldError
-from server.system.outbound import Outgoing
+from server.system.outbound import OutboundConnections
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +30,14 @@ def pause_after(attempts: int) -> float:
     return min(LONGEST, FIRST * 2.0 ** min(attempts - 1, 20))
 
 
-class Sender:
+class WebhookClient:
     """Posts to the hosts that `hosts` list, signed where there is a `secret`.
 
     Raises SettingsError for a host that can't be understood.
     """
 
     def __init__(self, hosts: tuple[str, ...], secret: str) -> None:
-        self._outgoing = Outgoing("webhook", "webhook_hosts", hosts)
+        self._outgoing = OutboundConnections("webhook", "webhook_hosts", hosts)
         self._secret = secret
 
     def check(self, url: str) -> None:

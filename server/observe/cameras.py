@@ -6,7 +6,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from server.recognition.events import Observation, Refusal
+from server.recognition.events import FrameAnswered, FrameRefused
 
 Result = Literal["answered", "bad", "refused", "failed"]
 RESULTS: tuple[Result, ...] = ("answered", "bad", "refused", "failed")
@@ -69,7 +69,7 @@ class Cameras:
         self._known: dict[str, _Series] = {}
         self._other: _Series | None = None
 
-    def answered(self, seen: Observation) -> None:
+    def answered(self, seen: FrameAnswered) -> None:
         """Counts an answered frame; a `server.recognition.events.Listener`."""
         if camera := seen.options.camera:
             series = self._known.get(camera)
@@ -77,7 +77,7 @@ class Cameras:
                 series = self._claim(camera)
             self._count(series, "answered", seen.at)
 
-    def refused(self, refusal: Refusal) -> None:
+    def refused(self, refusal: FrameRefused) -> None:
         """Counts a frame that got an error; a `server.recognition.events.RefusalListener`."""
         if camera := refusal.camera:
             series = self._known.get(camera) or self._unanswered(camera, refusal)
@@ -108,7 +108,7 @@ class Cameras:
                 return series
         return self._shared()
 
-    def _unanswered(self, camera: str, refusal: Refusal) -> _Series:
+    def _unanswered(self, camera: str, refusal: FrameRefused) -> _Series:
         """The series of a camera of which no frame was answered so far."""
         with self._lock:
             if camera in self._known:

@@ -9,7 +9,7 @@ from typing import Literal
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from server.recognition.events import Observation
+from server.recognition.events import FrameAnswered
 from server.recognition.manifest import Baseline, Manifest
 from server.recognition.recognizer import Answer
 
@@ -169,7 +169,7 @@ class Drift(Collector):
         self._lock = threading.Lock()
         self._models: dict[str, tuple[int, ModelDrift | None]] = {}
 
-    def __call__(self, seen: Observation) -> None:
+    def __call__(self, seen: FrameAnswered) -> None:
         """Counts one frame; another's answer counts too, since the line has shown it again."""
         answer = seen.answer
         version, model = self._models.get(answer.model, (0, None))

@@ -16,7 +16,7 @@ WINDOW = 60.0
 Kind = tuple[str, str]
 
 
-class Repeats:
+class LogThrottle:
     """Which lines of requests that failed alike, by error code and route, are written.
 
     `_lock` guards `_began`, `_written`, `_left` and `_timer`. `_written` counts the lines of the

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from server.observe.metrics import Metrics
-from server.recognition.events import Observation
+from server.recognition.events import FrameAnswered
 from server.recognition.frame import WARNINGS
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class SuspectFrames:
         for warning in WARNINGS:
             metrics.suspect.labels(warning.reason)
 
-    def __call__(self, seen: Observation) -> None:
+    def __call__(self, seen: FrameAnswered) -> None:
         for warning in seen.answer.warnings:
             self._metrics.suspect.labels(warning.reason).inc()
             if self._may_log(seen.options.camera, warning.reason):

@@ -80,7 +80,7 @@ class Draining:
         _until(lambda: self._quiet(port))
         listeners = listening_sockets(port)
         for listener in listeners:
-            refuse_new(listener)
+            drop_new_connections(listener)
         _until(lambda: not any(map(not_yet_accepted, listeners)))
         # Connections that were taken over just now get the time to send their requests.
         _until(lambda: self._quiet(port))
@@ -119,7 +119,7 @@ def listening_sockets(port: int) -> list[socket.socket]:
     return found
 
 
-def refuse_new(listener: socket.socket) -> None:
+def drop_new_connections(listener: socket.socket) -> None:
     """Makes the kernel drop what would open a new connection to `listener` (socket(7)).
 
     Connections that it has let in already stay as they are. A kernel built without socket filters

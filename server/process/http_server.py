@@ -102,7 +102,7 @@ def most_connections() -> int:
     return MAX_CONNECTIONS
 
 
-def calling(callback: Wsgi, scope_opts: dict[str, Any], access_log_fmt: Any = None) -> Any:
+def wsgi_adapter(callback: Wsgi, scope_opts: dict[str, Any], access_log_fmt: Any = None) -> Any:
     """What Granian calls with each request, to have it answered by the WSGI application `callback`:
     a function of what answers, which the environment has as PROTOCOL, and of what is known of the
     request.
@@ -144,7 +144,7 @@ def run(
     lock = lock_data(Path(settings.data), handover)
     sock = listening_socket(settings.host, settings.port, handover)
     address = sock.getsockname()[0]
-    mp._wsgi_call_wrap = calling
+    mp._wsgi_call_wrap = wsgi_adapter
     server = mp.MPServer(
         "server.app:create_app",
         address=address,

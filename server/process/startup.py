@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from server.config import load as config_reading
 from server.config.settings import Settings
 from server.errors import NotReadyError, SettingsError
-from server.http.access.open_access import check_doors
+from server.http.access.open_access import check_access
 from server.store.bundles.choices import candidates, read_choice
 from server.store.bundles.layout import newest_intact, pick_default, versions
 from server.values.validation import counted
@@ -21,7 +21,7 @@ from server.values.validation import counted
 if TYPE_CHECKING:
     from flask import Flask
 
-    from server.observe.log_throttle import Repeats
+    from server.observe.log_throttle import LogThrottle
     from server.recognition.manifest import Bundle
     from server.store.crashes.guard import CrashGuard
     from server.system.handover import Handover
@@ -35,13 +35,13 @@ BROKER = re.compile(r"rediss?://[^/?#\s]+(/[0-9]*)?(\?\S*)?")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 
 
-def prepare(settings: Settings) -> int:
+def preflight(settings: Settings) -> int:
     """Checks what can be checked without loading a model; returns the frames worked on at once.
 
     Imports nothing heavy, so that a server that can't start says so at once. Raises StartError
     where the doors are open to strangers, or where no version of the default model is intact.
     """
-    check_doors(settings)
+    check_access(settings)
     bundle_of(settings)
     check_values(settings)
     return settings.slots
@@ -123,14 +123,14 @@ def application(
     and `proc` lie. handover: what workers leave to each other. Raises StartError."""
     with _all_objects_kept():
         from server.observe import logs
-        from server.observe.log_throttle import Repeats
+        from server.observe.log_throttle import LogThrottle
         from server.store.crashes.guard import CrashGuard
         from server.system.machine import process
 
-        process.set_up()
+        process.configure_process()
         settings = settings or config_reading.load(os.environ)
         listener = logs.start(settings.log_level, settings.log_format)
-        repeats = Repeats(settings.log_repeats)
+        repeats = LogThrottle(settings.log_repeats)
         # Unlike atexit's, these are run at the end of a forked worker too, the highest priority
         # first.
         Finalize(None, repeats.tell, exitpriority=1)
@@ -161,7 +161,7 @@ def _all_objects_kept() -> Iterator[None]:
 
 
 def _put_together(
-    settings: Settings, repeats: "Repeats", root: Path, guard: "CrashGuard"
+    settings: Settings, repeats: "LogThrottle", root: Path, guard: "CrashGuard"
 ) -> "Flask":
     """The application, whose models load while the rest of it is imported: after it where their
     memory counts, since what imports take would count as the first one's."""
@@ -197,10 +197,10 @@ def check(settings: Settings) -> Iterator[str]:
     from server.recorders import data_fault
     from server.system.machine import process
 
-    check_doors(settings)
+    check_access(settings)
     # Whatever is found is yielded; the log has no listener here.
     logging.getLogger(logs.LOGGER).addHandler(logging.NullHandler())
-    process.set_up()
+    process.configure_process()
     check_values(settings)
     store = make_store(settings, Metrics(), Admission(settings.slots, settings.max_waiting))
     yield f"settings are valid; address {settings.host}:{settings.port}"

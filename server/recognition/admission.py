@@ -34,7 +34,7 @@ T = TypeVar("T")
 Work = Callable[[float], T]
 
 
-class Ticket(Generic[T]):
+class Waiter(Generic[T]):
     """One waiting frame. `done` is held until its `result` or its `error` is there; `queued` until
     it is taken from the queue.
 
@@ -74,7 +74,7 @@ class Admission:
         self._given = self._resting = self._threads = 0
         self._busy = 0
         self._waiting = 0
-        self._queues: OrderedDict[str, deque[Ticket[Any]]] = OrderedDict()
+        self._queues: OrderedDict[str, deque[Waiter[Any]]] = OrderedDict()
         self._times = ServiceTimes()
 
     @property
@@ -107,7 +107,7 @@ class Admission:
         OverloadedError where too many wait, SupersededError where a newer frame of the camera
         came, and what `work` raises.
         """
-        ticket = Ticket(work, camera, deadline, self._clock())
+        ticket = Waiter(work, camera, deadline, self._clock())
         if self._enter(ticket, latest_only and camera != ""):
             self._await(ticket)
         else:
@@ -136,7 +136,7 @@ class Admission:
         if self._longest() <= own + 1:
             raise self._overloaded()
 
-    def _enter(self, ticket: Ticket[T], latest_only: bool) -> bool:
+    def _enter(self, ticket: Waiter[T], latest_only: bool) -> bool:
         """Whether the frame waits now; it has a slot where not. Raises where it may do neither."""
         with self._lock:
             self._refuse_hopeless(ticket.camera, ticket.deadline, latest_only)
@@ -172,7 +172,7 @@ class Admission:
         rounds = frames // self.slots * (seconds / frames) if frames else 0.0
         return (rounds + self._times.mean + service) * CAUTION
 
-    def _await(self, ticket: Ticket[T]) -> None:
+    def _await(self, ticket: Waiter[T]) -> None:
         left = min(max(0.0, ticket.deadline - self._clock()), threading.TIMEOUT_MAX)
         if not ticket.done.acquire(timeout=left):
             with self._lock:
@@ -183,7 +183,7 @@ class Admission:
                     ticket.refuse(self._late(ticket.camera, self._clock()))
             ticket.done.acquire()
 
-    def _do(self, ticket: Ticket[T]) -> None:
+    def _do(self, ticket: Waiter[T]) -> None:
         """Works on a frame that has a slot, and learns from the time it took; a frame that failed
         says nothing of the time that a good one takes."""
         started = self._clock()
@@ -224,7 +224,7 @@ class Admission:
                 with self._lock:
                     ticket = self._next()
 
-    def _next(self) -> Ticket[Any] | None:
+    def _next(self) -> Waiter[Any] | None:
         """The next frame that can still be answered in time; without one, the slot is freed."""
         now = self._clock()
         while self._waiting:

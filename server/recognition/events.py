@@ -7,7 +7,7 @@ import msgspec
 from server.recognition.recognizer import Answer, Options
 
 
-class Observation(msgspec.Struct, frozen=True):
+class FrameAnswered(msgspec.Struct, frozen=True):
     """One frame that was answered. at: when, in Unix seconds. data: the image file as received,
     None where the request carried tensors. cached: whether the answer was another request's."""
 
@@ -21,10 +21,10 @@ class Observation(msgspec.Struct, frozen=True):
 
 # Called in the thread that answers, and that may be before the answer is sent: it returns at once
 # and raises nothing.
-Listener = Callable[[Observation], None]
+Listener = Callable[[FrameAnswered], None]
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class FrameRefused(msgspec.Struct, frozen=True):
     """One frame that got no labels. at: when, in Unix seconds. status, code: of the error that was
     answered. model, version, camera, part: as far as they were known, else empty and 0. seconds:
     from the request's arrival. reason: the sentence that the sender was told, without keys. cause:
@@ -47,4 +47,4 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 # Called as a Listener is, but of frames that were refused or failed.
-RefusalListener = Callable[[Refusal], None]
+RefusalListener = Callable[[FrameRefused], None]

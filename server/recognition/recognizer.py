@@ -122,7 +122,7 @@ class Recognizer:
         self.bundle, self.pool, self.admission, self.limits = bundle, pool, admission, limits
         self.manifest, self.labels = bundle.manifest, bundle.labels
         self.on_stage, self._guard = on_stage, guard
-        self.recipe = check_fit(bundle, pool)
+        self.recipe = check_compatibility(bundle, pool)
         self._table = scaling_table(self.recipe, pool.inputs[0])
         self._watched = self.manifest.baseline is not None
 
@@ -250,14 +250,14 @@ def make_answer(
         best,
         shown,
         # A frame without a label is no good part, whatever its best guess was.
-        results.judge(best if shown else None, manifest.verdict),
+        results.apply_verdict_policy(best if shown else None, manifest.verdict),
         timer.total(),
         timer.brightness,
         timer.warnings,
     )
 
 
-def check_fit(bundle: Bundle, pool: InterpreterPool) -> Recipe:
+def check_compatibility(bundle: Bundle, pool: InterpreterPool) -> Recipe:
     """The bundle's recipe, checked against the model's tensors and the labels.
 
     Raises BundleError with the two sides that disagree.

@@ -68,7 +68,7 @@ def top_k(
     )
 
 
-def judge(best: Prediction | None, policy: VerdictPolicy | None) -> str | None:
+def apply_verdict_policy(best: Prediction | None, policy: VerdictPolicy | None) -> str | None:
     """`pass`, `fail` or `unsure` by the bundle's policy; None where it has none."""
     if policy is None:
         return None

@@ -1,7 +1,7 @@
 """A kept frame as files: ID.jpg (or another image) as received, and ID.json beside it.
 
-`server.store.samples.folder` writes them, `convert` trains on those that a person has labelled; both
-through these types.
+`server.store.samples.folder` writes them, `convert` trains on those that a person has labelled;
+both through these types.
 """
 
 from collections.abc import Iterator

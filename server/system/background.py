@@ -25,7 +25,7 @@ SOON = 10.0
 MOST = 1000
 
 
-class Afterwards:
+class BackgroundQueue:
     """Runs tasks in the order in which they were taken, by a thread of its own.
 
     `_running` is held by whoever runs some; `_wake` is set while the thread is to run those in

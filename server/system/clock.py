@@ -20,7 +20,7 @@ def rfc3339(seconds: float) -> str:
     return moment.replace("+00:00", "Z")
 
 
-class Clock:
+class ClockGuard:
     """Watches the time of day beside the monotonic clock, and logs its jumps. `kept`: what stays
     for as long as it isn't believed. For one thread."""
 

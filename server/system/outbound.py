@@ -42,7 +42,7 @@ ENTRY = re.compile(r"(?P<host>\[[^\]]+\]|[^:]+)(:(?P<port>[0-9]{1,5}))?")
 NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})")
 
 
-class Allowed(msgspec.Struct, frozen=True):
+class HostRule(msgspec.Struct, frozen=True):
     """One entry of the list: a host name, or a network (an address is one of itself), with its
     port, or None for the usual ones."""
 
@@ -60,14 +60,14 @@ class Allowed(msgspec.Struct, frozen=True):
         return address is not None and address in self.network
 
 
-def parse_allowed(entry: str, setting: str = "image_url_hosts") -> Allowed:
+def parse_allowed(entry: str, setting: str = "image_url_hosts") -> HostRule:
     """NAME, ADDRESS or NETWORK/BITS, with or without :PORT (an IPv6 one in brackets then).
 
     Raises SettingsError.
     """
     network = _network(entry)
     if network is not None:
-        return Allowed(entry, network, None)
+        return HostRule(entry, network, None)
     found = ENTRY.fullmatch(entry)
     network = _network(found["host"].strip("[]")) if found else None
     if found is None or (network is None and not NAME.fullmatch(found["host"])):
@@ -75,7 +75,7 @@ def parse_allowed(entry: str, setting: str = "image_url_hosts") -> Allowed:
             f"{setting} can't hold {entry!r}: a host name, an address or NETWORK/BITS, each"
             " with or without :PORT"
         )
-    return Allowed(
+    return HostRule(
         found["host"].lower().rstrip("."), network, int(found["port"]) if found["port"] else None
     )
 
@@ -94,7 +94,7 @@ def _address(text: str) -> Address | None:
         return None
 
 
-class Outgoing:
+class OutboundConnections:
     """Connections to the hosts that `entries`, the items of `setting`, list for URLs in `field`.
 
     Raises SettingsError for an entry that can't be understood.

@@ -12,7 +12,7 @@ from server_process import SHARED
 
 from convert.__main__ import main
 from convert.bundle_writer import labels_text
-from convert.native_output import quiet, tensorflow
+from convert.native_output import suppress_native_output, tensorflow
 from convert.pipeline import Request
 from convert.sources import keras as sources
 from server.recognition.manifest import Label
@@ -74,7 +74,7 @@ def colours_files(
     """A folder with the model as colours.keras, .h5 and .tflite, a SavedModel in `saved`, and its
     labels.txt."""
     folder = tmp_path_factory.mktemp("colours")
-    with quiet():
+    with suppress_native_output():
         colours_keras.save(folder / "colours.keras")
         colours_keras.save(folder / "colours.h5")
         colours_keras.export(folder / "saved", verbose=False)

@@ -13,7 +13,7 @@ from server_process import ROOT
 from convert.__main__ import COMMANDS, main
 from convert.bundle_writer import load
 from convert.data.frames import tensors
-from convert.native_output import quiet
+from convert.native_output import suppress_native_output
 from convert.sources import imagenet as keras_imagenet
 from server.recognition.manifest import read_bundle
 from server.recognition.recognizer import Options, Recognizer
@@ -189,7 +189,7 @@ def test_one_value_is_no_classifiers_answer(
 ) -> None:
     layers = tf.keras.layers
     features = [layers.Input((16, 16, 3)), layers.GlobalAveragePooling2D()]
-    with quiet():
+    with suppress_native_output():
         tf.keras.Sequential([*features, layers.Dense(1, "sigmoid")]).save(tmp_path / "one.keras")
     (tmp_path / "labels.txt").write_text("bad\ngood\n")
     command = ["keras", str(tmp_path / "one.keras"), "--labels", str(tmp_path / "labels.txt")]

@@ -10,7 +10,7 @@ import pytest
 
 from convert.__main__ import main
 from convert.bundle_writer import load
-from convert.native_output import quiet
+from convert.native_output import suppress_native_output
 from convert.recipe.readings import ALL, READINGS
 from convert.sources import keras as sources
 from server.recognition.recognizer import Options
@@ -156,7 +156,7 @@ def test_bundle_answers_as_model_with_means_inside(
         # Keras does not read functions between layers back from HDF5.
         inside = tf.keras.layers.Normalization(mean=[104, 117, 124], variance=[1] * 3)
     model = network(tf, inside)
-    with quiet():
+    with suppress_native_output():
         if form == "saved":
             model.export(folder / form, verbose=False)
         elif form == "model.tflite":
@@ -172,7 +172,7 @@ def test_bundle_answers_as_model_with_means_inside(
 def test_bundle_scales_what_the_model_expects_scaled(tf: Any, folder: Path, name: str) -> None:
     build, [reading] = INSIDE[name]
     model = network(tf, build(tf))
-    with quiet():
+    with suppress_native_output():
         model.export(folder / "saved", verbose=False)
     assert converted(folder, "saved", "--mode", "float32") == 0
     assert answers(folder) == pytest.approx(expected(folder, model, reading), abs=1e-3)
@@ -183,7 +183,7 @@ def test_whole_numbers_as_input_are_pixels(tf: Any, folder: Path) -> None:
     image = layers.Input((SIDE, SIDE, 3), dtype="uint8")
     inner = network(tf, layers.Rescaling(1 / 255))
     model = tf.keras.Model(image, inner(tf.keras.ops.cast(image, "float32")))
-    with quiet():
+    with suppress_native_output():
         model.save(folder / "model.keras")
     assert converted(folder, "model.keras", "--mode", "float32") == 0
     assert answers(folder) == pytest.approx(expected(folder, inner), abs=1e-3)
@@ -193,7 +193,7 @@ def test_unknown_scaling_is_asked_for(
     tf: Any, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = network(tf, lambda image: image)
-    with quiet():
+    with suppress_native_output():
         model.save(folder / "model.keras")
     assert converted(folder, "model.keras") == 1
     error = capsys.readouterr().err
@@ -209,7 +209,7 @@ def test_unknown_scaling_is_asked_for(
 def test_scaling_twice_as_given_is_warned_of(
     tf: Any, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with quiet():
+    with suppress_native_output():
         network(tf, tf.keras.layers.Rescaling(1 / 255)).save(folder / "model.keras")
     assert converted(folder, "model.keras", "--scale", "0.00392157") == 0
     assert "with --scale 1 they would be scaled once" in capsys.readouterr().out
@@ -239,7 +239,7 @@ def test_labelled_frames_decide(
 ) -> None:
     (folder / "labels.txt").write_text("blue\ngreen\nred\n")
     frames = ["--validate", str(colours_frames), "--seconds", "0.1"]
-    with quiet():
+    with suppress_native_output():
         needs_range(tf, above_zero=True).save(folder / "one.keras")
         needs_range(tf, above_zero=False).save(folder / "several.keras")
     assert converted(folder, "one.keras", *frames) == 0
@@ -255,7 +255,7 @@ def test_lambda_in_a_file_runs_only_when_asked(
     tf: Any, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = network(tf, tf.keras.layers.Lambda(lambda image: image / 255))
-    with quiet():
+    with suppress_native_output():
         model.save(folder / "model.keras")
     assert converted(folder, "model.keras") == 1
     assert "--run-lambdas" in capsys.readouterr().err
@@ -278,7 +278,7 @@ def test_mobilenet_has_its_own_default(
         ]
     )
     model = tf.keras.Sequential([base, layers.Dense(3, "softmax")])
-    with quiet():
+    with suppress_native_output():
         model.export(folder / "saved", verbose=False)
     assert converted(folder, "saved") == 0
     assert "+ -1 by default, as Keras's MobileNets are trained" in capsys.readouterr().out

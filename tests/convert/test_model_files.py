@@ -17,7 +17,7 @@ import pytest
 
 from convert.__main__ import main
 from convert.errors import ConvertError
-from convert.native_output import quiet
+from convert.native_output import suppress_native_output
 from convert.quantization.quantize import quantize
 from convert.sources import keras as sources
 from server.recognition.manifest import read_bundle
@@ -266,10 +266,10 @@ def teachable(tf: Any) -> Any:
 
 def test_teachable_machine_loads_and_is_scaled(tf: Any, tmp_path: Path) -> None:
     model = teachable(tf)
-    with quiet():
+    with suppress_native_output():
         model.save(tmp_path / "keras_model.h5")
     keras_2(tmp_path / "keras_model.h5")
-    with pytest.raises((TypeError, ValueError)), quiet():
+    with pytest.raises((TypeError, ValueError)), suppress_native_output():
         tf.keras.models.load_model(tmp_path / "keras_model.h5", compile=False)
     (tmp_path / "labels.txt").write_bytes(b"0 Good Part\n1 Bad Part\n")
     command = ["keras", str(tmp_path / "keras_model.h5"), "--labels", str(tmp_path / "labels.txt")]
@@ -299,7 +299,7 @@ def with_functions(tf: Any, *names: str) -> Any:
 
 def test_functions_between_layers_of_keras_2(tf: Any, tmp_path: Path) -> None:
     model = with_functions(tf, "reversed", "divided")
-    with quiet():
+    with suppress_native_output():
         model.save(tmp_path / "m.h5")
     keras_2(tmp_path / "m.h5")
     found = sources.model_file(tmp_path / "m.h5")
@@ -310,7 +310,7 @@ def test_functions_between_layers_of_keras_2(tf: Any, tmp_path: Path) -> None:
 
 
 def test_other_functions_are_not_run_from_a_file(tf: Any, tmp_path: Path) -> None:
-    with quiet():
+    with suppress_native_output():
         with_functions(tf, "written").save(tmp_path / "m.h5")
     keras_2(tmp_path / "m.h5")
     with pytest.raises(ConvertError, match="is not a Keras model that loads"):
@@ -318,7 +318,7 @@ def test_other_functions_are_not_run_from_a_file(tf: Any, tmp_path: Path) -> Non
 
 
 def test_keras_archive_of_keras_2(tf: Any, tmp_path: Path) -> None:
-    with quiet():
+    with suppress_native_output():
         teachable(tf).save(tmp_path / "m.keras")
     with zipfile.ZipFile(tmp_path / "m.keras") as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
@@ -336,7 +336,7 @@ def test_keras_archive_of_keras_2(tf: Any, tmp_path: Path) -> None:
 
 
 def test_key_with_an_effect_is_not_dropped(tf: Any, tmp_path: Path) -> None:
-    with quiet():
+    with suppress_native_output():
         teachable(tf).save(tmp_path / "m.h5")
     keras_2(tmp_path / "m.h5")
     with h5py.File(tmp_path / "m.h5", "r+") as file:
@@ -380,7 +380,7 @@ def test_other_floats_become_float32(tf: Any, tmp_path: Path, policy: str, form:
         )
     finally:
         tf.keras.mixed_precision.set_global_policy(before)
-    with quiet():
+    with suppress_native_output():
         if form == "saved":
             model.export(tmp_path / form, verbose=False)
         else:

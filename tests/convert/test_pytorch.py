@@ -15,7 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from convert.__main__ import main
 from convert.errors import ConvertError
-from convert.native_output import quiet
+from convert.native_output import suppress_native_output
 from convert.sources import pytorch, shapes
 from server.recognition.manifest import read_bundle
 
@@ -98,7 +98,7 @@ def test_an_exported_program_and_a_state_dict_make_bundles(networks: Any, tmp_pa
     torch = import_module("torch")
     module = networks.small().eval()
     torch.save(module.state_dict(), tmp_path / "weights.pt")
-    with quiet():
+    with suppress_native_output():
         program = torch.export.export(module, (torch.zeros(1, 3, 48, 32),))
         torch.export.save(program, tmp_path / "program.pt2")
     (tmp_path / "labels.txt").write_text("a\nb\nc\nd\ne\n")

@@ -8,7 +8,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from convert.errors import ConvertError
-from convert.native_output import quiet
+from convert.native_output import suppress_native_output
 from convert.quantization.quantize import quantize
 from convert.sources import imagenet, shapes
 from convert.sources import keras as sources
@@ -101,7 +101,7 @@ def test_a_model_that_scales_its_pixels_is_fed_them_as_they_are(tf: Any, tmp_pat
             layers.Dense(2, activation="sigmoid"),
         ]
     )
-    with quiet():
+    with suppress_native_output():
         model.save(tmp_path / "scaled.keras")
     _, shape = sources.keras_file(tmp_path / "scaled.keras")
     recipe = sources.default_recipe(shape)
@@ -120,7 +120,7 @@ def test_scaling_that_the_converter_folds_away_is_seen(
     answers = layers.Dense(2)(layers.GlobalAveragePooling2D()(features))
     model = tf.keras.Model(pixels, answers)
     assert not shapes.describe(sources.from_keras(model)).scales_inside
-    with quiet():
+    with suppress_native_output():
         model.save(tmp_path / "folded.keras")
         model.export(tmp_path / "folded", verbose=False)
     for path in (tmp_path / "folded", tmp_path / "folded.keras"):
@@ -133,7 +133,7 @@ def test_a_model_of_any_size_needs_one(tf: Any, tmp_path: Path) -> None:
     model = tf.keras.Sequential(
         [layers.Input((None, None, 3)), layers.GlobalAveragePooling2D(), layers.Dense(2)]
     )
-    with quiet():
+    with suppress_native_output():
         model.save(tmp_path / "open.keras")
     with pytest.raises(ConvertError, match="--size HEIGHT WIDTH"):
         sources.keras_file(tmp_path / "open.keras")
@@ -224,7 +224,7 @@ def test_an_unknown_layer_is_named(tf: Any, tmp_path: Path) -> None:
 
     layers = tf.keras.layers
     model = tf.keras.Sequential([layers.Input((8, 8, 3)), Foo(), layers.Flatten()])
-    with quiet():
+    with suppress_native_output():
         model.save(tmp_path / "foo.keras")
     with pytest.raises(ConvertError, match="that loads: Could not locate class 'Foo'"):
         sources.keras_file(tmp_path / "foo.keras")

@@ -20,9 +20,9 @@ from convert.data.augment import Augmentation, augment
 from convert.data.dataset import read_dataset
 from convert.data.features import class_weights
 from convert.errors import ConvertError
-from convert.native_output import quiet, tensorflow
+from convert.native_output import suppress_native_output, tensorflow
 from convert.training import distill
-from convert.training.checkpoint import CHECKPOINT, Checkpoint, alone, fingerprint
+from convert.training.checkpoint import CHECKPOINT, Checkpoint, exclusive_lock, fingerprint
 from convert.training.prune import schedule
 from server.errors import BundleError
 from server.recognition.admission import Admission
@@ -166,10 +166,14 @@ def test_a_full_disk_is_named_and_nothing_stays(tmp_path: Path) -> None:
 def test_a_work_folder_is_one_trainings(tmp_path: Path) -> None:
     work = tmp_path / "a" / "b"
     at_work = pytest.raises(ConvertError, match="the same training is at work in")
-    with alone(work), at_work, alone(work):
+    with exclusive_lock(work), at_work, exclusive_lock(work):
         pass
     file = work / "lock" / "c"
-    with alone(work), pytest.raises(ConvertError, match="can't be used: Not a dir"), alone(file):
+    with (
+        exclusive_lock(work),
+        pytest.raises(ConvertError, match="can't be used: Not a dir"),
+        exclusive_lock(file),
+    ):
         pass
 
 
@@ -219,7 +223,7 @@ def test_a_teacher_answers_probabilities(tmp_path: Path) -> None:
     keras, recipe = tensorflow().keras, Recipe(width=8, height=8)
     layers = [keras.layers.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
     for name, more in (("logits", []), ("good", [keras.layers.Softmax()])):
-        with quiet():
+        with suppress_native_output():
             keras.Sequential([*layers, *more]).save(tmp_path / f"{name}.keras")
     teacher = distill.load_teacher(tmp_path / "good.keras", recipe, ("a", "b"), 1)
     assert teacher(np.zeros((3, 8, 8, 3), np.uint8)).shape == (3, 2)

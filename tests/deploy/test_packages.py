@@ -12,7 +12,7 @@ import yaml
 from server_process import ROOT
 
 from server.cli.main import main
-from server.config.describe import described
+from server.config.describe import describe_settings
 from server.config.load import CONFIG
 from server.config.settings import Settings
 
@@ -20,7 +20,7 @@ DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "systemd" / "lineside.service"
 DOCKERFILES = ("Dockerfile", "Dockerfile.arm64")
 KUBERNETES = ("statefulset.yaml", "service.yaml", "pods.yaml", "disruption.yaml")
-SETTINGS = {row.env for row in described()} | {CONFIG}
+SETTINGS = {row.env for row in describe_settings()} | {CONFIG}
 # Names in deploy/ that are for Docker Compose alone.
 OF_COMPOSE = {"LINESIDE_TAG", "LINESIDE_DOCKERFILE"}
 PREFIX = "/opt/lineside/venv/bin/python"

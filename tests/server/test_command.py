@@ -211,7 +211,7 @@ def test_a_host_may_be_a_name(models: Path) -> None:
 def test_the_table_of_settings_is_printed() -> None:
     ended = run("settings")
     assert ended.returncode == 0
-    for row in config_table.described():
+    for row in config_table.describe_settings():
         assert f"| `{row.name}` | `{row.env}` | `{row.flag}` |" in ended.stdout
 
 
@@ -291,5 +291,8 @@ def test_a_worker_that_dies_again_at_once_is_given_up() -> None:
 
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_a_worker_that_ends_by_itself_ends_the_server(code: int) -> None:
-    program = f"import sys; from server.process.supervisor import supervise; sys.exit(supervise(lambda: {code}))"
+    program = (
+        "import sys; from server.process.supervisor import supervise;"
+        f" sys.exit(supervise(lambda: {code}))"
+    )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == code

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from server.config.describe import described
+from server.config.describe import describe_settings
 from server.config.load import load
 from server.config.settings import Settings
 from server.errors import SettingsError
@@ -39,7 +39,7 @@ def test_the_environment_may_name_the_file_and_a_flag_another(tmp_path: Path) ->
 
 
 def test_every_setting_can_be_given_by_every_source(tmp_path: Path) -> None:
-    for row in described():
+    for row in describe_settings():
         value = {"recipe": '{"width": 32, "height": 32}'}.get(row.name, row.default)
         if value == "":
             continue
@@ -150,7 +150,7 @@ def test_an_unusable_file_is_named(tmp_path: Path) -> None:
 
 
 def test_every_setting_is_described() -> None:
-    rows = described()
+    rows = describe_settings()
     assert [row.name for row in rows] == list(Settings.__struct_fields__)
     for row in rows:
         assert row.help

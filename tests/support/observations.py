@@ -5,7 +5,7 @@ from typing import Any
 
 from images import encode, picture
 
-from server.recognition.events import Observation
+from server.recognition.events import FrameAnswered
 from server.recognition.recognizer import Answer, Options
 from server.recognition.results import Prediction
 
@@ -32,9 +32,9 @@ def observation(
     brightness: float | None = None,
     cached: bool = False,
     at: float = 1_800_000_000.0,
-) -> Observation:
+) -> FrameAnswered:
     """A frame that was answered with `label`."""
     best = Prediction(0, label, probability)
     timing: dict[str, Any] = {"total": 0.005}
     answer = Answer(model, version, best, (best,), "pass", timing, brightness)
-    return Observation(at, "r1", answer, Options(camera=camera, part="A-1"), data, cached)
+    return FrameAnswered(at, "r1", answer, Options(camera=camera, part="A-1"), data, cached)

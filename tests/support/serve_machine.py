@@ -6,8 +6,8 @@ from pathlib import Path
 
 from server.config import load as config_reading
 from server.process.http_server import run
-from server.process.startup import application, prepare
+from server.process.startup import application, preflight
 
 if __name__ == "__main__":
     settings = config_reading.load(os.environ)
-    run(settings, lambda given: application(given, Path(sys.argv[1])), prepare(settings))
+    run(settings, lambda given: application(given, Path(sys.argv[1])), preflight(settings))

@@ -23,7 +23,7 @@ from server.recognition.manifest import Bundle, Recipe
 from server.recognition.preprocessing import Tensor, apply_table, scaling_table, to_input_pixels
 from server.store.bundles.layout import open_bundle
 from server.system.machine import process
-from server.system.machine.cores import granted_cores
+from server.system.machine.cores import available_cores
 
 
 class Steps:
@@ -81,9 +81,9 @@ def limit(steps: Steps, data: bytes, seconds: float) -> dict[str, float | int]:
 
 def main(folder: Path) -> None:
     """Answers commands until standard input ends."""
-    process.set_up()
+    process.configure_process()
     bundle = open_bundle(folder)
-    pool = InterpreterPool(bundle.model_path, granted_cores(), 1)
+    pool = InterpreterPool(bundle.model_path, available_cores(), 1)
     both = {exact: Steps(bundle, pool, exact=exact) for exact in (False, True)}
     for line in sys.stdin:
         command = json.loads(line)

@@ -23,8 +23,8 @@ from server.api.compat.open_inference_tensors import (
     read_infer,
     whole_number,
 )
-from server.api.recognize.options import Query, age_of, options
-from server.api.recognize.service import Recognizing, mark_frame
+from server.api.recognize.options import FrameOptions, frame_age_of, options
+from server.api.recognize.service import RecognitionService, mark_frame
 from server.config.settings import Settings
 from server.errors import InvalidFieldError, NotReadyError
 from server.http.body.image import read_options
@@ -32,7 +32,7 @@ from server.http.errors import to_json
 from server.recognition.preprocessing import Tensor, TensorSpec
 from server.recognition.recognizer import Options, Recognizer
 from server.recognition.tensors import model as tensors
-from server.recognition.tensors.model import Model, Outcome
+from server.recognition.tensors.model import Model, ModelOutputs
 from server.recognition.tensors.numbers import names_of
 from server.values.validation import shown
 
@@ -109,12 +109,12 @@ def model_metadata(model: Model) -> ModelMetadata:
 class Inference:
     """Inference requests, once they are read."""
 
-    def __init__(self, recognizing: Recognizing, settings: Settings) -> None:
+    def __init__(self, recognizing: RecognitionService, settings: Settings) -> None:
         self._recognizing, self._settings = recognizing, settings
 
     def infer(self, name: str, version: int | None) -> Response:
         """Answers this request by the model `name`. Raises InvalidFieldError for what the model
-        does not take or give, and what `Recognizing` raises."""
+        does not take or give, and what `RecognitionService` raises."""
         model = self._recognizing.store.get(name, version)
         wanted, given = read_infer(self._settings.max_batch)
         asked = self._asked(wanted)
@@ -141,9 +141,9 @@ class Inference:
         )
 
     def _asked(self, wanted: InferRequest) -> Options:
-        query = read_options(Query, request)
+        query = read_options(FrameOptions, request)
         asked = options(
-            query, self._settings, age_of(query, self._settings, self._recognizing.clock_skew)
+            query, self._settings, frame_age_of(query, self._settings, self._recognizing.clock_skew)
         )
         timeout = wanted.parameters.get("timeout")
         if timeout is None:
@@ -163,7 +163,7 @@ class Inference:
         wanted: InferRequest,
         given: list[Tensor | list[bytes]],
         asked: Options,
-    ) -> Outcome:
+    ) -> ModelOutputs:
         first, specs = wanted.inputs[0], model.pool.inputs
         if first.datatype == BYTES and isinstance(model, Recognizer):
             files, most = given[0], self._settings.max_batch
@@ -176,7 +176,7 @@ class Inference:
             return self._recognizing.images(model, files, asked)
         arrays: dict[str, Tensor] = {}
         for item, tensor in zip(wanted.inputs, given, strict=True):
-            spec = tensors.find(specs, item.name)
+            spec = tensors.find_tensor(specs, item.name)
             if spec is None:
                 raise InvalidFieldError(
                     f"there is no input {item.name}: the model takes {names_of(specs)}"
@@ -188,7 +188,7 @@ class Inference:
             if spec.name in arrays:
                 raise InvalidFieldError(f"the input {item.name} was sent twice")
             arrays[spec.name] = tensor
-        return self._recognizing.tensors(model, tensors.fit(model, arrays), asked)
+        return self._recognizing.tensors(model, tensors.match_inputs(model, arrays), asked)
 
 
 def _wanted_outputs(model: Model, wanted: InferRequest) -> list[tuple[int, InferOutput]]:
@@ -198,7 +198,7 @@ def _wanted_outputs(model: Model, wanted: InferRequest) -> list[tuple[int, Infer
         return [(i, InferOutput(spec.name)) for i, spec in enumerate(specs)]
     found = []
     for item in wanted.outputs:
-        spec = tensors.find(specs, item.name)
+        spec = tensors.find_tensor(specs, item.name)
         if spec is None:
             raise InvalidFieldError(
                 f"there is no output {item.name}: the model gives {names_of(specs)}"
@@ -207,7 +207,7 @@ def _wanted_outputs(model: Model, wanted: InferRequest) -> list[tuple[int, Infer
     return found
 
 
-def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
+def blueprint(recognizing: RecognitionService, settings: Settings) -> Blueprint:
     """The protocol's routes."""
     routes = Blueprint("inference_protocol", __name__, url_prefix="/v2")
     routes.before_request(mark_frame)

@@ -204,7 +204,7 @@ def _from_json(item: InferInput, most: int) -> Tensor | list[bytes]:
     array = values.to_array(item.data, f"the input {item.name}")
     if array.size != _count(item):
         raise _wrong_count(item, array.size)
-    return values.cast(array, dtype, f"the input {item.name}").reshape(item.shape)
+    return values.cast_exact(array, dtype, f"the input {item.name}").reshape(item.shape)
 
 
 def _from_binary(item: InferInput, data: memoryview, most: int) -> Tensor | list[bytes]:
@@ -243,7 +243,7 @@ def classified(
     tensor: Tensor, spec: TensorSpec, labels: Sequence[Label], count: int
 ) -> tuple[list[int], list[str]]:
     """The shape and elements, `VALUE:INDEX:LABEL`, of an output's `count` highest values a row."""
-    real = values.to_real(tensor, spec)
+    real = values.to_real_values(tensor, spec)
     rows = real.reshape(len(real), -1) if real.ndim > 1 else real.reshape(1, -1)
     best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
     names = [f":{label.name}" for label in labels] if len(labels) == rows.shape[1] else None

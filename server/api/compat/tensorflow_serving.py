@@ -24,17 +24,17 @@ from server.api.compat.tensorflow_serving_json import (
     rows_to_inputs,
     serving_json,
 )
-from server.api.recognize.options import Query, age_of, options
-from server.api.recognize.service import Recognizing, mark_frame
+from server.api.recognize.options import FrameOptions, frame_age_of, options
+from server.api.recognize.service import RecognitionService, mark_frame
 from server.config.settings import Settings
 from server.errors import InvalidFieldError, ModelNotFoundError
 from server.http.body.image import read_options
 from server.http.errors import to_json
 from server.recognition.preprocessing import TensorSpec
 from server.recognition.tensors import model as tensors
-from server.recognition.tensors.model import Model, Outcome
+from server.recognition.tensors.model import Model, ModelOutputs
 from server.store.bundles.layout import versions
-from server.store.bundles.repository import BundleStore
+from server.store.bundles.repository import BundleRepository
 
 STABLE = "stable"
 TYPES = {
@@ -106,7 +106,7 @@ class Metadata(msgspec.Struct, frozen=True):
     metadata: dict[str, Any]
 
 
-def version_statuses(store: BundleStore, name: str) -> tuple[VersionStatus, ...]:
+def version_statuses(store: BundleRepository, name: str) -> tuple[VersionStatus, ...]:
     """The version of `name` that serves or is about to, and those that were refused."""
     serving = store.served().get(name)
     failures = store.failures(name)
@@ -156,7 +156,7 @@ def metadata_of(model: Model) -> Metadata:
 class TensorFlowServing:
     """What the routes do, once the model is named."""
 
-    def __init__(self, recognizing: Recognizing, settings: Settings) -> None:
+    def __init__(self, recognizing: RecognitionService, settings: Settings) -> None:
         self._recognizing, self._settings = recognizing, settings
 
     def model(self, name: str, version: int | None, label: str | None) -> Model:
@@ -167,11 +167,13 @@ class TensorFlowServing:
             )
         return self._recognizing.store.get(name, version)
 
-    def _run(self, model: Model, inputs: Inputs, top_k: int = 1) -> Outcome:
-        query = read_options(Query, request)
+    def _run(self, model: Model, inputs: Inputs, top_k: int = 1) -> ModelOutputs:
+        query = read_options(FrameOptions, request)
         asked = msgspec.structs.replace(
             options(
-                query, self._settings, age_of(query, self._settings, self._recognizing.clock_skew)
+                query,
+                self._settings,
+                frame_age_of(query, self._settings, self._recognizing.clock_skew),
             ),
             top_k=top_k,
         )
@@ -217,7 +219,7 @@ class TensorFlowServing:
         return to_json(Results(results))
 
 
-def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
+def blueprint(recognizing: RecognitionService, settings: Settings) -> Blueprint:
     """The protocol's routes."""
     routes = Blueprint("tensorflow_serving", __name__, url_prefix="/v1/models")
     routes.before_request(mark_frame)
@@ -258,7 +260,9 @@ def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
     return routes
 
 
-def _statuses_of(store: BundleStore, name: str, version: int | None) -> tuple[VersionStatus, ...]:
+def _statuses_of(
+    store: BundleRepository, name: str, version: int | None
+) -> tuple[VersionStatus, ...]:
     known = version_statuses(store, name) if name in versions(store.folder) else ()
     found = tuple(status for status in known if status.version == str(version))
     if not found:

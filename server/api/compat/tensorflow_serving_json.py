@@ -17,7 +17,7 @@ from server.recognition.preprocessing import Tensor
 from server.recognition.recognizer import Recognizer
 from server.recognition.tensors import model as tensors
 from server.recognition.tensors import values
-from server.recognition.tensors.model import Model, Outcome
+from server.recognition.tensors.model import Model, ModelOutputs
 from server.recognition.tensors.numbers import model_inputs, names_of
 from server.values.validation import shown
 
@@ -127,7 +127,7 @@ def _column(model: Model, column: object) -> list[Tensor]:
 
 def _arrays(model: Model, columns: Mapping[str, object]) -> list[Tensor]:
     for name in columns:
-        if tensors.find(model.pool.inputs, name) is None:
+        if tensors.find_tensor(model.pool.inputs, name) is None:
             raise InvalidFieldError(
                 f"there is no input {name}: the model takes {names_of(model.pool.inputs)}"
             )
@@ -135,14 +135,14 @@ def _arrays(model: Model, columns: Mapping[str, object]) -> list[Tensor]:
     return model_inputs(model, arrays)
 
 
-def _outputs(model: Model, outcome: Outcome) -> dict[str, Any]:
+def _outputs(model: Model, outcome: ModelOutputs) -> dict[str, Any]:
     return {
-        spec.signature or spec.name: values.to_real(tensor, spec).tolist()
+        spec.signature or spec.name: values.to_real_values(tensor, spec).tolist()
         for spec, tensor in zip(model.pool.outputs, outcome.outputs, strict=True)
     }
 
 
-def predictions(model: Model, outcome: Outcome) -> list[Any]:
+def predictions(model: Model, outcome: ModelOutputs) -> list[Any]:
     """The outputs by row: values for a model of one output, else objects by output name."""
     columns = _outputs(model, outcome)
     if len(columns) == 1:
@@ -150,7 +150,7 @@ def predictions(model: Model, outcome: Outcome) -> list[Any]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def columns_of(model: Model, outcome: Outcome) -> Any:
+def columns_of(model: Model, outcome: ModelOutputs) -> Any:
     """The outputs by column: values for a model of one output, else an object by output name."""
     columns = _outputs(model, outcome)
     return next(iter(columns.values())) if len(columns) == 1 else columns

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import msgspec
 from flask import Blueprint, Response, request
 
-from server.api.jobs import Taking
-from server.api.recognize.options import Query
+from server.api.jobs import JobIntake
+from server.api.recognize.options import FrameOptions
 from server.api.recognize.service import mark_frame
 from server.errors import MissingFieldError
 from server.http.body.image import read_options
@@ -108,7 +108,7 @@ def _result(job: JobRecord) -> TaskResult:
     return TaskResult("Completed")
 
 
-def _state(taking: Taking, job: JobRecord) -> TaskState:
+def _state(taking: JobIntake, job: JobRecord) -> TaskState:
     if job.state == "succeeded":
         return TaskState(job.id, "SUCCESS", result=_result(job))
     if job.fault is not None:
@@ -122,7 +122,7 @@ def _state(taking: Taking, job: JobRecord) -> TaskState:
 class TutorialJobs:
     """What the routes do; `image` is what /predict does with a form's `image`."""
 
-    def __init__(self, taking: Taking) -> None:
+    def __init__(self, taking: JobIntake) -> None:
         self.taking = taking
 
     def file(self, field: str) -> str:
@@ -131,7 +131,7 @@ class TutorialJobs:
             what = "image" if field == "image" else "file"
             raise MissingFieldError(f"No {what} uploaded")
         file = request.files[field]
-        query = msgspec.structs.replace(read_options(Query, request), top_k=LABELS)
+        query = msgspec.structs.replace(read_options(FrameOptions, request), top_k=LABELS)
         return self.taking.images([(file.filename or field, file.stream.read())], query)
 
     def image(self) -> Response:
@@ -146,7 +146,7 @@ class TutorialJobs:
         body = read_json(TaskBody)
         if (body.image_base64 is None) == (body.input is None):
             raise MissingFieldError("send either `image_base64` or `input`")
-        query = msgspec.structs.replace(read_options(Query, request), top_k=LABELS)
+        query = msgspec.structs.replace(read_options(FrameOptions, request), top_k=LABELS)
         if body.image_base64 is None:
             return self.taking.numbers(body.input, query)
         data = decode_base64(body.image_base64, "image_base64")

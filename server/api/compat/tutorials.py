@@ -1,7 +1,7 @@
 """The routes of published tutorials on serving image classifiers with Flask, with their field names
 and answers, so that a client written for any of them works unchanged.
 
-All take what `Query` describes in the query string besides.
+All take what `FrameOptions` describes in the query string besides.
 """
 
 from typing import Annotated, Any
@@ -13,8 +13,8 @@ from server.api.compat.tutorial_jobs import TutorialJobs
 from server.api.recognize.caching import own_id, with_age
 from server.api.recognize.input import JSON
 from server.api.recognize.numbers import run_numbers
-from server.api.recognize.options import Query, age_of, options
-from server.api.recognize.service import Recognizing, mark_frame
+from server.api.recognize.options import FrameOptions, frame_age_of, options
+from server.api.recognize.service import RecognitionService, mark_frame
 from server.config.settings import Settings
 from server.errors import InvalidFieldError, MissingFieldError, NotFoundError
 from server.http.body.image import read_options, refuse_text
@@ -101,7 +101,7 @@ def _outside_id(prediction: Prediction) -> str:
 class Tutorials:
     """What the routes do, once their request is read."""
 
-    def __init__(self, recognizing: Recognizing, settings: Settings) -> None:
+    def __init__(self, recognizing: RecognitionService, settings: Settings) -> None:
         self._recognizing, self._settings = recognizing, settings
 
     def answer(self, field: str, top_k: int, *, cached_s: int | None = None) -> Answer:
@@ -110,9 +110,9 @@ class Tutorials:
         if field not in request.files:
             what = "image" if field == "image" else "file"
             raise MissingFieldError(f"No {what} uploaded")
-        query = msgspec.structs.replace(read_options(Query, request), top_k=top_k)
+        query = msgspec.structs.replace(read_options(FrameOptions, request), top_k=top_k)
         asked = options(
-            query, self._settings, age_of(query, self._settings, self._recognizing.clock_skew)
+            query, self._settings, frame_age_of(query, self._settings, self._recognizing.clock_skew)
         )
         recognizer = self._recognizing.recognizer(query.model, query.version, asked.deadline)
         data = request.files[field].stream.read()
@@ -135,9 +135,9 @@ class Tutorials:
         """The outputs for `input`, or the labels for `features`."""
         if (body.input is None) == (body.features is None):
             raise MissingFieldError("send either `input` or `features`")
-        query = msgspec.structs.replace(read_options(Query, request), top_k=1000)
+        query = msgspec.structs.replace(read_options(FrameOptions, request), top_k=1000)
         asked = options(
-            query, self._settings, age_of(query, self._settings, self._recognizing.clock_skew)
+            query, self._settings, frame_age_of(query, self._settings, self._recognizing.clock_skew)
         )
         value = body.features if body.input is None else body.input
         model, outcome = run_numbers(self._recognizing, value, query, asked)
@@ -166,7 +166,7 @@ def _by_number(prediction: Prediction) -> int:
 
 
 def blueprint(
-    recognizing: Recognizing, settings: Settings, jobs: TutorialJobs | None = None
+    recognizing: RecognitionService, settings: Settings, jobs: TutorialJobs | None = None
 ) -> Blueprint:
     """The tutorials' routes; `jobs` takes what /predict answers later."""
     routes = Blueprint("tutorials", __name__)

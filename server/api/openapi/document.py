@@ -10,7 +10,7 @@ import msgspec
 from server import __version__
 from server.api.openapi.operation import FORM, JSON, Files, Operation
 from server.api.openapi.operations import EXAMPLES
-from server.api.recognize.options import Query
+from server.api.recognize.options import FrameOptions
 from server.http.access.rights import OPEN, PROBES, RIGHTS_OF
 from server.http.errors import ErrorAnswer, ForeignError
 from server.store.keys import Right
@@ -77,7 +77,7 @@ def _is_struct(kind: Any) -> bool:
 
 
 def _types(table: Iterable[Operation]) -> list[type]:
-    found: dict[type, None] = dict.fromkeys((Query, ErrorAnswer, ForeignError))
+    found: dict[type, None] = dict.fromkeys((FrameOptions, ErrorAnswer, ForeignError))
     for operation in table:
         kinds = [kind for answer in operation.answers.values() for kind in answer]
         kinds += [*operation.accepted, operation.asks]

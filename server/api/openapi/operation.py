@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from server.api.recognize.options import Query
+from server.api.recognize.options import FrameOptions
 
 JSON, MULTIPART, FORM = (
     "application/json",
@@ -23,7 +23,7 @@ class Files(msgspec.Struct, frozen=True):
     type that its other fields belong to."""
 
     names: tuple[str, ...]
-    fields: type | None = Query
+    fields: type | None = FrameOptions
     several: bool = False
 
 
@@ -46,7 +46,7 @@ class Operation(msgspec.Struct, frozen=True):
     errors: tuple[int, ...] = ()
     foreign: bool = False
     accepted: tuple[Any, ...] = ()
-    asks: type[msgspec.Struct] = Query
+    asks: type[msgspec.Struct] = FrameOptions
 
 
 def getting(

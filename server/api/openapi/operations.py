@@ -8,13 +8,13 @@ from server.api.compat.tensorflow_serving_json import ClassifyRequest, PredictRe
 from server.api.compat.tutorial_jobs import TaskBody
 from server.api.compat.tutorials import PredictBody
 from server.api.jobs import JobJson
-from server.api.models import Which
+from server.api.models import VersionBody
 from server.api.openapi.operation import Operation
 from server.api.openapi.own_operations import own_operations
 from server.api.openapi.protocol_operations import protocol_operations
 from server.api.openapi.tutorial_operations import tutorial_operations
 from server.api.recognize.json_frame import JsonFrame
-from server.api.samples import Said
+from server.api.samples import LabelBody
 
 # A body of each type that the bundle models/iris answers.
 FLOWER = [5.1, 3.5, 1.4, 0.2]
@@ -24,8 +24,8 @@ EXAMPLES: dict[type, object] = {
     TaskBody: {"input": FLOWER},
     PredictBody: {"features": FLOWER},
     PredictRequest: {"instances": [FLOWER]},
-    Which: {"version": 1},
-    Said: {"label": "scratched"},
+    VersionBody: {"version": 1},
+    LabelBody: {"label": "scratched"},
     ClassifyRequest: {"examples": [{"features": FLOWER}]},
     InferRequest: {
         "inputs": [{"name": "features", "shape": [1, 4], "datatype": "FP32", "data": FLOWER}]

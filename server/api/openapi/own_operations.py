@@ -5,7 +5,7 @@ from server.api.health import Health
 from server.api.job_answers import Job, JobAccepted, JobPage
 from server.api.jobs import JobForm, JobJson, JobQuery
 from server.api.journal import JournalPage, JournalQuery
-from server.api.models import Model, Models, SampleFrames, Which
+from server.api.models import Model, Models, SampleFrames, VersionBody
 from server.api.openapi.operation import (
     BINARY,
     FORM,
@@ -23,8 +23,8 @@ from server.api.openapi.operation import (
 from server.api.recognize.batch import Batch
 from server.api.recognize.json_frame import JsonFrame
 from server.api.recognize.routes import Recognition, TensorRecognition
-from server.api.samples import Said, SampleAnswer, SamplePage, SampleQuery
-from server.api.upload import Arrived
+from server.api.samples import LabelBody, SampleAnswer, SamplePage, SampleQuery
+from server.api.upload import UploadResult
 
 TAG = "Lineside"
 
@@ -59,7 +59,7 @@ def _recognition() -> list[Operation]:
 
 
 def _change(action: str, summary: str) -> Operation:
-    bodies = {} if action == "rollback" else {JSON: Which}
+    bodies = {} if action == "rollback" else {JSON: VersionBody}
     path = f"/v1/models/{{name}}/{action}"
     return Operation(
         "post",
@@ -70,7 +70,7 @@ def _change(action: str, summary: str) -> Operation:
         query=action != "rollback",
         bodies=bodies,
         errors=(400, 403, 404, 409, 413, 422, 503),
-        asks=Which,
+        asks=VersionBody,
     )
 
 
@@ -83,7 +83,7 @@ def _models() -> list[Operation]:
             "/v1/models/{name}/upload",
             TAG,
             "A version as a tar archive of its files, kept beside the others and not loaded",
-            {JSON: (Arrived,)},
+            {JSON: (UploadResult,)},
             bodies={TAR: bytes, BINARY: bytes},
             errors=(400, 403, 409, 413, 415, 422, 503),
         ),
@@ -187,7 +187,7 @@ def _samples() -> list[Operation]:
             TAG,
             "Say what it shows",
             {JSON: (SampleAnswer,)},
-            bodies={JSON: Said},
+            bodies={JSON: LabelBody},
             errors=(400, 403, 404, 413, 503),
         ),
         Operation(

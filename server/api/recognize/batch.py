@@ -4,9 +4,9 @@ import msgspec
 from flask import Blueprint, Response, g, request
 
 from server.api.recognize.input import read_form
-from server.api.recognize.options import Query, age_of, options
+from server.api.recognize.options import FrameOptions, frame_age_of, options
 from server.api.recognize.routes import Recognition, recognition
-from server.api.recognize.service import Recognizing, mark_frame
+from server.api.recognize.service import RecognitionService, mark_frame
 from server.config.settings import Settings
 from server.errors import InvalidFieldError, LinesideError, MissingFieldError
 from server.http.errors import ErrorBody, to_json
@@ -46,7 +46,7 @@ def uploaded(most: int) -> list[tuple[str, bytes]]:
     return files
 
 
-def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
+def blueprint(recognizing: RecognitionService, settings: Settings) -> Blueprint:
     """The route of several frames at once. They are answered one after the other, so that a large
     batch takes its turns with single frames; all share one deadline."""
     routes = Blueprint("batch", __name__, url_prefix="/v1/recognize")
@@ -55,9 +55,9 @@ def blueprint(recognizing: Recognizing, settings: Settings) -> Blueprint:
     @routes.post("/batch")
     def batch() -> Response:
         files = uploaded(settings.max_batch)
-        query = read_form(Query)
+        query = read_form(FrameOptions)
         request.environ[CAMERA] = query.camera
-        age = age_of(query, settings, recognizing.clock_skew)
+        age = frame_age_of(query, settings, recognizing.clock_skew)
         asked = options(query, settings, age)
         recognizer = recognizing.recognizer(query.model, query.version, asked.deadline)
 

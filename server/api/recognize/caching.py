@@ -14,8 +14,14 @@ from server.errors import LinesideError
 from server.http.access.caller import OWNER
 from server.observe.metrics import Metrics
 from server.recognition.recognizer import STAGES, Answer, Options, Recognizer
-from server.store.cache.answers import AnswerCache, CachedAnswer, CacheDownError, Kept, Place
-from server.store.cache.single_flight import Flights
+from server.store.cache.answers import (
+    AnswerCache,
+    CachedAnswer,
+    CacheDownError,
+    CacheEntry,
+    CacheKey,
+)
+from server.store.cache.single_flight import SingleFlight
 
 
 def own_id(environ: Mapping[str, Any], request_id: str) -> str:
@@ -31,7 +37,7 @@ class Caching:
     """
 
     def __init__(self, cache: AnswerCache, metrics: Metrics) -> None:
-        self._cache, self._flights = cache, Flights[Kept](MOST_SHARING)
+        self._cache, self._flights = cache, SingleFlight[CacheEntry](MOST_SHARING)
         self._count = {
             result: metrics.cache_lookups.labels(result).inc
             for result in ("hit", "miss", "shared", "bypass", "error")
@@ -79,16 +85,16 @@ class Caching:
     def _compute(
         self,
         recognizer: Recognizer,
-        place: Place,
+        place: CacheKey,
         data: bytes,
         options: Options,
         max_age: int | None,
-    ) -> tuple[Kept, str]:
+    ) -> tuple[CacheEntry, str]:
         """A new answer, or that of the same frame in hand, with `miss`, `error`, `shared`, or
         `hit` where it was kept a moment ago."""
         result = "miss"
 
-        def work() -> Kept:
+        def work() -> CacheEntry:
             nonlocal result
             # Another may have landed between the caller's look and this flight.
             kept, result = self._look(place, max_age)
@@ -105,17 +111,17 @@ class Caching:
             return (kept.answer, _age(kept)) if kept else None
         return None
 
-    def _keep(self, place: Place, answer: Answer) -> Kept:
-        kept = Kept(time.time(), answer)
+    def _keep(self, place: CacheKey, answer: Answer) -> CacheEntry:
+        kept = CacheEntry(time.time(), answer)
         with suppress(CacheDownError):  # counted with the look before it
             self._cache.keep(place, kept)
         return kept
 
-    def _name(self, request_id: str, place: Place, kept: Kept) -> None:
+    def _name(self, request_id: str, place: CacheKey, kept: CacheEntry) -> None:
         with suppress(CacheDownError):
             self._cache.name(request_id, place, kept)
 
-    def _look(self, place: Place, max_age: int | None) -> tuple[Kept | None, str]:
+    def _look(self, place: CacheKey, max_age: int | None) -> tuple[CacheEntry | None, str]:
         """The answer at `place`, and `hit`, `miss` or `error`."""
         try:
             kept = self._cache.look(place.key)
@@ -126,12 +132,12 @@ class Caching:
         return kept, "hit"
 
 
-def _age(kept: Kept) -> float:
+def _age(kept: CacheEntry) -> float:
     """Seconds; 0 where the clock went back."""
     return max(0.0, time.time() - kept.at)
 
 
-def _cached(kept: Kept, seconds: float) -> CachedAnswer:
+def _cached(kept: CacheEntry, seconds: float) -> CachedAnswer:
     """The kept answer with this request's timing: nothing but `seconds` in all."""
     fields = msgspec.structs.asdict(kept.answer)
     fields["timing"] = {**dict.fromkeys(STAGES, 0.0), "total": seconds}

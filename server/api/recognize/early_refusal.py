@@ -13,20 +13,20 @@ from typing import Any
 import msgspec
 from werkzeug.exceptions import RequestTimeout
 
-from server.api.recognize.options import Query, age_of, options, query_of
+from server.api.recognize.options import FrameOptions, frame_age_of, options, parse_frame_options
 from server.config.settings import Settings
 from server.errors import LinesideError, OverloadedError
-from server.http.access.auth import Doors
+from server.http.access.auth import Authenticator
 from server.http.access.rights import FRAMES
 from server.http.errors import ErrorAnswer, ErrorBody, retry_header
 from server.http.probe_reserve import REFUSED
-from server.http.request_log import choose_id, let_in, told_name
-from server.observe.log_throttle import Repeats
+from server.http.request_log import choose_id, let_in, safe_name
+from server.observe.log_throttle import LogThrottle
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
-from server.recognition.events import Refusal, RefusalListener
+from server.recognition.events import FrameRefused, RefusalListener
 from server.recognition.tensors.model import Model
-from server.system.background import Afterwards
+from server.system.background import BackgroundQueue
 from server.values.secret_text import kept_sentence
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -35,13 +35,13 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 FRAME_PATHS = frozenset({"/v1/recognize"})
 # The types of bodies that may name a camera.
 WITH_OPTIONS = ("multipart/", "application/json", "application/x-www-form-urlencoded")
-NOTHING = Query()
+NOTHING = FrameOptions()
 # In a WSGI environment, whether the sender has a valid key or is on this machine.
 LET_IN = "lineside.let_in"
 NO_HEADER = ("", "")
 
 
-class Gate:
+class EarlyRefusal:
     """WSGI middleware around `app` that answers 503 for frames that could not be admitted.
 
     Whoever may not come in is left to Flask, which says so and keeps no name that such a caller
@@ -55,9 +55,9 @@ class Gate:
         admission: Admission,
         settings: Settings,
         metrics: Metrics,
-        repeats: Repeats,
-        doors: Doors,
-        afterwards: Afterwards,
+        repeats: LogThrottle,
+        doors: Authenticator,
+        afterwards: BackgroundQueue,
         refusals: Sequence[RefusalListener] = (),
         *,
         served: Callable[[], Mapping[str, Model]],
@@ -90,16 +90,16 @@ class Gate:
 
     def _refusal(
         self, environ: dict[str, Any]
-    ) -> tuple[LinesideError | None, Query, tuple[str, str]]:
+    ) -> tuple[LinesideError | None, FrameOptions, tuple[str, str]]:
         """Why the frame can't be admitted, if so, what its query string asks, and the header that
         says whether to try again."""
         in_body = environ.get("CONTENT_TYPE", "").startswith(WITH_OPTIONS)
         query = NOTHING
         try:
-            query = query_of(environ.get("QUERY_STRING", ""))
+            query = parse_frame_options(environ.get("QUERY_STRING", ""))
             if (in_body and not query.camera) or not self._serves(query):
                 return None, query, NO_HEADER
-            asked = options(query, self._settings, age_of(query, self._settings))
+            asked = options(query, self._settings, frame_age_of(query, self._settings))
         except (LinesideError, ValueError):
             return None, query, NO_HEADER  # the route says what is wrong with it
         # A deadline that the body may name is not known yet.
@@ -116,7 +116,7 @@ class Gate:
             return error.with_traceback(None), query, retry_header(error, asked)
         return None, query, NO_HEADER
 
-    def _serves(self, query: Query) -> bool:
+    def _serves(self, query: FrameOptions) -> bool:
         """Whether the model that `query` names is in memory; what to say of another is the
         route's."""
         if query.model is None:
@@ -127,7 +127,7 @@ class Gate:
     def _refuse(
         self,
         environ: dict[str, Any],
-        query: Query,
+        query: FrameOptions,
         error: LinesideError,
         again: tuple[str, str],
         started: float,
@@ -159,15 +159,15 @@ class Gate:
     def _tell(
         self,
         at: float,
-        query: Query,
+        query: FrameOptions,
         error: LinesideError,
         environ: dict[str, Any],
         seconds: float,
     ) -> None:
         model, camera, part = (
-            told_name(name or "") for name in (query.model, query.camera, query.part)
+            safe_name(name or "") for name in (query.model, query.camera, query.part)
         )
-        refusal = Refusal(
+        refusal = FrameRefused(
             at=at,
             request_id=environ["HTTP_X_REQUEST_ID"],
             status=error.status,

@@ -15,40 +15,40 @@ from typing import Any
 import msgspec
 
 from server.api.recognize.caching import age_header
-from server.api.recognize.options import Query, age_of, options, query_of
+from server.api.recognize.options import FrameOptions, frame_age_of, options, parse_frame_options
 from server.api.recognize.routes import FAILED, recognition
-from server.api.recognize.service import Recognizing, log_fields
+from server.api.recognize.service import RecognitionService, log_fields
 from server.config.settings import Settings
-from server.http.access.auth import Doors
+from server.http.access.auth import Authenticator
 from server.http.access.caller import OWNER, Caller
 from server.http.access.rights import FRAMES, PROBES
 from server.http.body.image import FILE_FIELDS, only_image, query_values, raw_image, to_options
 from server.http.body.multipart import FORM, boundary_of, parts, whole_body
 from server.http.probe_reserve import REFUSED
-from server.http.request_log import CAMERA, STARTED, Finished, choose_id, tell
+from server.http.request_log import CAMERA, STARTED, CompletedRequest, choose_id, log_request
 from server.observe.metrics import Metrics
 from server.recognition.recognizer import Answer, Options
-from server.system.background import Afterwards
+from server.system.background import BackgroundQueue
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 ROUTE = "/v1/recognize"
 TYPES = ("image/", "application/octet-stream", FORM)
 # The fields of a camera's form; what to say of others is the route's.
-KNOWN, FILES = frozenset(Query.__struct_fields__), frozenset(FILE_FIELDS)
+KNOWN, FILES = frozenset(FrameOptions.__struct_fields__), frozenset(FILE_FIELDS)
 
 
-class Express:
+class FastPath:
     """WSGI middleware around the Flask application `app`."""
 
     def __init__(
         self,
         app: Wsgi,
-        recognizing: Recognizing,
+        recognizing: RecognitionService,
         settings: Settings,
-        doors: Doors,
+        doors: Authenticator,
         metrics: Metrics,
-        afterwards: Afterwards,
+        afterwards: BackgroundQueue,
     ) -> None:
         self._app, self._recognizing, self._settings = app, recognizing, settings
         self._doors, self._metrics, self._afterwards = doors, metrics, afterwards
@@ -93,8 +93,10 @@ class Express:
 
         def told() -> None:
             fields = log_fields(found, asked)
-            done = Finished(request_id, "POST", ROUTE, ROUTE, 200, seconds, name, None, fields)
-            tell(done, self._metrics)
+            done = CompletedRequest(
+                request_id, "POST", ROUTE, ROUTE, 200, seconds, name, None, fields
+            )
+            log_request(done, self._metrics)
 
         self._afterwards.take(told)
         start_response(
@@ -131,16 +133,16 @@ class Express:
             data, query = read
         else:
             data = raw_image(whole_body(environ, self._most))
-            query = query_of(environ.get("QUERY_STRING", ""))
+            query = parse_frame_options(environ.get("QUERY_STRING", ""))
         environ[CAMERA] = query.camera
-        age = age_of(query, settings, self._recognizing.clock_skew)
+        age = frame_age_of(query, settings, self._recognizing.clock_skew)
         asked = options(query, settings, age)
         recognizer = self._recognizing.recognizer(query.model, query.version, asked.deadline)
         answer = self._recognizing.answer(recognizer, data, asked, request_id, environ)
         body = msgspec.json.encode(recognition(answer, query, age, request_id))
         return body, answer, asked
 
-    def _form(self, environ: dict[str, Any]) -> tuple[bytes, Query] | None:
+    def _form(self, environ: dict[str, Any]) -> tuple[bytes, FrameOptions] | None:
         """The file and the options of a form; None for one that has no file or has other fields,
         as `_answer` says.
 
@@ -158,7 +160,7 @@ class Express:
             environ["wsgi.input"] = io.BytesIO(whole)
             return None
         asked = environ.get("QUERY_STRING", "")
-        query = query_of(asked)
+        query = parse_frame_options(asked)
         if fields:
-            query = to_options(Query, {**fields, **query_values(asked)})
+            query = to_options(FrameOptions, {**fields, **query_values(asked)})
         return only_image(files), query

@@ -1,4 +1,4 @@
-"""Fetching an image that a request only names: `image_url`, by way of `server.system.outbound`; every
+"""Fetches the image that a request only names, `image_url`, through `server.system.outbound`; every
 redirect passes the same checks."""
 
 import math
@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urljoin
 
 from server.config.thread_budget import MOST_FETCHING
 from server.errors import BodyTooLargeError, DeadlineExceededError, ImageUrlError, OverloadedError
-from server.system.outbound import Outgoing, time_left
+from server.system.outbound import OutboundConnections, time_left
 
 MOST_REDIRECTS = 3
 
@@ -24,7 +24,7 @@ class ImageFetcher:
     """
 
     def __init__(self, entries: tuple[str, ...], max_bytes: int, seconds: float) -> None:
-        self._outgoing = Outgoing("image_url", "image_url_hosts", entries)
+        self._outgoing = OutboundConnections("image_url", "image_url_hosts", entries)
         self._max_bytes, self._seconds = max_bytes, seconds
         self._free = threading.BoundedSemaphore(MOST_FETCHING)
 

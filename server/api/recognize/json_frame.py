@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from server.api.recognize.options import Query, Threshold, TopK
+from server.api.recognize.options import FrameOptions, Threshold, TopK
 
 
 class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -14,7 +14,7 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threshold: Threshold | None = None
 
 
-class JsonFrame(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class JsonFrame(FrameOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A frame as JSON or as form fields: one of `image_base64` (a data: URL is taken too),
     `image_url` (where the operator has allowed its host) and, for a model that takes numbers,
     `input` (a tensor as nested lists, or an object of them by input name)."""

@@ -4,19 +4,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from server.api.recognize.options import Query
-from server.api.recognize.service import Recognizing
+from server.api.recognize.options import FrameOptions
+from server.api.recognize.service import RecognitionService
 from server.errors import MissingFieldError
 from server.recognition.recognizer import Options
 from server.recognition.tensors import values
-from server.recognition.tensors.model import Model, Outcome
+from server.recognition.tensors.model import Model, ModelOutputs
 from server.recognition.tensors.numbers import model_inputs, named_arrays
 
 
 def run_numbers(
-    recognizing: Recognizing, value: object, query: Query, asked: Options
-) -> tuple[Model, Outcome]:
-    """Plain numbers through the model that they are for (see `Recognizing.for_numbers`)."""
+    recognizing: RecognitionService, value: object, query: FrameOptions, asked: Options
+) -> tuple[Model, ModelOutputs]:
+    """Plain numbers through the model that they are for (see `RecognitionService.for_numbers`)."""
     probe = np.empty(0) if isinstance(value, Mapping) else values.to_array(value, "input")
     name = query.model
     if name is None and isinstance(value, Mapping):

@@ -21,7 +21,7 @@ TopK = Annotated[int, Meta(ge=1, le=1000)]
 Threshold = Annotated[float, Meta(ge=0, le=1)]
 
 
-class Query(msgspec.Struct, frozen=True, kw_only=True):
+class FrameOptions(msgspec.Struct, frozen=True, kw_only=True):
     """In the query string, as form fields, or as keys of a JSON body.
 
     model, version: which bundle answers; the default one without. top_k: most labels in the answer.
@@ -48,16 +48,16 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @lru_cache(maxsize=256)
-def query_of(text: str) -> Query:
+def parse_frame_options(text: str) -> FrameOptions:
     """What a WSGI environment's QUERY_STRING asks; remembered, since a camera asks the same of all
     its frames. Raises InvalidFieldError naming a value that can't be used, or a name that is not
     known."""
     values = query_values(text)
-    refuse_unknown(values, Query.__struct_fields__)
-    return to_options(Query, values)
+    refuse_unknown(values, FrameOptions.__struct_fields__)
+    return to_options(FrameOptions, values)
 
 
-def age_of(query: Query, settings: Settings, skew: ClockSkew | None = None) -> float:
+def frame_age_of(query: FrameOptions, settings: Settings, skew: ClockSkew | None = None) -> float:
     """Seconds since `captured_at`; 0 without, negative if the camera's clock is ahead, which is
     reported to `skew`.
 
@@ -75,7 +75,7 @@ def age_of(query: Query, settings: Settings, skew: ClockSkew | None = None) -> f
     return age
 
 
-def options(query: Query, settings: Settings, age: float = 0.0) -> Options:
+def options(query: FrameOptions, settings: Settings, age: float = 0.0) -> Options:
     """What `query` asks of a frame of `age` seconds that has arrived now.
 
     Raises StaleFrameError if its deadline has passed already.

@@ -10,8 +10,8 @@ from server.api.recognize.caching import with_age
 from server.api.recognize.input import ImageUrl, Numbers, read_frame
 from server.api.recognize.json_frame import JsonFrame
 from server.api.recognize.numbers import run_numbers
-from server.api.recognize.options import Query, age_of, options
-from server.api.recognize.service import Recognizing, mark_frame
+from server.api.recognize.options import FrameOptions, frame_age_of, options
+from server.api.recognize.service import RecognitionService, mark_frame
 from server.config.settings import Settings
 from server.http.errors import to_json
 from server.http.request_log import CAMERA
@@ -57,7 +57,7 @@ class TensorRecognition(msgspec.Struct, frozen=True):
     predictions: tuple[tuple[Prediction, ...], ...] | None
 
 
-def recognition(answer: Answer, query: Query, age: float, request_id: str) -> Recognition:
+def recognition(answer: Answer, query: FrameOptions, age: float, request_id: str) -> Recognition:
     """`answer` as the API tells it; `age` is the frame's on arrival, in seconds."""
     return Recognition(
         request_id=request_id,
@@ -75,7 +75,7 @@ def recognition(answer: Answer, query: Query, age: float, request_id: str) -> Re
     )
 
 
-def blueprint(recognizing: Recognizing, settings: Settings, fetch: Fetch) -> Blueprint:
+def blueprint(recognizing: RecognitionService, settings: Settings, fetch: Fetch) -> Blueprint:
     """The route of single frames; `fetch` gets the image at a URL."""
     routes = Blueprint("recognize", __name__, url_prefix="/v1")
     routes.before_request(mark_frame)
@@ -90,7 +90,7 @@ def blueprint(recognizing: Recognizing, settings: Settings, fetch: Fetch) -> Blu
                 del failed  # else error, traceback and this frame would keep each other
         frame, query = read_frame(JsonFrame)
         request.environ[CAMERA] = query.camera
-        age = age_of(query, settings, recognizing.clock_skew)
+        age = frame_age_of(query, settings, recognizing.clock_skew)
         asked = options(query, settings, age)
         if isinstance(frame, Numbers):
             return numbers(frame.value, query, asked)
@@ -99,7 +99,7 @@ def blueprint(recognizing: Recognizing, settings: Settings, fetch: Fetch) -> Blu
         answer = recognizing.frame(recognizer, data, asked)
         return with_age(to_json(recognition(answer, query, age, g.request_id)), answer)
 
-    def numbers(value: object, query: Query, asked: Options) -> Response:
+    def numbers(value: object, query: FrameOptions, asked: Options) -> Response:
         model, outcome = run_numbers(recognizing, value, query, asked)
         return to_json(
             TensorRecognition(

@@ -12,16 +12,16 @@ from werkzeug.http import parse_cache_control_header
 from server.api.recognize.caching import Caching, own_id
 from server.errors import InvalidFieldError, LinesideError, NotReadyError
 from server.http.body.image import need_length
-from server.http.request_log import ASKED, tell_refusal
+from server.http.request_log import ASKED, report_refusal
 from server.observe.metrics import Metrics
-from server.recognition.events import Listener, Observation, Refusal, RefusalListener
+from server.recognition.events import FrameAnswered, FrameRefused, Listener, RefusalListener
 from server.recognition.preprocessing import Tensor
 from server.recognition.recognizer import Answer, Options, Recognizer
 from server.recognition.tensors import model as tensors
-from server.recognition.tensors.model import Model, Outcome
-from server.store.bundles.repository import BundleStore
+from server.recognition.tensors.model import Model, ModelOutputs
+from server.store.bundles.repository import BundleRepository
 from server.store.cache.answers import CachedAnswer
-from server.system.background import Afterwards
+from server.system.background import BackgroundQueue
 
 
 def mark_frame() -> None:
@@ -32,19 +32,19 @@ def mark_frame() -> None:
         need_length(request)
 
 
-class Recognizing:
+class RecognitionService:
     """The models of `store`, with each answer told to `metrics`, to the request's log line and,
     by `afterwards`, to `listeners`, and `caching` in front of them: for every image file where
     `always`, else for those that are asked for so. What gets no labels is told to `refusals`."""
 
     def __init__(
         self,
-        store: BundleStore,
+        store: BundleRepository,
         metrics: Metrics,
         listeners: Sequence[Listener] = (),
         *,
         caching: Caching,
-        afterwards: Afterwards,
+        afterwards: BackgroundQueue,
         always: bool = False,
         refusals: Sequence[RefusalListener] = (),
     ) -> None:
@@ -57,7 +57,7 @@ class Recognizing:
         self, name: str | None, version: int | None, until: float | None = None
     ) -> Recognizer:
         """The model `name`, which takes images, waited for no longer than `until` (seconds of
-        time.monotonic). Raises InvalidFieldError where it does not, and what `BundleStore.get`
+        time.monotonic). Raises InvalidFieldError where it does not, and what `BundleRepository.get`
         raises."""
         return takes_images(self.store.get(name, version, until))
 
@@ -101,7 +101,7 @@ class Recognizing:
         self._tell_later(answer, options, data, request_id)
         return answer
 
-    def images(self, model: Model, files: Sequence[bytes], options: Options) -> Outcome:
+    def images(self, model: Model, files: Sequence[bytes], options: Options) -> ModelOutputs:
         """As `tensors.run_images`; InvalidFieldError for a model that takes no images."""
         request.environ[ASKED] = model.manifest, options
         outcome = tensors.run_images(takes_images(model), files, options, g.request_id)
@@ -110,7 +110,7 @@ class Recognizing:
             g.log_fields = log_fields(answer, options)
         return outcome
 
-    def tensors(self, model: Model, inputs: Sequence[Tensor], options: Options) -> Outcome:
+    def tensors(self, model: Model, inputs: Sequence[Tensor], options: Options) -> ModelOutputs:
         """As `tensors.run_tensors`."""
         g.log_fields = {"model": f"{model.manifest.name}/{model.manifest.version}"}
         request.environ[ASKED] = model.manifest, options
@@ -125,7 +125,7 @@ class Recognizing:
         model if its only input takes this shape, else the first by name of `task: tensor` that
         does.
 
-        Raises InvalidFieldError where none does, and what `BundleStore.get` raises.
+        Raises InvalidFieldError where none does, and what `BundleRepository.get` raises.
         """
         if name is not None:
             return self.store.get(name, version)
@@ -150,11 +150,11 @@ class Recognizing:
         """Whether anyone is to be told of answered frames."""
         return bool(self._listeners)
 
-    def observed(self, seen: Observation) -> None:
+    def observed(self, seen: FrameAnswered) -> None:
         """Tells of a frame that was answered outside of any request."""
         self._afterwards.take(lambda: self._heard(seen))
 
-    def _heard(self, seen: Observation) -> None:
+    def _heard(self, seen: FrameAnswered) -> None:
         self._metrics.answered(seen.answer)
         for listener in self._listeners:
             listener(seen)
@@ -162,9 +162,9 @@ class Recognizing:
     def refused(self, error: LinesideError) -> None:
         """Counts and tells a frame that got no labels in a request that answers others."""
         self._metrics.refuse(error.code)
-        tell_refusal(self._refusals, error.status, error.code, error.message, error.cause)
+        report_refusal(self._refusals, error.status, error.code, error.message, error.cause)
 
-    def unanswered(self, refusal: Refusal) -> None:
+    def unanswered(self, refusal: FrameRefused) -> None:
         """Counts and tells a frame that got no labels outside of any request."""
         self._metrics.refuse(refusal.code)
         for listener in self._refusals:
@@ -181,7 +181,7 @@ class Recognizing:
     ) -> None:
         self._metrics.answered(answer)
         if self._listeners:
-            seen = Observation(
+            seen = FrameAnswered(
                 at, request_id, answer, options, data, isinstance(answer, CachedAnswer)
             )
             for listener in self._listeners:
@@ -215,7 +215,7 @@ def _takes(model: Model, array: Tensor) -> bool:
     if len(model.pool.inputs) != 1:
         return False
     try:
-        tensors.fit(model, {model.pool.inputs[0].name: array})
+        tensors.match_inputs(model, {model.pool.inputs[0].name: array})
     except InvalidFieldError:
         return False
     return True

@@ -38,7 +38,7 @@ HEADERS = (
 )
 
 
-class Doors:
+class Authenticator:
     """Decides for each request whether it needs a caller, and which.
 
     Raises KeysError or SettingsError where keys or tokens can't be used as set.
@@ -144,7 +144,7 @@ class Doors:
             raise ForbiddenError(sentence)
 
 
-def guard(app: Flask, settings: Settings, doors: Doors) -> None:
+def install_auth(app: Flask, settings: Settings, doors: Authenticator) -> None:
     """Lets only those in who may come in, and no more often than they may.
 
     Raises SettingsError where rates can't be used as set.

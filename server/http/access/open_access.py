@@ -25,7 +25,7 @@ def from_loopback(address: str | None) -> bool:
     return not address or address in ("127.0.0.1", "::1") or ip_address(address).is_loopback
 
 
-def check_doors(settings: Settings) -> None:
+def check_access(settings: Settings) -> None:
     """Raises StartError where this server would be open to others without anyone having said so,
     or where keys or tokens can't be used as set."""
     ring, reader = KeyRing(Path(settings.keys_file)), token_reader(settings)

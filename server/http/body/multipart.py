@@ -24,7 +24,7 @@ from werkzeug.utils import cached_property
 from server.errors import MissingFieldError, OverloadedError
 from server.http.body.charsets import CODECS, codec_of
 from server.http.body.compressed import coding_of, inflate
-from server.http.body.timeout import Answer, Body
+from server.http.body.timeout import Answer, TimedBody
 from server.http.body.urlencoded import check_text, parse_urlencoded
 
 FORM, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
@@ -311,7 +311,7 @@ def take_bodies(app: Flask, max_bytes: int) -> None:
     def drain(response: Response) -> Response:
         body = request.environ.get("wsgi.input")
         if (
-            isinstance(body, Body)
+            isinstance(body, TimedBody)
             and response.mimetype == "application/json"
             and not response.is_streamed
         ):

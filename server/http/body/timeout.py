@@ -68,7 +68,7 @@ class Answer(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class Body:
+class TimedBody:
     """`wsgi.input` of one request. `since` is when the read in hand began, in seconds of
     time.monotonic(); `error` what every read ends in from now on, if anything. `answer` is set if
     the request is decided and the rest of the body is only drained; `sent` is when it was sent
@@ -91,7 +91,7 @@ class Body:
         *("held", "sent", "since", "waiting"),
     )
 
-    def __init__(self, environ: dict[str, Any], bodies: "Bodies") -> None:
+    def __init__(self, environ: dict[str, Any], bodies: "BodyTimeoutMiddleware") -> None:
         self._bodies, self._read = bodies, environ["wsgi.input"].read
         length = environ.get("CONTENT_LENGTH", "")
         self._left = self._length = int(length) if length.isdecimal() else None
@@ -165,12 +165,12 @@ class Body:
 def hold(environ: Mapping[str, Any], size: int) -> None:
     """Counts `size` bytes more as held by a WSGI request until it is answered. Raises
     OverloadedError where there is no room for them."""
-    body: Body | None = environ.get(BODY)
+    body: TimedBody | None = environ.get(BODY)
     if body is not None:
         body.hold_more(size)
 
 
-class Bodies:
+class BodyTimeoutMiddleware:
     """WSGI middleware around `app` that ends each read of a body after `seconds`, and has at most
     `most_bytes` of all bodies in memory.
 
@@ -186,8 +186,8 @@ class Bodies:
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._held = 0
-        self._reading: dict[Body, None] = {}
-        self._late: list[Body] = []
+        self._reading: dict[TimedBody, None] = {}
+        self._late: list[TimedBody] = []
         self._watching, self._next = False, 0.0
 
     def __call__(
@@ -198,7 +198,7 @@ class Bodies:
             return self._app(environ, start_response)
         if environ["REQUEST_METHOD"] in WITHOUT_BODY:
             return self._not_waited_for(environ, start_response)
-        body = environ["wsgi.input"] = environ[BODY] = Body(environ, self)
+        body = environ["wsgi.input"] = environ[BODY] = TimedBody(environ, self)
         try:
             return self._app(environ, start_response)
         finally:
@@ -213,7 +213,7 @@ class Bodies:
         connection closed, on which the body may still come."""
         return self._app(*without_body(environ, start_response))
 
-    def begin(self, body: Body, size: int) -> None:
+    def begin(self, body: TimedBody, size: int) -> None:
         """Before a read of `size` bytes of `body`, for which it may wait. Raises its error if it
         has one."""
         if body.error is not None:
@@ -235,19 +235,19 @@ class Bodies:
                 del self._reading[body]
                 raise
 
-    def end(self, body: Body) -> None:
+    def end(self, body: TimedBody) -> None:
         """After a read of `body`."""
         with self._lock:
             del self._reading[body]
 
-    def hold(self, body: Body, size: int) -> None:
+    def hold(self, body: TimedBody, size: int) -> None:
         """Counts `size` bytes in all as held by `body`, or as many as it holds if those are more.
         Raises OverloadedError where there is no room for them."""
         with self._lock:
             if not self._take(body, size):
                 raise self._too_much(body)
 
-    def _await_room(self, body: Body, size: int) -> None:
+    def _await_room(self, body: TimedBody, size: int) -> None:
         if self._take(body, size):
             return
         body.waiting, now = True, body.since
@@ -265,7 +265,7 @@ class Bodies:
         body.since = now
         self._reading[body] = None
 
-    def _take(self, body: Body, size: int) -> bool:
+    def _take(self, body: TimedBody, size: int) -> bool:
         """Counts `size` bytes as held by `body` if there is room; what is more than all that there
         may be, once there is nothing else."""
         more = min(size, self._most_bytes) - body.held
@@ -277,7 +277,7 @@ class Bodies:
         body.held += more
         return True
 
-    def _too_much(self, body: Body) -> OverloadedError:
+    def _too_much(self, body: TimedBody) -> OverloadedError:
         body.error = OverloadedError(
             f"the bodies of all requests take {self._held / 1e6:.0f} MB, and at most"
             f" {self._most_bytes / 1e6:g} MB may (bodies_mb)",
@@ -298,14 +298,14 @@ class Bodies:
                 self._wake.set()
             size -= other.held
 
-    def _release(self, body: Body) -> None:
+    def _release(self, body: TimedBody) -> None:
         with self._lock:
             if body.held:
                 self._held -= body.held
                 body.held = 0
                 self._room.notify_all()
 
-    def _make_room(self, body: Body) -> None:
+    def _make_room(self, body: TimedBody) -> None:
         """Gives up the body that is waited for longest; else raises OverloadedError."""
         longest = next(
             (other for other in self._reading if other.error is None and not other.waiting), None
@@ -323,7 +323,7 @@ class Bodies:
         self._give_up(longest, body.since)
         self._wake.set()
 
-    def _give_up(self, body: Body, now: float) -> None:
+    def _give_up(self, body: TimedBody, now: float) -> None:
         body.error = RequestTimeout(
             f"the request's body had not come in whole after {now - body.since:.1f} s"
         )
@@ -341,7 +341,7 @@ class Bodies:
                 with suppress(OSError):
                     self._answer(body)
 
-    def _collect(self, now: float) -> tuple[list[Body], float]:
+    def _collect(self, now: float) -> tuple[list[TimedBody], float]:
         """The bodies that are late at `now`, and the seconds until another one may be."""
         with self._lock:
             self._next = now + self._seconds
@@ -360,7 +360,7 @@ class Bodies:
             late, self._late = self._late, []
             return late, self._next - now
 
-    def _answer(self, body: Body) -> None:
+    def _answer(self, body: TimedBody) -> None:
         """Answers in place of the thread that waits for `body`, and ends its wait, unless the rest
         of the body is still to be drained."""
         environ = body.environ
@@ -372,9 +372,11 @@ class Bodies:
         if body.error is not None and body.connection is not None:
             shut_for_reading(*body.connection)
 
-    def _send(self, body: Body, environ: dict[str, Any], answer: Answer) -> tuple[int, int] | None:
-        """Sends `answer`; returns the connection that it was written to, as `Body.connection`, or
-        None if that can't be told or the body has come."""
+    def _send(
+        self, body: TimedBody, environ: dict[str, Any], answer: Answer
+    ) -> tuple[int, int] | None:
+        """Sends `answer`; returns the connection that it was written to, as
+        `TimedBody.connection`, or None if that can't be told or the body has come."""
         data = answer.data + b" " * random.choice(PADDING)
         before = {number: bytes_written(sock) for number, sock in own_sockets()}
         given = {name.lower() for name, _ in answer.headers}
@@ -399,12 +401,12 @@ class Bodies:
             time.sleep(STEP)
         return None
 
-    def _waits(self, body: Body) -> bool:
+    def _waits(self, body: TimedBody) -> bool:
         """Return whether a thread waits for `body`, or drains it and may be between two reads."""
         return body.environ is not None and (body.answer is not None or body in self._reading)
 
 
-def _timeout(environ: dict[str, Any], late: Body) -> Answer:
+def _timeout(environ: dict[str, Any], late: TimedBody) -> Answer:
     request_id = environ["HTTP_X_REQUEST_ID"]
     sentence = late.error.description if isinstance(late.error, RequestTimeout) else ""
     body = error_body(environ["PATH_INFO"], "REQUEST_TIMEOUT", sentence or "", request_id)

@@ -7,7 +7,7 @@ import msgspec
 
 from server.config.settings import Settings
 from server.errors import InvalidFieldError, LinesideError, ModelNotFoundError, StartError
-from server.jobs.messages import Work
+from server.jobs.messages import FrameTask
 from server.recognition.admission import Admission
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import MODEL
@@ -16,7 +16,7 @@ from server.recognition.tensors import model as tensors
 from server.recognition.tensors.model import Model, make_model
 from server.recognition.tensors.numbers import model_inputs, named_arrays, real_outputs
 from server.store.bundles.layout import open_bundle
-from server.store.jobs.records import Fault, NumbersAnswer, Outcome
+from server.store.jobs.records import FrameOutcome, JobError, NumbersAnswer
 
 # Versions that a worker keeps loaded: the one that serves and one that is asked for beside it.
 KEPT = 2
@@ -60,7 +60,7 @@ class WorkerModels:
                 f"the worker can't load version {version} of {name}: {error}"
             ) from None
 
-    def answer(self, work: Work, data: bytes) -> Outcome:
+    def answer(self, work: FrameTask, data: bytes) -> FrameOutcome:
         """The outcome of one frame: what the synchronous route would have answered, or the fault
         that it would have told."""
         try:
@@ -72,12 +72,12 @@ class WorkerModels:
                 part=work.ask.part or "",
             )
             if work.kind == "numbers":
-                return Outcome(numbers=_numbers(model, data, options))
+                return FrameOutcome(numbers=_numbers(model, data, options))
             if not isinstance(model, Recognizer):
                 raise InvalidFieldError(f"the model {work.model} takes numbers, not an image")
-            return Outcome(answer=model.recognize(data, options))
+            return FrameOutcome(answer=model.recognize(data, options))
         except LinesideError as error:
-            return Outcome(fault=Fault(error.code, error.message))
+            return FrameOutcome(fault=JobError(error.code, error.message))
 
 
 def _numbers(model: Model, data: bytes, options: Options) -> NumbersAnswer:

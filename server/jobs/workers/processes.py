@@ -24,7 +24,7 @@ STEADY = 2.0
 PATIENCE = 3.0
 
 
-class Children:
+class WorkerProcesses:
     """Up to `settings.job_workers` worker processes. To be used from one thread, whose end, as well
     as the server's, ends them."""
 

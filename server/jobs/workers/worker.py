@@ -23,8 +23,8 @@ from server.errors import JobsUnavailableError, StartError, StorageError
 from server.jobs.messages import (
     TASK,
     WORKER_OF,
-    Report,
-    Work,
+    FrameReport,
+    FrameTask,
     cancel_key,
     frame_key,
     read_report,
@@ -34,7 +34,7 @@ from server.jobs.queue import broker_errors, keep, make_celery
 from server.jobs.workers.models import WorkerModels
 from server.observe import logs
 from server.store.jobs.database import FrameReader
-from server.store.jobs.records import FILE, Fault, Outcome
+from server.store.jobs.records import FILE, FrameOutcome, JobError
 from server.system.machine import process
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ NICE = 5
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
-class Desk:
+class FrameReporter:
     """One frame's reports to the broker, and the frame from it.
 
     `_lock` guards `_report`, where the frame in hand is, or None between frames, and `_sent`, when
@@ -63,7 +63,7 @@ class Desk:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._lock = threading.Lock()
         self._task = ""
-        self._report: Report | None = None
+        self._report: FrameReport | None = None
         self._sent = 0.0
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
 
@@ -72,7 +72,7 @@ class Desk:
         """Whether no frame is in hand."""
         return self._report is None
 
-    def open(self, work: Work) -> bytes | None:
+    def open(self, work: FrameTask) -> bytes | None:
         """The frame, with its work begun; None where there is nothing to do."""
         keys = [report_key(work.task), cancel_key(work.job), frame_key(work.job, work.number)]
         found: list[bytes | None] = self._patiently(lambda: list(self._backend.mget(keys)))
@@ -81,9 +81,9 @@ class Desk:
         if last is not None and last.state == "done":
             return None  # a message that came twice
         self._task = work.task
-        self._tell(Report("running", self.name, "decode"))
+        self._tell(FrameReport("running", self.name, "decode"))
         if cancelled:
-            self.close(Report("dropped", self.name))
+            self.close(FrameReport("dropped", self.name))
             return None
         if self._frames is not None:
             try:
@@ -92,11 +92,11 @@ class Desk:
                 fields = {"job": work.job, "reason": error.message}
                 logger.error("a frame can't be read", extra={"fields": fields})
             except StorageError as error:
-                fault = Outcome(fault=Fault(error.code, error.message))
-                self.close(Report("done", self.name, outcome=fault))
+                fault = FrameOutcome(fault=JobError(error.code, error.message))
+                self.close(FrameReport("done", self.name, outcome=fault))
                 return None
         if data is None:
-            self.close(Report("missing", self.name))
+            self.close(FrameReport("missing", self.name))
         return data
 
     def stage_ended(self, stage: str, _: float) -> None:
@@ -106,13 +106,13 @@ class Desk:
         if last is not None and coming and coming != last.stage:
             self._tell(msgspec.structs.replace(last, stage=coming), soon=True)
 
-    def close(self, report: Report) -> None:
+    def close(self, report: FrameReport) -> None:
         """Tells how the frame ended."""
         self._tell(report)
         with self._lock:
             self._report = None
 
-    def _tell(self, report: Report, *, soon: bool = False) -> None:
+    def _tell(self, report: FrameReport, *, soon: bool = False) -> None:
         """Sends `report`; one that is wanted `soon` only with the next beat, where the last was
         sent a moment ago: nobody could see both."""
         with self._lock:
@@ -120,7 +120,7 @@ class Desk:
             if not soon or time.monotonic() - self._sent > MOMENT:
                 self._send(report)
 
-    def _send(self, report: Report) -> None:
+    def _send(self, report: FrameReport) -> None:
         self._sent = time.monotonic()
         data = msgspec.json.encode(report)
         self._patiently(lambda: keep(self._backend, report_key(self._task), data))
@@ -146,28 +146,28 @@ class Desk:
                 pause.wait(BEAT)
 
 
-def make_task(app: Celery, desk: Desk, models: WorkerModels) -> None:
+def make_task(app: Celery, desk: FrameReporter, models: WorkerModels) -> None:
     """Makes `app` answer frames."""
 
     @app.task(name=TASK)
     def frame(text: str) -> None:
-        work = msgspec.json.decode(text, type=Work)
+        work = msgspec.json.decode(text, type=FrameTask)
         data = desk.open(work)
         if data is None:
             return
         # Told where the line below raises what nobody foresaw, which Celery logs.
-        outcome = Outcome(fault=Fault("INTERNAL", "the worker failed; its log says why"))
+        outcome = FrameOutcome(fault=JobError("INTERNAL", "the worker failed; its log says why"))
         try:
             outcome = models.answer(work, data)
         finally:
-            desk.close(Report("done", desk.name, outcome=outcome))
+            desk.close(FrameReport("done", desk.name, outcome=outcome))
 
 
-class Leaving:
+class WorkerShutdown:
     """The end of this process: when it is asked to, at once without a frame in hand, else after
     `longest` seconds if the frame is not done before. `asked`: whether it was."""
 
-    def __init__(self, desk: Desk, listener: logs.LogWriter, longest: float) -> None:
+    def __init__(self, desk: FrameReporter, listener: logs.LogWriter, longest: float) -> None:
         self.asked = False
         self._desk, self._listener, self._longest = desk, listener, longest
         self._hears, self._tells = os.pipe()
@@ -204,11 +204,11 @@ def run(settings: Settings) -> NoReturn:
         _end_with(parent)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     listener = _start_log(settings)
-    process.set_up()
+    process.configure_process()
     # It is about messages that could carry programs; ours are JSON of known shape.
     warnings.simplefilter("ignore", SecurityWarning)
     app = make_celery(settings)
-    desk = Desk(app, settings)
+    desk = FrameReporter(app, settings)
     make_task(app, desk, WorkerModels(settings, desk.stage_ended))
     worker = app.Worker(
         pool_cls="solo",
@@ -226,7 +226,7 @@ def run(settings: Settings) -> NoReturn:
             signal.signal(number, leaving.ask)
         logger.info("worker ready", extra={"fields": {"pid": os.getpid()}})
 
-    leaving = Leaving(desk, listener, settings.stop_timeout)
+    leaving = WorkerShutdown(desk, listener, settings.stop_timeout)
     signals.worker_ready.connect(ready)
     try:
         worker.start()

@@ -1,7 +1,7 @@
 """A frame that may have ended a process, decoded once more in a process of its own.
 
-python -m server.recognition.reader_guard.decode_trial LIMITS < FRAME ends by a signal if the frame kills its
-reader, else with exit code 0. LIMITS: a `Limits` as JSON.
+python -m server.recognition.reader_guard.decode_trial LIMITS < FRAME ends by a signal if the frame
+kills its reader, else with exit code 0. LIMITS: a `Limits` as JSON.
 """
 
 import os
@@ -88,7 +88,7 @@ def main() -> int:
     from server.recognition.manifest import Recipe
     from server.system.machine import process
 
-    process.set_up()
+    process.configure_process()
     limits = msgspec.json.decode(sys.argv[1], type=Limits)
     with suppress(LinesideError):
         frame.decode(sys.stdin.buffer.read(), Recipe(width=224, height=224), limits)

@@ -96,7 +96,7 @@ def make_model(
     return recognizer
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class ModelOutputs(msgspec.Struct, frozen=True):
     """What came out of a model.
 
     outputs: its outputs in its order and dtypes, [rows, ...], or the model's own shapes where it
@@ -113,8 +113,8 @@ def batched(model: Model) -> bool:
     return all(spec.shape[:1] and spec.shape[0] in ONE_OR_ANY for spec in specs)
 
 
-def run_tensors(model: Model, inputs: Sequence[Tensor], options: Options) -> Outcome:
-    """Input tensors in the model's order, as `fit` leaves them -> the outcome.
+def run_tensors(model: Model, inputs: Sequence[Tensor], options: Options) -> ModelOutputs:
+    """Input tensors in the model's order, as `match_inputs` leaves them -> the outcome.
 
     Each row is admitted by itself, so that a large request takes its turns with the frames.
     Errors are those of `Admission.run`, and InvalidFieldError for numbers so large that a model
@@ -142,7 +142,7 @@ def run_tensors(model: Model, inputs: Sequence[Tensor], options: Options) -> Out
 
 def run_images(
     model: Recognizer, files: Sequence[bytes], options: Options, request_id: str = ""
-) -> Outcome:
+) -> ModelOutputs:
     """Image files -> the outcome, one row each. Errors are those of `Recognizer.recognize`."""
     sender = Sender(options.camera, request_id, options.deadline)
 
@@ -175,20 +175,20 @@ def _admitted(
     return outputs, make_answer(model.bundle, probabilities, options, timer)
 
 
-def _gather(rows: Sequence[Row]) -> Outcome:
+def _gather(rows: Sequence[Row]) -> ModelOutputs:
     outputs = tuple(
         parts[0] if len(parts) == 1 else np.concatenate(parts)
         for parts in zip(*(outputs for outputs, _ in rows), strict=True)
     )
-    return Outcome(outputs, tuple(answer for _, answer in rows if answer is not None))
+    return ModelOutputs(outputs, tuple(answer for _, answer in rows if answer is not None))
 
 
-def find(specs: Sequence[TensorSpec], name: str) -> TensorSpec | None:
+def find_tensor(specs: Sequence[TensorSpec], name: str) -> TensorSpec | None:
     """The tensor called `name`, by the model file's name or by its signature's."""
     return next((spec for spec in specs if name in (spec.name, spec.signature)), None)
 
 
-def fit(model: Model, given: Mapping[str, Tensor]) -> list[Tensor]:
+def match_inputs(model: Model, given: Mapping[str, Tensor]) -> list[Tensor]:
     """Tensors by name -> the model's inputs in its order, each with its rows.
 
     A tensor without the batch dimension counts as one row. Raises InvalidFieldError naming the
@@ -197,7 +197,7 @@ def fit(model: Model, given: Mapping[str, Tensor]) -> list[Tensor]:
     specs, rows = model.pool.inputs, batched(model)
     names = ", ".join(spec.signature or spec.name for spec in specs)
     for name in given:
-        if find(specs, name) is None:
+        if find_tensor(specs, name) is None:
             raise InvalidFieldError(f"there is no input {name}: the model takes {names}")
     inputs = []
     for spec in specs:

@@ -7,7 +7,7 @@ from server.errors import InvalidFieldError
 from server.recognition.preprocessing import Tensor, TensorSpec
 from server.recognition.tensors import model as tensors
 from server.recognition.tensors import values
-from server.recognition.tensors.model import Model, Outcome
+from server.recognition.tensors.model import Model, ModelOutputs
 
 
 def names_of(specs: tuple[TensorSpec, ...]) -> str:
@@ -30,14 +30,14 @@ def model_inputs(model: Model, arrays: Mapping[str, Tensor]) -> list[Tensor]:
     """Real arrays by name -> the model's inputs, quantised where it is. Raises InvalidFieldError
     for a name, a shape or a value that the model does not take."""
     return [
-        values.from_real(array, spec, spec.signature or spec.name)
-        for array, spec in zip(tensors.fit(model, arrays), model.pool.inputs, strict=True)
+        values.quantize(array, spec, spec.signature or spec.name)
+        for array, spec in zip(tensors.match_inputs(model, arrays), model.pool.inputs, strict=True)
     ]
 
 
-def real_outputs(model: Model, outcome: Outcome) -> dict[str, Any]:
+def real_outputs(model: Model, outcome: ModelOutputs) -> dict[str, Any]:
     """The outputs by name as nested lists of real numbers."""
     return {
-        spec.name: values.to_real(tensor, spec).tolist()
+        spec.name: values.to_real_values(tensor, spec).tolist()
         for spec, tensor in zip(model.pool.outputs, outcome.outputs, strict=True)
     }

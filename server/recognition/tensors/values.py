@@ -46,7 +46,7 @@ def _leaves(value: object) -> set[type]:
     return found
 
 
-def cast(array: Tensor, dtype: str, name: str) -> Tensor:
+def cast_exact(array: Tensor, dtype: str, name: str) -> Tensor:
     """`array` with exactly its values, as far as `dtype` is that fine.
 
     Raises InvalidFieldError, naming `name`, for values that the dtype can't hold.
@@ -68,22 +68,22 @@ def cast(array: Tensor, dtype: str, name: str) -> Tensor:
     return out
 
 
-def from_real(array: Tensor, spec: TensorSpec, name: str) -> Tensor:
+def quantize(array: Tensor, spec: TensorSpec, name: str) -> Tensor:
     """Real values -> `spec`'s dtype; for a quantised tensor round(real / scale + zero_point),
     clipped to the dtype's range (TensorFlow Lite's 8-bit quantisation specification).
 
-    Raises InvalidFieldError as `cast` does.
+    Raises InvalidFieldError as `cast_exact` does.
     """
     if not spec.quantized:
-        return cast(array, spec.dtype, name)
+        return cast_exact(array, spec.dtype, name)
     info = np.iinfo(spec.dtype)
-    real = cast(array, "float64", name) / spec.scale + spec.zero_point
+    real = cast_exact(array, "float64", name) / spec.scale + spec.zero_point
     if np.isnan(real).any():
         raise InvalidFieldError(f"{name} has values that {spec.dtype} can't hold")
     return np.clip(np.rint(real), info.min, info.max).astype(spec.dtype)
 
 
-def to_real(tensor: Tensor, spec: TensorSpec) -> Tensor:
+def to_real_values(tensor: Tensor, spec: TensorSpec) -> Tensor:
     """A model's tensor -> real values; other than quantised ones stay as they are."""
     real: NDArray[np.float32] | Tensor = dequantize(tensor, spec) if spec.quantized else tensor
     return real

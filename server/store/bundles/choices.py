@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 CHOICE = "active.json"
 
 
-class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class VersionChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A person's decision about a model, and what took over by itself since.
 
     version: the one to serve. skip: versions that were passed over by the decision, so that only
@@ -35,11 +35,11 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     history: tuple[int, ...] = ()
 
 
-def read_choice(folder: Path) -> Choice | None:
+def read_choice(folder: Path) -> VersionChoice | None:
     """The choice kept in models/NAME; None where there is none, or where it is damaged (logged)."""
     path = folder / CHOICE
     try:
-        return json_values.decode(read_plain_file(path), Choice, name="it", lenient=False)
+        return json_values.decode(read_plain_file(path), VersionChoice, name="it", lenient=False)
     except FileNotFoundError:
         return None
     except (OSError, InvalidValueError) as error:
@@ -58,7 +58,7 @@ def _set_aside_damaged(path: Path, error: Exception) -> Path | None:
     return None
 
 
-def write_choice(folder: Path, choice: Choice) -> bool:
+def write_choice(folder: Path, choice: VersionChoice) -> bool:
     """Keeps `choice` in models/NAME: whole or not at all. False where that can't be written to
     (logged): the choice then holds until the next start."""
     path = folder / CHOICE
@@ -78,7 +78,7 @@ def _warn(event: str, path: Path, error: Exception, moved: Path | None = None) -
 
 
 def candidates(
-    numbers: Sequence[int], choice: Choice | None = None, pinned: int | None = None
+    numbers: Sequence[int], choice: VersionChoice | None = None, pinned: int | None = None
 ) -> tuple[int, ...]:
     """The versions that may serve, in the order in which they are tried.
 
@@ -92,7 +92,7 @@ def candidates(
     return tuple(number for number in numbers if number not in choice.skip)
 
 
-def history_before(version: int, choice: Choice, numbers: Sequence[int]) -> list[int]:
+def history_before(version: int, choice: VersionChoice, numbers: Sequence[int]) -> list[int]:
     """What served before `version`, the last one last, as far as `choice` and the versions on disk
     tell. What came after the choice, while the server stood still, went unrecorded: it counts as
     having served."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeAlias
 from server.errors import BundleError, NotReadyError, VersionRefusedError
 from server.recognition.manifest import MODEL, Bundle, Recipe
 from server.store.bundles.layout import Fingerprint, open_bundle
-from server.store.bundles.records import Loaded, Record
-from server.store.bundles.serving_models import Shelf
-from server.system.machine.memory import give_back, resident
+from server.store.bundles.records import Loaded, ModelRecord
+from server.store.bundles.serving_models import ServingModels
+from server.system.machine.memory import resident, trim_heap
 
 if TYPE_CHECKING:
     from server.recognition.tensors.model import Model
@@ -32,7 +32,7 @@ class VersionLoader:
         folder: Path,
         load: Load,
         recipe: Recipe | None,
-        shelf: Shelf,
+        shelf: ServingModels,
         on_loaded: Callable[[Loaded], None],
     ) -> None:
         """`recipe` feeds a bare model.tflite."""
@@ -42,7 +42,7 @@ class VersionLoader:
         # that models were in keeps some of their memory.
         self._thread = ThreadPoolExecutor(1, "model-load")
 
-    def swap_in(self, name: str, record: Record, version: int, content: Fingerprint) -> Model:
+    def swap_in(self, name: str, record: ModelRecord, version: int, content: Fingerprint) -> Model:
         """Verifies, loads and swaps `version` in. Raises VersionRefusedError, remembered among the
         failures, or NotReadyError where the memory budget has no room."""
         fields: dict[str, object] = {"model": f"{name}/{version}"}
@@ -68,20 +68,20 @@ class VersionLoader:
         logger.warning("version refused", extra={"fields": fields | {"reason": reason}})
         raise VersionRefusedError(f"version {version} of {name} is refused: {reason}")
 
-    def _made(self, name: str, record: Record, version: int) -> Loaded:
+    def _made(self, name: str, record: ModelRecord, version: int) -> Loaded:
         """`version`, verified and in memory, but not serving yet. Raises NotReadyError, BundleError
         and what else opening and loading it may."""
         folder = self._folder / name / str(version)
         bundle = open_bundle(folder, self._recipe)
         file = (folder / MODEL).stat().st_size
         self._make_room(name, record, file * self._shelf.limit.copies)
-        give_back()
+        trim_heap()
         started, before = time.perf_counter(), resident()
         recognizer = self._thread.submit(self._load, bundle).result()
         seconds, size = time.perf_counter() - started, max(file, resident() - before)
         return Loaded(recognizer, size, seconds)
 
-    def _make_room(self, name: str, record: Record, guess: int) -> None:
+    def _make_room(self, name: str, record: ModelRecord, guess: int) -> None:
         """Makes room for what the model took before, or for `guess` where that is not sure enough
         to refuse it. Raises NotReadyError where there is none."""
         try:

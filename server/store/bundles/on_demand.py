@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from server.recognition.tensors.model import Model
 
 
-class ColdLoads:
+class OnDemandLoader:
     """Loads models in a thread of its own, so that a request waits for one no longer than its
     frame is worth, and what it asked for is there for the next."""
 

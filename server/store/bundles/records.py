@@ -35,7 +35,7 @@ class Loaded:
         self.recognizer, self.bytes, self.seconds = recognizer, size, seconds
 
 
-class Record:
+class ModelRecord:
     """What is known of one name. `_lock` guards the failures, which anyone may ask for; all else
     is for whoever has the turn to load.
 

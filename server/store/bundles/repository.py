@@ -32,11 +32,11 @@ from server.store.bundles.layout import (
     versions_of,
 )
 from server.store.bundles.loader import Load, VersionLoader
-from server.store.bundles.on_demand import ColdLoads
-from server.store.bundles.records import Failure, Loaded, Record
+from server.store.bundles.on_demand import OnDemandLoader
+from server.store.bundles.records import Failure, Loaded, ModelRecord
 from server.store.bundles.residents import Unloaded
-from server.store.bundles.serving_models import LONGEST_WAIT, Limit, Shelf
-from server.store.bundles.version_history import Succession
+from server.store.bundles.serving_models import LONGEST_WAIT, Limit, ServingModels
+from server.store.bundles.version_history import VersionHistory
 
 if TYPE_CHECKING:
     from server.recognition.tensors.model import Model
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 Seen: TypeAlias = Mapping[str, Mapping[int, Fingerprint]]
 
 
-class BundleStore:
+class BundleRepository:
     """Loaded models by name.
 
     `_lock` guards `_records`. `_loading` is held by the one thread that loads: a request for a
@@ -73,12 +73,12 @@ class BundleStore:
         self.folder, self._on_taken_over = folder, on_taken_over
         names = versions(folder)
         self.default = pick_default(names, default, folder)
-        self._shelf = Shelf(self.default, limit or Limit(), on_unloaded)
+        self._shelf = ServingModels(self.default, limit or Limit(), on_unloaded)
         self._loader = VersionLoader(folder, load, recipe, self._shelf, on_loaded)
-        self._succession = Succession(folder, self.default, pinned)
+        self._succession = VersionHistory(folder, self.default, pinned)
         self._lock, self._loading = threading.Lock(), threading.Lock()
-        self._cold = ColdLoads(self.load)
-        self._records = {name: Record() for name in names}
+        self._cold = OnDemandLoader(self.load)
+        self._records = {name: ModelRecord() for name in names}
 
     def ready(self) -> tuple[bool, str]:
         """Whether the default model serves, and if not, why."""
@@ -257,14 +257,14 @@ class BundleStore:
             record = self._records.get(name)
         return record.failures(present) if record else ()
 
-    def _known(self, name: str) -> Record:
+    def _known(self, name: str) -> ModelRecord:
         with self._lock:
             record = self._records.get(name)
         if record is None:
             if not versions_of(self.folder, name):
                 raise ModelNotFoundError(f"there is no model {name}")
             with self._lock:
-                record = self._records.setdefault(name, Record())
+                record = self._records.setdefault(name, ModelRecord())
         return record
 
     def _first_reason(self, name: str) -> str:
@@ -282,7 +282,7 @@ class BundleStore:
         finally:
             self._loading.release()
 
-    def _adopt(self, name: str, record: Record, order: Sequence[int]) -> Model | None:
+    def _adopt(self, name: str, record: ModelRecord, order: Sequence[int]) -> Model | None:
         """Swaps in the first of `order` that verifies, up to the one that serves; a version that
         failed with the same files is not tried again. None where there was no swap."""
         for version in order:
@@ -302,7 +302,9 @@ class BundleStore:
                 return fresh
         return None
 
-    def _activate(self, name: str, record: Record, version: int, *, back: bool = False) -> Model:
+    def _activate(
+        self, name: str, record: ModelRecord, version: int, *, back: bool = False
+    ) -> Model:
         """Serves `version`, anew where its files changed, and keeps the choice. On the way `back`,
         what was left is forgotten, so that the next step goes further back."""
         content = fingerprint(self.folder / name / str(version))

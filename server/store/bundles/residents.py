@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from server.system.machine.memory import give_back
+from server.system.machine.memory import trim_heap
 
 if TYPE_CHECKING:
     from server.recognition.interpreter import InterpreterPool
@@ -41,7 +41,7 @@ class Unloaded(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Residents:
+class ResidentModels:
     """Accounts of the models in memory, those included that only finish their last frames.
 
     `_changed` guards `_bytes`, which holds (name, version, bytes) by token, and `_leaving`, the
@@ -122,7 +122,7 @@ class Residents:
                 gc.unfreeze()
                 gc.collect()
                 gc.freeze()
-        give_back()
+        trim_heap()
         with self._changed:
             name, version, size = self._bytes.pop(token)
             self._leaving.discard(token)

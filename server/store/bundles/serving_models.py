@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from server.errors import NotReadyError
-from server.store.bundles.residents import Residents, Unloaded
+from server.store.bundles.residents import ResidentModels, Unloaded
 
 if TYPE_CHECKING:
     from server.recognition.tensors.model import Model
@@ -27,14 +27,14 @@ class Limit(msgspec.Struct, frozen=True):
     copies: int = 1
 
 
-class Shelf:
+class ServingModels:
     """`_lock` guards `_serving` and `_used`, which tells the order of use by name; it is held for
     no longer than an assignment."""
 
     def __init__(self, default: str, limit: Limit, on_unloaded: Callable[[Unloaded], None]) -> None:
         """`default` is the model that is never let go."""
         self.default, self.limit = default, limit
-        self.residents = Residents(limit.memory, on_unloaded)
+        self.residents = ResidentModels(limit.memory, on_unloaded)
         self._lock = threading.Lock()
         self._serving: dict[str, Model] = {}
         self._used: dict[str, int] = {}

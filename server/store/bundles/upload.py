@@ -27,7 +27,7 @@ FOLDERS = frozenset({"golden", "samples"})
 ATTEMPTS = 100
 
 
-def clean(models: Path) -> None:
+def remove_partial_uploads(models: Path) -> None:
     """Removes what arrivals left in models/NAME that were cut off by the end of their process."""
     for model in _entries(models):
         for left in _entries(model):
@@ -60,7 +60,7 @@ def _lock(folder: Path) -> int:
     return descriptor
 
 
-def receive(models: Path, name: str, archive: Stream, most: int) -> tuple[int, bool]:
+def import_archive(models: Path, name: str, archive: Stream, most: int) -> tuple[int, bool]:
     """Puts the version in `archive` at models/NAME/VERSION; returns its number, and whether it was
     not there before.
 
@@ -70,7 +70,7 @@ def receive(models: Path, name: str, archive: Stream, most: int) -> tuple[int, b
     """
     if not NAME.fullmatch(name):
         raise VersionRefusedError(f"a model can't be named {name!r}")
-    clean(models)
+    remove_partial_uploads(models)
     try:
         with _arriving(models / name) as folder:
             manifest = _unpack_bundle(archive, folder, most, name)

@@ -3,17 +3,17 @@
 from pathlib import Path
 
 from server.store.bundles.choices import (
-    Choice,
+    VersionChoice,
     candidates,
     history_before,
     read_choice,
     write_choice,
 )
 from server.store.bundles.layout import versions_of
-from server.store.bundles.records import MOST_HISTORY, Record
+from server.store.bundles.records import MOST_HISTORY, ModelRecord
 
 
-class Succession:
+class VersionHistory:
     """The succession of every model in `folder`; to be asked by whoever has the turn to load,
     except for `order` and `pinned`."""
 
@@ -30,14 +30,14 @@ class Succession:
         choice = read_choice(self._folder / name)
         return candidates(versions_of(self._folder, name), choice, self.pinned(name))
 
-    def first(self, name: str, record: Record) -> int | None:
+    def first(self, name: str, record: ModelRecord) -> int | None:
         """The version that would serve once the model is loaded; None where none may."""
         first = next((n for n in self.order(name) if not record.refused(n)), None)
         if first is not None:
             self.recall(name, record, first)
         return first
 
-    def before(self, name: str, record: Record, now: int | None) -> tuple[int, ...]:
+    def before(self, name: str, record: ModelRecord, now: int | None) -> tuple[int, ...]:
         """The versions that a rollback from `now` tries, in that order: those that served, the
         last one first, then the lower ones that were not passed over."""
         choice = read_choice(self._folder / name)
@@ -47,7 +47,7 @@ class Succession:
         lower = [n for n in present if now is not None and n < now and n not in passed]
         return tuple(dict.fromkeys(n for n in (*served, *lower) if n in present))
 
-    def recall(self, name: str, record: Record, version: int) -> None:
+    def recall(self, name: str, record: ModelRecord, version: int) -> None:
         """Takes up, once after a start, the history that was kept of a model of which `version` is
         the first to serve."""
         choice = read_choice(self._folder / name)
@@ -56,17 +56,17 @@ class Succession:
             record.recalled = True
             record.history = history_before(version, choice, present)[-MOST_HISTORY:]
 
-    def took_over(self, name: str, record: Record, version: int) -> None:
+    def took_over(self, name: str, record: ModelRecord, version: int) -> None:
         """Keeps that `version` took over by itself, so that a rollback after a restart knows what
         served before; what a person passed over stays so."""
         choice = read_choice(self._folder / name)
         # It is kept from now on, so there is nothing to be taken up.
         record.recalled = True
         skip = choice.skip if choice else ()
-        write_choice(self._folder / name, Choice(version, skip, tuple(record.history)))
+        write_choice(self._folder / name, VersionChoice(version, skip, tuple(record.history)))
 
-    def choose(self, name: str, record: Record, version: int) -> None:
+    def choose(self, name: str, record: ModelRecord, version: int) -> None:
         """Keeps that a person chose `version`, and passed over the newer ones that may serve."""
         present = versions_of(self._folder, name)
         passed = tuple(n for n in present if n > version and not record.refused(n))
-        write_choice(self._folder / name, Choice(version, passed, tuple(record.history)))
+        write_choice(self._folder / name, VersionChoice(version, passed, tuple(record.history)))

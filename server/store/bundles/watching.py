@@ -4,12 +4,12 @@ import logging
 import threading
 
 from server.errors import LinesideError, StartError
-from server.store.bundles.repository import BundleStore, Seen
+from server.store.bundles.repository import BundleRepository, Seen
 
 logger = logging.getLogger(__name__)
 
 
-def look_again(store: BundleStore, seen: Seen) -> Seen:
+def look_again(store: BundleRepository, seen: Seen) -> Seen:
     """One round: newer versions are swapped in. What can't be looked at now is logged, and looked
     at in the next round."""
     try:
@@ -19,7 +19,7 @@ def look_again(store: BundleStore, seen: Seen) -> Seen:
         return seen
 
 
-def watch(store: BundleStore, seconds: float, stop: threading.Event) -> None:
+def watch(store: BundleRepository, seconds: float, stop: threading.Event) -> None:
     """Looks every `seconds` until `stop` is set."""
     seen: Seen = {}
     while not stop.wait(seconds):

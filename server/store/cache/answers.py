@@ -29,14 +29,14 @@ class CacheDownError(Exception):
     """The cache can't be asked now; the message says why."""
 
 
-class Kept(msgspec.Struct, frozen=True, array_like=True):
+class CacheEntry(msgspec.Struct, frozen=True, array_like=True):
     """An answer as it is kept. at: when it was made, in Unix seconds."""
 
     at: float
     answer: Answer
 
 
-class Place(msgspec.Struct, frozen=True):
+class CacheKey(msgspec.Struct, frozen=True):
     """Where an answer is kept, by a key of 64 hex digits, and for how many seconds."""
 
     key: str
@@ -77,7 +77,7 @@ class AnswerCache:
 
     def place(
         self, recognizer: Recognizer, data: bytes, options: Options, seconds: int | None = None
-    ) -> Place:
+    ) -> CacheKey:
         """The place of the answer to the image file `data`, for `seconds`, or `cache_s` without.
 
         Those of another time are others: nobody gets an answer older than asked for.
@@ -85,38 +85,38 @@ class AnswerCache:
         seconds = self._settings.cache_s if seconds is None else seconds
         asked = f"{options.top_k} {options.threshold!r} {seconds} ".encode()
         made = hashlib.sha256(data).digest() + self._identity(recognizer) + asked
-        return Place(hashlib.sha256(made).hexdigest(), seconds)
+        return CacheKey(hashlib.sha256(made).hexdigest(), seconds)
 
-    def look(self, key: str) -> Kept | None:
+    def look(self, key: str) -> CacheEntry | None:
         """The answer under `key`, unless there is none or its time is over."""
         return self._read(f"answer:{key}")
 
-    def keep(self, place: Place, kept: Kept) -> None:
+    def keep(self, place: CacheKey, kept: CacheEntry) -> None:
         """Keeps an answer."""
         self._write(f"answer:{place.key}", msgspec.msgpack.encode(kept), place.seconds)
 
-    def name(self, request_id: str, place: Place, kept: Kept) -> None:
+    def name(self, request_id: str, place: CacheKey, kept: CacheEntry) -> None:
         """Lets the answer at `place` be found by the id of a request that got it, as long as it
         is kept."""
         left = place.seconds - int(time.time() - kept.at)
         if left > 0:
             self._write(f"request:{request_id}", place.key.encode(), left)
 
-    def recent(self, request_id: str) -> Kept | None:
+    def recent(self, request_id: str) -> CacheEntry | None:
         """The answer that the request of this id got, unless there is none or its time is over."""
         self.open()
         assert self._get is not None
         key = self._get(f"request:{request_id}")
         return self.look(key.decode("latin-1")) if key else None
 
-    def _read(self, name: str) -> Kept | None:
+    def _read(self, name: str) -> CacheEntry | None:
         self.open()
         assert self._get is not None
         value = self._get(name)
         if value is None:
             return None
         try:
-            return msgspec.msgpack.decode(value, type=Kept)
+            return msgspec.msgpack.decode(value, type=CacheEntry)
         except msgspec.DecodeError:
             return None  # not written by this program: as good as absent, and soon written over
 

@@ -25,7 +25,7 @@ class _Flight(Generic[T]):
         self.error: LinesideError | None = None
 
 
-class Flights(Generic[T]):
+class SingleFlight(Generic[T]):
     """Runs what has the same key once at a time.
 
     `_lock` guards `_flights` and `_waiting`, the threads that wait for others' flights; at most

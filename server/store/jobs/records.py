@@ -15,7 +15,7 @@ OPEN: tuple[State, ...] = ("pending", "running")
 Kind = Literal["image", "numbers"]
 
 
-class Ask(msgspec.Struct, frozen=True):
+class JobOptions(msgspec.Struct, frozen=True):
     """What a job asks of each frame. captured_age: seconds from capture to arrival, where the
     sender said when. expires: Unix seconds after which an answer is worth nothing."""
 
@@ -29,7 +29,7 @@ class Ask(msgspec.Struct, frozen=True):
     expires: float | None = None
 
 
-class Fault(msgspec.Struct, frozen=True):
+class JobError(msgspec.Struct, frozen=True):
     """Why there is no answer: the code that the synchronous route would have given, or one of
     jobs, and a sentence."""
 
@@ -46,12 +46,12 @@ class NumbersAnswer(msgspec.Struct, frozen=True):
     answers: tuple[Answer, ...] = ()
 
 
-class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
+class FrameOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
     """How one frame ended: exactly one of the three is there."""
 
     answer: Answer | None = None
     numbers: NumbersAnswer | None = None
-    fault: Fault | None = None
+    fault: JobError | None = None
 
 
 class NewFrame(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ class NewJob(msgspec.Struct, frozen=True):
 
     id: str
     request_id: str
-    ask: Ask
+    ask: JobOptions
     frames: tuple[NewFrame, ...]
     owner: str | None = None
     webhook: str | None = None
@@ -81,7 +81,7 @@ class FrameRecord(msgspec.Struct, frozen=True):
     kind: Kind
     state: State
     losses: int
-    outcome: Outcome | None
+    outcome: FrameOutcome | None
 
 
 class Webhook(msgspec.Struct, frozen=True):
@@ -103,8 +103,8 @@ class JobRecord(msgspec.Struct, frozen=True):
     created: float
     started: float | None
     finished: float | None
-    ask: Ask
-    fault: Fault | None
+    ask: JobOptions
+    fault: JobError | None
     webhook: Webhook | None
     frames: tuple[FrameRecord, ...]
 
@@ -118,7 +118,7 @@ class OpenFrame(msgspec.Struct, frozen=True):
     losses: int
     created: float
     request_id: str
-    ask: Ask
+    ask: JobOptions
 
     @property
     def key(self) -> tuple[str, int]:

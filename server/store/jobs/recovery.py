@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from server.store.jobs.records import OPEN, Ask, Fault
+from server.store.jobs.records import OPEN, JobError, JobOptions
 from server.store.jobs.rows import COLUMNS, FRAME_COLUMNS, SCHEMA, frame_of, intact, job_of
 from server.system.files.durable import set_aside, sync
 from server.system.files.sqlite import COMPANIONS, check_place, check_plain, files_of
@@ -23,7 +23,7 @@ from server.system.files.sqlite import COMPANIONS, check_place, check_plain, fil
 logger = logging.getLogger(__name__)
 
 # What ends a job of which not all that is needed could be read.
-LOST = Fault("STORAGE_FAILED", "the file of jobs was damaged, and frames of this job with it")
+LOST = JobError("STORAGE_FAILED", "the file of jobs was damaged, and frames of this job with it")
 # Ways to find the numbers of jobs: where one meets a bad page, another may come by.
 NUMBERS = (
     "SELECT number FROM jobs ORDER BY number",
@@ -196,7 +196,7 @@ def _mended(job: Row) -> bool:
     with suppress(*UNREADABLE):
         job_of([job[name] for name in names], ())
         return True
-    job |= {"state": "failed", "ask": msgspec.json.encode(Ask(top_k=1)), "fault": None}
+    job |= {"state": "failed", "ask": msgspec.json.encode(JobOptions(top_k=1)), "fault": None}
     job_of([job[name] for name in names], ())
     return False
 

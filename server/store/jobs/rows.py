@@ -8,11 +8,11 @@ import msgspec
 
 from server.store.jobs.records import (
     STATES,
-    Ask,
-    Fault,
+    FrameOutcome,
     FrameRecord,
+    JobError,
+    JobOptions,
     JobRecord,
-    Outcome,
     State,
     Webhook,
 )
@@ -68,7 +68,7 @@ def job_of(row: Sequence[Any], frames: tuple[FrameRecord, ...]) -> JobRecord:
         started=started,
         finished=finished,
         ask=decode_ask(ask),
-        fault=_decode(fault, Fault) if fault else None,
+        fault=_decode(fault, JobError) if fault else None,
         webhook=Webhook(url, told, attempts) if url else None,
         frames=frames,
     )
@@ -85,13 +85,13 @@ def frame_of(row: Sequence[Any]) -> FrameRecord:
         kind=kind,
         state=state,
         losses=losses,
-        outcome=_decode(outcome, Outcome) if outcome else None,
+        outcome=_decode(outcome, FrameOutcome) if outcome else None,
     )
 
 
-def decode_ask(data: bytes) -> Ask:
+def decode_ask(data: bytes) -> JobOptions:
     """What a job asks, as it is kept. Raises DatabaseDamagedError."""
-    return _decode(data, Ask)
+    return _decode(data, JobOptions)
 
 
 def _decode(data: bytes, kind: type[T]) -> T:
@@ -106,7 +106,7 @@ def intact(data: bytes, checksum: int | None) -> bool:
     return checksum is None or zlib.crc32(data) == checksum
 
 
-def verdict(job: JobRecord) -> tuple[State, Fault | None]:
+def verdict(job: JobRecord) -> tuple[State, JobError | None]:
     """How a job ends whose frames all have: well only where each one did."""
     faults = [frame.outcome.fault for frame in job.frames if frame.outcome and frame.outcome.fault]
     if not faults:
@@ -114,4 +114,4 @@ def verdict(job: JobRecord) -> tuple[State, Fault | None]:
     if len(job.frames) == 1:
         return "failed", faults[0]
     message = f"{len(faults)} of {len(job.frames)} frames failed; the first: {faults[0].message}"
-    return "failed", Fault(faults[0].code, message)
+    return "failed", JobError(faults[0].code, message)

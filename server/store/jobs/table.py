@@ -18,16 +18,16 @@ from server.store.jobs.database import JobFile, read_frame, read_jobs
 from server.store.jobs.records import (
     FILE,
     OPEN,
-    Fault,
+    FrameOutcome,
+    JobError,
     JobRecord,
     NewJob,
     OpenFrame,
-    Outcome,
     State,
 )
 from server.store.jobs.rows import decode_ask, verdict
 from server.store.jobs.webhooks import JobWebhooks
-from server.system.clock import Clock
+from server.system.clock import ClockGuard
 
 _encode = msgspec.json.encode
 # Of a job: that its results have not expired.
@@ -58,7 +58,7 @@ class JobTable:
         self._most_jobs, self._most_bytes = most_jobs, most_bytes
         self._most_results = most_results
         self._result_ttl = result_ttl
-        self._clock, self._looking = Clock("results of jobs"), threading.Lock()
+        self._clock, self._looking = ClockGuard("results of jobs"), threading.Lock()
         self._file = JobFile(folder / FILE)
         self.webhooks = JobWebhooks(self._file)
 
@@ -138,7 +138,7 @@ class JobTable:
         return wall - self._result_ttl if self.settled(wall, time.monotonic()) else -math.inf
 
     def settled(self, wall: float, now: float) -> bool:
-        """As `Clock.settled`: whether results may go by their age. For any thread."""
+        """As `ClockGuard.settled`: whether results may go by their age. For any thread."""
         with self._looking:
             return self._clock.settled(wall, now)
 
@@ -180,8 +180,8 @@ class JobTable:
             ]
 
     def ended(
-        self, outcomes: Sequence[tuple[str, int, Outcome]], now: float
-    ) -> tuple[list[tuple[str, int, Outcome]], list[JobRecord]]:
+        self, outcomes: Sequence[tuple[str, int, FrameOutcome]], now: float
+    ) -> tuple[list[tuple[str, int, FrameOutcome]], list[JobRecord]]:
         """Keeps the outcomes of frames that have none yet, and ends the jobs that wait for no more.
 
         Returns the outcomes that were kept, and the jobs that ended.
@@ -204,7 +204,7 @@ class JobTable:
         return kept, finished
 
     def _finish(
-        self, db: sqlite3.Connection, job: JobRecord, end: tuple[State, Fault | None], now: float
+        self, db: sqlite3.Connection, job: JobRecord, end: tuple[State, JobError | None], now: float
     ) -> JobRecord:
         state, fault = end
         db.execute(
@@ -216,7 +216,7 @@ class JobTable:
         started = now if job.started is None else job.started
         return msgspec.structs.replace(job, state=state, fault=fault, started=started, finished=now)
 
-    def stop(self, job: str, state: State, fault: Fault, now: float) -> tuple[JobRecord, bool]:
+    def stop(self, job: str, state: State, fault: JobError, now: float) -> tuple[JobRecord, bool]:
         """Ends an open job as `state`: its frames without an outcome get none any more. Returns the
         job, and whether it had not ended so before.
 

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from server.recognition.events import Observation, Refusal
+from server.recognition.events import FrameAnswered, FrameRefused
 from server.store.journal.schema import Values, answered, refused
-from server.store.journal.writer import Bounds, Loss, Writer
+from server.store.journal.writer import JournalLimits, Loss, Writer
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Journal:
     def __init__(
         self,
         path: Path,
-        bounds: Bounds,
+        bounds: JournalLimits,
         lost: Callable[[int], None],
         written: Callable[[int], None] = lambda _: None,
     ) -> None:
@@ -50,11 +50,11 @@ class Journal:
         self._turns, self._working = 0, False
         self._writer = Writer(path, bounds, self._loss, written)
 
-    def answered(self, seen: Observation) -> None:
+    def answered(self, seen: FrameAnswered) -> None:
         """Listener of answered frames."""
         self._take(answered(seen))
 
-    def refused(self, refusal: Refusal) -> None:
+    def refused(self, refusal: FrameRefused) -> None:
         """Listener of frames that got no labels."""
         self._take(refused(refusal))
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from server.recognition.events import Observation, Refusal
+from server.recognition.events import FrameAnswered, FrameRefused
 from server.recognition.recognizer import STAGES
 
 FILE = "journal.db"
@@ -63,7 +63,7 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
 
 
-def answered(seen: Observation) -> Values:
+def answered(seen: FrameAnswered) -> Values:
     """The row of an answered frame."""
     answer, options = seen.answer, seen.options
     timing = answer.timing.get
@@ -86,7 +86,7 @@ def answered(seen: Observation) -> Values:
     )
 
 
-def refused(refusal: Refusal) -> Values:
+def refused(refusal: FrameRefused) -> Values:
     """The row of a frame that got no labels."""
     return (
         round(refusal.at, 3),

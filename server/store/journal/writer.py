@@ -13,7 +13,7 @@ import msgspec
 from server.store.journal.database import JournalFile
 from server.store.journal.schema import Values
 from server.store.journal.write_budget import WriteBudget
-from server.system.clock import Clock
+from server.system.clock import ClockGuard
 from server.system.files.durable import set_aside
 from server.system.files.sqlite import COMPANIONS, DatabaseDamagedError, is_damage
 
@@ -34,7 +34,7 @@ UNUSABLE = (ValueError, OverflowError, sqlite3.ProgrammingError, sqlite3.Interfa
 FAILURES = (sqlite3.Error, OSError)
 
 
-class Bounds(msgspec.Struct, frozen=True):
+class JournalLimits(msgspec.Struct, frozen=True):
     """days: age of the oldest row; 0: no limit. bytes: of the file and what is written ahead of
     it. per_minute: bytes written; 0: no limit."""
 
@@ -91,7 +91,7 @@ class Writer:
     def __init__(
         self,
         path: Path,
-        bounds: Bounds,
+        bounds: JournalLimits,
         loss: Loss,
         written: Callable[[int], None] = lambda _: None,
     ) -> None:
@@ -102,7 +102,7 @@ class Writer:
         self._doubted = threading.Event()
         self._fault = ""
         self._lost = 0
-        self._looked, self._clock = -math.inf, Clock("rows of the journal")
+        self._looked, self._clock = -math.inf, ClockGuard("rows of the journal")
 
     def turn(self, rows: deque[Values], wall: float, now: float, *, last: bool = False) -> None:
         """Writes the rows that wait, as far as the budget allows, and lets old ones go.

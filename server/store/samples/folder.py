@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from server.errors import NotFoundError, NotReadyError, StorageError
-from server.recognition.events import Observation
+from server.recognition.events import FrameAnswered
 from server.recognition.frame import Limits, read_header
 from server.recognition.sample import MEDIA_TYPES, MediaType, Reason, Sample, read_sample
 from server.store.samples.index import Filter, SampleIndex, on_disk
@@ -47,7 +47,7 @@ class Contents(msgspec.Struct, frozen=True):
     cap_bytes: int
 
 
-def describe(seen: Observation, reason: Reason, name: str, image: MediaType) -> Sample:
+def describe(seen: FrameAnswered, reason: Reason, name: str, image: MediaType) -> Sample:
     """The sample of the ID `name` that an answered frame becomes."""
     answer, options = seen.answer, seen.options
     return Sample(
@@ -166,7 +166,7 @@ class SampleFolder:
                 )
             self._remove(name)
 
-    def add(self, seen: Observation, reason: Reason) -> bool:
+    def add(self, seen: FrameAnswered, reason: Reason) -> bool:
         """Keeps a frame; False where its very bytes are kept already.
 
         Raises OSError where it can't be written, TooLargeError where it is larger than the cap.

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import msgspec
 
-from server.recognition.events import Observation
+from server.recognition.events import FrameAnswered
 from server.recognition.manifest import Manifest
 from server.recognition.recognizer import Answer
 from server.recognition.sample import Reason
@@ -81,13 +81,13 @@ class Sampler:
         self._clock, self._draw = clock, draw
         self._changed = threading.Condition()
         self._times: deque[float] = deque(maxlen=policy.per_minute)
-        self._waiting: deque[tuple[Observation, Reason, float]] = deque()
+        self._waiting: deque[tuple[FrameAnswered, Reason, float]] = deque()
         self._waiting_bytes = 0
         self._stopping = self._failing = False
         self._thread = threading.Thread(target=self._run, name="samples", daemon=True)
         self._thread.start()
 
-    def __call__(self, seen: Observation) -> None:
+    def __call__(self, seen: FrameAnswered) -> None:
         """Hands the frame over if it is to be kept. Those without an image, and those that are
         answered from the cache, which were here before, are not."""
         if seen.data is None or seen.cached:
@@ -142,7 +142,7 @@ class Sampler:
                 logger.exception("a sample can't be kept", extra={"fields": fields})
                 self._on_lost("error")
 
-    def _next(self) -> tuple[Observation, Reason, float] | None:
+    def _next(self) -> tuple[FrameAnswered, Reason, float] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopping)
             if not self._waiting:
@@ -151,7 +151,7 @@ class Sampler:
             self._waiting_bytes -= len(seen.data or b"")
             return seen, reason, came
 
-    def _keep(self, seen: Observation, reason: Reason, came: float) -> None:
+    def _keep(self, seen: FrameAnswered, reason: Reason, came: float) -> None:
         try:
             kept = self.folder.add(seen, reason)
         except TooLargeError:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 CGROUP, SELF = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-def granted_cores(cgroup: Path = CGROUP, own: Path = SELF) -> int:
+def available_cores(cgroup: Path = CGROUP, own: Path = SELF) -> int:
     """Cores granted by the scheduler's affinity and the quotas of the process's cgroup and of all
     those above it, at least 1. A quota that is not whole is rounded up.
 

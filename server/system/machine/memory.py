@@ -12,7 +12,7 @@ def resident() -> int:
     return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Hands freed memory back to the kernel (malloc_trim(3)); without glibc a no-op.
 
     A released model's memory would stay with the allocator otherwise, which is told to keep what

@@ -22,7 +22,7 @@ def end_with_parent(number: signal.Signals) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
-def set_up() -> None:
+def configure_process() -> None:
     """OpenCV's own threads off; image libraries silent; freed decode buffers kept, not given back;
     no thread begun from now on interrupts another when it has something to do.
 

@@ -19,7 +19,7 @@ from job_workers import await_that
 from server_process import LiveServer, live_server
 
 from server.errors import OverloadedError
-from server.http.body.timeout import PIECE, Bodies, hold
+from server.http.body.timeout import PIECE, BodyTimeoutMiddleware, hold
 from server.http.protocol import PROTOCOL
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
@@ -133,7 +133,7 @@ def environ_of(body: bytes, *, length: bool = True) -> dict[str, Any]:
     return made
 
 
-def served(bodies: Bodies, environ: dict[str, Any]) -> Any:
+def served(bodies: BodyTimeoutMiddleware, environ: dict[str, Any]) -> Any:
     return bodies(environ, lambda *_: None)
 
 
@@ -142,14 +142,14 @@ def test_bytes_are_given_back_at_the_requests_end(length: bool) -> None:
     def read(environ: dict[str, Any], _: object) -> list[bytes]:
         return [environ["wsgi.input"].read(10_000_000)]
 
-    bodies = Bodies(read, 60, 1_000_000)
+    bodies = BodyTimeoutMiddleware(read, 60, 1_000_000)
     for _ in range(5):
         body = bytes(900_000)
         assert served(bodies, environ_of(body, length=length)) == [body]
 
 
 def test_body_larger_than_all_is_read_alone() -> None:
-    bodies = Bodies(lambda environ, _: [environ["wsgi.input"].read(2000)], 60, 1000)
+    bodies = BodyTimeoutMiddleware(lambda environ, _: [environ["wsgi.input"].read(2000)], 60, 1000)
     assert served(bodies, environ_of(bytes(2000))) == [bytes(2000)]
 
 
@@ -172,7 +172,9 @@ def test_what_two_requests_hold_is_added_up(length: bool) -> None:
             hold(environ, 2 * PIECE)
         return []
 
-    bodies = Bodies(lambda environ, start: environ["app"](environ, start), 60, 2 * size)
+    bodies = BodyTimeoutMiddleware(
+        lambda environ, start: environ["app"](environ, start), 60, 2 * size
+    )
     with ThreadPoolExecutor(1) as pool:
         kept = pool.submit(served, bodies, environ_of(bytes(size)) | {"app": keep})
         assert going.wait(60)
@@ -191,5 +193,5 @@ def test_body_in_pieces_counts_as_its_largest_piece() -> None:
     def take(environ: dict[str, Any], _: object) -> list[bytes]:
         return [bytes(len(environ["wsgi.input"].read(300))) for _ in range(20)]
 
-    bodies = Bodies(take, 60, 1000)
+    bodies = BodyTimeoutMiddleware(take, 60, 1000)
     assert len(b"".join(served(bodies, environ_of(bytes(6000))))) == 6000

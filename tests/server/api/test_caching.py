@@ -28,8 +28,8 @@ DOWN, BACK = "the cache's Redis is down, frames go on", "the cache's Redis is ba
 # As `-m server`, but one late reply of a Redis on a busy machine does not turn the cache off.
 PATIENT = (
     "-c",
-    "import sys; from server import __main__; from server.store.cache import redis_backend as redis_cache;"
-    " redis_cache.PATIENCE = 30; sys.exit(__main__.main())",
+    "import sys; from server import __main__; from server.store.cache import redis_backend;"
+    " redis_backend.PATIENCE = 30; sys.exit(__main__.main())",
 )
 
 

@@ -30,7 +30,7 @@ from server.app import create_app
 from server.cli.main import main
 from server.config.settings import Settings
 from server.errors import KeysError, SettingsError, StartError
-from server.http.access.open_access import check_doors
+from server.http.access.open_access import check_access
 from server.http.access.rights import ADMIN, OPEN, RIGHTS_OF, rights_of
 from server.http.access.tokens import token_reader
 from server.store.keys import PREFIX, KeyRing, add_key, read_keys, revoke_key
@@ -439,20 +439,20 @@ def test_a_key_that_is_not_for_the_algorithm_stops_the_start(
         jwt_audience="a",
     )
     with pytest.raises(SettingsError, match=says):
-        check_doors(settings)
+        check_access(settings)
 
 
 def test_issuer_and_audience_must_be_set(tmp_path: Path) -> None:
     (tmp_path / "jwt.key").write_bytes(SECRET)
     with pytest.raises(SettingsError, match="jwt_issuer must be too"):
-        check_doors(Settings(jwt_algorithm="HS256", jwt_key_file=str(tmp_path / "jwt.key")))
+        check_access(Settings(jwt_algorithm="HS256", jwt_key_file=str(tmp_path / "jwt.key")))
 
 
 def test_a_server_for_others_needs_keys_or_a_decision(tmp_path: Path) -> None:
     file = tmp_path / "keys"
 
     def check(**settings: Any) -> None:
-        check_doors(Settings(keys_file=str(file), **settings))
+        check_access(Settings(keys_file=str(file), **settings))
 
     check()
     check(host="localhost")

@@ -16,16 +16,16 @@ from urllib3.util import Retry
 from werkzeug.serving import make_server
 from werkzeug.test import Client, TestResponse
 
-from server.api.recognize.early_refusal import Gate
+from server.api.recognize.early_refusal import EarlyRefusal
 from server.app import create_app
 from server.config.settings import Settings
-from server.http.access.auth import Doors
-from server.observe.log_throttle import Repeats
+from server.http.access.auth import Authenticator
+from server.observe.log_throttle import LogThrottle
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
-from server.recognition.events import Refusal
+from server.recognition.events import FrameRefused
 from server.store.keys import add_key
-from server.system.background import Afterwards
+from server.system.background import BackgroundQueue
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RED = encode(plain((255, 0, 0)), "PNG")
@@ -66,15 +66,15 @@ class Crowded:
             wide_interpreter=False,
         )
         app = create_app(settings)
-        self._refused: list[Refusal] = []
-        self._afterwards = Afterwards()
-        gate = Gate(
+        self._refused: list[FrameRefused] = []
+        self._afterwards = BackgroundQueue()
+        gate = EarlyRefusal(
             app.wsgi_app,
             admission,
             settings,
             Metrics(),
-            Repeats(0),
-            Doors(settings),
+            LogThrottle(0),
+            Authenticator(settings),
             self._afterwards,
             [self._refused.append],
             served=dict,
@@ -83,7 +83,7 @@ class Crowded:
         self._client = Client(gate)
 
     @property
-    def refused(self) -> list[Refusal]:
+    def refused(self) -> list[FrameRefused]:
         self._afterwards.settle(60)
         return self._refused
 

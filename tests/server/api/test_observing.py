@@ -10,7 +10,7 @@ from flask import Flask, g
 from server.http.errors import register_errors
 from server.http.request_log import observe_requests
 from server.observe import logs
-from server.observe.log_throttle import Repeats
+from server.observe.log_throttle import LogThrottle
 from server.observe.metrics import Metrics
 
 
@@ -28,7 +28,7 @@ def test_a_failure_of_ours_has_one_line_with_its_traceback(
     capfd: pytest.CaptureFixture[str], level: str
 ) -> None:
     app, metrics = Flask("failing"), Metrics()
-    repeats = Repeats(2)
+    repeats = LogThrottle(2)
     observe_requests(app, metrics, repeats, [metrics.cameras.refused])
     register_errors(app)
 

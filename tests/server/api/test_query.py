@@ -5,7 +5,7 @@ from flask import Flask, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.api.recognize.options import query_of
+from server.api.recognize.options import parse_frame_options
 from server.errors import InvalidFieldError
 from server.http.body.image import query_values
 
@@ -23,6 +23,6 @@ def test_the_values_are_those_that_flask_finds(text: str) -> None:
 def test_what_can_not_be_used_is_told_of_each_time() -> None:
     for _ in range(2):
         with pytest.raises(InvalidFieldError, match="deadline_ms"):
-            query_of("deadline_ms=soon")
-    assert query_of("deadline_ms=200&camera=st4").deadline_ms == 200
-    assert query_of("") == query_of("")
+            parse_frame_options("deadline_ms=soon")
+    assert parse_frame_options("deadline_ms=200&camera=st4").deadline_ms == 200
+    assert parse_frame_options("") == parse_frame_options("")

@@ -15,7 +15,7 @@ from tiny_models import MakeModel, write_bundle
 
 from server.api.recognize.deadlines import RFC_3339
 from server.config.settings import Settings
-from server.http.access.auth import Doors
+from server.http.access.auth import Authenticator
 from server.recognition.manifest import VerdictPolicy
 from server.recorders import samples_on
 from server.store.keys import add_key
@@ -195,7 +195,7 @@ def test_frames_are_kept_by_themselves_only_where_keys_are_asked_for(
     settings: dict[str, Any], on: bool, tmp_path: Path
 ) -> None:
     made = Settings(**({"keys_file": str(tmp_path / "keys.jsonl")} | settings))
-    assert samples_on(made, keys_asked_for=Doors(made).closed()) is on
+    assert samples_on(made, keys_asked_for=Authenticator(made).closed()) is on
 
 
 def test_a_server_with_keys_keeps_frames_for_admins(colors: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from job_workers import LiveWorker, RedisServer, await_that, cancel, patiently, 
 from redis import Redis
 from server_process import live_server
 
-from server.jobs.messages import QUEUE, Report, cancel_key, frame_key, report_key
+from server.jobs.messages import QUEUE, FrameReport, cancel_key, frame_key, report_key
 
 FRAMES = 12
 
@@ -39,7 +39,7 @@ def check_passed_over(redis: Redis, job: str, worker: LiveWorker) -> None:
     keys = [report_key(f"{job}-{number}-0") for number in range(FRAMES)]
 
     def states() -> list[str]:
-        found = [msgspec.json.decode(data, type=Report) for data in redis.mget(keys) if data]
+        found = [msgspec.json.decode(data, type=FrameReport) for data in redis.mget(keys) if data]
         return [report.state for report in found if report.state != "running"]
 
     try:

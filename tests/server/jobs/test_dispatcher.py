@@ -13,16 +13,24 @@ from redis import Redis
 from server.config.settings import Settings
 from server.errors import NotReadyError
 from server.jobs.dispatcher import HANGING, MOST_MISSED, SILENT, STALLED, Dispatcher
-from server.jobs.messages import BrokerLostError, Report, cancel_key, report_key
+from server.jobs.messages import BrokerLostError, FrameReport, cancel_key, report_key
 from server.jobs.queue import Broker, keep, make_celery
 from server.recognition.recognizer import Answer
 from server.recognition.results import Prediction
-from server.store.jobs.records import Ask, Fault, JobRecord, NewFrame, NewJob, OpenFrame, Outcome
+from server.store.jobs.records import (
+    FrameOutcome,
+    JobError,
+    JobOptions,
+    JobRecord,
+    NewFrame,
+    NewJob,
+    OpenFrame,
+)
 from server.store.jobs.table import JobTable
 
 BEST = Prediction(1, "good", 0.75)
 ANSWER = Answer("parts", 3, BEST, (BEST,), "pass", {"total": 0.008})
-BAD = Fault("UNDECODABLE_IMAGE", "the image is cut off")
+BAD = JobError("UNDECODABLE_IMAGE", "the image is cut off")
 
 
 class Told:
@@ -36,7 +44,7 @@ class Told:
     def began(self, jobs: list[str]) -> None:
         self.all += [("began", job) for job in jobs]
 
-    def answered(self, frame: OpenFrame, outcome: Outcome, data: bytes | None) -> None:
+    def answered(self, frame: OpenFrame, outcome: FrameOutcome, data: bytes | None) -> None:
         fault = outcome.fault.code if outcome.fault else None
         self.all.append(("answered", frame.number, frame.ask.model, frame.ask.version, fault))
 
@@ -62,7 +70,7 @@ class Bench:
 
     def add(self, job: str, frames: int = 1) -> None:
         new = tuple(NewFrame(f"{number}.png", "image", b"data") for number in range(frames))
-        self.table.add(NewJob(job, "request", Ask(top_k=1), new))
+        self.table.add(NewJob(job, "request", JobOptions(top_k=1), new))
 
     def step(self, *gone: str) -> None:
         self._now += 0.01
@@ -77,14 +85,14 @@ class Bench:
         """A worker begins the only frame of the job j, and is not heard of any more."""
         self.add("j")
         self.step()
-        self.report("j-0-0", Report("running", worker, "decode"))
+        self.report("j-0-0", FrameReport("running", worker, "decode"))
         self.step()
         self.later(SILENT + 1)
 
     def hanging(self) -> tuple[frozenset[str], bool]:
         return self.dispatcher.hanging(self._now)
 
-    def report(self, task: str, report: Report) -> None:
+    def report(self, task: str, report: FrameReport) -> None:
         """Says this in a worker's stead."""
         app = make_celery(self._settings)
         keep(app.backend, report_key(task), msgspec.json.encode(report))
@@ -104,7 +112,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def test_a_job_that_is_done_before_anyone_looked_has_begun(bench: Bench) -> None:
     bench.add("j")
     bench.step()
-    bench.report("j-0-0", Report("done", "w", outcome=Outcome(answer=ANSWER)))
+    bench.report("j-0-0", FrameReport("done", "w", outcome=FrameOutcome(answer=ANSWER)))
     bench.step()
     assert [what for what, *_ in bench.told.all] == ["began", "answered", "finished"]
     assert bench.table.get("j").started is not None
@@ -132,7 +140,7 @@ def test_a_job_cancelled_during_an_outage_is_told_by_the_next_dispatcher(tmp_pat
 def test_a_frame_that_failed_is_told_with_the_model_that_it_was_sent_to(bench: Bench) -> None:
     bench.add("j")
     bench.step()
-    bench.report("j-0-0", Report("done", "w", outcome=Outcome(fault=BAD)))
+    bench.report("j-0-0", FrameReport("done", "w", outcome=FrameOutcome(fault=BAD)))
     bench.step()
     assert bench.told.all[1:] == [
         ("answered", 0, "parts", 3, "UNDECODABLE_IMAGE"),
@@ -148,7 +156,7 @@ def test_nothing_is_kept_of_frames_that_end_while_their_model_is_loaded(tmp_path
             bench.add(job)
         bench.step()
         assert set(bench.dispatcher._held) == {("j", 0), ("k", 0)}
-        bench.table.stop("j", "cancelled", Fault("CANCELLED", "the job was cancelled"), 1000.0)
+        bench.table.stop("j", "cancelled", JobError("CANCELLED", "the job was cancelled"), 1000.0)
         cancelled.append("j")
         bench.step()
         assert set(bench.dispatcher._held) == {("k", 0)}
@@ -158,10 +166,10 @@ def test_a_frame_that_the_broker_lost_costs_no_worker(bench: Bench) -> None:
     bench.add("j")
     for _ in range(MOST_MISSED - 1):
         bench.step()
-        bench.report("j-0-0", Report("missing", "w"))
+        bench.report("j-0-0", FrameReport("missing", "w"))
         bench.step()
     bench.step()
-    bench.report("j-0-0", Report("done", "w", outcome=Outcome(answer=ANSWER)))
+    bench.report("j-0-0", FrameReport("done", "w", outcome=FrameOutcome(answer=ANSWER)))
     bench.step()
     assert bench.table.get("j").state == "succeeded"
 
@@ -176,7 +184,7 @@ def test_a_worker_that_falls_silent_with_a_frame_hangs_after_a_while(bench: Benc
 
 def test_a_worker_that_is_heard_of_again_does_not_hang(bench: Bench) -> None:
     bench.fall_silent("w")
-    bench.report("j-0-1", Report("running", "w", "decode"))
+    bench.report("j-0-1", FrameReport("running", "w", "decode"))
     bench.step()
     bench.later(HANGING - SILENT)
     assert bench.hanging() == (frozenset(), False)
@@ -201,7 +209,7 @@ def test_two_workers_that_die_with_the_same_job(bench: Bench) -> None:
     for losses in range(3):
         bench.step()
         for number in range(2):
-            bench.report(f"j-{number}-{losses}", Report("running", f"w{number}", "decode"))
+            bench.report(f"j-{number}-{losses}", FrameReport("running", f"w{number}", "decode"))
         bench.step()
         bench.step("w0", "w1")
     bench.step()

@@ -11,12 +11,12 @@ import pytest
 
 from server.config.settings import Settings
 from server.errors import JobNotFoundError
-from server.jobs.dispatch_loop import Rounds
+from server.jobs.dispatch_loop import DispatchLoop
 from server.jobs.dispatcher import Dispatcher
-from server.store.jobs.records import Ask, Fault, NewFrame, NewJob, Outcome
+from server.store.jobs.records import FrameOutcome, JobError, JobOptions, NewFrame, NewJob
 from server.store.jobs.table import REMOVED, JobTable
 
-FAILED = Outcome(fault=Fault("UNDECODABLE_IMAGE", "the image is cut off"))
+FAILED = FrameOutcome(fault=JobError("UNDECODABLE_IMAGE", "the image is cut off"))
 TTL = 3600.0
 
 
@@ -24,15 +24,15 @@ def never(_: JobTable) -> Dispatcher:
     raise AssertionError("no job is open")
 
 
-def rounds_of(table: JobTable, data: Path) -> Rounds:
+def rounds_of(table: JobTable, data: Path) -> DispatchLoop:
     settings = Settings(data=str(data), job_workers=0, job_result_ttl=TTL)
-    return Rounds(settings, table, threading.Event(), threading.Event(), never, deque())
+    return DispatchLoop(settings, table, threading.Event(), threading.Event(), never, deque())
 
 
 def add_ended(table: JobTable, jobs: int, wall: float) -> None:
     for number in range(jobs):
         frames = (NewFrame("a.png", "image", b"data"),)
-        table.add(NewJob(str(number), "request", Ask(top_k=1), frames))
+        table.add(NewJob(str(number), "request", JobOptions(top_k=1), frames))
     table.ended([(str(number), 0, FAILED) for number in range(jobs)], wall)
 
 

@@ -17,11 +17,11 @@ from server.config.settings import Settings
 from server.engine import make_store
 from server.errors import JobsUnavailableError
 from server.jobs.embedded_queue import FILE as QUEUE
-from server.jobs.events import Telling
+from server.jobs.events import JobEvents
 from server.jobs.service import LOCK, Jobs
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
-from server.store.jobs.records import FILE, Ask, Fault, NewFrame, NewJob, Outcome
+from server.store.jobs.records import FILE, FrameOutcome, JobError, JobOptions, NewFrame, NewJob
 from server.store.jobs.table import JobTable
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
@@ -29,9 +29,9 @@ FRAMES = (NewFrame("a.png", "image", GREEN),)
 T = TypeVar("T")
 
 
-def telling_of(settings: Settings) -> Telling:
+def telling_of(settings: Settings) -> JobEvents:
     """Tells nobody but webhooks."""
-    return Telling(settings, Metrics(), lambda _: None, lambda _: None, False, lambda _: b"{}")
+    return JobEvents(settings, Metrics(), lambda _: None, lambda _: None, False, lambda _: b"{}")
 
 
 @pytest.fixture
@@ -64,10 +64,10 @@ def unless_busy(ask: Callable[[], T]) -> T:
 
 
 def test_no_job_is_taken_that_nobody_would_dispatch(jobs: Jobs) -> None:
-    unless_busy(lambda: jobs.submit(NewJob("one", "request", Ask(top_k=1), FRAMES)))
+    unless_busy(lambda: jobs.submit(NewJob("one", "request", JobOptions(top_k=1), FRAMES)))
     jobs.close()
     with pytest.raises(JobsUnavailableError):
-        jobs.submit(NewJob("two", "request", Ask(top_k=1), FRAMES))
+        jobs.submit(NewJob("two", "request", JobOptions(top_k=1), FRAMES))
 
 
 @pytest.mark.parametrize("kind", ["folder", "FIFO", "link"])
@@ -79,7 +79,7 @@ def test_jobs_are_taken_whatever_lies_as_the_lock(jobs: Jobs, tmp_path: Path, ki
         os.mkfifo(lock)
     else:
         lock.symlink_to("nowhere/at/all")
-    unless_busy(lambda: jobs.submit(NewJob("one", "request", Ask(top_k=1), FRAMES)))
+    unless_busy(lambda: jobs.submit(NewJob("one", "request", JobOptions(top_k=1), FRAMES)))
     assert unless_busy(lambda: jobs.get("one")).state == "pending"
     assert lock.is_file()
     assert len(list(tmp_path.glob(f"{LOCK}.damaged-*"))) == 1
@@ -134,10 +134,12 @@ class Receiver(BaseHTTPRequestHandler):
 def test_webhooks_go_on_after_a_row_that_can_not_be_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    failed = Outcome(fault=Fault("UNDECODABLE_IMAGE", "the image is cut off"))
+    failed = FrameOutcome(fault=JobError("UNDECODABLE_IMAGE", "the image is cut off"))
     server = HTTPServer(("127.0.0.1", 0), Receiver)
     with serving(server) as host, closing(JobTable(tmp_path)) as table:
-        table.add(NewJob("j", "request", Ask(top_k=1), FRAMES, webhook=f"http://{host}/told"))
+        table.add(
+            NewJob("j", "request", JobOptions(top_k=1), FRAMES, webhook=f"http://{host}/told")
+        )
         _, ended = table.ended([("j", 0, failed)], 1.0)
         run(tmp_path, FILE, "UPDATE jobs SET ask = x'ff'")
         with closing(telling_of(Settings(data=str(tmp_path), webhook_hosts=(host,)))) as telling:

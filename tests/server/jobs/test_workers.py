@@ -48,7 +48,8 @@ def models(colors: Path, tmp_path: Path) -> Path:
 
 def test_a_server_without_jobs_pays_nothing(colors: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from server.app import create_app; from server.config.settings import Settings;"
+        "import sys; from server.app import create_app;"
+        " from server.config.settings import Settings;"
         f"create_app(Settings(models={str(colors)!r}, data={str(tmp_path / 'data')!r}));"
         "print(*sorted({'celery', 'kombu', 'redis'} & set(sys.modules)))"
     )

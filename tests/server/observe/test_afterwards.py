@@ -11,13 +11,13 @@ from job_workers import await_that
 from server_process import live_server
 from tiny_models import MakeModel, write_bundle
 
-from server.system.background import MOST, Afterwards
+from server.system.background import MOST, BackgroundQueue
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 
 
 def test_it_is_done_without_being_asked_for_and_in_order() -> None:
-    afterwards, done, last = Afterwards(), list[int](), threading.Event()
+    afterwards, done, last = BackgroundQueue(), list[int](), threading.Event()
     for number in range(100):
         afterwards.take(functools.partial(done.append, number))
     afterwards.take(last.set)
@@ -26,7 +26,7 @@ def test_it_is_done_without_being_asked_for_and_in_order() -> None:
 
 
 def test_who_asks_next_has_what_was_taken_before_done() -> None:
-    afterwards, done = Afterwards(), list[int]()
+    afterwards, done = BackgroundQueue(), list[int]()
     for number in range(1000):
         afterwards.take(functools.partial(done.append, number))
         afterwards.settle(60)
@@ -34,7 +34,7 @@ def test_who_asks_next_has_what_was_taken_before_done() -> None:
 
 
 def test_who_asks_next_waits_for_what_is_being_done() -> None:
-    afterwards = Afterwards()
+    afterwards = BackgroundQueue()
     begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
 
     def slow() -> None:
@@ -52,7 +52,7 @@ def test_who_asks_next_waits_for_what_is_being_done() -> None:
 
 
 def test_no_more_than_a_thousand_wait() -> None:
-    afterwards, done = Afterwards(), list[int]()
+    afterwards, done = BackgroundQueue(), list[int]()
     for number in range(MOST + 1):
         afterwards.take(functools.partial(done.append, number))
     assert done
@@ -61,7 +61,7 @@ def test_no_more_than_a_thousand_wait() -> None:
 def test_what_fails_is_logged_and_keeps_nobody_waiting(
     departed: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    afterwards, next_one = Afterwards(), threading.Event()
+    afterwards, next_one = BackgroundQueue(), threading.Event()
     afterwards.take(lambda: [].pop())
     afterwards.take(next_one.set)
     assert next_one.wait(60)

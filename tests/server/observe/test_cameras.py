@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server_process import LiveServer, live_server
 
 from server.observe.cameras import Cameras, result_of
-from server.recognition.events import Observation, Refusal
+from server.recognition.events import FrameAnswered, FrameRefused
 from server.recognition.recognizer import Answer, Options
 from server.recognition.results import Prediction
 
@@ -23,9 +23,9 @@ GREEN = encode(plain((0, 255, 0)), "PNG")
 FRAMES = "lineside_camera_frames_total"
 
 
-def seen(camera: str, at: float = 1000.0) -> Observation:
+def seen(camera: str, at: float = 1000.0) -> FrameAnswered:
     best = Prediction(1, "green", 0.9)
-    return Observation(
+    return FrameAnswered(
         at, "r1", Answer("colors", 1, best, (best,), None, {}), Options(camera=camera)
     )
 
@@ -65,10 +65,10 @@ def test_only_an_answered_frame_gives_a_camera_its_label() -> None:
     """Or else whoever sends rubbish with made-up names would take all labels."""
     registry = CollectorRegistry()
     cameras = Cameras(registry, 1)
-    cameras.refused(Refusal(1.0, "r", 415, "UNSUPPORTED_IMAGE", camera="made up"))
+    cameras.refused(FrameRefused(1.0, "r", 415, "UNSUPPORTED_IMAGE", camera="made up"))
     cameras.answered(seen("a"))
-    cameras.refused(Refusal(1.0, "r", 503, "OVERLOADED", camera="a"))
-    cameras.refused(Refusal(1.0, "r", 503, "OVERLOADED", camera=""))
+    cameras.refused(FrameRefused(1.0, "r", 503, "OVERLOADED", camera="a"))
+    cameras.refused(FrameRefused(1.0, "r", 503, "OVERLOADED", camera=""))
     assert counted(registry) == {
         ("other", "bad"): 1,
         ("a", "answered"): 1,
@@ -76,10 +76,10 @@ def test_only_an_answered_frame_gives_a_camera_its_label() -> None:
     }
 
 
-def refusal(camera: str, code: str = "INVALID_FIELD", at: float = 1.0, **more: Any) -> Refusal:
+def refusal(camera: str, code: str = "INVALID_FIELD", at: float = 1.0, **more: Any) -> FrameRefused:
     """Of a sender who was let in, unless told otherwise."""
     status = 503 if code == "OVERLOADED" else 400
-    return Refusal(at, "r", status, code, camera=camera, **({"let_in": True} | more))
+    return FrameRefused(at, "r", status, code, camera=camera, **({"let_in": True} | more))
 
 
 def reasons(registry: CollectorRegistry) -> dict[tuple[str, str], float]:

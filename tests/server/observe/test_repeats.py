@@ -11,7 +11,7 @@ from images import encode, plain
 from server_process import live_server
 from tiny_models import MakeModel, write_bundle
 
-from server.observe.log_throttle import WINDOW, Repeats
+from server.observe.log_throttle import WINDOW, LogThrottle
 
 SUMMARY = "requests without a line of their own"
 
@@ -50,7 +50,7 @@ def logged(own_logger: logging.Logger, lines: Lines) -> None:
 
 def test_each_kind_has_its_lines_a_minute(lines: Lines) -> None:
     clock = Clock()
-    repeats = Repeats(2, clock)
+    repeats = LogThrottle(2, clock)
     passed = [repeats.passes("UNDECODABLE_IMAGE", "/v1/recognize") for _ in range(5)]
     assert passed == [True, True, False, False, False]
     assert repeats.passes("UNDECODABLE_IMAGE", "/classify")
@@ -66,7 +66,7 @@ def test_each_kind_has_its_lines_a_minute(lines: Lines) -> None:
 
 
 def test_no_limit_leaves_nothing_out(lines: Lines) -> None:
-    repeats = Repeats(0)
+    repeats = LogThrottle(0)
     assert all(repeats.passes("INTERNAL", "/") for _ in range(1000))
     repeats.tell()
     assert lines.fields == []
@@ -79,7 +79,7 @@ def test_a_timer_runs_only_while_there_is_something_to_tell() -> None:
         new = [thread for thread in threading.enumerate() if thread not in before]
         return [thread for thread in new if isinstance(thread, threading.Timer)]
 
-    repeats = Repeats(1)
+    repeats = LogThrottle(1)
     assert repeats.passes("INTERNAL", "/")
     assert timers() == []
     for _ in range(3):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.system.machine.cores import granted_cores
+from server.system.machine.cores import available_cores
 
 HERE = len(os.sched_getaffinity(0))
 
@@ -16,7 +16,7 @@ HERE = len(os.sched_getaffinity(0))
 )
 def test_the_quota_of_cgroup_2(tmp_path: Path, text: str, cores: int) -> None:
     (tmp_path / "cpu.max").write_text(text + "\n")
-    assert granted_cores(tmp_path) == cores
+    assert available_cores(tmp_path) == cores
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("-1", HERE), ("100000", 1), ("1000", 1)])
@@ -24,7 +24,7 @@ def test_the_quota_of_cgroup_1(tmp_path: Path, quota: str, cores: int) -> None:
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota + "\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert granted_cores(tmp_path) == cores
+    assert available_cores(tmp_path) == cores
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,14 @@ def test_quotas_of_the_process_and_of_all_above_it(
     else:
         file.with_name("cpu.cfs_quota_us").write_text("100000\n")
         file.with_name("cpu.cfs_period_us").write_text("100000\n")
-    assert granted_cores(root, own) == 1
+    assert available_cores(root, own) == 1
 
 
 @pytest.mark.parametrize("text", ["", "max", "0 0", "-1 100000", "many 100000"])
 def test_what_is_no_quota_limits_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "cpu.max").write_text(text)
-    assert granted_cores(tmp_path, tmp_path / "nothing") == HERE
+    assert available_cores(tmp_path, tmp_path / "nothing") == HERE
 
 
 def test_without_a_cgroup_all_cores_of_the_scheduler(tmp_path: Path) -> None:
-    assert granted_cores(tmp_path) == HERE
+    assert available_cores(tmp_path) == HERE

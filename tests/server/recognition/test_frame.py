@@ -264,7 +264,8 @@ def test_what_is_no_image_is_unsupported(data: bytes) -> None:
 
 def test_pillow_is_left_alone_until_an_image_needs_it() -> None:
     code = (
-        "import sys; from server.recognition import frame; from server.system.machine import process; process.set_up();"
+        "import sys; from server.recognition import frame;"
+        " from server.system.machine import process; process.configure_process();"
         " assert 'PIL' not in sys.modules; from PIL import Image; assert Image.MAX_IMAGE_PIXELS"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

@@ -25,7 +25,7 @@ from pathlib import Path
 from server.recognition import frame; from server.system.machine import process
 from server.recognition.manifest import Recipe
 
-process.set_up()
+process.configure_process()
 exact = Recipe(width=1, height=1, decode="exact")
 limits = frame.Limits(significant_bits=int(sys.argv[3]))
 frame.decode(Path(sys.argv[2]).read_bytes(), exact, frame.Limits())

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from server.recognition.manifest import Label, Manifest, VerdictPolicy
 from server.recognition.preprocessing import TensorSpec
-from server.recognition.results import Prediction, dequantize, judge, to_probabilities, top_k
+from server.recognition.results import (
+    Prediction,
+    apply_verdict_policy,
+    dequantize,
+    to_probabilities,
+    top_k,
+)
 
 LABELS = tuple(Label(name) for name in "abcdef")
 FLOAT = TensorSpec("out", (1, 6), "float32")
@@ -84,9 +90,9 @@ def test_a_float_tensor_needs_no_dequantizing() -> None:
 )
 def test_verdicts(label: str, probability: float, verdict: str) -> None:
     policy = VerdictPolicy(accept=("good",), min_probability=0.7)
-    assert judge(Prediction(0, label, probability), policy) == verdict
+    assert apply_verdict_policy(Prediction(0, label, probability), policy) == verdict
 
 
 def test_no_policy_no_verdict_and_no_label_is_unsure() -> None:
-    assert judge(Prediction(0, "good", 1.0), None) is None
-    assert judge(None, VerdictPolicy(accept=("good",))) == "unsure"
+    assert apply_verdict_policy(Prediction(0, "good", 1.0), None) is None
+    assert apply_verdict_policy(None, VerdictPolicy(accept=("good",))) == "unsure"

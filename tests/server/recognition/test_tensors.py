@@ -15,7 +15,7 @@ from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle, read_bundle
 from server.recognition.recognizer import Options, Recognizer
-from server.recognition.tensors.model import Model, batched, fit, make_model, run_tensors
+from server.recognition.tensors.model import Model, batched, make_model, match_inputs, run_tensors
 
 
 def load(folder: Path, pool: type[InterpreterPool] = InterpreterPool) -> Model:
@@ -30,7 +30,7 @@ def iris() -> Model:
 
 def test_rows_and_labels(iris: Model) -> None:
     assert batched(iris)
-    inputs = fit(iris, {"features": np.array([SETOSA, VIRGINICA], np.float32)})
+    inputs = match_inputs(iris, {"features": np.array([SETOSA, VIRGINICA], np.float32)})
     outcome = run_tensors(iris, inputs, Options(top_k=2))
     assert outcome.outputs[0].shape == (2, 3)
     assert [answer.best.label for answer in outcome.answers] == ["setosa", "virginica"]
@@ -46,7 +46,7 @@ def test_a_batch_answers_as_its_rows_do(iris: Model) -> None:
 
 
 def test_a_late_request_is_refused_and_gives_its_slot_back(iris: Model) -> None:
-    inputs = fit(iris, {"features": np.array(SETOSA, np.float32)})
+    inputs = match_inputs(iris, {"features": np.array(SETOSA, np.float32)})
     with pytest.raises(DeadlineExceededError):
         run_tensors(iris, inputs, Options(deadline=0.0))
     assert iris.admission.busy == 0
@@ -64,8 +64,8 @@ def test_names_by_file_and_by_signature(iris: Model) -> None:
     spec = iris.pool.inputs[0]
     assert spec.signature == "features"
     for name in (spec.name, spec.signature):
-        assert fit(iris, {name: array})[0] is array
-    assert fit(iris, {"features": array[0]})[0].shape == (1, 4)
+        assert match_inputs(iris, {name: array})[0] is array
+    assert match_inputs(iris, {"features": array[0]})[0].shape == (1, 4)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_names_by_file_and_by_signature(iris: Model) -> None:
 )
 def test_what_does_not_fit(iris: Model, given: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidFieldError) as caught:
-        fit(iris, given)
+        match_inputs(iris, given)
     assert words in caught.value.message
 
 
@@ -97,7 +97,7 @@ def test_an_image_model_takes_its_tensor_too(colors: Path) -> None:
     red = np.zeros((1, 32, 32, 3), np.float32)
     red[..., 0] = 1
     (spec,) = model.pool.inputs
-    outcome = run_tensors(model, fit(model, {spec.name: red}), Options())
+    outcome = run_tensors(model, match_inputs(model, {spec.name: red}), Options())
     assert outcome.answers[0].best.label == "red"
 
 

@@ -28,7 +28,7 @@ from server.recognition.manifest import Recipe
 def status(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
-process.set_up()
+process.configure_process()
 exact = Recipe(width=1, height=1, decode="exact")
 for path in map(Path, sys.argv[1:]):
     if child := os.fork():

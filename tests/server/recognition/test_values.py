@@ -5,7 +5,7 @@ import pytest
 
 from server.errors import InvalidFieldError
 from server.recognition.preprocessing import TensorSpec
-from server.recognition.tensors.values import cast, from_real, to_array, to_real
+from server.recognition.tensors.values import cast_exact, quantize, to_array, to_real_values
 
 UINT8 = TensorSpec("x", (1, 4), "uint8", 0.5, 128)
 
@@ -49,7 +49,7 @@ def test_what_is_no_tensor(value: object) -> None:
 )
 def test_values_that_fit(value: list[float], dtype: str) -> None:
     array = np.array(value)
-    out = cast(array, dtype, "x")
+    out = cast_exact(array, dtype, "x")
     assert out.dtype == dtype
     assert np.allclose(out.astype(np.float64), array.astype(np.float64), equal_nan=True)
 
@@ -70,23 +70,23 @@ def test_values_that_fit(value: list[float], dtype: str) -> None:
 )
 def test_values_that_do_not_fit(value: list[float], dtype: str) -> None:
     with pytest.raises(InvalidFieldError, match=f"x has values that {dtype} can't hold"):
-        cast(np.array(value), dtype, "x")
+        cast_exact(np.array(value), dtype, "x")
 
 
 def test_real_values_of_a_quantised_tensor() -> None:
     real = np.array([[-64.0, 0.0, 0.25, 1000.0]])
-    stored = from_real(real, UINT8, "x")
+    stored = quantize(real, UINT8, "x")
     assert stored.dtype == np.uint8
     assert stored.tolist() == [[0, 128, 128, 255]]
-    assert to_real(stored, UINT8).tolist() == [[-64.0, 0.0, 0.0, 63.5]]
+    assert to_real_values(stored, UINT8).tolist() == [[-64.0, 0.0, 0.0, 63.5]]
     with pytest.raises(InvalidFieldError, match="can't hold"):
-        from_real(np.array([np.nan]), UINT8, "x")
+        quantize(np.array([np.nan]), UINT8, "x")
 
 
 def test_other_tensors_stay_as_they_are() -> None:
     plain = TensorSpec("x", (1,), "int32")
-    assert to_real(np.array([5], np.int32), plain).dtype == np.int32
-    assert from_real(np.array([5.0]), plain, "x").tolist() == [5]
+    assert to_real_values(np.array([5], np.int32), plain).dtype == np.int32
+    assert quantize(np.array([5.0]), plain, "x").tolist() == [5]
 
 
 @pytest.mark.parametrize(

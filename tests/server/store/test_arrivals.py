@@ -15,7 +15,7 @@ from tiny_models import MakeModel, write_bundle
 from server.cli.fleet import pack
 from server.errors import VersionExistsError, VersionRefusedError
 from server.recognition.manifest import read_bundle
-from server.store.bundles.upload import ARRIVING, clean, receive
+from server.store.bundles.upload import ARRIVING, import_archive, remove_partial_uploads
 
 AT_ONCE = 4
 ROOM = 10_000_000
@@ -35,7 +35,7 @@ def receive_at_once(models: Path, archives: Sequence[bytes]) -> list[tuple[int, 
     def one(data: bytes) -> tuple[int, bool] | str:
         start.wait(60)
         try:
-            return receive(models, "colors", io.BytesIO(data), 10_000_000)
+            return import_archive(models, "colors", io.BytesIO(data), 10_000_000)
         except Exception as error:  # noqa: BLE001 - which it is, is looked at
             return type(error).__name__
 
@@ -73,7 +73,7 @@ def with_file(archive: bytes, name: str, content: bytes) -> bytes:
 @pytest.mark.parametrize("name", ["extra.txt", "golden/extra.jpg", "samples/extra.jpg"])
 def test_file_that_the_manifest_does_not_name(archive: bytes, tmp_path: Path, name: str) -> None:
     with pytest.raises(VersionRefusedError, match=f"does not name {name}"):
-        receive(tmp_path, "colors", io.BytesIO(with_file(archive, name, b"x")), ROOM)
+        import_archive(tmp_path, "colors", io.BytesIO(with_file(archive, name, b"x")), ROOM)
     assert not (tmp_path / "colors").exists()
 
 
@@ -84,14 +84,14 @@ def test_folder_that_no_bundle_has(tmp_path: Path) -> None:
         member.type = tarfile.DIRTYPE
         made.addfile(member)
     with pytest.raises(VersionRefusedError, match="no folder named 'etc/'"):
-        receive(tmp_path, "colors", io.BytesIO(out.getvalue()), ROOM)
+        import_archive(tmp_path, "colors", io.BytesIO(out.getvalue()), ROOM)
 
 
 def test_leftover_goes_with_the_next_arrival(archive: bytes, tmp_path: Path) -> None:
     left = tmp_path / "other" / f"{ARRIVING}dead"
     left.mkdir(parents=True)
     (left / "model.tflite").write_bytes(b"half")
-    assert receive(tmp_path, "colors", io.BytesIO(archive), ROOM) == (1, True)
+    assert import_archive(tmp_path, "colors", io.BytesIO(archive), ROOM) == (1, True)
     assert not left.exists()
 
 
@@ -116,10 +116,10 @@ class Stalled(io.BytesIO):
 def test_arrival_under_way_is_no_leftover(archive: bytes, tmp_path: Path, goes_on: bool) -> None:
     stream = Stalled(archive, goes_on)
     with ThreadPoolExecutor(1) as threads:
-        found = threads.submit(receive, tmp_path, "colors", stream, ROOM)
+        found = threads.submit(import_archive, tmp_path, "colors", stream, ROOM)
         assert stream.stalled.wait(60)
-        clean(tmp_path)
-        assert receive(tmp_path, "colors", io.BytesIO(archive), ROOM) == (1, True)
+        remove_partial_uploads(tmp_path)
+        assert import_archive(tmp_path, "colors", io.BytesIO(archive), ROOM) == (1, True)
         assert len(list((tmp_path / "colors").iterdir())) == 2
         stream.released.set()
         if goes_on:
@@ -131,8 +131,8 @@ def test_arrival_under_way_is_no_leftover(archive: bytes, tmp_path: Path, goes_o
 
 
 def test_fifo_in_the_place_of_a_version(archive: bytes, tmp_path: Path) -> None:
-    assert receive(tmp_path, "colors", io.BytesIO(archive), ROOM) == (1, True)
+    assert import_archive(tmp_path, "colors", io.BytesIO(archive), ROOM) == (1, True)
     (tmp_path / "colors" / "1" / "bundle.json").unlink()
     os.mkfifo(tmp_path / "colors" / "1" / "bundle.json")
     with pytest.raises(VersionExistsError):
-        receive(tmp_path, "colors", io.BytesIO(archive), ROOM)
+        import_archive(tmp_path, "colors", io.BytesIO(archive), ROOM)

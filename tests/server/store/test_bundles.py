@@ -17,17 +17,17 @@ from server.recognition.admission import Admission
 from server.recognition.manifest import LABELS, MANIFEST, MODEL, Golden, Recipe, read_bundle
 from server.recognition.recognizer import Answer, Options, Recognizer
 from server.store.bundles.layout import newest_intact, open_bundle, versions
-from server.store.bundles.repository import BundleStore
+from server.store.bundles.repository import BundleRepository
 
 RED, GREEN = encode(plain((255, 0, 0)), "PNG"), encode(plain((0, 255, 0)), "PNG")
 
 
-def store_of(models: Path, **settings: Any) -> BundleStore:
+def store_of(models: Path, **settings: Any) -> BundleRepository:
     made = Settings(models=str(models), interpreters=1, wide_interpreter=False, **settings)
     return make_store(made, Metrics(), Admission(1, 4))
 
 
-def recognize(store: BundleStore, name: str, data: bytes) -> Answer:
+def recognize(store: BundleRepository, name: str, data: bytes) -> Answer:
     model = store.load(name)
     assert isinstance(model, Recognizer)
     return model.recognize(data, Options())

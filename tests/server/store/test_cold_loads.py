@@ -21,7 +21,7 @@ from server.recognition.manifest import Bundle
 from server.recognition.tensors.model import Model, make_model
 from server.store.bundles.choices import read_choice
 from server.store.bundles.records import Loaded
-from server.store.bundles.repository import BundleStore
+from server.store.bundles.repository import BundleRepository
 from server.store.bundles.serving_models import Limit
 
 
@@ -47,16 +47,16 @@ def disk() -> Iterator[Disk]:
 
 
 @pytest.fixture
-def store(tiny_model: MakeModel, tmp_path: Path, disk: Disk) -> BundleStore:
+def store(tiny_model: MakeModel, tmp_path: Path, disk: Disk) -> BundleRepository:
     for name in ("first", "slow", "other"):
         write_bundle(tmp_path / name / "1", tiny_model("colors"))
-    made = BundleStore(tmp_path, "first", disk.load)
+    made = BundleRepository(tmp_path, "first", disk.load)
     made.load("first")
     return made
 
 
 def test_a_frame_waits_for_a_model_no_longer_than_its_deadline(
-    store: BundleStore, disk: Disk
+    store: BundleRepository, disk: Disk
 ) -> None:
     with pytest.raises(NotReadyError, match="the model slow is being loaded") as refused:
         store.get("slow", until=time.monotonic() + 0.05)
@@ -69,7 +69,7 @@ def test_a_frame_waits_for_a_model_no_longer_than_its_deadline(
     assert disk.asked == ["first", "slow"]
 
 
-def test_a_bounded_number_of_requests_waits_for_models(store: BundleStore, disk: Disk) -> None:
+def test_a_bounded_number_of_requests_waits_for_models(store: BundleRepository, disk: Disk) -> None:
     with ThreadPoolExecutor(MOST_LOADING) as requests:
         waiting = [requests.submit(store.get, "slow") for _ in range(MOST_LOADING)]
         left = store._cold._places  # nothing else tells that all of them wait
@@ -81,7 +81,7 @@ def test_a_bounded_number_of_requests_waits_for_models(store: BundleStore, disk:
     assert store.get("other").manifest.name == "other"
 
 
-def test_an_unknown_model_is_not_waited_for(store: BundleStore) -> None:
+def test_an_unknown_model_is_not_waited_for(store: BundleRepository) -> None:
     with pytest.raises(ModelNotFoundError):
         store.get("nobody")
 
@@ -103,7 +103,7 @@ def test_what_frames_took_while_a_model_was_loaded_does_not_keep_it_out(
             frames.append(b"x" * 80_000_000)
         return Disk().load(bundle)
 
-    store = BundleStore(tmp_path, "first", load, limit=Limit(memory=70_000_000))
+    store = BundleRepository(tmp_path, "first", load, limit=Limit(memory=70_000_000))
     store.load("first")
     store.get("crowded")
     assert store.memory()["crowded"] >= 80_000_000
@@ -120,7 +120,7 @@ def test_a_look_at_what_is_no_folder_any_more_passes_by_no_other(
 ) -> None:
     for name in ("first", "other"):
         write_bundle(tmp_path / name / "1", tiny_model("colors"))
-    store = BundleStore(tmp_path, "first", Disk().load)
+    store = BundleRepository(tmp_path, "first", Disk().load)
     for name in ("other", "first"):
         store.load(name)
     write_bundle(tmp_path / "first" / "2", tiny_model("colors"))
@@ -143,7 +143,7 @@ def test_a_look_does_not_undo_a_rollback(tiny_model: MakeModel, tmp_path: Path) 
             # It can't end before the rollback, whose turn it is, but may come as far as that.
             looks[0].join(0.3)
 
-    store = BundleStore(tmp_path, "colors", Disk().load, on_loaded=look_during)
+    store = BundleRepository(tmp_path, "colors", Disk().load, on_loaded=look_during)
     store.load("colors")
     seen = store.look({})
     assert store.rollback("colors").manifest.version == 1

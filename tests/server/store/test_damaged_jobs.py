@@ -16,13 +16,21 @@ from damages import DAMAGES, PAGE, spoil_page
 from server.errors import JobNotFoundError, JobsUnavailableError, StorageError
 from server.observe.logs import LOGGER
 from server.store.jobs.database import FrameReader
-from server.store.jobs.records import FILE, Ask, Fault, JobRecord, NewFrame, NewJob, Outcome
+from server.store.jobs.records import (
+    FILE,
+    FrameOutcome,
+    JobError,
+    JobOptions,
+    JobRecord,
+    NewFrame,
+    NewJob,
+)
 from server.store.jobs.table import JobTable
 from server.system.files.durable import SET_ASIDE_MAX
 
 FILES = (FILE, f"{FILE}-wal", f"{FILE}-shm")
 JOBS = 12
-ENDED = Outcome(fault=Fault("UNDECODABLE_IMAGE", "the image is cut off"))
+ENDED = FrameOutcome(fault=JobError("UNDECODABLE_IMAGE", "the image is cut off"))
 
 
 def content(number: int) -> bytes:
@@ -34,7 +42,7 @@ def fill(table: JobTable) -> None:
     """Jobs of one frame, every third of which has ended."""
     for number in range(JOBS):
         frames = (NewFrame("a.png", "image", content(number)),)
-        table.add(NewJob(f"job-{number}", "request", Ask(top_k=1), frames))
+        table.add(NewJob(f"job-{number}", "request", JobOptions(top_k=1), frames))
         if number % 3 == 0:
             table.ended([(f"job-{number}", 0, ENDED)], time.time())
 
@@ -92,7 +100,7 @@ def check_outlived(table: JobTable, said: list[dict[str, Any]]) -> None:
     if gone:
         assert any(line["event"].startswith("jobs are lost") for line in said)
     frames = (NewFrame("a.png", "image", content(99)),)
-    again(lambda: table.add(NewJob("job-99", "request", Ask(top_k=1), frames)))
+    again(lambda: table.add(NewJob("job-99", "request", JobOptions(top_k=1), frames)))
     assert work(table) == {"job-99"}
 
 
@@ -200,7 +208,7 @@ def test_jobs_locked_by_another_are_kept(tmp_path: Path, said: list[dict[str, An
         with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(JobsUnavailableError):
-                table.stop("job-1", "cancelled", Fault("CANCELLED", "it was cancelled"), 0.0)
+                table.stop("job-1", "cancelled", JobError("CANCELLED", "it was cancelled"), 0.0)
             other.execute("ROLLBACK")
         check_outlived(table, said)
     assert said == []
@@ -237,7 +245,7 @@ def test_frame_reader_outlives_damage(tmp_path: Path, damage: str) -> None:
         with suppress(JobsUnavailableError, StorageError):
             assert reader.data("job-1", 0) in (None, content(1))
         frames = (NewFrame("a.png", "image", content(99)),)
-        again(lambda: table.add(NewJob("job-99", "request", Ask(top_k=1), frames)))
+        again(lambda: table.add(NewJob("job-99", "request", JobOptions(top_k=1), frames)))
         assert reader.data("job-99", 0) == content(99)
 
 

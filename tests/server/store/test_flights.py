@@ -12,7 +12,7 @@ from server.errors import (
     SupersededError,
     UndecodableImageError,
 )
-from server.store.cache.single_flight import Flights
+from server.store.cache.single_flight import SingleFlight
 
 LONG = 60.0
 
@@ -43,7 +43,7 @@ def until(true: object) -> None:
 
 
 def fly(
-    flights: Flights[str], work: Work, pool: ThreadPoolExecutor, others: int
+    flights: SingleFlight[str], work: Work, pool: ThreadPoolExecutor, others: int
 ) -> list[Future[tuple[str, bool]]]:
     """One that leads and `others` that wait for it, and then the end."""
     deadline = time.monotonic() + LONG
@@ -56,7 +56,7 @@ def fly(
 
 
 def test_all_get_what_one_made() -> None:
-    flights, work = Flights[str](8), Work("answer")
+    flights, work = SingleFlight[str](8), Work("answer")
     with ThreadPoolExecutor(9) as pool:
         ends = [future.result(LONG) for future in fly(flights, work, pool, 7)]
     assert ends == [("answer", False), *[("answer", True)] * 7]
@@ -65,7 +65,7 @@ def test_all_get_what_one_made() -> None:
 
 
 def test_what_is_wrong_with_the_frame_is_wrong_for_all() -> None:
-    flights, work = Flights[str](8), Work(UndecodableImageError("cut off"))
+    flights, work = SingleFlight[str](8), Work(UndecodableImageError("cut off"))
     with ThreadPoolExecutor(9) as pool:
         errors = [future.exception(LONG) for future in fly(flights, work, pool, 3)]
     assert work.calls == 1
@@ -79,7 +79,7 @@ def test_what_is_wrong_with_the_frame_is_wrong_for_all() -> None:
     ids=lambda error: error.code,
 )
 def test_what_is_about_one_request_is_its_own(own: LinesideError) -> None:
-    flights, work = Flights[str](8), Work(own, "answer")
+    flights, work = SingleFlight[str](8), Work(own, "answer")
     with ThreadPoolExecutor(9) as pool:
         first, *others = fly(flights, work, pool, 3)
         assert first.exception(LONG) is own
@@ -89,7 +89,7 @@ def test_what_is_about_one_request_is_its_own(own: LinesideError) -> None:
 
 
 def test_a_fault_of_ours_is_not_shared_either() -> None:
-    flights, work = Flights[str](8), Work(ZeroDivisionError(), "answer")
+    flights, work = SingleFlight[str](8), Work(ZeroDivisionError(), "answer")
     with ThreadPoolExecutor(9) as pool:
         first, other = fly(flights, work, pool, 1)
         assert isinstance(first.exception(LONG), ZeroDivisionError)
@@ -97,7 +97,7 @@ def test_a_fault_of_ours_is_not_shared_either() -> None:
 
 
 def test_who_waits_has_a_deadline_of_its_own() -> None:
-    flights, work = Flights[str](8), Work("answer")
+    flights, work = SingleFlight[str](8), Work("answer")
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(flights.run, "key", work, time.monotonic() + LONG)
         assert work.begun.wait(LONG)
@@ -112,7 +112,7 @@ def test_who_waits_has_a_deadline_of_its_own() -> None:
 
 def test_no_more_wait_than_may() -> None:
     """Beyond, each asks the admission for itself, which refuses what is too many."""
-    flights, work = Flights[str](0), Work("one", "two")
+    flights, work = SingleFlight[str](0), Work("one", "two")
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(flights.run, "key", work, time.monotonic() + LONG)
         assert work.begun.wait(LONG)
@@ -123,7 +123,7 @@ def test_no_more_wait_than_may() -> None:
 
 
 def test_other_keys_do_not_wait() -> None:
-    flights, work = Flights[str](8), Work("answer")
+    flights, work = SingleFlight[str](8), Work("answer")
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(flights.run, "key", work, time.monotonic() + LONG)
         assert work.begun.wait(LONG)

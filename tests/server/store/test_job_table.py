@@ -11,10 +11,10 @@ import pytest
 from job_workers import await_that
 
 from server.errors import JobNotFoundError, JobsUnavailableError
-from server.store.jobs.records import FILE, Ask, Fault, NewFrame, NewJob, Outcome
+from server.store.jobs.records import FILE, FrameOutcome, JobError, JobOptions, NewFrame, NewJob
 from server.store.jobs.table import REMOVED, JobTable
 
-DONE = Outcome(fault=Fault("UNDECODABLE_IMAGE", "the image is cut off"))
+DONE = FrameOutcome(fault=JobError("UNDECODABLE_IMAGE", "the image is cut off"))
 TTL = 3600.0
 
 
@@ -26,7 +26,7 @@ def table(tmp_path: Path) -> Iterator[JobTable]:
 
 def add(table: JobTable, job: str, webhook: str | None = None) -> None:
     frames = (NewFrame("a.png", "image", b"data"),)
-    table.add(NewJob(job, "request", Ask(top_k=1), frames, webhook=webhook))
+    table.add(NewJob(job, "request", JobOptions(top_k=1), frames, webhook=webhook))
 
 
 def finish(table: JobTable, job: str, ago: float) -> None:
@@ -85,7 +85,7 @@ def test_who_finds_the_file_busy_is_told_so_soon(table: JobTable, tmp_path: Path
 
 def test_a_job_is_ended_once(table: JobTable) -> None:
     add(table, "j")
-    fault = Fault("CANCELLED", "the job was cancelled")
+    fault = JobError("CANCELLED", "the job was cancelled")
     (first, now), (again, later) = (table.stop("j", "cancelled", fault, 1000.0) for _ in range(2))
     assert (now, later) == (True, False)
     assert first == again
@@ -103,7 +103,7 @@ def test_many_that_expired_go_some_at_a_time(table: JobTable) -> None:
 
 def test_results_take_no_more_than_their_room(tmp_path: Path) -> None:
     """The oldest go first, but last of all those whose end is still to be told."""
-    large = Outcome(fault=Fault("INTERNAL", "x" * 10_000))
+    large = FrameOutcome(fault=JobError("INTERNAL", "x" * 10_000))
     with closing(JobTable(tmp_path, most_bytes=100_000, most_results=1_000_000)) as table:
         assert table.make_room() == 0
         for number in range(300):
@@ -119,7 +119,7 @@ def test_results_take_no_more_than_their_room(tmp_path: Path) -> None:
 
 
 def test_untold_ends_go_too_where_there_are_no_others(tmp_path: Path) -> None:
-    large = Outcome(fault=Fault("INTERNAL", "x" * 100_000))
+    large = FrameOutcome(fault=JobError("INTERNAL", "x" * 100_000))
     with closing(JobTable(tmp_path, most_bytes=100_000, most_results=1_000_000)) as table:
         for number in range(20):
             add(table, str(number), "http://10.0.0.9/told")

@@ -19,25 +19,27 @@ from server_process import ROOT
 
 from server.errors import JournalUnreadableError
 from server.observe.logs import LOGGER
-from server.recognition.events import Observation, Refusal
+from server.recognition.events import FrameAnswered, FrameRefused
 from server.recognition.recognizer import Answer, Options
 from server.recognition.results import Prediction
 from server.store.journal.journal import MOST_WAITING, Journal
 from server.store.journal.reader import Filter, JournalReader
 from server.store.journal.schema import Row, Values, answered
 from server.store.journal.write_budget import WriteBudget, thread_wrote
-from server.store.journal.writer import Bounds, Loss, Writer
+from server.store.journal.writer import JournalLimits, Loss, Writer
 
-BOUNDS = Bounds(days=30, bytes=64_000_000)
+BOUNDS = JournalLimits(days=30, bytes=64_000_000)
 
 
 def observation(
     number: int, at: float | None = None, camera: str = "", part: str = ""
-) -> Observation:
+) -> FrameAnswered:
     best = Prediction(1, "good", 0.75)
     timing = {"decode": 0.001, "preprocess": 0.002, "wait": 0.0, "inference": 0.004, "total": 0.008}
     answer = Answer("parts", 3, best, (best,), "pass", timing)
-    return Observation(at or time.time(), f"id-{number}", answer, Options(camera=camera, part=part))
+    return FrameAnswered(
+        at or time.time(), f"id-{number}", answer, Options(camera=camera, part=part)
+    )
 
 
 def rows_of(path: Path, wanted: Filter | None = None) -> list[Row]:
@@ -82,10 +84,12 @@ def write(writer: Writer, rows: list[Values], wall: float = 0, now: float = 0) -
 
 def test_a_row_says_what_was_answered(tmp_path: Path) -> None:
     path, lost = tmp_path / "data" / "journal.db", Lost()
-    journal = Journal(path, Bounds(days=0, bytes=64_000_000), lost)
+    journal = Journal(path, JournalLimits(days=0, bytes=64_000_000), lost)
     journal.answered(observation(1, at=1767225600.25, camera="st4", part="A-1"))
-    journal.refused(Refusal(1767225601.0, "id-2", 503, "OVERLOADED", "parts", 3, "st4", "A-2", 0.5))
-    journal.refused(Refusal(1767225602.0, "id-3", 400, "INVALID_FIELD"))
+    journal.refused(
+        FrameRefused(1767225601.0, "id-2", 503, "OVERLOADED", "parts", 3, "st4", "A-2", 0.5)
+    )
+    journal.refused(FrameRefused(1767225602.0, "id-3", 400, "INVALID_FIELD"))
     journal.close()
     one, two, three = rows_of(path)
     assert one == Row(
@@ -123,8 +127,8 @@ PRAGMA user_version = 1;
 INSERT INTO answers (time, request_id, camera, cached, status, code)
   VALUES (1767225600.25, 'old-1', 'st4', 0, 400, 'INVALID_FIELD');
 """
-UNBOUNDED = Bounds(days=0, bytes=64_000_000)
-TOLD = Refusal(
+UNBOUNDED = JournalLimits(days=0, bytes=64_000_000)
+TOLD = FrameRefused(
     1767225601.0, "new", 400, "INVALID_FIELD", camera="st4", reason="top_k ...", address="10.0.0.7"
 )
 
@@ -196,7 +200,7 @@ def test_rows_that_come_after_the_end_are_counted(tmp_path: Path) -> None:
     journal.answered(observation(1))
     journal.close()
     journal.answered(observation(2))
-    journal.refused(Refusal(time.time(), "id-3", 503, "OVERLOADED"))
+    journal.refused(FrameRefused(time.time(), "id-3", 503, "OVERLOADED"))
     assert lost.rows == 2
     assert [row.request_id for row in rows_of(path)] == ["id-1"]
 
@@ -240,7 +244,7 @@ def test_what_waits_is_bounded_and_the_rest_counted(tmp_path: Path) -> None:
 
 def test_old_rows_go(tmp_path: Path) -> None:
     path, now = tmp_path / "journal.db", time.time()
-    writer = Writer(path, Bounds(days=1, bytes=64_000_000), Loss(Lost()))
+    writer = Writer(path, JournalLimits(days=1, bytes=64_000_000), Loss(Lost()))
     ages = [90_000, 86_500, 86_300, 10, 0]
     write(writer, [answered(observation(age, at=now - age)) for age in ages], now, 0)
     assert [row.request_id for row in rows_of(path)] == ["id-86300", "id-10", "id-0"]
@@ -254,7 +258,7 @@ def test_old_rows_go(tmp_path: Path) -> None:
 
 def test_age_is_looked_at_once_a_minute(tmp_path: Path) -> None:
     path, now = tmp_path / "journal.db", time.time()
-    writer = Writer(path, Bounds(days=1, bytes=64_000_000), Loss(Lost()))
+    writer = Writer(path, JournalLimits(days=1, bytes=64_000_000), Loss(Lost()))
     write(writer, [answered(observation(age, at=now - age)) for age in (86_380, 0)], now, 0)
     write(writer, [], now + 59, 59)
     assert len(rows_of(path)) == 2
@@ -266,7 +270,7 @@ def test_age_is_looked_at_once_a_minute(tmp_path: Path) -> None:
 def test_a_jump_of_the_clock_makes_no_row_old(tmp_path: Path, said: list[str]) -> None:
     """Forty days ahead for a while, as by one wrong answer of a time server."""
     path, wall = tmp_path / "journal.db", time.time()
-    writer = Writer(path, Bounds(days=30, bytes=64_000_000), Loss(Lost()))
+    writer = Writer(path, JournalLimits(days=30, bytes=64_000_000), Loss(Lost()))
     rows = [answered(observation(n, at=wall - n)) for n in range(500)]
     write(writer, [answered(observation(1000, at=wall - 31 * 86_400)), *rows], wall, 0)
     assert len(rows_of(path)) == 500
@@ -285,7 +289,7 @@ def test_a_jump_of_the_clock_makes_no_row_old(tmp_path: Path, said: list[str]) -
 @pytest.mark.parametrize("megabytes", [1, 4])
 def test_the_size_holds_and_the_oldest_go(tmp_path: Path, megabytes: int) -> None:
     path, most = tmp_path / "journal.db", megabytes * 1_000_000
-    writer = Writer(path, Bounds(days=0, bytes=most), Loss(Lost()))
+    writer = Writer(path, JournalLimits(days=0, bytes=most), Loss(Lost()))
     largest = 0
     for turn in range(30):
         rows = [answered(observation(turn * 1000 + n, camera="station-4")) for n in range(1000)]
@@ -305,7 +309,7 @@ def test_no_more_is_written_a_minute_than_set(tmp_path: Path) -> None:
         pytest.skip("this kernel does not account for what a thread writes")
     per_minute, lost = 400_000, Lost()
     loss = Loss(lost)
-    writer = Writer(tmp_path / "journal.db", Bounds(30, 64_000_000, per_minute), loss)
+    writer = Writer(tmp_path / "journal.db", JournalLimits(30, 64_000_000, per_minute), loss)
     rows: deque[Values] = deque()
     written: list[tuple[float, int]] = []
     for second in range(0, 300, 2):
@@ -513,7 +517,7 @@ def test_rows_that_are_lost_are_told_with_the_reason(
     reason: str,
 ) -> None:
     loss = Loss(Lost())
-    writer = Writer(tmp_path / "journal.db", Bounds(0, 64_000_000, per_minute), loss)
+    writer = Writer(tmp_path / "journal.db", JournalLimits(0, 64_000_000, per_minute), loss)
     loss.add(3)
     writer.turn(deque(), time.time(), 0, last=last)
     writer.close()

@@ -32,14 +32,14 @@ from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import LABELS, MANIFEST, MODEL, Bundle, Golden
 from server.recognition.recognizer import Answer, Options, Recognizer
 from server.recognition.tensors.model import Model, make_model
-from server.store.bundles.choices import CHOICE, Choice, candidates, read_choice
-from server.store.bundles.repository import BundleStore
+from server.store.bundles.choices import CHOICE, VersionChoice, candidates, read_choice
+from server.store.bundles.repository import BundleRepository
 from server.store.bundles.watching import look_again
 
 RED = encode(plain((255, 0, 0)), "PNG")
 
 
-def store_of(models: Path, metrics: Metrics | None = None, **settings: Any) -> BundleStore:
+def store_of(models: Path, metrics: Metrics | None = None, **settings: Any) -> BundleRepository:
     made = Settings(models=str(models), interpreters=1, wide_interpreter=False, **settings)
     return make_store(made, metrics or Metrics(), Admission(1, 4))
 
@@ -52,7 +52,7 @@ def model(tiny_model: MakeModel, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(model: Path) -> BundleStore:
+def store(model: Path) -> BundleRepository:
     """A repository in which colors/1 serves."""
     store = store_of(model.parent)
     store.load("colors")
@@ -64,11 +64,11 @@ def see_red(model: object) -> Answer:
     return model.recognize(RED, Options())
 
 
-def serving(store: BundleStore) -> int:
+def serving(store: BundleRepository) -> int:
     return store.get("colors").manifest.version
 
 
-def test_a_refresh_swaps_the_newest_version_in(store: BundleStore, model: Path) -> None:
+def test_a_refresh_swaps_the_newest_version_in(store: BundleRepository, model: Path) -> None:
     shutil.copytree(model / "1", model / "2")
     change_manifest(model / "2", version=2)
     assert serving(store) == 1
@@ -76,7 +76,7 @@ def test_a_refresh_swaps_the_newest_version_in(store: BundleStore, model: Path) 
     assert serving(store) == 2
 
 
-def test_frames_in_hand_keep_their_version(store: BundleStore, model: Path) -> None:
+def test_frames_in_hand_keep_their_version(store: BundleRepository, model: Path) -> None:
     held = store.get("colors")
     add(model, 2)
     store.refresh("colors")
@@ -115,7 +115,7 @@ def events(departed: None) -> Iterator[Events]:
 
 
 def test_the_old_version_goes_with_its_last_holder(
-    store: BundleStore, model: Path, events: Events
+    store: BundleRepository, model: Path, events: Events
 ) -> None:
     held = store.get("colors")
     add(model, 2)
@@ -193,7 +193,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("how", FAULTS)
 def test_a_bad_version_is_refused_while_the_old_one_serves(
-    store: BundleStore, model: Path, tiny_model: MakeModel, how: str
+    store: BundleRepository, model: Path, tiny_model: MakeModel, how: str
 ) -> None:
     spoil(add(model, 2), how, tiny_model)
     with pytest.raises(VersionRefusedError) as refused:
@@ -216,7 +216,7 @@ def test_an_unforeseen_error_is_its_versions_failure_alone(model: Path, events: 
         return make_model(bundle, pool, Admission(1, 4), Limits())
 
     add(model, 2)
-    store = BundleStore(model.parent, "colors", load)
+    store = BundleRepository(model.parent, "colors", load)
     start_loading(store, Settings())
     assert events.await_fields("version failed") == {"model": "colors/2"}
     assert events.await_fields("version refused")["model"] == "colors/2"
@@ -227,7 +227,7 @@ def test_an_unforeseen_error_is_its_versions_failure_alone(model: Path, events: 
 
 
 def test_a_refused_version_is_tried_again_when_its_files_change(
-    store: BundleStore, model: Path
+    store: BundleRepository, model: Path
 ) -> None:
     folder = add(model, 2)
     manifest = (folder / MANIFEST).read_bytes()
@@ -240,7 +240,7 @@ def test_a_refused_version_is_tried_again_when_its_files_change(
 
 
 def test_a_look_takes_a_version_once_its_files_stay_as_they_are(
-    store: BundleStore, model: Path
+    store: BundleRepository, model: Path
 ) -> None:
     seen = look_again(store, {})
     folder = add(model, 2)
@@ -268,12 +268,12 @@ def test_a_look_brings_a_default_up_that_could_not_start(model: Path) -> None:
 
 
 def test_a_rollback_goes_to_the_version_before_and_outlives_a_restart(
-    store: BundleStore, model: Path
+    store: BundleRepository, model: Path
 ) -> None:
     add(model, 2)
     store.refresh("colors")
     assert store.rollback("colors").manifest.version == 1
-    assert read_choice(model) == Choice(version=1, skip=(2,))
+    assert read_choice(model) == VersionChoice(version=1, skip=(2,))
     again = store_of(model.parent)
     assert again.load("colors").manifest.version == 1
     assert again.refresh("colors").manifest.version == 1
@@ -281,7 +281,7 @@ def test_a_rollback_goes_to_the_version_before_and_outlives_a_restart(
     assert again.refresh("colors").manifest.version == 3
 
 
-def test_each_rollback_goes_one_further(store: BundleStore, model: Path) -> None:
+def test_each_rollback_goes_one_further(store: BundleRepository, model: Path) -> None:
     for version in (2, 3):
         add(model, version)
         store.refresh("colors")
@@ -292,20 +292,20 @@ def test_each_rollback_goes_one_further(store: BundleStore, model: Path) -> None
 
 
 def test_a_rollback_after_a_restart_serves_nothing_that_was_rolled_back_from(
-    store: BundleStore, model: Path
+    store: BundleRepository, model: Path
 ) -> None:
     add(model, 2)
     store.refresh("colors")
     store.rollback("colors")
     add(model, 3)
     store.refresh("colors")
-    assert read_choice(model) == Choice(version=3, skip=(2,), history=(1,))
+    assert read_choice(model) == VersionChoice(version=3, skip=(2,), history=(1,))
     again = store_of(model.parent)
     assert again.load("colors").manifest.version == 3
     assert again.rollback("colors").manifest.version == 1
 
 
-def test_no_fallback_serves_what_was_rolled_back_from(store: BundleStore, model: Path) -> None:
+def test_no_fallback_serves_what_was_rolled_back_from(store: BundleRepository, model: Path) -> None:
     add(model, 2)
     store.refresh("colors")
     store.rollback("colors")
@@ -317,10 +317,12 @@ def test_no_fallback_serves_what_was_rolled_back_from(store: BundleStore, model:
         again.rollback("colors")
 
 
-def test_a_rollback_knows_what_served_since_it_was_kept(store: BundleStore, model: Path) -> None:
+def test_a_rollback_knows_what_served_since_it_was_kept(
+    store: BundleRepository, model: Path
+) -> None:
     add(model, 2)
     look_again(store, look_again(store, {}))
-    assert read_choice(model) == Choice(version=2, history=(1,))
+    assert read_choice(model) == VersionChoice(version=2, history=(1,))
     add(model, 3)
     again = store_of(model.parent)
     assert again.load("colors").manifest.version == 3
@@ -329,7 +331,7 @@ def test_a_rollback_knows_what_served_since_it_was_kept(store: BundleStore, mode
 
 
 def test_a_swap_needs_no_folder_that_can_be_written(
-    store: BundleStore, model: Path, events: Events
+    store: BundleRepository, model: Path, events: Events
 ) -> None:
     add(model, 2)
     (model / f".{CHOICE}.new").mkdir()  # stands where the file is written, for root as well
@@ -342,7 +344,7 @@ def test_a_swap_needs_no_folder_that_can_be_written(
 
 
 def test_a_rollback_of_a_model_not_in_memory_goes_below_what_would_serve(
-    store: BundleStore, model: Path
+    store: BundleRepository, model: Path
 ) -> None:
     with pytest.raises(NothingToRollBackError):
         store_of(model.parent).rollback("colors")
@@ -356,7 +358,7 @@ def test_a_rollback_of_a_model_not_in_memory_goes_below_what_would_serve(
         store_of(model.parent).rollback("colors")
 
 
-def test_a_rollback_undoes_an_activation(store: BundleStore, model: Path) -> None:
+def test_a_rollback_undoes_an_activation(store: BundleRepository, model: Path) -> None:
     add(model, 2)
     store.refresh("colors")
     store.activate("colors", 1)
@@ -364,7 +366,7 @@ def test_a_rollback_undoes_an_activation(store: BundleStore, model: Path) -> Non
 
 
 def test_a_rollback_passes_over_a_version_that_no_longer_verifies(
-    store: BundleStore, model: Path, tiny_model: MakeModel
+    store: BundleRepository, model: Path, tiny_model: MakeModel
 ) -> None:
     for version in (2, 3):
         add(model, version)
@@ -373,7 +375,7 @@ def test_a_rollback_passes_over_a_version_that_no_longer_verifies(
     assert store.rollback("colors").manifest.version == 1
 
 
-def test_a_version_that_is_not_there_can_not_be_activated(store: BundleStore) -> None:
+def test_a_version_that_is_not_there_can_not_be_activated(store: BundleRepository) -> None:
     with pytest.raises(ModelNotFoundError, match="holds no version 7"):
         store.activate("colors", 7)
 
@@ -397,7 +399,7 @@ def test_a_damaged_choice_is_ignored(model: Path, content: bytes) -> None:
     (aside,) = model.glob(f"{CHOICE}.damaged-*")
     assert aside.read_bytes() == content
     assert store.activate("colors", 1).manifest.version == 1
-    assert read_choice(model) == Choice(version=1)
+    assert read_choice(model) == VersionChoice(version=1)
 
 
 @pytest.mark.parametrize("kind", ["folder", "FIFO", "link"])
@@ -411,27 +413,27 @@ def test_a_choice_that_is_no_file_stops_no_other(model: Path, kind: str) -> None
     store = store_of(model.parent)
     assert store.load("colors").manifest.version == 1
     assert store.activate("colors", 1).manifest.version == 1
-    assert read_choice(model) == Choice(version=1)
+    assert read_choice(model) == VersionChoice(version=1)
 
 
 @pytest.mark.parametrize(
     ("choice", "pinned", "order"),
     [
         (None, None, (4, 3, 2, 1)),
-        (Choice(version=2, skip=(3,)), None, (4, 2, 1)),
-        (Choice(version=2, skip=(3, 4)), None, (2, 1)),
-        (Choice(version=9), None, (4, 3, 2, 1)),
-        (Choice(version=2, skip=(3,)), 3, (3,)),
+        (VersionChoice(version=2, skip=(3,)), None, (4, 2, 1)),
+        (VersionChoice(version=2, skip=(3, 4)), None, (2, 1)),
+        (VersionChoice(version=9), None, (4, 3, 2, 1)),
+        (VersionChoice(version=2, skip=(3,)), 3, (3,)),
         (None, 7, ()),
     ],
 )
 def test_the_order_in_which_versions_are_tried(
-    choice: Choice | None, pinned: int | None, order: tuple[int, ...]
+    choice: VersionChoice | None, pinned: int | None, order: tuple[int, ...]
 ) -> None:
     assert candidates((4, 3, 2, 1), choice, pinned) == order
 
 
-def test_a_model_that_came_later_is_served(store: BundleStore, model: Path) -> None:
+def test_a_model_that_came_later_is_served(store: BundleRepository, model: Path) -> None:
     shutil.copytree(model / "1", model.parent / "shapes" / "1")
     change_manifest(model.parent / "shapes" / "1", name="shapes")
     assert store.get("shapes").manifest.name == "shapes"
