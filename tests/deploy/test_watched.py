@@ -33,7 +33,7 @@ def device(sample: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     a job."""
     root = raspberry_pi(tmp_path_factory.mktemp("machine"))
     settings = {"samples": "on", "drift_min_frames": 1}
-    with live_server("-m", "tests.serve_machine", str(root), **settings) as running:
+    with live_server("-m", "tests.support.serve_machine", str(root), **settings) as running:
         with requests.Session() as session:
             for _ in range(ENOUGH_FOR_DRIFT):
                 answer = session.post(running.url + "/v1/recognize", {}, files={"file": sample})

@@ -63,15 +63,15 @@ def test_a_wrong_command_line_says_what_would_be_right(
     ],
 )
 def test_the_first_label_is_found_in_json_and_in_json_within_it(bench: Module, body: bytes) -> None:
-    assert bench("service").first_label(body) == "good part"
+    assert bench("servers.service").first_label(body) == "good part"
 
 
 def test_an_answer_without_a_label_is_not_good(bench: Module) -> None:
-    assert bench("service").first_label(b'{"error":{"code":"OVERLOADED"}}') == ""
+    assert bench("servers.service").first_label(b'{"error":{"code":"OVERLOADED"}}') == ""
 
 
 def test_answers_are_taken_from_a_connection_one_by_one(bench: Module) -> None:
-    answers = bench("answers")
+    answers = bench("clients.answers")
     whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     second = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"
     buffer = bytearray(whole[:-1])
@@ -84,7 +84,7 @@ def test_answers_are_taken_from_a_connection_one_by_one(bench: Module) -> None:
 
 @pytest.mark.parametrize("form", ["raw", "multipart", "v2json"])
 def test_the_bytes_of_a_request_are_what_was_built(bench: Module, form: str) -> None:
-    request = bench("forms").build(form, "file", b"\xff\xd8jpeg")
+    request = bench("clients.forms").build(form, "file", b"\xff\xd8jpeg")
     head, _, body = request.wire("/p", "h:1").partition(b"\r\n\r\n")
     assert body == request.body
     assert head.startswith(b"POST /p HTTP/1.1\r\n")
@@ -125,7 +125,7 @@ def refusing() -> Iterator[tuple[str, int]]:
 def test_open_loop_sends_every_frame_and_counts_every_kind_of_answer(
     bench: Module, refusing: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    openloop, overload, forms = bench("openloop"), bench("overload"), bench("forms")
+    openloop, overload, forms = bench("clients.openloop"), bench("overload"), bench("clients.forms")
     monkeypatch.setattr(openloop, "PATIENCE", 60)
     wire = forms.build("raw", "file", bytes(300_000)).wire("/", "test")
     streams = [openloop.Stream("calm", wire, 20.0), openloop.Stream("flooding", wire, 100.0)]
@@ -142,7 +142,7 @@ def test_open_loop_sends_every_frame_and_counts_every_kind_of_answer(
 
 
 def test_lateness_is_counted_from_the_deadline(bench: Module) -> None:
-    openloop, overload = bench("openloop"), bench("overload")
+    openloop, overload = bench("clients.openloop"), bench("overload")
     outcomes = [
         openloop.Outcome("c", 0.0, 0.0, 0.150, 200),
         openloop.Outcome("c", 0.1, 0.1, 0.325, 200),
@@ -157,7 +157,7 @@ def test_lateness_is_counted_from_the_deadline(bench: Module) -> None:
 
 
 def test_cpu_and_memory_of_a_tree_hold_its_children(bench: Module) -> None:
-    processes = bench("processes")
+    processes = bench("servers.processes")
     code = "import subprocess; subprocess.run(['sh', '-c', 'read x; echo up; read x'])"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -177,7 +177,10 @@ def test_cpu_and_memory_of_a_tree_hold_its_children(bench: Module) -> None:
 
 
 def test_ratios_are_taken_within_a_round(bench: Module) -> None:
-    summary, visits = bench("summary"), {"bare": [100.0, 50.0], "ours-multipart": [90.0, 45.0]}
+    summary, visits = (
+        bench("report.summary"),
+        {"bare": [100.0, 50.0], "ours-multipart": [90.0, 45.0]},
+    )
     rows = {}
     for row, rates in visits.items():
         key = "720p" if row == "bare" else "720p/8"

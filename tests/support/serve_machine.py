@@ -1,4 +1,4 @@
-"""The server on a made-up machine: python -m tests.serve_machine ROOT"""
+"""The server on a made-up machine: python -m tests.support.serve_machine ROOT"""
 
 import os
 import sys

@@ -36,6 +36,7 @@ from server.observe import logs
 from server.store.jobs.database import FrameReader
 from server.store.jobs.records import FILE, FrameOutcome, JobError
 from server.system.machine import process
+from server.system.machine.parent import end_with_parent
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -251,7 +252,7 @@ def _start_log(settings: Settings) -> logs.LogWriter:
 
 def _end_with(parent: int) -> None:
     """Has the kernel send SIGTERM when the server that started this worker ends (prctl(2))."""
-    process.end_with_parent(signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
     if os.getppid() != parent:
         raise StartError("the server that started this worker has ended")
     # A sandbox may forbid it; jobs then share the cores evenly with the line.

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from server.recognition.images.limits import Limits
-from server.system.machine.process import end_with_parent
+from server.system.machine.parent import end_with_parent
 
 # Seconds that a trial may take; one that takes longer kills nobody.
 TRIAL_S = 60.0

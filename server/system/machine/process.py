@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import signal
 from contextlib import suppress
 
 import cv2
@@ -12,14 +11,6 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEEP_BYTES, LARGEST_KEPT_BYTES = 256 << 20, 32 << 20
 # Each arena keeps the buffers of frames decoded in it, and each thread would have its own.
 ARENAS = 2
-# prctl(2): the signal that this process gets when its parent ends.
-PR_SET_PDEATHSIG = 1
-
-
-def end_with_parent(number: signal.Signals) -> None:
-    """Has the kernel send the signal `number` to this process when its parent ends (prctl(2)). If
-    the parent has ended already, no signal comes: compare os.getppid() afterwards."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def configure_process() -> None:
