@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from server.errors import UndecodableImageError
 from server.recognition.images.header import Header, Pixels
+from server.values.validation import counted
 
 SIGNATURE = b"BM"
 FILE_HEADER = struct.Struct("<2sIHHI")
@@ -109,7 +110,7 @@ def _read_layout(data: bytes) -> _Layout:
     if planes != 1 or not known or width <= 0 or height == 0:
         raise UndecodableImageError(
             f"the BMP is damaged, or of a kind that is not read: {width} x {height} pixels of"
-            f" {bits} bits in {planes} planes, compression {compression}"
+            f" {counted(bits, 'bit')} in {counted(planes, 'plane')}, compression {compression}"
         )
     if not up and compression in (RLE8, RLE4):
         raise UndecodableImageError("the BMP is damaged: run-length codes begin with the last row")

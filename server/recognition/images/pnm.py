@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from server.errors import UndecodableImageError
 from server.recognition.images.depth import to_8_bits
 from server.recognition.images.header import Header, Pixels
+from server.values.validation import counted
 
 SIGNATURE = re.compile(rb"P[1-6](?:[\s#]|\Z)")
 # Space or comments, and a number with space behind it. A comment ends with its line.
@@ -133,7 +134,8 @@ def _check_size(data: bytes, layout: _Layout, size: int) -> None:
         raise UndecodableImageError("the PPM has more than one picture: send one")
     if rest not in (b"", b"\n", b"\r\n"):
         raise UndecodableImageError(
-            f"the PPM is damaged: {len(rest)} bytes follow the pixels that its header declares"
+            "the PPM is damaged: behind the pixels that its header declares it has"
+            f" {counted(len(rest), 'byte')} more"
         )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from server.errors import UndecodableImageError
 from server.recognition.images.tiff.directory import Directory, read_directory
+from server.values.validation import counted
 
 # Strips and tiles of one file. A strip for every row and colour, or small tiles, stay below.
 MAX_PARTS = 1 << 16
@@ -184,20 +185,20 @@ def _read_kind(tags: Directory, compression: int) -> Kind:
     colors = COLORS[photometric][0]
     samples = tags.number(Tag.SAMPLES, 1)
     if not colors <= samples <= MAX_SAMPLES:
-        raise refuse(f"pixels of {samples} samples of this kind")
+        raise refuse(f"pixels of {counted(samples, 'sample')} of this kind")
     bits = _same(tags, Tag.BITS, 1, samples)
     depths = PALETTE_DEPTHS if photometric == PALETTE else DEPTHS
     if bits not in depths or bits * samples > MAX_PIXEL_BITS:
-        raise refuse(f"{samples} samples of {bits} bits of this kind")
+        raise refuse(f"{counted(samples, 'sample')} of {counted(bits, 'bit')} of this kind")
     form = _same(tags, Tag.SAMPLE_FORMAT, 1, samples)
     if form != 1:
         raise refuse(f"{SAMPLE_FORMATS.get(form, 'unknown')} samples")
     if tags.number(Tag.INDEXED, 0) or tags.number(Tag.MATTEING, 0):
         raise refuse("an index or matte by tags of its own")
     if compression == JPEG and (bits != 8 or samples != colors or colors > 3 or colors == 2):
-        raise refuse(f"JPEG data of {samples} samples of {bits} bits")
+        raise refuse(f"JPEG data of {counted(samples, 'sample')} of {counted(bits, 'bit')}")
     if compression == GROUP4 and (bits != 1 or samples != 1 or photometric == PALETTE):
-        raise refuse(f"CCITT data of {samples} samples of {bits} bits")
+        raise refuse(f"CCITT data of {counted(samples, 'sample')} of {counted(bits, 'bit')}")
     if compression == GROUP4 and tags.number(Tag.GROUP4_OPTIONS, 0):
         raise refuse("CCITT data with parts that are not compressed")
     if photometric == CMYK and (
@@ -228,7 +229,9 @@ def _same(tags: Directory, tag: int, default: int, samples: int) -> int:
     """The number that a tag has for each sample of a pixel."""
     values = tags.numbers(tag) or [default] * samples
     if len(values) != samples or len(set(values)) != 1:
-        raise refuse(f"{samples} samples a pixel and {values[:MAX_SAMPLES]} in the tag {tag}")
+        raise refuse(
+            f"{counted(samples, 'sample')} a pixel and {values[:MAX_SAMPLES]} in the tag {tag}"
+        )
     return values[0]
 
 
