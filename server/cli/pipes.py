@@ -1,15 +1,20 @@
-"""The end of a command whose reader has seen enough, as `head` has after ten lines."""
+"""Ends a command whose output nobody takes: its reader has seen enough, or its disk is full."""
 
+import errno
 import os
 import select
 import sys
 from collections.abc import Callable
 from typing import TextIO
 
+# A disk that is full, over its quota, or failing.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 def run_for_reader(command: Callable[[], int]) -> int:
     """Runs `command`, writes what it printed, and returns its exit code; 0 if its reader closed the
-    pipe before it had ended. Raises what `command` raises otherwise."""
+    pipe before it had ended, 1 with a sentence if its output can't be written. Raises what
+    `command` raises otherwise."""
     code = 0
     try:
         code = command()
@@ -21,15 +26,25 @@ def run_for_reader(command: Callable[[], int]) -> int:
     except BrokenPipeError:
         if not _drop_unread():
             raise  # it was another pipe
+    except OSError as error:
+        if error.errno not in UNWRITABLE or error.filename is not None:
+            raise
+        print(f"lineside: the output can't be written: {error.strerror}", file=sys.stderr)
+        _drop(sys.stdout)
+        return 1
     return code
 
 
+def _drop(stream: TextIO) -> None:
+    """Points `stream` at nothing, since Python would write what it still holds at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _drop_unread() -> bool:
-    """Points the standard streams whose reader is gone at nothing, since Python would write what
-    they still hold at the exit. Returns whether there was one."""
+    """Drops the standard streams whose reader is gone. Returns whether there was one."""
     gone = [stream for stream in (sys.stdout, sys.stderr) if stream and _reader_is_gone(stream)]
     for stream in gone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _drop(stream)
     return bool(gone)
 
 
