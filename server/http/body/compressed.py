@@ -12,6 +12,7 @@ from server.errors import BodyTooLargeError, ContentCodingError, InvalidFieldErr
 from server.http.body.charsets import as_utf8, codec_of
 from server.http.body.timeout import hold
 
+FORM = "multipart/form-data"
 JSON = "application/json"
 # zlib's windowBits for each content coding: 16 more for gzip's header, plain for zlib's.
 CODINGS = {
@@ -76,9 +77,14 @@ def read_body() -> bytes:
 
     What its values will take in memory is counted as held.
 
-    Raises InvalidFieldError for a charset that is not taken, OverloadedError, and what `whole_body`
-    raises.
+    Raises InvalidFieldError for a form and for a charset that is not taken, OverloadedError, and
+    what `whole_body` raises.
     """
+    if request.mimetype == FORM:
+        raise InvalidFieldError(
+            f"the body is a form, and {request.path} takes JSON: send an object with"
+            f" Content-Type: {JSON}"
+        )
     data = request.get_data(cache=False)
     # Each value of a list becomes an object of Python's.
     hold(request.environ, VALUE * data.count(b","))

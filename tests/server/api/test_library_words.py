@@ -230,3 +230,20 @@ def test_malformed_chunks_are_told_in_our_words(
     assert response.status in (400, 408, 415)
     assert not LIBRARY.search(body.decode())
     assert requests.get(clients.url + "/livez", timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/start-task",
+        "/v2/models/corners/infer",
+        "/v1/models/corners:predict",
+        "/v1/models/corners:classify",
+        "/v1/models/corners/activate",
+    ],
+)
+def test_form_where_json_is_taken_is_told_so(clients: LiveServer, path: str) -> None:
+    answer = requests.post(clients.url + path, files={"file": JPEG}, timeout=60)
+    assert answer.status_code == 400
+    assert "takes JSON" in answer.text
+    assert "application/json" in answer.text
