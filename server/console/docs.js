@@ -30,6 +30,15 @@ function brief(schema) {
   return bounds.length ? `${kind}, ${bounds.join(" ")}` : kind;
 }
 
+// A paragraph of text in which backticks mark code.
+function prose(text, className) {
+  const made = element("p", undefined, className);
+  text.split("`").forEach((part, number) => {
+    made.append(number % 2 ? element("code", part) : part);
+  });
+  return made;
+}
+
 function table(rows) {
   const made = element("table");
   for (const cells of rows) {
@@ -54,7 +63,7 @@ function spelled(schema, schemas) {
   for (const choice of schema.anyOf ?? [schema]) {
     const target = choice.$ref ? schemas[nameOf(choice.$ref)] : choice;
     if (choice.$ref) box.append(element("h3", nameOf(choice.$ref)));
-    if (target.description) box.append(element("p", target.description, "what"));
+    if (target.description) box.append(prose(target.description, "what"));
     if (target.properties) box.append(table(propertyRows(target)));
     else box.append(element("p", brief(target)));
   }

@@ -306,6 +306,7 @@ def test_docs_are_readable(browser: Any, clients: LiveServer) -> None:
     ]
     page.locator("summary", has_text="/v1/recognize").first.click()
     assert page.get_by_text("image_base64").first.is_visible()
+    assert not page.locator("p.what", has_text="`").count()
     assert all(url.startswith(clients.url) for url in asked)
     page.close()
 
