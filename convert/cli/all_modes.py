@@ -62,8 +62,8 @@ def every_mode(request: Request, args: argparse.Namespace, progress: Progress = 
 
 
 def _frames(request: Request, args: argparse.Namespace) -> Path | None:
-    """What the table's accuracy is of. Raises ConvertError for two answers, and for limits: a
-    table keeps nothing back. With --tune the size's is that of the plan."""
+    """Names the frames of the table's accuracy. Raises ConvertError for two answers, and for
+    limits: a table keeps nothing back. With --tune the size is the plan's."""
     if args.frames and args.validate:
         raise ConvertError("--mode all judges on --frames or on --validate: give one of them")
     if request.max_accuracy_drop is not None or (request.max_size_ratio and not request.tune):

@@ -23,7 +23,7 @@ def version(text: str) -> int:
 
 
 def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = None) -> None:
-    """Where the bundle goes, how the model is quantised, and what it must reach."""
+    """Adds options: where the bundle goes, how the model is quantised, and what it must reach."""
     where = parser.add_argument_group("bundle")
     where.add_argument("--out", type=Path, default=Path("models"), help="folder (models)")
     where.add_argument("--name", default=name, help=f"of the model ({name or 'its file name'})")
@@ -70,7 +70,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = Non
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """How an image is fed to a model that does not say so itself."""
+    """Adds the options on how an image is fed to a model that does not say so itself."""
     recipe = parser.add_argument_group("recipe: how an image is fed to the model")
     recipe.add_argument("--scale", type=float, nargs="+", help="tensor = pixel * scale + offset")
     recipe.add_argument("--offset", type=float, nargs="+", help="one number, or one a channel")

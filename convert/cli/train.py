@@ -20,7 +20,7 @@ HIGHEST_RATE = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to train on, how, and where the bundle goes."""
+    """Adds options: what to train on, how, and where the bundle goes."""
     parser.add_argument(
         "folder", type=Path, metavar="FOLDER", help="one sub-folder a class, or a CSV of path,label"
     )
@@ -124,7 +124,7 @@ def bundle_of(
 
 
 def trained_on(args: argparse.Namespace) -> str:
-    """What the training frames came from, for bundle.json."""
+    """Names the source of the training frames, for bundle.json."""
     return f"{args.folder.name} and a server's samples" if args.labelled else str(args.folder.name)
 
 

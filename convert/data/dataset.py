@@ -114,7 +114,7 @@ SPLITS = frozenset(
 
 
 def _fits_a_line(name: str) -> bool:
-    """Whether a name comes back as it is from a line of labels.txt."""
+    """Return True if a name comes back as it is from a line of labels.txt."""
     # Control characters, undecodable bytes of a file name, line and paragraph separators.
     bad = {"Cc", "Cs", "Zl", "Zp"}
     return name == name.strip() and not any(unicodedata.category(c) in bad for c in name)
