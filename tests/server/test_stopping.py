@@ -276,13 +276,18 @@ def test_a_worker_does_not_outlive_its_parent(slow: Path) -> None:
 
 
 # A worker that comes to `drain_before_stop` only after its parent has ended.
+# The kernel closes an ending process's pipes before it gives its children another parent, so
+# `parent_process().join()` would return too soon; a pidfd becomes readable after both.
 LATE = """
 import os
-from multiprocessing import get_context, parent_process
+import select
+from multiprocessing import get_context
 from server.process.drain import drain_before_stop
 
+parent = os.pidfd_open(os.getpid())
+
 def work():
-    parent_process().join()
+    select.select([parent], [], [])
     drain_before_stop(lambda: print("made", flush=True), 1, 1)
 
 get_context("fork").Process(target=work).start()
