@@ -4,11 +4,8 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from job_workers import departed
 
 from server.observe.logs import LOGGER
-
-__all__ = ["departed"]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from observations import observation
+from server_process import ROOT
 
 from server.observe.drift import Drift, Histogram, ModelDrift, Signal, bin_of, stability_index
 from server.recognition.admission import Admission
@@ -21,7 +22,7 @@ from server.recognition.recognizer import Answer, Options, Recognizer
 
 COUNTS = st.lists(st.integers(0, 1000), min_size=4, max_size=4).filter(any)
 EVEN = tuple([0.1] * 10), tuple([1 / 16] * 16)
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+SCRIPTS = ROOT / "scripts"
 
 
 def manifest(version: int = 1, baseline: Baseline | None = None, images: int = 1000) -> Manifest:

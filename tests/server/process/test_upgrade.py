@@ -3,15 +3,14 @@
 import json
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from job_workers import await_that
-from server_process import LiveServer, live_server
+from server_process import ROOT, LiveServer, live_server
 
-BEFORE = Path(__file__).parents[1] / "fixtures" / "server_1f52b93"
+BEFORE = ROOT / "tests" / "fixtures" / "server_1f52b93"
 ANSWERS: dict[str, Any] = json.loads((BEFORE / "answers.json").read_text())
 SECRETS: dict[str, str] = json.loads((BEFORE / "secret.json").read_text())
 # Told in another form since: RFC 3339 in place of Unix seconds.

@@ -28,27 +28,27 @@ from fuzz.answer_checks import documented  # noqa: E402 - scripts lie beside eac
 
 sys.path.remove(str(SCRIPTS))
 
-TESTS = Path(__file__).parents[1]
+TESTS = ROOT / "tests" / "server"
 RECOGNIZE = "/v1/recognize"
 # What is given where a fault has to be made first: by a test of this name, in that file.
 ELSEWHERE = {
-    "BROKER_UNAVAILABLE": "jobs/test_kills.py",
-    "DEADLINE_EXCEEDED": "api/test_recognize.py",
-    "FORBIDDEN": "api/test_doors.py",
-    "IMAGE_URL_FAILED": "api/test_image_url.py",
-    "INTERNAL": "api/test_observing.py",
+    "BROKER_UNAVAILABLE": "jobs/workers/test_kills.py",
+    "DEADLINE_EXCEEDED": "api/recognize/test_recognize.py",
+    "FORBIDDEN": "http/access/test_authentication.py",
+    "IMAGE_URL_FAILED": "api/recognize/test_image_url.py",
+    "INTERNAL": "http/test_request_log.py",
     "JOBS_FULL": "api/test_jobs.py",
     "JOBS_UNAVAILABLE": "api/test_jobs.py",
     "JOB_FINISHED": "api/test_jobs.py",
     "JOURNAL_UNREADABLE": "api/test_journal.py",
-    "MODEL_OUTPUT_INVALID": "api/test_not_finite.py",
+    "MODEL_OUTPUT_INVALID": "api/recognize/test_not_finite.py",
     "NOT_READY": "api/test_health.py",
-    "OVERLOADED": "api/test_recognize.py",
-    "RATE_LIMITED": "api/test_doors.py",
-    "REQUEST_TIMEOUT": "api/test_slow_bodies.py",
-    "UNAUTHORIZED": "api/test_doors.py",
-    "UNSAFE_IMAGE": "test_crashes.py",
-    "VERSION_EXISTS": "test_fleet.py",
+    "OVERLOADED": "api/recognize/test_recognize.py",
+    "RATE_LIMITED": "http/access/test_authentication.py",
+    "REQUEST_TIMEOUT": "http/body/test_slow_bodies.py",
+    "UNAUTHORIZED": "http/access/test_authentication.py",
+    "UNSAFE_IMAGE": "store/test_crashes.py",
+    "VERSION_EXISTS": "cli/test_fleet.py",
 }
 Give = Callable[[LiveServer], requests.Response]
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from server_process import ROOT
 
 CHILD = Path(__file__).with_name("json_memory.py")
-ROOT = CHILD.parents[3]
 # What repeats in the body, beside what begins and ends it.
 UNITS = {
     "lists": "[],",
