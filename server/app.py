@@ -35,9 +35,9 @@ from server.http.protocol import FEATURES
 from server.http.request_log import observe_requests
 from server.jobs.events import JobEvents
 from server.jobs.service import Jobs
-from server.observe.log_throttle import LogThrottle
+from server.observe.cameras import SuspectFrames
+from server.observe.logs import LogThrottle
 from server.observe.metrics import Metrics
-from server.observe.suspect import SuspectFrames
 from server.recognition.events import Listener, RefusalListener
 from server.recorders import (
     make_drift,
@@ -174,7 +174,7 @@ def create_app(
     name_models(app)
     drift = make_drift(settings, metrics, store)
     sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
-    suspect = SuspectFrames(metrics)
+    suspect = SuspectFrames(metrics.suspect)
     listeners: list[Listener] = [metrics.cameras.answered, suspect, drift]
     listeners += [sampler] if sampler else []
     # After the jobs have ended, and before what they are told to is closed.

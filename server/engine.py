@@ -9,8 +9,7 @@ from pathlib import Path
 from server.config.settings import Settings
 from server.errors import LinesideError
 from server.observe.device import DeviceCollector
-from server.observe.metrics import Metrics
-from server.observe.models import ModelsCollector
+from server.observe.metrics import Metrics, ModelsCollector
 from server.recognition.admission import Admission
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle

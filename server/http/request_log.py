@@ -12,7 +12,7 @@ from flask import Flask, Response, g, request
 from server.http.access.open_access import from_loopback
 from server.http.access.rights import FRAMES, rights_of
 from server.http.probe_reserve import REFUSED
-from server.observe.log_throttle import LogThrottle
+from server.observe.logs import LogThrottle
 from server.observe.metrics import Metrics
 from server.recognition.events import FrameRefused, RefusalListener
 from server.recognition.manifest import Manifest

@@ -27,7 +27,7 @@ from server.errors import (
 from server.jobs.dispatch_loop import RETRY, DispatchLoop
 from server.jobs.events import JobEvents
 from server.jobs.suspects import JobSuspects
-from server.observe.problem_log import ProblemLog
+from server.observe.logs import ProblemLog
 from server.store.jobs.records import FILE, JobError, JobRecord, NewJob, OpenFrame, State
 from server.system.files.durable import set_aside
 

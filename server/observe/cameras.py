@@ -1,18 +1,28 @@
-"""Frames by camera: how many, how they ended, why some failed, and when the last one came."""
+"""Frames by camera: how they ended, whose clock is ahead, and whose images may be read wrongly."""
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from server.recognition.events import FrameAnswered, FrameRefused
+from server.recognition.frame import WARNINGS
+
+logger = logging.getLogger(__name__)
 
 Result = Literal["answered", "bad", "refused", "failed"]
 RESULTS: tuple[Result, ...] = ("answered", "bad", "refused", "failed")
 # Statuses of frames that were in order, and for which there was no room or no time.
 REFUSALS = (429, 503)
 OTHER = "other"
+# Between two lines of one camera.
+SKEW_LOG_INTERVAL_S = 600.0
+SUSPECT_LOG_INTERVAL_S = 60.0
+# Callers choose the names: suspect frames of the cameras beyond are logged as of one.
+SUSPECT_CAMERAS_MAX = 256
 
 
 def result_of(status: int) -> Result:
@@ -148,3 +158,93 @@ class Cameras:
         label = camera.encode("utf-8", "replace").decode("utf-8")
         counts = {result: self._frames.labels(label, result).inc for result in RESULTS}
         return _Series(label, counts, self._last.labels(label).set)
+
+
+class ClockSkew:
+    """Reports frames that seem to come from the future.
+
+    Callers choose the names of cameras, so only the first `most` get series and lines of their
+    own; all others, and frames without a name, share `other`. `_lock` guards `_logged`, by series
+    when its last line was written.
+    """
+
+    def __init__(self, registry: CollectorRegistry, most: int) -> None:
+        self._ahead = Gauge(
+            "lineside_camera_clock_skew_seconds",
+            "How far captured_at of a camera's newest frame was ahead of this server's clock",
+            ("camera",),
+            registry=registry,
+        )
+        self._most, self._lock = most, threading.Lock()
+        self._logged: dict[str, float] = {}
+
+    def note(
+        self, camera: str, ahead: float, tolerated: float, cause: Callable[[], str] = str
+    ) -> None:
+        """A frame of `camera` came whose clock is `ahead` seconds; not ahead if 0 or less.
+
+        tolerated: seconds up to which there is no line in the log. cause: says what may be wrong.
+        """
+        if ahead <= 0 and camera not in self._logged:
+            return
+        # A name that is no UTF-8 would make the whole page of metrics unwritable.
+        camera = camera.encode("utf-8", "replace").decode()
+        series, due = self._series(camera, ahead > tolerated)
+        self._ahead.labels(series).set(max(0.0, ahead))
+        if due:
+            fields = {"camera": camera, "ahead_s": round(ahead, 1), "cause": cause()}
+            event = "captured_at is ahead of this server's clock"
+            logger.warning(event, extra={"fields": fields})
+
+    def _series(self, camera: str, to_log: bool) -> tuple[str, bool]:
+        """The series of `camera`, and whether a line of it is due, which then counts as written."""
+        with self._lock:
+            named = len(self._logged) - (OTHER in self._logged)
+            if camera not in self._logged and (not camera or named >= self._most):
+                camera = OTHER
+            last = self._logged.setdefault(camera, -SKEW_LOG_INTERVAL_S)
+            now = time.monotonic()
+            due = to_log and now - last >= SKEW_LOG_INTERVAL_S
+            if due:
+                self._logged[camera] = now
+            return camera, due
+
+
+class SuspectFrames:
+    """Counts answered frames whose image may be read wrongly, and logs them once a minute for each
+    camera; a `server.recognition.events.Listener`, called in one thread.
+
+    counter: has the label `reason`.
+    """
+
+    def __init__(self, counter: Counter, clock: Callable[[], float] = time.monotonic) -> None:
+        self._counter, self._clock = counter, clock
+        self._logged: dict[tuple[str, str], float] = {}
+        # There from the start, so that Prometheus sees the first one as an increase.
+        for warning in WARNINGS:
+            counter.labels(warning.reason)
+
+    def __call__(self, seen: FrameAnswered) -> None:
+        for warning in seen.answer.warnings:
+            self._counter.labels(warning.reason).inc()
+            if self._may_log(seen.options.camera, warning.reason):
+                fields = {
+                    "reason": warning.reason,
+                    "message": warning.message,
+                    "request_id": seen.request_id,
+                    "model": f"{seen.answer.model}/{seen.answer.version}",
+                }
+                if seen.options.camera:
+                    fields["camera"] = seen.options.camera
+                logger.warning("suspect frame", extra={"fields": fields})
+
+    def _may_log(self, camera: str, reason: str) -> bool:
+        """Whether the last line for this camera and reason is a minute old."""
+        key = camera, reason
+        if key not in self._logged and len(self._logged) >= SUSPECT_CAMERAS_MAX:
+            key = "", reason
+        now = self._clock()
+        if now - self._logged.get(key, -SUSPECT_LOG_INTERVAL_S) < SUSPECT_LOG_INTERVAL_S:
+            return False
+        self._logged[key] = now
+        return True

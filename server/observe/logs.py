@@ -1,9 +1,12 @@
-"""Log lines, written by a thread of their own so that no frame waits for the disk or a pipe."""
+"""The log: its lines, written by a thread of their own so that no frame waits for the disk or a
+pipe; lines that are left out because there are many like them; and faults that last."""
 
 import logging
 import sys
 import threading
-from collections import deque
+import time
+from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from typing import TextIO
@@ -12,13 +15,18 @@ import msgspec
 
 from server.values.secret_text import hide_secrets
 
+logger = logging.getLogger(__name__)
+
 LOGGER = "server"
-# Lines that wait at most, and of one write.
-MOST_LINES, AT_ONCE = 10_000, 100
-# Seconds between two writes; lines of a warning or worse don't wait.
-EVERY = 0.1
-# Seconds for which a stop waits for a reader that takes nothing.
-LONGEST_STOP = 5.0
+WAITING_LINES_MAX = 10_000
+LINES_PER_WRITE = 100
+# Between two writes; lines of a warning or worse don't wait.
+WRITE_INTERVAL_S = 0.1
+# For which a stop waits for a reader that takes nothing.
+STOP_TIMEOUT_S = 5.0
+THROTTLE_WINDOW_S = 60.0
+# Error code and route of a request that failed.
+Kind = tuple[str, str]
 
 
 class JsonFormatter(logging.Formatter):
@@ -81,7 +89,7 @@ class LogWriter(logging.Handler):
             # A traceback holds its frames, and they hold the request's body.
             record.exc_text = logging.Formatter().formatException(record.exc_info)
             record.exc_info = None
-        if len(self._records) >= MOST_LINES:
+        if len(self._records) >= WAITING_LINES_MAX:
             self._dropped += 1
             return
         self._records.append(record)
@@ -93,14 +101,14 @@ class LogWriter(logging.Handler):
     def _run(self) -> None:
         while not self._stopping:
             self._wake.wait()
-            self._at_once.wait(EVERY)
+            self._at_once.wait(WRITE_INTERVAL_S)
             self._at_once.clear()
             self._wake.clear()
             self._write()
         self._write()
 
     def _write(self) -> None:
-        while some := [self._records.popleft() for _ in range(min(AT_ONCE, self.waiting))]:
+        while some := [self._records.popleft() for _ in range(min(LINES_PER_WRITE, self.waiting))]:
             text = "".join(self._line(record) for record in some)
             # Where nobody reads, there is nobody to tell.
             with suppress(OSError, ValueError):
@@ -121,14 +129,14 @@ class LogWriter(logging.Handler):
 
     def stop(self) -> None:
         """Writes what is left, and returns when that is done, or nothing was written for
-        LONGEST_STOP seconds."""
+        STOP_TIMEOUT_S seconds."""
         self._stopping = True
         self._at_once.set()
         self._wake.set()
         before = self.waiting + 1
         while self._thread.is_alive() and self.waiting < before:
             before = self.waiting
-            self._thread.join(LONGEST_STOP)
+            self._thread.join(STOP_TIMEOUT_S)
 
 
 def start(level: str, form: str) -> LogWriter:
@@ -143,3 +151,86 @@ def start(level: str, form: str) -> LogWriter:
     logger.setLevel(level.upper())
     logger.propagate = False
     return writer
+
+
+class LogThrottle:
+    """Limits the lines of requests that failed alike, by error code and route, to a few a minute,
+    then logs how many were left out: a camera that sends damaged frames, or a line that overloads
+    the server, would else fill the disk with one sentence.
+
+    `_lock` guards `_began`, `_written`, `_omitted` and `_timer`. `_written` counts the lines of the
+    minute that began at `_began`, `_omitted` those left out since the last summary. The timer runs
+    only while there is something to sum up.
+    """
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """most: lines a minute of each kind; 0: all."""
+        self._most, self._clock = most, clock
+        self._lock = threading.Lock()
+        self._began = -THROTTLE_WINDOW_S
+        self._written: Counter[Kind] = Counter()
+        self._omitted: Counter[Kind] = Counter()
+        self._timer: threading.Timer | None = None
+
+    def passes(self, code: str, route: str) -> bool:
+        """Whether the line of a request with this error may be written; if not, it is counted."""
+        if not self._most:
+            return True
+        with self._lock:
+            now = self._clock()
+            if now - self._began >= THROTTLE_WINDOW_S:
+                self._written.clear()
+                self._began = now
+            if self._written[code, route] < self._most:
+                self._written[code, route] += 1
+                return True
+            self._omit((code, route))
+            return False
+
+    def omit(self, code: str, route: str) -> None:
+        """Counts a request that gets no line of its own."""
+        with self._lock:
+            self._omit((code, route))
+
+    def _omit(self, kind: Kind) -> None:
+        self._omitted[kind] += 1
+        if self._timer is None:
+            self._timer = threading.Timer(THROTTLE_WINDOW_S, self.summarize)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def summarize(self) -> None:
+        """Logs how many requests of each kind were left out since the last summary. To be called
+        once more before the log ends."""
+        with self._lock:
+            omitted, self._omitted = self._omitted, Counter()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = None
+        for (code, route), requests in omitted.items():
+            fields = {"code": code, "route": route, "requests": requests}
+            logger.info("requests without a line of their own", extra={"fields": fields})
+
+
+class ProblemLog:
+    """Logs `begins`, as an error, with the first of several failures in a row, and `ends` once it
+    goes well again. For any thread; `_lock` guards `_reason`."""
+
+    def __init__(self, begins: str, ends: str) -> None:
+        self._begins, self._ends = begins, ends
+        self._lock = threading.Lock()
+        self._reason = ""
+
+    def failed(self, reason: str, **fields: object) -> None:
+        """Logs a failure, unless the one before it was logged."""
+        with self._lock:
+            first, self._reason = not self._reason, reason
+        if first:
+            logger.error(self._begins, extra={"fields": {"reason": reason, **fields}})
+
+    def went_well(self, **fields: object) -> None:
+        """Logs the end of the failures, if there were any."""
+        with self._lock:
+            reason, self._reason = self._reason, ""
+        if reason:
+            logger.info(self._ends, extra={"fields": {"after": reason, **fields}})

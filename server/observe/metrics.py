@@ -1,7 +1,7 @@
 """The server's Prometheus metrics: base units, `_total` on counters, labels from closed sets."""
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from prometheus_client import (
@@ -14,13 +14,15 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from server import __version__
-from server.observe.cameras import Cameras
-from server.observe.clock_skew import ClockSkew
+from server.observe.cameras import Cameras, ClockSkew
 from server.recognition.admission import Admission
-from server.recognition.manifest import Manifest
+from server.recognition.manifest import MODEL, Manifest
 from server.recognition.recognizer import Answer
+from server.recognition.tensors.model import Model
 
 # 1 ms to 10 s: a frame on a PC takes a few ms, one that waits on a loaded Raspberry Pi seconds.
 _MS = (1, 2.5, 5, 7.5, 10, 15, 25, 50, 100, 250, 500, 1000, 1500, 2500, 5000, 10_000)
@@ -165,3 +167,44 @@ class Metrics:
     def render(self) -> bytes:
         """The text exposition format, version 0.0.4."""
         return generate_latest(self.registry)
+
+
+class ModelsCollector(Collector):
+    """Reads the models whenever Prometheus asks, so that a version that was unloaded is not
+    reported again."""
+
+    def __init__(
+        self,
+        served: Callable[[], Mapping[str, Model]],
+        memory: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """served: the models that serve, by name. memory: bytes by name, of those as well that
+        only finish their last frames."""
+        self._served, self._memory = served, memory
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        info = GaugeMetricFamily(
+            "lineside_model_info",
+            "1 for each model that serves",
+            labels=("model", "version", "quantization", "sha256"),
+        )
+        served = self._served()
+        for name, recognizer in served.items():
+            manifest = recognizer.manifest
+            sha256 = manifest.sha256.get(MODEL, "")
+            info.add_metric((name, str(manifest.version), manifest.quantization, sha256), 1)
+        yield info
+        yield GaugeMetricFamily("lineside_models_loaded", "Models that serve", value=len(served))
+        yield GaugeMetricFamily(
+            "lineside_interpreters",
+            "Interpreters of all loaded models",
+            value=sum(recognizer.pool.size for recognizer in served.values()),
+        )
+        memory = GaugeMetricFamily(
+            "lineside_model_memory_bytes",
+            "Memory of a model and its interpreters, measured when it was loaded",
+            labels=("model",),
+        )
+        for name, size in self._memory().items():
+            memory.add_metric((name,), size)
+        yield memory

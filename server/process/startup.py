@@ -21,7 +21,7 @@ from server.values.validation import counted
 if TYPE_CHECKING:
     from flask import Flask
 
-    from server.observe.log_throttle import LogThrottle
+    from server.observe.logs import LogThrottle
     from server.recognition.manifest import Bundle
     from server.store.crashes.guard import CrashGuard
     from server.system.handover import Handover
@@ -123,7 +123,7 @@ def application(
     and `proc` lie. handover: what workers leave to each other. Raises StartError."""
     with _all_objects_kept():
         from server.observe import logs
-        from server.observe.log_throttle import LogThrottle
+        from server.observe.logs import LogThrottle
         from server.store.crashes.guard import CrashGuard
         from server.system.machine import process
 
@@ -133,7 +133,7 @@ def application(
         repeats = LogThrottle(settings.log_repeats)
         # Unlike atexit's, these are run at the end of a forked worker too, the highest priority
         # first.
-        Finalize(None, repeats.tell, exitpriority=1)
+        Finalize(None, repeats.summarize, exitpriority=1)
         Finalize(None, listener.stop, exitpriority=0)
         guard = CrashGuard(settings, handover)
         guard.start()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from server.observe.problem_log import ProblemLog
+from server.observe.logs import ProblemLog
 from server.system.clock import rfc3339
 from server.system.files.durable import make_folder, sync
 

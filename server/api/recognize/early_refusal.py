@@ -21,7 +21,7 @@ from server.http.access.rights import FRAMES
 from server.http.errors import ErrorAnswer, ErrorBody, retry_header
 from server.http.probe_reserve import REFUSED
 from server.http.request_log import choose_id, let_in, safe_name
-from server.observe.log_throttle import LogThrottle
+from server.observe.logs import LogThrottle
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
 from server.recognition.events import FrameRefused, RefusalListener
@@ -142,7 +142,7 @@ class EarlyRefusal:
             self._metrics.finished(route, error.status, seconds)
             self._metrics.failed(route, error.reason)
             self._metrics.refuse(error.code)
-            self._repeats.leave_out(error.code, route)
+            self._repeats.omit(error.code, route)
             if self._refusals:
                 self._tell(at, query, error, environ, seconds)
 

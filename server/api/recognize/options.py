@@ -10,7 +10,7 @@ from msgspec import Meta
 from server.api.recognize.deadlines import check_clock, frame_age, likely_cause, time_left
 from server.config.settings import Settings
 from server.http.body.image import query_values, refuse_unknown, to_options
-from server.observe.clock_skew import ClockSkew
+from server.observe.cameras import ClockSkew
 from server.recognition.recognizer import Options
 from server.values.secret_text import looks_secret
 from server.values.validation import NUMBER_TOO

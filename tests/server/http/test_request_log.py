@@ -10,7 +10,7 @@ from flask import Flask, g
 from server.http.errors import register_errors
 from server.http.request_log import observe_requests
 from server.observe import logs
-from server.observe.log_throttle import LogThrottle
+from server.observe.logs import LogThrottle
 from server.observe.metrics import Metrics
 
 
@@ -40,7 +40,7 @@ def test_a_failure_of_ours_has_one_line_with_its_traceback(
     listener = logs.start(level, "json")
     client = app.test_client()
     answers = [client.get("/fails?camera=a", headers={"X-Request-Id": f"r{n}"}) for n in range(3)]
-    repeats.tell()
+    repeats.summarize()
     listener.stop()
 
     assert [answer.status_code for answer in answers] == [500] * 3

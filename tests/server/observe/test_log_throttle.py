@@ -11,7 +11,7 @@ from images import encode, plain
 from server_process import live_server
 from tiny_models import MakeModel, write_bundle
 
-from server.observe.log_throttle import WINDOW, LogThrottle
+from server.observe.logs import THROTTLE_WINDOW_S, LogThrottle
 
 SUMMARY = "requests without a line of their own"
 
@@ -55,20 +55,20 @@ def test_each_kind_has_its_lines_a_minute(lines: Lines) -> None:
     assert passed == [True, True, False, False, False]
     assert repeats.passes("UNDECODABLE_IMAGE", "/classify")
     assert repeats.passes("INTERNAL", "/v1/recognize")
-    clock.now += WINDOW - 1
+    clock.now += THROTTLE_WINDOW_S - 1
     assert not repeats.passes("UNDECODABLE_IMAGE", "/v1/recognize")
     clock.now += 1
     assert repeats.passes("UNDECODABLE_IMAGE", "/v1/recognize")
-    repeats.tell()
+    repeats.summarize()
     assert lines.fields == [{"code": "UNDECODABLE_IMAGE", "route": "/v1/recognize", "requests": 4}]
-    repeats.tell()
+    repeats.summarize()
     assert len(lines.fields) == 1
 
 
 def test_no_limit_leaves_nothing_out(lines: Lines) -> None:
     repeats = LogThrottle(0)
     assert all(repeats.passes("INTERNAL", "/") for _ in range(1000))
-    repeats.tell()
+    repeats.summarize()
     assert lines.fields == []
 
 
@@ -83,10 +83,10 @@ def test_a_timer_runs_only_while_there_is_something_to_tell() -> None:
     assert repeats.passes("INTERNAL", "/")
     assert timers() == []
     for _ in range(3):
-        repeats.leave_out("OVERLOADED", "/v1/recognize")
+        repeats.omit("OVERLOADED", "/v1/recognize")
     (timer,) = timers()
     assert timer.daemon
-    repeats.tell()
+    repeats.summarize()
     timer.join(60)
     assert timers() == []
 

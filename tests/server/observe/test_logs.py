@@ -15,7 +15,7 @@ import requests
 from images import encode, plain
 from server_process import LiveServer, live_server
 
-from server.observe.logs import LOGGER, MOST_LINES, JsonFormatter, TextFormatter, start
+from server.observe.logs import LOGGER, WAITING_LINES_MAX, JsonFormatter, TextFormatter, start
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 
@@ -23,7 +23,7 @@ GREEN = encode(plain((0, 255, 0)), "PNG")
 @pytest.fixture(autouse=True)
 def own_stop(own_logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop that gives no line up on a busy machine."""
-    monkeypatch.setattr("server.observe.logs.LONGEST_STOP", 60.0)
+    monkeypatch.setattr("server.observe.logs.STOP_TIMEOUT_S", 60.0)
 
 
 def record(message: str, **fields: object) -> logging.LogRecord:
@@ -75,7 +75,7 @@ def test_a_stop_waits_for_a_reader_that_is_behind(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(sys, "stderr", pipe)
         listener = start("info", "json")
         number = 0
-        while listener.waiting < MOST_LINES:
+        while listener.waiting < WAITING_LINES_MAX:
             logging.getLogger(LOGGER).info("line", extra={"fields": {"number": number}})
             number += 1
 

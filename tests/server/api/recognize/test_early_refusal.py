@@ -20,7 +20,7 @@ from server.api.recognize.early_refusal import EarlyRefusal
 from server.app import create_app
 from server.config.settings import Settings
 from server.http.access.auth import Authenticator
-from server.observe.log_throttle import LogThrottle
+from server.observe.logs import LogThrottle
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
 from server.recognition.events import FrameRefused
