@@ -25,6 +25,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 STORE_ROOMS = ("bundles", "journal", "jobs", "samples", "cache", "crashes")
 # Rooms of the server that the workstation's half and the scripts may import.
 SHARED_ROOMS = ("recognition", "values", "system", "errors")
+TEST_NAME_MAX_LENGTH = 55
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -117,3 +118,15 @@ def test_a_folder_holds_a_dozen_files(package: str) -> None:
     for folder in {path.parent for path in modules(package).values()}:
         files = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
         assert len(files) <= 12, f"{folder.relative_to(ROOT)} holds {len(files)} files"
+
+
+def test_names_of_tests_have_at_most_55_characters() -> None:
+    """Longer ones are sentences: they belong into the docstring."""
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        if len(node.name) > TEST_NAME_MAX_LENGTH
+    ]
+    assert long == []

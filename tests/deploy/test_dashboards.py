@@ -42,7 +42,8 @@ def test_a_dashboard_that_does_not_fit_the_schema_is_found() -> None:
     ]
 
 
-def test_every_panel_is_explained_and_asks_the_chosen_source() -> None:
+def test_panels_are_explained_and_ask_the_chosen_source() -> None:
+    """Every panel is explained and asks the chosen source."""
     for board in boards().values():
         panels = [panel for panel in board.panels or [] if not isinstance(panel, RowPanel)]
         assert len({panel.id_val for panel in board.panels or []}) == len(board.panels or [])

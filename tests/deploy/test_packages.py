@@ -64,7 +64,8 @@ def test_hadolint_finds_nothing(name: str) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_the_image_is_made_by_the_shared_command_and_runs_as_nobody_special() -> None:
+def test_image_is_built_shared_and_runs_unprivileged() -> None:
+    """The image is made by the shared command and runs as an unprivileged user."""
     steps = instructions("Dockerfile")
     assert ("RUN", '["scripts/runtime", "/opt/lineside/site"]') in steps
     # arm64-check and install call the same.
@@ -157,7 +158,8 @@ def test_a_rollout_takes_one_pod_at_a_time() -> None:
         assert selector.items() <= spec["template"]["metadata"]["labels"].items()
 
 
-def test_what_a_pod_keeps_outlives_it_and_is_reached_by_its_name() -> None:
+def test_pod_data_outlives_the_pod_and_has_its_name() -> None:
+    """A pod's data outlives the pod and is reached by the pod's name."""
     spec = parsed(DEPLOY / "kubernetes" / "statefulset.yaml")["spec"]
     pods = parsed(DEPLOY / "kubernetes" / "pods.yaml")
     assert spec["serviceName"] == pods["metadata"]["name"]
@@ -200,9 +202,10 @@ def test_the_unit_is_exposed_as_little_as_promised() -> None:
     assert float(found[1]) <= 2.0
 
 
-def test_the_unit_starts_the_server_with_words_that_it_knows(
+def test_unit_starts_the_server_with_known_arguments(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The unit starts the server with words that it knows."""
     text = UNIT.read_text("utf-8")
     found = re.search(rf"^ExecStart={PREFIX} -m server (.*)$", text, re.MULTILINE)
     assert found is not None

@@ -25,7 +25,8 @@ def test_promtool_accepts_the_configuration_and_the_rules() -> None:
     assert promtool("check", "rules", *files).count("SUCCESS") == len(files) == 2
 
 
-def test_promtool_passes_a_test_of_every_alert_firing_and_not() -> None:
+def test_promtool_tests_every_alert_firing_and_silent() -> None:
+    """Promtool passes a test of every alert, firing and silent."""
     (file,) = (PROMETHEUS / "tests").glob("*.yml")
     assert "SUCCESS" in promtool("test", "rules", str(file))
     rules = msgspec.yaml.decode((PROMETHEUS / "rules" / "alerts.yml").read_bytes())
@@ -39,7 +40,8 @@ def test_promtool_passes_a_test_of_every_alert_firing_and_not() -> None:
     assert quiet == alerts
 
 
-def test_every_alert_says_how_bad_it_is_and_what_to_look_at_first() -> None:
+def test_alerts_have_severity_and_first_step() -> None:
+    """Every alert says how bad it is and what to look at first."""
     rules = msgspec.yaml.decode((PROMETHEUS / "rules" / "alerts.yml").read_bytes())
     for group in rules["groups"]:
         for rule in group["rules"]:

@@ -120,9 +120,10 @@ def test_every_variable_has_values(device: LiveServer, watching: Prometheus, sam
                 assert all(found[2] in s["metric"] for s in watching.query(filled(found[1])))
 
 
-def test_no_rule_and_no_panel_names_a_metric_that_is_not_there(
+def test_rules_and_panels_name_existing_metrics(
     device: LiveServer, watching: Prometheus, sample: bytes
 ) -> None:
+    """No rule and no panel names a metric that does not exist."""
     send_some(device, sample)
     rules = watching.rules()
     recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
@@ -149,9 +150,8 @@ def test_the_routes_of_the_rules_are_those_of_single_frames(watching: Prometheus
     assert "/v1/recognize/batch" not in matched
 
 
-def test_prometheus_scrapes_with_a_key_as_its_configuration_shows(
-    colors: Path, tmp_path: Path
-) -> None:
+def test_prometheus_scrapes_with_the_configured_key(colors: Path, tmp_path: Path) -> None:
+    """Prometheus scrapes with a key as its configuration shows."""
     keys = tmp_path / "keys.jsonl"
     made = subprocess.run(
         [sys.executable, "-m", "server", "key", "add", "prometheus", "--rights", "metrics"],

@@ -62,7 +62,8 @@ def test_a_wrong_command_line_says_what_would_be_right(
         rb'{"outputs":[{"data":["[{\"class_id\": 1, \"label\": \"good part\"}]"]}]}',
     ],
 )
-def test_the_first_label_is_found_in_json_and_in_json_within_it(bench: Module, body: bytes) -> None:
+def test_first_label_is_found_in_nested_json(bench: Module, body: bytes) -> None:
+    """The first label is found in JSON and in JSON within it."""
     assert bench("servers.service").first_label(body) == "good part"
 
 
@@ -122,9 +123,10 @@ def refusing() -> Iterator[tuple[str, int]]:
     server.server_close()
 
 
-def test_open_loop_sends_every_frame_and_counts_every_kind_of_answer(
+def test_open_loop_counts_every_kind_of_answer(
     bench: Module, refusing: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Open loop sends every frame and counts every kind of answer."""
     openloop, overload, forms = bench("clients.openloop"), bench("overload"), bench("clients.forms")
     monkeypatch.setattr(openloop, "PATIENCE", 60)
     wire = forms.build("raw", "file", bytes(300_000)).wire("/", "test")

@@ -83,7 +83,8 @@ def in_fresh_root(source: Path, *steps: str) -> subprocess.CompletedProcess[str]
     return done
 
 
-def test_a_version_that_does_not_come_up_gives_way_to_the_one_before(source: Path) -> None:
+def test_version_that_does_not_start_is_rolled_back(source: Path) -> None:
+    """A version that does not start gives way to the one before it."""
     done = in_fresh_root(source, PREPARED, BROKEN)
     assert done.returncode == 0, done.stderr
     assert re.search(r"lineside: the page is at http://127.0.0.1:\d+/: open it", done.stderr)

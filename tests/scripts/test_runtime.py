@@ -52,7 +52,8 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_runtime_is_small_and_serves_without_what_was_taken_out(site: Path) -> None:
+def test_small_runtime_serves_without_removed_files(site: Path) -> None:
+    """The runtime is small and serves without the files that were taken out."""
     weighed = run(sys.executable, str(SLIM), str(site))
     assert weighed.returncode == 0, weighed.stdout + weighed.stderr
     total = re.search(r"([\d.]+) MB in all, of 330", weighed.stdout)

@@ -171,7 +171,8 @@ def test_a_missing_file_of_a_csv_is_listed(folder: Path) -> None:
     assert str(folder / "good/gone.png") in refusal(table)
 
 
-def test_duplicates_are_found_by_content_within_and_across_classes(folder: Path) -> None:
+def test_duplicates_found_by_content_in_and_across_classes(folder: Path) -> None:
+    """Duplicates are found by content within and across classes."""
     first = write(folder / "good" / "again.png", 10)
     second = write(folder / "good" / "contradiction.bmp", 1, "BMP")
     message = refusal(folder)
@@ -190,7 +191,8 @@ def test_a_leak_is_found_also_in_another_format(folder: Path) -> None:
     assert "more than once" not in message
 
 
-def test_an_empty_class_and_a_single_image_are_refused_by_name(folder: Path) -> None:
+def test_empty_class_and_single_image_are_refused_by_name(folder: Path) -> None:
+    """An empty class and a single image are refused by name."""
     (folder / "worn").mkdir()
     write(folder / "bent" / "0.png", 50)
     message = refusal(folder)

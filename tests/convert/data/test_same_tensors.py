@@ -96,7 +96,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Serving:
     resize=st.sampled_from(("stretch", "crop", "letterbox")),
     seed=st.integers(0, 1000),
 )
-def test_training_evaluation_and_serving_see_the_same_tensor(
+def test_training_and_serving_see_the_same_tensor(
     serving: Serving,
     kind: str,
     width: int,
@@ -105,6 +105,7 @@ def test_training_evaluation_and_serving_see_the_same_tensor(
     resize: Any,
     seed: int,
 ) -> None:
+    """Training evaluation and serving see the same tensor."""
     recipe = msgspec.structs.replace(imagenet.recipe(SIDE), resize=resize)
     file = serving.folder / "frame"
     file.write_bytes(image_file(kind, width, height, orientation, seed))

@@ -114,9 +114,10 @@ def test_operators_are_read_from_the_graph(float_model: bytes) -> None:
     assert [op.weights for op in found] == [432, 1024, 576, 4096, 2048]
 
 
-def test_the_default_plan_leaves_narrow_and_depthwise_operators_in_float(
+def test_default_plan_keeps_narrow_operators_in_float(
     float_model: bytes,
 ) -> None:
+    """The default plan leaves narrow and depthwise operators in float."""
     assert default_plan(float_model).integer == (
         "CONV_2D 1x1 64>64 @16x16",
         "FULLY_CONNECTED 64>32",
@@ -124,9 +125,10 @@ def test_the_default_plan_leaves_narrow_and_depthwise_operators_in_float(
 
 
 @pytest.mark.parametrize("mode", ["dynamic", "float16", "float32"])
-def test_modes_with_float_arithmetic_keep_the_interface_and_the_answer(
+def test_float_modes_keep_interface_and_answer(
     float_model: bytes, pictures: list[Frame], mode: str
 ) -> None:
+    """Modes with float arithmetic keep the interface and the answer."""
     model = quantize(float_model, mode)
     assert _io_types(model) == ("float32", "float32")
     for picture in pictures:
@@ -170,9 +172,10 @@ def test_int8_keeps_all_levels_of_a_pixel_scaled_to_one(
 
 
 @pytest.mark.parametrize(("taken", "reached"), [(None, 0.0), ((-1.0, 1.0), 1.0)])
-def test_int8_takes_what_frames_may_be_and_not_what_those_at_hand_were(
+def test_int8_input_range_covers_all_frames(
     float_model: bytes, taken: tuple[float, float] | None, reached: float
 ) -> None:
+    """The int8 input has the range that frames may have, not the range of the frames at hand."""
     dark = [picture * 0.2 - 0.7 for picture in _waves(12)]
     model = quantize(float_model, "int8", calibration=dark, taken=taken)
     [source] = Interpreter(model_content=model).get_input_details()
@@ -190,9 +193,10 @@ def test_int8_weights_are_quantised_per_channel(float_model: bytes, pictures: li
     assert scales == [64]
 
 
-def test_int8_represents_the_bias_of_a_channel_with_vanishing_weights(
+def test_int8_keeps_the_bias_of_a_vanishing_channel(
     pictures: list[Frame],
 ) -> None:
+    """Int8 represents the bias of a channel with vanishing weights."""
     weak = _small_cnn(weaken=True)
     model = quantize(weak, "int8", calibration=pictures)
     for picture in pictures:
@@ -326,7 +330,8 @@ def test_other_json_is_no_plan(data: dict[str, object]) -> None:
         Plan.from_dict(data)
 
 
-def test_an_extracted_operator_computes_what_it_does_in_the_model(float_model: bytes) -> None:
+def test_extracted_operator_computes_as_in_the_model(float_model: bytes) -> None:
+    """An extracted operator computes what it does in the model."""
     head = operators(float_model)[-1]
     alone = Interpreter(model_content=extract(float_model, head))
     assert [list(d["shape"]) for d in alone.get_input_details()] == [[1, 64]]
@@ -358,15 +363,15 @@ def test_tune_returns_the_quickest_plan_of_the_allowed_size(float_model: bytes) 
     assert len(quantize(float_model, "dynamic", plan=plan)) < len(float_model)
 
 
-def test_tune_returns_the_smallest_where_none_is_small_enough(float_model: bytes) -> None:
+def test_tune_returns_smallest_if_none_is_small_enough(float_model: bytes) -> None:
+    """Tune returns the smallest model if none is small enough."""
     plan, trials = tune(float_model, max_size_ratio=0.01, seconds=0.1)
     assert plan == min(trials, key=lambda trial: trial.size_ratio).plan
 
 
 @pytest.mark.parametrize("mode", ["dynamic", "float16", "int8"])
-def test_corrected_biases_take_off_the_shift_of_rounded_weights(
-    pictures: list[Frame], mode: str
-) -> None:
+def test_corrected_biases_undo_shift_of_rounded_weights(pictures: list[Frame], mode: str) -> None:
+    """Corrected biases take off the shift of rounded weights."""
     layers = tf.keras.layers
     tf.keras.utils.set_random_seed(3)
     # Untrained biases are all zero, which the file stores once for both layers.

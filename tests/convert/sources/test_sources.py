@@ -58,7 +58,8 @@ def test_batch_normalisation_is_folded(tf: Any) -> None:
 
 
 @pytest.mark.parametrize("end", ["flattened", "mean of two", "logits", "sigmoid"])
-def test_probabilities_are_known_wherever_the_softmax_stands(tf: Any, end: str) -> None:
+def test_probabilities_known_wherever_the_softmax_is(tf: Any, end: str) -> None:
+    """Probabilities are known wherever the softmax stands."""
     layers = tf.keras.layers
     pixels = layers.Input((16, 16, 3))
     features = layers.GlobalAveragePooling2D(keepdims=True)(layers.Conv2D(8, 3)(pixels))
@@ -90,7 +91,8 @@ def test_layers_that_vary_images_do_nothing_in_service(tf: Any) -> None:
     np.testing.assert_allclose(run(sources.from_keras(model), image), expected, atol=1e-5)
 
 
-def test_a_model_that_scales_its_pixels_is_fed_them_as_they_are(tf: Any, tmp_path: Path) -> None:
+def test_model_that_scales_its_pixels_gets_them_raw(tf: Any, tmp_path: Path) -> None:
+    """A model that scales its pixels is fed them as they are."""
     layers = tf.keras.layers
     model = tf.keras.Sequential(
         [
@@ -146,7 +148,8 @@ def test_a_fixed_size_is_not_changed(colours_files: Path) -> None:
         sources.keras_file(colours_files / "saved", (40, 40))
 
 
-def test_a_missing_signature_is_answered_with_those_there_are(colours_files: Path) -> None:
+def test_missing_signature_error_lists_the_others(colours_files: Path) -> None:
+    """A missing signature is answered with those there are."""
     with pytest.raises(ConvertError, match="no signature other: its signatures are serve, serving"):
         sources.saved_model(colours_files / "saved", "other")
 

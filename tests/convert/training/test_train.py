@@ -126,9 +126,10 @@ def constants(model: Path) -> list[tuple[tuple[int, ...], bytes]]:
     )
 
 
-def test_a_killed_training_goes_on_and_ends_in_the_same_model(
+def test_killed_training_resumes_to_the_same_model(
     bundles: Path, folder: Path, tmp_path: Path
 ) -> None:
+    """A killed training goes on and ends in the same model."""
     arguments = command(folder, tmp_path, "--epochs", "3", "--accept", "light")
     run = convert(("-c", KILLED), *arguments)
     assert run.returncode == -signal.SIGKILL, run.stdout
@@ -144,9 +145,10 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_model(
     assert not list((tmp_path / ".training").iterdir())
 
 
-def test_a_teacher_pruning_and_another_seed_make_another_model(
+def test_teacher_pruning_and_seed_change_the_model(
     bundles: Path, folder: Path, tmp_path: Path
 ) -> None:
+    """A teacher, pruning and another seed each make another model."""
     options = ("--teacher", str(bundles / "tiny" / "1"), "--sparsity", "0.8", "--seed", "1")
     assert main(command(folder, tmp_path, "--epochs", "2", *options)) == 0
     pruned, whole = (
@@ -297,7 +299,8 @@ def test_augmentation_mirrors_nothing_at_the_edge() -> None:
         assert (np.diff(dark.astype(np.int8), axis=1) != 0).sum(axis=1).tolist() == [1] * len(dark)
 
 
-def test_class_weights_favour_the_rare_by_the_root_and_average_to_one() -> None:
+def test_class_weights_favour_rare_and_average_to_one() -> None:
+    """Class weights favour rare classes by the square root and average to one."""
     weights = class_weights((100, 25))
     assert weights[1] / weights[0] == pytest.approx(2)
     assert (weights * (100, 25)).sum() == pytest.approx(125)

@@ -148,7 +148,8 @@ def test_an_image_chosen_dropped_and_pasted(page: Any) -> None:
         assert name in page.locator("#about").inner_text()
 
 
-def test_a_text_file_dropped_is_answered_with_a_clear_sentence(page: Any) -> None:
+def test_dropped_text_file_gets_a_clear_sentence(page: Any) -> None:
+    """A text file dropped is answered with a clear sentence."""
     page.evaluate(DROP, ["notes.txt", "text/plain", list(b"no image at all")])
     page.wait_for_selector("#error:not([hidden])")
     sentence = page.locator("#error").inner_text()
@@ -215,9 +216,8 @@ def test_a_wrong_key_is_refused_with_the_servers_sentence(closed_page: Any) -> N
     assert closed_page.locator("#forget").is_hidden()
 
 
-def test_a_right_key_recognizes_what_was_refused_and_is_forgotten(
-    closed: Closed, closed_page: Any
-) -> None:
+def test_right_key_repeats_refused_frame_then_is_gone(closed: Closed, closed_page: Any) -> None:
+    """The right key recognizes the frame that was refused, and is forgotten with the page."""
     closed_page.evaluate(DROP, ["blue.png", "image/png", list(frame("blue"))])
     sync_api.expect(closed_page.locator("#about")).to_contain_text("blue.png")
     use(closed_page, WRONG)
@@ -270,9 +270,8 @@ def test_a_key_without_the_right_is_replaced_by_one_with_it(
     assert labels(closed_page)[0] == "cyan"
 
 
-def test_a_revoked_key_is_asked_for_again_and_only_the_newest_frame_repeated(
-    closed: Closed, closed_page: Any
-) -> None:
+def test_revoked_key_is_asked_again_newest_frame_sent(closed: Closed, closed_page: Any) -> None:
+    """A revoked key is asked for again, and only the newest frame is repeated."""
     use(closed_page, closed.add("short", "recognize"))
     closed_page.get_by_role("button", name="cyan").click()
     assert labels(closed_page)[0] == "cyan"

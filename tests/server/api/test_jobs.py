@@ -86,9 +86,10 @@ def test_plain_numbers(clients: LiveServer) -> None:
     assert found["outputs"]["predictions"] == expected["predictions"]
 
 
-def test_a_frame_that_does_not_decode_fails_the_job_and_no_other_frame(
+def test_undecodable_frame_fails_the_job_no_other_frame(
     clients: LiveServer,
 ) -> None:
+    """A frame that does not decode fails the job, and no other frame."""
     files = [("file", ("whole", frame("red"))), ("file", ("cut", encode(picture(), "JPEG")[:-200]))]
     answer = requests.post(f"{clients.url}/v1/jobs", files=files, timeout=60)
     job = settled(clients, answer.json()["job_id"])
@@ -99,9 +100,10 @@ def test_a_frame_that_does_not_decode_fails_the_job_and_no_other_frame(
     assert (cut["status"], cut["error"]["code"]) == ("failed", "UNDECODABLE_IMAGE")
 
 
-def test_a_frame_that_failed_is_in_the_journal_and_counted_for_its_camera(
+def test_failed_frame_is_journalled_and_counted(
     clients: LiveServer,
 ) -> None:
+    """A frame that failed is in the journal and counted for its camera."""
     cut = encode(picture(), "JPEG")[:-200]
     files = [("file", ("whole", frame("red"))), ("file", ("cut", cut))]
     asked = {"camera": "jobs-cam", "part": "J-1"}
@@ -256,9 +258,8 @@ def test_a_key_sees_its_own_jobs_and_an_administrator_all(
         assert error_of(ask("chief", "POST", data=frame("red"))) == (403, "FORBIDDEN")
 
 
-def test_a_table_that_can_not_be_used_refuses_jobs_and_nothing_else(
-    client_models: Path, tmp_path: Path
-) -> None:
+def test_unusable_job_table_refuses_jobs_only(client_models: Path, tmp_path: Path) -> None:
+    """A job table that can't be used refuses jobs and nothing else."""
     (tmp_path / "data").write_text("a file where the folder should be")
     with live_server(models=client_models, model="corners", data=tmp_path / "data") as server:
         answer = requests.post(f"{server.url}/v1/jobs", frame("red"), timeout=60)

@@ -450,7 +450,8 @@ def test_it_needs_the_right_admin(colors: Path, tmp_path: Path) -> None:
     assert statuses == {"recognize": 403, "admin": 200, "nobody": 401}
 
 
-def test_an_address_of_less_than_a_page_a_minute_stops_the_start(colors: Path) -> None:
+def test_write_budget_below_a_page_stops_the_start(colors: Path) -> None:
+    """A write budget below one page of the database a minute stops the start."""
     server = LiveServer(models=colors, journal_write_mb_per_minute=0.01)
     try:
         assert server.process.wait(60) == 1

@@ -191,9 +191,10 @@ def test_what_waits_is_kept_when_the_server_stops(colors: Path, tmp_path: Path) 
         ({"host": "0.0.0.0"}, True),
     ],
 )
-def test_frames_are_kept_by_themselves_only_where_keys_are_asked_for(
+def test_frames_are_sampled_only_if_keys_are_required(
     settings: dict[str, Any], on: bool, tmp_path: Path
 ) -> None:
+    """Frames are kept without a request only if keys are required."""
     made = Settings(**({"keys_file": str(tmp_path / "keys.jsonl")} | settings))
     assert samples_on(made, keys_asked_for=Authenticator(made).closed()) is on
 

@@ -47,9 +47,8 @@ def test_it_measures_writes_and_proposes_usable_settings(shipped: Path, tmp_path
     assert loaded.max_wait_ms == figures["proposed"]["max_wait_ms"]
 
 
-def test_a_bare_model_is_measured_by_the_recipe_of_the_settings(
-    shipped: Path, tmp_path: Path
-) -> None:
+def test_bare_model_is_measured_by_the_settings_recipe(shipped: Path, tmp_path: Path) -> None:
+    """A bare model is measured by the recipe of the settings."""
     folder = tmp_path / "parts" / "1"
     shutil.copytree(shipped, folder)
     recipe = json.loads((folder / "bundle.json").read_text())["recipe"]

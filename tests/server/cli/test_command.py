@@ -84,9 +84,8 @@ def test_check_tells_what_is_named_in_vain(models: Path, tmp_path: Path) -> None
     ]
 
 
-def test_check_goes_on_after_a_model_that_is_not_the_default(
-    models: Path, tiny_model: MakeModel
-) -> None:
+def test_check_goes_on_after_a_faulty_other_model(models: Path, tiny_model: MakeModel) -> None:
+    """Check goes on after a faulty model that is not the default."""
     write_bundle(models / "bolts" / "1", tiny_model("colors"), ("red", "green"))
     ended = run("check", "--models", models, "--model", "colors")
     assert ended.returncode == 0, ended.stderr
@@ -162,9 +161,8 @@ def test_what_serve_refuses_check_does_too(models: Path, flags: tuple[str, ...])
     )
 
 
-def test_a_folder_that_can_not_be_written_is_told_at_the_start(
-    models: Path, tmp_path: Path
-) -> None:
+def test_unwritable_folder_is_reported_at_the_start(models: Path, tmp_path: Path) -> None:
+    """A folder that can't be written is reported at the start."""
     (tmp_path / "file").write_text("")
     server = LiveServer(models=models, data=tmp_path / "file")
     server.await_ready()

@@ -88,9 +88,10 @@ def test_the_first_failure_ends_it(bundle: Path, devices: list[LiveServer], back
     assert [serving(device) for device in devices] == [1 if back else 2, 1, 1]
 
 
-def test_a_device_where_a_golden_frame_fails_keeps_its_version(
+def test_device_keeps_version_if_golden_frame_fails(
     tiny_model: MakeModel, devices: list[LiveServer], tmp_path: Path
 ) -> None:
+    """A device on which a golden frame fails keeps its version."""
     golden = (("golden/red.png", encode(plain((255, 0, 0)), "PNG")),)
     wrong = (Golden(file="golden/red.png", label=COLORS[1], probability=0.9),)
     new = tmp_path / "faulty" / "colors" / "2"

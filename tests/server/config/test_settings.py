@@ -22,14 +22,16 @@ def test_without_any_source_the_defaults_hold() -> None:
     assert load({}) == Settings()
 
 
-def test_the_file_yields_to_the_environment_and_that_to_flags(tmp_path: Path) -> None:
+def test_flags_override_environment_overrides_file(tmp_path: Path) -> None:
+    """The file yields to the environment, and the environment to flags."""
     file = toml(tmp_path, 'port = 1001\nhost = "0.0.0.0"\nmodel = "file"\n')
     environ = {"LINESIDE_PORT": "1002", "LINESIDE_MODEL": "environment", "HOME": "/root"}
     loaded = load(environ, {"port": "1003"}, file)
     assert (loaded.host, loaded.model, loaded.port) == ("0.0.0.0", "environment", 1003)
 
 
-def test_the_environment_may_name_the_file_and_a_flag_another(tmp_path: Path) -> None:
+def test_environment_names_the_file_and_flag_another(tmp_path: Path) -> None:
+    """The environment may name the file and a flag another."""
     (tmp_path / "flag").mkdir()
     named = toml(tmp_path, "port = 1001")
     flagged = toml(tmp_path / "flag", "port = 1002")

@@ -143,7 +143,7 @@ def test_a_rate_is_told_at_once(colors: Path) -> None:
                 assert answer(client) == (429, "RATE_LIMITED")
 
 
-def test_a_client_that_is_refused_while_it_sends_reads_the_answer(unguarded: LiveServer) -> None:
+def test_client_refused_while_it_sends_reads_the_answer(unguarded: LiveServer) -> None:
     """And is not cut off in the middle of its body."""
 
     def sent_and_read() -> bool:

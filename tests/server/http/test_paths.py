@@ -58,7 +58,8 @@ def test_slashes_change_no_route(clients: LiveServer, path: str) -> None:
         assert len({answer.headers["Content-Type"] for answer in answers}) == 1, path
 
 
-def test_frame_is_answered_and_counted_however_it_is_addressed(colors: Path) -> None:
+def test_frame_is_counted_however_it_is_addressed(colors: Path) -> None:
+    """A frame is answered and counted, however its path is written."""
     with live_server(models=colors) as server:
         for way in ways("/v1/recognize"):
             for files in ({}, {"file": GREEN}):

@@ -118,7 +118,8 @@ def test_a_job_that_is_done_before_anyone_looked_has_begun(bench: Bench) -> None
     assert bench.table.get("j").started is not None
 
 
-def test_a_job_cancelled_during_an_outage_is_told_by_the_next_dispatcher(tmp_path: Path) -> None:
+def test_job_cancelled_in_outage_is_reported_later(tmp_path: Path) -> None:
+    """A job cancelled during an outage is reported by the next dispatcher."""
     cancelled: deque[str] = deque()
     (tmp_path / "redis").mkdir()
     with redis_server(tmp_path / "redis") as server:
@@ -137,7 +138,8 @@ def test_a_job_cancelled_during_an_outage_is_told_by_the_next_dispatcher(tmp_pat
     assert not cancelled
 
 
-def test_a_frame_that_failed_is_told_with_the_model_that_it_was_sent_to(bench: Bench) -> None:
+def test_failed_frame_is_reported_with_its_model(bench: Bench) -> None:
+    """A failed frame is reported with the model that it was sent to."""
     bench.add("j")
     bench.step()
     bench.report("j-0-0", FrameReport("done", "w", outcome=FrameOutcome(fault=BAD)))
@@ -148,7 +150,8 @@ def test_a_frame_that_failed_is_told_with_the_model_that_it_was_sent_to(bench: B
     ]
 
 
-def test_nothing_is_kept_of_frames_that_end_while_their_model_is_loaded(tmp_path: Path) -> None:
+def test_frames_ending_during_model_load_leave_nothing(tmp_path: Path) -> None:
+    """Nothing is kept of frames that end while their model is loaded."""
     cancelled: deque[str] = deque()
     with closing(Bench(tmp_path, cancelled)) as bench:
         bench.loading = True
@@ -174,7 +177,8 @@ def test_a_frame_that_the_broker_lost_costs_no_worker(bench: Bench) -> None:
     assert bench.table.get("j").state == "succeeded"
 
 
-def test_a_worker_that_falls_silent_with_a_frame_hangs_after_a_while(bench: Bench) -> None:
+def test_silent_worker_with_a_frame_counts_as_hung(bench: Bench) -> None:
+    """A worker that falls silent with a frame counts as hung after a while."""
     bench.fall_silent("w")
     assert bench.hanging() == (frozenset(), False)
     bench.later(HANGING + 1)

@@ -114,7 +114,8 @@ def test_strangers_get_no_series() -> None:
     assert reasons(registry) == {("other", "INVALID_FIELD"): 100}
 
 
-def test_an_answered_camera_takes_the_place_of_one_that_never_was() -> None:
+def test_answered_camera_replaces_a_never_answered_one() -> None:
+    """An answered camera takes the place of one that never was."""
     registry = CollectorRegistry()
     cameras = Cameras(registry, 2)
     cameras.refused(refusal("typo", at=1.0))
@@ -151,7 +152,7 @@ def test_series_are_bounded_whatever_comes(most: int) -> None:
         assert len({camera for camera, _ in reasons(registry)} - {"other"}) <= most
 
 
-def test_cameras_with_wrong_clocks_are_seen_from_the_first_frame(colors: Path) -> None:
+def test_wrong_camera_clock_is_seen_from_first_frame(colors: Path) -> None:
     """By their metrics, the journal and the log: each with the reason and the sender."""
     hours = {"ahead": 2, "behind": -5}
     with live_server(models=colors) as server:
@@ -249,7 +250,8 @@ def test_build_and_readiness_are_told(colors_server: LiveServer) -> None:
     assert 'lineside_build_info{python="3.' in text
 
 
-def test_a_frame_that_fails_right_after_the_cameras_first_is_counted_for_it(colors: Path) -> None:
+def test_failure_right_after_first_frame_is_counted(colors: Path) -> None:
+    """A frame that fails right after its camera's first frame is counted for the camera."""
     frames = 20
     with live_server(models=colors) as server, requests.Session() as session:
 
@@ -275,9 +277,8 @@ def journal(server: LiveServer, count: int) -> list[dict[str, Any]] | None:
 
 
 @pytest.mark.parametrize("way", ["multipart", "json", "form", "batch"])
-def test_frames_that_fail_before_they_are_worked_on_are_counted_for_their_camera(
-    colors: Path, way: str
-) -> None:
+def test_early_failures_are_counted_for_their_camera(colors: Path, way: str) -> None:
+    """Frames that fail before they are worked on are counted for their camera."""
     text = base64.b64encode(GREEN).decode()
     with live_server(models=colors) as server:
 

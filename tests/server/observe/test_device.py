@@ -168,7 +168,8 @@ def test_a_scrape_tells_of_the_whole_machine(tmp_path: Path) -> None:
             assert float(found[0].rpartition(" ")[2]) == float(value)
 
 
-def test_a_scrape_of_a_machine_without_any_of_it_still_tells_of_the_disk(tmp_path: Path) -> None:
+def test_scrape_without_sensors_still_has_the_disk(tmp_path: Path) -> None:
+    """A scrape of a machine without any sensor still reports the disk."""
     text = told(DeviceCollector({"data": tmp_path}, tmp_path, None))
     lines = [line.split(" ")[0] for line in text.splitlines() if not line.startswith("#")]
     assert lines == [

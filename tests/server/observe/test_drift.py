@@ -48,9 +48,8 @@ def test_the_index_by_hand() -> None:
 
 
 @given(COUNTS, COUNTS)
-def test_the_index_is_finite_never_negative_and_the_same_both_ways(
-    one: list[int], two: list[int]
-) -> None:
+def test_index_is_finite_symmetric_and_not_negative(one: list[int], two: list[int]) -> None:
+    """The index is finite, never negative, and the same both ways."""
     index = stability_index(one, two)
     assert 0 <= index < math.inf
     assert index == pytest.approx(stability_index(two, one), abs=1e-12)
@@ -122,7 +121,8 @@ def test_labels_that_the_validation_never_saw_count() -> None:
     assert "brightness" not in model.indices(1.0)
 
 
-def test_a_new_version_begins_anew_and_an_old_ones_last_frames_do_not_count() -> None:
+def test_new_version_starts_a_new_window() -> None:
+    """A new version begins anew, and the last frames of the old one do not count."""
     serving = {"parts": manifest(1)}
 
     def find(name: str, version: int) -> Manifest | None:
@@ -204,9 +204,10 @@ def darker(data: bytes) -> bytes:
     return cv2.imencode(".jpg", pixels // 3)[1].tobytes()
 
 
-def test_frames_of_the_kind_validated_on_stay_low_and_others_rise(
+def test_index_is_low_for_validated_kind_high_for_others(
     recognizer: Recognizer, line: list[tuple[str, bytes]]
 ) -> None:
+    """The index stays low for frames of the validated kind, and rises for others."""
     answers = [recognizer.recognize(data, Options()) for _, data in line]
     usual = indices(recognizer, answers)
     assert set(usual) == {"class", "confidence", "brightness"}

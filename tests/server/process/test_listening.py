@@ -10,9 +10,8 @@ from job_workers import await_that
 from server_process import ROOT, free_port
 
 
-def test_of_two_that_start_at_once_one_serves_and_the_other_says_why_not(
-    colors: Path, tmp_path: Path
-) -> None:
+def test_one_of_two_started_at_once_serves(colors: Path, tmp_path: Path) -> None:
+    """Of two servers that start at once, one serves and the other says why it does not."""
     port = free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith("LINESIDE_")}
     env |= {"LINESIDE_PORT": str(port), "LINESIDE_MODELS": str(colors)}

@@ -295,7 +295,8 @@ os._exit(0)
 """
 
 
-def test_a_worker_whose_parent_ended_before_it_was_up_ends_too() -> None:
+def test_worker_ends_if_parent_ended_before_it_was_up() -> None:
+    """A worker whose parent ended before it was up ends too."""
     done = subprocess.run(
         [sys.executable, "-c", LATE], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
@@ -303,7 +304,8 @@ def test_a_worker_whose_parent_ended_before_it_was_up_ends_too() -> None:
     assert "the server that started this worker has ended" in done.stderr
 
 
-def test_where_the_kernel_does_not_tell_what_waits_none_does() -> None:
+def test_no_connection_waits_if_kernel_reports_none() -> None:
+    """If the kernel does not report waiting connections, none counts as waiting."""
     left, right = socket.socketpair(socket.AF_UNIX)
     with left, right:
         assert not_yet_accepted(left) == 0

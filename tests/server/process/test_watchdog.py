@@ -68,9 +68,10 @@ def watching(settings: Settings, manager: Manager) -> Iterator[None]:
         assert not thread.is_alive()
 
 
-def test_a_server_under_systemd_says_that_it_is_ready_and_then_that_it_lives(
+def test_systemd_is_told_ready_then_alive(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A server under systemd reports that it is ready, and then that it lives."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
     monkeypatch.setenv("WATCHDOG_USEC", str(DUE_USEC))
     with live_server():
@@ -78,9 +79,10 @@ def test_a_server_under_systemd_says_that_it_is_ready_and_then_that_it_lives(
         assert [manager.next() for _ in range(3)] == ["WATCHDOG=1"] * 3
 
 
-def test_a_worker_that_was_replaced_feeds_the_watchdog_again(
+def test_replacement_worker_feeds_the_watchdog_again(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A worker that was replaced feeds the watchdog again."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
     monkeypatch.setenv("WATCHDOG_USEC", str(DUE_USEC))
     with live_server() as server:
@@ -134,7 +136,8 @@ def test_a_manager_that_is_away_for_a_while_is_told_again(manager: Manager) -> N
             fresh.close()
 
 
-def test_a_server_listening_everywhere_is_asked_at_the_loopback(manager: Manager) -> None:
+def test_server_on_all_addresses_is_asked_at_loopback(manager: Manager) -> None:
+    """A server listening everywhere is asked at the loopback."""
     with (
         live_server(host="0.0.0.0", auth="off") as server,
         watching(Settings(host="0.0.0.0", port=server.port), manager),

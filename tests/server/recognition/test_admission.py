@@ -125,7 +125,8 @@ def refusal(answer: "Future[float]", kind: type[LinesideError]) -> LinesideError
     return error
 
 
-def test_as_many_frames_work_as_there_are_slots_and_the_rest_wait() -> None:
+def test_frames_fill_the_slots_and_the_rest_wait() -> None:
+    """As many frames work as there are slots, and the rest wait."""
     with line(slots=2) as made:
         answers = [made.send(name) for name in "abc"]
         assert (made.admission.busy, made.admission.waiting) == (2, 1)
@@ -139,7 +140,8 @@ def test_as_many_frames_work_as_there_are_slots_and_the_rest_wait() -> None:
         assert (made.admission.busy, made.admission.waiting) == (0, 0)
 
 
-def test_more_than_may_wait_are_refused_at_once_with_when_there_is_room() -> None:
+def test_frame_beyond_queue_is_refused_with_retry_after() -> None:
+    """More frames than may wait are refused at once, with the time when there is room."""
     with line(slots=1, max_waiting=2) as made:
         learn(made, 0.5)
         for name in "abc":
@@ -156,7 +158,8 @@ def test_where_none_may_wait_a_second_frame_is_refused() -> None:
         assert made.admission.waiting == 0
 
 
-def test_a_frame_that_cannot_be_answered_in_time_is_refused_at_once() -> None:
+def test_frame_that_would_be_late_is_refused_at_once() -> None:
+    """A frame that can't be answered in time is refused at once."""
     with line(slots=1) as made:
         # As many real seconds do not pass as "in time" may wait.
         learn(made, 50)
@@ -167,7 +170,8 @@ def test_a_frame_that_cannot_be_answered_in_time_is_refused_at_once() -> None:
         assert (made.admission.busy, made.admission.waiting) == (1, 1)
 
 
-def test_a_waiting_frame_whose_deadline_comes_is_refused_then() -> None:
+def test_waiting_frame_is_refused_at_its_deadline() -> None:
+    """A waiting frame whose deadline comes is refused then."""
     with line(slots=1) as made:
         made.send("a")
         error = refusal(made.send("b", deadline=made.clock.now + 0.02), DeadlineExceededError)
@@ -187,7 +191,8 @@ def test_a_frame_that_became_too_late_is_passed_over() -> None:
         assert made.served[1:] == ["a", "next"]
 
 
-def test_a_newer_frame_of_the_camera_takes_the_place_of_the_waiting_one() -> None:
+def test_newer_frame_replaces_waiting_one_of_its_camera() -> None:
+    """A newer frame of the camera takes the place of the waiting one."""
     with line(slots=1) as made:
         made.send("a", "st4")
         old = made.send("old", "st4", latest_only=True)
@@ -244,7 +249,8 @@ def test_a_full_queue_makes_room_for_a_calm_camera() -> None:
         assert calm.result(30) >= 0
 
 
-def test_the_estimate_counts_only_the_frames_that_go_before_by_turns() -> None:
+def test_estimate_counts_only_frames_that_go_before() -> None:
+    """The estimate counts only the frames that go before, by turns of the cameras."""
     with line(slots=1, max_waiting=8) as made:
         learn(made, 100)  # real seconds, of which as many do not pass as "calm" may wait
         made.send("first", "flood")
@@ -267,7 +273,8 @@ def test_an_error_gives_the_slot_to_the_next_frame() -> None:
         assert made.admission.busy == 1
 
 
-def test_failed_frames_say_nothing_of_the_time_a_good_one_takes() -> None:
+def test_failed_frames_do_not_change_the_estimate() -> None:
+    """Failed frames say nothing about the time that a good one takes."""
     with line(slots=1) as made:
         learn(made, 0.5)
         broken = made.send("broken", error=ZeroDivisionError("at once"))
@@ -276,7 +283,8 @@ def test_failed_frames_say_nothing_of_the_time_a_good_one_takes() -> None:
         assert "500.0 ms a frame" in repr(made.admission)
 
 
-def test_an_estimate_longer_than_every_deadline_is_corrected() -> None:
+def test_estimate_longer_than_all_deadlines_is_corrected() -> None:
+    """An estimate longer than every deadline is corrected."""
     with line(slots=1) as made:
         learn(made, 60.0)
         refusal(made.send("refused", deadline=made.clock.now + 5), DeadlineExceededError)
@@ -287,7 +295,8 @@ def test_an_estimate_longer_than_every_deadline_is_corrected() -> None:
         assert "10.0 ms a frame" in repr(made.admission)
 
 
-def test_one_cameras_slow_frames_do_not_refuse_anothers_quick_ones() -> None:
+def test_slow_camera_does_not_refuse_a_quick_one() -> None:
+    """The slow frames of one camera do not refuse the quick ones of another."""
     with line(slots=2) as made:
         first = made.send("slow", camera="large")
         made.finish("slow", 0.64)
@@ -305,9 +314,10 @@ def test_one_cameras_slow_frames_do_not_refuse_anothers_quick_ones() -> None:
         )
 
 
-def test_a_quick_cameras_waiting_frame_is_taken_where_a_slow_ones_would_be_late(
+def test_quick_frame_is_taken_if_slow_would_be_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The waiting frame of a quick camera is taken if a slow camera's would be late."""
     # Times so long that as many real seconds do not pass while "quick" waits.
     monkeypatch.setattr(service_time, "BELIEVED", 100 * BELIEVED)
     with line(slots=1) as made:

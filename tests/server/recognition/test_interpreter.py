@@ -32,7 +32,8 @@ def test_tensors_are_described(tiny_model: MakeModel) -> None:
     assert not Interpreter(tiny_model("colors"), 1).inputs[0].quantized
 
 
-def test_eight_threads_on_one_interpreter_get_their_own_answers(tiny_model: MakeModel) -> None:
+def test_eight_threads_on_one_interpreter_do_not_mix(tiny_model: MakeModel) -> None:
+    """Eight threads on one interpreter get their own answers."""
     interpreter = Interpreter(tiny_model("slow"), 1)
     alone = [interpreter.run([tensor(n)])[0] for n in range(CLIENTS)]
     start = threading.Barrier(CLIENTS)
@@ -72,9 +73,10 @@ def test_without_the_lock_the_same_clients_fail(tiny_model: MakeModel, mode: str
 @pytest.mark.parametrize(
     "wrong", [np.zeros((1, SIDE, SIDE, 4), np.float32), np.zeros((1, SIDE, SIDE, 3), np.int8)]
 )
-def test_a_wrong_tensor_is_a_value_error_and_the_next_one_is_answered(
+def test_wrong_tensor_is_a_value_error_next_is_answered(
     tiny_model: MakeModel, wrong: np.ndarray
 ) -> None:
+    """A wrong tensor is a value error and the next one is answered."""
     interpreter = Interpreter(tiny_model("colors"), 1)
     with pytest.raises(ValueError, match="tensor"):
         interpreter.run([wrong])
@@ -107,7 +109,8 @@ def test_an_exception_gives_the_lease_back(tiny_model: MakeModel) -> None:
         assert interpreter.run([tensor(2)])[0].argmax() == 2
 
 
-def test_a_waiting_borrower_gets_the_interpreter_that_is_given_back(tiny_model: MakeModel) -> None:
+def test_waiting_borrower_gets_the_returned_interpreter(tiny_model: MakeModel) -> None:
+    """A waiting borrower gets the interpreter that is given back."""
     pool = InterpreterPool(tiny_model("colors"), 1)
     got = threading.Event()
 

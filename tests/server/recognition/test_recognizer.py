@@ -42,7 +42,8 @@ class Slow:
     ],
     ids=["recognize", "run_images"],
 )
-def test_a_frame_that_is_late_once_it_is_decoded_gets_no_interpreter(recognize: Recognize) -> None:
+def test_frame_late_after_decoding_gets_no_interpreter(recognize: Recognize) -> None:
+    """A frame that is late once it is decoded gets no interpreter."""
     slow = Slow()
     data = encode(picture())
     with pytest.raises(DeadlineExceededError, match="while the image was decoded") as refused:

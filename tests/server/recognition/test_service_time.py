@@ -5,7 +5,7 @@ import pytest
 from server.recognition.service_time import BELIEVED, NEWEST, ServiceTimes
 
 
-def test_one_frame_that_took_long_does_not_make_all_be_expected_to() -> None:
+def test_one_slow_frame_does_not_raise_the_estimate() -> None:
     """The machine stood still in the midst of it, say."""
     times = ServiceTimes()
     times.learn("a", 0.02, 10.0)
@@ -21,7 +21,8 @@ def test_after_a_pause_the_first_frame_counts_alone() -> None:
     assert times.mean == 0.5
 
 
-def test_frames_that_all_take_longer_than_an_estimate_is_believed_are_averaged() -> None:
+def test_frames_that_all_take_long_are_averaged() -> None:
+    """Frames that all take longer than an estimate is believed are averaged."""
     times = ServiceTimes()
     for number in range(3):
         times.learn("a", 2 * BELIEVED + 0.01 * number, 10.0 + 2.02 * BELIEVED * number)

@@ -24,7 +24,8 @@ from server.store.keys import KeyRing, add_key, read_keys, revoke_key
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def test_keys_that_are_made_and_revoked_at_once_are_all_made_and_revoked(tmp_path: Path) -> None:
+def test_keys_added_and_revoked_at_once_are_not_lost(tmp_path: Path) -> None:
+    """Keys that several processes make and revoke at once are all made and revoked."""
     file = tmp_path / "keys.jsonl"
     for number in range(4):
         add_key(file, f"old{number}", ["admin"], now=NOW)

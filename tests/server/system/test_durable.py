@@ -85,9 +85,8 @@ def test_a_private_file_is_its_owners_alone(tmp_path: Path) -> None:
     assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (1234, 1235, 0o600)
 
 
-def test_each_folder_that_is_made_is_synced_into_the_one_above(
-    synced: list[Path], tmp_path: Path
-) -> None:
+def test_new_folders_are_synced_into_their_parent(synced: list[Path], tmp_path: Path) -> None:
+    """Each folder that is made is synced into the one above."""
     make_folder(tmp_path / "a" / "b")
     assert synced == [tmp_path, tmp_path / "a"]
     make_folder(tmp_path / "a" / "b")

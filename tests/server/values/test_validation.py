@@ -204,7 +204,8 @@ def test_unknown_name_is_told_the_nearest(name: str, meant: str) -> None:
     refuse_unknown([meant, "_"], known)
 
 
-def test_unknown_name_that_is_long_or_secret_is_not_repeated() -> None:
+def test_long_or_secret_unknown_name_is_not_repeated() -> None:
+    """Unknown name that is long or secret is not repeated."""
     for name in ("ls_" + "a" * 43, "x" * 100_000):
         with pytest.raises(InvalidFieldError) as caught:
             refuse_unknown([name], ("camera",))

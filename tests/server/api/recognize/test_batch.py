@@ -42,7 +42,8 @@ def test_each_file_has_its_own_result_or_error(clients: LiveServer) -> None:
     assert refused(clients, "UNSUPPORTED_IMAGE") == before + 1
 
 
-def test_a_file_that_opencv_reads_in_its_own_way_spoils_no_other(clients: LiveServer) -> None:
+def test_file_with_opencv_quirk_spoils_no_other(clients: LiveServer) -> None:
+    """A file that OpenCV reads in its own way spoils no other file."""
     floats = b"Pf\n40 30\n-1.0\n" + struct.pack("<f", 0.5) * 1200
     files = [("file", ("one.png", frame("red"))), ("file", ("grey.pfm", floats))]
     answered = post(clients, files)

@@ -91,9 +91,8 @@ def at_once(server: LiveServer, path: str, clients: int, **how: Any) -> list[req
 
 
 @pytest.mark.parametrize("path", ["/v1/recognize", "/api/recognize_cached"])
-def test_eight_clients_with_the_same_frame_cost_one_inference(
-    caching: LiveServer, path: str
-) -> None:
+def test_eight_clients_with_one_frame_cost_one_inference(caching: LiveServer, path: str) -> None:
+    """Eight clients with the same frame cost one inference."""
     before, counted = inferences(caching), lookups(caching)
     answers = at_once(caching, path, 8, files={"file": green(1)})
     assert {answer.status_code for answer in answers} == {200}
@@ -119,7 +118,8 @@ def test_answers_with_and_without_the_cache_are_equal(caching: LiveServer) -> No
         assert kept.json()["timing_ms"]["inference"] == 0
 
 
-def test_a_kept_answer_belongs_to_its_frame_and_options_alone(caching: LiveServer) -> None:
+def test_cached_answer_belongs_to_its_frame_and_options(caching: LiveServer) -> None:
+    """A cached answer belongs to its frame and options alone."""
     post(caching, green(200), top_k=3)
     for data, asked in (
         (green(201), {"top_k": 3}),
@@ -267,7 +267,8 @@ def test_the_cached_route_needs_no_setting(clients: LiveServer) -> None:
     assert clients.recognize(frame("magenta")).json()["cached"] is False
 
 
-def test_the_cached_route_keeps_for_a_minute_whatever_the_setting(colors: Path) -> None:
+def test_cached_route_keeps_a_minute_whatever_is_set(colors: Path) -> None:
+    """The cached route keeps answers for a minute, whatever the setting is."""
     files = {"file": green()}
     with live_server(models=colors, cache="true", cache_s=1) as server:
         route = f"{server.url}/api/recognize_cached"

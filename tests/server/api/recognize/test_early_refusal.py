@@ -141,7 +141,8 @@ def test_who_may_not_come_in_is_told_so_however_many_wait(crowded: Crowded) -> N
     assert [(each.camera, each.status) for each in crowded.refused] == [("st4", 503)]
 
 
-def test_open_doors_refuse_for_want_of_room_on_this_machine_alone(crowded: Crowded) -> None:
+def test_open_access_refuses_early_on_loopback_only(crowded: Crowded) -> None:
+    """Without keys, only callers of this machine are refused early for want of room."""
     assert crowded.post("192.0.2.7").status_code == 401
     assert crowded.refused == []
     assert crowded.post().status_code == 503

@@ -126,9 +126,8 @@ def test_an_image(fetch: ImageFetcher, port: int) -> None:
     assert fetch(f"http://127.0.0.1:{port}/frame.png?at=1") == RED
 
 
-def test_an_image_is_waited_for_no_longer_than_its_answer_is_wanted(
-    fetch: ImageFetcher, port: int
-) -> None:
+def test_image_fetch_ends_at_the_deadline(fetch: ImageFetcher, port: int) -> None:
+    """An image is waited for no longer than its answer is wanted."""
     with pytest.raises(DeadlineExceededError, match="while image_url was fetched"):
         fetch(f"http://127.0.0.1:{port}/drip", time.monotonic() + 0.2)
     with pytest.raises(DeadlineExceededError):
@@ -139,7 +138,8 @@ def test_an_image_is_waited_for_no_longer_than_its_answer_is_wanted(
         )
 
 
-def test_a_requests_deadline_counts_while_its_image_is_fetched(port: int, colors: Path) -> None:
+def test_deadline_counts_while_image_is_fetched(port: int, colors: Path) -> None:
+    """A request's deadline counts while its image is fetched."""
     with live_server(
         models=colors, image_url_hosts=f"127.0.0.1:{port}", image_url_timeout=60
     ) as server:

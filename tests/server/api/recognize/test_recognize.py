@@ -85,7 +85,9 @@ def test_model_and_version_may_be_named(colors_server: LiveServer) -> None:
     assert (named["model"], named["model_version"]) == ("colors", 1)
 
 
-def test_a_request_id_comes_back_and_a_strange_one_is_replaced(colors_server: LiveServer) -> None:
+def test_request_id_comes_back_or_is_replaced(colors_server: LiveServer) -> None:
+    """A request id comes back; a strange one is replaced."""
+
     def id_of(given: str | None) -> str:
         headers = {} if given is None else {"X-Request-Id": given}
         answer = requests.post(colors_server.url + URL, GREEN, headers=headers, timeout=60)
@@ -201,9 +203,8 @@ def test_models_are_listed_with_their_manifest(colors_server: LiveServer) -> Non
     assert one["failures"] == []
 
 
-def test_a_version_that_fails_leaves_the_older_one_and_says_why(
-    tiny_model: MakeModel, tmp_path: Path
-) -> None:
+def test_failed_version_keeps_the_older_and_says_why(tiny_model: MakeModel, tmp_path: Path) -> None:
+    """A version that fails leaves the older one and says why."""
     good = write_bundle(tmp_path / "colors" / "1", tiny_model("colors"))
     write_bundle(tmp_path / "colors" / "2", tiny_model("colors"), ("red", "green"))
     assert good.is_dir()

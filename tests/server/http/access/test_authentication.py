@@ -207,9 +207,10 @@ def test_nothing_is_told_of_paths_that_are_not_there(site: Site) -> None:
     assert site.get("/nothing").status_code == 404
 
 
-def test_keys_are_made_listed_and_revoked_while_the_server_runs(
+def test_keys_change_while_the_server_runs(
     colors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Keys are made, listed and revoked while the server runs."""
     file = tmp_path / "keys.jsonl"
     app = make_app(colors, file)
     client = app.test_client()
@@ -259,7 +260,8 @@ def test_a_key_that_has_expired_opens_nothing(colors: Path, tmp_path: Path) -> N
     assert (answer.status_code, error(answer)["message"]) == (401, "the key has expired")
 
 
-def test_a_damaged_keys_file_stops_the_start_but_not_the_server(tmp_path: Path) -> None:
+def test_damaged_keys_file_stops_the_start_only(tmp_path: Path) -> None:
+    """A damaged keys file stops the start, but not a server that runs."""
     file = tmp_path / "keys"
     secret = add_key(file, "a", ["admin"], now=NOW)
     ring = KeyRing(file)
@@ -428,9 +430,10 @@ def test_a_bad_token_opens_no_admin_route(
         ("RS256", PRIVATE, "is a private key"),
     ],
 )
-def test_a_key_that_is_not_for_the_algorithm_stops_the_start(
+def test_key_of_another_algorithm_stops_the_start(
     tmp_path: Path, algorithm: Any, content: bytes, says: str
 ) -> None:
+    """A key that is not for the algorithm stops the start."""
     (tmp_path / "jwt.key").write_bytes(content)
     settings = Settings(
         jwt_algorithm=algorithm,

@@ -126,7 +126,7 @@ def test_slow_clients_keep_neither_probes_nor_cameras_out(colors: object) -> Non
     await_that(came_together, "a crowd at once")
 
 
-def test_answers_to_others_meanwhile_are_not_taken_for_theirs(server: LiveServer) -> None:
+def test_other_answers_are_not_taken_for_theirs(server: LiveServer) -> None:
     """Each of 100 late bodies ends, and no connection on which pages of a like length are read."""
     done, read = threading.Event(), [0, 0, 0]
 
@@ -174,7 +174,7 @@ def test_a_good_camera_takes_the_place_of_the_slowest(colors: object) -> None:
     await_that(came_together, "a crowd at once")
 
 
-def test_a_body_that_is_not_coming_does_not_keep_the_server_up(colors: object) -> None:
+def test_stalled_body_does_not_keep_the_server_up(colors: object) -> None:
     """As long as stop_timeout, whose end would be told by the exit code."""
     with live_server(models=colors, body_timeout=1) as server, begin(server) as client:
         server.await_listening()

@@ -64,7 +64,8 @@ def test_a_server_without_jobs_pays_nothing(colors: Path, tmp_path: Path) -> Non
     assert not list((tmp_path / "data").glob("jobs*"))
 
 
-def test_workers_run_where_their_priority_can_not_be_lowered(colors: Path) -> None:
+def test_workers_run_if_priority_can_not_be_lowered(colors: Path) -> None:
+    """Workers run if their priority can't be lowered."""
     with live_server(str(ROOT / "tests" / "support" / "sandboxed.py"), models=colors) as server:
         assert settled(server, submit(server, GREEN))["status"] == "succeeded"
 

@@ -112,9 +112,10 @@ def test_a_damaged_exif_block_leaves_the_image_as_stored() -> None:
     ),
     orientation=st.integers(1, 8),
 )
-def test_scaled_decode_never_falls_below_what_the_resize_needs(
+def test_scaled_decode_stays_above_the_resize_size(
     width: int, height: int, recipe: Recipe, orientation: int
 ) -> None:
+    """Scaled decode never falls below what the resize needs."""
     header = Header("JPEG", "RGB", width, height, orientation)
     eighths = frame.jpeg_eighths(header, recipe)
     upright = (height, width) if header.transposed else (width, height)
@@ -225,7 +226,8 @@ def test_of_a_jpeg_with_several_pictures_the_first_is_seen(several_pictures: byt
     assert decode(several_pictures, Recipe(width=8, height=6), LIMITS).shape == (6, 8, 3)
 
 
-def test_a_jpeg_with_several_pictures_is_never_answered_damaged(several_pictures: bytes) -> None:
+def test_jpeg_with_several_pictures_is_never_damaged(several_pictures: bytes) -> None:
+    """A JPEG with several pictures is never answered damaged."""
     first = several_pictures.index(b"\xff\xd9")
     for cut in (first // 2, first - 1):
         with pytest.raises(UndecodableImageError):

@@ -75,14 +75,16 @@ def test_a_png_chunk_longer_than_the_file_takes_no_memory(
     assert peak() - before < 200_000_000
 
 
-def test_a_png_of_empty_chunks_is_refused_before_they_are_all_read() -> None:
+def test_png_of_empty_chunks_is_refused_early() -> None:
+    """A PNG of empty chunks is refused before all of them are read."""
     empty = chunk(b"prVt")
     for at, most in ((HEAD, png.MAX_CHUNKS_BEFORE_PIXELS), (END, png.MAX_CHUNKS)):
         with pytest.raises(UndecodableImageError, match="more chunks than a picture needs"):
             decode(PNG[:at] + empty * most + PNG[at:], EXACT, LIMITS)
 
 
-def test_texts_after_the_pixels_of_a_png_are_not_inflated_without_end() -> None:
+def test_png_texts_after_pixels_are_inflated_in_bounds() -> None:
+    """Texts after the pixels of a PNG are not inflated without end."""
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(7_900_000), 9))
     with pytest.raises(UndecodableImageError, match="more chunks than a picture needs"):
         decode(PNG[:END] + text * 17 + PNG[END:], EXACT, LIMITS)
@@ -179,7 +181,8 @@ def with_segments(*segments: bytes, name: str = "jpeg") -> bytes:
     return FILES[name][:2] + b"".join(segments) + FILES[name][2:]
 
 
-def test_a_jpeg_of_empty_segments_is_refused_before_they_are_all_read() -> None:
+def test_jpeg_of_empty_segments_is_refused_early() -> None:
+    """A JPEG of empty segments is refused before all of them are read."""
     data = with_segments(segment(0xE1) * 3_900_000)
     before = peak()
     with pytest.raises(UndecodableImageError, match="more than 1000 segments"):
@@ -192,7 +195,8 @@ def test_a_jpeg_of_markers_without_a_segment_is_refused() -> None:
         decode(with_segments(b"\xff\xd0" * 1000), EXACT, LIMITS)
 
 
-def test_a_jpeg_that_goes_over_its_pixels_again_and_again_is_refused() -> None:
+def test_jpeg_with_too_many_scans_is_refused() -> None:
+    """A JPEG that goes over its pixels again and again is refused."""
     data = FILES["jpeg-progressive"]
     last = data[data.rindex(b"\xff\xda") : -2]
     decode(data, EXACT, LIMITS)

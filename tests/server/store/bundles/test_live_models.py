@@ -226,9 +226,10 @@ def test_an_unforeseen_error_is_its_versions_failure_alone(model: Path, events: 
     assert failure.reason == "it can't be loaded: IndexError: tuple index out of range"
 
 
-def test_a_refused_version_is_tried_again_when_its_files_change(
+def test_refused_version_is_retried_if_its_files_change(
     store: BundleRepository, model: Path
 ) -> None:
+    """A refused version is tried again when its files change."""
     folder = add(model, 2)
     manifest = (folder / MANIFEST).read_bytes()
     (folder / MANIFEST).unlink()
@@ -239,9 +240,10 @@ def test_a_refused_version_is_tried_again_when_its_files_change(
     assert store.failures("colors") == ()
 
 
-def test_a_look_takes_a_version_once_its_files_stay_as_they_are(
+def test_scan_takes_a_version_once_its_files_are_stable(
     store: BundleRepository, model: Path
 ) -> None:
+    """A scan takes a version once its files stay as they are."""
     seen = look_again(store, {})
     folder = add(model, 2)
     (folder / MANIFEST).rename(model.parent / "kept")
@@ -267,9 +269,8 @@ def test_a_look_brings_a_default_up_that_could_not_start(model: Path) -> None:
     assert store.ready() == (True, "")
 
 
-def test_a_rollback_goes_to_the_version_before_and_outlives_a_restart(
-    store: BundleRepository, model: Path
-) -> None:
+def test_rollback_goes_back_and_survives_restart(store: BundleRepository, model: Path) -> None:
+    """A rollback goes to the version before and survives a restart."""
     add(model, 2)
     store.refresh("colors")
     assert store.rollback("colors").manifest.version == 1
@@ -291,9 +292,8 @@ def test_each_rollback_goes_one_further(store: BundleRepository, model: Path) ->
         store.rollback("colors")
 
 
-def test_a_rollback_after_a_restart_serves_nothing_that_was_rolled_back_from(
-    store: BundleRepository, model: Path
-) -> None:
+def test_rollback_after_restart_skips_rolled_back(store: BundleRepository, model: Path) -> None:
+    """A rollback after a restart serves nothing that was rolled back from."""
     add(model, 2)
     store.refresh("colors")
     store.rollback("colors")
@@ -343,9 +343,8 @@ def test_a_swap_needs_no_folder_that_can_be_written(
     assert store.rollback("colors").manifest.version == 1
 
 
-def test_a_rollback_of_a_model_not_in_memory_goes_below_what_would_serve(
-    store: BundleRepository, model: Path
-) -> None:
+def test_rollback_of_unloaded_model_goes_below_served(store: BundleRepository, model: Path) -> None:
+    """A rollback of a model that is not in memory goes below the version that would serve."""
     with pytest.raises(NothingToRollBackError):
         store_of(model.parent).rollback("colors")
     add(model, 2)
@@ -365,9 +364,10 @@ def test_a_rollback_undoes_an_activation(store: BundleRepository, model: Path) -
     assert store.rollback("colors").manifest.version == 2
 
 
-def test_a_rollback_passes_over_a_version_that_no_longer_verifies(
+def test_rollback_skips_version_that_no_longer_verifies(
     store: BundleRepository, model: Path, tiny_model: MakeModel
 ) -> None:
+    """A rollback passes over a version that no longer verifies."""
     for version in (2, 3):
         add(model, version)
         store.refresh("colors")
@@ -439,9 +439,10 @@ def test_a_model_that_came_later_is_served(store: BundleRepository, model: Path)
     assert store.get("shapes").manifest.name == "shapes"
 
 
-def test_the_least_recently_used_model_goes_when_memory_is_short(
+def test_least_recently_used_model_goes_if_memory_short(
     tiny_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The least recently used model goes if memory is short."""
     for name in ("a", "b", "c", "d"):
         write_bundle(tmp_path / name / "1", tiny_model("slow"))
     # What the process really takes is other tests' too.

@@ -55,9 +55,8 @@ def store(tiny_model: MakeModel, tmp_path: Path, disk: Disk) -> BundleRepository
     return made
 
 
-def test_a_frame_waits_for_a_model_no_longer_than_its_deadline(
-    store: BundleRepository, disk: Disk
-) -> None:
+def test_frame_waits_for_model_until_its_deadline(store: BundleRepository, disk: Disk) -> None:
+    """A frame waits for a model no longer than its deadline."""
     with pytest.raises(NotReadyError, match="the model slow is being loaded") as refused:
         store.get("slow", until=time.monotonic() + 0.05)
     assert refused.value.retry_after == 1
@@ -86,9 +85,10 @@ def test_an_unknown_model_is_not_waited_for(store: BundleRepository) -> None:
         store.get("nobody")
 
 
-def test_what_frames_took_while_a_model_was_loaded_does_not_keep_it_out(
+def test_frames_during_a_load_do_not_keep_the_model_out(
     tiny_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The memory that frames took while a model was loaded does not keep the model out."""
     for name in ("first", "crowded", "other"):
         write_bundle(tmp_path / name / "1", tiny_model("colors"))
     frames = list[bytes]()
@@ -115,9 +115,8 @@ def test_what_frames_took_while_a_model_was_loaded_does_not_keep_it_out(
     assert store.memory()["crowded"] < 70_000_000
 
 
-def test_a_look_at_what_is_no_folder_any_more_passes_by_no_other(
-    tiny_model: MakeModel, tmp_path: Path
-) -> None:
+def test_scan_of_a_removed_folder_skips_no_other(tiny_model: MakeModel, tmp_path: Path) -> None:
+    """A scan that meets a folder which is gone skips no other folder."""
     for name in ("first", "other"):
         write_bundle(tmp_path / name / "1", tiny_model("colors"))
     store = BundleRepository(tmp_path, "first", Disk().load)

@@ -234,9 +234,10 @@ def test_parts_that_do_not_belong_together_are_refused(
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_a_quantised_model_is_fed_and_read_by_its_own_scales(
+def test_quantised_model_uses_its_own_scales(
     tiny_model: MakeModel, tmp_path: Path, dtype: str
 ) -> None:
+    """A quantised model is fed and read by its own scales."""
     recipe = msgspec.structs.replace(RECIPE, dtype=dtype)
     write_bundle(tmp_path / "colors" / "1", tiny_model(dtype), recipe=recipe, quantization="int8")
     answer = recognize(store_of(tmp_path), "colors", GREEN)
@@ -255,9 +256,8 @@ def test_raw_outputs_are_read_as_the_manifest_says(
     assert sum(p.probability for p in answer.predictions) < 1.001
 
 
-def test_a_bare_model_is_served_by_the_recipe_of_the_settings(
-    tiny_model: MakeModel, tmp_path: Path
-) -> None:
+def test_bare_model_is_served_by_the_settings_recipe(tiny_model: MakeModel, tmp_path: Path) -> None:
+    """A bare model is served by the recipe of the settings."""
     folder = tmp_path / "bare" / "7"
     folder.mkdir(parents=True)
     shutil.copy(tiny_model("colors"), folder / MODEL)
@@ -286,9 +286,8 @@ def test_a_half_copied_bundle_is_no_bare_model(
         open_bundle(first, RECIPE)
 
 
-def test_a_wrong_golden_frame_keeps_the_older_version_serving(
-    tiny_model: MakeModel, bundle: Path
-) -> None:
+def test_wrong_golden_frame_keeps_the_older_version(tiny_model: MakeModel, bundle: Path) -> None:
+    """A wrong golden frame keeps the older version serving."""
     golden = Golden(file="golden/frame.png", label="red", probability=1.0)
     frames = (("golden/frame.png", GREEN),)
     write_bundle(bundle.with_name("2"), tiny_model("colors"), golden=frames)

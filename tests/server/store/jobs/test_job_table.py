@@ -41,7 +41,8 @@ def test_what_is_written_is_on_the_disk(table: JobTable) -> None:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_results_go_at_their_time_and_not_with_the_next_sweep(table: JobTable) -> None:
+def test_results_expire_at_their_time_not_at_a_sweep(table: JobTable) -> None:
+    """Results go at their time and not with the next sweep."""
     for job, ago in (("young", TTL - 60), ("old", TTL + 1)):
         add(table, job)
         finish(table, job, ago)

@@ -415,7 +415,7 @@ def test_one_who_holds_the_file_delays_and_loses_nothing(tmp_path: Path) -> None
     writer.close()
 
 
-def test_a_file_that_is_held_is_not_read_as_one_that_does_not_change(tmp_path: Path) -> None:
+def test_open_file_is_not_read_as_immutable(tmp_path: Path) -> None:
     """What is written ahead would be missing from the answer."""
     path = tmp_path / "journal.db"
     writer = Writer(path, BOUNDS, Loss(Lost()))
@@ -447,7 +447,8 @@ while True:
 """
 
 
-def test_kill_9_damages_nothing_and_loses_nothing_that_was_written(tmp_path: Path) -> None:
+def test_kill_9_damages_and_loses_nothing_written(tmp_path: Path) -> None:
+    """Kill -9 damages nothing and loses nothing that was written."""
     path, begin = tmp_path / "journal.db", 0
     for turn in range(5):
         process = subprocess.Popen(
@@ -566,9 +567,8 @@ def test_a_disk_that_turns_read_only_is_still_read(small_disk: Path, said: list[
     assert said[1:] == ["the journal is written again"]
 
 
-def test_what_a_killed_server_left_on_a_read_only_disk_is_read(
-    tmp_path: Path, small_disk: Path
-) -> None:
+def test_journal_of_killed_server_read_on_read_only_disk(tmp_path: Path, small_disk: Path) -> None:
+    """The journal that a killed server left on a read-only disk is read."""
     writer = Writer(tmp_path / "journal.db", BOUNDS, Loss(Lost()))
     write(writer, [answered(observation(n)) for n in range(100)])
     for file in tmp_path.glob("journal.db*"):

@@ -87,7 +87,8 @@ def test_the_same_bytes_are_kept_once(tmp_path: Path) -> None:
     assert folder.contents().samples == 1
 
 
-def test_the_oldest_without_a_label_goes_first_and_the_cap_holds(tmp_path: Path) -> None:
+def test_oldest_unlabelled_goes_first_and_cap_holds(tmp_path: Path) -> None:
+    """The oldest sample without a label goes first, and the cap holds."""
     folder = opened(tmp_path, cap=11 * BLOCK)
     first, second, *_ = fill(folder, 5)
     folder.label(first, "dented", 1.0)
@@ -117,7 +118,8 @@ def test_where_all_have_a_label_the_oldest_goes(
     assert len(warned) == 1
 
 
-def test_an_image_above_the_cap_is_refused_and_takes_nothing_with_it(tmp_path: Path) -> None:
+def test_image_above_the_cap_is_refused_others_stay(tmp_path: Path) -> None:
+    """An image above the cap is refused and takes nothing with it."""
     folder = opened(tmp_path, cap=100_000)
     kept = fill(folder, 3)
     with pytest.raises(TooLargeError):
@@ -132,7 +134,8 @@ def test_a_smaller_cap_holds_from_the_next_start_on(tmp_path: Path) -> None:
     assert on_disk(tmp_path) == smaller.size == smaller.cap
 
 
-def test_all_is_found_again_and_what_was_not_finished_is_removed(tmp_path: Path) -> None:
+def test_restart_finds_samples_and_removes_partial_ones(tmp_path: Path) -> None:
+    """All samples are found again, and unfinished ones are removed."""
     folder = opened(tmp_path)
     whole, no_image, short, empty, garbled, renamed = fill(folder, 6)
     folder.label(whole, "dented", 5.0)
@@ -191,7 +194,8 @@ def test_filters_choose(tmp_path: Path) -> None:
         assert ids(folder, wanted) == found
 
 
-def test_a_label_is_changed_taken_back_and_read_by_the_training(tmp_path: Path) -> None:
+def test_label_is_changed_removed_and_read_by_training(tmp_path: Path) -> None:
+    """A label is changed, taken back, and read by the training."""
     folder = opened(tmp_path)
     one, two = fill(folder, 2)
     folder.label(one, "dented", 5.0)
@@ -225,7 +229,8 @@ def test_before_the_folder_was_read_nothing_is_told(tmp_path: Path) -> None:
         SampleFolder(tmp_path, 1000).find(EVERY, "", 10)
 
 
-def test_a_label_that_can_not_be_written_leaves_the_sample_as_it_was(tmp_path: Path) -> None:
+def test_unwritable_label_leaves_the_sample_as_it_was(tmp_path: Path) -> None:
+    """A label that can't be written leaves the sample as it was."""
     folder = opened(tmp_path)
     [one] = fill(folder, 1)
     # A folder where the new file would go: an error of the disk that root meets too.

@@ -135,7 +135,7 @@ def test_frames_that_are_kept_already_take_no_others_place(tmp_path: Path) -> No
     assert bench.kept == {"random": 3}
 
 
-def test_frames_are_answered_while_others_give_their_place_back(tmp_path: Path) -> None:
+def test_frames_are_answered_while_others_return_slots(tmp_path: Path) -> None:
     """Every frame is there already, so that the one place of the minute comes and goes."""
     bench = Bench(tmp_path, Policy(share=1.0, per_minute=1))
     seen = observation(jpeg(0))
@@ -216,9 +216,10 @@ def test_frames_do_not_wait_for_a_slow_disk(tmp_path: Path) -> None:
     assert sum((bench.kept + bench.lost).values()) == 101
 
 
-def test_a_folder_that_can_not_be_made_is_told_once_and_heals(
+def test_failing_folder_is_reported_once_and_heals(
     tmp_path: Path, departed: None, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A folder that can't be made is reported once and heals."""
     caplog.set_level(logging.INFO, LOGGER)
     above = tmp_path / "data"
     place = above / "samples"
