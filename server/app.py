@@ -49,6 +49,7 @@ from server.recorders import (
 )
 from server.store.crashes.guard import CrashGuard
 from server.store.jobs.records import JobRecord
+from server.system.background import in_order
 
 
 def image_fetcher(settings: Settings) -> Fetch:
@@ -166,7 +167,7 @@ def create_app(
     warn_of_clock()
     journal = open_journal(settings, metrics)
     refusals = [metrics.cameras.refused, *([journal.refused] if journal else [])]
-    in_turn = [engine.afterwards.later(listener) for listener in refusals]
+    in_turn = [in_order(engine.afterwards, listener) for listener in refusals]
     observe_requests(app, metrics, repeats, in_turn)
     register_errors(app)
     doors = Authenticator(settings)
@@ -178,7 +179,7 @@ def create_app(
     listeners: list[Listener] = [metrics.cameras.answered, suspect, drift]
     listeners += [sampler] if sampler else []
     # After the jobs have ended, and before what they are told to is closed.
-    Finalize(None, engine.afterwards.settle, exitpriority=15)
+    Finalize(None, engine.afterwards.flush, exitpriority=15)
     recognizing = RecognitionService(
         store,
         metrics,

@@ -22,7 +22,7 @@ from server.store.bundles.residents import Unloaded
 from server.store.bundles.serving_models import Limit
 from server.store.bundles.watching import watch
 from server.store.crashes.guard import CrashGuard
-from server.system.background import BackgroundQueue
+from server.system.background import BackgroundQueue, Task, make_task_queue
 from server.system.machine.cores import available_cores
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def make_store(
     settings: Settings,
     metrics: Metrics,
     admission: Admission,
-    afterwards: BackgroundQueue | None = None,
+    afterwards: BackgroundQueue[Task] | None = None,
     guard: ReaderGuard | None = None,
     audit: Audit | None = None,
 ) -> BundleRepository:
@@ -51,7 +51,7 @@ def make_store(
         if afterwards is None:
             metrics.worked(stage, seconds)
         else:
-            afterwards.take(partial(metrics.worked, stage, seconds))
+            afterwards.submit(partial(metrics.worked, stage, seconds))
 
     def load(bundle: Bundle) -> Model:
         pool = InterpreterPool(bundle.model_path, size, settings.threads_per_interpreter, wide)
@@ -147,7 +147,7 @@ class Engine:
         self.metrics.watch_crashes(self.guard.crash_count, lambda: len(self.guard.frames))
         self.admission = Admission(settings.slots, settings.max_waiting)
         self.metrics.watch(self.admission)
-        self.afterwards = BackgroundQueue()
+        self.afterwards = make_task_queue("afterwards")
         self.store = make_store(
             settings, self.metrics, self.admission, self.afterwards, self.guard, self.audit
         )

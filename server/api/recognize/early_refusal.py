@@ -26,7 +26,7 @@ from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
 from server.recognition.events import FrameRefused, RefusalListener
 from server.recognition.tensors.model import Model
-from server.system.background import BackgroundQueue
+from server.system.background import BackgroundQueue, Task
 from server.values.secret_text import kept_sentence
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -57,7 +57,7 @@ class EarlyRefusal:
         metrics: Metrics,
         repeats: LogThrottle,
         doors: Authenticator,
-        afterwards: BackgroundQueue,
+        afterwards: BackgroundQueue[Task],
         refusals: Sequence[RefusalListener] = (),
         *,
         served: Callable[[], Mapping[str, Model]],
@@ -146,7 +146,7 @@ class EarlyRefusal:
             if self._refusals:
                 self._tell(at, query, error, environ, seconds)
 
-        self._afterwards.take(told)
+        self._afterwards.submit(told)
         headers = [
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),

@@ -28,7 +28,7 @@ from server.http.probe_reserve import REFUSED
 from server.http.request_log import CAMERA, STARTED, CompletedRequest, choose_id, log_request
 from server.observe.metrics import Metrics
 from server.recognition.recognizer import Answer, Options
-from server.system.background import BackgroundQueue
+from server.system.background import BackgroundQueue, Task
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -48,7 +48,7 @@ class FastPath:
         settings: Settings,
         doors: Authenticator,
         metrics: Metrics,
-        afterwards: BackgroundQueue,
+        afterwards: BackgroundQueue[Task],
     ) -> None:
         self._app, self._recognizing, self._settings = app, recognizing, settings
         self._doors, self._metrics, self._afterwards = doors, metrics, afterwards
@@ -71,7 +71,7 @@ class FastPath:
         ):
             # Whoever reads is to find what was answered; a probe is not to wait for anything.
             if environ["REQUEST_METHOD"] == "GET" and environ["PATH_INFO"] not in PROBES:
-                self._afterwards.settle()
+                self._afterwards.flush()
             return self._app(environ, start_response)
         started = time.perf_counter()
         let_in, caller = self._door(environ)
@@ -98,7 +98,7 @@ class FastPath:
             )
             log_request(done, self._metrics)
 
-        self._afterwards.take(told)
+        self._afterwards.submit(told)
         start_response(
             "200 OK",
             [

@@ -21,7 +21,7 @@ from server.recognition.tensors import model as tensors
 from server.recognition.tensors.model import Model, ModelOutputs
 from server.store.bundles.repository import BundleRepository
 from server.store.cache.answers import CachedAnswer
-from server.system.background import BackgroundQueue
+from server.system.background import BackgroundQueue, Task
 
 
 def mark_frame() -> None:
@@ -44,7 +44,7 @@ class RecognitionService:
         listeners: Sequence[Listener] = (),
         *,
         caching: Caching,
-        afterwards: BackgroundQueue,
+        afterwards: BackgroundQueue[Task],
         always: bool = False,
         refusals: Sequence[RefusalListener] = (),
     ) -> None:
@@ -152,7 +152,7 @@ class RecognitionService:
 
     def observed(self, seen: FrameAnswered) -> None:
         """Tells of a frame that was answered outside of any request."""
-        self._afterwards.take(lambda: self._heard(seen))
+        self._afterwards.submit(lambda: self._heard(seen))
 
     def _heard(self, seen: FrameAnswered) -> None:
         self._metrics.answered(seen.answer)
@@ -174,7 +174,7 @@ class RecognitionService:
         self, answer: Answer, options: Options, data: bytes | None, request_id: str
     ) -> None:
         at = time.time()
-        self._afterwards.take(lambda: self._tell(at, answer, options, data, request_id))
+        self._afterwards.submit(lambda: self._tell(at, answer, options, data, request_id))
 
     def _tell(
         self, at: float, answer: Answer, options: Options, data: bytes | None, request_id: str

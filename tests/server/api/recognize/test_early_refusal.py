@@ -25,7 +25,7 @@ from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
 from server.recognition.events import FrameRefused
 from server.store.keys import add_key
-from server.system.background import BackgroundQueue
+from server.system.background import make_task_queue
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RED = encode(plain((255, 0, 0)), "PNG")
@@ -67,7 +67,7 @@ class Crowded:
         )
         app = create_app(settings)
         self._refused: list[FrameRefused] = []
-        self._afterwards = BackgroundQueue()
+        self._afterwards = make_task_queue("afterwards")
         gate = EarlyRefusal(
             app.wsgi_app,
             admission,
@@ -84,7 +84,7 @@ class Crowded:
 
     @property
     def refused(self) -> list[FrameRefused]:
-        self._afterwards.settle(60)
+        self._afterwards.flush(60)
         return self._refused
 
     def await_model(self) -> None:
