@@ -10,13 +10,16 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from convert.errors import ConvertError
+from server.errors import StartError
+
 # Each module has add_arguments(parser) and run(args) -> exit code, and is imported only when its
 # command is called: the heavy ones take seconds.
 COMMANDS = {
     "imagenet": ("convert.cli.imagenet", "Keras's MobileNetV2 with its ImageNet weights"),
-    "keras": ("convert.cli.file", "a .keras or .h5 file or a SavedModel"),
-    "saved-model": ("convert.cli.file", "one signature of a SavedModel"),
-    "tflite": ("convert.cli.file", "a float32 .tflite"),
+    "keras": ("convert.cli.models", "a .keras or .h5 file or a SavedModel"),
+    "saved-model": ("convert.cli.models", "one signature of a SavedModel"),
+    "tflite": ("convert.cli.models", "a float32 .tflite"),
     "pytorch": ("convert.cli.pytorch", "a PyTorch module or exported program"),
     "iris": ("convert.cli.iris", "a small model of plain numbers, from scikit-learn's data"),
     "train": ("convert.cli.train", "a classifier trained on a folder of photographs"),
@@ -52,17 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the parsed command; an expected failure becomes its sentence and exit code."""
-    from convert.data.dataset import DatasetError
-    from convert.errors import ConvertError
-    from convert.quantization.graph import QuantizeError
-    from server.errors import StartError
-
     try:
         code: int = import_module(COMMANDS[args.command][0]).run(args)
     except ConvertError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except (DatasetError, QuantizeError, StartError) as error:
+    except StartError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:

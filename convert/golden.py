@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from convert.evaluation import metrics
 from convert.evaluation.metrics import Indices
-from convert.evaluation.proof import Evaluation
+from convert.evaluation.results import Evaluation
 from server.recognition.manifest import GOLDEN, Baseline, Golden
 
 MAX_GOLDEN = 8

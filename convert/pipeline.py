@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from convert import bundle_writer as bundle
 from convert.data.dataset import Dataset
 from convert.data.frames import input_range, tensors
-from convert.errors import ConvertError, GateError
+from convert.errors import ConvertError, GateError, TooFewFramesError
 from convert.evaluation import report
 from convert.evaluation.evaluate import Model, evaluate
-from convert.evaluation.proof import Evaluation, accuracy_drop, sentence, summary
+from convert.evaluation.results import Evaluation, accuracy_drop, sentence, summary
 from convert.golden import baseline, golden_and_sample_frames
 from convert.quantization.correction import MAX_FRAMES
-from convert.quantization.graph import QuantizeError, TooFewFramesError
 from convert.quantization.integer import IO_DTYPES
 from convert.quantization.quantize import MODES, Plan, quantize
 from convert.quantization.tune import tune
@@ -272,14 +271,11 @@ def make(request: Request, progress: Progress) -> tuple[bytes, Plan | None]:
     """The quantised model, and the plan where it was tuned. Raises ConvertError."""
     if request.quantized:
         return request.float_model, None
-    try:
-        plan = None
-        if request.tune:
-            limit = request.max_size_ratio or 0.30
-            plan, _ = tune(request.float_model, max_size_ratio=limit, progress=progress)
-        return _quantized(request, plan, progress), plan
-    except QuantizeError as error:
-        raise ConvertError(str(error)) from None
+    plan = None
+    if request.tune:
+        limit = request.max_size_ratio or 0.30
+        plan, _ = tune(request.float_model, max_size_ratio=limit, progress=progress)
+    return _quantized(request, plan, progress), plan
 
 
 def _quantized(request: Request, plan: Plan | None, progress: Progress) -> bytes:

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convert.bundle_writer import VERSION
-from convert.data.frames import decoded, float_input, images, input_range
-from convert.errors import ConvertError
+from convert.data.dataset import images
+from convert.data.frames import decoded, float_spec, input_range
+from convert.errors import CalibrationError, ConvertError
 from convert.evaluation.compare import compare, plot, table
 from convert.evaluation.evaluate import Model
-from convert.native_output import suppress_native_output
 from convert.pipeline import Progress, Request, check, make, result_recipe
-from convert.quantization.graph import CalibrationError
 from convert.quantization.quantize import quantize
+from convert.terminal import suppress_native_output
 from server.recognition.frame import Pixels
 from server.recognition.manifest import GOLDEN, Recipe
 from server.recognition.preprocessing import to_tensor
@@ -120,7 +120,7 @@ def calibration_views(paths: Sequence[Path], recipe: Recipe) -> Iterator[NDArray
 
     Raises ConvertError naming a file that is not a readable image.
     """
-    spec = float_input(recipe)
+    spec = float_spec(recipe)
     for path in paths:
         pixels = decoded(path, recipe)
         parts = [pixels, *_corners(pixels)] if len(paths) < FEW_FRAMES else [pixels]

@@ -119,7 +119,7 @@ def request(
     Raises ConvertError or DatasetError where a folder of frames is not usable, and as
     `check_used` does.
     """
-    from convert.data.frames import images, labelled
+    from convert.data.dataset import images, labelled
     from convert.pipeline import Request
 
     policy = verdict(args)

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from convert.errors import ConvertError
     from convert.evaluation import compare
     from convert.evaluation.evaluate import from_bundle
-    from convert.native_output import suppress_native_output
+    from convert.terminal import suppress_native_output
 
     with suppress_native_output():
         models = [from_bundle(load(folder).bundle) for folder in args.bundles]

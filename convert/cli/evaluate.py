@@ -21,21 +21,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints what was found and writes the report. Returns the exit code; raises ConvertError."""
     from convert.bundle_writer import load
-    from convert.data.frames import labelled
+    from convert.data.dataset import labelled
     from convert.errors import ConvertError
     from convert.evaluation import report
     from convert.evaluation.evaluate import Model, evaluate, from_bundle
-    from convert.evaluation.proof import class_table, sentence
-    from convert.native_output import suppress_native_output
+    from convert.evaluation.results import class_table, sentence
+    from convert.recipe.choice import recipe_with
     from convert.sources import keras as sources
     from convert.sources import shapes
+    from convert.terminal import suppress_native_output
 
     with suppress_native_output():
         bundle = load(args.bundle).bundle
     model = from_bundle(bundle)
     reference = None
     if args.against:
-        recipe = sources.recipe_with(model.recipe, dtype="float32")
+        recipe = recipe_with(model.recipe, dtype="float32")
         data = sources.tflite_file(args.against)
         seen = shapes.describe(data)
         mine = (recipe.height, recipe.width, recipe.channels, len(model.labels))

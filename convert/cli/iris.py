@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from convert.cli.arguments import version
 from convert.errors import ConvertError, GateError
 from convert.evaluation import metrics
-from convert.native_output import suppress_native_output, tensorflow
+from convert.terminal import suppress_native_output, tensorflow
 from server.recognition.manifest import ClassReport, Label, Manifest, Report
 
 if TYPE_CHECKING:

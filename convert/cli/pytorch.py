@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from convert.cli.arguments import add_bundle_arguments, add_recipe_arguments, check_accepted
-from convert.cli.file import convert, warn_of_similar
+from convert.cli.models import convert, warn_of_similar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the bundle. Returns the exit code; raises ConvertError."""
+    from convert.data.labels import read_labels
     from convert.errors import ConvertError
-    from convert.sources import keras as sources
     from convert.sources import pytorch
     from convert.sources.quantized import read_tflite
 
-    labels = sources.read_labels(args.labels)
+    labels = read_labels(args.labels)
     warn_of_similar(labels)
     check_accepted(args, labels)
     if len(args.size) > 2 or min(args.size) < 1:

@@ -10,8 +10,8 @@ from convert.cli.arguments import add_bundle_arguments
 from convert.cli.arguments import request as request_of
 
 if TYPE_CHECKING:
-    from convert.cli.progress import Terminal
     from convert.data.dataset import Dataset
+    from convert.terminal import Terminal
     from convert.training.train import Options
     from server.recognition.manifest import Recipe
 
@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
     """
     import shutil
 
-    from convert.cli.progress import Terminal
     from convert.sources import imagenet
+    from convert.terminal import Terminal
     from convert.training.checkpoint import exclusive_lock, fingerprint
     from convert.training.train import Training
     from server.system.machine.cores import available_cores
@@ -161,7 +161,8 @@ def check_before(args: argparse.Namespace, train: "Dataset", recipe: "Recipe") -
 def check_calibration(args: argparse.Namespace, train: "Dataset", recipe: "Recipe") -> None:
     """Reads the frames that the model will be calibrated on, and for int8 counts those that will
     do. Raises ConvertError for one that is not a readable image, and CalibrationError."""
-    from convert.data.frames import images, tensors
+    from convert.data.dataset import images
+    from convert.data.frames import tensors
     from convert.quantization.integer import usable_frames
 
     paths = images(args.calibrate) if args.calibrate else [item.path for item in train.frames]
@@ -175,8 +176,8 @@ def check_calibration(args: argparse.Namespace, train: "Dataset", recipe: "Recip
 
 def options_from(args: argparse.Namespace) -> "Options":
     """The options of the training. Raises ConvertError for a value out of its range."""
-    from convert.data.augment import Augmentation
     from convert.errors import ConvertError
+    from convert.training.inputs import Augmentation
     from convert.training.train import Options
 
     for name, low, high in (
@@ -216,8 +217,8 @@ def default_name(folder: Path) -> str:
 
 def data(args: argparse.Namespace, terminal: "Terminal") -> "tuple[Dataset, Dataset]":
     """The frames to train on and those to validate on, checked. Raises DatasetError."""
-    from convert.data.dataset import check_dataset, read_dataset, split
-    from convert.data.labelled_samples import with_samples
+    from convert.data.checks import check_dataset
+    from convert.data.dataset import read_dataset, split, with_samples
     from server.recognition.frame import Limits
 
     train = read_dataset(args.folder)

@@ -1,34 +1,23 @@
 """Labelled images on disk: a folder a class, or a CSV; read, checked and divided."""
 
 import csv
-import hashlib
 import math
 import random
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.data.similar_names import similar_classes
-from server.errors import LinesideError
-from server.recognition import frame
-from server.recognition.manifest import Recipe
-from server.system.machine.cores import available_cores
+from convert.data.labels import similar_classes
+from convert.errors import ConvertError, DatasetError
+from server.recognition.manifest import Label
+from server.recognition.sample import labelled_samples
 
 # What file managers leave in a folder of pictures.
 IGNORED = frozenset({"thumbs.db", "desktop.ini"})
 # Beside the folders of classes, where lists and notes may lie too.
 PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-# One to learn from and one to choose the epoch by.
-MIN_FRAMES = 2
-# Every pixel, whatever the model's size, so that two encodings of one picture compare equal.
-EXACT = Recipe(width=1, height=1, decode="exact")
-
-
-class DatasetError(ValueError):
-    """The images can't be trained or validated on; the message names the files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,103 +186,6 @@ def _csv(path: Path) -> dict[str, list[Path]]:
     return by_class
 
 
-def check_dataset(
-    train: Dataset,
-    validation: Dataset | None,
-    limits: frame.Limits,
-    on_image: Callable[[], object] = lambda: None,
-    *,
-    allow_similar: bool = False,
-) -> None:
-    """Decodes every image, as the server would, and refuses what would spoil a training.
-
-    `on_image` is called once for each image, for a progress bar. allow_similar: classes whose names
-    look like one are two.
-
-    Raises one DatasetError that lists everything found: fewer than two classes, a class with fewer
-    than MIN_FRAMES images (or, in the validation set, with none), classes whose names look like
-    one, files that are missing or do not decode, files whose bytes or whose pixels occur twice in
-    one set, and those that occur in both.
-    """
-    problems = [*_class_problems(train, validation)]
-    if not allow_similar:
-        problems += _similar(train)
-    parts = [("training", train)] + ([("validation", validation)] if validation else [])
-    broken: list[str] = []
-    seen: dict[str, dict[str, list[str]]] = {}
-    for name, dataset in parts:
-        by_content: dict[str, list[str]] = defaultdict(list)
-        paths = [item.path for item in dataset.frames]
-        for item, result in zip(dataset.frames, _digests(paths, limits), strict=True):
-            on_image()
-            if isinstance(result, str):
-                by_content[result].append(f"{item.path} ({dataset.classes[item.label]})")
-            else:
-                broken.append(f"{item.path}: {result}")
-        seen[name] = by_content
-        twice = [" = ".join(files) for files in by_content.values() if len(files) > 1]
-        problems += _listed(f"the same picture more than once in the {name} set", twice)
-    problems += _listed("not readable as an image", broken)
-    if validation:
-        problems += _listed("in the training set and in the validation set", _leaks(seen))
-    if problems:
-        raise DatasetError("These images can't be used:\n" + "\n".join(problems))
-
-
-def _class_problems(train: Dataset, validation: Dataset | None) -> Iterator[str]:
-    if len(train.classes) < 2:
-        only = ", ".join(train.classes)
-        yield f"only one class ({only}): a classifier needs at least two"
-    for name, count in zip(train.classes, train.counts(), strict=True):
-        if count < MIN_FRAMES:
-            number = f"has {count or 'no'} image{'s' if count != 1 else ''}"
-            yield f"class {name} {number} to train on: at least {MIN_FRAMES} are needed"
-    if validation:
-        for name, count in zip(validation.classes, validation.counts(), strict=True):
-            if not count:
-                yield f"class {name} has no images to validate on: at least 1 is needed"
-
-
-def _similar(train: Dataset) -> list[str]:
-    counts = dict(zip(train.classes, train.counts(), strict=True))
-    pairs = [
-        f"{one!r} ({counts[one]} images) and {other!r} ({counts[other]} images)"
-        for one, other in similar_classes(counts)
-    ]
-    if not pairs:
-        return []
-    advice = "  if these are one class, put their images together; if not, --allow-similar-classes"
-    return [*_listed("classes whose names look like one", pairs), advice]
-
-
-def _digests(
-    paths: Sequence[Path], limits: frame.Limits
-) -> Iterator[str | LinesideError | OSError]:
-    def digest(path: Path) -> str | LinesideError | OSError:
-        try:
-            # Two files of the same bytes have the same pixels, so the pixels tell both.
-            pixels = frame.decode(path.read_bytes(), EXACT, limits)
-        except (LinesideError, OSError) as error:
-            return error
-        return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-
-    with ThreadPoolExecutor(available_cores()) as workers:
-        yield from workers.map(digest, paths)
-
-
-def _listed(title: str, lines: Sequence[str]) -> list[str]:
-    return [f"{title} ({len(lines)}):", *(f"  {line}" for line in lines)] if lines else []
-
-
-def _leaks(seen: Mapping[str, Mapping[str, list[str]]]) -> list[str]:
-    train, validation = seen["training"], seen["validation"]
-    return [
-        " = ".join([*train[digest], *files])
-        for digest, files in validation.items()
-        if digest in train
-    ]
-
-
 def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """Two data sets of the same classes: what stays, and the held-out `share` (0..1) of each class.
 
@@ -313,3 +205,98 @@ def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
         Dataset(dataset.classes, tuple(sorted(kept, key=lambda i: (i.label, i.path)))),
         Dataset(dataset.classes, tuple(sorted(held, key=lambda i: (i.label, i.path)))),
     )
+
+
+def images(folder: Path) -> tuple[Path, ...]:
+    """Every file in a folder and its sub-folders, hidden ones left out, sorted.
+
+    Raises ConvertError where it is not a folder or is empty, DatasetError as `all_files` does.
+    """
+    if not folder.is_dir():
+        raise ConvertError(f"{folder} is not a folder")
+    found = sorted(
+        path
+        for path in all_files(folder)
+        if path.is_file()
+        and path.name.lower() not in IGNORED
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not found:
+        raise ConvertError(f"{folder} holds no images")
+    return tuple(found)
+
+
+def is_labelled(path: Path) -> bool:
+    """Whether a path is what `read_dataset` reads: a CSV, or a folder with sub-folders."""
+    return path.is_file() or any(
+        p.is_dir() and not p.name.startswith(".") for p in (path.iterdir() if path.is_dir() else ())
+    )
+
+
+def labelled(path: Path, labels: Sequence[Label]) -> Dataset:
+    """The labelled frames of a folder or CSV whose classes are names or ids of `labels`.
+
+    The frames' labels are indices into `labels`. Raises ConvertError for a class that is none of
+    them or several, and for no frames; DatasetError as `read_dataset` does.
+    """
+    found = read_dataset(path)
+    if not found.frames:
+        raise ConvertError(f"{path} holds no images")
+    places = [_place(name, labels, path) for name in found.classes]
+    return Dataset(
+        tuple(label.name for label in labels),
+        tuple(LabelledFrame(item.path, places[item.label]) for item in found.frames),
+    )
+
+
+def _place(name: str, labels: Sequence[Label], path: Path) -> int:
+    hits = [i for i, label in enumerate(labels) if name in (label.name, label.id)]
+    plain = unicodedata.normalize("NFC", name)
+    hits = hits or [
+        i for i, label in enumerate(labels) if unicodedata.normalize("NFC", label.name) == plain
+    ]
+    if not hits:
+        like = next(
+            (y for x in labels for _, y in similar_classes({name: 0, x.name: 1}) if y != name), None
+        )
+        meant = f"; is it meant to be {like}?" if like else ""
+        raise ConvertError(
+            f"{path} has the class {name}, which is not one of the model's labels{meant}"
+        )
+    if len(hits) > 1:
+        ids = ", ".join(labels[i].id or str(i) for i in hits)
+        raise ConvertError(f"{path} has the class {name}, which {ids} share: name it by its id")
+    return hits[0]
+
+
+def with_samples(dataset: Dataset, folder: Path, model: str) -> Dataset:
+    """`dataset` and the labelled samples of `model` in a server's folder of samples.
+
+    A label that is none of its classes makes a new one; the classes are then sorted by name.
+    Raises DatasetError for a folder that is not one of samples, or holds no labelled one of
+    `model`.
+    """
+    if not folder.is_dir():
+        raise DatasetError(
+            f"--labelled {folder} is not a folder; it should be a server's, with"
+            " ID.json beside each image"
+        )
+    try:
+        found = list(labelled_samples(folder))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"--labelled: {error}") from None
+    mine = [(path, sample.label) for path, sample in found if sample.model == model]
+    if not mine:
+        others = Counter(sample.model for _, sample in found)
+        has = ", ".join(f"{count} of {name}" for name, count in sorted(others.items())) or "none"
+        raise DatasetError(
+            f"{folder} has no labelled samples of the model {model} (it has {has}):"
+            " --labelled-of says which model's are wanted"
+        )
+    named = [(item.path, dataset.classes[item.label]) for item in dataset.frames]
+    named += [(path, label) for path, label in mine if label is not None]
+    classes = dataset.classes
+    if new := {name for _, name in named} - set(classes):
+        classes = tuple(sorted({*classes, *new}))
+    places = {name: place for place, name in enumerate(classes)}
+    return Dataset(classes, tuple(LabelledFrame(path, places[name]) for path, name in named))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.data.frames import images, is_labelled, labelled
+from convert.data.dataset import images, is_labelled, labelled
 from convert.errors import ConvertError
 from convert.evaluation import metrics
 from convert.evaluation.charts import tradeoff_png

@@ -15,7 +15,7 @@ from convert.data.dataset import LabelledFrame
 from convert.data.frames import decoded
 from convert.errors import ConvertError
 from convert.evaluation.metrics import Probabilities
-from convert.evaluation.proof import Evaluation, ModelResult
+from convert.evaluation.results import Evaluation, ModelResult
 from convert.quantization.tune import measure
 from convert.sources.shapes import Output
 from server.recognition import results

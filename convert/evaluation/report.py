@@ -12,7 +12,7 @@ import numpy as np
 from convert.data.frames import decoded
 from convert.evaluation import metrics
 from convert.evaluation.charts import confusion_png
-from convert.evaluation.proof import Evaluation, class_names, details
+from convert.evaluation.results import Evaluation, class_names, details
 
 JSON, HTML, CONFUSION = "report.json", "report.html", "confusion.png"
 TEMPLATE = Path(__file__).with_name("report.html")

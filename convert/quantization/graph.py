@@ -10,20 +10,10 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
+from convert.errors import QuantizeError
+
 _WEIGHTED_KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _KIND_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
-
-
-class QuantizeError(ValueError):
-    """The model cannot be quantised as asked; the message is one sentence for the user."""
-
-
-class CalibrationError(QuantizeError):
-    """The calibration frames would give ranges that are not those of the real input."""
-
-
-class TooFewFramesError(CalibrationError):
-    """Too few of the calibration frames show something."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,16 +16,37 @@ from ai_edge_litert.tools import flatbuffer_utils
 from ai_edge_quantizer import qtyping, quantizer
 from numpy.typing import NDArray
 
-from convert.quantization.graph import (
-    CalibrationError,
-    Operator,
-    QuantizeError,
-    TooFewFramesError,
-    constant,
-    kind_of,
-    parse,
+from convert.errors import CalibrationError, QuantizeError, TooFewFramesError
+from convert.quantization.graph import Operator, constant, kind_of, parse
+
+Step = dict[str, Any]
+INT8_WEIGHTS = qtyping.TensorQuantizationConfig(
+    num_bits=8, symmetric=True, granularity=qtyping.QuantGranularity.CHANNELWISE
 )
-from convert.quantization.recipes import INT8_WEIGHTS, Step, apply
+
+
+def step(
+    op: Operator, config: Any, algorithm: str = quantizer.AlgorithmName.MIN_MAX_UNIFORM_QUANT
+) -> Step:
+    # The quantiser matches against the output's name and a semicolon.
+    return {
+        "regex": f"^{re.escape(op.name)};$",
+        "operation_name": qtyping.TFLOperationName(op.kind),
+        "op_config": config,
+        "algorithm_key": algorithm,
+    }
+
+
+def apply(model: bytes, steps: list[Step], ranges: Mapping[str, Any] | None = None) -> bytes:
+    work = quantizer.Quantizer(model)
+    for line in steps:
+        work.update_quantization_recipe(**line)
+    # Progress bars, and a warning about an interpreter that the quantiser makes for itself.
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = work.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+    return bytes(result.quantized_model)
+
 
 IO_DTYPES = ("uint8", "int8", "float32")
 MIN_CALIBRATION_FRAMES = 8

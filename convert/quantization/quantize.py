@@ -10,10 +10,18 @@ import numpy as np
 from ai_edge_quantizer import qtyping, quantizer
 from numpy.typing import NDArray
 
+from convert.errors import QuantizeError
 from convert.quantization.correction import correct
-from convert.quantization.graph import Operator, QuantizeError, input_shape, operators
-from convert.quantization.integer import IO_DTYPES, integer, usable_frames
-from convert.quantization.recipes import INT8_WEIGHTS, Step, apply, step
+from convert.quantization.graph import Operator, input_shape, operators
+from convert.quantization.integer import (
+    INT8_WEIGHTS,
+    IO_DTYPES,
+    Step,
+    apply,
+    integer,
+    step,
+    usable_frames,
+)
 
 MODES = ("dynamic", "float16", "int8", "float32")
 

@@ -11,7 +11,8 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
-from convert.quantization.graph import Operator, QuantizeError, operators, parse
+from convert.errors import QuantizeError
+from convert.quantization.graph import Operator, operators, parse
 from convert.quantization.quantize import Plan, default_plan, quantize
 
 # Integer arithmetic costs accuracy, so an operator must gain more than the noise by it.

@@ -5,20 +5,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from convert.data.dataset import Dataset
 from convert.errors import ConvertError
 from convert.evaluation.evaluate import Model, predict
-from convert.recipe.readings import ALL, READINGS
-from convert.sources import keras as sources
+from convert.recipe.readings import ALL, READINGS, SIGNED
 from convert.sources.quantized import Tflite
-from convert.sources.shapes import Output
+from convert.sources.shapes import Output, Shape
 from server.recognition.manifest import Label, Recipe
+from server.values import validation
+from server.values.validation import InvalidValueError
 
 # Points of top-1 by which one reading must beat the others to be taken, or to be spoken of.
 _FAR_BETTER = 0.2
 _MIN_FRAMES, _MAX_FRAMES = 10, 200
-_SIGNED = "-1..1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,10 @@ def choose_recipe(
     contradict the only one that is.
     """
     shape = found.shape
-    base = sources.recipe_with(sources.default_recipe(shape), dtype=found.dtype)
+    base = recipe_with(default_recipe(shape), dtype=found.dtype)
     rates = _rates(found, labels, output, base, given, frames) if frames else {}
     if given.get("scale") is not None:
-        recipe = sources.recipe_with(base, **given)
+        recipe = recipe_with(base, **given)
         return Choice(recipe, "as given", _doubt(recipe, shape.readings or (), rates))
     plausible = _of_this_colour(shape.readings or ALL, shape.channels)
     if shape.readings and len(plausible) == 1:
@@ -72,7 +73,7 @@ def choose_recipe(
         return Choice(_recipe(base, ordered[0], given), f"{why}, and on fewer otherwise")
     known = "Teachable Machine's models" if teachable_machine else "Keras's MobileNets"
     if (teachable_machine or shape.mobilenet) and shape.readings == ALL:
-        return Choice(_recipe(base, _SIGNED, given), f"by default, as {known} are trained")
+        return Choice(_recipe(base, SIGNED, given), f"by default, as {known} are trained")
     raise ConvertError(_question(shape.readings, plausible, rates))
 
 
@@ -85,7 +86,7 @@ def _recipe(base: Recipe, name: str, given: Mapping[str, Any]) -> Recipe:
     reading = READINGS[name]
     color = "gray" if base.color == "gray" else reading.color
     values = {"scale": reading.scale, "offset": reading.offset, "color": color}
-    return sources.recipe_with(base, **{**values, **given})
+    return recipe_with(base, **{**values, **given})
 
 
 def _shown(found: Tflite, name: str) -> str:
@@ -112,7 +113,7 @@ def _rates(
     others = {k: v for k, v in given.items() if k not in ("scale", "offset", "color")}
     recipes = {name: _recipe(base, name, others) for name in names}
     if given.get("scale") is not None:
-        recipes["given"] = sources.recipe_with(base, **given)
+        recipes["given"] = recipe_with(base, **given)
     models = [
         Model(name, found.data, recipe, output, tuple(labels)) for name, recipe in recipes.items()
     ]
@@ -168,3 +169,36 @@ def _question(
     )
     decides = "" if rates else ", or give labelled frames with --validate FOLDER, which may decide"
     return f"{what}. Say how they were scaled when it was trained: {ways}{decides}"
+
+
+def default_recipe(shape: Shape) -> Recipe:
+    """How images are fed to a model that says nothing about it but its tensors.
+
+    Pixels stay 0..255 where its first operator scales them itself, and become -1..1, as
+    MobileNetV2 takes them, where not.
+    """
+    reading = READINGS["0..255" if shape.scales_inside else SIGNED]
+    return Recipe(
+        width=shape.width,
+        height=shape.height,
+        color="gray" if shape.channels == 1 else "rgb",
+        scale=reading.scale,
+        offset=reading.offset,
+    )
+
+
+def recipe_with(recipe: Recipe, **given: Any) -> Recipe:
+    """`recipe` with the values that are not None. Raises ConvertError for one out of range."""
+    values = {k: v for k, v in given.items() if v is not None}
+    try:
+        made = validation.convert(
+            {**msgspec.structs.asdict(recipe), **values}, Recipe, lenient=False
+        )
+    except InvalidValueError as error:
+        raise ConvertError(f"the recipe is not usable: {error}") from None
+    numbers = np.array([*np.atleast_1d(made.scale), *np.atleast_1d(made.offset)])
+    if not np.isfinite(numbers).all() or not np.all(made.scale):
+        raise ConvertError("--scale and --offset take finite numbers, and a scale is not 0")
+    if made.channels == 1 and (isinstance(made.scale, tuple) or isinstance(made.offset, tuple)):
+        raise ConvertError("--scale and --offset take one number each for a grey image")
+    return made

@@ -58,6 +58,8 @@ READINGS = {
     ),
 }
 ALL = tuple(READINGS)
+# The one of Keras's MobileNets.
+SIGNED = "-1..1"
 # Nobody feeds the others to a model that changes pixels itself.
 _BEFORE_A_CHANGE = ("0..255", "0..1", "-1..1")
 

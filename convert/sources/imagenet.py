@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from convert.errors import ConvertError
-from convert.native_output import suppress_native_output, tensorflow
-from convert.sources.keras import MOBILENET_OFFSET, MOBILENET_SCALE
+from convert.recipe.readings import READINGS, SIGNED
+from convert.terminal import suppress_native_output, tensorflow
 from server.recognition.manifest import Label, Recipe
 
 CLASS_INDEX = "imagenet_class_index.json"
@@ -32,7 +32,8 @@ def cache_folder() -> Path:
 
 def recipe(size: int) -> Recipe:
     """MobileNetV2's input: RGB, stretched to size x size, scaled to -1..1."""
-    return Recipe(width=size, height=size, scale=MOBILENET_SCALE, offset=MOBILENET_OFFSET)
+    reading = READINGS[SIGNED]
+    return Recipe(width=size, height=size, scale=reading.scale, offset=reading.offset)
 
 
 def model(alpha: float = 1.0, size: int = 224, weights: str = "imagenet") -> Any:

@@ -9,28 +9,21 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
-
 from convert.errors import ConvertError
-from convert.native_output import suppress_native_output, tensorflow
 from convert.recipe.first_layers import TensorFlowOpening
 from convert.recipe.readings import plausible_readings
-from convert.sources.float_graph import float_input, in_float32, needs_float32
 from convert.sources.keras_files import load_keras
 from convert.sources.model_files import HDF5, SAVED_MODEL, TFLITE, unpacked
 from convert.sources.quantized import Tflite, read_tflite
-from convert.sources.same_answers import check_same_answers
-from convert.sources.shapes import Shape, describe
-from convert.sources.shapes import first_line as _first
-from server.errors import BundleError
-from server.recognition.labels import Label, parse_labels
-from server.recognition.manifest import Recipe
-from server.values import validation
-from server.values.validation import InvalidValueError
+from convert.sources.shapes import Shape, describe, first_line
+from convert.sources.tf_functions import (
+    check_same_answers,
+    in_float32,
+    needs_float32,
+    with_float_input,
+)
+from convert.terminal import suppress_native_output, tensorflow
 
-# MobileNetV2's own scaling, 0..255 to -1..1 (keras.applications' mode "tf").
-MOBILENET_SCALE, MOBILENET_OFFSET = 1 / 127.5, -1.0
 SERVING = "serving_default"
 # The line of pages of messages that says what is wrong.
 _MISSING_OPERATORS = re.compile(r"^(?:Custom|Flex|TF Select) ops: (.+?)\s*$", re.MULTILINE)
@@ -67,7 +60,7 @@ def _image_of(model: Any, size: tuple[int, int] | None) -> Any:
 def _from_keras(tf: Any, model: Any, image: Any) -> tuple[bytes, Any]:
     """The .tflite, and the concrete function that it was made of."""
     # Keras's layers that vary images do so unless they are told that this is no training.
-    call, image = float_input(tf, lambda value: model(value, training=False), image)
+    call, image = with_float_input(tf, lambda value: model(value, training=False), image)
     with suppress_native_output():
         traced = tf.function(call)
         function = traced.get_concrete_function(image)
@@ -153,7 +146,7 @@ def keras_readings(model: Any) -> tuple[str, ...]:
     by; none if that is not understood. Raises ConvertError as `from_keras` does."""
     tf = tensorflow()
     image = _image_of(model, None)
-    call, taken = float_input(tf, lambda value: model(value, training=False), image)
+    call, taken = with_float_input(tf, lambda value: model(value, training=False), image)
     with suppress_native_output():
         function = tf.function(call).get_concrete_function(taken)
     return _readings(tf, function, image)[0]
@@ -205,7 +198,9 @@ def _saved_model(
         try:
             loaded = tf.saved_model.load(str(folder))
         except (ValueError, OSError, RuntimeError, tf.errors.OpError) as error:
-            raise ConvertError(f"{path} is not a SavedModel that loads: {_first(error)}") from None
+            raise ConvertError(
+                f"{path} is not a SavedModel that loads: {first_line(error)}"
+            ) from None
     names = sorted(loaded.signatures)
     if signature not in names:
         have = f"its signatures are {', '.join(names)}" if names else "it has no signatures at all"
@@ -220,7 +215,7 @@ def _saved_model(
         )
     [(argument, spec)] = inputs.items()
     image = tf.TensorSpec(fixed_shape(tuple(spec.shape.as_list()), size), spec.dtype)
-    call, taken = float_input(
+    call, taken = with_float_input(
         tf, lambda value: next(iter(function(**{argument: value}).values())), image
     )
     data, concrete = _one_image(tf, loaded, call, taken)
@@ -256,7 +251,11 @@ def _convert(tf: Any, converter: Any) -> bytes:
         model = bytes(converter.convert())
     except (tf.errors.OpError, ValueError, RuntimeError, failed) as error:
         missing = _MISSING_OPERATORS.search(str(error))
-        why = f"TFLite has no operator for {missing[1]} of its types" if missing else _first(error)
+        why = (
+            f"TFLite has no operator for {missing[1]} of its types"
+            if missing
+            else first_line(error)
+        )
         raise ConvertError(
             f"TensorFlow's converter can't make this model a .tflite: {why}"
         ) from None
@@ -284,82 +283,3 @@ def _read_tflite(file: Path, path: Path) -> Tflite:
         raise ConvertError(f"{path} can't be read: {error.strerror}") from None
     except ConvertError as error:
         raise ConvertError(f"{path}: {error}") from None
-
-
-def default_recipe(shape: Shape) -> Recipe:
-    """How images are fed to a model that says nothing about it but its tensors.
-
-    Pixels stay 0..255 where its first operator scales them itself, and become -1..1, as
-    MobileNetV2 takes them, where not.
-    """
-    return Recipe(
-        width=shape.width,
-        height=shape.height,
-        color="gray" if shape.channels == 1 else "rgb",
-        scale=1.0 if shape.scales_inside else MOBILENET_SCALE,
-        offset=0.0 if shape.scales_inside else MOBILENET_OFFSET,
-    )
-
-
-def recipe_with(recipe: Recipe, **given: Any) -> Recipe:
-    """`recipe` with the values that are not None. Raises ConvertError for one out of range."""
-    values = {k: v for k, v in given.items() if v is not None}
-    try:
-        made = validation.convert(
-            {**msgspec.structs.asdict(recipe), **values}, Recipe, lenient=False
-        )
-    except InvalidValueError as error:
-        raise ConvertError(f"the recipe is not usable: {error}") from None
-    numbers = np.array([*np.atleast_1d(made.scale), *np.atleast_1d(made.offset)])
-    if not np.isfinite(numbers).all() or not np.all(made.scale):
-        raise ConvertError("--scale and --offset take finite numbers, and a scale is not 0")
-    if made.channels == 1 and (isinstance(made.scale, tuple) or isinstance(made.offset, tuple)):
-        raise ConvertError("--scale and --offset take one number each for a grey image")
-    return made
-
-
-def read_labels(path: Path) -> tuple[Label, ...]:
-    """Labels in output order, `LABEL` or `ID<TAB>LABEL` a line. Raises ConvertError.
-
-    Numbers that only count the lines from 0, as Teachable Machine writes them (`0 Good Part`), are
-    left out.
-    """
-    labels = _labels_as_written(path)
-    return _without_numbers(labels) or labels
-
-
-def is_numbered(path: Path) -> bool:
-    """True if `read_labels` leaves numbers out."""
-    return _without_numbers(_labels_as_written(path)) is not None
-
-
-def _labels_as_written(path: Path) -> tuple[Label, ...]:
-    try:
-        return parse_labels(path.read_bytes(), str(path))
-    except OSError as error:
-        raise ConvertError(f"{path} can't be read: {error.strerror}") from None
-    except BundleError as error:
-        raise ConvertError(str(error)) from None
-
-
-def _without_numbers(labels: tuple[Label, ...]) -> tuple[Label, ...] | None:
-    """The labels without their numbers; None if not every line has its own, or the numbers tell
-    labels apart ("0 holes", "1 hole", "2 holes")."""
-    names = []
-    for number, label in enumerate(labels):
-        first, _, name = label.name.partition(" ")
-        if label.id or first != str(number) or not name.strip():
-            return None
-        names.append(name.strip())
-    if len(names) < 2 or len(set(names)) < len(names):
-        return None
-    return tuple(Label(name) for name in names)
-
-
-def bundle_name(file: Path) -> str:
-    """A model's name from that of its file or folder."""
-    path = file.resolve()
-    if path.name == "saved_model.pb":
-        return path.parent.name
-    stem = path.stem
-    return stem.removesuffix(".tar")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from convert.errors import ConvertError
-from convert.native_output import suppress_native_output
 from convert.sources.keras_2 import for_keras_3, function_layers
 from convert.sources.shapes import first_line
+from convert.terminal import suppress_native_output
 
 _UNKNOWN_CLASS = re.compile(r"Could not locate class '[^']*'|Unknown layer: '?\w+'?")
 _REFUSALS = (

@@ -10,8 +10,8 @@ from pickle import UnpicklingError
 from typing import Any
 
 from convert.errors import ConvertError
-from convert.native_output import suppress_native_output
 from convert.sources.shapes import describe
+from convert.terminal import suppress_native_output
 
 INSTALL = "pip install -r convert/requirements-pytorch.txt, in a virtual environment of its own"
 

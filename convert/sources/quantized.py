@@ -9,11 +9,11 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
 from convert.errors import ConvertError
-from convert.native_output import suppress_native_output
 from convert.quantization.graph import kind_of
 from convert.recipe.first_layers import LiteOpening
 from convert.recipe.readings import plausible_readings
 from convert.sources.shapes import Shape, describe_parsed
+from convert.terminal import suppress_native_output
 
 Mode = Literal["float32", "float16", "dynamic", "int8"]
 Dtype = Literal["float32", "uint8", "int8"]

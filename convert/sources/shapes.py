@@ -8,8 +8,8 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from convert.errors import ConvertError
-from convert.native_output import suppress_native_output
-from convert.quantization.graph import QuantizeError, kind_of, operators, parse
+from convert.quantization.graph import kind_of, operators, parse
+from convert.terminal import suppress_native_output
 
 Output = Literal["probabilities", "logits", "sigmoid"]
 
@@ -41,11 +41,8 @@ class Shape:
 def describe(model: bytes) -> Shape:
     """The tensors of a float32 classifier. Raises ConvertError for bytes that are none."""
     with suppress_native_output():
-        try:
-            operators(model)
-            parsed = parse(model)
-        except QuantizeError as error:
-            raise ConvertError(str(error)) from None
+        operators(model)
+        parsed = parse(model)
     return describe_parsed(model, parsed)
 
 

@@ -8,13 +8,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.data.features import to_batch
 from convert.errors import ConvertError
-from convert.native_output import tensorflow
 from convert.recipe.readings import READINGS
 from convert.sources.keras import keras_readings
 from convert.sources.keras_files import load_keras
 from convert.sources.model_files import HDF5, KERAS, unpacked
+from convert.terminal import tensorflow
+from convert.training.inputs import to_batch
 from server.errors import BundleError
 from server.recognition.interpreter import Interpreter
 from server.recognition.manifest import MANIFEST, Recipe, read_bundle

@@ -10,14 +10,19 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from convert.cli.progress import Terminal
-from convert.data.augment import Augmentation, augment
 from convert.data.dataset import Dataset
-from convert.data.features import class_weights, labels_of, load_pixels, to_batch
-from convert.native_output import suppress_native_output, tensorflow
+from convert.terminal import Terminal, suppress_native_output, tensorflow
 from convert.training import distill, network
 from convert.training.checkpoint import CHECKPOINT, Arrays, Checkpoint
-from convert.training.prune import Pruner, schedule
+from convert.training.inputs import (
+    Augmentation,
+    augment,
+    class_weights,
+    labels_of,
+    load_pixels,
+    to_batch,
+)
+from convert.training.network import Pruner, schedule
 from server.recognition import frame
 from server.recognition.manifest import Recipe
 

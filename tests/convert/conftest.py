@@ -12,9 +12,11 @@ from server_process import SHARED
 
 from convert.__main__ import main
 from convert.bundle_writer import labels_text
-from convert.native_output import suppress_native_output, tensorflow
 from convert.pipeline import Request
+from convert.recipe.choice import default_recipe
 from convert.sources import keras as sources
+from convert.sources.shapes import describe
+from convert.terminal import suppress_native_output, tensorflow
 from server.recognition.manifest import Label
 
 COLOURS = ("blue", "green", "red")
@@ -101,11 +103,11 @@ def colours_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def request_of(colours_tflite: bytes, tmp_path: Path) -> Request:
     """A request to convert the colours model to tmp_path/colours."""
-    shape = sources.describe(colours_tflite)
+    shape = describe(colours_tflite)
     return Request(
         float_model=colours_tflite,
         labels=tuple(Label(name) for name in COLOURS),
-        recipe=sources.default_recipe(shape),
+        recipe=default_recipe(shape),
         name="colours",
         out=tmp_path,
         seconds=0.1,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from convert import bundle_writer as bundle
-from convert.data.frames import labelled
+from convert.data.dataset import labelled
 from convert.errors import ConvertError, GateError
 from convert.pipeline import Request, build
 from server.errors import BundleError

@@ -10,9 +10,9 @@ import pytest
 
 from convert.__main__ import main
 from convert.bundle_writer import load
-from convert.native_output import suppress_native_output
 from convert.recipe.readings import ALL, READINGS
 from convert.sources import keras as sources
+from convert.terminal import suppress_native_output
 from server.recognition.recognizer import Options
 
 SIDE = 16

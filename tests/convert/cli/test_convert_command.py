@@ -13,8 +13,8 @@ from server_process import ROOT
 from convert.__main__ import COMMANDS, main
 from convert.bundle_writer import load
 from convert.data.frames import tensors
-from convert.native_output import suppress_native_output
 from convert.sources import imagenet as keras_imagenet
+from convert.terminal import suppress_native_output
 from server.recognition.manifest import read_bundle
 from server.recognition.recognizer import Options, Recognizer
 from server.recognition.results import to_probabilities

@@ -8,15 +8,10 @@ import pytest
 from fuzz import tiff_files
 from images import encode, picture
 
-from convert.data.dataset import (
-    Dataset,
-    DatasetError,
-    LabelledFrame,
-    check_dataset,
-    read_dataset,
-    split,
-)
-from convert.data.similar_names import similar_classes
+from convert.data.checks import check_dataset
+from convert.data.dataset import Dataset, LabelledFrame, read_dataset, split
+from convert.data.labels import similar_classes
+from convert.errors import DatasetError
 from server.recognition.frame import Limits
 
 

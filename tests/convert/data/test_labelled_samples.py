@@ -14,8 +14,9 @@ from server_process import live_server
 from tiny_models import MakeModel, write_bundle
 
 from convert.__main__ import main
-from convert.data.dataset import DatasetError, check_dataset, read_dataset
-from convert.data.labelled_samples import with_samples
+from convert.data.checks import check_dataset
+from convert.data.dataset import read_dataset, with_samples
+from convert.errors import DatasetError
 from server.recognition.frame import Limits
 from server.recognition.manifest import read_bundle
 from server.store.samples.folder import SampleFolder

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tiny_models import write_bundle
 
-from convert.data.features import read_pixels, to_batch
 from convert.data.frames import tensors
 from convert.sources import imagenet
+from convert.training.inputs import read_pixels, to_batch
 from server.recognition.admission import Admission
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool

@@ -9,7 +9,7 @@ import pytest
 
 from convert.__main__ import main
 from convert.bundle_writer import load
-from convert.data.frames import images
+from convert.data.dataset import images
 from convert.errors import ConvertError
 from convert.evaluation import compare
 from convert.evaluation.evaluate import Model, from_bundle

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from convert import bundle_writer as bundle
-from convert.data.frames import images, labelled
+from convert.data.dataset import images, labelled
 from convert.errors import ConvertError
 from convert.evaluation import metrics
 from convert.evaluation.evaluate import evaluate, from_bundle, predict
-from convert.evaluation.proof import accuracy_drop, class_names, most_different
+from convert.evaluation.results import accuracy_drop, class_names, most_different
 from convert.pipeline import Request, build
 from server.recognition.manifest import Label
 from server.recognition.recognizer import Options

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from convert.__main__ import main
-from convert.data.frames import labelled
+from convert.data.dataset import labelled
 from convert.evaluation.charts import confusion_png
 from convert.pipeline import Request, build
 from convert.sources import keras as sources

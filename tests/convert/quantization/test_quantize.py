@@ -11,7 +11,8 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from convert.quantization.graph import CalibrationError, QuantizeError, kind_of, operators, parse
+from convert.errors import CalibrationError, QuantizeError
+from convert.quantization.graph import kind_of, operators, parse
 from convert.quantization.integer import integer
 from convert.quantization.quantize import Plan, default_plan, quantize
 from convert.quantization.tune import extract, measure, tune

@@ -17,9 +17,9 @@ import pytest
 
 from convert.__main__ import main
 from convert.errors import ConvertError
-from convert.native_output import suppress_native_output
 from convert.quantization.quantize import quantize
 from convert.sources import keras as sources
+from convert.terminal import suppress_native_output
 from server.recognition.manifest import read_bundle
 
 Make = Callable[[Path, Path], Path]

@@ -15,8 +15,8 @@ from ai_edge_litert.interpreter import Interpreter
 
 from convert.__main__ import main
 from convert.errors import ConvertError
-from convert.native_output import suppress_native_output
 from convert.sources import pytorch, shapes
+from convert.terminal import suppress_native_output
 from server.recognition.manifest import read_bundle
 
 MODULE = '''

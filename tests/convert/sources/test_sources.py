@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
+from convert.data.labels import is_numbered, read_labels
 from convert.errors import ConvertError
-from convert.native_output import suppress_native_output
 from convert.quantization.quantize import quantize
+from convert.recipe.choice import default_recipe, recipe_with
 from convert.sources import imagenet, shapes
 from convert.sources import keras as sources
+from convert.terminal import suppress_native_output
 from server.recognition.manifest import Recipe
 
 
@@ -106,7 +108,7 @@ def test_model_that_scales_its_pixels_gets_them_raw(tf: Any, tmp_path: Path) -> 
     with suppress_native_output():
         model.save(tmp_path / "scaled.keras")
     _, shape = sources.keras_file(tmp_path / "scaled.keras")
-    recipe = sources.default_recipe(shape)
+    recipe = default_recipe(shape)
     assert (recipe.scale, recipe.offset, recipe.color) == (1.0, 0.0, "gray")
     assert shape.output == "probabilities"
 
@@ -235,7 +237,7 @@ def test_an_unknown_layer_is_named(tf: Any, tmp_path: Path) -> None:
 
 def test_a_grey_image_has_one_scale() -> None:
     with pytest.raises(ConvertError, match="take one number each for a grey image"):
-        sources.recipe_with(Recipe(width=8, height=8, color="gray"), scale=(1.0, 2.0, 3.0))
+        recipe_with(Recipe(width=8, height=8, color="gray"), scale=(1.0, 2.0, 3.0))
 
 
 def test_a_map_of_classes_is_refused(tf: Any) -> None:
@@ -247,7 +249,7 @@ def test_a_map_of_classes_is_refused(tf: Any) -> None:
 
 def test_labels_saved_by_a_windows_editor(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_bytes("\ufeffone\r\ntwo\r\n".encode())
-    assert [label.name for label in sources.read_labels(tmp_path / "names.txt")] == ["one", "two"]
+    assert [label.name for label in read_labels(tmp_path / "names.txt")] == ["one", "two"]
 
 
 @pytest.mark.parametrize(
@@ -260,9 +262,9 @@ def test_labels_saved_by_a_windows_editor(tmp_path: Path) -> None:
 )
 def test_labels_numbered_from_zero_lose_their_numbers(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "labels.txt").write_bytes(content)
-    labels = sources.read_labels(tmp_path / "labels.txt")
+    labels = read_labels(tmp_path / "labels.txt")
     assert [label.name for label in labels] == ["Good Part", "Bad"]
-    assert sources.is_numbered(tmp_path / "labels.txt")
+    assert is_numbered(tmp_path / "labels.txt")
 
 
 @pytest.mark.parametrize(
@@ -271,21 +273,21 @@ def test_labels_numbered_from_zero_lose_their_numbers(tmp_path: Path, content: b
 )
 def test_numbers_that_do_not_count_the_lines_stay(tmp_path: Path, lines: list[str]) -> None:
     (tmp_path / "labels.txt").write_text("\n".join(lines))
-    assert [label.name for label in sources.read_labels(tmp_path / "labels.txt")] == lines
-    assert not sources.is_numbered(tmp_path / "labels.txt")
+    assert [label.name for label in read_labels(tmp_path / "labels.txt")] == lines
+    assert not is_numbered(tmp_path / "labels.txt")
 
 
 def test_labels_with_an_empty_line_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("one\n\nthree\n")
     with pytest.raises(ConvertError, match=r"names\.txt line 2 is empty"):
-        sources.read_labels(tmp_path / "names.txt")
+        read_labels(tmp_path / "names.txt")
 
 
 def test_recipe_values_out_of_range_are_refused(colours_tflite: bytes) -> None:
-    recipe = sources.default_recipe(shapes.describe(colours_tflite))
-    assert sources.recipe_with(recipe, scale=(1.0, 2.0, 3.0), pad=None).scale == (1.0, 2.0, 3.0)
+    recipe = default_recipe(shapes.describe(colours_tflite))
+    assert recipe_with(recipe, scale=(1.0, 2.0, 3.0), pad=None).scale == (1.0, 2.0, 3.0)
     with pytest.raises(ConvertError, match="the recipe is not usable"):
-        sources.recipe_with(recipe, pad=300)
+        recipe_with(recipe, pad=300)
 
 
 @pytest.mark.parametrize(("alpha", "size"), [(0.6, 224), (1.0, 200)])

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from server_process import ROOT
 
 from convert.__main__ import main
-from convert.data.augment import Augmentation, augment
 from convert.data.dataset import read_dataset
-from convert.data.features import class_weights
 from convert.errors import ConvertError
-from convert.native_output import suppress_native_output, tensorflow
+from convert.terminal import suppress_native_output, tensorflow
 from convert.training import distill
 from convert.training.checkpoint import CHECKPOINT, Checkpoint, exclusive_lock, fingerprint
-from convert.training.prune import schedule
+from convert.training.inputs import Augmentation, augment, class_weights
+from convert.training.network import schedule
 from server.errors import BundleError
 from server.recognition.admission import Admission
 from server.recognition.frame import Limits

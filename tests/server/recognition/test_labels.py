@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from convert.sources.keras import read_labels as convert_reads
+from convert.data.labels import read_labels as convert_reads
 from server.errors import BundleError
 from server.recognition.labels import Label, parse_labels, read_labels
 

@@ -54,9 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the bundle. Returns the exit code; raises ConvertError."""
+    from convert.data.labels import read_labels
     from convert.sources import keras as sources
 
-    labels = sources.read_labels(args.labels)
+    labels = read_labels(args.labels)
     warn_of_similar(labels)
     check_accepted(args, labels)
     check_used(args)
@@ -70,9 +71,9 @@ def convert(
     args: argparse.Namespace, found: "Tflite", labels: "tuple[Label, ...]", file: Path
 ) -> int:
     """Says how the model will be fed and builds the bundle; also for `pytorch`."""
-    from convert.data.frames import is_labelled, labelled
+    from convert.data.dataset import is_labelled, labelled
+    from convert.data.labels import is_numbered
     from convert.recipe.choice import choose_recipe
-    from convert.sources import keras as sources
 
     output = args.output or found.shape.output
     frames = args.validate or (args.frames if args.mode == "all" else None)
@@ -81,11 +82,11 @@ def convert(
         labels,
         output,
         recipe_values(args),
-        teachable_machine=sources.is_numbered(args.labels),
+        teachable_machine=is_numbered(args.labels),
         frames=labelled(frames, labels) if frames and is_labelled(frames) else None,
     )
     recipe = choice.recipe
-    args.name = args.name or sources.bundle_name(file)
+    args.name = args.name or bundle_name(file)
     args.source = args.source or file.name
     print(
         f"input {recipe.width} x {recipe.height} {recipe.color}, {recipe.resize}; pixels *"
@@ -99,7 +100,7 @@ def convert(
 
 def warn_of_similar(labels: "Sequence[Label]") -> None:
     """Prints the labels that look like one: an output each, so that the model can't join them."""
-    from convert.data.similar_names import similar_classes
+    from convert.data.labels import similar_classes
 
     for one, other in similar_classes({label.name: 1 for label in labels}):
         print(f"warning: the labels {one!r} and {other!r} look like one, and are two in answers")
@@ -108,3 +109,12 @@ def warn_of_similar(labels: "Sequence[Label]") -> None:
 def _number(value: float | tuple[float, ...]) -> str:
     values = value if isinstance(value, tuple) else (value,)
     return ", ".join(f"{number:.6g}" for number in values)
+
+
+def bundle_name(file: Path) -> str:
+    """A model's name from that of its file or folder."""
+    path = file.resolve()
+    if path.name == "saved_model.pb":
+        return path.parent.name
+    stem = path.stem
+    return stem.removesuffix(".tar")

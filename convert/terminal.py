@@ -1,15 +1,47 @@
-"""Imports TensorFlow and runs native code without their chatter on the terminal."""
+"""The terminal: progress bars, and TensorFlow and native code run without their output on it."""
 
 import os
 import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from convert.errors import ConvertError
+
+Advance = Callable[[], None]
+
+
+class Terminal:
+    """Writes to standard output: a moving bar on a terminal, in a log file a line at its start."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    def say(self, line: str) -> None:
+        """One line of text; above the bar, while there is one."""
+        self._console.print(line, markup=False)
+
+    @contextmanager
+    def bar(self, text: str, total: int, done: int = 0) -> Iterator[Advance]:
+        """A bar of `total` steps, `done` of them already; calling the result advances it by one."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        shown = self._console.is_terminal and total > 0
+        if not shown and total > 0:
+            self.say(text)
+        with Progress(*columns, console=self._console, disable=not shown) as progress:
+            task = progress.add_task(text, total=total, completed=done)
+            yield lambda: progress.advance(task)
 
 
 @contextmanager

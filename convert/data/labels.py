@@ -1,13 +1,56 @@
-"""Finds classes that may be one class under two names: `good` and `Good`, `crak` beside `crack`."""
+"""Labels and names of classes: read from a file, and compared for names that may mean one class."""
 
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from itertools import combinations
+from pathlib import Path
+
+from convert.errors import ConvertError
+from server.errors import BundleError
+from server.recognition.labels import Label, parse_labels
 
 # A misspelling has few pictures beside the class that was meant.
 _SMALL_SHARE = 0.2
 _MIN_LENGTH, _LONG = 4, 8
+
+
+def read_labels(path: Path) -> tuple[Label, ...]:
+    """Labels in output order, `LABEL` or `ID<TAB>LABEL` a line. Raises ConvertError.
+
+    Numbers that only count the lines from 0, as Teachable Machine writes them (`0 Good Part`), are
+    left out.
+    """
+    labels = _labels_as_written(path)
+    return _without_numbers(labels) or labels
+
+
+def is_numbered(path: Path) -> bool:
+    """True if `read_labels` leaves numbers out."""
+    return _without_numbers(_labels_as_written(path)) is not None
+
+
+def _labels_as_written(path: Path) -> tuple[Label, ...]:
+    try:
+        return parse_labels(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ConvertError(f"{path} can't be read: {error.strerror}") from None
+    except BundleError as error:
+        raise ConvertError(str(error)) from None
+
+
+def _without_numbers(labels: tuple[Label, ...]) -> tuple[Label, ...] | None:
+    """The labels without their numbers; None if not every line has its own, or the numbers tell
+    labels apart ("0 holes", "1 hole", "2 holes")."""
+    names = []
+    for number, label in enumerate(labels):
+        first, _, name = label.name.partition(" ")
+        if label.id or first != str(number) or not name.strip():
+            return None
+        names.append(name.strip())
+    if len(names) < 2 or len(set(names)) < len(names):
+        return None
+    return tuple(Label(name) for name in names)
 
 
 def similar_classes(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:

@@ -1,29 +1,27 @@
-"""A data set's frames as tensors: decoded and resized once, by the functions that serve."""
+"""The input of a training: frames decoded once, as batches, weighted by class and varied."""
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from convert.data.dataset import Dataset
+from convert.data.frames import float_spec
 from convert.errors import ConvertError
 from server.recognition import frame
 from server.recognition.frame import Pixels
 from server.recognition.manifest import Recipe
 from server.recognition.preprocessing import (
     Tensor,
-    TensorSpec,
     apply_table,
     scaling_table,
     to_input_pixels,
 )
-
-
-def input_spec(recipe: Recipe) -> TensorSpec:
-    """The float32 input [1, height, width, channels] of a model in training."""
-    return TensorSpec("image", (1, recipe.height, recipe.width, recipe.channels), "float32")
 
 
 def read_pixels(path: Path, recipe: Recipe, limits: frame.Limits) -> Pixels:
@@ -78,7 +76,7 @@ def _claim(file: Path) -> None:
 def to_batch(pixels: Sequence[Pixels] | NDArray[np.uint8], recipe: Recipe) -> Tensor:
     """uint8 frames [n][height, width, channels] -> float32 [n, height, width, channels], scaled
     by the recipe."""
-    table = scaling_table(recipe, input_spec(recipe))
+    table = scaling_table(recipe, float_spec(recipe))
     return np.asarray(np.concatenate([apply_table(np.asarray(p), table) for p in pixels]))
 
 
@@ -95,3 +93,55 @@ def class_weights(counts: Sequence[int]) -> NDArray[np.float32]:
     counted = np.asarray(counts, np.float64)
     weights = 1 / np.sqrt(counted)
     return np.asarray(weights * counted.sum() / (weights * counted).sum(), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """Bounds of the variations.
+
+    flips: left-right and up-down, each in half of the frames. rotation: degrees either way; the
+    corners that turn in are filled with the nearest pixel. brightness, contrast: relative, either
+    way. gamma: exponent's natural logarithm, either way. noise: largest standard deviation in grey
+    levels. blur: largest standard deviation in pixels.
+    """
+
+    flips: bool = True
+    rotation: float = 3.0
+    brightness: float = 0.15
+    contrast: float = 0.15
+    gamma: float = 0.15
+    noise: float = 3.0
+    blur: float = 0.7
+
+
+def augment(pixels: Pixels, rng: Generator, bounds: Augmentation) -> Pixels:
+    """uint8 [h, w, c] -> a varied copy of the same shape. The same `rng` state gives the same."""
+    out = pixels
+    if bounds.flips:
+        out = out[:: rng.choice([1, -1]), :: rng.choice([1, -1])]
+    out = _rotate(np.ascontiguousarray(out), rng.uniform(-1, 1) * bounds.rotation)
+    sigma = rng.uniform(0.2, 1) * bounds.blur if rng.random() < 0.3 else 0.0
+    if sigma:
+        out = cv2.GaussianBlur(out, (0, 0), sigma)  # type: ignore[assignment]
+    out = cv2.LUT(out, _tone(rng, bounds))  # type: ignore[assignment]
+    deviation = rng.uniform(0, 1) * bounds.noise if rng.random() < 0.5 else 0.0
+    if deviation:
+        noisy = out + rng.normal(0, deviation, pixels.shape).astype(np.float32)
+        out = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    return np.asarray(out, np.uint8).reshape(pixels.shape)
+
+
+def _rotate(pixels: Pixels, degrees: float) -> Pixels:
+    height, width = pixels.shape[:2]
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    turned = cv2.warpAffine(pixels, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(turned, np.uint8)
+
+
+def _tone(rng: Generator, bounds: Augmentation) -> Pixels:
+    """A table [256] that changes gamma, contrast about mid-grey, and brightness."""
+    level = np.arange(256) / 255
+    level = level ** np.exp(rng.uniform(-1, 1) * bounds.gamma)
+    level = (level - 0.5) * (1 + rng.uniform(-1, 1) * bounds.contrast) + 0.5
+    level = level * (1 + rng.uniform(-1, 1) * bounds.brightness)
+    return np.asarray(np.clip(np.rint(level * 255), 0, 255), np.uint8)
