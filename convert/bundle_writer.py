@@ -26,7 +26,7 @@ from server.recognition.manifest import (
     read_bundle,
 )
 from server.recognition.recognizer import Recognizer
-from server.recognition.tensors.model import make_model
+from server.recognition.tensor_model import make_model
 
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 

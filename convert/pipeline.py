@@ -33,7 +33,7 @@ from server.recognition.manifest import (
     Recipe,
     VerdictPolicy,
 )
-from server.values.validation import counted
+from server.values.wording import counted
 
 Progress = Callable[[str], None]
 PLAN = "plan.json"

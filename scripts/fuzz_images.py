@@ -31,9 +31,9 @@ from fuzz.image_kinds import KINDS
 
 from server.errors import LinesideError
 from server.recognition import frame
-from server.recognition.images.limits import FORMATS, Limits
+from server.recognition.images.header import FORMATS, Limits
 from server.recognition.manifest import Recipe
-from server.system.machine import process
+from server.system import process
 
 EXACT = Recipe(width=1, height=1, decode="exact")
 LIMITS = Limits(max_pixels=1_000_000)

@@ -38,7 +38,7 @@ from server.jobs.service import Jobs
 from server.observe.cameras import SuspectFrames
 from server.observe.logs import LogThrottle
 from server.observe.metrics import Metrics
-from server.recognition.events import Listener, RefusalListener
+from server.recognition.answers import Listener, RefusalListener
 from server.recorders import (
     make_drift,
     make_sampler,

@@ -13,8 +13,8 @@ from server.observe.metrics import Metrics, ModelsCollector
 from server.recognition.admission import Admission
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
-from server.recognition.reader_guard.guard import ReaderGuard
-from server.recognition.tensors.model import Model, make_model
+from server.recognition.reader_guard import ReaderGuard
+from server.recognition.tensor_model import Model, make_model
 from server.store.audit import Audit
 from server.store.bundles.records import Loaded
 from server.store.bundles.repository import BundleRepository
@@ -23,7 +23,7 @@ from server.store.bundles.serving_models import Limit
 from server.store.bundles.watching import watch
 from server.store.crashes.guard import CrashGuard
 from server.system.background import BackgroundQueue, Task, make_task_queue
-from server.system.machine.cores import available_cores
+from server.system.resources import available_cores
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from server.store.cache.answers import AnswerCache
 from server.store.journal.journal import Journal
 from server.store.journal.schema import FILE
 from server.store.journal.writer import JournalLimits
-from server.system.wall_clock import clock_fault
+from server.system.clock import clock_fault
 
 if TYPE_CHECKING:
     from server.store.samples.sampler import Sampler

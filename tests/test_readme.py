@@ -15,7 +15,7 @@ import pytest
 import requests
 from server_process import ROOT, free_port
 
-from server.config import describe as config_table
+from server.config import load as config_table
 
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)

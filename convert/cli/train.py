@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from convert.terminal import Terminal
     from convert.training.checkpoint import exclusive_lock, fingerprint
     from convert.training.train import Training
-    from server.system.machine.cores import available_cores
+    from server.system.resources import available_cores
 
     options, recipe, terminal = options_from(args), imagenet.recipe(args.size), Terminal()
     args.name = args.name or default_name(args.folder)

@@ -12,7 +12,7 @@ from convert.errors import DatasetError
 from server.errors import LinesideError
 from server.recognition import frame
 from server.recognition.manifest import Recipe
-from server.system.machine.cores import available_cores
+from server.system.resources import available_cores
 
 # One to train on and one to choose the epoch by.
 MIN_FRAMES = 2

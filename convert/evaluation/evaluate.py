@@ -29,7 +29,7 @@ from server.recognition.preprocessing import (
     scaling_table,
     to_input_pixels,
 )
-from server.system.machine.cores import available_cores
+from server.system.resources import available_cores
 
 
 @dataclass(frozen=True, slots=True)

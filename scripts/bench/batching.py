@@ -21,8 +21,8 @@ sys.path[0:1] = [str(ROOT), str(ROOT / "scripts")]
 
 from ai_edge_litert.interpreter import Interpreter  # noqa: E402
 
-from server.system.machine import process  # noqa: E402
-from server.system.machine.cores import available_cores  # noqa: E402
+from server.system import process  # noqa: E402
+from server.system.resources import available_cores  # noqa: E402
 
 BATCHES = (2, 4, 8)
 

@@ -24,9 +24,10 @@ from server.config import load as config_reading
 from server.engine import make_store
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
+from server.recognition.answers import Options
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.recognizer import Options, Recognizer
-from server.system.machine import process
+from server.recognition.recognizer import Recognizer
+from server.system import process
 
 WARM_UP = 20
 

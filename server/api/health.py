@@ -10,8 +10,7 @@ from server.http.protocol import LEAVING
 from server.observe.metrics import Metrics
 from server.store.bundles.repository import BundleRepository
 from server.store.crashes.guard import CrashGuard
-from server.system.clock import rfc3339
-from server.system.wall_clock import clock_fault
+from server.system.clock import clock_fault, rfc3339
 
 
 class LastCrash(msgspec.Struct, frozen=True):

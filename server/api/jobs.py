@@ -25,9 +25,9 @@ from server.http.access.caller import Caller
 from server.http.body.image import read_options
 from server.http.errors import to_json
 from server.jobs.service import Jobs
+from server.recognition import tensor_values as values
 from server.recognition.frame import read_header
-from server.recognition.tensors import values
-from server.recognition.tensors.numbers import model_inputs, named_arrays
+from server.recognition.tensor_values import model_inputs, named_arrays
 from server.store.jobs.records import JobOptions, JobRecord, NewFrame, NewJob, State
 
 

@@ -11,8 +11,7 @@ from server.errors import BundleError, InvalidFieldError, NotFoundError
 from server.http.body.image import need_length, read_options
 from server.http.body.json_body import read_json
 from server.http.errors import to_json
-from server.recognition.labels import read_labels
-from server.recognition.manifest import LABELS
+from server.recognition.manifest import LABELS, read_labels
 from server.recognition.results import Prediction
 from server.recognition.sample import ID, MediaType, Reason, Sample
 from server.store.bundles.repository import BundleRepository

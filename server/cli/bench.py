@@ -15,12 +15,12 @@ import msgspec
 
 from server.cli.bench_server import Served, crowd, served, through_server
 from server.cli.bench_steps import Stage, Steps, Throughput, find_frames
+from server.config.load import write_settings
 from server.config.settings import Settings
-from server.config.write import write_settings
 from server.process.startup import bundle_of
 from server.recognition.interpreter import runtime
-from server.system.machine import process
-from server.system.machine.cores import available_cores
+from server.system import process
+from server.system.resources import available_cores
 
 # More than this share of frames a second more is worth a further thread or interpreter.
 WORTH = 1.03

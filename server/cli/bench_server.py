@@ -18,7 +18,7 @@ from server.cli.bench_steps import stage_of
 from server.config.load import PREFIX, to_environ
 from server.config.settings import Settings
 from server.errors import StartError
-from server.system.machine.cores import available_cores
+from server.system.resources import available_cores
 
 LONGEST_START = 60.0
 # Settings that the measured server shares with the one that is to come.

@@ -11,8 +11,7 @@ from server import __version__
 from server.cli import fleet_command
 from server.cli import journal as journal_command
 from server.cli import keys as keys_command
-from server.config.describe import describe_settings
-from server.config.load import load, settings_file
+from server.config.load import describe_settings, load, settings_file
 from server.config.settings import Settings
 from server.errors import LinesideError, SettingsError, StartError
 from server.system.handover import Handover

@@ -1,20 +1,25 @@
-"""Where settings come from: read strictly, before the port opens.
+"""Settings as text: read from their sources, listed as a table, written into their file.
 
 Sources in order of increasing precedence: a TOML file, the environment (`LINESIDE_NAME`), flags
-(`--name`). An unknown key or an unusable value is a SettingsError that names it and its source.
+(`--name`). All are read strictly, before the port opens: an unknown key or an unusable value is a
+SettingsError that names it and its source.
 """
 
+import os
+import re
+import shutil
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
+from msgspec import Meta
 
 from server.config.settings import LISTS, Settings
 from server.errors import SettingsError
 from server.recognition.manifest import Recipe
-from server.system.files.plain import read_plain_file
+from server.system.files import beside, read_plain_file
 from server.values import json_values, validation
 from server.values.validation import InvalidValueError, may_be
 
@@ -22,6 +27,8 @@ PREFIX = "LINESIDE_"
 CONFIG = "LINESIDE_CONFIG"
 # Settings that hold a password or a secret, or may.
 SECRET = frozenset({"broker_url", "cache_url", "webhook_secret"})
+# The beginning of a table in a TOML file: what follows belongs to it, so settings stand before.
+TABLE = re.compile(r"[ \t]*\[", re.MULTILINE)
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -118,3 +125,91 @@ def load(
     for name, value in (flags or {}).items():
         values[name] = _convert(name, value, "--" + name.replace("_", "-"), strict=False)
     return Settings(**values)
+
+
+class Described(msgspec.Struct, frozen=True):
+    """One row of the settings table."""
+
+    name: str
+    env: str
+    flag: str
+    type: str
+    default: str
+    unit: str
+    help: str
+
+
+def _type_name(field: msgspec.inspect.Field) -> str:
+    kind = field.type.type if isinstance(field.type, msgspec.inspect.Metadata) else field.type
+    if isinstance(kind, msgspec.inspect.LiteralType):
+        return " or ".join(str(value) for value in kind.values)
+    names = {
+        "BoolType": "true or false",
+        "IntType": "whole number",
+        "FloatType": "number",
+        "StrType": "text",
+        "VarTupleType": "list",
+    }
+    return names.get(type(kind).__name__, "table")
+
+
+def describe_settings() -> list[Described]:
+    """The settings table, in the order of `Settings`."""
+    rows = []
+    info = msgspec.inspect.type_info(Settings)
+    assert isinstance(info, msgspec.inspect.StructType)
+    hints = get_type_hints(Settings, include_extras=True)
+    for field in info.fields:
+        meta = next(m for m in hints[field.name].__metadata__ if isinstance(m, Meta))
+        rows.append(
+            Described(
+                field.name,
+                PREFIX + field.name.upper(),
+                "--" + field.name.replace("_", "-"),
+                _type_name(field),
+                as_text(field.default),
+                (meta.extra or {}).get("unit", ""),
+                meta.description or "",
+            )
+        )
+    return rows
+
+
+def merge_settings(text: str, values: Mapping[str, int | float]) -> str:
+    """The TOML `text` with the top-level `values` in place of those that it has, or added.
+
+    Raises ValueError if the text is not TOML, or sets a value in a way that can't be replaced.
+    """
+    before = tomllib.loads(text)
+    table = TABLE.search(text)
+    head, tail = (text[: table.start()], text[table.start() :]) if table else (text, "")
+    for name, value in values.items():
+        line = f"{name} = {value}"
+        head, replaced = re.subn(
+            rf"^[ \t]*{name}[ \t]*=[^#\n]*?(?=[ \t]*(#.*)?$)", line, head, flags=re.M
+        )
+        if not replaced:
+            head = head.rstrip("\n") + "\n" * bool(head.strip()) + line + "\n"
+    merged = head + "\n" * bool(tail and not head.endswith("\n\n")) + tail
+    if tomllib.loads(merged) != {**before, **values}:
+        raise ValueError("it sets them in a way that can't be replaced")
+    return merged
+
+
+def write_settings(path: Path, values: Mapping[str, int | float]) -> None:
+    """Sets `values`, by name, in the settings file `path`, which keeps its mode and owner. A file
+    that is missing is made. Raises SettingsError that names the file if it can't be written.
+    """
+    fresh = beside(path)
+    try:
+        text = path.read_text("utf-8") if path.exists() else ""
+        merged = merge_settings(text, values)
+        fresh.write_text(merged, "utf-8")
+        if path.exists():
+            owner = path.stat()
+            shutil.copymode(path, fresh)
+            os.chown(fresh, owner.st_uid, owner.st_gid)
+        fresh.replace(path)
+    except (OSError, ValueError) as error:
+        fresh.unlink(missing_ok=True)
+        raise SettingsError(f"the settings file {path} can't be changed: {error}") from None

@@ -7,7 +7,7 @@ from msgspec import Meta
 from msgspec.structs import force_setattr
 
 from server.errors import SettingsError
-from server.recognition.images.limits import (
+from server.recognition.images.header import (
     DEFAULT_FORMATS,
     FORMATS,
     MAX_SIGNIFICANT_BITS,
@@ -15,7 +15,7 @@ from server.recognition.images.limits import (
     Limits,
 )
 from server.recognition.manifest import Recipe
-from server.system.machine.cores import available_cores
+from server.system.resources import available_cores
 
 # In the environment and in flags, their items are separated by commas.
 LISTS = frozenset(

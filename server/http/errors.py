@@ -10,8 +10,8 @@ from werkzeug.exceptions import HTTPException, SecurityError
 
 from server.errors import ContentCodingError, LinesideError
 from server.http.request_log import ASKED
-from server.recognition.recognizer import Options
-from server.values.secret_text import hide_secrets
+from server.recognition.answers import Options
+from server.values.wording import hide_secrets
 
 HTTP_CODES = {
     400: "BAD_REQUEST",

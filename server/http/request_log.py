@@ -14,10 +14,9 @@ from server.http.access.rights import FRAMES, rights_of
 from server.http.probe_reserve import REFUSED
 from server.observe.logs import LogThrottle
 from server.observe.metrics import Metrics
-from server.recognition.events import FrameRefused, RefusalListener
+from server.recognition.answers import FrameRefused, Options, RefusalListener
 from server.recognition.manifest import Manifest
-from server.recognition.recognizer import Options
-from server.values.secret_text import kept_sentence, looks_secret
+from server.values.wording import kept_sentence, looks_secret
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 from kombu.utils.json import dumps, loads
 
-from server.system.files.durable import set_aside
-from server.system.files.sqlite import COMPANIONS, OpenFiles, is_damage, open_database
+from server.system.files import set_aside
+from server.system.sqlite import COMPANIONS, OpenFiles, is_damage, open_database
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING
 from server.config.settings import Settings
 from server.errors import JobsUnavailableError, status_of
 from server.observe.metrics import Metrics
-from server.recognition.events import FrameAnswered, FrameRefused, Listener, RefusalListener
-from server.recognition.recognizer import Answer, Options
+from server.recognition.answers import (
+    Answer,
+    FrameAnswered,
+    FrameRefused,
+    Listener,
+    Options,
+    RefusalListener,
+)
 from server.store.jobs.records import FrameOutcome, JobError, JobRecord, OpenFrame, State
-from server.values.secret_text import kept_sentence
+from server.values.wording import kept_sentence
 
 if TYPE_CHECKING:
     from server.jobs.webhooks import WebhookClient

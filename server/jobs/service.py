@@ -29,7 +29,7 @@ from server.jobs.events import JobEvents
 from server.jobs.suspects import JobSuspects
 from server.observe.logs import ProblemLog
 from server.store.jobs.records import FILE, JobError, JobRecord, NewJob, OpenFrame, State
-from server.system.files.durable import set_aside
+from server.system.files import set_aside
 
 if TYPE_CHECKING:
     from redis import Redis

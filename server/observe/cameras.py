@@ -8,7 +8,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from server.recognition.events import FrameAnswered, FrameRefused
+from server.recognition.answers import FrameAnswered, FrameRefused
 from server.recognition.frame import WARNINGS
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Cameras:
         self._other: _Series | None = None
 
     def answered(self, seen: FrameAnswered) -> None:
-        """Counts an answered frame; a `server.recognition.events.Listener`."""
+        """Counts an answered frame; a `server.recognition.answers.Listener`."""
         if camera := seen.options.camera:
             series = self._known.get(camera)
             if series is None or not series.was_answered:
@@ -88,7 +88,7 @@ class Cameras:
             self._count(series, "answered", seen.at)
 
     def refused(self, refusal: FrameRefused) -> None:
-        """Counts a frame that got an error; a `server.recognition.events.RefusalListener`."""
+        """Counts a frame that got an error; a `server.recognition.answers.RefusalListener`."""
         if camera := refusal.camera:
             series = self._known.get(camera) or self._unanswered(camera, refusal)
             self._count(series, result_of(refusal.status), refusal.at)
@@ -212,7 +212,7 @@ class ClockSkew:
 
 class SuspectFrames:
     """Counts answered frames whose image may be read wrongly, and logs them once a minute for each
-    camera; a `server.recognition.events.Listener`, called in one thread.
+    camera; a `server.recognition.answers.Listener`, called in one thread.
 
     counter: has the label `reason`.
     """

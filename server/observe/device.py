@@ -12,8 +12,7 @@ from pathlib import Path
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.system.machine.cgroup import Usage, cgroup_usage, machine_usage
-from server.system.machine.procfs import read_number, read_text
+from server.system.resources import Usage, cgroup_usage, machine_usage, read_number, read_text
 
 # Bits of `vcgencmd get_throttled` (Raspberry Pi's documentation of vcgencmd); the same shifted by
 # SINCE_BOOT tell what has happened since the machine was started.

@@ -9,9 +9,8 @@ from typing import Literal
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from server.recognition.events import FrameAnswered
+from server.recognition.answers import Answer, FrameAnswered
 from server.recognition.manifest import Baseline, Manifest
-from server.recognition.recognizer import Answer
 
 Signal = Literal["class", "confidence", "brightness"]
 SLOTS = 60

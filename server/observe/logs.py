@@ -13,7 +13,7 @@ from typing import TextIO
 
 import msgspec
 
-from server.values.secret_text import hide_secrets
+from server.values.wording import hide_secrets
 
 logger = logging.getLogger(__name__)
 

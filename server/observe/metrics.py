@@ -20,9 +20,9 @@ from prometheus_client.registry import Collector
 from server import __version__
 from server.observe.cameras import Cameras, ClockSkew
 from server.recognition.admission import Admission
+from server.recognition.answers import Answer
 from server.recognition.manifest import MODEL, Manifest
-from server.recognition.recognizer import Answer
-from server.recognition.tensors.model import Model
+from server.recognition.tensor_model import Model
 
 # 1 ms to 10 s: a frame on a PC takes a few ms, one that waits on a loaded Raspberry Pi seconds.
 _MS = (1, 2.5, 5, 7.5, 10, 15, 25, 50, 100, 250, 500, 1000, 1500, 2500, 5000, 10_000)

@@ -21,8 +21,7 @@ from multiprocessing import parent_process
 from typing import Any
 
 from server.http.protocol import LEAVING
-from server.system.machine.parent import end_with_parent
-from server.system.machine.sockets import own_sockets, seconds_silent
+from server.system.process import end_with_parent, own_sockets, seconds_silent
 
 logger = logging.getLogger(__name__)
 

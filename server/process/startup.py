@@ -16,7 +16,7 @@ from server.errors import NotReadyError, SettingsError
 from server.http.access.open_access import check_access
 from server.store.bundles.choices import candidates, read_choice
 from server.store.bundles.layout import newest_intact, pick_default, versions
-from server.values.validation import counted
+from server.values.wording import counted
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -125,7 +125,7 @@ def application(
         from server.observe import logs
         from server.observe.logs import LogThrottle
         from server.store.crashes.guard import CrashGuard
-        from server.system.machine import process
+        from server.system import process
 
         process.configure_process()
         settings = settings or config_reading.load(os.environ)
@@ -195,7 +195,7 @@ def check(settings: Settings) -> Iterator[str]:
     from server.recognition.admission import Admission
     from server.recognition.interpreter import runtime
     from server.recorders import data_fault
-    from server.system.machine import process
+    from server.system import process
 
     check_access(settings)
     # Whatever is found is yielded; the log has no listener here.

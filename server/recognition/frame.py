@@ -10,13 +10,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import ModuleType
 
-import cv2
 import msgspec
 
 from server.errors import ImageTooLargeError, UnsupportedImageError
-from server.recognition.images import bmp, depth, jpeg, png, pnm, webp
-from server.recognition.images.header import Header, Pixels
-from server.recognition.images.limits import Limits
+from server.recognition.images import bmp, jpeg, png, pnm, webp
+from server.recognition.images.header import Header, Limits
+from server.recognition.images.pixels import Pixels, to_upright, upper_bits_empty
 from server.recognition.images.tiff import decode as tiff
 from server.recognition.manifest import Recipe
 
@@ -141,18 +140,6 @@ def _decode_other(data: bytes, header: Header, limits: Limits) -> Pixels:
     return pixels
 
 
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Applies the EXIF orientation (Exif 2.3, tag 0x0112): 1 as is ... 8 rotated."""
-    if orientation == 1:
-        return pixels
-    if orientation >= 5:
-        pixels = cv2.transpose(pixels)  # type: ignore[assignment]
-    flips = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
-    if orientation in flips:
-        pixels = cv2.flip(pixels, flips[orientation])  # type: ignore[assignment]
-    return pixels
-
-
 # A context around the reading of an image file's bytes.
 Guard = Callable[[bytes], AbstractContextManager[None]]
 
@@ -185,7 +172,7 @@ def _decode_frame(data: bytes, recipe: Recipe, limits: Limits) -> Frame:
         pixels = jpeg.decode(data, header, jpeg_eighths(header, recipe))
     else:
         pixels = _decode_other(data, header, limits)
-    pixels = _upright(pixels, header.orientation)
-    if header.bits == 16 and not limits.significant_bits and depth.upper_bits_empty(pixels):
+    pixels = to_upright(pixels, header.orientation)
+    if header.bits == 16 and not limits.significant_bits and upper_bits_empty(pixels):
         return Frame(pixels, (EMPTY_BITS,))
     return Frame(pixels)

@@ -16,7 +16,7 @@ from ai_edge_litert.interpreter import Interpreter as LiteRT
 
 from server.errors import BundleError
 from server.recognition.preprocessing import Tensor, TensorSpec
-from server.system.files.plain import MODEL_MAX, read_plain_file
+from server.system.files import MODEL_MAX, read_plain_file
 
 
 def runtime() -> str:

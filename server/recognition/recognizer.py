@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import msgspec
 import numpy as np
 
 from server.errors import BundleError, LinesideError, ModelOutputError
 from server.recognition import frame, results
 from server.recognition.admission import Admission
+from server.recognition.answers import Answer, Options
 from server.recognition.interpreter import Interpreter, InterpreterPool
 from server.recognition.manifest import LABELS, Bundle, Recipe
 from server.recognition.preprocessing import (
@@ -20,47 +20,13 @@ from server.recognition.preprocessing import (
     scaling_table,
     to_input_pixels,
 )
-from server.recognition.reader_guard.guard import ReaderGuard, Sender
-from server.recognition.results import Prediction, Probabilities
-from server.system.files.plain import IMAGE_MAX, read_plain_file
-from server.values.validation import counted
+from server.recognition.reader_guard import ReaderGuard, Sender
+from server.recognition.results import Probabilities
+from server.system.files import IMAGE_MAX, read_plain_file
+from server.values.wording import counted
 
 STAGES = ("decode", "preprocess", "wait", "inference")
 OnStage = Callable[[str, float], None]
-
-
-class Options(msgspec.Struct, frozen=True):
-    """What a caller may ask of one frame.
-
-    deadline: when the answer must be there, in seconds of time.monotonic(). latest_only: a newer
-    frame of `camera` may take this one's place while it waits. part: the caller's name for what
-    the frame shows. from_capture: the deadline counts from the frame's capture, so that to send it
-    again gains no time.
-    """
-
-    top_k: int = 5
-    threshold: float = 0.0
-    deadline: float = math.inf
-    camera: str = ""
-    latest_only: bool = False
-    part: str = ""
-    from_capture: bool = False
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What one frame was. `best` is the most probable label, whatever threshold `predictions` had
-    to pass; `timing` holds seconds by stage, and `total`. `brightness` is the mean grey level
-    0..255 of the pixels that the model saw; None for tensors, and where the bundle has no baseline
-    to compare it with. `warnings` say what may be wrong with the image."""
-
-    model: str
-    version: int
-    best: Prediction
-    predictions: tuple[Prediction, ...]
-    verdict: str | None
-    timing: dict[str, float]
-    brightness: float | None = None
-    warnings: tuple[frame.ImageWarning, ...] = ()
 
 
 class Stage:

@@ -6,8 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from server.recognition.labels import Label
-from server.recognition.manifest import Manifest, VerdictPolicy
+from server.recognition.manifest import Label, Manifest, VerdictPolicy
 from server.recognition.preprocessing import Tensor, TensorSpec
 
 Probabilities = NDArray[np.float32]

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from server.recognition.results import Prediction
-from server.system.files.plain import read_plain_file
+from server.system.files import read_plain_file
 from server.values import json_values
 from server.values.validation import InvalidValueError
 

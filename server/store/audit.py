@@ -16,7 +16,7 @@ import msgspec
 
 from server.observe.logs import ProblemLog
 from server.system.clock import rfc3339
-from server.system.files.durable import make_folder, sync
+from server.system.files import make_folder, sync
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from server.errors import StartError
-from server.system.files.durable import make_folder
+from server.system.files import make_folder
 from server.system.handover import Handover
 
 # In the folder `data`; holds the process id of the server that holds the lock.

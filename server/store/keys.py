@@ -23,8 +23,7 @@ from typing import IO, Annotated, Literal
 import msgspec
 
 from server.errors import KeysError
-from server.system.files.durable import write_whole
-from server.system.files.plain import read_plain_file
+from server.system.files import read_plain_file, write_whole
 from server.values import json_values
 from server.values.validation import InvalidValueError
 

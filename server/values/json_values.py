@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from server.values import validation
-from server.values.validation import InvalidValueError, shown
+from server.values.validation import InvalidValueError
+from server.values.wording import shown
 
 T = TypeVar("T")
 

@@ -5,10 +5,9 @@ type's own constraints: the name as the user wrote it, what the value may be, an
 came. Pure functions.
 """
 
-import difflib
 import math
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeVar, cast
@@ -16,7 +15,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 from msgspec import inspect
 
-from server.values.secret_text import hide_secrets
+from server.values.wording import SHOWN, counted, join_path, shown, shown_name, unknown_name
 
 T = TypeVar("T")
 
@@ -26,8 +25,6 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 # Whole numbers that a float holds exactly, and that a text of them is quickly made of.
 EXACT = 2.0**53
-# Characters of a value or a name that a sentence shows; known names that it lists.
-SHOWN, LISTED = 64, 30
 # Items of a list that are looked at one by one, when one of them is wrong.
 LOOKED_AT = 1000
 
@@ -68,59 +65,6 @@ def explain(value: object, kind: Any, name: str) -> str:
 def may_be(kind: Any) -> str:
     """What a value of `kind`, an annotated type, may be, such as «a number from 0 to 1»."""
     return _may_be(_without_null(_described(kind)))
-
-
-def unknown_name(name: str, known: Iterable[str], where: str = "") -> str:
-    """Says that there is no `name`, and what was probably meant. where: such as `parameters`."""
-    known, path = list(known), shown_name(_join(where, name))
-    if not known:
-        return f"{path} is not known here: this takes no options"
-    near = nearest(name, known)
-    meant = f", did you mean {_join(where, near)}?" if near else "."
-    listed = ", ".join(known[:LISTED]) + ", ..." * (len(known) > LISTED)
-    return f"{path} is not known here{meant} Known: {listed}"
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that `name` is most like, if it is like any."""
-    if len(name) > SHOWN:
-        return None
-    found = difflib.get_close_matches(name.lower(), list(known), 1)
-    return found[0] if found else None
-
-
-def shown_name(name: str) -> str:
-    """A name that a user chose, as a sentence shows it: short, in one line, no key."""
-    name = _shortened(hide_secrets(name))
-    return name if name.isprintable() and name else repr(name)
-
-
-def shown(value: object) -> str:
-    """`value` as a sentence shows it: short, in one line, without what looks like a key."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return repr(_shortened(hide_secrets(value)))
-    if isinstance(value, int):
-        return str(value) if abs(value) < 10**SHOWN else f"a number of over {SHOWN} digits"
-    if isinstance(value, float):
-        return repr(value)
-    return "an object" if isinstance(value, Mapping) else "a list"
-
-
-def counted(count: int, one: str, many: str = "") -> str:
-    """`count` with its noun, such as «1 label» and «2 labels»."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 @lru_cache(maxsize=512)
@@ -234,7 +178,9 @@ def _problem(value: Any, kind: inspect.Type, path: str) -> str | None:
                 return found
         if isinstance(choice, inspect.DictType) and isinstance(value, Mapping):
             items = list(value.items())[:LOOKED_AT]
-            found_ = (_problem(v, choice.value_type, _join(path, shown_name(k))) for k, v in items)
+            found_ = (
+                _problem(v, choice.value_type, join_path(path, shown_name(k))) for k, v in items
+            )
             return next(filter(None, found_), None)
         if _fits(value, choice):
             return None
@@ -254,11 +200,11 @@ def _problem_of_fields(
             of_field = field.type
             if not field.required and values[name] is not None:
                 of_field = _without_null(of_field)
-            found = _problem(values[name], of_field, _join(path, name))
+            found = _problem(values[name], of_field, join_path(path, name))
             if found:
                 return found
         elif field.required:
-            return f"{_join(path, name)} is missing: it should be {_may_be(field.type)}"
+            return f"{join_path(path, name)} is missing: it should be {_may_be(field.type)}"
     return None
 
 

@@ -10,8 +10,8 @@ from convert.data.dataset import labelled
 from convert.errors import ConvertError, GateError
 from convert.pipeline import Request, build
 from server.errors import BundleError
+from server.recognition.answers import Options
 from server.recognition.manifest import Golden, Label, Manifest, VerdictPolicy, read_bundle
-from server.recognition.recognizer import Options
 
 
 def silent(_: str) -> None:

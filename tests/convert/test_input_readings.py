@@ -13,7 +13,7 @@ from convert.bundle_writer import load
 from convert.recipe.readings import ALL, READINGS
 from convert.sources import keras as sources
 from convert.terminal import suppress_native_output
-from server.recognition.recognizer import Options
+from server.recognition.answers import Options
 
 SIDE = 16
 Build = Callable[[Any], Callable[[Any], Any]]

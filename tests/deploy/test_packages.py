@@ -12,8 +12,7 @@ import yaml
 from server_process import ROOT
 
 from server.cli.main import main
-from server.config.describe import describe_settings
-from server.config.load import CONFIG
+from server.config.load import CONFIG, describe_settings
 from server.config.settings import Settings
 
 DEPLOY = ROOT / "deploy"

@@ -5,8 +5,7 @@ from typing import Any
 
 from images import encode, picture
 
-from server.recognition.events import FrameAnswered
-from server.recognition.recognizer import Answer, Options
+from server.recognition.answers import Answer, FrameAnswered, Options
 from server.recognition.results import Prediction
 
 PICTURE = encode(picture(), "JPEG")

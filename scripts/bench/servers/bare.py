@@ -22,8 +22,8 @@ from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle, Recipe
 from server.recognition.preprocessing import Tensor, apply_table, scaling_table, to_input_pixels
 from server.store.bundles.layout import open_bundle
-from server.system.machine import process
-from server.system.machine.cores import available_cores
+from server.system import process
+from server.system.resources import available_cores
 
 
 class Steps:

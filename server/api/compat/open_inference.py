@@ -29,12 +29,13 @@ from server.config.settings import Settings
 from server.errors import InvalidFieldError, NotReadyError
 from server.http.body.image import read_options
 from server.http.errors import to_json
+from server.recognition import tensor_model as tensors
+from server.recognition.answers import Options
 from server.recognition.preprocessing import Tensor, TensorSpec
-from server.recognition.recognizer import Options, Recognizer
-from server.recognition.tensors import model as tensors
-from server.recognition.tensors.model import Model, ModelOutputs
-from server.recognition.tensors.numbers import names_of
-from server.values.validation import shown
+from server.recognition.recognizer import Recognizer
+from server.recognition.tensor_model import Model, ModelOutputs
+from server.recognition.tensor_values import names_of
+from server.values.wording import shown
 
 IMAGE = "image"
 LONGEST_TIMEOUT = 10**12

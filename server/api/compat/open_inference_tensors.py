@@ -17,10 +17,10 @@ from flask import Response, request
 from server.errors import InvalidFieldError
 from server.http.body.compressed import read_body
 from server.http.body.json_body import decode_base64, decode_json
+from server.recognition import tensor_values as values
 from server.recognition.manifest import Label
 from server.recognition.preprocessing import Tensor, TensorSpec
-from server.recognition.tensors import values
-from server.values.validation import counted, shown
+from server.values.wording import counted, shown
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 # No more digits than a length can have; Python refuses to convert thousands of them.

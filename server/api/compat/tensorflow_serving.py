@@ -30,9 +30,9 @@ from server.config.settings import Settings
 from server.errors import InvalidFieldError, ModelNotFoundError
 from server.http.body.image import read_options
 from server.http.errors import to_json
+from server.recognition import tensor_model as tensors
 from server.recognition.preprocessing import TensorSpec
-from server.recognition.tensors import model as tensors
-from server.recognition.tensors.model import Model, ModelOutputs
+from server.recognition.tensor_model import Model, ModelOutputs
 from server.store.bundles.layout import versions
 from server.store.bundles.repository import BundleRepository
 

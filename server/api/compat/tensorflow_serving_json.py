@@ -13,13 +13,13 @@ from flask import Response
 from server.errors import InvalidFieldError
 from server.http.body.compressed import read_body
 from server.http.body.json_body import decode_base64, decode_json
+from server.recognition import tensor_model as tensors
+from server.recognition import tensor_values as values
 from server.recognition.preprocessing import Tensor
 from server.recognition.recognizer import Recognizer
-from server.recognition.tensors import model as tensors
-from server.recognition.tensors import values
-from server.recognition.tensors.model import Model, ModelOutputs
-from server.recognition.tensors.numbers import model_inputs, names_of
-from server.values.validation import shown
+from server.recognition.tensor_model import Model, ModelOutputs
+from server.recognition.tensor_values import model_inputs, names_of
+from server.values.wording import shown
 
 # Names under which a model that takes images takes them, beside its input's own.
 IMAGE_NAMES = ("image", "image_bytes")

@@ -20,9 +20,9 @@ from server.errors import InvalidFieldError, MissingFieldError, NotFoundError
 from server.http.body.image import read_options, refuse_text
 from server.http.body.json_body import read_json
 from server.http.errors import to_json
-from server.recognition.recognizer import Answer
+from server.recognition.answers import Answer
 from server.recognition.results import Prediction
-from server.recognition.tensors.numbers import real_outputs
+from server.recognition.tensor_values import real_outputs
 
 # Seconds for which the tutorial's route keeps an answer, whatever `cache_s` is.
 CACHED_S = 60

@@ -11,7 +11,7 @@ from server.config.settings import Settings
 from server.errors import InvalidFieldError, LinesideError, MissingFieldError
 from server.http.errors import ErrorBody, to_json
 from server.http.request_log import CAMERA
-from server.values.validation import LISTED, shown_name
+from server.values.wording import LISTED, shown_name
 
 
 class BatchResult(msgspec.Struct, frozen=True):

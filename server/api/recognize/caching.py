@@ -13,7 +13,8 @@ from server.config.thread_budget import MOST_SHARING
 from server.errors import LinesideError
 from server.http.access.caller import OWNER
 from server.observe.metrics import Metrics
-from server.recognition.recognizer import STAGES, Answer, Options, Recognizer
+from server.recognition.answers import Answer, Options
+from server.recognition.recognizer import STAGES, Recognizer
 from server.store.cache.answers import (
     AnswerCache,
     CachedAnswer,

@@ -5,8 +5,9 @@ import re
 from datetime import datetime
 
 from server.errors import ClockAheadError, InvalidFieldError, StaleFrameError
-from server.system.wall_clock import clock_fault
-from server.values.validation import NUMBER, shown
+from server.system.clock import clock_fault
+from server.values.validation import NUMBER
+from server.values.wording import shown
 
 # RFC 3339, 5.6: T and Z may be small, and a space may stand for the T.
 _DATE_AND_TIME = (

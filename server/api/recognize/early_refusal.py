@@ -24,10 +24,10 @@ from server.http.request_log import choose_id, let_in, safe_name
 from server.observe.logs import LogThrottle
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
-from server.recognition.events import FrameRefused, RefusalListener
-from server.recognition.tensors.model import Model
+from server.recognition.answers import FrameRefused, RefusalListener
+from server.recognition.tensor_model import Model
 from server.system.background import BackgroundQueue, Task
-from server.values.secret_text import kept_sentence
+from server.values.wording import kept_sentence
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

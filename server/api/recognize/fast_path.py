@@ -27,7 +27,7 @@ from server.http.body.multipart import FORM, boundary_of, parts, whole_body
 from server.http.probe_reserve import REFUSED
 from server.http.request_log import CAMERA, STARTED, CompletedRequest, choose_id, log_request
 from server.observe.metrics import Metrics
-from server.recognition.recognizer import Answer, Options
+from server.recognition.answers import Answer, Options
 from server.system.background import BackgroundQueue, Task
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]

@@ -7,10 +7,10 @@ import numpy as np
 from server.api.recognize.options import FrameOptions
 from server.api.recognize.service import RecognitionService
 from server.errors import MissingFieldError
-from server.recognition.recognizer import Options
-from server.recognition.tensors import values
-from server.recognition.tensors.model import Model, ModelOutputs
-from server.recognition.tensors.numbers import model_inputs, named_arrays
+from server.recognition import tensor_values as values
+from server.recognition.answers import Options
+from server.recognition.tensor_model import Model, ModelOutputs
+from server.recognition.tensor_values import model_inputs, named_arrays
 
 
 def run_numbers(

@@ -11,9 +11,9 @@ from server.api.recognize.deadlines import check_clock, frame_age, likely_cause,
 from server.config.settings import Settings
 from server.http.body.image import query_values, refuse_unknown, to_options
 from server.observe.cameras import ClockSkew
-from server.recognition.recognizer import Options
-from server.values.secret_text import looks_secret
+from server.recognition.answers import Options
 from server.values.validation import NUMBER_TOO
+from server.values.wording import looks_secret
 
 Name = Annotated[str, Meta(max_length=128, extra=NUMBER_TOO)]
 Version = Annotated[int, Meta(ge=1)]

@@ -15,9 +15,9 @@ from server.api.recognize.service import RecognitionService, mark_frame
 from server.config.settings import Settings
 from server.http.errors import to_json
 from server.http.request_log import CAMERA
-from server.recognition.recognizer import Answer, Options
+from server.recognition.answers import Answer, Options
 from server.recognition.results import Prediction
-from server.recognition.tensors.numbers import real_outputs
+from server.recognition.tensor_values import real_outputs
 from server.store.cache.answers import CachedAnswer
 
 # What gets the image at a URL, by a deadline in seconds of time.monotonic().

@@ -14,11 +14,18 @@ from server.errors import InvalidFieldError, LinesideError, NotReadyError
 from server.http.body.image import need_length
 from server.http.request_log import ASKED, report_refusal
 from server.observe.metrics import Metrics
-from server.recognition.events import FrameAnswered, FrameRefused, Listener, RefusalListener
+from server.recognition import tensor_model as tensors
+from server.recognition.answers import (
+    Answer,
+    FrameAnswered,
+    FrameRefused,
+    Listener,
+    Options,
+    RefusalListener,
+)
 from server.recognition.preprocessing import Tensor
-from server.recognition.recognizer import Answer, Options, Recognizer
-from server.recognition.tensors import model as tensors
-from server.recognition.tensors.model import Model, ModelOutputs
+from server.recognition.recognizer import Recognizer
+from server.recognition.tensor_model import Model, ModelOutputs
 from server.store.bundles.repository import BundleRepository
 from server.store.cache.answers import CachedAnswer
 from server.system.background import BackgroundQueue, Task

@@ -11,7 +11,7 @@ from server.config.settings import Settings
 from server.errors import ExpiredError, SettingsError, UnauthorizedError
 from server.http.access.caller import Caller, ReadToken
 from server.store.keys import RIGHTS
-from server.system.files.plain import read_plain_file
+from server.system.files import read_plain_file
 
 # Seconds by which two clocks may differ.
 LEEWAY = 10

@@ -16,7 +16,8 @@ from server.errors import (
     MissingFieldError,
 )
 from server.values import validation
-from server.values.validation import LISTED, InvalidValueError, shown_name, unknown_name
+from server.values.validation import InvalidValueError
+from server.values.wording import LISTED, shown_name, unknown_name
 
 T = TypeVar("T", bound=msgspec.Struct)
 

@@ -30,7 +30,7 @@ from server.http.access.auth import HEADERS
 from server.http.errors import error_body
 from server.http.probe_reserve import without_body
 from server.http.protocol import PROTOCOL
-from server.system.machine.sockets import bytes_written, own_sockets, shut_for_reading
+from server.system.process import bytes_written, own_sockets, shut_for_reading
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

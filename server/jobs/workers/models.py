@@ -8,13 +8,14 @@ import msgspec
 from server.config.settings import Settings
 from server.errors import InvalidFieldError, LinesideError, ModelNotFoundError, StartError
 from server.jobs.messages import FrameTask
+from server.recognition import tensor_model as tensors
 from server.recognition.admission import Admission
+from server.recognition.answers import Options
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import MODEL
-from server.recognition.recognizer import OnStage, Options, Recognizer
-from server.recognition.tensors import model as tensors
-from server.recognition.tensors.model import Model, make_model
-from server.recognition.tensors.numbers import model_inputs, named_arrays, real_outputs
+from server.recognition.recognizer import OnStage, Recognizer
+from server.recognition.tensor_model import Model, make_model
+from server.recognition.tensor_values import model_inputs, named_arrays, real_outputs
 from server.store.bundles.layout import open_bundle
 from server.store.jobs.records import FrameOutcome, JobError, NumbersAnswer
 

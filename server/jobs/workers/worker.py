@@ -35,8 +35,8 @@ from server.jobs.workers.models import WorkerModels
 from server.observe import logs
 from server.store.jobs.database import FrameReader
 from server.store.jobs.records import FILE, FrameOutcome, JobError
-from server.system.machine import process
-from server.system.machine.parent import end_with_parent
+from server.system import process
+from server.system.process import end_with_parent
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.errors import UndecodableImageError
-from server.recognition.images.header import Header, Pixels
-from server.values.validation import counted
+from server.recognition.images.header import Header
+from server.recognition.images.pixels import Pixels
+from server.values.wording import counted
 
 SIGNATURE = b"BM"
 FILE_HEADER = struct.Struct("<2sIHHI")

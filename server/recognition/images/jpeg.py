@@ -16,8 +16,8 @@ import numpy as np
 import simplejpeg
 
 from server.errors import UndecodableImageError
-from server.recognition.images import exif
-from server.recognition.images.header import Header, Pixels
+from server.recognition.images.header import Header, read_orientation
+from server.recognition.images.pixels import Pixels
 
 SIGNATURE = b"\xff\xd8\xff"
 # What lies before it belongs to nothing: zeros that some cameras pad with, FF in any number.
@@ -109,7 +109,7 @@ def _header(data: bytes, scan: int, frame: bytes, block: bytes) -> Header:
             _check_progression(ids, scans)
         elif Counter(id_ for each in scans for id_ in each.ids) != Counter(ids):
             raise UndecodableImageError("the JPEG is cut off or damaged: a scan is missing")
-    return Header("JPEG", mode, width, height, exif.orientation(block))
+    return Header("JPEG", mode, width, height, read_orientation(block))
 
 
 class _Scan(NamedTuple):

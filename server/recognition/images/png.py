@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from server.errors import UndecodableImageError
-from server.recognition.images import exif, opencv
-from server.recognition.images.header import Header, Pixels
+from server.recognition.images.header import Header, read_orientation
+from server.recognition.images.pixels import Pixels, decode_by_opencv
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHUNK = struct.Struct(">I4s")
@@ -58,7 +58,7 @@ def read_header(data: bytes) -> Header:
                 raise UndecodableImageError("the PNG is damaged: it does not say how large it is")
             ihdr = data[start : start + length]
         elif kind == b"eXIf":
-            orientation = exif.orientation(data[start : start + length])
+            orientation = read_orientation(data[start : start + length])
     width, height, bits, color, _ = _read_ihdr(ihdr)
     return Header("PNG", MODES[color], width, height, orientation, bits)
 
@@ -116,7 +116,7 @@ def decode(data: bytes, header: Header, significant_bits: int = 0) -> Pixels:
     """
     ihdr, palette, packed = _picture(data)
     plain = _rebuilt(ihdr, palette, packed)
-    return opencv.decode(plain, "PNG", bits=header.bits, significant_bits=significant_bits)
+    return decode_by_opencv(plain, "PNG", bits=header.bits, significant_bits=significant_bits)
 
 
 def _picture(data: bytes) -> tuple[bytes, bytes, list[memoryview]]:

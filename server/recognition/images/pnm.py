@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.errors import UndecodableImageError
-from server.recognition.images.depth import to_8_bits
-from server.recognition.images.header import Header, Pixels
-from server.values.validation import counted
+from server.recognition.images.header import Header
+from server.recognition.images.pixels import Pixels, to_8_bits
+from server.values.wording import counted
 
 SIGNATURE = re.compile(rb"P[1-6](?:[\s#]|\Z)")
 # Space or comments, and a number with space behind it. A comment ends with its line.

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from server.errors import UndecodableImageError
-from server.recognition.images import exif, opencv
-from server.recognition.images.header import Header, Pixels
+from server.recognition.images.header import Header, read_orientation
+from server.recognition.images.pixels import Pixels, decode_by_opencv
 
 SIGNATURE = re.compile(rb"RIFF.{4}WEBP", re.DOTALL)
 CHUNK = struct.Struct("<4sI")
@@ -49,7 +49,7 @@ def read_header(data: bytes) -> Header:
     Raises UndecodableImageError if it is damaged or cut off, or an animation.
     """
     picture = _read_picture(data)
-    orientation = exif.orientation(picture.exif)
+    orientation = read_orientation(picture.exif)
     return Header("WEBP", "RGB", picture.width, picture.height, orientation)
 
 
@@ -64,12 +64,12 @@ def decode(data: bytes, header: Header) -> Pixels:
     chunks = _last_chunk(picture.kind, picture.data)
     if picture.alpha:
         chunks = _extended(picture) + _chunk(ALPHA, picture.alpha) + chunks
-    return opencv.decode(_file(chunks).ljust(MIN_SIZE, b"\0"), "WEBP")
+    return decode_by_opencv(_file(chunks).ljust(MIN_SIZE, b"\0"), "WEBP")
 
 
 def _decodes(data: bytes) -> bool:
     try:
-        opencv.decode(data, "WEBP")
+        decode_by_opencv(data, "WEBP")
     except UndecodableImageError:
         return False
     return True

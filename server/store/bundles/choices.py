@@ -12,8 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from server.system.files.durable import set_aside, write_whole
-from server.system.files.plain import read_plain_file
+from server.system.files import read_plain_file, set_aside, write_whole
 from server.values import json_values
 from server.values.validation import InvalidValueError
 

@@ -9,7 +9,6 @@ from typing import TypeAlias
 import msgspec
 
 from server.errors import BundleError
-from server.recognition.labels import read_labels
 from server.recognition.manifest import (
     GOLDEN,
     LABELS,
@@ -20,8 +19,9 @@ from server.recognition.manifest import (
     Manifest,
     Recipe,
     read_bundle,
+    read_labels,
 )
-from server.system.files.plain import read_plain_file
+from server.system.files import read_plain_file
 
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 Fingerprint: TypeAlias = tuple[tuple[str, int, int], ...]

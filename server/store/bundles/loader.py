@@ -14,10 +14,10 @@ from server.recognition.manifest import MODEL, Bundle, Recipe
 from server.store.bundles.layout import Fingerprint, open_bundle
 from server.store.bundles.records import Loaded, ModelRecord
 from server.store.bundles.serving_models import ServingModels
-from server.system.machine.memory import resident, trim_heap
+from server.system.process import resident, trim_heap
 
 if TYPE_CHECKING:
-    from server.recognition.tensors.model import Model
+    from server.recognition.tensor_model import Model
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from server.config.thread_budget import MOST_LOADING
 from server.errors import NotReadyError
 
 if TYPE_CHECKING:
-    from server.recognition.tensors.model import Model
+    from server.recognition.tensor_model import Model
 
 
 class OnDemandLoader:

@@ -11,7 +11,7 @@ import msgspec
 from server.store.bundles.layout import Fingerprint
 
 if TYPE_CHECKING:
-    from server.recognition.tensors.model import Model
+    from server.recognition.tensor_model import Model
 
 
 # Versions that served before, as far back as rollback goes.

@@ -39,7 +39,7 @@ from server.store.bundles.serving_models import LONGEST_WAIT, Limit, ServingMode
 from server.store.bundles.version_history import VersionHistory
 
 if TYPE_CHECKING:
-    from server.recognition.tensors.model import Model
+    from server.recognition.tensor_model import Model
 
 logger = logging.getLogger(__name__)
 

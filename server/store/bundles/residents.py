@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from server.system.machine.memory import trim_heap
+from server.system.process import trim_heap
 
 if TYPE_CHECKING:
     from server.recognition.interpreter import InterpreterPool
-    from server.recognition.tensors.model import Model
+    from server.recognition.tensor_model import Model
 
 Reason = Literal["swap", "memory"]
 # Seconds after which references that hold one another are looked for, should a frame's error have

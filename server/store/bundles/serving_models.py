@@ -13,7 +13,7 @@ from server.errors import NotReadyError
 from server.store.bundles.residents import ResidentModels, Unloaded
 
 if TYPE_CHECKING:
-    from server.recognition.tensors.model import Model
+    from server.recognition.tensor_model import Model
 
 # Seconds that a model waits for its turn, and for the memory of those let go to come free.
 LONGEST_WAIT = 30.0

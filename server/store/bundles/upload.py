@@ -16,8 +16,7 @@ from pathlib import Path, PurePosixPath
 from server.errors import BundleError, StorageError, VersionExistsError, VersionRefusedError
 from server.recognition.manifest import MANIFEST, NAME, Manifest, read_bundle
 from server.store.bundles.archives import ArchiveReader, Stream
-from server.system.files.durable import make_folder, sync
-from server.system.files.plain import read_plain_file
+from server.system.files import make_folder, read_plain_file, sync
 
 # Folders that are being unpacked into; no version is named so.
 ARRIVING = ".arriving-"

@@ -16,8 +16,9 @@ from flask import Flask
 
 from server import __version__
 from server.config.settings import Settings
+from server.recognition.answers import Answer, Options
 from server.recognition.manifest import MODEL, digest
-from server.recognition.recognizer import Answer, Options, Recognizer
+from server.recognition.recognizer import Recognizer
 
 MEMORY, REDIS = (
     "server.store.cache.memory_backend.MemoryCache",

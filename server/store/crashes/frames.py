@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from server.system.files.durable import make_folder, write_whole
+from server.system.files import make_folder, write_whole
 
 logger = logging.getLogger(__name__)
 

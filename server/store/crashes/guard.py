@@ -14,9 +14,7 @@ from pathlib import Path
 
 from server.config.settings import Settings
 from server.errors import NotReadyError, UnsafeImageError
-from server.recognition.reader_guard.decode_trial import DecodeTrial
-from server.recognition.reader_guard.frames_in_hand import FramesInHand, HeldFrame
-from server.recognition.reader_guard.guard import Sender
+from server.recognition.reader_guard import DecodeTrial, FramesInHand, HeldFrame, Sender
 from server.store.crashes.frames import CrashedFrame, CrashedFrames, sha256_of
 from server.system.clock import rfc3339
 from server.system.handover import Crash, Handover

@@ -20,7 +20,7 @@ from server.store.jobs.rows import (
     intact,
     job_of,
 )
-from server.system.files.sqlite import OpenFiles, check_plain, check_whole, is_damage, open_database
+from server.system.sqlite import OpenFiles, check_plain, check_whole, is_damage, open_database
 
 # Seconds for which one waits until another is done with the file.
 PATIENCE = 2.0

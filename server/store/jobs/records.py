@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from server.recognition.recognizer import Answer
+from server.recognition.answers import Answer
 
 # The table's file in the folder `data`.
 FILE = "jobs.db"

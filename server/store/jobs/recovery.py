@@ -17,8 +17,8 @@ import msgspec
 
 from server.store.jobs.records import OPEN, JobError, JobOptions
 from server.store.jobs.rows import COLUMNS, FRAME_COLUMNS, SCHEMA, frame_of, intact, job_of
-from server.system.files.durable import set_aside, sync
-from server.system.files.sqlite import COMPANIONS, check_place, check_plain, files_of
+from server.system.files import set_aside, sync
+from server.system.sqlite import COMPANIONS, check_place, check_plain, files_of
 
 logger = logging.getLogger(__name__)
 

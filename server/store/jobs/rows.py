@@ -16,7 +16,7 @@ from server.store.jobs.records import (
     State,
     Webhook,
 )
-from server.system.files.sqlite import DatabaseDamagedError
+from server.system.sqlite import DatabaseDamagedError
 
 T = TypeVar("T")
 

@@ -138,9 +138,9 @@ class JobTable:
         return wall - self._result_ttl if self.settled(wall, time.monotonic()) else -math.inf
 
     def settled(self, wall: float, now: float) -> bool:
-        """As `ClockGuard.settled`: whether results may go by their age. For any thread."""
+        """As `ClockGuard.is_stable`: whether results may go by their age. For any thread."""
         with self._looking:
-            return self._clock.settled(wall, now)
+            return self._clock.is_stable(wall, now)
 
     def data(self, job: str, number: int) -> bytes | None:
         """A frame as received; None once its job is finished. Raises StorageError if it is not as

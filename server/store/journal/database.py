@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from server.store.journal.schema import COLUMNS, COLUMNS_OF, FORMAT, SCHEMA, Values
-from server.system.files.sqlite import (
+from server.system.sqlite import (
     CUT,
     DatabaseDamagedError,
     OpenFiles,

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from server.recognition.events import FrameAnswered, FrameRefused
+from server.recognition.answers import FrameAnswered, FrameRefused
 from server.store.journal.schema import Values, answered, refused
 from server.store.journal.writer import JournalLimits, Loss, Writer
 

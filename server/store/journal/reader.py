@@ -16,7 +16,7 @@ from msgspec import Meta
 from server.errors import JournalUnreadableError
 from server.store.journal.schema import COLUMNS, COLUMNS_OF, FORMAT, Row
 from server.system.clock import rfc3339
-from server.system.files.sqlite import DatabaseDamagedError, check_plain, is_damage, mend_index
+from server.system.sqlite import DatabaseDamagedError, check_plain, is_damage, mend_index
 
 Order = Literal["newest", "oldest"]
 Format = Literal["json", "csv", "jsonl"]

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from server.recognition.events import FrameAnswered, FrameRefused
+from server.recognition.answers import FrameAnswered, FrameRefused
 from server.recognition.recognizer import STAGES
 
 FILE = "journal.db"

@@ -14,8 +14,8 @@ from server.store.journal.database import JournalFile
 from server.store.journal.schema import Values
 from server.store.journal.write_budget import WriteBudget
 from server.system.clock import ClockGuard
-from server.system.files.durable import set_aside
-from server.system.files.sqlite import COMPANIONS, DatabaseDamagedError, is_damage
+from server.system.files import set_aside
+from server.system.sqlite import COMPANIONS, DatabaseDamagedError, is_damage
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class Writer:
 
     def _forget(self, file: JournalFile, wall: float, now: float) -> None:
         """Lets old rows go, once a minute, unless a jump of the clock may have made them old."""
-        settled = self._clock.settled(wall, now)
+        settled = self._clock.is_stable(wall, now)
         if not settled or not self._bounds.days or now - self._looked < OLD_EVERY:
             return
         oldest = wall - self._bounds.days * DAY

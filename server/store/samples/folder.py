@@ -16,12 +16,19 @@ from pathlib import Path
 import msgspec
 
 from server.errors import NotFoundError, NotReadyError, StorageError
-from server.recognition.events import FrameAnswered
+from server.recognition.answers import FrameAnswered
 from server.recognition.frame import Limits, read_header
 from server.recognition.sample import MEDIA_TYPES, MediaType, Reason, Sample, read_sample
 from server.store.samples.index import Filter, SampleIndex, on_disk
-from server.system.files.durable import beside, make_folder, set_aside, sync, write_whole
-from server.system.files.plain import IMAGE_MAX, read_plain_file
+from server.system.files import (
+    IMAGE_MAX,
+    beside,
+    make_folder,
+    read_plain_file,
+    set_aside,
+    sync,
+    write_whole,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,8 @@ from contextlib import suppress
 
 import msgspec
 
-from server.recognition.events import FrameAnswered
+from server.recognition.answers import Answer, FrameAnswered
 from server.recognition.manifest import Manifest
-from server.recognition.recognizer import Answer
 from server.recognition.sample import Reason
 from server.store.samples.folder import SampleFolder, TooLargeError
 

@@ -15,8 +15,9 @@ from convert.bundle_writer import load
 from convert.data.frames import tensors
 from convert.sources import imagenet as keras_imagenet
 from convert.terminal import suppress_native_output
+from server.recognition.answers import Options
 from server.recognition.manifest import read_bundle
-from server.recognition.recognizer import Options, Recognizer
+from server.recognition.recognizer import Recognizer
 from server.recognition.results import to_probabilities
 
 EXPECTED = {

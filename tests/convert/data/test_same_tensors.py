@@ -17,10 +17,11 @@ from convert.data.frames import tensors
 from convert.sources import imagenet
 from convert.training.inputs import read_pixels, to_batch
 from server.recognition.admission import Admission
+from server.recognition.answers import Options
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Recipe, read_bundle
-from server.recognition.recognizer import Options, Recognizer
+from server.recognition.recognizer import Recognizer
 
 SIDE = 32
 KINDS = (

@@ -16,8 +16,8 @@ from convert.evaluation import metrics
 from convert.evaluation.evaluate import evaluate, from_bundle, predict
 from convert.evaluation.results import accuracy_drop, class_names, most_different
 from convert.pipeline import Request, build
+from server.recognition.answers import Options
 from server.recognition.manifest import Label
-from server.recognition.recognizer import Options
 
 
 @pytest.mark.parametrize(

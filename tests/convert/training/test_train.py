@@ -25,10 +25,11 @@ from convert.training.inputs import Augmentation, augment, class_weights
 from convert.training.network import schedule
 from server.errors import BundleError
 from server.recognition.admission import Admission
+from server.recognition.answers import Options
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import MODEL, Recipe, read_bundle
-from server.recognition.recognizer import Options, Recognizer
+from server.recognition.recognizer import Recognizer
 
 pytest.importorskip("tensorflow", reason="tensorflow trains")
 

@@ -13,7 +13,7 @@ from server_process import ROOT
 from server.cli.bench import best_of, propose
 from server.cli.bench_steps import Throughput
 from server.config import load as config_reading
-from server.config.write import merge_settings, write_settings
+from server.config.load import merge_settings, write_settings
 from server.errors import SettingsError
 
 

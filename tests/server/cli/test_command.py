@@ -13,7 +13,7 @@ from server_process import ROOT, LiveServer, live_server
 from tiny_models import MakeModel, change_manifest, write_bundle
 
 from server import __version__
-from server.config import describe as config_table
+from server.config import load as config_table
 from server.recognition.manifest import MODEL
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from server.config.describe import describe_settings
-from server.config.load import load
+from server.config.load import describe_settings, load
 from server.config.settings import Settings
 from server.errors import SettingsError
 from server.recognition.manifest import Recipe

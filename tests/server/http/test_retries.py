@@ -14,7 +14,7 @@ from urllib3.util import Retry
 from server import errors
 from server.errors import LinesideError, OverloadedError, StaleFrameError, SupersededError
 from server.http.errors import retry_header
-from server.recognition.recognizer import Options
+from server.recognition.answers import Options
 
 RED = encode(plain((255, 0, 0)), "PNG")
 STALE = ("X-Should-Retry", "false")

@@ -11,7 +11,7 @@ from damages import DAMAGES, spoil_page
 from server_process import ROOT
 
 from server.jobs.embedded_queue import FILE, QueueFile
-from server.system.files.durable import SET_ASIDE_MAX
+from server.system.files import SET_ASIDE_MAX
 
 FILES = (FILE, f"{FILE}-wal", f"{FILE}-shm")
 PUT, TAKE = "INSERT OR REPLACE INTO results VALUES (?, ?, 0)", "SELECT value FROM results"

@@ -15,7 +15,7 @@ from server.errors import NotReadyError
 from server.jobs.dispatcher import HANGING, MOST_MISSED, SILENT, STALLED, Dispatcher
 from server.jobs.messages import BrokerLostError, FrameReport, cancel_key, report_key
 from server.jobs.queue import Broker, keep, make_celery
-from server.recognition.recognizer import Answer
+from server.recognition.answers import Answer
 from server.recognition.results import Prediction
 from server.store.jobs.records import (
     FrameOutcome,

@@ -15,7 +15,7 @@ from server.observe.device import (
     thermal_throttles,
     throttled_bits,
 )
-from server.system.machine.cgroup import Usage, cgroup_usage, machine_usage
+from server.system.resources import Usage, cgroup_usage, machine_usage
 
 ZONES = "sys/class/thermal"
 V1 = "sys/fs/cgroup/memory"

@@ -16,9 +16,8 @@ from server.errors import (
     OverloadedError,
     SupersededError,
 )
-from server.recognition import service_time
-from server.recognition.admission import CAUTION, Admission
-from server.recognition.service_time import BELIEVED, MOST_CAMERAS, ServiceTimes
+from server.recognition import admission
+from server.recognition.admission import BELIEVED, CAUTION, MOST_CAMERAS, Admission, ServiceTimes
 
 FOREVER = 1e9
 
@@ -319,7 +318,7 @@ def test_quick_frame_is_taken_if_slow_would_be_late(
 ) -> None:
     """The waiting frame of a quick camera is taken if a slow camera's would be late."""
     # Times so long that as many real seconds do not pass while "quick" waits.
-    monkeypatch.setattr(service_time, "BELIEVED", 100 * BELIEVED)
+    monkeypatch.setattr(admission, "BELIEVED", 100 * BELIEVED)
     with line(slots=1) as made:
         for camera, seconds in (("small", 1.0), ("large", 20)):
             answer = made.send(camera, camera=camera)

@@ -6,7 +6,7 @@ import pytest
 
 from convert.data.labels import read_labels as convert_reads
 from server.errors import BundleError
-from server.recognition.labels import Label, parse_labels, read_labels
+from server.recognition.manifest import Label, parse_labels, read_labels
 
 NAMES = ("Prüfling gut", "crack", "n0 scratch")
 # How the same three lines may lie in a file.

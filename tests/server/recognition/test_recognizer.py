@@ -8,11 +8,12 @@ from server_process import ROOT
 
 from server.errors import DeadlineExceededError
 from server.recognition.admission import Admission
+from server.recognition.answers import Options
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import read_bundle
-from server.recognition.recognizer import Options, Recognizer
-from server.recognition.tensors.model import run_images
+from server.recognition.recognizer import Recognizer
+from server.recognition.tensor_model import run_images
 
 Recognize = Callable[[Recognizer, bytes, Options], object]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.recognition.service_time import BELIEVED, NEWEST, ServiceTimes
+from server.recognition.admission import BELIEVED, NEWEST, ServiceTimes
 
 
 def test_one_slow_frame_does_not_raise_the_estimate() -> None:

@@ -11,11 +11,12 @@ from tiny_models import MakeModel, write_bundle
 
 from server.errors import BundleError, DeadlineExceededError, InvalidFieldError
 from server.recognition.admission import Admission
+from server.recognition.answers import Options
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle, read_bundle
-from server.recognition.recognizer import Options, Recognizer
-from server.recognition.tensors.model import Model, batched, make_model, match_inputs, run_tensors
+from server.recognition.recognizer import Recognizer
+from server.recognition.tensor_model import Model, batched, make_model, match_inputs, run_tensors
 
 
 def load(folder: Path, pool: type[InterpreterPool] = InterpreterPool) -> Model:

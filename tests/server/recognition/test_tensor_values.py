@@ -5,7 +5,7 @@ import pytest
 
 from server.errors import InvalidFieldError
 from server.recognition.preprocessing import TensorSpec
-from server.recognition.tensors.values import cast_exact, quantize, to_array, to_real_values
+from server.recognition.tensor_values import cast_exact, quantize, to_array, to_real_values
 
 UINT8 = TensorSpec("x", (1, 4), "uint8", 0.5, 128)
 

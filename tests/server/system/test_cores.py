@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.system.machine.cores import available_cores
+from server.system.resources import available_cores
 
 HERE = len(os.sched_getaffinity(0))
 

@@ -11,7 +11,7 @@ import pytest
 
 from server.store.bundles.choices import CHOICE, VersionChoice, write_choice
 from server.store.keys import add_key
-from server.system.files.durable import beside, make_folder, write_whole
+from server.system.files import beside, make_folder, write_whole
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

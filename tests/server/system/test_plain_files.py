@@ -11,12 +11,11 @@ from server.config.load import load
 from server.errors import BundleError, SettingsError
 from server.http.access.tokens import _read
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.labels import read_labels
-from server.recognition.manifest import digest, read_bundle
+from server.recognition.manifest import digest, read_bundle, read_labels
 from server.recognition.sample import read_sample
 from server.store.bundles.choices import CHOICE, read_choice
 from server.store.bundles.layout import task_of
-from server.system.files.plain import read_plain_file
+from server.system.files import read_plain_file
 
 
 def _socket(path: Path) -> None:

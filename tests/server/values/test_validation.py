@@ -14,7 +14,7 @@ from server.api.openapi.operations import operations
 from server.errors import InvalidFieldError
 from server.http.body.image import refuse_unknown, to_options
 from server.http.body.json_body import decode_json
-from server.values.validation import counted, shown
+from server.values.wording import counted, shown
 
 # What msgspec says, and Python.
 FOREIGN_WORDS = (

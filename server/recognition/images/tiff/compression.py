@@ -5,11 +5,13 @@ UndecodableImageError for anything else: libtiff fills up what is missing, and g
 """
 
 import zlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.errors import UndecodableImageError
+from server.recognition.images import jpeg
 
 # Bytes of a deflate stream at a time, so that it never lies in memory twice.
 GIVEN_AT_ONCE, INFLATED_AT_ONCE = 1 << 16, 1 << 18
@@ -26,6 +28,9 @@ LZW_STARTS: NDArray[np.int64] = LZW_ENDS - LZW_WIDTHS
 LZW_STEPS = np.flatnonzero(np.diff(LZW_WIDTHS)) + 1
 # Fewer codes than these, or of more bytes on average, are copied code by code.
 FEW_CODES, LONG_CODES = 100, 16
+JPEG_BEGIN, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# Adobe's segment up to its last byte, which says how colours are stored.
+ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"
 LITERALS = [bytes([value]) for value in range(256)] + [b"", b""]
 
 
@@ -192,3 +197,34 @@ def _expand_singly(codes: NDArray[np.int64], raw: bytearray) -> None:
         table.append(last + (table[code] if code < len(table) else last)[:1])
         last = table[code]
         raw += last
+
+
+def decode_jpeg(
+    part: bytes, tables: bytes, shape: tuple[int, int, int], full_height: int, is_ycbcr: bool
+) -> NDArray[np.uint8]:
+    """Decode a strip or tile of JPEG data (Adobe's TIFF Technical Note 2) to its samples, uint8
+    [rows, columns * samples of a pixel].
+
+    tables: the tag JPEGTables, may be empty; shape: columns, rows and samples of a pixel (1 or 3)
+    that the part must have; full_height: rows that it may have instead, of which the first are
+    taken; is_ycbcr: whether colours are stored as YCbCr, else as RGB.
+
+    Raises UndecodableImageError if the data is damaged or of another size.
+    """
+    width, height, channels = shape
+    if not part.startswith(JPEG_BEGIN) or (
+        tables and not (tables[:2] == JPEG_BEGIN and tables[-2:] == JPEG_END)
+    ):
+        raise UndecodableImageError("the TIFF is damaged: its JPEG data does not begin as such")
+    # Says what libjpeg would else guess from the names of the components.
+    adobe = ADOBE + bytes([is_ycbcr])
+    stream = JPEG_BEGIN + adobe + tables[2:-2] + part[2:]
+    header = jpeg.read_header(stream)
+    mode = "RGB" if channels == 3 else "L"
+    if header.mode != mode or header.width != width or header.height not in (height, full_height):
+        raise UndecodableImageError(
+            f"the TIFF is damaged: its JPEG data has {header.width} x {header.height} pixels in"
+            f" place of {width} x {height}"
+        )
+    pixels: NDArray[Any] = jpeg.decode(stream, header)
+    return np.ascontiguousarray(pixels[:height, :, :channels]).reshape(height, width * channels)

@@ -1,6 +1,6 @@
 """TIFF (TIFF 6.0), classic and BigTIFF, read by numpy: every pixel as the file has it, or refused.
 
-Strips and tiles are decompressed one at a time by `tiff_compression`, whose readers notice what
+Strips and tiles are decompressed one at a time by `compression`, whose readers notice what
 libtiff only logs. Without compression, and in the literal runs of PackBits, any byte is a pixel, so
 that damage shows only if sizes or offsets do not fit.
 """
@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.errors import UndecodableImageError
-from server.recognition.images.depth import to_8_bits
-from server.recognition.images.exif import TIFF_SIGNATURES
-from server.recognition.images.header import Header, Pixels
-from server.recognition.images.tiff import compression as tiff_compression
+from server.recognition.images.header import TIFF_SIGNATURES, Header
+from server.recognition.images.pixels import Pixels, to_8_bits
 from server.recognition.images.tiff.ccitt import decode_group4
-from server.recognition.images.tiff.jpeg import decode_part
+from server.recognition.images.tiff.compression import (
+    decode_jpeg,
+    decode_lzw,
+    inflate,
+    unpack_bits,
+)
 from server.recognition.images.tiff.layout import (
     CMYK,
     COLORS,
@@ -107,7 +110,7 @@ def _read_part(data: bytes, layout: Layout, part: int, rows: int) -> Any:
     if layout.compression == JPEG:
         is_ycbcr = kind.photometric == YCBCR
         shape = (layout.part_width, rows, channels)
-        return decode_part(packed, layout.tables, shape, layout.part_height, is_ycbcr)
+        return decode_jpeg(packed, layout.tables, shape, layout.part_height, is_ycbcr)
     if layout.compression == GROUP4:
         share = layout.part_width * rows / (layout.width * layout.height)
         return decode_group4(packed, layout.part_width, rows, math.ceil(MAX_CHANGES * share))
@@ -115,11 +118,11 @@ def _read_part(data: bytes, layout: Layout, part: int, rows: int) -> Any:
     most = row * layout.part_height
     raw: bytes | bytearray
     if layout.compression == LZW:
-        raw = tiff_compression.decode_lzw(packed, most)
+        raw = decode_lzw(packed, most)
     elif layout.compression == PACK_BITS:
-        raw = tiff_compression.unpack_bits(packed, row, most)
+        raw = unpack_bits(packed, row, most)
     elif layout.compression in (DEFLATE, OLD_DEFLATE):
-        raw = tiff_compression.inflate(packed, most)
+        raw = inflate(packed, most)
     else:
         raw = packed
     if len(raw) not in (row * rows, most):

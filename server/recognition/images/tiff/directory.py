@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from server.errors import UndecodableImageError
-from server.recognition.images.exif import MAX_TAGS, TIFF_SIZES
+from server.recognition.images.header import MAX_TAGS, TIFF_SIZES
 
 # A strip for every row and colour, or small tiles, stay below.
 MAX_NUMBERS = 1 << 18

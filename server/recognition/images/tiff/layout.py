@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from server.errors import UndecodableImageError
 from server.recognition.images.tiff.directory import Directory, read_directory
-from server.values.validation import counted
+from server.values.wording import counted
 
 # Strips and tiles of one file. A strip for every row and colour, or small tiles, stay below.
 MAX_PARTS = 1 << 16

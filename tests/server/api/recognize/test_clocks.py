@@ -19,7 +19,7 @@ from server.app import create_app
 from server.config.settings import Settings
 from server.errors import InvalidFieldError
 from server.observe.metrics import Metrics
-from server.system.wall_clock import clock_fault
+from server.system.clock import clock_fault
 
 RED = encode(plain((255, 0, 0)))
 SKEW = "lineside_camera_clock_skew_seconds"
@@ -133,7 +133,7 @@ def test_clock_that_is_not_set_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """By the log once, by /readyz, and to a camera whose deadline can't be judged."""
-    monkeypatch.setattr("server.system.wall_clock.RELEASED", time.time() + 1e6)
+    monkeypatch.setattr("server.system.clock.RELEASED", time.time() + 1e6)
     caplog.set_level("INFO")
     keys, data = str(tmp_path / "keys.jsonl"), str(tmp_path / "data")
     client = Client(create_app(Settings(models=str(colors), keys_file=keys, data=data)))

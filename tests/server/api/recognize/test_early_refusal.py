@@ -23,7 +23,7 @@ from server.http.access.auth import Authenticator
 from server.observe.logs import LogThrottle
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
-from server.recognition.events import FrameRefused
+from server.recognition.answers import FrameRefused
 from server.store.keys import add_key
 from server.system.background import make_task_queue
 

@@ -34,7 +34,7 @@ from server.http.access.open_access import check_access
 from server.http.access.rights import ADMIN, OPEN, RIGHTS_OF, rights_of
 from server.http.access.tokens import token_reader
 from server.store.keys import PREFIX, KeyRing, add_key, read_keys, revoke_key
-from server.values.secret_text import hide_secrets
+from server.values.wording import hide_secrets
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = b"a secret of sixty-four bytes, which is enough for any HMAC here."

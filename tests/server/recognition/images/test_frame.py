@@ -24,8 +24,7 @@ from server.errors import (
 )
 from server.recognition import frame
 from server.recognition.frame import Limits, Pixels, decode
-from server.recognition.images.exif import EXIF_ORIENTATION
-from server.recognition.images.header import Header
+from server.recognition.images.header import EXIF_ORIENTATION, Header
 from server.recognition.manifest import Recipe
 
 # As in a server, see server.recognition.process.
@@ -267,7 +266,7 @@ def test_what_is_no_image_is_unsupported(data: bytes) -> None:
 def test_pillow_is_left_alone_until_an_image_needs_it() -> None:
     code = (
         "import sys; from server.recognition import frame;"
-        " from server.system.machine import process; process.configure_process();"
+        " from server.system import process; process.configure_process();"
         " assert 'PIL' not in sys.modules; from PIL import Image; assert Image.MAX_IMAGE_PIXELS"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

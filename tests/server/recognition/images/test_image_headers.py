@@ -9,8 +9,8 @@ from images import encode, files, picture
 
 from server.errors import UndecodableImageError
 from server.recognition.frame import Limits, decode
-from server.recognition.images import exif, png
-from server.recognition.images.exif import EXIF_ORIENTATION
+from server.recognition.images import png
+from server.recognition.images.header import EXIF_ORIENTATION, read_orientation
 from server.recognition.manifest import Recipe
 
 EXACT = Recipe(width=32, height=32, decode="exact")
@@ -143,7 +143,7 @@ def test_a_tiff_with_many_tags_of_its_own_is_read() -> None:
 def test_the_orientation_of_an_exif_block(name: bytes, kind: int, order: str) -> None:
     value = 6 << 16 if (order, kind) == (">", SHORT) else 6
     block = tags((0x0100, LONG, 1, 9), (EXIF_ORIENTATION, kind, 1, value), order=order)
-    assert exif.orientation(name + block) == 6
+    assert read_orientation(name + block) == 6
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_the_orientation_of_an_exif_block(name: bytes, kind: int, order: str) ->
     ],
 )
 def test_an_exif_block_that_says_nothing(block: bytes) -> None:
-    assert exif.orientation(block) == 1
+    assert read_orientation(block) == 1
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])

@@ -22,7 +22,7 @@ SPARE_BYTES = 8_000_000
 PROGRAM = """
 import sys
 from pathlib import Path
-from server.recognition import frame; from server.system.machine import process
+from server.recognition import frame; from server.system import process
 from server.recognition.manifest import Recipe
 
 process.configure_process()

@@ -20,7 +20,7 @@ from server_process import SHARED
 from server.errors import LinesideError, UndecodableImageError, UnsupportedImageError
 from server.recognition import frame
 from server.recognition.frame import Limits, Pixels, decode, decode_frame
-from server.recognition.images.limits import FORMATS
+from server.recognition.images.header import FORMATS
 from server.recognition.manifest import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.PngImagePlugin")

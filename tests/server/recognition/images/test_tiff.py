@@ -27,7 +27,7 @@ from PIL import Image
 
 from server.errors import ImageTooLargeError, LinesideError, UndecodableImageError
 from server.recognition.frame import Limits, decode, decode_frame
-from server.recognition.images.exif import EXIF_ORIENTATION
+from server.recognition.images.header import EXIF_ORIENTATION
 from server.recognition.images.tiff import compression as tiff_compression
 from server.recognition.images.tiff.ccitt import decode_group4
 from server.recognition.manifest import Recipe

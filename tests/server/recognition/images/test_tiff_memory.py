@@ -21,8 +21,8 @@ CHILD = """
 import json, os, re, sys
 from pathlib import Path
 from server.errors import LinesideError
-from server.recognition import frame; from server.system.machine import process
-from server.recognition.images.limits import Limits
+from server.recognition import frame; from server.system import process
+from server.recognition.images.header import Limits
 from server.recognition.manifest import Recipe
 
 def status(name):

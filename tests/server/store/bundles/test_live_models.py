@@ -27,11 +27,12 @@ from server.errors import (
 from server.observe.logs import LOGGER
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
+from server.recognition.answers import Answer, Options
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import LABELS, MANIFEST, MODEL, Bundle, Golden
-from server.recognition.recognizer import Answer, Options, Recognizer
-from server.recognition.tensors.model import Model, make_model
+from server.recognition.recognizer import Recognizer
+from server.recognition.tensor_model import Model, make_model
 from server.store.bundles.choices import CHOICE, VersionChoice, candidates, read_choice
 from server.store.bundles.repository import BundleRepository
 from server.store.bundles.watching import look_again

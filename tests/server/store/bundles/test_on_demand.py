@@ -18,7 +18,7 @@ from server.recognition.admission import Admission
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
-from server.recognition.tensors.model import Model, make_model
+from server.recognition.tensor_model import Model, make_model
 from server.store.bundles.choices import read_choice
 from server.store.bundles.records import Loaded
 from server.store.bundles.repository import BundleRepository

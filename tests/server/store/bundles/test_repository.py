@@ -14,8 +14,9 @@ from server.engine import make_store
 from server.errors import BundleError, ModelNotFoundError, NotReadyError
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
+from server.recognition.answers import Answer, Options
 from server.recognition.manifest import LABELS, MANIFEST, MODEL, Golden, Recipe, read_bundle
-from server.recognition.recognizer import Answer, Options, Recognizer
+from server.recognition.recognizer import Recognizer
 from server.store.bundles.layout import newest_intact, open_bundle, versions
 from server.store.bundles.repository import BundleRepository
 

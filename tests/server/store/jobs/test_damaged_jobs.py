@@ -26,7 +26,7 @@ from server.store.jobs.records import (
     NewJob,
 )
 from server.store.jobs.table import JobTable
-from server.system.files.durable import SET_ASIDE_MAX
+from server.system.files import SET_ASIDE_MAX
 
 FILES = (FILE, f"{FILE}-wal", f"{FILE}-shm")
 JOBS = 12

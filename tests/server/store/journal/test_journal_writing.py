@@ -19,8 +19,7 @@ from server_process import ROOT
 
 from server.errors import JournalUnreadableError
 from server.observe.logs import LOGGER
-from server.recognition.events import FrameAnswered, FrameRefused
-from server.recognition.recognizer import Answer, Options
+from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options
 from server.recognition.results import Prediction
 from server.store.journal.journal import MOST_WAITING, Journal
 from server.store.journal.reader import Filter, JournalReader

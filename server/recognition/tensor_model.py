@@ -9,20 +9,14 @@ import numpy as np
 from server.errors import BundleError, InvalidFieldError
 from server.recognition import results
 from server.recognition.admission import Admission
+from server.recognition.answers import Answer, Options
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
 from server.recognition.preprocessing import Tensor, TensorSpec
-from server.recognition.reader_guard.guard import ReaderGuard, Sender
-from server.recognition.recognizer import (
-    Answer,
-    OnStage,
-    Options,
-    Recognizer,
-    StageTimer,
-    make_answer,
-)
-from server.values.validation import counted
+from server.recognition.reader_guard import ReaderGuard, Sender
+from server.recognition.recognizer import OnStage, Recognizer, StageTimer, make_answer
+from server.values.wording import counted
 
 DTYPES = frozenset(
     {"bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"}

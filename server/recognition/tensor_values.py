@@ -1,6 +1,9 @@
-"""Plain numbers, nested in lists as JSON has them, to and from tensors. Pure functions."""
+"""Plain numbers, nested in lists as JSON has them, to a model's inputs and back from its outputs.
+Pure functions."""
 
+from collections.abc import Mapping
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +11,7 @@ from numpy.typing import NDArray
 from server.errors import InvalidFieldError
 from server.recognition.preprocessing import Tensor, TensorSpec
 from server.recognition.results import dequantize
+from server.recognition.tensor_model import Model, ModelOutputs, match_inputs
 
 NUMBERS = frozenset({bool, int, float})
 
@@ -87,3 +91,36 @@ def to_real_values(tensor: Tensor, spec: TensorSpec) -> Tensor:
     """A model's tensor -> real values; other than quantised ones stay as they are."""
     real: NDArray[np.float32] | Tensor = dequantize(tensor, spec) if spec.quantized else tensor
     return real
+
+
+def names_of(specs: tuple[TensorSpec, ...]) -> str:
+    """The tensors' names for people."""
+    return ", ".join(spec.signature or spec.name for spec in specs)
+
+
+def named_arrays(value: object, specs: tuple[TensorSpec, ...]) -> dict[str, Tensor]:
+    """Nested lists, or such by input name -> real arrays by name. Raises InvalidFieldError."""
+    if isinstance(value, Mapping):
+        return {name: to_array(item, name) for name, item in value.items()}
+    if len(specs) != 1:
+        raise InvalidFieldError(
+            f"the model takes {names_of(specs)}: send an object of tensors by name"
+        )
+    return {specs[0].name: to_array(value, "input")}
+
+
+def model_inputs(model: Model, arrays: Mapping[str, Tensor]) -> list[Tensor]:
+    """Real arrays by name -> the model's inputs, quantised where it is. Raises InvalidFieldError
+    for a name, a shape or a value that the model does not take."""
+    return [
+        quantize(array, spec, spec.signature or spec.name)
+        for array, spec in zip(match_inputs(model, arrays), model.pool.inputs, strict=True)
+    ]
+
+
+def real_outputs(model: Model, outcome: ModelOutputs) -> dict[str, Any]:
+    """The outputs by name as nested lists of real numbers."""
+    return {
+        spec.name: to_real_values(tensor, spec).tolist()
+        for spec, tensor in zip(model.pool.outputs, outcome.outputs, strict=True)
+    }

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal
 
-from server.system.files.durable import make_folder
+from server.system.files import make_folder
 
 # What lies beside a database of this kind: the log of what was written ahead, and its index.
 COMPANIONS = ("-wal", "-shm")

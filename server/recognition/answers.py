@@ -1,10 +1,46 @@
-"""What is told of each answered frame to those who keep or count it."""
+"""What a caller may ask of a frame, its answer, and the events that listeners get about it."""
 
+import math
 from collections.abc import Callable
 
 import msgspec
 
-from server.recognition.recognizer import Answer, Options
+from server.recognition.frame import ImageWarning
+from server.recognition.results import Prediction
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What a caller may ask of one frame.
+
+    deadline: when the answer must be there, in seconds of time.monotonic(). latest_only: a newer
+    frame of `camera` may take this one's place while it waits. part: the caller's name for what
+    the frame shows. from_capture: the deadline counts from the frame's capture, so that to send it
+    again gains no time.
+    """
+
+    top_k: int = 5
+    threshold: float = 0.0
+    deadline: float = math.inf
+    camera: str = ""
+    latest_only: bool = False
+    part: str = ""
+    from_capture: bool = False
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What one frame was. `best` is the most probable label, whatever threshold `predictions` had
+    to pass; `timing` holds seconds by stage, and `total`. `brightness` is the mean grey level
+    0..255 of the pixels that the model saw; None for tensors, and where the bundle has no baseline
+    to compare it with. `warnings` say what may be wrong with the image."""
+
+    model: str
+    version: int
+    best: Prediction
+    predictions: tuple[Prediction, ...]
+    verdict: str | None
+    timing: dict[str, float]
+    brightness: float | None = None
+    warnings: tuple[ImageWarning, ...] = ()
 
 
 class FrameAnswered(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from server.errors import UndecodableImageError
 from server.recognition import frame
 from server.recognition.frame import Limits
 from server.recognition.manifest import Recipe
-from server.recognition.reader_guard.frames_in_hand import FramesInHand
+from server.recognition.reader_guard import FramesInHand
 
 SLOTS, FRAME_BYTES = 4, 300_000
 LARGE = os.urandom(FRAME_BYTES)
