@@ -6,7 +6,6 @@ is closed. So answers first ask their clients to leave, then no new connection i
 when those let in before have been taken over does the server close.
 """
 
-import logging
 import os
 import signal
 import socket
@@ -22,8 +21,6 @@ from typing import Any
 
 from server.http.protocol import LEAVING
 from server.system.process import end_with_parent, own_sockets, seconds_silent
-
-logger = logging.getLogger(__name__)
 
 # Seconds: with no request for QUIET, and nobody connected who sent something within LONGEST, the
 # clients have left; LONGEST is also how long they are given.
@@ -149,43 +146,11 @@ def not_yet_accepted(listener: socket.socket) -> int:
         return 0
 
 
-def _stop_with_parent() -> None:
-    """Has the kernel send SIGTERM to this process when its parent ends (prctl(2)), since a worker
+def stop_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process when its parent ends (prctl(2)), since a worker
     that nobody watches would keep the port from its successor. One whose parent has ended already,
-    of which the kernel tells nobody, exits."""
+    which the kernel does not report, exits."""
     end_with_parent(signal.SIGTERM)
     parent = parent_process()
     if parent is not None and os.getppid() != parent.pid:
         sys.exit("the server that started this worker has ended")
-
-
-def drain_before_stop(make_app: Callable[[], Wsgi], port: int, longest: float) -> Draining:
-    """The application made, with SIGTERM and SIGINT to this process draining it first, and only
-    then reaching the server's own handler, once. SIGALRM ends the process `longest` seconds later,
-    if it is still there.
-
-    To be called in the main thread before any other thread is started, since threads inherit the
-    blocked signals, and before the server sets its handler.
-    """
-    _stop_with_parent()
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    inherited = signal.getsignal(signal.SIGTERM)
-    draining = Draining(make_app())
-
-    def stop() -> None:
-        number = signal.sigwait(STOPPING)
-        signal.setitimer(signal.ITIMER_REAL, longest)  # the kernel's: it needs no thread of ours
-        fields = {"signal": signal.Signals(number).name}
-        logger.info("stopping", extra={"fields": fields})
-        try:
-            draining.drain(port)
-        except Exception:
-            # It stops without: the frames in hand are finished all the same.
-            logger.exception("clients could not be asked to leave")
-        while (handler := signal.getsignal(signal.SIGTERM)) is inherited:
-            time.sleep(STEP)  # told to stop before the server was up
-        if callable(handler):
-            handler(number, None)
-
-    threading.Thread(target=stop, name="drain", daemon=True).start()
-    return draining

@@ -1,18 +1,25 @@
-"""Granian in front of the application: one worker with threads, in this process."""
+"""Granian in front of the application: one worker with threads, in this process.
 
+Of Granian its worker is used, not its server: that would fork a process of 20 MB that only watches
+(`supervise` does), listen with sockets of its own, and copy the process's environment for each
+request. The worker and its two helpers are in a module that Granian calls private, so its version
+is pinned.
+"""
+
+import asyncio
 import logging
 import os
 import resource
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from granian.constants import HTTPModes, Interfaces, RuntimeModes
-from granian.log import LogLevels
-from granian.net import SocketHolder
-from granian.server import mp
+from granian import _granian
+from granian.log import LogLevels, configure_logging
 from granian.wsgi import ResponseIterWrap
 
 from server import __version__
@@ -20,12 +27,13 @@ from server.config.settings import Settings
 from server.config.thread_budget import threads
 from server.errors import StartError
 from server.http.protocol import FEATURES, PROTOCOL
-from server.process.drain import Wsgi, accept_again, drain_before_stop
+from server.process.drain import STOPPING, Draining, Wsgi, accept_again, stop_with_parent
 from server.store.data_lock import lock_data
 from server.system.handover import PORT, Handover
 
 logger = logging.getLogger(__name__)
 
+native: Any = _granian  # whose type stubs are behind it
 # Granian's back-pressure counts open connections, idle ones too; cameras keep theirs open, and
 # whoever opens this many keeps all others out until it ends those that are idle.
 MAX_CONNECTIONS, BACKLOG = 4096, 1024
@@ -102,28 +110,23 @@ def most_connections() -> int:
     return MAX_CONNECTIONS
 
 
-def wsgi_adapter(callback: Wsgi, scope_opts: dict[str, Any], access_log_fmt: Any = None) -> Any:
-    """What Granian calls with each request, to have it answered by the WSGI application `callback`:
-    a function of what answers, which the environment has as PROTOCOL, and of what is known of the
-    request.
+def wsgi_adapter(app: Wsgi) -> Callable[[Any, dict[str, Any]], None]:
+    """Return what Granian calls with each request, to have `app` answer it: a function of what
+    sends the answer, which the environment has as PROTOCOL, and of what is known of the request."""
 
-    In place of Granian's own, which copies the process's environment for each request.
-    """
-
-    def call(protocol: Any, scope: dict[str, Any]) -> int:
+    def call(protocol: Any, scope: dict[str, Any]) -> None:
         environ = {**ALWAYS, **scope, PROTOCOL: protocol}
-        said: list[tuple[int, list[tuple[str, str]]]] = []
+        status, headers = 0, list[tuple[str, str]]()
 
-        def start_response(status: str, headers: list[tuple[str, str]], _: Any = None) -> None:
-            said.append((int(status.split(" ", 1)[0]), headers))
+        def start_response(line: str, fields: list[tuple[str, str]], _: Any = None) -> None:
+            nonlocal status, headers
+            status, headers = int(line.split(" ", 1)[0]), fields
 
-        body = callback(environ, start_response)
-        status, headers = said[-1]
+        body = app(environ, start_response)
         if isinstance(body, list):
             protocol.response_bytes(status, headers, b"".join(body))
         else:
             protocol.response_iter(status, headers, ResponseIterWrap(body))
-        return status
 
     return call
 
@@ -134,52 +137,51 @@ def run(
     slots: int,
     handover: Handover | None = None,
 ) -> None:
-    """Serves `make_app(settings)` until SIGTERM or SIGINT, then lets frames in hand finish; where
-    they need longer than `stop_timeout`, SIGALRM ends the process.
+    """Serve `make_app(settings)` until SIGTERM or SIGINT, then let frames in hand finish. If they
+    need longer than `stop_timeout`, SIGALRM ends the process.
 
-    handover: what this worker leaves to the one that replaces it if it dies. Granian's own parent
-    process is left out, since it takes 20 MB only to watch: `supervise` does that. Raises
-    StartError where the address can't be had, or where another server uses the folder `data`.
+    handover: what this worker leaves to the one that replaces it if it dies. To be called in the
+    main thread before any other thread is started, since threads inherit the blocked signals.
+    Raises StartError if the address can't be had, or if another server uses the folder `data`.
     """
     lock = lock_data(Path(settings.data), handover)
     sock = listening_socket(settings.host, settings.port, handover)
     address = sock.getsockname()[0]
-    mp._wsgi_call_wrap = wsgi_adapter
-    server = mp.MPServer(
-        "server.app:create_app",
-        address=address,
-        port=settings.port,
-        interface=Interfaces.WSGI,
-        runtime_mode=RuntimeModes.mt,
-        workers=1,
-        blocking_threads=threads(slots, settings.max_waiting),
+    stop_with_parent()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    configure_logging(LogLevels.error)
+    app = make_app(settings)
+    draining = Draining(app)
+    stop, ended = native.WorkerSignal(), threading.Event()
+    stop.add_cb(ended.set)
+    worker = native.WSGIWorker(
+        0,
+        (None, native.SocketHolder(sock.detach(), False, BACKLOG)),
+        None,
+        py_threads=threads(slots, settings.max_waiting),
         backpressure=most_connections(),
-        http=HTTPModes.http1,
-        websockets=False,
-        backlog=BACKLOG,
-        log_level=LogLevels.error,
-        log_access=False,
+        http_mode="1",
     )
-    holder: Any = SocketHolder
-    server._shd, server._sso = holder(sock.detach(), False, BACKLOG), None
+    loop = asyncio.new_event_loop()  # which Granian asks for, and a WSGI worker never runs
+    callback = native.CallbackScheduler(loop, wsgi_adapter(draining), None, None, None)
+    worker.serve_mtr(callback, loop, stop)
+    if lock.fault:
+        fields = {"data": settings.data, "reason": lock.fault}
+        logger.warning("data folder can't be locked", extra={"fields": fields})
+    url = f"http://{f'[{address}]' if ':' in address else address}:{settings.port}"
+    features = getattr(app, "extensions", {}).get(FEATURES, {})
+    _log("listening", url=url, version=__version__, **features)
 
-    def load() -> Wsgi:
-        features: dict[str, object] = {}
-
-        def make() -> Any:
-            app = make_app(settings)
-            features.update(getattr(app, "extensions", {}).get(FEATURES, {}))
-            return app
-
-        app = drain_before_stop(make, settings.port, settings.stop_timeout)
-        url = f"http://{f'[{address}]' if ':' in address else address}:{settings.port}"
-        if lock.fault:
-            fields = {"data": settings.data, "reason": lock.fault}
-            logger.warning("data folder can't be locked", extra={"fields": fields})
-        _log("listening", url=url, version=__version__, **features)
-        return app
-
-    server._spawn_worker(0, server._spawn_wsgi_worker, load).inner.run()
+    number = signal.sigwait(STOPPING)
+    signal.setitimer(signal.ITIMER_REAL, settings.stop_timeout)
+    _log("stopping", signal=signal.Signals(number).name)
+    try:
+        draining.drain(settings.port)
+    except Exception:
+        # It stops without: the frames in hand are finished all the same.
+        logger.exception("clients could not be asked to leave")
+    stop.set()
+    ended.wait()
     _log("stopped")
 
 

@@ -275,20 +275,21 @@ def test_a_worker_does_not_outlive_its_parent(slow: Path) -> None:
         os.close(worker)
 
 
-# A worker that comes to `drain_before_stop` only after its parent has ended.
+# A worker that comes to `stop_with_parent` only after its parent has ended.
 # The kernel closes an ending process's pipes before it gives its children another parent, so
 # `parent_process().join()` would return too soon; a pidfd becomes readable after both.
 LATE = """
 import os
 import select
 from multiprocessing import get_context
-from server.process.drain import drain_before_stop
+from server.process.drain import stop_with_parent
 
 parent = os.pidfd_open(os.getpid())
 
 def work():
     select.select([parent], [], [])
-    drain_before_stop(lambda: print("made", flush=True), 1, 1)
+    stop_with_parent()
+    print("serves", flush=True)
 
 get_context("fork").Process(target=work).start()
 os._exit(0)
