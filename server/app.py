@@ -3,24 +3,29 @@
 import os
 from collections.abc import Sequence
 from multiprocessing.util import Finalize
+from pathlib import Path
 
 import msgspec
 from flask import Flask
 
-from server.api import audit, console, health, jobs, models, samples, upload
-from server.api import journal as journal_routes
-from server.api.compat import open_inference as inference_protocol
-from server.api.compat import tensorflow_serving, tutorial_jobs, tutorials
+from server.api.audit import Auditor, AuditRoutes
+from server.api.compat.open_inference import OpenInferenceRoutes
+from server.api.compat.tensorflow_serving import TensorFlowServingRoutes
+from server.api.compat.tutorial_jobs import TutorialJobRoutes
+from server.api.compat.tutorials import TutorialRoutes
+from server.api.console import ConsoleRoutes
+from server.api.health import HealthRoutes
 from server.api.job_answers import job_detail
-from server.api.known_names import strict
-from server.api.recognize import batch
-from server.api.recognize import routes as recognize
+from server.api.jobs import JobIntake, JobRoutes
+from server.api.journal import JournalRoutes
+from server.api.models import ModelRoutes, SampleFrameRoutes, UploadRoutes
 from server.api.recognize.caching import Caching
 from server.api.recognize.early_refusal import EarlyRefusal
 from server.api.recognize.fast_path import FastPath
 from server.api.recognize.input import no_fetch
-from server.api.recognize.routes import Fetch
+from server.api.recognize.routes import Fetch, RecognizeRoutes
 from server.api.recognize.service import RecognitionService
+from server.api.samples import SampleRoutes
 from server.config import load as config_reading
 from server.config.settings import Settings
 from server.config.thread_budget import most_requests
@@ -33,6 +38,7 @@ from server.http.paths import Paths, name_models
 from server.http.probe_reserve import Reserve
 from server.http.protocol import FEATURES
 from server.http.request_log import observe_requests
+from server.http.routes import RouteTable, install_routes
 from server.jobs.events import JobEvents
 from server.jobs.service import Jobs
 from server.observe.cameras import SuspectFrames
@@ -99,19 +105,20 @@ def bare_app(settings: Settings) -> Flask:
     return app
 
 
-def register_recognition(
-    app: Flask, settings: Settings, recognizing: RecognitionService, kept: Jobs, fetch: Fetch
-) -> None:
-    """The routes by which frames come, to be answered at once or later."""
-    app.register_blueprint(strict(recognize.blueprint(recognizing, settings, fetch)))
-    taking = jobs.JobIntake(kept, recognizing, settings, fetch)
-    later = tutorial_jobs.TutorialJobs(taking)
-    app.register_blueprint(strict(jobs.blueprint(taking, settings)))
-    app.register_blueprint(tutorial_jobs.blueprint(later))
-    app.register_blueprint(tutorials.blueprint(recognizing, settings, later))
-    app.register_blueprint(strict(batch.blueprint(recognizing, settings)))
-    app.register_blueprint(inference_protocol.blueprint(recognizing, settings))
-    app.register_blueprint(tensorflow_serving.blueprint(recognizing, settings))
+def frame_routes(
+    settings: Settings, recognizing: RecognitionService, kept: Jobs, fetch: Fetch
+) -> list[object]:
+    """Return the routes by which frames come, to be answered at once or later."""
+    intake, most = JobIntake(kept, recognizing, settings, fetch), settings.max_batch
+    later = TutorialJobRoutes(intake)
+    return [
+        RecognizeRoutes(recognizing, most, fetch),
+        JobRoutes(intake, most),
+        TutorialRoutes(recognizing, later),
+        later,
+        OpenInferenceRoutes(recognizing, most),
+        TensorFlowServingRoutes(recognizing, most),
+    ]
 
 
 def put_before(
@@ -122,11 +129,13 @@ def put_before(
     doors: Authenticator,
     repeats: LogThrottle,
     refusals: Sequence[RefusalListener],
+    table: RouteTable,
 ) -> None:
     """What a request comes through before `app` sees it: headers, its path, the probes' reserve,
     the body's time and memory, the gate, and the way of a camera's frame past Flask."""
     metrics, afterwards = engine.metrics, engine.afterwards
-    express = FastPath(app.wsgi_app, recognizing, settings, doors, metrics, afterwards)
+    unguarded = frozenset(each.rule for each in table if each.unguarded)
+    express = FastPath(app.wsgi_app, recognizing, settings, doors, metrics, afterwards, unguarded)
     gate = EarlyRefusal(
         express,
         engine.admission,
@@ -139,9 +148,10 @@ def put_before(
         served=engine.store.served,
     )
     most_bytes = int(max(settings.bodies_mb, settings.max_body_mb) * 1_000_000)
-    bodies = BodyTimeoutMiddleware(gate, settings.body_timeout, most_bytes)
+    bodies = BodyTimeoutMiddleware(gate, settings.body_timeout, most_bytes, table.is_foreign)
     most = most_requests(settings.slots, settings.max_waiting)
-    reserve = Reserve(bodies, refusing=app.wsgi_app, most=most)
+    probes = frozenset(each.rule for each in table if each.probe)
+    reserve = Reserve(bodies, refusing=app.wsgi_app, most=most, probes=probes)
     app.wsgi_app = SecureHeaders(Paths(reserve, settings.url_prefix))  # type: ignore[method-assign]
 
 
@@ -172,6 +182,7 @@ def create_app(
     register_errors(app)
     doors = Authenticator(settings)
     install_auth(app, settings, doors)
+    table = install_routes(app)
     name_models(app)
     drift = make_drift(settings, metrics, store)
     sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
@@ -183,24 +194,27 @@ def create_app(
     recognizing = RecognitionService(
         store,
         metrics,
+        settings,
         (*listeners, *([journal.answered] if journal else [])),
         caching=Caching(open_cache(app, settings), metrics),
         afterwards=engine.afterwards,
-        always=settings.cache,
         refusals=in_turn,
     )
-    put_before(app, settings, engine, recognizing, doors, repeats, refusals)
-    fetch = image_fetcher(settings)
     kept = make_jobs(settings, recognizing, metrics, engine.guard)
-    register_recognition(app, settings, recognizing, kept, fetch)
-    auditor = audit.Auditor(engine.audit, store)
-    app.register_blueprint(strict(audit.blueprint(engine.audit)))
-    app.register_blueprint(strict(models.blueprint(store, drift, auditor)))
-    app.register_blueprint(strict(upload.blueprint(settings, auditor)))
-    app.register_blueprint(strict(samples.blueprint(sampler.folder if sampler else None, store)))
-    app.register_blueprint(strict(journal_routes.blueprint(journal)))
-    app.register_blueprint(health.blueprint(store, metrics, engine.guard))
-    app.register_blueprint(strict(console.blueprint(store)))
+    auditor = Auditor(engine.audit, store)
+    table.add(
+        app,
+        *frame_routes(settings, recognizing, kept, image_fetcher(settings)),
+        ModelRoutes(store, drift, auditor),
+        UploadRoutes(Path(settings.models), int(settings.max_bundle_mb * 1e6), auditor),
+        SampleFrameRoutes(store),
+        JournalRoutes(journal),
+        AuditRoutes(engine.audit),
+        HealthRoutes(store, metrics, engine.guard),
+        SampleRoutes(sampler.folder if sampler else None, store),
+        ConsoleRoutes(),
+    )
+    put_before(app, settings, engine, recognizing, doors, repeats, refusals, table)
 
     app.extensions[FEATURES] = {
         "keys": doors.closed(),

@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from server.http.errors import FOREIGN
+from server.api.openapi import declared_routes
+from server.http.routes import foreign_pattern
 
+FOREIGN = foreign_pattern(declared_routes())
 README = Path(__file__).parents[2] / "README.md"
 # Statuses of answers that are no errors.
 WELL = frozenset({200, 202, 204, 304, 308})

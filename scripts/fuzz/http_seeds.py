@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
+import msgspec
 import numpy as np
 
-from server.api.openapi.operation import Files, Operation
-from server.api.openapi.operations import EXAMPLES, operations
+from server.api.openapi import declared_routes
+from server.http.routes import Files, Route
 
 BOUNDARY = "fuzz-0123456789"
 KINDS = {
@@ -87,22 +88,23 @@ class Seeds:
     jobs that were answered, to ask for."""
 
     def __init__(self, rng: random.Random, models: Path) -> None:
-        self._rng, self._table = rng, operations()
+        self._rng = rng
+        self._routes = [route for route in declared_routes() if route.described]
         self._archive = archive(models / "iris")
         self.ids = ["0123456789abcdef0123456789abcdef"]
 
     def draw(self) -> Request:
         """One of them."""
         rng = self._rng
-        operation = rng.choice(self._table)
-        body, kind = self._body(operation)
-        query = self._query(operation) if operation.query and rng.random() < 0.5 else ""
+        route = rng.choice(self._routes)
+        body, kind = self._body(route)
+        query = self._query(route.query) if route.query and rng.random() < 0.5 else ""
         headers = {"Host": "127.0.0.1:8080", "Accept": "*/*"}
-        if operation.method == "post" or body:
+        if route.method == "POST" or body:
             headers["Content-Length"] = str(len(body))
         if kind:
             headers["Content-Type"] = kind
-        return Request(operation.method.upper(), self._path(operation.path), query, headers, body)
+        return Request(route.method, self._path(route.path), query, headers, body)
 
     def _path(self, path: str) -> str:
         numbers = {"name": self._rng.choice(("parts", "iris", "iris", "nuts")), "version": "1"}
@@ -114,16 +116,16 @@ class Seeds:
             job=self._rng.choice(self.ids),
         )
 
-    def _query(self, operation: Operation) -> str:
-        known = [name for name in operation.asks.__struct_fields__ if name in FIELDS]
+    def _query(self, kind: type[msgspec.Struct]) -> str:
+        known = [name for name in kind.__struct_fields__ if name in FIELDS]
         names = self._rng.sample(known, min(len(known), self._rng.randint(1, 3)))
         return "&".join(f"{name}={self._rng.choice(FIELDS[name])}" for name in names)
 
-    def _body(self, operation: Operation) -> tuple[bytes, str]:
-        if not operation.bodies:
+    def _body(self, route: Route) -> tuple[bytes, str]:
+        if not route.bodies:
             return b"", ""
-        kind = self._rng.choice(list(operation.bodies))
-        body: Any = operation.bodies[kind]
+        kind = self._rng.choice(list(route.bodies))
+        body: Any = route.bodies[kind]
         if isinstance(body, Files):
             parts: list[tuple[str, str | None, bytes]] = [
                 (self._rng.choice(body.names), "a.jpg", image("image/jpeg", self._rng))
@@ -136,6 +138,6 @@ class Seeds:
         if kind.endswith("urlencoded"):
             return b"image_base64=%2F9j%2F&camera=st4&top_k=1", kind
         if body is bytes:
-            infer = operation.path.endswith("infer")
+            infer = route.path.endswith("infer")
             return (b'{"inputs": []}' if infer else self._archive), kind
-        return json.dumps(EXAMPLES[body]).encode(), kind
+        return json.dumps(route.example).encode(), kind

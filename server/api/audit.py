@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
-from flask import Blueprint, Response, g, request
+from flask import Response, g, request
 
 from server.errors import LinesideError, ModelNotFoundError, StorageError
 from server.http.body.image import read_options
 from server.http.errors import to_json
+from server.http.routes import ADMIN, route
 from server.store.audit import Audit, Change, now
 from server.store.bundles.repository import BundleRepository
 
@@ -71,16 +72,25 @@ class Auditor:
         return serving.manifest.version if serving else None
 
 
-def blueprint(audit: Audit) -> Blueprint:
-    """The route that reads `audit`."""
-    routes = Blueprint("audit", __name__, url_prefix="/v1")
+class AuditRoutes:
+    """The changes that `audit` keeps."""
 
-    @routes.get("/audit")
-    def read() -> Response:
+    def __init__(self, audit: Audit) -> None:
+        self._audit = audit
+
+    @route(
+        "GET",
+        "/v1/audit",
+        rights=ADMIN,
+        summary="Who changed which model, when, from where, what before and after",
+        query=AuditQuery,
+        answer=AuditPage,
+        errors=(400, 403, 503),
+    )
+    def read(self) -> Response:
+        """Answer the newest changes."""
         query = read_options(AuditQuery, request)
         try:
-            return to_json(AuditPage(audit.newest(query.limit)))
+            return to_json(AuditPage(self._audit.newest(query.limit)))
         except OSError as error:
             raise StorageError(f"the journal of administration can't be read: {error}") from None
-
-    return routes

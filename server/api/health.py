@@ -1,12 +1,13 @@
 """GET /livez, /readyz, /metrics: for probes and Prometheus."""
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Response, request
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from server.errors import NotReadyError
 from server.http.errors import to_json
 from server.http.protocol import LEAVING
+from server.http.routes import METRICS, OPEN, route
 from server.observe.metrics import Metrics
 from server.store.bundles.repository import BundleRepository
 from server.store.crashes.guard import CrashGuard
@@ -31,21 +32,49 @@ class Health(msgspec.Struct, frozen=True):
     last_worker_crash: LastCrash | msgspec.UnsetType = msgspec.UNSET
 
 
-def blueprint(store: BundleRepository, metrics: Metrics, guard: CrashGuard) -> Blueprint:
-    """The routes for machines that watch this one."""
-    routes = Blueprint("health", __name__)
+class HealthRoutes:
+    """For machines that watch this one."""
 
-    @routes.get("/livez")
-    def livez() -> Response:
+    def __init__(self, store: BundleRepository, metrics: Metrics, guard: CrashGuard) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._guard = guard
+
+    @route(
+        "GET",
+        "/livez",
+        rights=OPEN,
+        summary="Whether the server answers",
+        answer=Health,
+        probe=True,
+        quiet=True,
+        unlimited=True,
+        unguarded=True,
+    )
+    def livez(self) -> Response:
+        """Answer that the server answers."""
         return to_json(Health())
 
-    @routes.get("/readyz")
-    def readyz() -> Response:
+    @route(
+        "GET",
+        "/readyz",
+        rights=OPEN,
+        summary="Whether the default model answers",
+        answer=Health,
+        errors=(503,),
+        probe=True,
+        quiet=True,
+        unlimited=True,
+        unguarded=True,
+    )
+    def readyz(self) -> Response:
+        """Answer whether the default model answers. Raises NotReadyError if it does not."""
         if request.environ.get(LEAVING):
             raise NotReadyError("the server is stopping", retry_after=5)
-        ready, reason = store.ready()
+        ready, reason = self._store.ready()
         if not ready:
             raise NotReadyError(reason, retry_after=1)
+        guard = self._guard
         last = guard.crashes[-1] if guard.crashes else None
         return to_json(
             Health(
@@ -57,8 +86,15 @@ def blueprint(store: BundleRepository, metrics: Metrics, guard: CrashGuard) -> B
             )
         )
 
-    @routes.get("/metrics")
-    def exposition() -> Response:
-        return Response(metrics.render(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-    return routes
+    @route(
+        "GET",
+        "/metrics",
+        rights=METRICS,
+        summary="Prometheus's text exposition",
+        answer={"text/plain": str},
+        probe=True,
+        quiet=True,
+    )
+    def metrics(self) -> Response:
+        """Answer the metrics."""
+        return Response(self._metrics.render(), content_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -7,27 +7,36 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
-import numpy as np
-from flask import Blueprint, Response, g, request
+from flask import Response, g, request
 from msgspec import Meta
 
-from server.api.job_answers import JobAccepted, JobPage, job_detail, job_summary, status_url
-from server.api.recognize.batch import uploaded
+from server.api.job_answers import (
+    Job,
+    JobAccepted,
+    JobPage,
+    job_detail,
+    job_summary,
+    status_url,
+)
 from server.api.recognize.deadlines import time_left
-from server.api.recognize.input import JSON, ImageUrl, Numbers, read_form, read_frame
-from server.api.recognize.json_frame import JsonFrame
-from server.api.recognize.options import FrameOptions, frame_age_of
-from server.api.recognize.routes import Fetch
-from server.api.recognize.service import RecognitionService, mark_frame
+from server.api.recognize.input import ImageUrl, JsonFrame, Numbers, read_form, read_frame
+from server.api.recognize.options import (
+    EXAMPLE_INPUT,
+    FRAME_ERRORS,
+    IMAGE_TYPES,
+    FrameOptions,
+    frame_age_of,
+)
+from server.api.recognize.routes import Fetch, uploaded
+from server.api.recognize.service import RecognitionService
 from server.config.settings import Settings
-from server.errors import ForbiddenError, JobNotFoundError, MissingFieldError
+from server.errors import ForbiddenError, JobNotFoundError
 from server.http.access.caller import Caller
 from server.http.body.image import read_options
 from server.http.errors import to_json
+from server.http.routes import JOBS, JSON, MULTIPART, Files, Group, route
 from server.jobs.service import Jobs
-from server.recognition import tensor_values as values
 from server.recognition.frame import read_header
-from server.recognition.tensor_values import model_inputs, named_arrays
 from server.store.jobs.records import JobOptions, JobRecord, NewFrame, NewJob, State
 
 
@@ -78,11 +87,7 @@ class JobIntake:
 
     def numbers(self, value: object, query: FrameOptions, webhook: str | None = None) -> str:
         """Takes plain numbers: nested lists, or such by input name. As `images`."""
-        probe = np.empty(0) if isinstance(value, dict) else values.to_array(value, "input")
-        if isinstance(value, dict) and query.model is None:
-            raise MissingFieldError("tensors by name need the name of their `model`")
-        model = self._recognizing.for_numbers(probe, query.model, query.version)
-        model_inputs(model, named_arrays(value, model.pool.inputs))
+        model, _ = self._recognizing.read_numbers(value, query.model, query.version)
         query = msgspec.structs.replace(query, model=model.manifest.name)
         frame = NewFrame("input", "numbers", msgspec.json.encode(value))
         return self._submit((frame,), query, webhook)
@@ -140,43 +145,93 @@ def _check_right() -> None:
         raise ForbiddenError(f"{caller.name} has no right to make jobs; it needs recognize")
 
 
-def blueprint(taking: JobIntake, settings: Settings) -> Blueprint:
-    """The routes of jobs."""
-    routes = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
-    routes.before_request(mark_frame)
+_JOB = "/v1/jobs/<job>"
+_GROUP = Group("Jobs")
 
-    @routes.post("")
-    def submit() -> Response:
+
+class JobRoutes:
+    """Jobs. max_batch: files of one job."""
+
+    def __init__(self, intake: JobIntake, max_batch: int) -> None:
+        self._intake = intake
+        self._jobs = intake.jobs
+        self._max_batch = max_batch
+
+    @route(
+        "POST",
+        "/v1/jobs",
+        rights=JOBS,
+        frame=True,
+        group=_GROUP,
+        summary="Frames to be answered later; once this is answered, they will be",
+        query=JobForm,
+        body={
+            MULTIPART: Files(("file",), JobForm, several=True),
+            **dict.fromkeys(IMAGE_TYPES, bytes),
+            JSON: JobJson,
+        },
+        example={"input": EXAMPLE_INPUT, "model": "iris"},
+        accepted=JobAccepted,
+        errors=(*FRAME_ERRORS, 403),
+    )
+    def submit(self) -> Response:
+        """Take the frames of one job."""
         if request.mimetype != JSON and request.files:
-            files = uploaded(settings.max_batch)
+            files = uploaded(self._max_batch)
             query = read_form(JobJson)
-            job = taking.images(files, query, query.webhook)
+            job = self._intake.images(files, query, query.webhook)
         else:
             frame, query = read_frame(JobJson)
             if isinstance(frame, Numbers):
-                job = taking.numbers(frame.value, query, query.webhook)
+                job = self._intake.numbers(frame.value, query, query.webhook)
             else:
-                data = taking.fetched(frame) if isinstance(frame, ImageUrl) else frame
-                job = taking.images([("image", data)], query, query.webhook)
+                data = self._intake.fetched(frame) if isinstance(frame, ImageUrl) else frame
+                job = self._intake.images([("image", data)], query, query.webhook)
         url = status_url(job, request.root_path)
         answer = to_json(JobAccepted(job, "pending", url), 202)
         answer.headers["Location"] = url
         return answer
 
-    @routes.get("")
-    def page() -> Response:
-        asked = read_options(JobQuery, request)
-        found = taking.jobs.page(owner_wanted(), asked.status, asked.before, asked.limit)
-        more = found[-1].number if len(found) == asked.limit else None
-        return to_json(JobPage(tuple(job_summary(job, request.root_path) for job in found), more))
+    @route(
+        "GET",
+        "/v1/jobs",
+        rights=JOBS,
+        group=_GROUP,
+        summary="The jobs of this caller, newest first",
+        query=JobQuery,
+        answer=JobPage,
+        errors=(400, 503),
+    )
+    def page(self) -> Response:
+        """Answer a page of jobs."""
+        query = read_options(JobQuery, request)
+        jobs = self._jobs.page(owner_wanted(), query.status, query.before, query.limit)
+        more = jobs[-1].number if len(jobs) == query.limit else None
+        return to_json(JobPage(tuple(job_summary(job, request.root_path) for job in jobs), more))
 
-    @routes.get("/<job>")
-    def get(job: str) -> Response:
-        return to_json(job_detail(taking.get(job), taking.jobs, request.root_path))
+    @route(
+        "GET",
+        _JOB,
+        rights=JOBS,
+        group=_GROUP,
+        summary="How a job goes, and its results",
+        answer=Job,
+        errors=(404, 503),
+    )
+    def get(self, job: str) -> Response:
+        """Answer one job with its frames."""
+        return to_json(job_detail(self._intake.get(job), self._jobs, request.root_path))
 
-    @routes.delete("/<job>")
-    def cancel(job: str) -> Response:
-        taking.get(job)
-        return to_json(job_detail(taking.jobs.cancel(job), taking.jobs, request.root_path))
-
-    return routes
+    @route(
+        "DELETE",
+        _JOB,
+        rights=JOBS,
+        group=_GROUP,
+        summary="Cancels a job",
+        answer=Job,
+        errors=(404, 409, 503),
+    )
+    def cancel(self, job: str) -> Response:
+        """Cancel one job."""
+        self._intake.get(job)
+        return to_json(job_detail(self._jobs.cancel(job), self._jobs, request.root_path))

@@ -5,7 +5,7 @@ from contextlib import closing
 from typing import Annotated
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Response, request
 from msgspec import Meta
 
 from server.api.recognize.deadlines import parse_instant
@@ -13,6 +13,7 @@ from server.config.thread_budget import MOST_EXPORTING
 from server.errors import NotFoundError, OverloadedError
 from server.http.body.image import read_options
 from server.http.errors import to_json
+from server.http.routes import ADMIN, JSON, route
 from server.store.journal.journal import Journal
 from server.store.journal.reader import ENCODERS, Filter, Format, JournalReader, Order
 from server.store.journal.schema import Row
@@ -24,9 +25,10 @@ MEDIA: dict[str, Format] = {
     "application/jsonl": "jsonl",
 }
 CONTENT: dict[Format, str] = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
-PAGE = 100
+# Rows of a page: without `limit`, and at most.
+PAGE, PAGE_MAX = 100, 1000
 # Seconds that a reader waits for the rows of this moment to be written, to a disk that may be slow.
-PATIENCE = 10.0
+SETTLE_TIMEOUT_S = 10.0
 
 
 class JournalQuery(Filter, frozen=True, kw_only=True):
@@ -51,9 +53,6 @@ class JournalPage(msgspec.Struct, frozen=True):
     next: int | None
 
 
-MOST_A_PAGE = 1000
-
-
 def _asked() -> tuple[JournalQuery, Filter]:
     """What this request asks. Raises InvalidFieldError."""
     query = read_options(JournalQuery, request)
@@ -69,29 +68,6 @@ def _format(query: JournalQuery) -> Format:
         return query.format
     best = request.accept_mimetypes.best_match(MEDIA, "application/json")
     return MEDIA[best]
-
-
-def blueprint(journal: Journal | None) -> Blueprint:
-    """The route that reads `journal`, None where it is switched off."""
-    routes = Blueprint("journal", __name__, url_prefix="/v1")
-    exports = threading.BoundedSemaphore(MOST_EXPORTING)
-
-    @routes.get("/journal")
-    def read() -> Response:
-        if journal is None:
-            raise NotFoundError("the journal is switched off on this server: its setting journal")
-        query, wanted = _asked()
-        form = _format(query)
-        journal.settle(PATIENCE)
-        reader = JournalReader(journal.path, wanted, journal.doubt)
-        if form != "json":
-            return _file(reader, query, form, exports)
-        limit = min(query.limit or PAGE, MOST_A_PAGE)
-        with closing(reader):
-            found = reader.page(query.order or "newest", limit, query.cursor)
-        return to_json(JournalPage(tuple(found), found[-1].id if len(found) == limit else None))
-
-    return routes
 
 
 def _file(
@@ -110,3 +86,36 @@ def _file(
     response.call_on_close(reader.close)
     response.call_on_close(exports.release)
     return response
+
+
+class JournalRoutes:
+    """The rows of `journal`, None if it is switched off."""
+
+    def __init__(self, journal: Journal | None) -> None:
+        self._journal = journal
+        self._exports = threading.BoundedSemaphore(MOST_EXPORTING)
+
+    @route(
+        "GET",
+        "/v1/journal",
+        rights=ADMIN,
+        summary="What was answered, filtered: a page, or one file of all",
+        query=JournalQuery,
+        answer={JSON: JournalPage, "text/csv": str, "application/x-ndjson": str},
+        errors=(400, 403, 404, 503),
+    )
+    def read(self) -> Response:
+        """Answer a page of rows, or all as one file. Raises NotFoundError without a journal."""
+        journal = self._journal
+        if journal is None:
+            raise NotFoundError("the journal is switched off on this server: its setting journal")
+        query, wanted = _asked()
+        form = _format(query)
+        journal.settle(SETTLE_TIMEOUT_S)
+        reader = JournalReader(journal.path, wanted, journal.doubt)
+        if form != "json":
+            return _file(reader, query, form, self._exports)
+        limit = min(query.limit or PAGE, PAGE_MAX)
+        with closing(reader):
+            rows = reader.page(query.order or "newest", limit, query.cursor)
+        return to_json(JournalPage(tuple(rows), rows[-1].id if len(rows) == limit else None))

@@ -1,28 +1,53 @@
-"""/v1/models: what this server can serve, how well it is known to, and the live swap."""
+"""/v1/models: what this server can serve, uploads of versions, and the live swap."""
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Response, request, send_file
 
 from server.api.audit import Auditor
 from server.api.compat.tensorflow_serving import VersionStatus, version_statuses
-from server.errors import InvalidFieldError, ModelNotFoundError
-from server.http.body.compressed import read_body
+from server.api.recognize.options import IMAGE_TYPES
+from server.errors import (
+    BodyTooLargeError,
+    ContentCodingError,
+    InvalidFieldError,
+    LengthRequiredError,
+    MediaTypeError,
+    MissingFieldError,
+    ModelNotFoundError,
+    NotFoundError,
+)
+from server.http.body.compressed import coding_of, read_body
 from server.http.body.image import read_options
 from server.http.body.json_body import decode_json
 from server.http.errors import to_json
+from server.http.routes import ADMIN, BINARY, KNOWN, TAR, route
 from server.observe.drift import Drift, Signal
 from server.recognition.manifest import Manifest
 from server.store.bundles.layout import versions
 from server.store.bundles.records import Failure
 from server.store.bundles.repository import BundleRepository
+from server.store.bundles.upload import import_archive, remove_partial_uploads
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+SAMPLES = "samples"
+# Sample frames that are shown, by the ending of their file's name.
+SAMPLE_TYPES = {
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".bmp": "image/bmp",
+    ".webp": "image/webp",
+}
+# Bytes that an archive's own headers may have, beside its files.
+ARCHIVE_HEADERS = 2_000_000
 
 
 class SampleFrames(msgspec.Struct, frozen=True):
@@ -57,6 +82,14 @@ class Models(msgspec.Struct, frozen=True):
     """All bundles."""
 
     models: tuple[Model, ...]
+
+
+class UploadResult(msgspec.Struct, frozen=True):
+    """What was sent: its version, and whether it was not there before. `activate` serves it."""
+
+    model: str
+    version: int
+    new: bool
 
 
 class VersionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,55 +141,181 @@ def _read(kind: type[T]) -> T:
     return msgspec.structs.replace(decode_json(kind, body), **given)
 
 
-def blueprint(store: BundleRepository, drift: Drift, auditor: Auditor) -> Blueprint:
-    """The model routes over `store`, whose changes `auditor` makes."""
-    routes = Blueprint("models", __name__, url_prefix="/v1/models")
+_MODEL = "/v1/models/<model:name>"
+_CHANGE_ERRORS = (400, 403, 404, 409, 413, 422, 503)
 
-    def described(name: str) -> Model:
-        found = versions(store.folder)
-        if name not in found:
+
+class ModelRoutes:
+    """The models of `store`, whose changes `auditor` makes."""
+
+    def __init__(self, store: BundleRepository, drift: Drift, auditor: Auditor) -> None:
+        self._store = store
+        self._drift = drift
+        self._auditor = auditor
+
+    def _described(self, name: str) -> Model:
+        known = versions(self._store.folder)
+        if name not in known:
             raise ModelNotFoundError(f"there is no model {name}")
-        return describe(store, name, found[name], drift)
+        return describe(self._store, name, known[name], self._drift)
 
-    def activated(action: str, name: str, version: int) -> Response:
-        auditor.make(action, name, lambda: store.activate(name, version), version)
-        return to_json(described(name))
+    def _activated(self, action: str, name: str, version: int) -> Response:
+        self._auditor.make(action, name, lambda: self._store.activate(name, version), version)
+        return to_json(self._described(name))
 
-    @routes.get("")
-    def models() -> Response:
-        found = versions(store.folder)
-        return to_json(
-            Models(tuple(describe(store, name, numbers, drift) for name, numbers in found.items()))
-        )
+    @route("GET", "/v1/models", rights=KNOWN, summary="All models", answer=Models)
+    def models(self) -> Response:
+        """Answer all models."""
+        known = versions(self._store.folder).items()
+        models = (describe(self._store, name, numbers, self._drift) for name, numbers in known)
+        return to_json(Models(tuple(models)))
 
-    @routes.get("/<model:name>")
-    def model(name: str) -> Response:
-        return to_json(described(name))
+    @route("GET", _MODEL, rights=KNOWN, summary="One model", answer=Model, errors=(404,))
+    def model(self, name: str) -> Response:
+        """Answer one model."""
+        return to_json(self._described(name))
 
-    @routes.post("/<model:name>/load")
-    def load(name: str) -> Response:
+    @route(
+        "POST",
+        f"{_MODEL}/load",
+        rights=ADMIN,
+        summary="The newest version on disk, or the one named, serves",
+        query=VersionBody,
+        body=VersionBody,
+        example={"version": 1},
+        answer=Model,
+        errors=_CHANGE_ERRORS,
+    )
+    def load(self, name: str) -> Response:
+        """Have the newest version serve, or the one that is named."""
         version = _read(VersionBody).version
         if version is not None:
-            return activated("load", name, version)
-        auditor.make("load", name, lambda: store.refresh(name))
-        skipped = store.passed_over(name)
+            return self._activated("load", name, version)
+        self._auditor.make("load", name, lambda: self._store.refresh(name))
+        skipped = self._store.passed_over(name)
         if not skipped:
-            return to_json(described(name))
+            return to_json(self._described(name))
         fields = {"model": name, "versions": skipped, "reason": "they were rolled back"}
         logger.info("newer versions skipped", extra={"fields": fields})
-        return to_json(msgspec.structs.replace(described(name), note=_note(skipped)))
+        return to_json(msgspec.structs.replace(self._described(name), note=_note(skipped)))
 
-    @routes.post("/<model:name>/activate")
-    def activate(name: str) -> Response:
+    @route(
+        "POST",
+        f"{_MODEL}/activate",
+        rights=ADMIN,
+        summary="This version serves, now and after a restart",
+        query=VersionBody,
+        body=VersionBody,
+        example={"version": 1},
+        answer=Model,
+        errors=_CHANGE_ERRORS,
+    )
+    def activate(self, name: str) -> Response:
+        """Have the version that is named serve."""
         version = _read(VersionBody).version
         if version is None:
             raise InvalidFieldError('which version? Send {"version": 3}')
-        return activated("activate", name, version)
+        return self._activated("activate", name, version)
 
-    @routes.post("/<model:name>/rollback")
-    def rollback(name: str) -> Response:
+    @route(
+        "POST",
+        f"{_MODEL}/rollback",
+        rights=ADMIN,
+        summary="The version that served before serves again",
+        answer=Model,
+        errors=_CHANGE_ERRORS,
+    )
+    def rollback(self, name: str) -> Response:
+        """Have the version serve that served before."""
         _read(NoOptions)
-        auditor.make("rollback", name, lambda: store.rollback(name))
-        return to_json(described(name))
+        self._auditor.make("rollback", name, lambda: self._store.rollback(name))
+        return to_json(self._described(name))
 
-    return routes
+
+class UploadRoutes:
+    """Versions that are sent: they go into the folder `models`, of at most `max_bytes` each."""
+
+    def __init__(self, models: Path, max_bytes: int, auditor: Auditor) -> None:
+        self._models = models
+        self._max_bytes = max_bytes
+        self._auditor = auditor
+        remove_partial_uploads(models)
+
+    @route(
+        "POST",
+        f"{_MODEL}/upload",
+        rights=ADMIN,
+        summary="A version as a tar archive of its files, kept beside the others and not loaded",
+        body={TAR: bytes, BINARY: bytes},
+        answer=UploadResult,
+        errors=(400, 403, 409, 413, 415, 422, 503),
+    )
+    def upload(self, name: str) -> Response:
+        """Take one version."""
+        length = request.content_length
+        if length is None:
+            raise LengthRequiredError("send the archive's length as Content-Length, not in chunks")
+        if not length:
+            raise MissingFieldError("send the bundle's files as a tar archive, with its length")
+        if coding_of(request.environ):
+            raise ContentCodingError("send the tar archive as it is, without Content-Encoding")
+        if request.mimetype not in (TAR, BINARY, ""):
+            raise MediaTypeError(f"send the tar archive as {TAR}, not as {request.mimetype}")
+        if length > self._max_bytes + ARCHIVE_HEADERS:
+            raise BodyTooLargeError(
+                f"the archive has {length / 1e6:.1f} MB, and max_bundle_mb is"
+                f" {self._max_bytes / 1e6:g}"
+            )
+        # Unpacked as it comes, so that no bundle is held in memory.
+        body = request.environ["wsgi.input"]
+        version, new = import_archive(self._models, name, body, self._max_bytes)
+        self._auditor.make("upload", name, lambda: None, version)
+        return to_json(UploadResult(name, version, new))
+
+
+class SampleFrameRoutes:
+    """The sample frames that bundles bring along."""
+
+    def __init__(self, store: BundleRepository) -> None:
+        self._store = store
+
+    def _samples(self, name: str) -> tuple[str, dict[str, Path]]:
+        """Return the model's name, and its sample frames. Raises what `BundleRepository.get`
+        raises."""
+        model = self._store.get(name)
+        folder = model.bundle.folder / SAMPLES
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        return model.manifest.name, {p.name: p for p in files if p.suffix.lower() in SAMPLE_TYPES}
+
+    @route(
+        "GET",
+        f"{_MODEL}/samples",
+        rights=KNOWN,
+        summary="A model's sample frames",
+        answer=SampleFrames,
+        errors=(404, 503),
+    )
+    def samples(self, name: str) -> Response:
+        """Answer the names of a model's sample frames."""
+        model, files = self._samples(name)
+        return to_json(SampleFrames(model, tuple(files)))
+
+    @route(
+        "GET",
+        f"{_MODEL}/samples/<file>",
+        rights=KNOWN,
+        summary="One sample frame",
+        answer=dict.fromkeys(IMAGE_TYPES, bytes),
+        errors=(404, 503),
+    )
+    def sample(self, name: str, file: str) -> Response:
+        """Answer one sample frame."""
+        _, files = self._samples(name)
+        if file not in files:
+            raise NotFoundError(f"the model {name} has no sample {file}")
+        # Flask would look for a relative path beside its own modules.
+        path = files[file].absolute()
+        response = send_file(path, SAMPLE_TYPES[path.suffix.lower()])
+        # Not `public`: a proxy's cache would show it to those who have no key.
+        response.headers["Cache-Control"] = "private, max-age=3600"
+        return response

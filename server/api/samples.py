@@ -4,13 +4,15 @@ import time
 from typing import Annotated, Any
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Response, request
 from msgspec import Meta
 
+from server.api.recognize.options import IMAGE_TYPES
 from server.errors import BundleError, InvalidFieldError, NotFoundError
 from server.http.body.image import need_length, read_options
 from server.http.body.json_body import read_json
 from server.http.errors import to_json
+from server.http.routes import ADMIN, route
 from server.recognition.manifest import LABELS, read_labels
 from server.recognition.results import Prediction
 from server.recognition.sample import ID, MediaType, Reason, Sample
@@ -84,62 +86,6 @@ def sample_answer(sample: Sample) -> SampleAnswer:
     return SampleAnswer(**{**fields, "at": rfc3339(sample.at), "labelled_at": labelled_at})
 
 
-def blueprint(folder: SampleFolder | None, store: BundleRepository) -> Blueprint:
-    """The routes of the samples in `folder`, None where none are kept."""
-    routes = Blueprint("samples", __name__, url_prefix="/v1/samples")
-
-    def opened(name: str) -> SampleFolder:
-        if folder is None:
-            raise NotFoundError(f"there is no sample {name}: none are kept on this server")
-        return folder
-
-    @routes.get("")
-    def samples() -> Response:
-        query = read_options(SampleQuery, request)
-        if folder is None:
-            return to_json(SamplePage(False, 0, 0, 0, 0, (), None))
-        found, after = folder.find(query, query.cursor or "", query.limit)
-        now = folder.contents()
-        page = SamplePage(
-            True,
-            now.samples,
-            now.labelled,
-            now.bytes,
-            now.cap_bytes,
-            tuple(map(sample_answer, found)),
-            after,
-        )
-        return to_json(page)
-
-    @routes.get("/<sample>")
-    def sample(sample: str) -> Response:
-        return to_json(sample_answer(opened(sample).get(sample)))
-
-    @routes.get("/<sample>/image")
-    def image(sample: str) -> Response:
-        kept = opened(sample)
-        found = kept.get(sample)
-        response = Response(kept.image(found), content_type=found.image)
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Cache-Control"] = "private, max-age=3600"
-        return response
-
-    @routes.post("/<sample>/label")
-    def label(sample: str) -> Response:
-        need_length(request)
-        said = read_json(LabelBody)
-        kept = opened(sample)
-        if said.label is not None:
-            check_label(said.label, kept.get(sample), store, new=said.new)
-        return to_json(sample_answer(kept.label(sample, said.label, round(time.time(), 3))))
-
-    @routes.delete("/<sample>")
-    def delete(sample: str) -> Response:
-        return to_json(sample_answer(opened(sample).delete(sample)))
-
-    return routes
-
-
 def check_label(label: str, sample: Sample, store: BundleRepository, *, new: bool) -> None:
     """Raises InvalidFieldError where `label` is none of the model's, unless it is a `new` one that
     can name a class."""
@@ -167,3 +113,107 @@ def _labels_of(sample: Sample, store: BundleRepository) -> tuple[str, ...]:
         return tuple(label.name for label in read_labels(file))
     except BundleError:
         return ()
+
+
+_SAMPLE = "/v1/samples/<sample>"
+
+
+class SampleRoutes:
+    """The samples in `folder`, None if none are kept."""
+
+    def __init__(self, folder: SampleFolder | None, store: BundleRepository) -> None:
+        self._folder = folder
+        self._store = store
+
+    def _opened(self, name: str) -> SampleFolder:
+        if self._folder is None:
+            raise NotFoundError(f"there is no sample {name}: none are kept on this server")
+        return self._folder
+
+    @route(
+        "GET",
+        "/v1/samples",
+        rights=ADMIN,
+        summary="Frames that were kept for a person to look at",
+        query=SampleQuery,
+        answer=SamplePage,
+        errors=(400, 503),
+    )
+    def samples(self) -> Response:
+        """Answer a page of samples."""
+        query = read_options(SampleQuery, request)
+        if self._folder is None:
+            return to_json(SamplePage(False, 0, 0, 0, 0, (), None))
+        page, after = self._folder.find(query, query.cursor or "", query.limit)
+        now = self._folder.contents()
+        return to_json(
+            SamplePage(
+                True,
+                now.samples,
+                now.labelled,
+                now.bytes,
+                now.cap_bytes,
+                tuple(map(sample_answer, page)),
+                after,
+            )
+        )
+
+    @route(
+        "GET",
+        _SAMPLE,
+        rights=ADMIN,
+        summary="One of them, with its answer",
+        answer=SampleAnswer,
+        errors=(404, 503),
+    )
+    def sample(self, sample: str) -> Response:
+        """Answer one sample."""
+        return to_json(sample_answer(self._opened(sample).get(sample)))
+
+    @route(
+        "GET",
+        f"{_SAMPLE}/image",
+        rights=ADMIN,
+        summary="Its image as received",
+        answer=dict.fromkeys((*IMAGE_TYPES, "image/x-portable-anymap"), bytes),
+        errors=(404, 503),
+    )
+    def image(self, sample: str) -> Response:
+        """Answer the image of one sample."""
+        folder = self._opened(sample)
+        kept = folder.get(sample)
+        response = Response(folder.image(kept), content_type=kept.image)
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Cache-Control"] = "private, max-age=3600"
+        return response
+
+    @route(
+        "POST",
+        f"{_SAMPLE}/label",
+        rights=ADMIN,
+        summary="Say what it shows",
+        body=LabelBody,
+        example={"label": "scratched"},
+        answer=SampleAnswer,
+        errors=(400, 403, 404, 413, 503),
+    )
+    def label(self, sample: str) -> Response:
+        """Keep what a person says that the sample shows."""
+        need_length(request)
+        body = read_json(LabelBody)
+        folder = self._opened(sample)
+        if body.label is not None:
+            check_label(body.label, folder.get(sample), self._store, new=body.new)
+        return to_json(sample_answer(folder.label(sample, body.label, round(time.time(), 3))))
+
+    @route(
+        "DELETE",
+        _SAMPLE,
+        rights=ADMIN,
+        summary="Remove it",
+        answer=SampleAnswer,
+        errors=(400, 403, 404, 503),
+    )
+    def delete(self, sample: str) -> Response:
+        """Remove one sample."""
+        return to_json(sample_answer(self._opened(sample).delete(sample)))

@@ -1,7 +1,6 @@
 """Answers as bytes: JSON by msgspec, and the one shape of every error."""
 
 import math
-import re
 import time
 
 import msgspec
@@ -10,6 +9,7 @@ from werkzeug.exceptions import HTTPException, SecurityError
 
 from server.errors import ContentCodingError, LinesideError
 from server.http.request_log import ASKED
+from server.http.routes import current_table
 from server.recognition.answers import Options
 from server.values.wording import hide_secrets
 
@@ -23,14 +23,6 @@ HTTP_CODES = {
     415: "UNSUPPORTED_MEDIA_TYPE",
     429: "RATE_LIMITED",
 }
-
-
-# The paths of the routes that speak another protocol, whose errors have its shape: the tutorials',
-# the Open Inference Protocol's, TensorFlow Serving's.
-FOREIGN = re.compile(
-    r"/v2(/|$)|/(classify|predict|recent|start-task)$|/api/|/(results|task-status)/"
-    r"|/v1/models/[^/]+(:|/metadata$|/(versions|labels)/)"
-)
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -63,12 +55,16 @@ def error_answer(status: int, code: str, message: str) -> Response:
     the caller called a thing stands in `message`, unless it looks like a key."""
     message = hide_secrets(message.encode("utf-8", "backslashreplace").decode())
     g.error_code, g.error_message = code, message
-    return to_json(error_body(request.path, code, message, g.get("request_id", "")), status)
+    foreign = current_table().is_foreign(request.path)
+    body = error_body(code, message, g.get("request_id", ""), foreign=foreign)
+    return to_json(body, status)
 
 
-def error_body(path: str, code: str, message: str, request_id: str) -> ForeignError | ErrorAnswer:
-    """An error in the shape of the route at `path`."""
-    if FOREIGN.match(path):
+def error_body(
+    code: str, message: str, request_id: str, *, foreign: bool
+) -> ForeignError | ErrorAnswer:
+    """Return an error in Lineside's own shape or, if `foreign`, in that of the other protocols."""
+    if foreign:
         return ForeignError(message)
     return ErrorAnswer(ErrorBody(code, message, request_id))
 

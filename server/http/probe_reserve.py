@@ -5,36 +5,38 @@
 
 import io
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from server.errors import OverloadedError
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
-# What machines ask to learn whether this one is alive, and how it does.
-PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 # In a WSGI environment, why the request is refused before it is looked at.
 REFUSED = "lineside.refused"
 
 
 class Reserve:
-    """WSGI middleware around `app` that has at most `most` requests there at the same time, probes
-    not counted. Each further one goes to `refusing`, with its error as REFUSED and without its
-    body, and its connection is closed.
+    """WSGI middleware around `app` that has at most `most` requests there at the same time, those
+    of `probes` not counted: the paths that machines ask to learn how this one does. Each further
+    one goes to `refusing`, with its error as REFUSED and without its body, and its connection is
+    closed.
 
     `_lock` guards `_inside`, the requests there.
     """
 
-    def __init__(self, app: Wsgi, refusing: Wsgi, most: int) -> None:
-        self._app, self._refusing, self._most = app, refusing, most
+    def __init__(self, app: Wsgi, refusing: Wsgi, most: int, probes: Collection[str]) -> None:
+        self._app = app
+        self._refusing = refusing
+        self._most = most
+        self._probes = probes
         self._lock = threading.Lock()
         self._inside = 0
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        if environ["PATH_INFO"] in PROBE_PATHS and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+        if environ["PATH_INFO"] in self._probes and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return self._app(environ, start_response)
         with self._lock:
             free = self._inside < self._most

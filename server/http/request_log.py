@@ -10,8 +10,8 @@ import msgspec
 from flask import Flask, Response, g, request
 
 from server.http.access.open_access import from_loopback
-from server.http.access.rights import FRAMES, rights_of
 from server.http.probe_reserve import REFUSED
+from server.http.routes import current_route
 from server.observe.logs import LogThrottle
 from server.observe.metrics import Metrics
 from server.recognition.answers import FrameRefused, Options, RefusalListener
@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"(?!ls_|eyJ)[A-Za-z0-9._:-]{1,64}")
 # Characters of what a caller calls a model, a camera or a part.
 LONGEST = 128
-# Scrapes and probes come every few seconds and say nothing of the line.
-QUIET = ("/metrics", "/livez", "/readyz")
 # In a WSGI environment, when the request began, where somebody looked at it before Flask.
 STARTED = "lineside.started"
 # There too, the manifest of the model that was asked, and the options.
@@ -44,7 +42,8 @@ class CompletedRequest(msgspec.Struct, frozen=True):
     """One answered request. path: as asked; route: as registered. caller: the name of its key or
     token, if any. code: of the error it was answered with, if any, and cause: finer than that, or
     empty. fields: what its log line says
-    beside that. failure: what we did not foresee, whose traceback is part of the line."""
+    beside that. failure: what we did not foresee, whose traceback is part of the line. quiet: one
+    of the scrapes and probes, which come every few seconds and say nothing of the line."""
 
     request_id: str
     method: str
@@ -57,6 +56,7 @@ class CompletedRequest(msgspec.Struct, frozen=True):
     fields: Mapping[str, object] = {}
     failure: Exception | None = None
     cause: str = ""
+    quiet: bool = False
 
 
 def log_request(
@@ -67,7 +67,7 @@ def log_request(
     metrics.finished(done.route, done.status, done.seconds)
     if done.code:
         metrics.failed(done.route, done.cause or done.code)
-    level = logging.DEBUG if done.path in QUIET else logging.INFO
+    level = logging.DEBUG if done.quiet else logging.INFO
     if done.failure is not None:
         level = logging.ERROR
     if not logger.isEnabledFor(level):
@@ -157,8 +157,8 @@ def observe_requests(
         # Where the answer to a body that does not come finds it, as it finds Express's.
         request.environ["HTTP_X_REQUEST_ID"] = g.request_id
         if refused := request.environ.get(REFUSED):
-            rule = request.url_rule.rule if request.url_rule else ""
-            g.is_frame = request.method == "POST" and rights_of(rule) == FRAMES
+            route = current_route()
+            g.is_frame = route is not None and route.frame
             raise refused
 
     @app.after_request
@@ -169,6 +169,7 @@ def observe_requests(
             report_refusal(refusals, response.status_code, g.error_code, g.error_message, cause)
         response.headers["X-Request-Id"] = g.request_id
         caller = g.get("caller")
+        route = current_route()
         done = CompletedRequest(
             request_id=g.request_id,
             method=request.method,
@@ -181,6 +182,7 @@ def observe_requests(
             fields=_fields_of_error() if "error_code" in g else g.get("log_fields", {}),
             failure=g.get("failure"),
             cause=g.get("error_cause", ""),
+            quiet=route is not None and route.quiet,
         )
         log_request(done, metrics, repeats)
         return response

@@ -17,9 +17,10 @@ from machines import raspberry_pi
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_server import Prometheus, prometheus
 from promql import compared, filled, metrics_of
+from routes import ROUTES
 from server_process import ROOT, LiveServer, live_server
 
-from server.http.access.rights import FRAMES, RIGHTS_OF
+from server.http.routes import FRAMES
 
 # By `server.observe.drift`, 20 a bin for the six labels of the shipped bundle.
 ENOUGH_FOR_DRIFT = 125
@@ -137,13 +138,13 @@ def test_rules_and_panels_name_existing_metrics(
 
 
 def test_the_routes_of_the_rules_are_those_of_single_frames(watching: Prometheus) -> None:
-    frames = {route for route, rights in RIGHTS_OF.items() if rights == FRAMES}
+    frames = {route.rule for route in ROUTES if route.rights == FRAMES}
     found = {
         text for rule in watching.rules() for text in re.findall(r'route=~"([^"]*)"', rule["query"])
     }
     assert len(found) == 1, "the rules do not agree on the routes"
     pattern = re.compile(found.pop().replace(r"\\", "\\"))
-    matched = {route for route in RIGHTS_OF if pattern.fullmatch(route)}
+    matched = {route.rule for route in ROUTES if pattern.fullmatch(route.rule)}
     assert matched <= frames
     assert {"/v1/recognize", "/classify", "/predict", "/api/recognize"} <= matched
     assert {route for route in frames if route.endswith(("/infer", ":predict"))} <= matched

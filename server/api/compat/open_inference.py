@@ -6,9 +6,10 @@ named `image` or as the input.
 """
 
 import time
+from functools import partial
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Response
 
 from server import __version__
 from server.api.compat.open_inference_tensors import (
@@ -23,12 +24,11 @@ from server.api.compat.open_inference_tensors import (
     read_infer,
     whole_number,
 )
-from server.api.recognize.options import FrameOptions, frame_age_of, options
-from server.api.recognize.service import RecognitionService, mark_frame
-from server.config.settings import Settings
+from server.api.recognize.options import EXAMPLE_INPUT, FRAME_ERRORS, FrameOptions
+from server.api.recognize.service import RecognitionService
 from server.errors import InvalidFieldError, NotReadyError
-from server.http.body.image import read_options
 from server.http.errors import to_json
+from server.http.routes import BINARY, FRAMES, JSON, KNOWN, OPEN, Group, route
 from server.recognition import tensor_model as tensors
 from server.recognition.answers import Options
 from server.recognition.preprocessing import Tensor, TensorSpec
@@ -38,7 +38,11 @@ from server.recognition.tensor_values import names_of
 from server.values.wording import shown
 
 IMAGE = "image"
-LONGEST_TIMEOUT = 10**12
+TIMEOUT_MAX_US = 10**12
+
+_route = partial(route, group=Group("Open Inference Protocol v2", r"/v2(/|$)"))
+_MODEL = "/v2/models/<model:name>"
+_VERSION = f"{_MODEL}/versions/<int:version>"
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):
@@ -107,20 +111,113 @@ def model_metadata(model: Model) -> ModelMetadata:
     )
 
 
-class Inference:
-    """Inference requests, once they are read."""
+def _wanted_outputs(model: Model, wanted: InferRequest) -> list[tuple[int, InferOutput]]:
+    """The outputs to answer with, each with its place in the model's; all where none is named."""
+    specs = model.pool.outputs
+    if not wanted.outputs:
+        return [(i, InferOutput(spec.name)) for i, spec in enumerate(specs)]
+    found = []
+    for item in wanted.outputs:
+        spec = tensors.find_tensor(specs, item.name)
+        if spec is None:
+            raise InvalidFieldError(
+                f"there is no output {item.name}: the model gives {names_of(specs)}"
+            )
+        found.append((specs.index(spec), item))
+    return found
 
-    def __init__(self, recognizing: RecognitionService, settings: Settings) -> None:
-        self._recognizing, self._settings = recognizing, settings
 
-    def infer(self, name: str, version: int | None) -> Response:
-        """Answers this request by the model `name`. Raises InvalidFieldError for what the model
-        does not take or give, and what `RecognitionService` raises."""
-        model = self._recognizing.store.get(name, version)
-        wanted, given = read_infer(self._settings.max_batch)
-        asked = self._asked(wanted)
+class OpenInferenceRoutes:
+    """The protocol's routes. max_batch: images of one request."""
+
+    def __init__(self, recognizing: RecognitionService, max_batch: int) -> None:
+        self._recognizing = recognizing
+        self._store = recognizing.store
+        self._max_batch = max_batch
+
+    @_route(
+        "GET", "/v2", rights=KNOWN, summary="The server and its extensions", answer=ServerMetadata
+    )
+    def server(self) -> Response:
+        """Answer what this server is."""
+        return to_json(ServerMetadata())
+
+    @_route(
+        "GET",
+        "/v2/health/live",
+        rights=OPEN,
+        summary="Whether the server answers",
+        answer=Live,
+        probe=True,
+    )
+    def live(self) -> Response:
+        """Answer that the server answers."""
+        return to_json(Live())
+
+    @_route(
+        "GET",
+        "/v2/health/ready",
+        rights=OPEN,
+        summary="Whether it can infer",
+        answer=Ready,
+        errors=(503,),
+        probe=True,
+    )
+    def ready(self) -> Response:
+        """Answer whether the default model answers. Raises NotReadyError if it does not."""
+        well, reason = self._store.ready()
+        if not well:
+            raise NotReadyError(reason, retry_after=1)
+        return to_json(Ready())
+
+    @_route(
+        "GET",
+        *(_MODEL, _VERSION),
+        rights=KNOWN,
+        summary="A model's tensors",
+        answer=ModelMetadata,
+        errors=(404, 503),
+    )
+    def metadata(self, name: str, version: int | None = None) -> Response:
+        """Answer a model's tensors."""
+        return to_json(model_metadata(self._store.get(name, version)))
+
+    @_route(
+        "GET",
+        *(f"{_MODEL}/ready", f"{_VERSION}/ready"),
+        rights=KNOWN,
+        summary="Whether it can infer",
+        answer=ModelReady,
+        errors=(404, 503),
+    )
+    def model_ready(self, name: str, version: int | None = None) -> Response:
+        """Answer whether a model answers."""
+        return to_json(ModelReady(self._store.get(name, version).manifest.name))
+
+    @_route(
+        "POST",
+        *(f"{_MODEL}/infer", f"{_VERSION}/infer"),
+        rights=FRAMES,
+        frame=True,
+        summary="Inference; with Inference-Header-Content-Length binary data follows the JSON",
+        query=FrameOptions,
+        body={JSON: InferRequest, BINARY: bytes},
+        example={
+            "inputs": [
+                {"name": "features", "shape": [1, 4], "datatype": "FP32", "data": EXAMPLE_INPUT}
+            ]
+        },
+        answer={JSON: InferResponse, BINARY: bytes},
+        errors=FRAME_ERRORS,
+    )
+    def infer(self, name: str, version: int | None = None) -> Response:
+        """Answer an inference request. Raises InvalidFieldError for what the model does not take or
+        give, and what `RecognitionService` raises."""
+        model = self._store.get(name, version)
+        wanted, tensors_sent = read_infer(self._max_batch)
+        options = self._options(wanted)
         outputs = _wanted_outputs(model, wanted)
-        outcome = self._run(model, wanted, given, asked)
+        outcome = self._run(model, wanted, tensors_sent, options)
         default = flag(wanted.parameters, "binary_data_output")
         encoded = [
             encode_output(
@@ -141,42 +238,40 @@ class Inference:
             [data for _, data in encoded],
         )
 
-    def _asked(self, wanted: InferRequest) -> Options:
-        query = read_options(FrameOptions, request)
-        asked = options(
-            query, self._settings, frame_age_of(query, self._settings, self._recognizing.clock_skew)
-        )
+    def _options(self, wanted: InferRequest) -> Options:
+        _, options = self._recognizing.read_options()
         timeout = wanted.parameters.get("timeout")
         if timeout is None:
-            return asked
-        if not whole_number(timeout) or not 0 <= timeout <= LONGEST_TIMEOUT:
+            return options
+        if not whole_number(timeout) or not 0 <= timeout <= TIMEOUT_MAX_US:
             raise InvalidFieldError(
-                f"timeout should be microseconds in 0..{LONGEST_TIMEOUT}, not {shown(timeout)}"
+                f"timeout should be microseconds in 0..{TIMEOUT_MAX_US}, not {shown(timeout)}"
             )
         if not timeout:
-            return asked
-        deadline = min(asked.deadline, time.monotonic() + timeout / 1e6)
-        return msgspec.structs.replace(asked, deadline=deadline)
+            return options
+        deadline = min(options.deadline, time.monotonic() + timeout / 1e6)
+        return msgspec.structs.replace(options, deadline=deadline)
 
     def _run(
         self,
         model: Model,
         wanted: InferRequest,
-        given: list[Tensor | list[bytes]],
-        asked: Options,
+        tensors_sent: list[Tensor | list[bytes]],
+        options: Options,
     ) -> ModelOutputs:
         first, specs = wanted.inputs[0], model.pool.inputs
         if first.datatype == BYTES and isinstance(model, Recognizer):
-            files, most = given[0], self._settings.max_batch
-            if len(given) > 1 or first.name not in (IMAGE, specs[0].name, specs[0].signature):
+            files, most = tensors_sent[0], self._max_batch
+            names = (IMAGE, specs[0].name, specs[0].signature)
+            if len(tensors_sent) > 1 or first.name not in names:
                 raise InvalidFieldError(
                     f"images go alone, in one BYTES tensor named {IMAGE} or {specs[0].name}"
                 )
             if not isinstance(files, list) or not 0 < len(files) <= most:
                 raise InvalidFieldError(f"{len(files)} images were sent: 1 to {most} are taken")
-            return self._recognizing.images(model, files, asked)
+            return self._recognizing.images(model, files, options)
         arrays: dict[str, Tensor] = {}
-        for item, tensor in zip(wanted.inputs, given, strict=True):
+        for item, tensor in zip(wanted.inputs, tensors_sent, strict=True):
             spec = tensors.find_tensor(specs, item.name)
             if spec is None:
                 raise InvalidFieldError(
@@ -189,59 +284,4 @@ class Inference:
             if spec.name in arrays:
                 raise InvalidFieldError(f"the input {item.name} was sent twice")
             arrays[spec.name] = tensor
-        return self._recognizing.tensors(model, tensors.match_inputs(model, arrays), asked)
-
-
-def _wanted_outputs(model: Model, wanted: InferRequest) -> list[tuple[int, InferOutput]]:
-    """The outputs to answer with, each with its place in the model's; all where none is named."""
-    specs = model.pool.outputs
-    if not wanted.outputs:
-        return [(i, InferOutput(spec.name)) for i, spec in enumerate(specs)]
-    found = []
-    for item in wanted.outputs:
-        spec = tensors.find_tensor(specs, item.name)
-        if spec is None:
-            raise InvalidFieldError(
-                f"there is no output {item.name}: the model gives {names_of(specs)}"
-            )
-        found.append((specs.index(spec), item))
-    return found
-
-
-def blueprint(recognizing: RecognitionService, settings: Settings) -> Blueprint:
-    """The protocol's routes."""
-    routes = Blueprint("inference_protocol", __name__, url_prefix="/v2")
-    routes.before_request(mark_frame)
-    store, inference = recognizing.store, Inference(recognizing, settings)
-
-    @routes.get("", strict_slashes=False)
-    def server() -> Response:
-        return to_json(ServerMetadata())
-
-    @routes.get("/health/live")
-    def live() -> Response:
-        return to_json(Live())
-
-    @routes.get("/health/ready")
-    def ready() -> Response:
-        well, reason = store.ready()
-        if not well:
-            raise NotReadyError(reason, retry_after=1)
-        return to_json(Ready())
-
-    @routes.get("/models/<model:name>")
-    @routes.get("/models/<model:name>/versions/<int:version>")
-    def metadata(name: str, version: int | None = None) -> Response:
-        return to_json(model_metadata(store.get(name, version)))
-
-    @routes.get("/models/<model:name>/ready")
-    @routes.get("/models/<model:name>/versions/<int:version>/ready")
-    def model_ready(name: str, version: int | None = None) -> Response:
-        return to_json(ModelReady(store.get(name, version).manifest.name))
-
-    @routes.post("/models/<model:name>/infer")
-    @routes.post("/models/<model:name>/versions/<int:version>/infer")
-    def infer(name: str, version: int | None = None) -> Response:
-        return inference.infer(name, version)
-
-    return routes
+        return self._recognizing.tensors(model, tensors.match_inputs(model, arrays), options)

@@ -5,10 +5,11 @@ Lineside's own description of it, see `server.api.models`. The label `stable` is
 serves.
 """
 
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Response
 
 from server.api.compat.tensorflow_serving_json import (
     CLASSIFY_SIGNATURES,
@@ -24,12 +25,11 @@ from server.api.compat.tensorflow_serving_json import (
     rows_to_inputs,
     serving_json,
 )
-from server.api.recognize.options import FrameOptions, frame_age_of, options
-from server.api.recognize.service import RecognitionService, mark_frame
-from server.config.settings import Settings
+from server.api.recognize.options import EXAMPLE_INPUT, FRAME_ERRORS, FrameOptions
+from server.api.recognize.service import RecognitionService
 from server.errors import InvalidFieldError, ModelNotFoundError
-from server.http.body.image import read_options
 from server.http.errors import to_json
+from server.http.routes import FRAMES, KNOWN, Group, route
 from server.recognition import tensor_model as tensors
 from server.recognition.preprocessing import TensorSpec
 from server.recognition.tensor_model import Model, ModelOutputs
@@ -153,43 +153,74 @@ def metadata_of(model: Model) -> Metadata:
     )
 
 
-class TensorFlowServing:
-    """What the routes do, once the model is named."""
+def _statuses_of(
+    store: BundleRepository, name: str, version: int | None
+) -> tuple[VersionStatus, ...]:
+    known = version_statuses(store, name) if name in versions(store.folder) else ()
+    found = tuple(status for status in known if status.version == str(version))
+    if not found:
+        raise ModelNotFoundError(f"Could not find version {version} of model {name}")
+    return found
 
-    def __init__(self, recognizing: RecognitionService, settings: Settings) -> None:
-        self._recognizing, self._settings = recognizing, settings
 
-    def model(self, name: str, version: int | None, label: str | None) -> Model:
-        """The model that serves. Raises ModelNotFoundError, NotReadyError."""
+_route = partial(
+    route,
+    group=Group("TensorFlow Serving", "/v1/models/[^/]+(:|/metadata$|/(versions|labels)/)"),
+)
+_MODEL = "/v1/models/<model:name>"
+_VERSIONS = (f"{_MODEL}/versions/<int:version>", f"{_MODEL}/labels/<model:label>")
+
+
+def _with(ending: str) -> tuple[str, ...]:
+    """Return the rules of a whole model, of a version and of a label, with `ending`."""
+    return tuple(rule + ending for rule in (_MODEL, *_VERSIONS))
+
+
+class TensorFlowServingRoutes:
+    """The protocol's routes. max_batch: images of one request."""
+
+    def __init__(self, recognizing: RecognitionService, max_batch: int) -> None:
+        self._recognizing = recognizing
+        self._store = recognizing.store
+        self._max_batch = max_batch
+
+    def _model(self, name: str, version: int | None, label: str | None) -> Model:
+        """Return the model that serves. Raises ModelNotFoundError, NotReadyError."""
         if label not in (None, STABLE):
             raise ModelNotFoundError(
                 f"Unrecognized servable version label: {label}; there is {STABLE}"
             )
-        return self._recognizing.store.get(name, version)
+        return self._store.get(name, version)
 
     def _run(self, model: Model, inputs: Inputs, top_k: int = 1) -> ModelOutputs:
-        query = read_options(FrameOptions, request)
-        asked = msgspec.structs.replace(
-            options(
-                query,
-                self._settings,
-                frame_age_of(query, self._settings, self._recognizing.clock_skew),
-            ),
-            top_k=top_k,
-        )
+        _, options = self._recognizing.read_options()
+        options = msgspec.structs.replace(options, top_k=top_k)
         files = [item for item in inputs if isinstance(item, bytes)]
         if not files:
             return self._recognizing.tensors(
-                model, [item for item in inputs if not isinstance(item, bytes)], asked
+                model, [item for item in inputs if not isinstance(item, bytes)], options
             )
-        if len(files) > self._settings.max_batch:
+        if len(files) > self._max_batch:
             raise InvalidFieldError(
-                f"{len(files)} images were sent, and at most {self._settings.max_batch} are taken"
+                f"{len(files)} images were sent, and at most {self._max_batch} are taken"
             )
-        return self._recognizing.images(model, files, asked)
+        return self._recognizing.images(model, files, options)
 
-    def predict(self, model: Model) -> Response:
-        """This request's instances or inputs through `model`."""
+    @_route(
+        "POST",
+        *_with(":predict"),
+        rights=FRAMES,
+        frame=True,
+        summary="Outputs",
+        query=FrameOptions,
+        body=PredictRequest,
+        example={"instances": [EXAMPLE_INPUT]},
+        answer=(Predictions, Outputs),
+        errors=FRAME_ERRORS,
+    )
+    def predict(self, name: str, version: int | None = None, label: str | None = None) -> Response:
+        """Answer the outputs for the request's instances or inputs."""
+        model = self._model(name, version, label)
         wanted = read_serving(PredictRequest)
         check_signature(wanted.signature_name)
         if (wanted.instances is None) == (wanted.inputs is None):
@@ -202,8 +233,21 @@ class TensorFlowServing:
         outcome = self._run(model, rows_to_inputs(model, wanted.instances))
         return serving_json({"predictions": predictions(model, outcome)})
 
-    def classify(self, model: Model) -> Response:
-        """All labels of each of this request's examples, best first."""
+    @_route(
+        "POST",
+        *_with(":classify"),
+        rights=FRAMES,
+        frame=True,
+        summary="Labels and scores",
+        query=FrameOptions,
+        body=ClassifyRequest,
+        example={"examples": [{"features": EXAMPLE_INPUT}]},
+        answer=Results,
+        errors=FRAME_ERRORS,
+    )
+    def classify(self, name: str, version: int | None = None, label: str | None = None) -> Response:
+        """Answer all labels of each of the request's examples, best first."""
+        model = self._model(name, version, label)
         wanted = read_serving(ClassifyRequest)
         check_signature(wanted.signature_name, CLASSIFY_SIGNATURES)
         if not model.labels or not tensors.batched(model):
@@ -218,53 +262,41 @@ class TensorFlowServing:
         ]
         return to_json(Results(results))
 
-
-def blueprint(recognizing: RecognitionService, settings: Settings) -> Blueprint:
-    """The protocol's routes."""
-    routes = Blueprint("tensorflow_serving", __name__, url_prefix="/v1/models")
-    routes.before_request(mark_frame)
-    store, serving = recognizing.store, TensorFlowServing(recognizing, settings)
-
-    @routes.post("/<model:name>:predict")
-    @routes.post("/<model:name>/versions/<int:version>:predict")
-    @routes.post("/<model:name>/labels/<model:label>:predict")
-    def predict(name: str, version: int | None = None, label: str | None = None) -> Response:
-        return serving.predict(serving.model(name, version, label))
-
-    @routes.post("/<model:name>:classify")
-    @routes.post("/<model:name>/versions/<int:version>:classify")
-    @routes.post("/<model:name>/labels/<model:label>:classify")
-    def classify(name: str, version: int | None = None, label: str | None = None) -> Response:
-        return serving.classify(serving.model(name, version, label))
-
-    @routes.post("/<model:name>:regress")
-    @routes.post("/<model:name>/versions/<int:version>:regress")
-    @routes.post("/<model:name>/labels/<model:label>:regress")
-    def regress(name: str, version: int | None = None, label: str | None = None) -> Response:
-        serving.model(name, version, label)
+    @_route(
+        "POST",
+        *_with(":regress"),
+        rights=FRAMES,
+        frame=True,
+        summary="Always an error",
+        errors=(400, 404, 503),
+    )
+    def regress(self, name: str, version: int | None = None, label: str | None = None) -> Response:
+        """Raises InvalidFieldError: no model here can do it."""
+        self._model(name, version, label)
         raise InvalidFieldError("no model here has a regression signature: use :predict")
 
-    @routes.get("/<model:name>/metadata")
-    @routes.get("/<model:name>/versions/<int:version>/metadata")
-    @routes.get("/<model:name>/labels/<model:label>/metadata")
-    def metadata(name: str, version: int | None = None, label: str | None = None) -> Response:
-        return to_json(metadata_of(serving.model(name, version, label)))
+    @_route(
+        "GET",
+        *_with("/metadata"),
+        rights=KNOWN,
+        summary="The signature",
+        answer=Metadata,
+        errors=(404, 503),
+    )
+    def metadata(self, name: str, version: int | None = None, label: str | None = None) -> Response:
+        """Answer a model's signature."""
+        return to_json(metadata_of(self._model(name, version, label)))
 
-    @routes.get("/<model:name>/versions/<int:version>")
-    @routes.get("/<model:name>/labels/<model:label>")
-    def status(name: str, version: int | None = None, label: str | None = None) -> Response:
+    @_route(
+        "GET",
+        *_VERSIONS,
+        rights=KNOWN,
+        summary="A version's status",
+        answer=ModelStatus,
+        errors=(404, 503),
+    )
+    def status(self, name: str, version: int | None = None, label: str | None = None) -> Response:
+        """Answer the status of one version."""
         if label is not None:
-            version = serving.model(name, None, label).manifest.version
-        return to_json(ModelStatus(_statuses_of(store, name, version)))
-
-    return routes
-
-
-def _statuses_of(
-    store: BundleRepository, name: str, version: int | None
-) -> tuple[VersionStatus, ...]:
-    known = version_statuses(store, name) if name in versions(store.folder) else ()
-    found = tuple(status for status in known if status.version == str(version))
-    if not found:
-        raise ModelNotFoundError(f"Could not find version {version} of model {name}")
-    return found
+            version = self._model(name, None, label).manifest.version
+        return to_json(ModelStatus(_statuses_of(self._store, name, version)))

@@ -1,18 +1,20 @@
 """The asynchronous routes of published tutorials, with their field names and answers: a frame is
 taken with 202, and its result asked for until it is there."""
 
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Response, request
+from werkzeug.datastructures import FileStorage
 
 from server.api.jobs import JobIntake
-from server.api.recognize.options import FrameOptions
-from server.api.recognize.service import mark_frame
+from server.api.recognize.options import EXAMPLE_INPUT, FRAME_ERRORS, FrameOptions
 from server.errors import MissingFieldError
 from server.http.body.image import read_options
 from server.http.body.json_body import decode_base64, read_json
 from server.http.errors import to_json
+from server.http.routes import FRAMES, JOBS, MULTIPART, Files, Group, route
 from server.recognition.results import Prediction
 from server.store.jobs.records import JobRecord
 
@@ -23,6 +25,9 @@ STAGES = {
     "inference": "Running inference...",
 }
 LABELS = 5
+TUTORIALS = Group(
+    "Tutorials", r"/(classify|predict|recent|start-task)$|/api/|/(results|task-status)/"
+)
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -87,8 +92,15 @@ class TaskInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     result: TaskResult | None = None
 
 
-def _started(message: str, task: str, route: str) -> Response:
-    return to_json(TaskStarted(message, task, f"{request.root_path}/{route}/{task}"), 202)
+def _started(message: str, task: str, path: str) -> Response:
+    return to_json(TaskStarted(message, task, f"{request.root_path}/{path}/{task}"), 202)
+
+
+def file_of(field: str) -> FileStorage:
+    """Return the file in `field` of this request's form. Raises MissingFieldError."""
+    if field not in request.files:
+        raise MissingFieldError(f"No {field} uploaded")
+    return request.files[field]
 
 
 def _labels(predictions: tuple[Prediction, ...]) -> tuple[TaskLabel, ...]:
@@ -119,67 +131,68 @@ def _state(taking: JobIntake, job: JobRecord) -> TaskState:
     return TaskState(job.id, "PROGRESS", TaskProgress(STAGES.get(stage or "", "Waiting...")))
 
 
-class TutorialJobs:
-    """What the routes do; `image` is what /predict does with a form's `image`."""
+_route = partial(route, group=TUTORIALS)
+_start_route = partial(
+    _route,
+    "POST",
+    rights=FRAMES,
+    frame=True,
+    summary="A frame to be answered later",
+    query=FrameOptions,
+    errors=FRAME_ERRORS,
+)
+_state_route = partial(_route, "GET", rights=JOBS, summary="How a task goes", errors=(404, 503))
 
-    def __init__(self, taking: JobIntake) -> None:
-        self.taking = taking
 
-    def file(self, field: str) -> str:
-        """Takes the file in `field`; returns the task's id. Raises MissingFieldError."""
-        if field not in request.files:
-            what = "image" if field == "image" else "file"
-            raise MissingFieldError(f"No {what} uploaded")
-        file = request.files[field]
+class TutorialJobRoutes:
+    """The routes that answer later, but for /predict, which answers others at once."""
+
+    def __init__(self, intake: JobIntake) -> None:
+        self._intake = intake
+
+    def _take(self, field: str) -> str:
+        """Take the file in `field`; return the task's id. Raises MissingFieldError."""
+        file = file_of(field)
         query = msgspec.structs.replace(read_options(FrameOptions, request), top_k=LABELS)
-        return self.taking.images([(file.filename or field, file.stream.read())], query)
+        return self._intake.images([(file.filename or field, file.stream.read())], query)
 
-    def image(self) -> Response:
-        """Takes the file `image`."""
-        task = self.file("image")
-        return to_json(
-            TaskStarted("Image accepted", task, f"{request.root_path}/results/{task}"), 202
-        )
+    def take_image(self) -> Response:
+        """Take the file `image`, as /predict does."""
+        return _started("Image accepted", self._take("image"), "results")
 
-    def body(self) -> str:
-        """Takes a JSON body; returns the task's id."""
+    @_start_route(
+        "/api/recognize_async", body={MULTIPART: Files(("file",), FrameOptions)}, accepted=Task
+    )
+    def recognize(self) -> Response:
+        """Take the file `file`."""
+        return to_json(Task(self._take("file")), 202)
+
+    @_start_route(
+        "/start-task", body=TaskBody, example={"input": EXAMPLE_INPUT}, accepted=TaskStarted
+    )
+    def start(self) -> Response:
+        """Take an image or numbers as JSON."""
         body = read_json(TaskBody)
         if (body.image_base64 is None) == (body.input is None):
             raise MissingFieldError("send either `image_base64` or `input`")
         query = msgspec.structs.replace(read_options(FrameOptions, request), top_k=LABELS)
         if body.image_base64 is None:
-            return self.taking.numbers(body.input, query)
-        data = decode_base64(body.image_base64, "image_base64")
-        return self.taking.images([("image", data)], query)
+            task = self._intake.numbers(body.input, query)
+        else:
+            data = decode_base64(body.image_base64, "image_base64")
+            task = self._intake.images([("image", data)], query)
+        return _started("Task started", task, "task-status")
 
+    @_state_route("/results/<job>", answer=TaskState)
+    def results(self, job: str) -> Response:
+        """Answer how a task goes."""
+        return to_json(_state(self._intake, self._intake.get(job)))
 
-def blueprint(tutorials: TutorialJobs) -> Blueprint:
-    """The tutorials' asynchronous routes, but for /predict, which has others too."""
-    routes = Blueprint("tutorial_jobs", __name__)
-    routes.before_request(mark_frame)
-    taking = tutorials.taking
-
-    @routes.post("/api/recognize_async")
-    def recognize() -> Response:
-        return to_json(Task(tutorials.file("file")), 202)
-
-    @routes.post("/start-task")
-    def start() -> Response:
-        task = tutorials.body()
-        return to_json(
-            TaskStarted("Task started", task, f"{request.root_path}/task-status/{task}"), 202
-        )
-
-    @routes.get("/results/<job>")
-    def results(job: str) -> Response:
-        return to_json(_state(taking, taking.get(job)))
-
-    @routes.get("/task-status/<job>")
-    def status(job: str) -> Response:
-        state = _state(taking, taking.get(job))
+    @_state_route("/task-status/<job>", answer=TaskInfo)
+    def status(self, job: str) -> Response:
+        """Answer how a task goes, in the shape of the other tutorial."""
+        state = _state(self._intake, self._intake.get(job))
         if state.result is not None:
             return to_json(TaskInfo(state.task_id, state.status, result=state.result))
         info = state.error or state.progress or TaskProgress("Waiting...")
         return to_json(TaskInfo(state.task_id, state.status, info))
-
-    return routes

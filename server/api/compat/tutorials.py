@@ -4,24 +4,27 @@ and answers, so that a client written for any of them works unchanged.
 All take what `FrameOptions` describes in the query string besides.
 """
 
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Response, request
 
-from server.api.compat.tutorial_jobs import TutorialJobs
+from server.api.compat.tutorial_jobs import (
+    TUTORIALS,
+    TaskStarted,
+    TutorialJobRoutes,
+    file_of,
+)
 from server.api.recognize.caching import own_id, with_age
-from server.api.recognize.input import JSON
-from server.api.recognize.numbers import run_numbers
-from server.api.recognize.options import FrameOptions, frame_age_of, options
-from server.api.recognize.service import RecognitionService, mark_frame
-from server.config.settings import Settings
+from server.api.recognize.options import EXAMPLE_INPUT, FRAME_ERRORS, FrameOptions
+from server.api.recognize.service import RecognitionService
 from server.errors import InvalidFieldError, MissingFieldError, NotFoundError
-from server.http.body.image import read_options, refuse_text
+from server.http.body.image import refuse_text
 from server.http.body.json_body import read_json
 from server.http.errors import to_json
+from server.http.routes import FRAMES, JSON, KNOWN, MULTIPART, Files, route
 from server.recognition.answers import Answer
-from server.recognition.results import Prediction
 from server.recognition.tensor_values import real_outputs
 
 # Seconds for which the tutorial's route keeps an answer, whatever `cache_s` is.
@@ -94,65 +97,11 @@ class ModelInfo(msgspec.Struct, frozen=True):
     output_type: str
 
 
-def _outside_id(prediction: Prediction) -> str:
-    return prediction.id or str(prediction.class_id)
-
-
-class Tutorials:
-    """What the routes do, once their request is read."""
-
-    def __init__(self, recognizing: RecognitionService, settings: Settings) -> None:
-        self._recognizing, self._settings = recognizing, settings
-
-    def answer(self, field: str, top_k: int, *, cached_s: int | None = None) -> Answer:
-        """The `top_k` best labels of the file in `field`, from the cache where they are to be kept
-        for `cached_s` seconds. Raises MissingFieldError without the file."""
-        if field not in request.files:
-            what = "image" if field == "image" else "file"
-            raise MissingFieldError(f"No {what} uploaded")
-        query = msgspec.structs.replace(read_options(FrameOptions, request), top_k=top_k)
-        asked = options(
-            query, self._settings, frame_age_of(query, self._settings, self._recognizing.clock_skew)
-        )
-        recognizer = self._recognizing.recognizer(query.model, query.version, asked.deadline)
-        data = request.files[field].stream.read()
-        return self._recognizing.frame(recognizer, data, asked, cached_s=cached_s)
-
-    def recent(self) -> Response:
-        """The answer that the request named by `id` got, while it is kept."""
-        wanted = request.args.get("id", "")
-        if not wanted:
-            raise MissingFieldError("which answer? Send its X-Request-Id as `id`")
-        found = self._recognizing.caching.recent(own_id(request.environ, wanted))
-        if found is None:
-            raise NotFoundError(f"no answer of the id {wanted[:64]} is kept (any more)")
-        answer, age = found
-        response = to_json(_three(answer))
-        response.headers["Age"] = str(int(age))
-        return response
-
-    def numbers(self, body: PredictBody) -> dict[str, Any] | FeaturePrediction:
-        """The outputs for `input`, or the labels for `features`."""
-        if (body.input is None) == (body.features is None):
-            raise MissingFieldError("send either `input` or `features`")
-        query = msgspec.structs.replace(read_options(FrameOptions, request), top_k=1000)
-        asked = options(
-            query, self._settings, frame_age_of(query, self._settings, self._recognizing.clock_skew)
-        )
-        value = body.features if body.input is None else body.input
-        model, outcome = run_numbers(self._recognizing, value, query, asked)
-        if body.features is None:
-            return real_outputs(model, outcome)
-        if not outcome.answers:
-            raise InvalidFieldError(
-                f"the model {model.manifest.name} has no labels: send `input`, not `features`"
-            )
-        answer = outcome.answers[0]
-        return FeaturePrediction(
-            answer.best.label,
-            answer.best.class_id,
-            {p.label: p.probability for p in sorted(answer.predictions, key=_by_number)},
-        )
+_route = partial(route, group=TUTORIALS)
+# A POST of one image in a form.
+_image_route = partial(
+    _route, "POST", rights=FRAMES, frame=True, query=FrameOptions, errors=FRAME_ERRORS
+)
 
 
 def _three(answer: Answer) -> RecognizedThree:
@@ -161,52 +110,129 @@ def _three(answer: Answer) -> RecognizedThree:
     )
 
 
-def _by_number(prediction: Prediction) -> int:
-    return prediction.class_id
+class TutorialRoutes:
+    """The routes that answer at once. later: takes what /predict answers later."""
 
+    def __init__(self, recognizing: RecognitionService, later: TutorialJobRoutes) -> None:
+        self._recognizing = recognizing
+        self._later = later
 
-def blueprint(
-    recognizing: RecognitionService, settings: Settings, jobs: TutorialJobs | None = None
-) -> Blueprint:
-    """The tutorials' routes; `jobs` takes what /predict answers later."""
-    routes = Blueprint("tutorials", __name__)
-    routes.before_request(mark_frame)
-    tutorials = Tutorials(recognizing, settings)
+    def _answer(self, field: str, top_k: int, *, cached_s: int | None = None) -> Answer:
+        """Return the `top_k` best labels of the file in `field`, from the cache if they are to be
+        kept for `cached_s` seconds. Raises MissingFieldError without the file."""
+        file = file_of(field)
+        query, options = self._recognizing.read_options(top_k)
+        recognizer = self._recognizing.recognizer(query.model, query.version, options.deadline)
+        return self._recognizing.frame(recognizer, file.stream.read(), options, cached_s=cached_s)
 
-    @routes.post("/classify")
-    def classify() -> Response:
-        answer = tutorials.answer("image", 5)
+    @_image_route(
+        "/classify",
+        summary="The five best labels",
+        body={MULTIPART: Files(("image",), FrameOptions)},
+        answer=Classification,
+    )
+    def classify(self) -> Response:
+        """Answer the five best labels."""
+        answer = self._answer("image", 5)
         labels = tuple(Classified(p.label, p.probability) for p in answer.predictions)
         return with_age(to_json(Classification(labels)), answer)
 
-    @routes.post("/api/recognize")
-    def recognize() -> Response:
-        answer = tutorials.answer("file", 3)
+    @_image_route(
+        "/api/recognize",
+        summary="The three best labels",
+        body={MULTIPART: Files(("file",), FrameOptions)},
+        answer=RecognizedThree,
+    )
+    def recognize(self) -> Response:
+        """Answer the three best labels."""
+        answer = self._answer("file", 3)
         return with_age(to_json(_three(answer)), answer)
 
-    @routes.post("/api/recognize_cached")
-    def recognize_cached() -> Response:
-        answer = tutorials.answer("file", 3, cached_s=CACHED_S)
+    @_image_route(
+        "/api/recognize_cached",
+        summary="The three best labels, kept for 60 seconds",
+        body={MULTIPART: Files(("file",), FrameOptions)},
+        answer=RecognizedThree,
+    )
+    def recognize_cached(self) -> Response:
+        """Answer the three best labels, and keep them for a minute."""
+        answer = self._answer("file", 3, cached_s=CACHED_S)
         return with_age(to_json(_three(answer)), answer)
 
-    @routes.get("/recent")
-    def recent() -> Response:
-        return tutorials.recent()
+    @_route(
+        "GET",
+        "/recent",
+        rights=FRAMES,
+        summary="The kept answer that the request of this id got",
+        query=Recent,
+        answer=RecognizedThree,
+        errors=(400, 404),
+    )
+    def recent(self) -> Response:
+        """Answer what the request named by `id` got, while it is kept."""
+        wanted = request.args.get("id", "")
+        if not wanted:
+            raise MissingFieldError("which answer? Send its X-Request-Id as `id`")
+        kept = self._recognizing.caching.recent(own_id(request.environ, wanted))
+        if kept is None:
+            raise NotFoundError(f"no answer of the id {wanted[:64]} is kept (any more)")
+        answer, age = kept
+        response = to_json(_three(answer))
+        response.headers["Age"] = str(int(age))
+        return response
 
-    @routes.post("/predict")
-    def predict() -> Response:
+    @_image_route(
+        "/predict",
+        summary="The best label of `file`; `image` is answered later; a model's outputs for"
+        " `input`; labels for `features`",
+        body={MULTIPART: Files(("file", "image"), FrameOptions), JSON: PredictBody},
+        example={"features": EXAMPLE_INPUT},
+        answer=(Predicted, FeaturePrediction, dict[str, Any]),
+        accepted=TaskStarted,
+    )
+    def predict(self) -> Response:
+        """Answer an image or numbers, or take an image to be answered later."""
         if request.mimetype == JSON:
-            return to_json(tutorials.numbers(read_json(PredictBody)))
-        if jobs is not None and "image" in request.files and "file" not in request.files:
-            return jobs.image()
+            return to_json(self._numbers(read_json(PredictBody)))
+        if "image" in request.files and "file" not in request.files:
+            return self._later.take_image()
         if not request.files:
             refuse_text(request.get_data())
-        answer = tutorials.answer("file", 1)
-        return with_age(to_json(Predicted(_outside_id(answer.best), answer.best.label)), answer)
+        answer = self._answer("file", 1)
+        best = answer.best
+        return with_age(to_json(Predicted(best.id or str(best.class_id), best.label)), answer)
 
-    @routes.get("/api/model/info")
-    def info() -> Response:
-        model = recognizing.store.get()
+    def _numbers(self, body: PredictBody) -> dict[str, Any] | FeaturePrediction:
+        """Return the outputs for `input`, or the labels for `features`."""
+        if (body.input is None) == (body.features is None):
+            raise MissingFieldError("send either `input` or `features`")
+        query, options = self._recognizing.read_options(top_k=1000)
+        value = body.features if body.input is None else body.input
+        model, inputs = self._recognizing.read_numbers(value, query.model, query.version)
+        outcome = self._recognizing.tensors(model, inputs, options)
+        if body.features is None:
+            return real_outputs(model, outcome)
+        if not outcome.answers:
+            raise InvalidFieldError(
+                f"the model {model.manifest.name} has no labels: send `input`, not `features`"
+            )
+        answer = outcome.answers[0]
+        by_number = sorted(answer.predictions, key=lambda prediction: prediction.class_id)
+        return FeaturePrediction(
+            answer.best.label, answer.best.class_id, {p.label: p.probability for p in by_number}
+        )
+
+    @_route(
+        "GET",
+        "/api/model/info",
+        rights=KNOWN,
+        summary="The default model",
+        answer=ModelInfo,
+        errors=(503,),
+    )
+    def info(self) -> Response:
+        """Answer what the default model is."""
+        model = self._recognizing.store.get()
         return to_json(
             ModelInfo(
                 model.manifest.name,
@@ -215,5 +241,3 @@ def blueprint(
                 model.pool.outputs[0].dtype,
             )
         )
-
-    return routes

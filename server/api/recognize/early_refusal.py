@@ -17,10 +17,10 @@ from server.api.recognize.options import FrameOptions, frame_age_of, options, pa
 from server.config.settings import Settings
 from server.errors import LinesideError, OverloadedError
 from server.http.access.auth import Authenticator
-from server.http.access.rights import FRAMES
 from server.http.errors import ErrorAnswer, ErrorBody, retry_header
 from server.http.probe_reserve import REFUSED
 from server.http.request_log import choose_id, let_in, safe_name
+from server.http.routes import FRAMES
 from server.observe.logs import LogThrottle
 from server.observe.metrics import Metrics
 from server.recognition.admission import Admission

@@ -9,7 +9,7 @@ failed, with their error, so that there is one way in which errors are told.
 
 import io
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -21,11 +21,11 @@ from server.api.recognize.service import RecognitionService, log_fields
 from server.config.settings import Settings
 from server.http.access.auth import Authenticator
 from server.http.access.caller import OWNER, Caller
-from server.http.access.rights import FRAMES, PROBES
 from server.http.body.image import FILE_FIELDS, only_image, query_values, raw_image, to_options
 from server.http.body.multipart import FORM, boundary_of, parts, whole_body
 from server.http.probe_reserve import REFUSED
 from server.http.request_log import CAMERA, STARTED, CompletedRequest, choose_id, log_request
+from server.http.routes import FRAMES
 from server.observe.metrics import Metrics
 from server.recognition.answers import Answer, Options
 from server.system.background import BackgroundQueue, Task
@@ -49,9 +49,12 @@ class FastPath:
         doors: Authenticator,
         metrics: Metrics,
         afterwards: BackgroundQueue[Task],
+        probes: Collection[str],
     ) -> None:
+        """probes: the paths of requests that are not to wait for anything."""
         self._app, self._recognizing, self._settings = app, recognizing, settings
         self._doors, self._metrics, self._afterwards = doors, metrics, afterwards
+        self._probes = probes
         self._most, self._most_parts = (
             int(settings.max_body_mb * 1_000_000),
             settings.max_form_parts,
@@ -70,7 +73,7 @@ class FastPath:
             or not ("CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ)
         ):
             # Whoever reads is to find what was answered; a probe is not to wait for anything.
-            if environ["REQUEST_METHOD"] == "GET" and environ["PATH_INFO"] not in PROBES:
+            if environ["REQUEST_METHOD"] == "GET" and environ["PATH_INFO"] not in self._probes:
                 self._afterwards.flush()
             return self._app(environ, start_response)
         started = time.perf_counter()

@@ -1,12 +1,12 @@
 """The frame of a request, in whichever form it came."""
 
 from collections.abc import Collection, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from flask import request
 
-from server.api.recognize.json_frame import JsonFrame, Parameters
+from server.api.recognize.options import FrameOptions, Threshold, TopK
 from server.errors import InvalidFieldError, MissingFieldError
 from server.http.body.image import (
     FILE_FIELDS,
@@ -17,11 +17,29 @@ from server.http.body.image import (
     to_options,
 )
 from server.http.body.json_body import decode_base64, decode_json, read_json
+from server.http.routes import FORM, JSON, MULTIPART
 
-FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
-JSON = "application/json"
 # The fields in which a frame comes as text, of a form or of JSON.
 SOURCES = ("image_base64", "image_url")
+
+
+class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`top_k` and `threshold`, as some clients send them."""
+
+    top_k: TopK | None = None
+    threshold: Threshold | None = None
+
+
+class JsonFrame(FrameOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A frame as JSON or as form fields: one of `image_base64` (a data: URL is taken too),
+    `image_url` (where the operator has allowed its host) and, for a model that takes numbers,
+    `input` (a tensor as nested lists, or an object of them by input name)."""
+
+    image_base64: str | None = None
+    image_url: str | None = None
+    input: Any = None
+    parameters: Parameters | None = None
+
 
 T = TypeVar("T", bound=msgspec.Struct)
 F = TypeVar("F", bound=JsonFrame)
@@ -50,7 +68,7 @@ def read_frame(kind: type[F]) -> tuple[Frame, F]:
     if request.mimetype == JSON:
         asked = _with_query(read_json(kind))
         return _source(asked), asked
-    if request.mimetype not in FORMS:
+    if request.mimetype not in (MULTIPART, FORM):
         return read_image(request), read_options(kind, request)
     if not request.files and not _has_text():
         raise MissingFieldError(no_file((), request.form))

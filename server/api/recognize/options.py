@@ -20,6 +20,12 @@ Version = Annotated[int, Meta(ge=1)]
 TopK = Annotated[int, Meta(ge=1, le=1000)]
 Threshold = Annotated[float, Meta(ge=0, le=1)]
 
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp", "image/tiff")
+# The statuses of errors of a route that takes frames.
+FRAME_ERRORS = (400, 404, 413, 415, 422, 503)
+# An input of the bundle models/iris, for examples of bodies.
+EXAMPLE_INPUT = (5.1, 3.5, 1.4, 0.2)
+
 
 class FrameOptions(msgspec.Struct, frozen=True, kw_only=True):
     """In the query string, as form fields, or as keys of a JSON body.

@@ -1,26 +1,27 @@
-"""POST /v1/recognize: one frame in, its labels out."""
+"""POST /v1/recognize, one frame in, its labels out; and /v1/recognize/batch, several frames in one
+request, each with its own result or error."""
 
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from flask import Blueprint, Response, g, request
+from flask import Response, g, request
 
 from server.api.recognize.caching import with_age
-from server.api.recognize.input import ImageUrl, Numbers, read_frame
-from server.api.recognize.json_frame import JsonFrame
-from server.api.recognize.numbers import run_numbers
-from server.api.recognize.options import FrameOptions, frame_age_of, options
-from server.api.recognize.service import RecognitionService, mark_frame
-from server.config.settings import Settings
-from server.http.errors import to_json
+from server.api.recognize.input import ImageUrl, JsonFrame, Numbers, read_form, read_frame
+from server.api.recognize.options import EXAMPLE_INPUT, FRAME_ERRORS, IMAGE_TYPES, FrameOptions
+from server.api.recognize.service import RecognitionService
+from server.errors import InvalidFieldError, LinesideError, MissingFieldError
+from server.http.errors import ErrorBody, to_json
 from server.http.request_log import CAMERA
+from server.http.routes import FORM, FRAMES, JSON, MULTIPART, Files, route
 from server.recognition.answers import Answer, Options
 from server.recognition.results import Prediction
 from server.recognition.tensor_values import real_outputs
 from server.store.cache.answers import CachedAnswer
+from server.values.wording import LISTED, shown_name
 
-# What gets the image at a URL, by a deadline in seconds of time.monotonic().
+# Returns the image at a URL, by a deadline in seconds of time.monotonic().
 Fetch = Callable[[str, float], bytes]
 # In a WSGI environment, the error of a frame that was worked on before Flask saw the request.
 FAILED = "lineside.failed"
@@ -57,8 +58,23 @@ class TensorRecognition(msgspec.Struct, frozen=True):
     predictions: tuple[tuple[Prediction, ...], ...] | None
 
 
+class BatchResult(msgspec.Struct, frozen=True):
+    """One file's answer, or what went wrong with it; the other is null."""
+
+    file: str
+    result: Recognition | None = None
+    error: ErrorBody | None = None
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """The answers in the order of the files, those of one form field together."""
+
+    request_id: str
+    results: tuple[BatchResult, ...]
+
+
 def recognition(answer: Answer, query: FrameOptions, age: float, request_id: str) -> Recognition:
-    """`answer` as the API tells it; `age` is the frame's on arrival, in seconds."""
+    """Return `answer` as the API answers it; `age` is the frame's on arrival, in seconds."""
     return Recognition(
         request_id=request_id,
         model=answer.model,
@@ -75,13 +91,52 @@ def recognition(answer: Answer, query: FrameOptions, age: float, request_id: str
     )
 
 
-def blueprint(recognizing: RecognitionService, settings: Settings, fetch: Fetch) -> Blueprint:
-    """The route of single frames; `fetch` gets the image at a URL."""
-    routes = Blueprint("recognize", __name__, url_prefix="/v1")
-    routes.before_request(mark_frame)
+def uploaded(max_files: int) -> list[tuple[str, bytes]]:
+    """Return the files of this request's form as (name, content), in the order of `Batch`. Raises
+    MissingFieldError without a file, InvalidFieldError for more than `max_files`."""
+    files = [
+        (file.filename or name, file.stream.read())
+        for name, file in request.files.items(multi=True)
+    ]
+    if not files:
+        texts = ", ".join(map(shown_name, list(request.form)[:LISTED]))
+        has = f"; it has the text fields {texts}" if texts else ""
+        raise MissingFieldError(
+            f"the form has no file{has}: send one or more, as multipart/form-data"
+        )
+    if len(files) > max_files:
+        raise InvalidFieldError(f"{len(files)} files were sent, and at most {max_files} are taken")
+    return files
 
-    @routes.post("/recognize")
-    def recognize() -> Response:
+
+class RecognizeRoutes:
+    """Frames that are answered at once. max_batch: files of one batch. fetch: returns the image at
+    a URL."""
+
+    def __init__(self, recognizing: RecognitionService, max_batch: int, fetch: Fetch) -> None:
+        self._recognizing = recognizing
+        self._max_batch = max_batch
+        self._fetch = fetch
+
+    @route(
+        "POST",
+        "/v1/recognize",
+        rights=FRAMES,
+        frame=True,
+        summary="One frame in, its labels out",
+        query=FrameOptions,
+        body={
+            MULTIPART: Files(("file", "image"), JsonFrame),
+            **dict.fromkeys(IMAGE_TYPES, bytes),
+            JSON: JsonFrame,
+            FORM: JsonFrame,
+        },
+        example={"input": EXAMPLE_INPUT, "model": "iris", "parameters": {"top_k": 1}},
+        answer=(Recognition, TensorRecognition),
+        errors=FRAME_ERRORS,
+    )
+    def recognize(self) -> Response:
+        """Answer one frame."""
         failed = request.environ.pop(FAILED, None)
         if failed is not None:
             try:
@@ -90,17 +145,17 @@ def blueprint(recognizing: RecognitionService, settings: Settings, fetch: Fetch)
                 del failed  # else error, traceback and this frame would keep each other
         frame, query = read_frame(JsonFrame)
         request.environ[CAMERA] = query.camera
-        age = frame_age_of(query, settings, recognizing.clock_skew)
-        asked = options(query, settings, age)
+        options, age = self._recognizing.options(query)
         if isinstance(frame, Numbers):
-            return numbers(frame.value, query, asked)
-        recognizer = recognizing.recognizer(query.model, query.version, asked.deadline)
-        data = fetch(frame.url, asked.deadline) if isinstance(frame, ImageUrl) else frame
-        answer = recognizing.frame(recognizer, data, asked)
+            return self._numbers(frame.value, query, options)
+        recognizer = self._recognizing.recognizer(query.model, query.version, options.deadline)
+        data = self._fetch(frame.url, options.deadline) if isinstance(frame, ImageUrl) else frame
+        answer = self._recognizing.frame(recognizer, data, options)
         return with_age(to_json(recognition(answer, query, age, g.request_id)), answer)
 
-    def numbers(value: object, query: FrameOptions, asked: Options) -> Response:
-        model, outcome = run_numbers(recognizing, value, query, asked)
+    def _numbers(self, value: object, query: FrameOptions, options: Options) -> Response:
+        model, inputs = self._recognizing.read_numbers(value, query.model, query.version)
+        outcome = self._recognizing.tensors(model, inputs, options)
         return to_json(
             TensorRecognition(
                 request_id=g.request_id,
@@ -113,4 +168,32 @@ def blueprint(recognizing: RecognitionService, settings: Settings, fetch: Fetch)
             )
         )
 
-    return routes
+    @route(
+        "POST",
+        "/v1/recognize/batch",
+        rights=FRAMES,
+        frame=True,
+        summary="Several frames, each with its own result or error",
+        query=FrameOptions,
+        body={MULTIPART: Files(("file",), FrameOptions, several=True)},
+        answer=Batch,
+        errors=(400, 404, 413, 503),
+    )
+    def batch(self) -> Response:
+        """Answer several frames one after the other, so that a large batch takes its turns with
+        single frames. All share one deadline."""
+        files = uploaded(self._max_batch)
+        query = read_form(FrameOptions)
+        request.environ[CAMERA] = query.camera
+        options, age = self._recognizing.options(query)
+        recognizer = self._recognizing.recognizer(query.model, query.version, options.deadline)
+
+        def one(name: str, data: bytes) -> BatchResult:
+            try:
+                answer = self._recognizing.frame(recognizer, data, options)
+            except LinesideError as error:
+                self._recognizing.refused(error)
+                return BatchResult(name, error=ErrorBody(error.code, error.message, g.request_id))
+            return BatchResult(name, recognition(answer, query, age, g.request_id))
+
+        return to_json(Batch(g.request_id, tuple(one(name, data) for name, data in files)))

@@ -1,20 +1,24 @@
 """What every recognising route does alike: find the model, run it, count and log the answer."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from flask import g, request
 from werkzeug.datastructures import RequestCacheControl
 from werkzeug.http import parse_cache_control_header
 
 from server.api.recognize.caching import Caching, own_id
-from server.errors import InvalidFieldError, LinesideError, NotReadyError
-from server.http.body.image import need_length
+from server.api.recognize.options import FrameOptions, frame_age_of, options
+from server.config.settings import Settings
+from server.errors import InvalidFieldError, LinesideError, MissingFieldError, NotReadyError
+from server.http.body.image import read_options
 from server.http.request_log import ASKED, report_refusal
 from server.observe.metrics import Metrics
 from server.recognition import tensor_model as tensors
+from server.recognition import tensor_values as values
 from server.recognition.answers import (
     Answer,
     FrameAnswered,
@@ -26,39 +30,51 @@ from server.recognition.answers import (
 from server.recognition.preprocessing import Tensor
 from server.recognition.recognizer import Recognizer
 from server.recognition.tensor_model import Model, ModelOutputs
+from server.recognition.tensor_values import model_inputs, named_arrays
 from server.store.bundles.repository import BundleRepository
 from server.store.cache.answers import CachedAnswer
 from server.system.background import BackgroundQueue, Task
 
 
-def mark_frame() -> None:
-    """Before a request of a recognising blueprint: what goes wrong counts as a refused frame.
-    Raises LengthRequiredError for one without any body."""
-    g.is_frame = request.method == "POST"
-    if g.is_frame:
-        need_length(request)
-
-
 class RecognitionService:
-    """The models of `store`, with each answer told to `metrics`, to the request's log line and,
-    by `afterwards`, to `listeners`, and `caching` in front of them: for every image file where
-    `always`, else for those that are asked for so. What gets no labels is told to `refusals`."""
+    """Runs the models of `store`. Reports each answer to `metrics`, to the request's log line and,
+    by `afterwards`, to `listeners`; each frame without labels to `refusals`. `caching` stands in
+    front: of every image file if the setting `cache` is on, else of those whose route keeps
+    answers."""
 
     def __init__(
         self,
         store: BundleRepository,
         metrics: Metrics,
+        settings: Settings,
         listeners: Sequence[Listener] = (),
         *,
         caching: Caching,
         afterwards: BackgroundQueue[Task],
-        always: bool = False,
         refusals: Sequence[RefusalListener] = (),
     ) -> None:
-        self.store, self._metrics, self._listeners = store, metrics, tuple(listeners)
+        self.store = store
         self.clock_skew = metrics.clock_skew
-        self.caching, self._always, self._refusals = caching, always, tuple(refusals)
+        self.caching = caching
+        self._metrics = metrics
+        self._settings = settings
+        self._listeners = tuple(listeners)
         self._afterwards = afterwards
+        self._refusals = tuple(refusals)
+
+    def options(self, query: FrameOptions) -> tuple[Options, float]:
+        """Return what `query` asks of a frame that has arrived now, and the frame's age in seconds.
+        Raises what `frame_age_of` and `options` raise."""
+        age = frame_age_of(query, self._settings, self.clock_skew)
+        return options(query, self._settings, age), age
+
+    def read_options(self, top_k: int | None = None) -> tuple[FrameOptions, Options]:
+        """Read what this request's query string and form ask of its frame. top_k: in place of
+        theirs, if given. Raises as `options`, and InvalidFieldError for a wrong value."""
+        query = read_options(FrameOptions, request)
+        if top_k is not None:
+            query = msgspec.structs.replace(query, top_k=top_k)
+        return query, self.options(query)[0]
 
     def recognizer(
         self, name: str | None, version: int | None, until: float | None = None
@@ -96,7 +112,7 @@ class RecognitionService:
     ) -> Answer:
         """As `frame`, for a request that Flask need not know."""
         environ[ASKED] = recognizer.manifest, options
-        if cached_s is not None or self._always:
+        if cached_s is not None or self._settings.cache:
             control = parse_cache_control_header(
                 environ.get("HTTP_CACHE_CONTROL"), None, RequestCacheControl
             )
@@ -127,7 +143,23 @@ class RecognitionService:
             g.log_fields = log_fields(answer, options)
         return outcome
 
-    def for_numbers(self, array: Tensor, name: str | None, version: int | None) -> Model:
+    def read_numbers(
+        self, value: object, name: str | None, version: int | None
+    ) -> tuple[Model, list[Tensor]]:
+        """Return the model that plain numbers are for (see `_for_numbers`), and its inputs. value:
+        nested lists, or such by input name, which need the model's name.
+
+        Raises MissingFieldError without that name, and what `_for_numbers` and `model_inputs`
+        raise.
+        """
+        by_name = isinstance(value, Mapping)
+        if by_name and name is None:
+            raise MissingFieldError("tensors by name need the name of their `model`")
+        array = np.empty(0) if by_name else values.to_array(value, "input")
+        model = self._for_numbers(array, name, version)
+        return model, model_inputs(model, named_arrays(value, model.pool.inputs))
+
+    def _for_numbers(self, array: Tensor, name: str | None, version: int | None) -> Model:
         """The model that plain numbers are for: the one called `name`; without a name the default
         model if its only input takes this shape, else the first by name of `task: tensor` that
         does.

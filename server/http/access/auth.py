@@ -17,8 +17,8 @@ from server.errors import ExpiredError, ForbiddenError, UnauthorizedError
 from server.http.access.caller import NO_KEY, OWNER, Caller, credentials, identify
 from server.http.access.open_access import from_loopback, is_loopback
 from server.http.access.origins import OriginCheck
-from server.http.access.rights import ADMIN, OPEN, PROBES, rights_of
 from server.http.access.tokens import token_reader
+from server.http.routes import ADMIN, OPEN, current_route
 from server.store.keys import KeyRing, Right
 
 logger = logging.getLogger(__name__)
@@ -117,9 +117,10 @@ class Authenticator:
         """Raises UnauthorizedError or ForbiddenError where this request may not go on."""
         if request.url_rule is None or request.method == "OPTIONS":
             return  # there is nothing, or a browser asks what it may send
-        rights = rights_of(request.url_rule.rule)
+        route = current_route()
+        rights = route.rights if route else None
         if not closed:
-            if request.url_rule.rule not in PROBES:
+            if route is None or not route.unguarded:
                 self._check_unguarded(rights)
         elif rights == OPEN:
             return
@@ -163,8 +164,8 @@ def install_auth(app: Flask, settings: Settings, doors: Authenticator) -> None:
     @app.before_request
     def know() -> None:
         if doors.closed():
-            rule = request.url_rule
-            rights = (rights_of(rule.rule) if rule else None) or ()
+            route = current_route()
+            rights = route.rights if route else ()
             g.caller, g.caller_fault = doors.identify(request.headers, rights)
             if g.caller:
                 request.environ[OWNER] = g.caller.name

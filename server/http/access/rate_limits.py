@@ -15,7 +15,7 @@ from limits import parse_many
 from server.config.settings import Settings
 from server.errors import SettingsError
 from server.http.access.caller import Caller
-from server.http.access.rights import PROBES
+from server.http.routes import current_route
 
 
 def check_rate(text: str, source: str) -> None:
@@ -49,7 +49,7 @@ def limit_rates(app: Flask, settings: Settings) -> None:
                 settings.rate_per_address,
                 key_function=lambda: request.remote_addr or "local",
                 scope="address",
-                exempt_when=_is_probe,
+                exempt_when=_is_unlimited,
             )
         )
     if settings.rate_per_key:
@@ -59,7 +59,7 @@ def limit_rates(app: Flask, settings: Settings) -> None:
             lambda: _key_rate(settings),
             key_function=lambda: caller.name if (caller := _caller()) else "nobody",
             scope="key",
-            exempt_when=lambda: _caller() is None or _is_probe(),
+            exempt_when=lambda: _caller() is None or _is_unlimited(),
         )
     )
     limiter = Limiter(
@@ -84,8 +84,9 @@ def limit_rates(app: Flask, settings: Settings) -> None:
         return response
 
 
-def _is_probe() -> bool:
-    return request.url_rule is not None and request.url_rule.rule in PROBES
+def _is_unlimited() -> bool:
+    route = current_route()
+    return route is not None and route.unlimited
 
 
 def _fields(limiter: Limiter, limit: RequestLimit) -> tuple[str, str, int]:

@@ -180,8 +180,16 @@ class BodyTimeoutMiddleware:
     `_next`, when it looks again.
     """
 
-    def __init__(self, app: Wsgi, seconds: float, most_bytes: int) -> None:
+    def __init__(
+        self,
+        app: Wsgi,
+        seconds: float,
+        most_bytes: int,
+        is_foreign: Callable[[str], bool] = lambda path: False,
+    ) -> None:
+        """is_foreign: as of `RouteTable`."""
         self._app, self._seconds, self._most_bytes = app, seconds, most_bytes
+        self._is_foreign = is_foreign
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
@@ -368,9 +376,18 @@ class BodyTimeoutMiddleware:
             return  # it came just now
         if not body.answered:
             body.answered = True
-            body.connection = self._send(body, environ, body.answer or _timeout(environ, body))
+            answer = body.answer or self._timeout(environ, body)
+            body.connection = self._send(body, environ, answer)
         if body.error is not None and body.connection is not None:
             shut_for_reading(*body.connection)
+
+    def _timeout(self, environ: dict[str, Any], late: TimedBody) -> Answer:
+        request_id = environ["HTTP_X_REQUEST_ID"]
+        sentence = late.error.description if isinstance(late.error, RequestTimeout) else ""
+        foreign = self._is_foreign(environ["PATH_INFO"])
+        body = error_body("REQUEST_TIMEOUT", sentence or "", request_id, foreign=foreign)
+        headers = (("Content-Type", "application/json"), ("X-Request-Id", request_id))
+        return Answer(408, headers, msgspec.json.encode(body))
 
     def _send(
         self, body: TimedBody, environ: dict[str, Any], answer: Answer
@@ -404,14 +421,6 @@ class BodyTimeoutMiddleware:
     def _waits(self, body: TimedBody) -> bool:
         """Return whether a thread waits for `body`, or drains it and may be between two reads."""
         return body.environ is not None and (body.answer is not None or body in self._reading)
-
-
-def _timeout(environ: dict[str, Any], late: TimedBody) -> Answer:
-    request_id = environ["HTTP_X_REQUEST_ID"]
-    sentence = late.error.description if isinstance(late.error, RequestTimeout) else ""
-    body = error_body(environ["PATH_INFO"], "REQUEST_TIMEOUT", sentence or "", request_id)
-    headers = (("Content-Type", "application/json"), ("X-Request-Id", request_id))
-    return Answer(408, headers, msgspec.json.encode(body))
 
 
 def _on_the_wire(status: int, headers: Sequence[tuple[str, str]], data: bytes) -> int:

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import requests
 from clients import SETOSA, frame
+from routes import API
 from server_process import LiveServer, live_server
 
 from server.app import create_app
 from server.config.settings import Settings
-from server.http.errors import FOREIGN
+from server.http.routes import foreign_pattern
 from server.store.keys import add_key
 
 # Routes whose answers are other than JSON, or of one sample; their own tests look at them.
@@ -27,6 +28,7 @@ OF_ONE = (
     "/v1/samples/{sample}/image",
     "/recent",
 )
+FOREIGN = foreign_pattern(list(API))
 # What people's browsers ask for; the rest is the API.
 PAGES = {"/", "/docs", "/console/{file}", "/openapi.json"}
 CHECKS = (

@@ -14,13 +14,14 @@ import pytest
 import requests
 from images import encode
 from job_workers import await_that
+from routes import PROBE_PATHS
 from server_process import LiveServer, live_server
 from tiny_models import MakeModel, change_manifest, write_bundle
 
 from server.config import thread_budget
 from server.config.settings import Settings
 from server.http.body.timeout import MANY
-from server.http.probe_reserve import PROBE_PATHS, REFUSED, Reserve
+from server.http.probe_reserve import REFUSED, Reserve
 
 BUDGET = (
     thread_budget.MOST_READING,
@@ -70,7 +71,7 @@ def refusing(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
 
 def test_last_threads_are_for_probes() -> None:
     inner = App()
-    app = Reserve(inner, refusing, most=3)
+    app = Reserve(inner, refusing, most=3, probes=PROBE_PATHS)
     with ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(ask, app, "/v1/recognize", "POST") for _ in range(3)]
         for _ in waiting:
@@ -84,7 +85,7 @@ def test_last_threads_are_for_probes() -> None:
 
 
 def test_answer_in_pieces_counts_until_it_is_closed() -> None:
-    app = Reserve(App(), refusing, most=1)
+    app = Reserve(App(), refusing, most=1, probes=PROBE_PATHS)
     pieces = ask(app, "/stream")
     assert ask(app, "/stream") == [b"OVERLOADED"]
     assert b"".join(pieces) == b"ab"
@@ -99,7 +100,7 @@ def test_request_that_fails_gives_its_place_back() -> None:
     def failing(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
         raise RuntimeError
 
-    app = Reserve(failing, refusing, most=1)
+    app = Reserve(failing, refusing, most=1, probes=PROBE_PATHS)
     for _ in range(3):
         with pytest.raises(RuntimeError):
             ask(app, "/")

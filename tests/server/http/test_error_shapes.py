@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import requests
+from routes import API
 from server_process import LiveServer
 
-from server.api.openapi.operation import Operation
-from server.api.openapi.operations import operations
+from server.http.routes import Route
 
 FILLED = {
     "name": "corners",
@@ -46,16 +46,16 @@ def check(answer: requests.Response, foreign: bool) -> None:
         assert body["error"]["request_id"] == answer.headers["X-Request-Id"]
 
 
-def by_path() -> dict[str, list[Operation]]:
-    found: dict[str, list[Operation]] = {}
-    for operation in operations():
-        found.setdefault(operation.path, []).append(operation)
+def by_path() -> dict[str, list[Route]]:
+    found: dict[str, list[Route]] = {}
+    for route in API:
+        found.setdefault(route.path, []).append(route)
     return found
 
 
 @pytest.mark.parametrize("path", by_path())
 def test_a_wrong_method(clients: LiveServer, path: str) -> None:
-    known = {operation.method.upper() for operation in by_path()[path]}
+    known = {route.method for route in by_path()[path]}
     for method in set(METHODS) - known:
         answer = requests.request(method, clients.url + fill(path), timeout=60)
         assert answer.status_code == 405
@@ -67,22 +67,22 @@ def test_a_wrong_method(clients: LiveServer, path: str) -> None:
     "path", [path for path in by_path() if "{name}" in path and not path.endswith(MAKES)]
 )
 def test_an_unknown_model(clients: LiveServer, path: str) -> None:
-    for operation in by_path()[path]:
+    for route in by_path()[path]:
         url = clients.url + fill(path, name="nuts")
         body = {"version": 1} if path.endswith("/activate") else None
-        answer = requests.request(operation.method, url, json=body, timeout=60)
+        answer = requests.request(route.method, url, json=body, timeout=60)
         assert answer.status_code == 404
-        check(answer, operation.foreign)
+        check(answer, route.foreign)
 
 
 @pytest.mark.parametrize("path", [path for path in by_path() if "{version}" in path])
 def test_a_version_that_does_not_serve(clients: LiveServer, path: str) -> None:
     for version in ("7", "x", "0"):
-        for operation in by_path()[path]:
+        for route in by_path()[path]:
             url = clients.url + fill(path, version=version)
-            answer = requests.request(operation.method, url, timeout=60)
+            answer = requests.request(route.method, url, timeout=60)
             assert answer.status_code == 404
-            check(answer, operation.foreign)
+            check(answer, route.foreign)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_version_that_does_not_serve(clients: LiveServer, path: str) -> None:
     [
         path
         for path, (o, *_) in by_path().items()
-        if o.method == "post" and not path.endswith(BODILESS)
+        if o.method == "POST" and not path.endswith(BODILESS)
     ],
 )
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_body_that_can_not_be_used(
 
 
 @pytest.mark.parametrize(
-    "path", [path for path, (o, *_) in by_path().items() if o.method == "post"]
+    "path", [path for path, (o, *_) in by_path().items() if o.method == "POST"]
 )
 def test_a_body_that_is_too_large(clients: LiveServer, path: str) -> None:
     kind = "application/x-tar" if path.endswith(MAKES) else "application/json"

@@ -16,10 +16,10 @@ import requests
 from clients import frame
 from images import encode, huge_png
 from job_workers import await_that
+from routes import API
 from server_process import ROOT, LiveServer, live_server
 
 from server import errors
-from server.api.openapi.operations import operations
 from server.http.errors import HTTP_CODES
 
 SCRIPTS = ROOT / "scripts"
@@ -194,9 +194,7 @@ def test_row_is_given(giving: LiveServer, code: str) -> None:
     assert giving.recognize(frame("red")).status_code == 200
 
 
-UPLOADS = sorted(
-    {o.path for o in operations() if o.bodies and not o.path.endswith(("/load", "/activate"))}
-)
+UPLOADS = sorted({o.path for o in API if o.bodies and not o.path.endswith(("/load", "/activate"))})
 
 
 @pytest.mark.parametrize("path", UPLOADS)
@@ -211,7 +209,7 @@ def test_body_without_length_is_411(clients: LiveServer, path: str) -> None:
 @pytest.mark.parametrize("path", UPLOADS)
 def test_body_of_no_bytes_is_a_missing_field(clients: LiveServer, path: str) -> None:
     filled = path.format(name="corners", version=1, label="stable", sample="x", job="x")
-    kinds = {kind for o in operations() if o.path == path for kind in o.bodies}
+    kinds = {kind for o in API if o.path == path for kind in o.bodies}
     for kind in kinds:
         more = "; boundary=x" if kind.startswith("multipart") else ""
         answer = post(filled, b"", kind + more)(clients)

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec import inspect
+from routes import API
 
 from server.api.compat.tutorials import Recent
-from server.api.openapi.operation import Files
-from server.api.openapi.operations import operations
 from server.errors import InvalidFieldError
 from server.http.body.image import refuse_unknown, to_options
 from server.http.body.json_body import decode_json
+from server.http.routes import Files
 from server.values.wording import counted, shown
 
 # What msgspec says, and Python.
@@ -41,10 +41,10 @@ WRONG: tuple[Any, ...] = (
 def request_kinds() -> list[type[msgspec.Struct]]:
     """Every type of a JSON body, a form's fields or a query string."""
     found: dict[type, None] = {Recent: None}
-    for operation in operations():
-        if operation.query:
-            found[operation.asks] = None
-        for body in operation.bodies.values():
+    for route in API:
+        if route.query:
+            found[route.query] = None
+        for body in route.bodies.values():
             kind = body.fields if isinstance(body, Files) else body
             if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
                 found[kind] = None

@@ -10,9 +10,10 @@ import pytest
 import requests
 from clients import SETOSA, frame
 from images import encode, plain
+from routes import API
 from server_process import LiveServer, live_server
 
-from server.api.openapi.own_operations import own_operations
+from server.http.routes import Route
 
 ORIGIN = "http://line.example"
 RED = encode(plain((255, 0, 0)))
@@ -92,14 +93,18 @@ def test_kind_of_value_is_taken_every_way(site: LiveServer, name: str, value: ob
             assert len(answer.json()["predictions"]) == 2
 
 
-@pytest.mark.parametrize("operation", own_operations(), ids=lambda o: f"{o.method} {o.path}")
-def test_own_route_refuses_an_unknown_name(site: LiveServer, operation: Any) -> None:
-    url = site.url + re.sub(r"{(\w+)}", "1", operation.path)
-    if operation.path.startswith("/v1/"):
+@pytest.mark.parametrize(
+    "route",
+    [route for route in API if not route.foreign],
+    ids=lambda route: f"{route.method} {route.path}",
+)
+def test_own_route_refuses_an_unknown_name(site: LiveServer, route: Route) -> None:
+    url = site.url + re.sub(r"{(\w+)}", "1", route.path)
+    if route.path.startswith("/v1/"):
         for params, status in (({"kamera": "1"}, 400), ({"_": "1"}, None)):
             how: dict[str, Any] = {"data": RED, "headers": {"Content-Type": "image/jpeg"}}
-            how = how if operation.bodies else {}
-            answer = requests.request(operation.method, url, params=params, **how, timeout=60)
+            how = how if route.bodies else {}
+            answer = requests.request(route.method, url, params=params, **how, timeout=60)
             if status is None:
                 assert "_ is not known" not in answer.text
                 continue
@@ -107,7 +112,7 @@ def test_own_route_refuses_an_unknown_name(site: LiveServer, operation: Any) -> 
             assert (answer.status_code, error["code"]) == (status, "INVALID_FIELD")
             assert error["message"].startswith("kamera is not known here")
     else:
-        answer = requests.request(operation.method, url, params={"kamera": "1"}, timeout=60)
+        answer = requests.request(route.method, url, params={"kamera": "1"}, timeout=60)
         assert answer.status_code == 200
 
 

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from flask import Flask
 from flask.testing import FlaskClient
 from images import encode, plain
+from routes import ROUTES, route_of
 from werkzeug.test import TestResponse
 
 from server.app import create_app
@@ -31,8 +32,8 @@ from server.cli.main import main
 from server.config.settings import Settings
 from server.errors import KeysError, SettingsError, StartError
 from server.http.access.open_access import check_access
-from server.http.access.rights import ADMIN, OPEN, RIGHTS_OF, rights_of
 from server.http.access.tokens import token_reader
+from server.http.routes import ADMIN, EXTENSION, OPEN
 from server.store.keys import PREFIX, KeyRing, add_key, read_keys, revoke_key
 from server.values.wording import hide_secrets
 
@@ -92,9 +93,10 @@ def paths(app: Flask) -> Iterator[tuple[str, str, str]]:
             yield rule.rule, path, method
 
 
-def test_every_route_stands_in_the_table(site: Site) -> None:
-    missing = [rule for rule, _, _ in paths(site.app) if rights_of(rule) is None]
-    assert missing == []
+def test_every_route_declares_itself(site: Site) -> None:
+    rules = {(method, rule) for rule, _, method in paths(site.app)}
+    assert rules == {(route.method, route.rule) for route in site.app.extensions[EXTENSION]}
+    assert rules == {(route.method, route.rule) for route in ROUTES}
 
 
 def test_a_route_that_the_table_lacks_is_closed(colors: Path, tmp_path: Path) -> None:
@@ -106,7 +108,7 @@ def test_a_route_that_the_table_lacks_is_closed(colors: Path, tmp_path: Path) ->
 
 def test_every_route_asks_for_a_key_and_its_right(site: Site) -> None:
     for rule, path, method in paths(site.app):
-        rights = RIGHTS_OF[rule]
+        rights = route_of(method, rule).rights
         without = site.get(path, method).status_code
         wrong = site.bearer(PREFIX + "x" * 43, path, method).status_code
         if rights == OPEN:
@@ -122,7 +124,7 @@ def test_every_route_asks_for_a_key_and_its_right(site: Site) -> None:
 @pytest.mark.parametrize("action", ["load", "activate", "rollback"])
 def test_admin_routes_are_closed_to_lesser_keys(site: Site, action: str) -> None:
     path = f"/v1/models/colors/{action}"
-    assert RIGHTS_OF[f"/v1/models/<model:name>/{action}"] == ADMIN
+    assert route_of("POST", f"/v1/models/<model:name>/{action}").rights == ADMIN
     for key, status, code in (
         (None, 401, "UNAUTHORIZED"),
         (PREFIX + "A" * 43, 401, "UNAUTHORIZED"),
@@ -414,8 +416,12 @@ def test_a_bad_token_opens_no_admin_route(
         "no token": "a.b.c",
         "two parts": "a.b",
     }
-    routes = [each for each in paths(client.application) if RIGHTS_OF[each[0]] == ADMIN]
-    assert {rule for rule, _, _ in routes} == {r for r in RIGHTS_OF if RIGHTS_OF[r] == ADMIN}
+    routes = [
+        (rule, path, method)
+        for rule, path, method in paths(client.application)
+        if route_of(method, rule).rights == ADMIN
+    ]
+    assert {rule for rule, _, _ in routes} == {r.rule for r in ROUTES if r.rights == ADMIN}
     for rule, path, method in routes:
         statuses = {name: status(client, token, path, method) for name, token in bad.items()}
         assert statuses == dict.fromkeys(bad, 401), (rule, method)

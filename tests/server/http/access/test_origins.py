@@ -11,13 +11,14 @@ from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 from images import encode, plain
+from routes import route_of
 from server_process import live_server
 
 from server.app import create_app
 from server.config.settings import Settings
 from server.errors import SettingsError
 from server.http.access.origins import OriginCheck, own_names, parse_host, parse_origin
-from server.http.access.rights import ADMIN, OPEN, PROBES, RIGHTS_OF
+from server.http.routes import ADMIN, OPEN
 from server.store.keys import RIGHTS, add_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -144,10 +145,10 @@ def test_every_route_checks_the_name_it_is_asked_under(unguarded: Flask, everyon
     wrong = []
     for rule, path, method in requests_of(unguarded):
         for host, (admin, others, everywhere) in HOSTS.items():
-            expected = admin if RIGHTS_OF[rule] == ADMIN else others
+            expected = admin if route_of(method, rule).rights == ADMIN else others
             for app, allowed in ((unguarded, expected), (everyone, everywhere)):
                 answered = status(app, path, method, {"Host": host})
-                if (answered != 403) is not (allowed or rule in PROBES):
+                if (answered != 403) is not (allowed or route_of(method, rule).unguarded):
                     wrong.append((rule, method, host, answered))
     assert wrong == []
 
@@ -160,7 +161,7 @@ def test_every_route_checks_whose_page_asks(unguarded: Flask, everyone: Flask) -
             given = {name: value for name, value in headers.items() if value is not None}
             for app in (unguarded, everyone):
                 answered = status(app, path, method, given)
-                if (answered != 403) is not (allowed or rule in PROBES):
+                if (answered != 403) is not (allowed or route_of(method, rule).unguarded):
                     wrong.append((rule, method, given, answered))
     assert wrong == []
 
@@ -172,7 +173,7 @@ def test_a_key_is_enough_on_every_route(colors: Path, tmp_path: Path) -> None:
     foreign["Sec-Fetch-Site"] = "cross-site"
     for rule, path, method in requests_of(app):
         assert status(app, path, method, foreign | {"X-API-Key": key}) not in (401, 403), rule
-        expected_401 = RIGHTS_OF[rule] != OPEN
+        expected_401 = route_of(method, rule).rights != OPEN
         assert (status(app, path, method, foreign) == 401) is expected_401, rule
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from server.api.compat.open_inference_tensors import InferRequest
 from server.api.compat.tensorflow_serving_json import PredictRequest
-from server.api.recognize.json_frame import JsonFrame
+from server.api.recognize.input import JsonFrame
 from server.errors import InvalidFieldError
 from server.http.body.json_body import decode_json
 

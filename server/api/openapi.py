@@ -1,5 +1,7 @@
-"""The API described (OpenAPI 3.1), from the types that validate it."""
+"""The API described (OpenAPI 3.1), from what the routes declare and the types that validate it."""
 
+import importlib
+import pkgutil
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -7,29 +9,22 @@ from typing import Any
 
 import msgspec
 
+import server.api
 from server import __version__
-from server.api.openapi.operation import FORM, JSON, Files, Operation
-from server.api.openapi.operations import EXAMPLES
-from server.api.recognize.options import FrameOptions
-from server.http.access.rights import OPEN, PROBES, RIGHTS_OF
 from server.http.errors import ErrorAnswer, ForeignError
-from server.store.keys import Right
+from server.http.routes import FORM, JSON, OPEN, Files, Route, declared
 
 Schema = dict[str, Any]
 REF = "#/components/schemas/{name}"
+# Variables of paths that are more than a text.
 PARAMETERS: dict[str, Schema] = {
     "name": {"type": "string", "description": "the model"},
     "version": {"type": "integer", "minimum": 1, "description": "the version that serves"},
     "label": {"type": "string", "description": "`stable`: the version that serves"},
-    "file": {"type": "string"},
     "sample": {"type": "string", "description": "the sample's id"},
     "job": {"type": "string", "description": "the id that was answered with 202"},
 }
 BINARY: Schema = {"type": "string", "format": "binary"}
-# By path as it stands in the document.
-RIGHTS: dict[str, tuple[Right, ...]] = {
-    re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule): rights for rule, rights in RIGHTS_OF.items()
-}
 KEY, TOKEN = "key", "bearer"
 SECURITY_SCHEMES: dict[str, Schema] = {
     KEY: {
@@ -76,15 +71,15 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def _types(table: Iterable[Operation]) -> list[type]:
-    found: dict[type, None] = dict.fromkeys((FrameOptions, ErrorAnswer, ForeignError))
-    for operation in table:
-        kinds = [kind for answer in operation.answers.values() for kind in answer]
-        kinds += [*operation.accepted, operation.asks]
-        for body in operation.bodies.values():
+def _types(routes: Iterable[Route]) -> list[type]:
+    types: dict[type, None] = dict.fromkeys((ErrorAnswer, ForeignError))
+    for route in routes:
+        kinds = [kind for answer in route.answers.values() for kind in answer]
+        kinds += [*route.accepted, route.query]
+        for body in route.bodies.values():
             kinds.append(body.fields if isinstance(body, Files) else body)
-        found |= dict.fromkeys(kind for kind in kinds if _is_struct(kind))
-    return list(found)
+        types |= dict.fromkeys(kind for kind in kinds if _is_struct(kind))
+    return list(types)
 
 
 def _for_generators(schema: Any) -> Any:
@@ -104,22 +99,18 @@ def _for_generators(schema: Any) -> Any:
     return made
 
 
-def _security(path: str) -> list[dict[str, list[str]]]:
-    """What a caller of the operation at `path` signs in with, one of the list; nothing if empty."""
-    return [] if RIGHTS[path] == OPEN else [{KEY: []}, {TOKEN: []}]
-
-
-def _errors(operation: Operation) -> list[int]:
-    """All statuses of errors that the operation may answer, in their order."""
-    path = operation.path
-    given = set(operation.errors)
-    if path not in PROBES:
-        given |= {403, 429}
-    if RIGHTS[path] != OPEN:
-        given.add(401)
-    if operation.bodies:
-        given |= {408, 411, 413, 503}
-    return sorted(given)
+def _errors(route: Route) -> list[int]:
+    """Return all statuses of errors that `route` may answer, in their order."""
+    statuses = set(route.errors)
+    if not route.unguarded:
+        statuses.add(403)
+    if not route.unlimited:
+        statuses.add(429)
+    if route.rights != OPEN:
+        statuses.add(401)
+    if route.bodies:
+        statuses |= {408, 411, 413, 503}
+    return sorted(statuses)
 
 
 def _headers(status: int) -> dict[str, Schema]:
@@ -128,20 +119,20 @@ def _headers(status: int) -> dict[str, Schema]:
 
 
 class Description:
-    """The description of a table of operations, put together once."""
+    """The description of those of `routes` that are described."""
 
-    def __init__(self, table: list[Operation]) -> None:
-        types = _types(table)
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._routes = [route for route in routes if route.described]
+        types = _types(self._routes)
         refs, self.schemas = msgspec.json.schema_components(types, ref_template=REF)
         self.schemas = _for_generators(self.schemas)
         self._refs = dict(zip(types, refs, strict=True))
-        self._table = table
 
     def document(self) -> dict[str, Any]:
-        """The OpenAPI document."""
+        """Return the OpenAPI document."""
         paths: dict[str, dict[str, Any]] = {}
-        for operation in self._table:
-            paths.setdefault(operation.path, {})[operation.method] = self._operation(operation)
+        for route in self._routes:
+            paths.setdefault(route.path, {})[route.method.lower()] = self._operation(route)
         return {
             "openapi": "3.1.0",
             "info": {
@@ -167,34 +158,40 @@ class Description:
         schema: Schema = _for_generators(msgspec.json.schema(kind))
         return schema
 
-    def _operation(self, operation: Operation) -> dict[str, Any]:
-        names = re.findall(r"{(\w+)}", operation.path)
+    def _operation(self, route: Route) -> dict[str, Any]:
         parameters = [
-            {"name": name, "in": "path", "required": True, "schema": PARAMETERS[name]}
-            for name in names
+            {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "schema": PARAMETERS.get(name, {"type": "string"}),
+            }
+            for name in re.findall(r"{(\w+)}", route.path)
         ]
-        if operation.query:
-            parameters += self._parameters(operation.asks)
-        found = {
-            "tags": [operation.tag],
-            "summary": operation.summary,
-            "operationId": re.sub(r"\W+", "_", f"{operation.method}{operation.path}").strip("_"),
-            "security": _security(operation.path),
+        if route.query:
+            parameters += self._parameters(route.query)
+        method = route.method.lower()
+        operation = {
+            "tags": [route.group.tag],
+            "summary": route.summary,
+            "operationId": re.sub(r"\W+", "_", f"{method}{route.path}").strip("_"),
+            # What a caller signs in with, one of the list.
+            "security": [] if route.rights == OPEN else [{KEY: []}, {TOKEN: []}],
             "parameters": parameters,
-            "responses": self._responses(operation),
+            "responses": self._responses(route),
         }
-        if operation.bodies:
-            found["requestBody"] = {
+        if route.bodies:
+            operation["requestBody"] = {
                 "required": True,
                 "content": {
                     media: {
                         "schema": self._body(body, media),
-                        **({"example": EXAMPLES[body]} if media == JSON else {}),
+                        **({"example": route.example} if media == JSON else {}),
                     }
-                    for media, body in operation.bodies.items()
+                    for media, body in route.bodies.items()
                 },
             }
-        return found
+        return operation
 
     def _parameters(self, kind: type) -> list[Schema]:
         needed = self.schemas[kind.__name__].get("required", ())
@@ -203,31 +200,31 @@ class Description:
             for name, schema in self._fields(kind).items()
         ]
 
-    def _responses(self, operation: Operation) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        if operation.answers:
-            found["200"] = {
+    def _responses(self, route: Route) -> dict[str, Any]:
+        responses: dict[str, Any] = {}
+        if route.answers:
+            responses["200"] = {
                 "description": "OK",
                 "headers": _headers(200),
                 "content": {
                     media: {"schema": self._alternatives(kinds)}
-                    for media, kinds in operation.answers.items()
+                    for media, kinds in route.answers.items()
                 },
             }
-        if operation.accepted:
-            found["202"] = {
+        if route.accepted:
+            responses["202"] = {
                 "description": "Accepted",
                 "headers": _headers(202),
-                "content": {JSON: {"schema": self._alternatives(operation.accepted)}},
+                "content": {JSON: {"schema": self._alternatives(route.accepted)}},
             }
-        error = self._schema(ForeignError if operation.foreign else ErrorAnswer)
-        for status in _errors(operation):
-            found[str(status)] = {
+        error = self._schema(ForeignError if route.foreign else ErrorAnswer)
+        for status in _errors(route):
+            responses[str(status)] = {
                 "description": HTTPStatus(status).phrase,
                 "headers": _headers(status),
                 "content": {"application/json": {"schema": error}},
             }
-        return found
+        return responses
 
     def _alternatives(self, kinds: tuple[Any, ...]) -> Schema:
         schemas = [self._schema(kind) for kind in kinds]
@@ -255,3 +252,13 @@ def _without_null(schema: Schema) -> Schema:
     if not choices:
         return {key: value for key, value in schema.items() if key != "default"}
     return choices[0] if len(choices) == 1 else {"anyOf": choices}
+
+
+def declared_routes() -> list[Route]:
+    """Return the routes that the modules of `server.api` declare, which needs no application."""
+    routes = []
+    for module in pkgutil.walk_packages(server.api.__path__, "server.api."):
+        for member in vars(importlib.import_module(module.name)).values():
+            if isinstance(member, type) and member.__module__ == module.name:
+                routes += [each for each, _ in declared(member)]
+    return routes
