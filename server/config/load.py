@@ -80,7 +80,7 @@ def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
 
 
 def as_text(value: object) -> str:
-    """A setting that is no table, as the environment gives it; '' for none."""
+    """Returns a setting that is no table, as the environment gives it; '' for none."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -89,7 +89,8 @@ def as_text(value: object) -> str:
 
 
 def to_environ(settings: Settings) -> dict[str, str]:
-    """The environment from which `load` makes `settings` again, for a process of this server's."""
+    """Returns the environment from which `load` makes `settings` again, for a process of this
+    server's."""
     found = {}
     for name in Settings.__struct_fields__:
         value = getattr(settings, name)
@@ -101,7 +102,7 @@ def to_environ(settings: Settings) -> dict[str, str]:
 
 
 def settings_file(environ: Mapping[str, str], file: Path | None = None) -> Path | None:
-    """The settings file: `file`, or the one that LINESIDE_CONFIG names, or None."""
+    """Returns the settings file: `file`, or the one that LINESIDE_CONFIG names, or None."""
     if file is None and environ.get(CONFIG):
         return Path(environ[CONFIG])
     return file
@@ -154,7 +155,7 @@ def _type_name(field: msgspec.inspect.Field) -> str:
 
 
 def describe_settings() -> list[Described]:
-    """The settings table, in the order of `Settings`."""
+    """Returns the settings table, in the order of `Settings`."""
     rows = []
     info = msgspec.inspect.type_info(Settings)
     assert isinstance(info, msgspec.inspect.StructType)
@@ -176,7 +177,7 @@ def describe_settings() -> list[Described]:
 
 
 def merge_settings(text: str, values: Mapping[str, int | float]) -> str:
-    """The TOML `text` with the top-level `values` in place of those that it has, or added.
+    """Returns the TOML `text` with the top-level `values` in place of those that it has, or added.
 
     Raises ValueError if the text is not TOML, or sets a value in a way that can't be replaced.
     """

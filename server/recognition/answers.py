@@ -1,4 +1,4 @@
-"""What a caller may ask of a frame, its answer, and the events that listeners get about it."""
+"""Options and answer of one frame, and the events that listeners get about it."""
 
 import math
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from server.recognition.results import Prediction
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What a caller may ask of one frame.
+    """Options of one frame.
 
     deadline: when the answer must be there, in seconds of time.monotonic(). latest_only: a newer
     frame of `camera` may take this one's place while it waits. part: the caller's name for what
-    the frame shows. from_capture: the deadline counts from the frame's capture, so that to send it
+    the frame shows. from_capture: the deadline counts from the frame's capture, so that sending it
     again gains no time.
     """
 
@@ -44,8 +44,8 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class FrameAnswered(msgspec.Struct, frozen=True):
-    """One frame that was answered. at: when, in Unix seconds. data: the image file as received,
-    None where the request carried tensors. cached: whether the answer was another request's."""
+    """One frame that was answered. at: when, in Unix seconds. data: the image file as received;
+    None if the request carried tensors. cached: the answer was made for another request."""
 
     at: float
     request_id: str
@@ -55,17 +55,19 @@ class FrameAnswered(msgspec.Struct, frozen=True):
     cached: bool = False
 
 
-# Called in the thread that answers, and that may be before the answer is sent: it returns at once
-# and raises nothing.
+# Called in the thread that answers, perhaps before the answer is sent: it returns at once and
+# raises nothing.
 Listener = Callable[[FrameAnswered], None]
 
 
 class FrameRefused(msgspec.Struct, frozen=True):
-    """One frame that got no labels. at: when, in Unix seconds. status, code: of the error that was
-    answered. model, version, camera, part: as far as they were known, else empty and 0. seconds:
-    from the request's arrival. reason: the sentence that the sender was told, without keys. cause:
-    finer than the code, or empty. address: the sender's, if known. let_in: the sender has a valid
-    key, or needs none because it is on this machine."""
+    """One frame that was refused or failed.
+
+    at: when, in Unix seconds. status, code: of the error that was answered. model, version, camera,
+    part: as far as they are known, else empty and 0. seconds: from the request's arrival. reason:
+    the message to the sender, without keys. cause: finer than the code, or empty. address: the
+    sender's, if known. let_in: the sender has a valid key, or needs none on this machine.
+    """
 
     at: float
     request_id: str
@@ -82,5 +84,5 @@ class FrameRefused(msgspec.Struct, frozen=True):
     let_in: bool = False
 
 
-# Called as a Listener is, but of frames that were refused or failed.
+# As a Listener, for frames that were refused or failed.
 RefusalListener = Callable[[FrameRefused], None]

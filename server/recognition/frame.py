@@ -32,15 +32,15 @@ MEMORY_FACTOR = 4
 
 
 class ImageWarning(msgspec.Struct, frozen=True):
-    """What may be wrong with an image that was decoded: a stable reason for programs, a sentence
-    for people."""
+    """A possible fault of an image that was decoded: a stable reason for programs, a sentence for
+    people."""
 
     reason: str
     message: str
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """A decoded image: upright RGB pixels, uint8 [height, width, 3], and what may be wrong."""
+    """A decoded image: upright RGB pixels, uint8 [height, width, 3], and its possible faults."""
 
     pixels: Pixels
     warnings: tuple[ImageWarning, ...] = ()
@@ -55,7 +55,7 @@ WARNINGS = (EMPTY_BITS,)
 
 
 def _format(data: bytes) -> str | None:
-    """The format by the file's first bytes, None for any other."""
+    """Returns the format by the file's first bytes, None for any other."""
     if data.startswith(jpeg.SIGNATURE):
         return "JPEG"
     if data.startswith(png.SIGNATURE):
@@ -72,8 +72,8 @@ def _format(data: bytes) -> str | None:
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
-    """Format (one of FORMATS), size and orientation of an image file, without decoding it; of a
-    JPEG with several pictures, those of the first.
+    """Reads format, size and orientation of an image file without decoding it; of a JPEG with
+    several pictures, those of the first.
 
     Raises UnsupportedImageError for a format that is not one of `limits`, ImageTooLargeError for
     too many pixels, UndecodableImageError for a broken header.
@@ -100,7 +100,8 @@ def read_header(data: bytes, limits: Limits) -> Header:
 
 
 def scaled_size(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
-    """Size (width, height) that an upright image has after the resize, before crop or padding."""
+    """Returns the size (width, height) of an upright image after the resize, before crop or
+    padding."""
     if recipe.resize == "stretch":
         return recipe.width, recipe.height
     pick = max if recipe.resize == "crop" else min
@@ -109,7 +110,7 @@ def scaled_size(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
 
 
 def jpeg_eighths(header: Header, recipe: Recipe) -> int:
-    """Eighths (8, 4, 2 or 1) of its size at which a JPEG is decoded.
+    """Returns the eighths (8, 4, 2 or 1) of its size at which a JPEG is decoded.
 
     The smallest for which neither side falls below what the resize needs, so that the model
     never sees a magnified image that the camera did not send.
@@ -145,21 +146,20 @@ Guard = Callable[[bytes], AbstractContextManager[None]]
 
 
 def decode(data: bytes, recipe: Recipe, limits: Limits, guard: Guard | None = None) -> Pixels:
-    """The pixels of `decode_frame`, without its warnings."""
+    """Returns the pixels of `decode_frame`, without its warnings."""
     return decode_frame(data, recipe, limits, guard).pixels
 
 
 def decode_frame(data: bytes, recipe: Recipe, limits: Limits, guard: Guard | None = None) -> Frame:
-    """An image file's bytes as upright RGB pixels, uint8 [height, width, 3].
+    """Decodes an image file's bytes to upright RGB pixels, uint8 [height, width, 3].
 
     Grey is repeated over the three channels, alpha is dropped, 16-bit samples are reduced to their
     upper 8 bits (of the lowest `limits.significant_bits`), samples of any other depth are scaled to
     255, CMYK is converted, EXIF orientation is applied. A JPEG may come back smaller than it is
     stored, see `jpeg_eighths`. It warns of 16-bit samples whose upper bits are empty.
 
-    guard: what is around the readers of every format but JPEG. Raises UnsupportedImageError,
-    ImageTooLargeError or UndecodableImageError, and what `guard` raises.
-    """
+    guard: makes a context around the readers of every format but JPEG. Raises
+    UnsupportedImageError, ImageTooLargeError or UndecodableImageError, and what `guard` raises."""
     if guard is None or data.startswith(jpeg.SIGNATURE):
         return _decode_frame(data, recipe, limits)
     with guard(data):

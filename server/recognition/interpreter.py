@@ -20,7 +20,7 @@ from server.system.files import MODEL_MAX, read_plain_file
 
 
 def runtime() -> str:
-    """Name and version of the runtime that executes the models."""
+    """Returns name and version of the runtime that executes the models."""
     return f"ai-edge-litert {version('ai-edge-litert')}"
 
 
@@ -39,7 +39,8 @@ def _spec(details: dict[str, Any], names: dict[int, str]) -> TensorSpec:
 
 
 def _signature_names(litert: LiteRT) -> tuple[dict[int, str], dict[int, str]]:
-    """The names that the model's only signature gives its inputs and outputs, by tensor index."""
+    """Returns the names that the model's only signature gives its inputs and outputs, by tensor
+    index."""
     signatures = litert.get_signature_list()
     if len(signatures) != 1:
         return {}, {}
@@ -62,12 +63,12 @@ class Interpreter:
     """One LiteRT interpreter and the lock that guards it.
 
     `_lock` guards the interpreter's tensors from `set_tensor` to the copy of its outputs.
-    Raises BundleError where the file is not a model that LiteRT can run.
+    Raises BundleError if the file is not a model that LiteRT can run.
     """
 
     def __init__(self, model: Path, threads: int, content: bytes | None = None) -> None:
-        """`content` is the file's, where it was read already: interpreters that are given the same
-        bytes share them."""
+        """content: the file's bytes, if they were read already; interpreters made with the same
+        object share them."""
         self._lock = threading.Lock()
         try:
             self._content = _read(model) if content is None else content
@@ -76,16 +77,16 @@ class Interpreter:
         except (ValueError, RuntimeError, OSError) as error:
             raise BundleError(f"{model} can't be loaded by LiteRT: {error}") from None
         inputs, outputs = self._litert.get_input_details(), self._litert.get_output_details()
-        given, made = _signature_names(self._litert)
-        self.inputs = tuple(_spec(details, given) for details in inputs)
-        self.outputs = tuple(_spec(details, made) for details in outputs)
+        input_names, output_names = _signature_names(self._litert)
+        self.inputs = tuple(_spec(details, input_names) for details in inputs)
+        self.outputs = tuple(_spec(details, output_names) for details in outputs)
         self._input_indices = [details["index"] for details in inputs]
         self._output_indices = [details["index"] for details in outputs]
 
     def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Sets the inputs, invokes, and returns copies of the outputs, in the model's order.
 
-        Each tensor has its input's dtype and shape. Raises ValueError where one does not.
+        Each tensor has its input's dtype and shape. Raises ValueError if one does not.
         """
         with self._lock:
             for index, tensor in zip(self._input_indices, tensors, strict=True):
@@ -97,12 +98,12 @@ class Interpreter:
 class InterpreterPool:
     """Lends interpreters of one model, each to one borrower at a time.
 
-    `_free` guards `_idle` and `_wide`; the interpreter given back last is lent first, while its
-    tensors are still in the cache.
+    `_free` guards `_idle` and `_wide`; the interpreter that came back last is lent first, while
+    its tensors are still in the cache.
     """
 
     def __init__(self, model: Path, size: int, threads: int = 1, wide: int = 0) -> None:
-        """`size` interpreters of `threads` threads each, and where `wide` is not 0, one more of
+        """Makes `size` interpreters of `threads` threads each and, if `wide` is not 0, one more of
         `wide` threads for a frame that has the machine to itself.
 
         Raises BundleError as Interpreter does.
@@ -121,7 +122,7 @@ class InterpreterPool:
 
     @contextmanager
     def lease(self, *, alone: bool = False) -> Iterator[Interpreter]:
-        """An interpreter for the length of the `with` block, waited for as long as it takes.
+        """Lends an interpreter for the `with` block; waits for it as long as it takes.
 
         alone: no other frame is being worked on, so the wide interpreter is lent if there is one.
         """

@@ -80,7 +80,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class VerdictPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a label means for the part in front of the camera.
+    """The policy that turns a label into a verdict about the part in front of the camera.
 
     accept: labels that pass; any other label fails.
     min_probability: below it the verdict is `unsure`, whatever the label.
@@ -91,7 +91,7 @@ class VerdictPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class ClassReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One class in a validation: frames of it, and how many of them were found."""
+    """One class in a validation: its frames, precision and recall in 0..1."""
 
     images: int
     precision: float
@@ -104,7 +104,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Accuracies are shares in 0..1. `interval` is the 95% Wilson interval of `top1`. `confusion` has
     a row a true class and a column a predicted one, in the order of labels.txt; it is empty for
     more than 100 labels. `classes` has those that frames were of. `details` names a file of the
-    bundle that holds everything else, where there is one.
+    bundle that holds everything else.
     """
 
     images: int
@@ -120,7 +120,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the line looked like at validation, for measuring drift.
+    """Statistics of the validation frames, for measuring drift.
 
     classes: share of each predicted label. confidence: shares of top-1 probability in ten bins of
     0.1 from 0 to 1. brightness: shares of mean grey level in sixteen bins of 16 from 0 to 255.
@@ -180,7 +180,7 @@ class Bundle(msgspec.Struct, frozen=True):
 
 
 def digest(path: Path) -> str:
-    """sha256 of a plain file, as 64 hex digits. Raises OSError."""
+    """Returns the sha256 of a plain file as 64 hex digits. Raises OSError."""
     with open_plain_file(path, MODEL_MAX) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -202,9 +202,9 @@ def verify_files(folder: Path, expected: Mapping[str, str]) -> None:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """The bundle in `folder` (models/NAME/VERSION), every file checked against its sha256.
+    """Reads the bundle in `folder` (models/NAME/VERSION), and checks every file by its sha256.
 
-    Raises BundleError, with one sentence that names the file and what is wrong with it.
+    Raises BundleError with one sentence that names the file and its fault.
     """
     path = folder / MANIFEST
     try:
@@ -233,7 +233,8 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def parse_labels(data: bytes, file: str = "labels.txt") -> tuple[Label, ...]:
-    """Labels in output order from the content of labels.txt: `LABEL` or `ID<TAB>LABEL` a line.
+    """Reads labels in output order from the content of labels.txt, `LABEL` or `ID<TAB>LABEL` a
+    line.
 
     Lines end with LF, CRLF or CR; space around a name, empty lines at the end and a byte order mark
     count for nothing. The text is UTF-8, or what the mark says. Raises BundleError, with the number
@@ -256,7 +257,7 @@ def parse_labels(data: bytes, file: str = "labels.txt") -> tuple[Label, ...]:
 
 
 def _decode(data: bytes, file: str) -> str:
-    mark, encoding = next((found for found in _MARKS if data.startswith(found[0])), (b"", "utf-8"))
+    mark, encoding = next((each for each in _MARKS if data.startswith(each[0])), (b"", "utf-8"))
     text = data[len(mark) :]
     try:
         return text.decode(encoding)
@@ -284,8 +285,8 @@ def _check_different(labels: list[Label], file: str) -> None:
 
 
 def read_labels(path: Path) -> tuple[Label, ...]:
-    """Labels in output order from the file `path`. Raises BundleError as `parse_labels` does, and
-    if it can't be read."""
+    """Reads labels in output order from the file `path`. Raises BundleError as `parse_labels` does,
+    and if the file can't be read."""
     try:
         data = read_plain_file(path)
     except OSError as error:

@@ -27,7 +27,7 @@ INTERPOLATIONS = {
 class TensorSpec(msgspec.Struct, frozen=True):
     """One tensor of a model. `scale` and `zero_point` are its quantisation: real = (q -
     zero_point) * scale; a scale of 0 means that it is not quantised. `signature` is its name in
-    the model's serving signature, '' where the model has none."""
+    the model's serving signature, '' if it has none."""
 
     name: str
     shape: tuple[int, ...]
@@ -62,8 +62,8 @@ def _resize(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixels
 
 
 def _centre(pixels: Pixels, recipe: Recipe) -> Pixels:
-    """The largest centred part of the recipe's aspect ratio. What lies outside is never resized,
-    so that a long and narrow image needs no more memory than another."""
+    """Returns the largest centred part of the recipe's aspect ratio. What lies outside is never
+    resized, so that a long and narrow image needs no more memory than another."""
     height, width = pixels.shape[:2]
     ratio = max(recipe.width / width, recipe.height / height)
     wide, high = max(1, round(recipe.width / ratio)), max(1, round(recipe.height / ratio))
@@ -83,8 +83,8 @@ def _pad(pixels: Pixels, recipe: Recipe) -> Pixels:
 
 
 def to_input_pixels(pixels: Pixels, recipe: Recipe) -> Pixels:
-    """RGB uint8 [h, w, 3] -> uint8 [recipe.height, recipe.width, recipe.channels], resized and in
-    the recipe's colour order, not yet scaled."""
+    """Resizes RGB uint8 [h, w, 3] to uint8 [recipe.height, recipe.width, recipe.channels] in the
+    recipe's colour order, not yet scaled."""
     if recipe.resize == "crop":
         pixels, size = _centre(pixels, recipe), (recipe.width, recipe.height)
     else:
@@ -96,15 +96,15 @@ def to_input_pixels(pixels: Pixels, recipe: Recipe) -> Pixels:
 
 
 def mean_grey(pixels: Pixels) -> float:
-    """Mean grey level 0..255 of `to_input_pixels`'s pixels, all channels weighing alike: the
-    brightness that drift is measured by."""
+    """Returns the mean grey level 0..255 of `to_input_pixels`'s pixels, all channels weighing
+    alike: the brightness by which drift is measured."""
     # OpenCV adds up in an eighth of NumPy's time, but copies what runs backwards, as BGR does.
     forwards = pixels if pixels.strides[-1] > 0 else pixels[..., ::-1]
     return float(cv2.sumElems(forwards.reshape(len(forwards), -1))[0] / pixels.size)
 
 
 def scaling_table(recipe: Recipe, spec: TensorSpec) -> Tensor:
-    """What each pixel value 0..255 becomes: [256, channels] in the tensor's dtype.
+    """Returns the tensor's value for each pixel value 0..255: [256, channels] in its dtype.
 
     tensor = pixel * scale + offset in float64, then rounded to the dtype; a quantised input is
     quantised here: round(tensor / spec.scale + spec.zero_point). Whole numbers are clipped to the
@@ -124,10 +124,11 @@ def scaling_table(recipe: Recipe, spec: TensorSpec) -> Tensor:
 
 
 def apply_table(pixels: Pixels, table: Tensor) -> Tensor:
-    """uint8 [h, w, c] -> table's dtype [1, h, w, c], each value looked up in its channel's column.
+    """Turns uint8 [h, w, c] to table's dtype [1, h, w, c]; looks each value up in its channel's
+    column.
 
-    A look-up gives the same bits on every processor, where multiplying and adding may be fused.
-    """
+    A look-up gives the same bits on every processor; a multiplication and an addition may be fused
+    on some."""
     if table.dtype == np.uint8 and np.array_equal(table[:, 0], np.arange(256)):
         return np.ascontiguousarray(pixels)[None]
     if (table == table[:, :1]).all():
@@ -140,7 +141,7 @@ def apply_table(pixels: Pixels, table: Tensor) -> Tensor:
 
 
 def to_tensor(pixels: Pixels, recipe: Recipe, spec: TensorSpec) -> Tensor:
-    """RGB uint8 [h, w, 3] -> the model's input [1, recipe.height, recipe.width, channels].
+    """Turns RGB uint8 [h, w, 3] to the model's input [1, recipe.height, recipe.width, channels].
 
     dtype and quantisation are `spec`'s; values follow `scaling_table`.
     """

@@ -40,7 +40,7 @@ MAX_ABOUT = 2048
 LARGE = 1 << 16
 # This module, also while it runs as __main__.
 MODULE = "server.recognition.reader_guard"
-# Seconds that a trial may take; one that takes longer kills nobody.
+# A trial that takes longer is ended, and its frame counts as harmless.
 TRIAL_S = 60.0
 
 
@@ -57,7 +57,7 @@ class ReaderGuard(Protocol):
     """Remembers which frames are in the hands of native readers."""
 
     def reading(self, data: bytes, sender: Sender) -> AbstractContextManager[None]:
-        """A context around the reading of `data`, an image file's bytes.
+        """Returns a context around the reading of `data`, an image file's bytes.
 
         Entering raises UnsafeImageError for a frame that has ended a process before, and
         NotReadyError if that is not known by the sender's deadline.
@@ -175,7 +175,7 @@ class DecodeTrial:
             os.close(frame)
 
     def poll(self) -> tuple[bool, str]:
-        """Whether it has ended, and the name of the signal that ended it, empty if none did."""
+        """Returns whether the trial has ended, and the name of the signal that ended it or ''."""
         code = self._process.poll()
         if code is None and time.monotonic() > self._until:
             self._process.kill()
@@ -184,7 +184,7 @@ class DecodeTrial:
         return code is not None, _signal_of(code or 0)
 
     def wait(self) -> str:
-        """The name of the signal that ended it, once it has ended; empty if none did."""
+        """Waits for the trial's end, and returns the name of the signal that ended it or ''."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, self._until - time.monotonic()))
         return self.poll()[1]

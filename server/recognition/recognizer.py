@@ -65,7 +65,7 @@ class StageTimer:
             self._on_stage(name, seconds)
 
     def total(self) -> dict[str, float]:
-        """The stages so far, and `total` seconds since this timer was made."""
+        """Returns the stages so far, and `total` seconds since this timer was made."""
         return {**self.seconds, "total": time.perf_counter() - self._start}
 
 
@@ -93,8 +93,8 @@ class Recognizer:
         self._watched = self.manifest.baseline is not None
 
     def recognize(self, data: bytes, options: Options, request_id: str = "") -> Answer:
-        """An image file's bytes -> its answer. request_id: of the request that it came with, for
-        who looks into a crash.
+        """Returns an image file's bytes -> its answer. request_id: of the request that it came
+        with, for who looks into a crash.
 
         Errors are those of `Admission.run` and `frame.decode`, and ModelOutputError for an output
         that is not finite; whichever is raised, no slot and no interpreter stays lent.
@@ -136,9 +136,9 @@ class Recognizer:
         sender: Sender | None = None,
         limits: frame.Limits | None = None,
     ) -> Tensor:
-        """An image file's bytes -> the model's output as it is, [1, ..., classes]. sender: whose
-        frame it is; None for one of the bundle's own, which no guard stands around. limits: those
-        of this image, if they are others than for all.
+        """Returns an image file's bytes -> the model's output as it is, [1, ..., classes]. sender:
+        whose frame it is; None for one of the bundle's own, which no guard stands around. limits:
+        those of this image, if they are others than for all.
 
         The caller holds a slot of `admission`. Errors are those of `frame.decode`, and
         DeadlineExceededError for an image that took longer to decode than until `deadline`.
@@ -205,7 +205,7 @@ class Recognizer:
 def make_answer(
     bundle: Bundle, probabilities: Probabilities, options: Options, timer: StageTimer
 ) -> Answer:
-    """The answer that `probabilities`, float32 [labels], amount to."""
+    """Returns the answer that `probabilities`, float32 [labels], amount to."""
     manifest, labels = bundle.manifest, bundle.labels
     first = results.top_k(probabilities, labels, options.top_k, -math.inf)
     best = first[0]
@@ -224,7 +224,7 @@ def make_answer(
 
 
 def check_compatibility(bundle: Bundle, pool: InterpreterPool) -> Recipe:
-    """The bundle's recipe, checked against the model's tensors and the labels.
+    """Returns the bundle's recipe, checked against the model's tensors and the labels.
 
     Raises BundleError with the two sides that disagree.
     """

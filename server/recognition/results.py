@@ -35,7 +35,7 @@ def dequantize(tensor: Tensor, spec: TensorSpec) -> NDArray[np.float32]:
 
 
 def to_probabilities(output: Tensor, spec: TensorSpec, manifest: Manifest) -> Probabilities:
-    """A classifier's output [1, ..., classes] -> float32 [classes] in 0..1, as
+    """Returns a classifier's output [1, ..., classes] -> float32 [classes] in 0..1, as
     `manifest.output` says it is to be read."""
     values = dequantize(output, spec).reshape(-1)
     if manifest.output == "logits":
@@ -51,7 +51,8 @@ def to_probabilities(output: Tensor, spec: TensorSpec, manifest: Manifest) -> Pr
 def top_k(
     probabilities: Probabilities, labels: Sequence[Label], k: int, threshold: float = 0.0
 ) -> tuple[Prediction, ...]:
-    """The `k` most probable labels of at least `threshold`, best first; ties by class_id."""
+    """Returns the `k` most probable labels of at least `threshold`, best first; ties by
+    class_id."""
     k = min(k, len(labels))
     if k <= FEW:
         left, best = probabilities.copy(), []

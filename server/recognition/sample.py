@@ -32,7 +32,7 @@ SUFFIXES: dict[MediaType, str] = {
     "image/tiff": ".tiff",
     "image/x-portable-anymap": ".ppm",
 }
-# By the format that `frame.read_header` tells.
+# By the format of `frame.read_header`.
 MEDIA_TYPES: dict[str, MediaType] = {
     "JPEG": "image/jpeg",
     "PNG": "image/png",
@@ -76,22 +76,22 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_sample(path: Path) -> Sample:
-    """The sample that the file `path`, ID.json, tells of.
+    """Reads the sample of the file `path`, ID.json.
 
-    Raises OSError, and ValueError where it is damaged or not named as the sample is.
+    Raises OSError, and ValueError if it is damaged or not named by the sample's id.
     """
     try:
         sample = json_values.decode(read_plain_file(path), Sample, name="it", lenient=False)
     except InvalidValueError as error:
         raise ValueError(f"{path} is not a sample: {error}") from None
     if path.stem != sample.id:
-        raise ValueError(f"{path} tells of the sample {sample.id}: name it as that")
+        raise ValueError(f"{path} holds the sample {sample.id}: name it {sample.id}.json")
     return sample
 
 
 def labelled_samples(folder: Path) -> Iterator[tuple[Path, Sample]]:
-    """The image file and the sample of each one in `folder` that a person has labelled, oldest
-    first. Raises what `read_sample` raises."""
+    """Yields the image file and the sample of each one in `folder` that a person has labelled,
+    oldest first. Raises what `read_sample` raises."""
     for path in sorted(folder.glob("*.json")):
         sample = read_sample(path)
         if sample.label is not None:

@@ -76,7 +76,7 @@ def make_model(
     on_stage: OnStage | None = None,
     guard: ReaderGuard | None = None,
 ) -> Model:
-    """The bundle as what its task says, warmed up and with its golden frames checked.
+    """Returns the bundle as what its task says, warmed up and with its golden frames checked.
 
     Raises BundleError where it may not serve.
     """
@@ -102,7 +102,7 @@ class ModelOutputs(msgspec.Struct, frozen=True):
 
 
 def batched(model: Model) -> bool:
-    """Whether the first dimension of all the model's tensors counts rows."""
+    """Returns whether the first dimension of all the model's tensors counts rows."""
     specs = (*model.pool.inputs, *model.pool.outputs)
     return all(spec.shape[:1] and spec.shape[0] in ONE_OR_ANY for spec in specs)
 
@@ -178,7 +178,7 @@ def _gather(rows: Sequence[Row]) -> ModelOutputs:
 
 
 def find_tensor(specs: Sequence[TensorSpec], name: str) -> TensorSpec | None:
-    """The tensor called `name`, by the model file's name or by its signature's."""
+    """Returns the tensor called `name`, by the model file's name or by its signature's."""
     return next((spec for spec in specs if name in (spec.name, spec.signature)), None)
 
 

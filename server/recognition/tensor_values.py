@@ -17,13 +17,14 @@ NUMBERS = frozenset({bool, int, float})
 
 
 def to_array(value: object, name: str) -> Tensor:
-    """A number, or lists of numbers nested as deep as the tensor has dimensions -> an array.
+    """Returns a number, or lists of numbers nested as deep as the tensor has dimensions -> an
+    array.
 
     Raises InvalidFieldError, naming `name`, for lists of unequal lengths and anything that is not
     a number.
     """
     no_numbers = InvalidFieldError(f"{name} should be numbers, in lists as the tensor is shaped")
-    # NumPy would give each number the room of the longest text beside it before it tells of one.
+    # NumPy would give each number the room of the longest text beside it before it raises.
     if not _leaves(value) <= NUMBERS:
         raise no_numbers
     try:
@@ -38,20 +39,20 @@ def to_array(value: object, name: str) -> Tensor:
 
 
 def _leaves(value: object) -> set[type]:
-    """The types of what `value`, lists within lists, holds beside lists."""
-    found, level = set[type](), [[value]]
+    """Returns the types of what `value`, lists within lists, holds beside lists."""
+    types, level = set[type](), [[value]]
     while level:
         kinds = set(map(type, chain.from_iterable(level)))
-        found |= kinds - {list}
+        types |= kinds - {list}
         if list not in kinds:
             break
         items = chain.from_iterable(level)
         level = [item for item in items if isinstance(item, list)]
-    return found
+    return types
 
 
 def cast_exact(array: Tensor, dtype: str, name: str) -> Tensor:
-    """`array` with exactly its values, as far as `dtype` is that fine.
+    """Returns `array` as `dtype`, with exactly its values as far as `dtype` is that fine.
 
     Raises InvalidFieldError, naming `name`, for values that the dtype can't hold.
     """
@@ -73,7 +74,7 @@ def cast_exact(array: Tensor, dtype: str, name: str) -> Tensor:
 
 
 def quantize(array: Tensor, spec: TensorSpec, name: str) -> Tensor:
-    """Real values -> `spec`'s dtype; for a quantised tensor round(real / scale + zero_point),
+    """Turns real values to `spec`'s dtype; for a quantised tensor round(real / scale + zero_point),
     clipped to the dtype's range (TensorFlow Lite's 8-bit quantisation specification).
 
     Raises InvalidFieldError as `cast_exact` does.
@@ -88,18 +89,19 @@ def quantize(array: Tensor, spec: TensorSpec, name: str) -> Tensor:
 
 
 def to_real_values(tensor: Tensor, spec: TensorSpec) -> Tensor:
-    """A model's tensor -> real values; other than quantised ones stay as they are."""
+    """Returns a model's tensor -> real values; other than quantised ones stay as they are."""
     real: NDArray[np.float32] | Tensor = dequantize(tensor, spec) if spec.quantized else tensor
     return real
 
 
 def names_of(specs: tuple[TensorSpec, ...]) -> str:
-    """The tensors' names for people."""
+    """Returns the tensors' names for people."""
     return ", ".join(spec.signature or spec.name for spec in specs)
 
 
 def named_arrays(value: object, specs: tuple[TensorSpec, ...]) -> dict[str, Tensor]:
-    """Nested lists, or such by input name -> real arrays by name. Raises InvalidFieldError."""
+    """Turns nested lists, or an object of them by input name, to real arrays by name. Raises
+    InvalidFieldError."""
     if isinstance(value, Mapping):
         return {name: to_array(item, name) for name, item in value.items()}
     if len(specs) != 1:
@@ -110,8 +112,8 @@ def named_arrays(value: object, specs: tuple[TensorSpec, ...]) -> dict[str, Tens
 
 
 def model_inputs(model: Model, arrays: Mapping[str, Tensor]) -> list[Tensor]:
-    """Real arrays by name -> the model's inputs, quantised where it is. Raises InvalidFieldError
-    for a name, a shape or a value that the model does not take."""
+    """Turns real arrays by name to the model's inputs, quantised if these are. Raises
+    InvalidFieldError for a name, a shape or a value that the model does not take."""
     return [
         quantize(array, spec, spec.signature or spec.name)
         for array, spec in zip(match_inputs(model, arrays), model.pool.inputs, strict=True)
@@ -119,7 +121,7 @@ def model_inputs(model: Model, arrays: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def real_outputs(model: Model, outcome: ModelOutputs) -> dict[str, Any]:
-    """The outputs by name as nested lists of real numbers."""
+    """Returns the outputs by name as nested lists of real numbers."""
     return {
         spec.name: to_real_values(tensor, spec).tolist()
         for spec, tensor in zip(model.pool.outputs, outcome.outputs, strict=True)

@@ -44,7 +44,7 @@ def make_folder(folder: Path) -> None:
 
 
 def beside(path: Path) -> Path:
-    """Where `write_whole` writes what becomes `path`."""
+    """Returns the path under which `write_whole` writes what becomes `path`."""
     return path.with_name(f".{path.name}.new")
 
 
@@ -75,7 +75,7 @@ def write_whole(path: Path, data: bytes, *, synced: bool = True, private: bool =
 
 
 def _remove_other_kind(path: Path) -> None:
-    """Removes what is no plain file from where one is to be written: a FIFO would block."""
+    """Removes anything but a plain file from the path of one to be written: a FIFO would block."""
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
             path.unlink()
@@ -185,8 +185,8 @@ def open_plain_file(path: Path, most: int) -> BufferedReader:
 
 
 def read_plain_file(path: Path, most: int = SMALL_FILE_MAX) -> bytes:
-    """The content of a plain file of at most `most` bytes. Raises OSError as `open_plain_file`
-    does, also if the file grows beyond that meanwhile."""
+    """Returns the content of a plain file of at most `most` bytes. Raises OSError as
+    `open_plain_file` does, also if the file grows beyond that meanwhile."""
     with open_plain_file(path, most) as file:
         data = file.read(most + 1)
     if len(data) > most:

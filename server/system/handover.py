@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from typing import NamedTuple
 
-# The name under which the listening socket is left.
+# The name of the listening socket among the descriptors.
 PORT = "port"
 # Crashes that are remembered with time and signal; older ones are only counted.
 REMEMBERED = 20
@@ -39,7 +39,7 @@ class Handover:
         socket.send_fds(self._send, [name.encode()], [descriptor])
 
     def inherited(self, name: str) -> int | None:
-        """The descriptor that a worker before this one left under `name`, or None."""
+        """Returns the descriptor that a worker before this one left under `name`, or None."""
         return self._descriptors.get(name)
 
     def collect(self) -> None:

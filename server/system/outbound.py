@@ -1,9 +1,8 @@
 """Requests that this server makes because a caller named a URL: `image_url` and webhooks.
 
-A server that turns to where strangers point can be sent to places that only it can reach. So the
-operator lists the hosts; the address that a name resolves to is checked, and it is that very
-address that is connected to, so that a second answer of the name server can't lead elsewhere.
-"""
+A caller's URL could lead the server to places that only it can reach. So the operator lists the
+hosts; the address that a name resolves to is checked, and it is that very address that is connected
+to, so that a second answer of the name server can't lead elsewhere."""
 
 import re
 import socket
@@ -51,7 +50,7 @@ class HostRule(msgspec.Struct, frozen=True):
     port: int | None
 
     def covers(self, host: str, port: int) -> bool:
-        """Whether a URL may name `host` (lower case, without brackets) at `port`."""
+        """Returns whether a URL may name `host` (lower case, without brackets) at `port`."""
         if port != self.port and (self.port is not None or port not in PORTS.values()):
             return False
         if self.network is None:
@@ -61,7 +60,7 @@ class HostRule(msgspec.Struct, frozen=True):
 
 
 def parse_allowed(entry: str, setting: str = "image_url_hosts") -> HostRule:
-    """NAME, ADDRESS or NETWORK/BITS, with or without :PORT (an IPv6 one in brackets then).
+    """Reads NAME, ADDRESS or NETWORK/BITS, with or without :PORT (an IPv6 one in brackets then).
 
     Raises SettingsError.
     """
@@ -109,10 +108,10 @@ class OutboundConnections:
 
     @contextmanager
     def connected(self, url: str, deadline: float) -> Iterator[tuple[socket.socket, SplitResult]]:
-        """A connection, with TLS for https, to where `url` points, shut at `deadline` (seconds of
-        time.monotonic()), and the parts of the URL.
+        """Returns a connection, with TLS for https, to where `url` points, shut at `deadline`
+        (seconds of time.monotonic()), and the parts of the URL.
 
-        Raises InvalidFieldError where that may not be, OSError where it can't.
+        Raises InvalidFieldError if that is not allowed, OSError if it fails.
         """
         parts, host, port = self.check(url)
         address = self._resolve(host, port, deadline)
@@ -133,8 +132,8 @@ class OutboundConnections:
             yield sock, parts
 
     def check(self, url: str) -> tuple[SplitResult, str, int]:
-        """The parts of `url`, its host and its port. Raises InvalidFieldError where it is not to be
-        used."""
+        """Returns the parts of `url`, its host and its port. Raises InvalidFieldError where it is
+        not to be used."""
         try:
             parts = urlsplit(url)
             host, port = (parts.hostname or "").rstrip("."), parts.port
@@ -155,7 +154,7 @@ class OutboundConnections:
         return parts, host, port
 
     def _resolve(self, host: str, port: int, deadline: float) -> Address:
-        """The first address of `host`, if it is public or listed."""
+        """Returns the first address of `host`, if it is public or listed."""
         found = self._resolvers.submit(
             socket.getaddrinfo, host, port, type=socket.SOCK_STREAM
         ).result(time_left(deadline))
@@ -193,11 +192,11 @@ def _embedded(address: IPv6Address) -> IPv4Address | None:
 
 
 def time_left(deadline: float) -> float:
-    """Seconds until `deadline`. Raises TimeoutError where there are none."""
-    left = deadline - time.monotonic()
-    if left <= 0:
+    """Returns the seconds until `deadline`. Raises TimeoutError if it has passed."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
         raise TimeoutError
-    return left
+    return seconds
 
 
 def _shut(sock: socket.socket) -> None:

@@ -1,7 +1,7 @@
 """SQLite files that outlive a cut of power, and the signs that one is not what it should be.
 
 A file can be deleted, replaced, cut or overwritten under the connection that has it open. SQLite
-tells of few of these: it goes on writing into a file that has no name any more.
+notices few of these: it goes on writing into a file that has no name any more.
 """
 
 import os
@@ -31,11 +31,12 @@ OTHER_TABLES = ("no such table", "no such column")
 
 
 class DatabaseDamagedError(sqlite3.DatabaseError):
-    """What lies under the database's name is none of ours; the message says what it is."""
+    """The file under the database's name is none of ours; the message says what it is."""
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether the file itself is what is wrong, and not its disk, its lock or its rights."""
+    """Returns whether the file itself is what is wrong, and not its disk, its lock or its
+    rights."""
     if isinstance(error, DatabaseDamagedError):
         return True
     code = getattr(error, "sqlite_errorcode", None) or 0
@@ -44,7 +45,7 @@ def is_damage(error: BaseException) -> bool:
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """The database at `path` and its companions."""
+    """Returns the database at `path` and its companions."""
     return (path, *(path.with_name(path.name + end) for end in COMPANIONS))
 
 
@@ -63,8 +64,8 @@ def check_plain(path: Path) -> None:
 
 
 def check_place(path: Path) -> None:
-    """As `check_plain`, also for a file that this process may not use although it may replace
-    it. Raises OSError if it can't be looked at."""
+    """Does what `check_plain` does, also for a file that this process may not use although it may
+    replace it. Raises OSError if it can't be looked at."""
     check_plain(path)
     for file in files_of(path):
         may = os.access(file, os.R_OK | os.W_OK) or not file.exists()
@@ -98,7 +99,7 @@ def check_whole(path: Path) -> None:
 
 
 def _columns(connection: sqlite3.Connection) -> dict[str, set[str]]:
-    """The columns of each table."""
+    """Returns the columns of each table."""
     rows = connection.execute(
         "SELECT t.name, c.name FROM sqlite_schema t, pragma_table_info(t.name) c"
         " WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite_%'"
@@ -115,8 +116,8 @@ def open_database(
     synchronous: Literal["FULL", "NORMAL"] = "FULL",
     upgrades: tuple[str, ...] = (),
 ) -> sqlite3.Connection:
-    """The database at `path` in autocommit mode, made by `schema` if it is new, usable from any
-    thread that holds the caller's lock.
+    """Returns the database at `path` in autocommit mode, made by `schema` if it is new, usable from
+    any thread that holds the caller's lock.
 
     With FULL a committed transaction is on the disk; with NORMAL the last ones may be lost to a
     cut of power, and the file stays whole (https://sqlite.org/wal.html). upgrades: statements that
@@ -163,12 +164,12 @@ class OpenFiles:
         self._seen = [_look(file) for file, _ in self._files]
 
     def still_named(self) -> bool:
-        """Whether the database itself is still what lies at its path."""
+        """Returns whether the database itself is still what lies at its path."""
         now = _look(self._files[0][0])
         return now is not None and self._seen[0] is not None and now[:2] == self._seen[0][:2]
 
     def lost(self) -> str:
-        """What happened to them since, '' if they are as they were: a few microseconds.
+        """Says what happened to them since, '' if nothing did; takes a few microseconds.
 
         An index that was cut is made as long as it was, for SQLite to write it anew: it lies in the
         memory of this process, which would end at a touch of what is no longer there. Raises
@@ -203,7 +204,7 @@ def mend_index(path: Path) -> None:
 
 
 def _look(file: str) -> tuple[int, int, int] | None:
-    """Device, inode and size of a file; None if there is none."""
+    """Returns device, inode and size of a file; None if there is none."""
     try:
         status = os.stat(file)
     except OSError:

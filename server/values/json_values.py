@@ -13,7 +13,7 @@ from server.values.wording import shown
 T = TypeVar("T")
 
 BOM = b"\xef\xbb\xbf"
-# What JSON does not know, and some protocols allow.
+# Not part of JSON; some protocols allow them.
 NOT_FINITE = (b"NaN", b"Infinity")
 AT_BYTE = re.compile(r"\(byte ([0-9]+)\)$")
 HALF_OF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -22,7 +22,7 @@ HALF_OF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 def decode(
     data: bytes, kind: type[T], *, name: str = "", not_finite: bool = False, lenient: bool = True
 ) -> T:
-    """`data` as a value of `kind`, with what `validation.convert` allows.
+    """Reads `data` as a value of `kind`, with what `validation.convert` allows.
 
     name: what the user calls `data`, unless it is the body of a request. not_finite: NaN and
     Infinity are taken as numbers. Raises InvalidValueError that names what is wrong.
@@ -40,7 +40,7 @@ def decode(
 
 
 def _values(data: bytes, name: str, *, not_finite: bool) -> Any:
-    """`data` as plain values of whatever types. Raises InvalidValueError."""
+    """Reads `data` as plain values of whatever types. Raises InvalidValueError."""
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -62,7 +62,7 @@ def _values(data: bytes, name: str, *, not_finite: bool) -> Any:
 
 
 def _malformed(data: bytes, name: str, error: Exception) -> InvalidValueError:
-    """Says where `data` is no JSON."""
+    """Makes the error that says where `data` stops being JSON."""
     what = name or "the body"
     no_json = f"{what} is not valid JSON"
     if isinstance(error, RecursionError):

@@ -36,11 +36,11 @@ class InvalidValueError(ValueError):
 def convert(
     value: object, kind: type[T], *, text: bool = False, name: str = "", lenient: bool = True
 ) -> T:
-    """`value`, of plain types, as `kind`; where `lenient`, with some allowances.
+    """Converts `value`, of plain types, to `kind`; if `lenient`, with some allowances.
 
     The allowances: null for a field that may be left out counts as left out; a whole float counts
     as a whole number, a numeric text as a number, and a number as a text marked by NUMBER_TOO.
-    text: the values of a query string or form, where all are text. name: what the user calls
+    text: the values of a query string or form, which are all text. name: what the user calls
     `value` itself. Raises InvalidValueError.
     """
     try:
@@ -58,12 +58,12 @@ def convert(
 
 def explain(value: object, kind: Any, name: str) -> str:
     """Says what `value` should be instead, for a `value` that is no `kind`."""
-    found = _problem(value, _without_null(_described(kind)), name)
-    return found or f"{name} can't be {shown(value)}"
+    problem = _problem(value, _without_null(_described(kind)), name)
+    return problem or f"{name} can't be {shown(value)}"
 
 
 def may_be(kind: Any) -> str:
-    """What a value of `kind`, an annotated type, may be, such as «a number from 0 to 1»."""
+    """Says what a value of `kind`, an annotated type, may be, such as «a number from 0 to 1»."""
     return _may_be(_without_null(_described(kind)))
 
 
@@ -73,7 +73,7 @@ def _described(kind: Any) -> inspect.Type:
 
 
 def _plain(kind: inspect.Type) -> inspect.Type:
-    """`kind` without what describes it."""
+    """Returns `kind` without its description."""
     while isinstance(kind, inspect.Metadata):
         kind = kind.type
     return kind
@@ -91,7 +91,7 @@ def _takes_null(kind: inspect.Type) -> bool:
 
 
 def _without_null(kind: inspect.Type) -> inspect.Type:
-    """`kind` without null, which a field that may be left out is not told of."""
+    """Returns `kind` without null, which messages about an optional field leave out."""
     if isinstance(kind, inspect.UnionType):
         left = tuple(each for each in kind.types if not isinstance(each, inspect.NoneType))
         return left[0] if len(left) == 1 else inspect.UnionType(left)
@@ -99,7 +99,7 @@ def _without_null(kind: inspect.Type) -> inspect.Type:
 
 
 def _marked(kind: inspect.Type) -> bool:
-    """Whether a text may come as a number too."""
+    """Returns whether a text may come as a number too."""
     if isinstance(kind, inspect.UnionType):
         return any(map(_marked, kind.types))
     if isinstance(kind, inspect.Metadata):
@@ -108,7 +108,7 @@ def _marked(kind: inspect.Type) -> bool:
 
 
 def _tidied(value: Any, kind: inspect.Type, text: bool) -> Any:
-    """`value` with what `convert` allows made what msgspec expects."""
+    """Returns `value` with the allowances of `convert` applied, as msgspec expects it."""
     choices = [_plain(each) for each in _choices(kind)]
     for choice in choices:
         if isinstance(choice, inspect.StructType) and isinstance(value, Mapping):
@@ -131,15 +131,15 @@ def _tidied(value: Any, kind: inspect.Type, text: bool) -> Any:
 
 def _tidied_fields(values: Mapping[Any, Any], kind: inspect.StructType, text: bool) -> Any:
     fields = {field.encode_name: field for field in kind.fields}
-    found = {}
+    problem = {}
     for name, value in values.items():
         field = fields.get(name)
         if field is not None:
             value = _tidied(value, field.type, text)
             if value is None and not field.required and not _takes_null(field.type):
                 continue
-        found[name] = value
-    return found
+        problem[name] = value
+    return problem
 
 
 def _from_text(value: str, kinds: set[type], text: bool) -> Any:
@@ -158,24 +158,24 @@ def _from_text(value: str, kinds: set[type], text: bool) -> Any:
 
 
 def _why(value: object, kind: inspect.Type, name: str, error: msgspec.ValidationError) -> str:
-    found = _problem(value, kind, name)
-    if found:
-        return found
+    problem = _problem(value, kind, name)
+    if problem:
+        return problem
     if isinstance(error.__cause__, ValueError):  # of a __post_init__ of ours
         return str(error.__cause__)
     return f"{name or 'the body'} has a value that can't be used"
 
 
 def _problem(value: Any, kind: inspect.Type, path: str) -> str | None:
-    """What is wrong with `value` at `path`; None if nothing is."""
+    """Says what is wrong with `value` at `path`; None if nothing is."""
     choices = [_plain(each) for each in _choices(kind)]
     for choice in choices:
         if isinstance(choice, inspect.StructType) and isinstance(value, Mapping):
             return _problem_of_fields(value, choice, path)
         if isinstance(choice, _LISTS) and isinstance(value, list) and _long_enough(value, choice):
-            found = _problem_of_items(value, choice, path)
-            if found or len(choices) == 1:
-                return found
+            problem = _problem_of_items(value, choice, path)
+            if problem or len(choices) == 1:
+                return problem
         if isinstance(choice, inspect.DictType) and isinstance(value, Mapping):
             items = list(value.items())[:LOOKED_AT]
             found_ = (
@@ -200,9 +200,9 @@ def _problem_of_fields(
             of_field = field.type
             if not field.required and values[name] is not None:
                 of_field = _without_null(of_field)
-            found = _problem(values[name], of_field, join_path(path, name))
-            if found:
-                return found
+            problem = _problem(values[name], of_field, join_path(path, name))
+            if problem:
+                return problem
         elif field.required:
             return f"{join_path(path, name)} is missing: it should be {_may_be(field.type)}"
     return None
@@ -214,9 +214,9 @@ def _problem_of_items(value: list[Any], kind: Any, path: str) -> str | None:
     else:
         kinds = (kind.item_type,) * min(len(value), LOOKED_AT)
     for number, (item, each) in enumerate(zip(value, kinds, strict=False)):
-        found = _problem(item, each, f"{path}[{number}]")
-        if found:
-            return found
+        problem = _problem(item, each, f"{path}[{number}]")
+        if problem:
+            return problem
     if len(value) > LOOKED_AT and not isinstance(kind, inspect.TupleType):
         return f"{path or 'the body'} should be {_may_be(kind)}, and an item of it is not"
     return None
@@ -227,7 +227,7 @@ _NUMBERS = inspect.IntType | inspect.FloatType
 
 
 def _fits(value: Any, kind: inspect.Type) -> bool:
-    """Whether `value` is of `kind`, which is no struct, list or dictionary."""
+    """Returns whether `value` is of `kind`, which is no struct, list or dictionary."""
     match kind:
         case inspect.AnyType():
             return True
@@ -276,7 +276,7 @@ def _long_enough(value: Any, kind: Any) -> bool:
 
 
 def _shown_beside(value: object, choices: list[inspect.Type]) -> str:
-    """`value` beside what it should be; by its length where that is what is wrong with it."""
+    """Says what `value` is, for a sentence on what it should be; its length, if that is wrong."""
     if isinstance(value, str) and len(value) > SHOWN:
         return f"text of {counted(len(value), 'character')}"
     if isinstance(value, list) and any(isinstance(each, _LISTS) for each in choices):

@@ -14,14 +14,15 @@ SECRET = re.compile(r"ls_[A-Za-z0-9_-]{20,}|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[
 
 
 def hide_secrets(text: str) -> str:
-    """`text` without anything that looks like a key or token."""
+    """Returns `text` without anything that looks like a key or token."""
     return SECRET.sub("(secret)", text)
 
 
 def looks_secret(text: str) -> bool:
-    """Whether a name has what looks like a key or token in it. Unlike in a log line, where too much
-    may be hidden, a key is one only where a word begins: a camera may be called wheels_..."""
-    # Nearly every name is told from a key by this alone, at a tenth of the time.
+    """Returns whether a name has what looks like a key or token in it. Unlike in a log line, where
+    too much may be hidden, a key is one only where a word begins: a camera may be called
+    wheels_..."""
+    # This alone rules out nearly every name, at a tenth of the time.
     if "ls_" not in text and "eyJ" not in text:
         return False
     return any(
@@ -31,7 +32,8 @@ def looks_secret(text: str) -> bool:
 
 
 def kept_sentence(text: str) -> str:
-    """An error's sentence as the log and the journal keep it: of bounded length, without keys."""
+    """Returns an error's sentence as the log and the journal keep it: of bounded length, without
+    keys."""
     text = hide_secrets(text)
     return text if len(text) <= SENTENCE_MAX_CHARS else text[: SENTENCE_MAX_CHARS - 3] + "..."
 
@@ -48,21 +50,21 @@ def unknown_name(name: str, known: Iterable[str], where: str = "") -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that `name` is most like, if it is like any."""
+    """Returns the one of `known` that `name` is most like, if it is like any."""
     if len(name) > SHOWN:
         return None
-    found = difflib.get_close_matches(name.lower(), list(known), 1)
-    return found[0] if found else None
+    matches = difflib.get_close_matches(name.lower(), list(known), 1)
+    return matches[0] if matches else None
 
 
 def shown_name(name: str) -> str:
-    """A name that a user chose, as a sentence shows it: short, in one line, no key."""
+    """Returns a name that a user chose, as a sentence shows it: short, in one line, no key."""
     name = _shortened(hide_secrets(name))
     return name if name.isprintable() and name else repr(name)
 
 
 def shown(value: object) -> str:
-    """`value` as a sentence shows it: short, in one line, without what looks like a key."""
+    """Returns `value` as a sentence shows it: short, in one line, without keys."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -77,7 +79,7 @@ def shown(value: object) -> str:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """`count` with its noun, such as «1 label» and «2 labels»."""
+    """Returns `count` with its noun, such as «1 label» and «2 labels»."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 

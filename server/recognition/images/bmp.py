@@ -33,13 +33,13 @@ BYTE_MASKS = (0x000000FF, 0x0000FF00, 0x00FF0000, 0xFF000000)
 # Codes of a run-length encoding, each gone over in Python: as many as a real frame of some
 # megapixels has.
 MAX_CODES = 1 << 21
-# What follows a zero in them: the row ends, the picture ends, or pixels are left out.
+# Values after a zero in them; 0 ends the row, LAST the picture, DELTA leaves pixels out.
 LAST, DELTA = 1, 2
 
 
 class _Layout(NamedTuple):
-    """What the headers say. height: in rows; up: whether the lowest row is stored first; start:
-    where the pixels begin; palette: bytes of an entry and where the first one lies."""
+    """Content of the headers. height: in rows; up: the lowest row is stored first; entry: bytes of
+    a colour of the palette; palette, start: offsets of the palette and of the pixels."""
 
     width: int
     height: int
@@ -59,14 +59,14 @@ class _Layout(NamedTuple):
 
 
 def read_header(data: bytes) -> Header:
-    """The header of a BMP. Raises UndecodableImageError if it is damaged, cut off, or of a kind
-    that is not read."""
+    """Returns the header of a BMP. Raises UndecodableImageError if it is damaged, cut off, or of a
+    kind that is not read."""
     layout = _read_layout(data)
     return Header("BMP", "P" if layout.bits <= 8 else "RGB", layout.width, layout.height)
 
 
 def decode(data: bytes, header: Header) -> Pixels:
-    """A BMP's pixels as RGB, uint8 [height, width, 3]; alpha is dropped.
+    """Returns a BMP's pixels as RGB, uint8 [height, width, 3]; alpha is dropped.
 
     Raises UndecodableImageError if pixels are missing or have a colour that there is not, or if
     more bytes follow them than the file says.
@@ -137,7 +137,7 @@ def _read_layout(data: bytes) -> _Layout:
 
 
 def _read_masks(data: bytes, bits: int, end: int) -> tuple[int, ...]:
-    """The masks of red, green and blue; `end` is where the headers end.
+    """Returns the masks of red, green and blue; end: offset of the headers' end.
 
     Raises UndecodableImageError for masks other than those that programs write.
     """
@@ -182,7 +182,7 @@ def _check_rest(data: bytes, end: int) -> None:
 
 
 def _rows(data: bytes, layout: _Layout, samples: int) -> NDArray[np.uint8]:
-    """The file's rows without what fills them up, [height, width, samples], not copied."""
+    """Returns the file's rows without what fills them up, [height, width, samples], not copied."""
     return np.ndarray(
         (layout.height, layout.width, samples),
         np.uint8,
@@ -193,7 +193,7 @@ def _rows(data: bytes, layout: _Layout, samples: int) -> NDArray[np.uint8]:
 
 
 def _indices(data: bytes, layout: _Layout) -> NDArray[np.uint8]:
-    """The number in the palette of each pixel, [height, width]."""
+    """Returns the number in the palette of each pixel, [height, width]."""
     if layout.bits == 8:
         return np.ascontiguousarray(_rows(data, layout, 1)[..., 0])
     each = 8 // layout.bits
@@ -207,7 +207,7 @@ def _indices(data: bytes, layout: _Layout) -> NDArray[np.uint8]:
 
 
 def _colored(data: bytes, layout: _Layout, indices: NDArray[np.uint8]) -> Pixels:
-    """The colours of `indices`, [height, width, 3], from the uppermost row on."""
+    """Returns the colours of `indices`, [height, width, 3], from the uppermost row on."""
     if indices.max() >= layout.colors:
         raise UndecodableImageError(
             f"the BMP is damaged: a pixel has the colour {indices.max()}, and there are"
@@ -226,8 +226,8 @@ def _colored(data: bytes, layout: _Layout, indices: NDArray[np.uint8]) -> Pixels
 
 
 def _masked(data: bytes, layout: _Layout) -> Pixels:
-    """The colours of pixels of 16 or 32 bits by their masks, [height, width, 3]; each scaled to
-    255."""
+    """Returns the colours of pixels of 16 or 32 bits by their masks, [height, width, 3]; each
+    scaled to 255."""
     pixels: Pixels = np.empty((layout.height, layout.width, 3), np.uint8)
     if layout.bits == 32:
         stored = _rows(data, layout, 4)
@@ -248,8 +248,8 @@ def _masked(data: bytes, layout: _Layout) -> Pixels:
 
 
 def _run_lengths(data: bytes, layout: _Layout) -> NDArray[np.uint8]:
-    """The number in the palette of each pixel, [height, width], from run-length codes of 4 or 8
-    bits (Windows GDI, «Bitmap Compression»).
+    """Returns the number in the palette of each pixel, [height, width], from run-length codes of 4
+    or 8 bits (Windows GDI, «Bitmap Compression»).
 
     Raises UndecodableImageError unless the codes give every pixel once, and end with their mark.
     """
@@ -288,12 +288,13 @@ def _run_lengths(data: bytes, layout: _Layout) -> NDArray[np.uint8]:
 
 
 def _run(value: int, count: int, *, half: bool) -> bytes:
-    """`count` times the index `value`, or, in codes of four bits, its two halves in turns."""
+    """Returns `count` times the index `value`, or, in codes of four bits, its two halves in
+    turns."""
     return (bytes((value >> 4, value & 15)) * count)[:count] if half else bytes((value,)) * count
 
 
 def _literal(stored: bytes, count: int, *, half: bool) -> bytes:
-    """`count` indices that are stored one after the other."""
+    """Returns `count` indices that are stored one after the other."""
     if not half:
         return stored
     return b"".join(bytes((value >> 4, value & 15)) for value in stored)[:count]

@@ -1,7 +1,7 @@
 """JPEG (ITU-T T.81), through libjpeg-turbo (simplejpeg) in its strict mode, which reports damage
 that it could fill up.
 
-What it does not report is checked by the headers of the scans: a scan that is missing altogether.
+It does not report a scan that is missing altogether: the headers of the scans are checked for that.
 """
 
 import math
@@ -20,7 +20,7 @@ from server.recognition.images.header import Header, read_orientation
 from server.recognition.images.pixels import Pixels
 
 SIGNATURE = b"\xff\xd8\xff"
-# What lies before it belongs to nothing: zeros that some cameras pad with, FF in any number.
+# Bytes before it belong to nothing: zeros that some cameras pad with, FF in any number.
 MARKER = re.compile(rb"\xff([^\0\xff])")
 # The same within a scan, where FF 00 stands for FF, and restart markers are part of it.
 SCAN_END = re.compile(rb"\xff([^\0\xff\xd0-\xd7])")
@@ -38,7 +38,7 @@ COEFFICIENTS = 64
 # libjpeg's warning for bytes that belong to nothing (jdmarker.c), and for too few.
 EXTRANEOUS, PREMATURE = "extraneous", "remature"
 # Zeros before a marker may be the scan's last bytes; of padding as many are left.
-KEPT_ZEROS = (1, 2)
+ZEROS_AT_SCAN_END = (1, 2)
 CONVERTED_ROWS = 64
 # As codes, so many zeros are more coefficients of one value than any picture has in a row.
 ZEROS = bytes(32)
@@ -46,7 +46,7 @@ HUFFMAN_TABLES, AC_CLASS, END_OF_BLOCK = 0xC4, 1, 0
 
 
 def read_header(data: bytes) -> Header:
-    """The header of a JPEG (annex B), by its segments up to the first scan.
+    """Returns the header of a JPEG (annex B), by its segments up to the first scan.
 
     Raises UndecodableImageError if there is none, for kinds that cameras do not write (arithmetic
     coding, lossless, samples of other than 8 bits), and for more segments or scans than any
@@ -54,10 +54,10 @@ def read_header(data: bytes) -> Header:
     """
     at, frame, block = 2, b"", b""
     for _ in range(MAX_SEGMENTS):
-        found = MARKER.search(data, at)
-        if found is None or data[found.end() - 1] == END:
+        match = MARKER.search(data, at)
+        if match is None or data[match.end() - 1] == END:
             raise UndecodableImageError("the JPEG is cut off or damaged: it has no pixels")
-        at, marker = found.end(), data[found.end() - 1]
+        at, marker = match.end(), data[match.end() - 1]
         if marker in STANDALONE:
             continue
         length = _segment_length(data, at)
@@ -84,8 +84,8 @@ def _segment_length(data: bytes, at: int) -> int:
 
 
 def _header(data: bytes, scan: int, frame: bytes, block: bytes) -> Header:
-    """As `read_header`. scan: where the first scan's header begins; frame: the frame's marker and
-    its header; block: EXIF's."""
+    """Makes the header of `read_header`. scan: offset of the first scan's header; frame: the
+    frame's marker and its header; block: EXIF's."""
     if len(frame) < FRAME.size:
         raise UndecodableImageError("the JPEG is damaged: it does not say how large it is")
     marker, length, bits, height, width, components = FRAME.unpack_from(frame)
@@ -124,7 +124,7 @@ class _Scan(NamedTuple):
 
 
 def _read_scans(data: bytes, at: int, pixels: int) -> list[_Scan]:
-    """The scans up to the end mark; the first one's header begins at `at`.
+    """Returns the scans up to the end mark; the first one's header begins at `at`.
 
     Raises UndecodableImageError if there are too many for a picture of so many pixels.
     """
@@ -136,10 +136,10 @@ def _read_scans(data: bytes, at: int, pixels: int) -> list[_Scan]:
             scans.append(_read_scan(data[at + 2 : at + length]))
             if len(scans) > MAX_SCANS or len(scans) * pixels > MAX_SCANNED_PIXELS:
                 raise UndecodableImageError(f"the JPEG goes over its pixels {len(scans)} times")
-        found = SCAN_END.search(data, at + length)
-        if found is None:
+        match = SCAN_END.search(data, at + length)
+        if match is None:
             raise UndecodableImageError("the JPEG is cut off: its end is missing")
-        at, marker = found.end(), data[found.end() - 1]
+        at, marker = match.end(), data[match.end() - 1]
         if marker == END:
             return scans
     raise UndecodableImageError(f"the JPEG has more than {MAX_SEGMENTS} segments")
@@ -176,7 +176,8 @@ def _check_progression(ids: bytes, scans: list[_Scan]) -> None:
 
 
 def decode(data: bytes, header: Header, eighths: int = 8) -> Pixels:
-    """A JPEG's pixels as RGB, uint8 [height, width, 3], at `eighths` (8, 4, 2 or 1) of its size.
+    """Returns a JPEG's pixels as RGB, uint8 [height, width, 3], at `eighths` (8, 4, 2 or 1) of its
+    size.
 
     Raises UndecodableImageError if it is damaged. Zeros before a marker, with which some cameras
     pad, are no damage.
@@ -186,7 +187,7 @@ def decode(data: bytes, header: Header, eighths: int = 8) -> Pixels:
     except ValueError as error:
         reason = str(error)
     if EXTRANEOUS in reason:
-        for zeros in KEPT_ZEROS:
+        for zeros in ZEROS_AT_SCAN_END:
             plain = _without_padding(data, zeros)
             if len(plain) == len(data):
                 break
@@ -202,7 +203,7 @@ def decode(data: bytes, header: Header, eighths: int = 8) -> Pixels:
 
 
 def _decode(data: bytes, header: Header, eighths: int) -> Pixels:
-    """As `decode`. Raises ValueError with libjpeg's text."""
+    """Does the work of `decode`. Raises ValueError with libjpeg's text."""
     if ZEROS in data and _zeros_in_scan(data):
         raise UndecodableImageError("the JPEG is damaged: zeros stand in the middle of its pixels")
     pixels = simplejpeg.decode_jpeg(
@@ -215,8 +216,8 @@ def _decode(data: bytes, header: Header, eighths: int) -> Pixels:
 
 
 def _zeros_in_scan(data: bytes) -> bool:
-    """Whether `ZEROS` lie in the only scan of a baseline JPEG, padding at its end left out. Where a
-    zero is the code that ends a block, as in tables made for a plain picture, they may."""
+    """Returns whether `ZEROS` lie in the only scan of a baseline JPEG before the padding at its
+    end. False if a zero is the code that ends a block, as in tables made for a plain picture."""
     first_codes: dict[int, int] = {}
     for start, end, marker in _segments(data):
         segment = data[start + 4 : end]
@@ -232,13 +233,13 @@ def _zeros_in_scan(data: bytes) -> bool:
             at = data.find(ZEROS, end)
             if at < 0:
                 return False
-            found = SCAN_END.search(data, end)
-            return at < len(data[: found.start() if found else None].rstrip(b"\0"))
+            match = SCAN_END.search(data, end)
+            return at < len(data[: match.start() if match else None].rstrip(b"\0"))
     return False
 
 
 def _first_codes(tables: bytes) -> dict[int, int]:
-    """What a code of zeros alone stands for, by the number of each table for AC (B.2.4.2)."""
+    """Returns the value of the code of zeros alone, by the number of each AC table (B.2.4.2)."""
     first, at = {}, 0
     while at + 17 < len(tables):
         if tables[at] >> 4 == AC_CLASS:
@@ -248,8 +249,8 @@ def _first_codes(tables: bytes) -> dict[int, int]:
 
 
 def _without_padding(data: bytes, zeros: int) -> bytes:
-    """The file without zeros between its segments, and with no more than `zeros` at the end of a
-    scan. As it is if anything but zeros lies between segments."""
+    """Returns the file without zeros between its segments, and with at most `zeros` of them at the
+    end of a scan; unchanged if anything but zeros lies between segments."""
     parts, at = [data[:2]], 2
     for start, end, marker in _segments(data):
         if data[at:start].strip(b"\0\xff"):
@@ -257,28 +258,28 @@ def _without_padding(data: bytes, zeros: int) -> bytes:
         parts.append(data[start:end])
         at = end
         if marker == SCAN:
-            found = SCAN_END.search(data, end)
-            at = found.start() if found else len(data)
+            match = SCAN_END.search(data, end)
+            at = match.start() if match else len(data)
             codes = data[end:at]
-            kept = codes.rstrip(b"\0")
-            parts.append(kept + bytes(min(zeros, len(codes) - len(kept))))
+            stripped = codes.rstrip(b"\0")
+            parts.append(stripped + bytes(min(zeros, len(codes) - len(stripped))))
     return b"".join(parts)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """The segments up to the end mark: where they begin, end, and their marker."""
+    """Yields (start, end, marker) of each segment up to the end mark."""
     at = 2
-    while found := MARKER.search(data, at):
-        marker = data[found.end() - 1]
-        at = found.end()
+    while match := MARKER.search(data, at):
+        marker = data[match.end() - 1]
+        at = match.end()
         if marker not in STANDALONE and marker != END:
             at += _segment_length(data, at)
-        yield found.start(), at, marker
+        yield match.start(), at, marker
         if marker == END:
             return
         if marker == SCAN:
-            found = SCAN_END.search(data, at)
-            at = found.start() if found else len(data)
+            match = SCAN_END.search(data, at)
+            at = match.start() if match else len(data)
 
 
 def _cmyk_to_rgb(pixels: Pixels) -> Pixels:

@@ -46,8 +46,8 @@ STORED, STORED_BLOCK = b"\x78\x01", 0xFFFF
 
 
 def read_header(data: bytes) -> Header:
-    """The header of a PNG, after a walk over its chunks. Of an animation, that of the picture
-    that readers without animation show.
+    """Returns the header of a PNG, after a walk over its chunks. Of an animation, that of the
+    picture that readers without animation show.
 
     Raises UndecodableImageError if it is damaged or cut off, or has more chunks than a picture.
     """
@@ -64,7 +64,7 @@ def read_header(data: bytes) -> Header:
 
 
 def _read_ihdr(data: bytes) -> tuple[int, int, int, int, int]:
-    """Width, height, bits a sample, colour type and interlace method."""
+    """Returns width, height, bits a sample, colour type and interlace method."""
     width, height, bits, color, compression, filters, interlace = IHDR.unpack(data)
     if (
         not (width and height)
@@ -79,7 +79,7 @@ def _read_ihdr(data: bytes) -> tuple[int, int, int, int, int]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The chunks up to IEND: type, where its data begins, and how long it is.
+    """Yields (type, offset of its data, length) of each chunk up to IEND.
 
     Raises UndecodableImageError for a chunk longer than what is left of the file, or more chunks
     than any picture needs (section 5: Datastream structure).
@@ -108,7 +108,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def decode(data: bytes, header: Header, significant_bits: int = 0) -> Pixels:
-    """A PNG's pixels as RGB, uint8 [height, width, 3]; alpha is dropped, 16-bit samples are
+    """Returns a PNG's pixels as RGB, uint8 [height, width, 3]; alpha is dropped, 16-bit samples are
     reduced to the upper 8 of their `significant_bits` (0: of all 16).
 
     Raises UndecodableImageError for a chunk whose CRC is wrong or that stands where it can't, and
@@ -120,7 +120,7 @@ def decode(data: bytes, header: Header, significant_bits: int = 0) -> Pixels:
 
 
 def _picture(data: bytes) -> tuple[bytes, bytes, list[memoryview]]:
-    """IHDR's data, PLTE's where the pixels need it, and the data of each IDAT."""
+    """Returns IHDR's data, PLTE's if the pixels need it, and the data of each IDAT."""
     view = memoryview(data)
     ihdr, palette, packed, ended, frames = b"", b"", [], False, 0
     for kind, start, length in _chunks(data):
@@ -175,8 +175,9 @@ def _check_frame(
 
 
 def _rebuilt(ihdr: bytes, palette: bytes, packed: list[memoryview]) -> bytearray:
-    """A PNG of nothing but the picture, its rows checked by `_rows`. They are stored in it, so
-    that they are inflated once; of 16 bits, where that takes too much memory, as they came."""
+    """Returns a PNG of nothing but the picture, its rows checked by `_rows`. They are stored
+    without compression, so that they are inflated once; rows of 16 bits, which would take too much
+    memory, as they came."""
     plain = bytearray(SIGNATURE)
     _append(plain, b"IHDR", ihdr)
     if palette:
@@ -208,7 +209,7 @@ def _append(plain: bytearray, kind: bytes, *parts: bytes | memoryview) -> None:
 
 
 def _stored(block: bytes) -> Iterator[bytes | memoryview]:
-    """`block` as stored blocks of deflate (RFC 1951, 3.2.4), none of them the last."""
+    """Yields `block` as stored blocks of deflate (RFC 1951, 3.2.4), none of them the last."""
     view = memoryview(block)
     for at in range(0, len(block), STORED_BLOCK):
         part = view[at : at + STORED_BLOCK]
@@ -217,7 +218,7 @@ def _stored(block: bytes) -> Iterator[bytes | memoryview]:
 
 
 def _passes(ihdr: bytes) -> Iterator[tuple[int, int]]:
-    """Bytes of a row, the filter's included, and rows, of each pass that has pixels."""
+    """Yields (bytes of a row with its filter, rows) of each pass that has pixels."""
     width, height, bits, color, interlace = _read_ihdr(ihdr)
     for column, row, right, down in PASSES if interlace else ((0, 0, 1, 1),):
         columns, rows = -(-(width - column) // right), -(-(height - row) // down)
@@ -226,7 +227,7 @@ def _passes(ihdr: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _rows(ihdr: bytes, packed: list[memoryview]) -> Iterator[bytes]:
-    """The inflated rows, some at a time.
+    """Yields the inflated rows, some at a time.
 
     Raises UndecodableImageError unless the stream is whole, its checksum right, its rows as many
     as `ihdr` declares, and each has a filter that there is.
@@ -256,7 +257,7 @@ class Inflater:
         self._rest: bytes | memoryview = b""
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes. Raises UndecodableImageError if there are fewer."""
+        """Returns the next `size` bytes. Raises UndecodableImageError if there are fewer."""
         blocks, missing = [], size
         while missing:
             block = self._next(missing)
@@ -272,7 +273,7 @@ class Inflater:
             raise UndecodableImageError("the PNG is damaged: its pixels do not end where they must")
 
     def _next(self, size: int) -> bytes:
-        """Between 1 and `size` bytes; none at the stream's end."""
+        """Returns 1 to `size` bytes; none at the stream's end."""
         while not self._zlib.eof:
             try:
                 block = self._zlib.decompress(self._rest, size)

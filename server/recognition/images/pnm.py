@@ -20,10 +20,10 @@ from server.values.wording import counted
 SIGNATURE = re.compile(rb"P[1-6](?:[\s#]|\Z)")
 # Space or comments, and a number with space behind it. A comment ends with its line.
 NUMBER = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])+([0-9]{1,9})(?=\s)")
-# Bytes of plain numbers that are read at a time, and where they may end.
+# Plain numbers are read so many bytes at a time, up to the next space.
 ANY_SPACE, TEXT_BLOCK = re.compile(rb"\s"), 1 << 20
 COMMENT = re.compile(rb"#[^\r\n]*")
-# Where the pixels begin at the latest. All before, comments too, is read by the byte.
+# Largest offset of the pixels. All before, comments too, is read by the byte.
 MAX_HEADER = 1 << 16
 BITS, RAW_BITS, PLAIN, COLORS = 1, 4, (1, 2, 3), (3, 6)
 SPACE = b" \t\n\v\f\r"
@@ -33,8 +33,8 @@ BLOCK = 1 << 18
 
 
 class _Layout(NamedTuple):
-    """What a header says. kind: 1..6 of P1..P6; white: the value of a full sample, 1..65535;
-    start: where the raster begins."""
+    """Content of a header. kind: 1..6 of P1..P6; white: the value of a full sample, 1..65535;
+    start: offset of the raster."""
 
     kind: int
     width: int
@@ -48,7 +48,7 @@ class _Layout(NamedTuple):
 
 
 def read_header(data: bytes) -> Header:
-    """The header of a PBM, PGM or PPM.
+    """Returns the header of a PBM, PGM or PPM.
 
     Raises UndecodableImageError if it is damaged, cut off, longer than `MAX_HEADER`, or if
     programs would read it differently.
@@ -60,9 +60,9 @@ def read_header(data: bytes) -> Header:
 
 
 def decode(data: bytes, header: Header, significant_bits: int = 0) -> Pixels:
-    """A PNM's pixels as RGB, uint8 [height, width, 3]. A sample v of at most `white` becomes
-    v * 255 / white, rounded; if `white` is 65535 and `significant_bits` not 0, samples are reduced
-    to the upper 8 of their `significant_bits`.
+    """Returns a PNM's pixels as RGB, uint8 [height, width, 3]. A sample v of at most `white`
+    becomes v * 255 / white, rounded; if `white` is 65535 and `significant_bits` not 0, samples are
+    reduced to the upper 8 of their `significant_bits`.
 
     Raises UndecodableImageError if samples are missing or too large, or if more follows them.
     """
@@ -105,7 +105,7 @@ def _read_layout(data: bytes) -> _Layout:
 
 
 def _read_raw_bits(data: bytes, layout: _Layout) -> NDArray[np.uint8]:
-    """The bits of P4 as grey levels [height, width], 0 for 1 and 255 for 0."""
+    """Returns the bits of P4 as grey levels [height, width], 0 for 1 and 255 for 0."""
     row = (layout.width + 7) // 8
     _check_size(data, layout, row * layout.height)
     packed = np.frombuffer(data, np.uint8, row * layout.height, layout.start)
@@ -114,7 +114,7 @@ def _read_raw_bits(data: bytes, layout: _Layout) -> NDArray[np.uint8]:
 
 
 def _read_raw(data: bytes, layout: _Layout) -> NDArray[Any]:
-    """The samples of P5 and P6: of one byte, or of two with the upper one first."""
+    """Returns the samples of P5 and P6: of one byte, or of two with the upper one first."""
     kind = np.dtype(np.uint8 if layout.white < 0x100 else ">u2")
     number = layout.width * layout.height * layout.channels
     _check_size(data, layout, number * kind.itemsize)
@@ -140,7 +140,8 @@ def _check_size(data: bytes, layout: _Layout, size: int) -> None:
 
 
 def _read_plain_bits(data: bytes, layout: _Layout) -> NDArray[np.uint8]:
-    """The bits of P1 as grey levels, 0 for 1 and 255 for 0. There may be no space between them."""
+    """Returns the bits of P1 as grey levels, 0 for 1 and 255 for 0. There may be no space between
+    them."""
     text = COMMENT.sub(b"", data[layout.start :]).translate(None, SPACE)
     _check_plain(text, b"01")
     _check_number(len(text), layout)
@@ -148,7 +149,7 @@ def _read_plain_bits(data: bytes, layout: _Layout) -> NDArray[np.uint8]:
 
 
 def _read_numbers(data: bytes, layout: _Layout, significant_bits: int) -> NDArray[np.uint8]:
-    """The samples of P2 and P3, decimal numbers with space between, as levels."""
+    """Returns the samples of P2 and P3, decimal numbers with space between, as levels."""
     text, at = data, layout.start
     if b"#" in data[at:]:
         text, at = data[at:], 0

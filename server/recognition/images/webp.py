@@ -44,7 +44,7 @@ class _Picture(NamedTuple):
 
 
 def read_header(data: bytes) -> Header:
-    """The header of a WebP, after a walk over its chunks.
+    """Returns the header of a WebP, after a walk over its chunks.
 
     Raises UndecodableImageError if it is damaged or cut off, or an animation.
     """
@@ -54,7 +54,7 @@ def read_header(data: bytes) -> Header:
 
 
 def decode(data: bytes, header: Header) -> Pixels:
-    """A WebP's pixels as RGB, uint8 [height, width, 3]; alpha is dropped.
+    """Returns a WebP's pixels as RGB, uint8 [height, width, 3]; alpha is dropped.
 
     Raises UndecodableImageError if it is damaged. The picture is decoded twice for that.
     """
@@ -80,7 +80,8 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _last_chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk without the byte that fills it up, which libwebp would read as one of its codes."""
+    """Returns a chunk without the byte that fills it up, which libwebp would read as one of its
+    codes."""
     return CHUNK.pack(kind, len(data)) + data
 
 
@@ -94,7 +95,7 @@ def _extended(picture: _Picture) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The chunks of the file: type and data.
+    """Yields the chunks of the file: type and data.
 
     Raises UndecodableImageError for one that is longer than what is left, too many of them, and
     bytes behind them that are no padding.
@@ -162,7 +163,7 @@ def _side(stored: bytes) -> int:
 
 
 def _read_size(kind: bytes, data: bytes) -> tuple[int, int]:
-    """Width and height by the picture's own header."""
+    """Returns width and height by the picture's own header."""
     if kind == LOSSLESS and len(data) > LOSSLESS_HEADER.size:
         signature, bits = LOSSLESS_HEADER.unpack_from(data)
         # 14 bits each, one for alpha, and a version that is 0.

@@ -17,7 +17,13 @@ from server.errors import (
     SupersededError,
 )
 from server.recognition import admission
-from server.recognition.admission import BELIEVED, CAUTION, MOST_CAMERAS, Admission, ServiceTimes
+from server.recognition.admission import (
+    ESTIMATE_MAX_AGE_S,
+    MAX_CAMERAS,
+    WAIT_MARGIN,
+    Admission,
+    ServiceTimes,
+)
 
 FOREVER = 1e9
 
@@ -256,7 +262,7 @@ def test_estimate_counts_only_frames_that_go_before() -> None:
         for name in ("f1", "f2", "f3"):
             made.send(name, "flood")
         # one in hand, one of the flood before it, and itself
-        soon = made.clock.now + 3 * CAUTION * 100 + 10
+        soon = made.clock.now + 3 * WAIT_MARGIN * 100 + 10
         refusal(made.send("f4", "flood", deadline=soon), DeadlineExceededError)
         made.send("calm", "calm", deadline=soon)
         assert made.admission.waiting == 4
@@ -287,7 +293,7 @@ def test_estimate_longer_than_all_deadlines_is_corrected() -> None:
     with line(slots=1) as made:
         learn(made, 60.0)
         refusal(made.send("refused", deadline=made.clock.now + 5), DeadlineExceededError)
-        made.clock.now += BELIEVED
+        made.clock.now += ESTIMATE_MAX_AGE_S
         probe = made.send("probe", deadline=made.clock.now + 5)
         made.finish("probe", 0.01)
         probe.result(30)
@@ -318,7 +324,7 @@ def test_quick_frame_is_taken_if_slow_would_be_late(
 ) -> None:
     """The waiting frame of a quick camera is taken if a slow camera's would be late."""
     # Times so long that as many real seconds do not pass while "quick" waits.
-    monkeypatch.setattr(admission, "BELIEVED", 100 * BELIEVED)
+    monkeypatch.setattr(admission, "ESTIMATE_MAX_AGE_S", 100 * ESTIMATE_MAX_AGE_S)
     with line(slots=1) as made:
         for camera, seconds in (("small", 1.0), ("large", 20)):
             answer = made.send(camera, camera=camera)
@@ -337,10 +343,10 @@ def test_quick_frame_is_taken_if_slow_would_be_late(
 
 def test_the_times_of_cameras_are_bounded() -> None:
     times = ServiceTimes()
-    for n in range(MOST_CAMERAS + 1):
+    for n in range(MAX_CAMERAS + 1):
         times.learn(f"camera {n}", 0.1, now=0.0)
     assert times.known("camera 0", now=0.0) is None
-    assert times.known(f"camera {MOST_CAMERAS}", now=0.0) == pytest.approx(0.1)
+    assert times.known(f"camera {MAX_CAMERAS}", now=0.0) == pytest.approx(0.1)
 
 
 def test_one_slow_frame_moves_the_estimate_little() -> None:

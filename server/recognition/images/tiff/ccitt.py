@@ -61,8 +61,8 @@ EITHER = """
 
 
 def decode_group4(data: bytes, width: int, rows: int, max_changes: int) -> NDArray[np.uint8]:
-    """The lines of a picture as bits, [rows, (width + 7) // 8], 0 for the colour that lines begin
-    with, the first pixel in the highest bit.
+    """Returns the lines of a picture as bits, [rows, (width + 7) // 8], 0 for the colour that lines
+    begin with, the first pixel in the highest bit.
 
     Raises UndecodableImageError if the data is damaged, has other than `rows` lines, or changes
     colour more often than `max_changes`.
@@ -87,8 +87,8 @@ def decode_group4(data: bytes, width: int, rows: int, max_changes: int) -> NDArr
 
 @cache
 def _tables() -> tuple[list[tuple[int, int]], list[list[tuple[int, int]]]]:
-    """The modes by the next 7 bits, and the runs of white and black by the next 13, each with the
-    number of bits of its code, 0 if there is no such code."""
+    """Returns the modes by the next 7 bits, and the runs of white and black by the next 13, each
+    with the number of bits of its code, 0 if there is no such code."""
     both = {code: 1792 + 64 * number for number, code in enumerate(EITHER.split())}
     runs = [
         {
@@ -119,7 +119,8 @@ class _Reader:
         self._modes, self._runs = _tables()
 
     def read_line(self, above: list[int], width: int) -> list[int]:
-        """Where a line changes colour, ascending. above: the same of the line above."""
+        """Returns the columns at which a line changes colour, ascending. above: those of the line
+        above."""
         data, modes = self._data, self._modes
         above = [*above, width, width, width]
         line: list[int] = []
@@ -157,7 +158,7 @@ class _Reader:
         return line
 
     def read_end(self) -> None:
-        """The end code, behind which no more than the rest of two bytes may stand."""
+        """Reads the end code, behind which no more than the rest of two bytes may stand."""
         first = self._at >> 3
         word = int.from_bytes(self._data[first : first + 4].ljust(4, b"\0"), "big")
         end = (word >> (8 - (self._at & 7))) & 0xFFFFFF

@@ -39,7 +39,7 @@ def _damaged(name: str, fault: str) -> UndecodableImageError:
 
 
 def inflate(data: bytes, most: int) -> bytearray:
-    """A zlib stream of at most `most` bytes, its checksum tested."""
+    """Inflates a zlib stream to at most `most` bytes, and checks its checksum."""
     stream = zlib.decompressobj()
     raw, start, rest = bytearray(), 0, b""
     try:
@@ -58,9 +58,9 @@ def inflate(data: bytes, most: int) -> bytearray:
 
 
 def unpack_bits(data: bytes, row: int, most: int) -> bytearray:
-    """PackBits (TIFF 6.0, section 9) of at most `most` bytes. No run goes over the end of a row of
-    `row` bytes, as the specification asks, and no encoder writes two literal runs of one byte in
-    place of one of two: zeros where data was look so."""
+    """Unpacks PackBits (TIFF 6.0, section 9) to at most `most` bytes. No run goes over the end of a
+    row of `row` bytes, as the specification asks, and no encoder writes two literal runs of one
+    byte in place of one of two: zeros where data was look so."""
     raw = bytearray()
     at, left, single = 0, row, False
     while at < len(data) and len(raw) < most:
@@ -92,7 +92,7 @@ def unpack_bits(data: bytes, row: int, most: int) -> bytearray:
 
 
 def decode_lzw(data: bytes, most: int) -> bytearray:
-    """LZW of at most `most` bytes, from its Clear code to its End code."""
+    """Decodes LZW to at most `most` bytes, from its Clear code to its End code."""
     padded = data + b"\0\0\0"
     if int.from_bytes(padded[:2], "big") >> 7 != CLEAR:
         raise _damaged("LZW", "does not begin with a Clear code")
@@ -108,8 +108,8 @@ def decode_lzw(data: bytes, most: int) -> bytearray:
 
 
 def _read_codes(padded: bytes, at: int, bits: int) -> tuple[NDArray[np.int64], bool]:
-    """The codes from bit `at`, behind a Clear, up to the next Clear or End, and whether it is an
-    End. bits: how many there are, without the three bytes of padding."""
+    """Returns the codes from bit `at`, behind a Clear, up to the next Clear or End, and whether it
+    is an End. bits: how many there are, without the three bytes of padding."""
     number = int(np.searchsorted(LZW_ENDS, bits - at, side="right"))
     first, skip = divmod(at, 8)
     window = np.frombuffer(padded, np.uint8, offset=first)
@@ -174,7 +174,7 @@ def _expand(codes: NDArray[np.int64], raw: bytearray) -> None:
 
 
 def _distances(origins: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """How many steps each index is from one that is its own origin, and which that is."""
+    """Returns how many steps each index is from one that is its own origin, and which that is."""
     steps = (origins != np.arange(len(origins))).astype(np.intp)
     while True:
         further = origins[origins]
@@ -185,7 +185,7 @@ def _distances(origins: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.
 
 
 def _expand_singly(codes: NDArray[np.int64], raw: bytearray) -> None:
-    """As `_expand`, faster for few codes, or if they stand for many bytes each."""
+    """Does what `_expand` does, faster for few codes, or if they stand for many bytes each."""
     if not len(codes):
         return
     table = LITERALS.copy()
@@ -202,7 +202,7 @@ def _expand_singly(codes: NDArray[np.int64], raw: bytearray) -> None:
 def decode_jpeg(
     part: bytes, tables: bytes, shape: tuple[int, int, int], full_height: int, is_ycbcr: bool
 ) -> NDArray[np.uint8]:
-    """Decode a strip or tile of JPEG data (Adobe's TIFF Technical Note 2) to its samples, uint8
+    """Decodes a strip or tile of JPEG data (Adobe's TIFF Technical Note 2) to its samples, uint8
     [rows, columns * samples of a pixel].
 
     tables: the tag JPEGTables, may be empty; shape: columns, rows and samples of a pixel (1 or 3)

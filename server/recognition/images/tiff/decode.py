@@ -48,7 +48,7 @@ REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 
 def read_header(data: bytes) -> Header:
-    """The header of a TIFF.
+    """Returns the header of a TIFF.
 
     Raises UndecodableImageError if it is damaged, declares what the file does not hold, or has
     more than one picture or pixels of a kind that is not read.
@@ -62,7 +62,8 @@ def read_header(data: bytes) -> Header:
 
 
 def decode(data: bytes, header: Header, significant_bits: int = 0) -> Pixels:
-    """A TIFF's pixels as RGB, uint8 [height, width, 3], as stored: no orientation is applied.
+    """Returns a TIFF's pixels as RGB, uint8 [height, width, 3], as stored: no orientation is
+    applied.
 
     Grey is repeated; samples of 16 bits are reduced to the upper 8 of their `significant_bits` (0:
     of all 16), those of other depths scaled to 255; an alpha channel is dropped, or refused if
@@ -79,7 +80,7 @@ def decode(data: bytes, header: Header, significant_bits: int = 0) -> Pixels:
 
 
 class _Place(NamedTuple):
-    """Where a part lies in the picture. rows, columns: of the part; the picture may have fewer."""
+    """A part's place in the picture. rows, columns: of the part; the picture may have fewer."""
 
     top: int
     left: int
@@ -88,7 +89,7 @@ class _Place(NamedTuple):
 
 
 def _parts(layout: Layout) -> Iterator[tuple[_Place, list[int]]]:
-    """Each place with the numbers of its parts, one for each plane."""
+    """Yields each place with the numbers of its parts, one for each plane."""
     across = -(-layout.width // layout.part_width)
     number = len(layout.offsets) // layout.planes
     for index in range(number):
@@ -100,8 +101,8 @@ def _parts(layout: Layout) -> Iterator[tuple[_Place, list[int]]]:
 
 
 def _read_part(data: bytes, layout: Layout, part: int, rows: int) -> Any:
-    """The bytes of a strip or tile, decompressed, exactly `rows` rows. Some programs fill up the
-    last strip with rows below the picture, which are left out."""
+    """Returns the bytes of a strip or tile, decompressed, exactly `rows` rows. Some programs fill
+    up the last strip with rows below the picture, which are left out."""
     packed = data[layout.offsets[part] : layout.offsets[part] + layout.sizes[part]]
     if layout.reverse:
         packed = packed.translate(REVERSED)
@@ -150,7 +151,8 @@ def _convert(
 
 
 def _unpack(raw: NDArray[np.uint8], layout: Layout, columns: int) -> NDArray[Any]:
-    """Bytes [rows, bytes of a row] -> samples [rows, columns, samples of a pixel and plane]."""
+    """Turns bytes [rows, bytes of a row] to samples [rows, columns, samples of a pixel and
+    plane]."""
     bits, rows = layout.kind.bits, len(raw)
     channels = layout.kind.samples // layout.planes
     samples: NDArray[Any] = raw

@@ -25,8 +25,8 @@ RATIONAL = 5
 
 
 class _Form(NamedTuple):
-    """How numbers are laid out. order: of bytes, < or >; start: where the first directory's offset
-    stands; offset, length, entry: struct's formats of an offset, of the number of entries, and
+    """The layout of numbers. order: of bytes, < or >; start: place of the first directory's offset;
+    offset, length, entry: struct's formats of an offset, of the number of entries, and
     of an entry without its value; inline: bytes of a value that stands in its entry."""
 
     order: str
@@ -38,7 +38,7 @@ class _Form(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One tag: TIFF's number of its type, how many values, and where in the file they stand."""
+    """One tag: TIFF's number of its type, the number of its values, and their offset."""
 
     kind: int
     number: int
@@ -55,7 +55,7 @@ class Directory:
         self._data = data
 
     def numbers(self, tag: int) -> list[int]:
-        """The whole numbers of a tag, none if the tag is missing."""
+        """Returns the whole numbers of a tag, none if the tag is missing."""
         entry = self.entries.get(tag)
         if entry is None:
             return []
@@ -66,7 +66,7 @@ class Directory:
         return values
 
     def number(self, tag: int, default: int | None = None) -> int:
-        """The whole number of a tag that has one, `default` if the tag is missing."""
+        """Returns the whole number of a tag that has one, `default` if the tag is missing."""
         values = self.numbers(tag) or ([] if default is None else [default])
         if len(values) != 1:
             raise UndecodableImageError(
@@ -75,7 +75,7 @@ class Directory:
         return values[0]
 
     def rationals(self, tag: int) -> list[float] | None:
-        """The fractions of a tag, None if it is missing."""
+        """Returns the fractions of a tag, None if it is missing."""
         entry = self.entries.get(tag)
         if entry is None:
             return None
@@ -85,7 +85,7 @@ class Directory:
         return [float(above) / below if below else -1.0 for above, below in pairs.reshape(-1, 2)]
 
     def raw(self, tag: int) -> bytes:
-        """The bytes of a tag of the type BYTE or UNDEFINED, empty if it is missing."""
+        """Returns the bytes of a tag of the type BYTE or UNDEFINED, empty if it is missing."""
         entry = self.entries.get(tag)
         if entry is None:
             return b""
@@ -95,8 +95,8 @@ class Directory:
 
 
 def read_directory(data: bytes) -> tuple[Directory, list[tuple[int, int]]]:
-    """The first directory of a TIFF, and the spans (begin, end) of the file that hold the header,
-    the directories and the first one's values.
+    """Returns the first directory of a TIFF, and the spans (begin, end) of the file that hold the
+    header, the directories and the first one's values.
 
     Raises UndecodableImageError if a directory is cut off, unsorted or leads back to another, if a
     value lies outside the file, or if the file has more than one picture, thumbnails and masks
@@ -149,8 +149,8 @@ def _unpack(data: bytes, form: str, at: int) -> int:
 
 
 def _read_entries(data: bytes, form: _Form, at: int) -> tuple[dict[int, Entry], int]:
-    """The entries of the directory at `at` by their tags, and where they end. Whether the values
-    lie within the file is not checked."""
+    """Returns the entries of the directory at `at` by their tags, and where they end. Whether the
+    values lie within the file is not checked."""
     tags = _unpack(data, form.order + form.length, at)
     if not 0 < tags <= MAX_TAGS:
         raise UndecodableImageError(f"the image's header is damaged: it declares {tags} tags")
@@ -206,7 +206,8 @@ def _check_first(directory: Directory) -> None:
 
 
 def _is_extra(directory: Directory) -> bool:
-    """Whether a further picture is a thumbnail or a mask, by tags that stand in their entries."""
+    """Returns whether a further picture is a thumbnail or a mask, by tags that stand in their
+    entries."""
     for tag in (SUBFILE, OLD_SUBFILE):
         if tag in directory.entries and directory.entries[tag].number != 1:
             return False

@@ -78,7 +78,7 @@ class Tag:
 
 
 class Kind(NamedTuple):
-    """What the samples are. bits: of each; samples: of a pixel; colors: how many of these are
+    """The kind of the samples. bits: of each; samples: of a pixel; colors: how many of these are
     colours, which come first; opaque: whether the one behind them must be full everywhere;
     palette: uint8 [colours, 3]."""
 
@@ -95,9 +95,10 @@ class Kind(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Where the samples are. planes: 1, or one for each sample of a pixel; part_width, part_height:
-    of a strip or tile, the last strip may have fewer rows; offsets, sizes: of the parts, row by row
-    and plane by plane; reverse: whether the first pixel is the lowest bit of a byte."""
+    """The places of the samples. planes: 1, or one for each sample of a pixel; part_width,
+    part_height: of a strip or tile, the last strip may have fewer rows; offsets, sizes: of the
+    parts, row by row and plane by plane; reverse: whether the first pixel is the lowest bit of a
+    byte."""
 
     order: str
     width: int
@@ -117,7 +118,7 @@ class Layout(NamedTuple):
 
 
 def refuse(what: str) -> UndecodableImageError:
-    """The error for something that is not read, in words that follow «the TIFF has»."""
+    """Returns the error for something that is not read, in words that follow «the TIFF has»."""
     return UndecodableImageError(f"the TIFF has {what}, which is not read")
 
 
@@ -126,7 +127,7 @@ def _damaged(fault: str) -> UndecodableImageError:
 
 
 def read_layout(data: bytes) -> Layout:
-    """The layout of a TIFF's picture.
+    """Returns the layout of a TIFF's picture.
 
     Raises UndecodableImageError if the file is damaged, declares what it does not hold, or has
     more than one picture or pixels of a kind that is not read.
@@ -226,7 +227,7 @@ def _read_kind(tags: Directory, compression: int) -> Kind:
 
 
 def _same(tags: Directory, tag: int, default: int, samples: int) -> int:
-    """The number that a tag has for each sample of a pixel."""
+    """Returns the number that a tag has for each sample of a pixel."""
     values = tags.numbers(tag) or [default] * samples
     if len(values) != samples or len(set(values)) != 1:
         raise refuse(
@@ -245,7 +246,7 @@ def _read_palette(tags: Directory, bits: int) -> NDArray[np.uint8]:
 
 
 def _read_predictor(tags: Directory, compression: int, kind: Kind) -> bool:
-    """Whether samples are stored as differences to the pixel on the left."""
+    """Returns whether samples are stored as differences to the pixel on the left."""
     predictor = tags.number(Tag.PREDICTOR, 1)
     if predictor == 1:
         return False
@@ -264,7 +265,7 @@ def _read_fill_order(tags: Directory, compression: int, kind: Kind) -> bool:
 
 
 def _part_size(tags: Directory, width: int, height: int) -> tuple[bool, int, int]:
-    """Whether the file has tiles, and the width and height of a strip or tile."""
+    """Returns whether the file has tiles, and the width and height of a strip or tile."""
     is_tile = [tag in tags.entries for tag in range(Tag.TILE_WIDTH, Tag.TILE_SIZES + 1)]
     strip_tags = (Tag.STRIP_OFFSETS, Tag.ROWS_PER_STRIP, Tag.STRIP_SIZES)
     if not any(is_tile):
