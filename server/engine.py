@@ -16,11 +16,10 @@ from server.recognition.manifest import Bundle
 from server.recognition.reader_guard import ReaderGuard
 from server.recognition.tensor_model import Model, make_model
 from server.store.audit import Audit
-from server.store.bundles.records import Loaded
+from server.store.bundles.folder import ModelsFolder, models_folder
+from server.store.bundles.loader import Loaded
 from server.store.bundles.repository import BundleRepository
-from server.store.bundles.residents import Unloaded
-from server.store.bundles.serving_models import Limit
-from server.store.bundles.watching import watch
+from server.store.bundles.serving_models import Limit, Unloaded
 from server.store.crashes.guard import CrashGuard
 from server.system.background import BackgroundQueue, Task, make_task_queue
 from server.system.resources import available_cores
@@ -38,6 +37,7 @@ def make_store(
     afterwards: BackgroundQueue[Task] | None = None,
     guard: ReaderGuard | None = None,
     audit: Audit | None = None,
+    models: ModelsFolder | None = None,
 ) -> BundleRepository:
     """The model repository of `settings`, whose models share `admission` and tell `metrics`: of
     their frames by `afterwards`, where it is given. guard: what stands around the readers of
@@ -79,11 +79,8 @@ def make_store(
         logger.info("model unloaded", extra={"fields": fields})
 
     store = BundleRepository(
-        Path(settings.models),
-        settings.model,
+        models or models_folder(settings),
         load,
-        settings.recipe,
-        pinned=settings.version or None,
         limit=Limit(int(settings.models_memory_mb * 1e6), copies=1 + size + (wide > 0)),
         on_loaded=loaded,
         on_unloaded=unloaded,
@@ -114,7 +111,7 @@ def start_loading(
                 # Else the models after this one would not be loaded, nor newer versions looked for.
                 logger.exception("a model can't be loaded", extra={"fields": {"model": name}})
         if settings.watch_models_s:
-            watch(store, settings.watch_models_s, stopped)
+            store.watch(settings.watch_models_s, stopped)
 
     thread = threading.Thread(target=run, name="models", daemon=True)
     thread.start()
@@ -139,7 +136,11 @@ class Engine:
     """
 
     def __init__(
-        self, settings: Settings, root: Path = Path("/"), guard: CrashGuard | None = None
+        self,
+        settings: Settings,
+        root: Path = Path("/"),
+        guard: CrashGuard | None = None,
+        models: ModelsFolder | None = None,
     ) -> None:
         self.guard = guard or CrashGuard(settings)
         self.audit = Audit(Path(settings.data))
@@ -149,7 +150,7 @@ class Engine:
         self.metrics.watch(self.admission)
         self.afterwards = make_task_queue("afterwards")
         self.store = make_store(
-            settings, self.metrics, self.admission, self.afterwards, self.guard, self.audit
+            settings, self.metrics, self.admission, self.afterwards, self.guard, self.audit, models
         )
         self._settings, self._stop = settings, threading.Event()
         self._thread: threading.Thread | None = None

@@ -29,9 +29,9 @@ from server.http.routes import ADMIN, BINARY, KNOWN, TAR, route
 from server.observe.drift import Drift, Signal
 from server.recognition.manifest import Manifest
 from server.store.bundles.layout import versions
-from server.store.bundles.records import Failure
 from server.store.bundles.repository import BundleRepository
 from server.store.bundles.upload import import_archive, remove_partial_uploads
+from server.store.bundles.version_history import Failure
 
 logger = logging.getLogger(__name__)
 

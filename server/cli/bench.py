@@ -17,8 +17,8 @@ from server.cli.bench_server import Served, crowd, served, through_server
 from server.cli.bench_steps import Stage, Steps, Throughput, find_frames
 from server.config.load import write_settings
 from server.config.settings import Settings
-from server.process.startup import bundle_of
 from server.recognition.interpreter import runtime
+from server.store.bundles.folder import models_folder
 from server.system import process
 from server.system.resources import available_cores
 
@@ -72,7 +72,7 @@ def measure(settings: Settings, seconds: float, say: Callable[[str], object] = p
     Raises StartError where there is no bundle, no frame, or no server to be had.
     """
     process.configure_process()
-    bundle = bundle_of(settings)
+    bundle = models_folder(settings).verify_default()
     steps = Steps(bundle, settings.image_limits)
     frames, cores = find_frames(bundle), available_cores()
     name = f"{bundle.manifest.name}/{bundle.manifest.version}"

@@ -78,8 +78,8 @@ def _serve(settings: Settings, handover: Handover | None) -> int:
     from server.process.http_server import run
     from server.process.startup import application, preflight
 
-    make_app = partial(application, handover=handover)
-    run(settings, make_app, preflight(settings), handover)
+    make_app = partial(application, handover=handover, models=preflight(settings))
+    run(settings, make_app, handover)
     return 0
 
 

@@ -134,7 +134,6 @@ def wsgi_adapter(app: Wsgi) -> Callable[[Any, dict[str, Any]], None]:
 def run(
     settings: Settings,
     make_app: Callable[[Settings], Any],
-    slots: int,
     handover: Handover | None = None,
 ) -> None:
     """Serve `make_app(settings)` until SIGTERM or SIGINT, then let frames in hand finish. If they
@@ -158,7 +157,7 @@ def run(
         0,
         (None, native.SocketHolder(sock.detach(), False, BACKLOG)),
         None,
-        py_threads=threads(slots, settings.max_waiting),
+        py_threads=threads(settings.slots, settings.max_waiting),
         backpressure=most_connections(),
         http_mode="1",
     )

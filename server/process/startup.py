@@ -14,15 +14,14 @@ from server.config import load as config_reading
 from server.config.settings import Settings
 from server.errors import NotReadyError, SettingsError
 from server.http.access.open_access import check_access
-from server.store.bundles.choices import candidates, read_choice
-from server.store.bundles.layout import newest_intact, pick_default, versions
+from server.store.bundles.folder import ModelsFolder, models_folder
+from server.store.bundles.layout import versions
 from server.values.wording import counted
 
 if TYPE_CHECKING:
     from flask import Flask
 
     from server.observe.logs import LogThrottle
-    from server.recognition.manifest import Bundle
     from server.store.crashes.guard import CrashGuard
     from server.system.handover import Handover
 
@@ -35,25 +34,17 @@ BROKER = re.compile(r"rediss?://[^/?#\s]+(/[0-9]*)?(\?\S*)?")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 
 
-def preflight(settings: Settings) -> int:
-    """Checks what can be checked without loading a model; returns the frames worked on at once.
+def preflight(settings: Settings) -> ModelsFolder:
+    """Checks what can be checked without loading a model; returns the models folder.
 
     Imports nothing heavy, so that a server that can't start says so at once. Raises StartError
     where the doors are open to strangers, or where no version of the default model is intact.
     """
     check_access(settings)
-    bundle_of(settings)
+    models = models_folder(settings)
+    models.verify_default()
     check_values(settings)
-    return settings.slots
-
-
-def bundle_of(settings: Settings) -> "Bundle":
-    """The bundle that would serve by default. Raises BundleError where none is intact."""
-    folder = Path(settings.models)
-    found = versions(folder)
-    name = pick_default(found, settings.model, folder)
-    order = candidates(found[name], read_choice(folder / name), settings.version or None)
-    return newest_intact(folder, name, order, settings.recipe)
+    return models
 
 
 def check_values(settings: Settings) -> None:
@@ -117,10 +108,12 @@ def application(
     settings: Settings | None = None,
     root: Path = Path("/"),
     handover: "Handover | None" = None,
+    models: ModelsFolder | None = None,
 ) -> "Flask":
     """The WSGI application in a process of its own, for any WSGI server: logging started, the
     process set up. Without `settings`, those of the environment. root: where the machine's `sys`
-    and `proc` lie. handover: what workers leave to each other. Raises StartError."""
+    and `proc` lie. handover: what workers leave to each other. models: the folder as `preflight`
+    has read it. Raises StartError."""
     with _all_objects_kept():
         from server.observe import logs
         from server.observe.logs import LogThrottle
@@ -137,7 +130,7 @@ def application(
         Finalize(None, listener.stop, exitpriority=0)
         guard = CrashGuard(settings, handover)
         guard.start()
-        app = _put_together(settings, repeats, root, guard)
+        app = _put_together(settings, repeats, root, guard, models)
     if os.environ.get("NOTIFY_SOCKET"):
         from server.process import watchdog
 
@@ -161,13 +154,17 @@ def _all_objects_kept() -> Iterator[None]:
 
 
 def _put_together(
-    settings: Settings, repeats: "LogThrottle", root: Path, guard: "CrashGuard"
+    settings: Settings,
+    repeats: "LogThrottle",
+    root: Path,
+    guard: "CrashGuard",
+    models: ModelsFolder | None,
 ) -> "Flask":
     """The application, whose models load while the rest of it is imported: after it where their
     memory counts, since what imports take would count as the first one's."""
     from server.engine import Engine
 
-    engine = Engine(settings, root, guard)
+    engine = Engine(settings, root, guard, models)
     if not settings.models_memory_mb:
         engine.start()
     try:

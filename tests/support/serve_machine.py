@@ -10,4 +10,5 @@ from server.process.startup import application, preflight
 
 if __name__ == "__main__":
     settings = config_reading.load(os.environ)
-    run(settings, lambda given: application(given, Path(sys.argv[1])), preflight(settings))
+    models = preflight(settings)
+    run(settings, lambda given: application(given, Path(sys.argv[1]), models=models))

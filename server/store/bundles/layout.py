@@ -1,7 +1,6 @@
 """The model repository on disk: which names and versions there are, and whether they are intact."""
 
 import re
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
@@ -100,18 +99,6 @@ def task_of(folder: Path) -> str:
         return ""
 
 
-def pick_default(names: Mapping[str, object], wanted: str, folder: Path) -> str:
-    """The model for requests that name none: `wanted`, or the only one there is.
-
-    Raises BundleError where there are several and `wanted` is not among them.
-    """
-    if wanted in names:
-        return wanted
-    if len(names) == 1:
-        return next(iter(names))
-    raise BundleError(f"{folder} holds {', '.join(names)}, but not {wanted}: set `model` to one")
-
-
 def fingerprint(folder: Path) -> Fingerprint:
     """Path, size and time of change (ns) of every file in `folder`: what tells, without reading
     them, whether a version is another than it was."""
@@ -121,19 +108,3 @@ def fingerprint(folder: Path) -> Fingerprint:
             status = path.stat()
             found.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
     return tuple(found)
-
-
-def newest_intact(
-    folder: Path, name: str, numbers: Sequence[int], recipe: Recipe | None = None
-) -> Bundle:
-    """The first of the versions `numbers` whose files are intact.
-
-    Raises BundleError with the first one's fault where none is.
-    """
-    faults = []
-    for version in numbers:
-        try:
-            return open_bundle(folder / name / str(version), recipe)
-        except BundleError as error:
-            faults.append(error)
-    raise faults[0] if faults else BundleError(f"{folder / name} holds no version that may serve")

@@ -1,19 +1,24 @@
-"""One version of a model, verified, loaded and swapped in, or refused."""
+"""Versions verified, loaded and swapped in, or refused; and models loaded when a request asks."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
+
+from server.config.thread_budget import MOST_LOADING
 from server.errors import BundleError, NotReadyError, VersionRefusedError
-from server.recognition.manifest import MODEL, Bundle, Recipe
-from server.store.bundles.layout import Fingerprint, open_bundle
-from server.store.bundles.records import Loaded, ModelRecord
+from server.recognition.manifest import Bundle
+from server.store.bundles.folder import ModelsFolder
+from server.store.bundles.layout import Fingerprint
 from server.store.bundles.serving_models import ServingModels
+from server.store.bundles.version_history import VersionHistory
 from server.system.process import resident, trim_heap
 
 if TYPE_CHECKING:
@@ -21,33 +26,71 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Measures of a model's size that are remembered, the least ones.
+MEASURES = 3
+
 Load: TypeAlias = "Callable[[Bundle], Model]"
 
 
+class Loaded(msgspec.Struct, frozen=True):
+    """A version that serves now: the bytes it takes, and the seconds it took to load, warm up and
+    check."""
+
+    recognizer: Model
+    bytes: int
+    seconds: float
+
+
+class MeasuredSize:
+    """The bytes that a model's files take in memory: the least of some measures, since what frames
+    took meanwhile counts as the model's."""
+
+    def __init__(self) -> None:
+        self._content: Fingerprint = ()
+        self._measures: list[int] = []
+
+    @property
+    def bytes(self) -> int:
+        """The size, as far as known; 0 before the model was loaded."""
+        return min(self._measures, default=0)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether it was measured often enough to refuse the model by it."""
+        return len(self._measures) >= MEASURES
+
+    def add(self, content: Fingerprint, size: int) -> None:
+        """Notes that the files `content` took `size` bytes."""
+        if content != self._content:
+            self._content = content
+            self._measures = []
+        self._measures = sorted([*self._measures, size])[:MEASURES]
+
+
 class VersionLoader:
-    """Loads versions in `folder` onto `shelf`; to be used by whoever has the turn to load."""
+    """Loads versions of `folder` into `serving`; for the thread whose turn it is to load."""
 
     def __init__(
         self,
-        folder: Path,
+        folder: ModelsFolder,
         load: Load,
-        recipe: Recipe | None,
-        shelf: ServingModels,
+        serving: ServingModels,
         on_loaded: Callable[[Loaded], None],
     ) -> None:
-        """`recipe` feeds a bare model.tflite."""
-        self._folder, self._load, self._recipe = folder, load, recipe
-        self._shelf, self._on_loaded = shelf, on_loaded
+        self._folder, self._load = folder, load
+        self._serving, self._on_loaded = serving, on_loaded
+        self._sizes: defaultdict[str, MeasuredSize] = defaultdict(MeasuredSize)
         # One thread does all loading: glibc gives each thread an arena of its own, and every arena
         # that models were in keeps some of their memory.
         self._thread = ThreadPoolExecutor(1, "model-load")
 
-    def swap_in(self, name: str, record: ModelRecord, version: int, content: Fingerprint) -> Model:
+    def swap_in(self, history: VersionHistory, version: int, content: Fingerprint) -> Model:
         """Verifies, loads and swaps `version` in. Raises VersionRefusedError, remembered among the
-        failures, or NotReadyError where the memory budget has no room."""
+        failures, or NotReadyError if the memory budget has no room."""
+        name = history.name
         fields: dict[str, object] = {"model": f"{name}/{version}"}
         try:
-            loaded = self._made(name, record, version)
+            loaded = self._make(name, version, content)
         except NotReadyError:
             raise
         except (BundleError, OSError, ValueError, RuntimeError) as error:
@@ -58,35 +101,77 @@ class VersionLoader:
             reason = f"it can't be loaded: {type(error).__name__}: {error}"
             logger.exception("version failed", extra={"fields": fields})
         else:
-            size = record.measured(content, loaded.bytes)
-            old = self._shelf.swap(name, loaded.recognizer, size)
-            record.serves(version, old)
-            self._shelf.make_room(name, 0)
+            size = self._sizes[name]
+            size.add(content, loaded.bytes)
+            before = self._serving.replace(name, loaded.recognizer, size.bytes)
+            history.serves(version, content, before)
+            self._serving.reserve(name, 0)
             self._on_loaded(loaded)
             return loaded.recognizer
-        record.refuse(version, content, reason)
+        history.refuse(version, content, reason)
         logger.warning("version refused", extra={"fields": fields | {"reason": reason}})
         raise VersionRefusedError(f"version {version} of {name} is refused: {reason}")
 
-    def _made(self, name: str, record: ModelRecord, version: int) -> Loaded:
-        """`version`, verified and in memory, but not serving yet. Raises NotReadyError, BundleError
-        and what else opening and loading it may."""
-        folder = self._folder / name / str(version)
-        bundle = open_bundle(folder, self._recipe)
-        file = (folder / MODEL).stat().st_size
-        self._make_room(name, record, file * self._shelf.limit.copies)
+    def _make(self, name: str, version: int, content: Fingerprint) -> Loaded:
+        """Returns `version`, verified and in memory, but not serving yet. Raises NotReadyError,
+        BundleError, and what else opening and loading it may."""
+        bundle = self._folder.open(name, version, content)
+        file = bundle.model_path.stat().st_size
+        self._reserve(name, file * self._serving.limit.copies)
         trim_heap()
         started, before = time.perf_counter(), resident()
         recognizer = self._thread.submit(self._load, bundle).result()
         seconds, size = time.perf_counter() - started, max(file, resident() - before)
         return Loaded(recognizer, size, seconds)
 
-    def _make_room(self, name: str, record: ModelRecord, guess: int) -> None:
-        """Makes room for what the model took before, or for `guess` where that is not sure enough
-        to refuse it. Raises NotReadyError where there is none."""
+    def _reserve(self, name: str, guess: int) -> None:
+        """Makes room for what the model took before, or for `guess` if that is not sure enough to
+        refuse it. Raises NotReadyError if there is none."""
+        size = self._sizes[name]
         try:
-            self._shelf.make_room(name, max(record.size, guess))
+            self._serving.reserve(name, max(size.bytes, guess))
         except NotReadyError:
-            if record.sure:
+            if size.is_sure:
                 raise
-            self._shelf.make_room(name, guess)
+            self._serving.reserve(name, guess)
+
+
+class OnDemandLoader:
+    """Loads models in a thread of its own, so that a request waits for one no longer than its
+    frame is worth, and the model is there for the next request.
+
+    `_lock` guards `_loads`, those under way by name.
+    """
+
+    def __init__(self, load: Callable[[str], Model]) -> None:
+        self._load = load
+        self._places = threading.BoundedSemaphore(MOST_LOADING)
+        self._lock = threading.Lock()
+        self._loads: dict[str, Future[Model]] = {}
+        self._thread = ThreadPoolExecutor(1, "cold-load")
+
+    def wait(self, name: str, seconds: float) -> Model:
+        """Returns `name`, loaded. Raises NotReadyError if that takes more than `seconds` or if too
+        many requests wait already, and what `load` raises."""
+        if not self._places.acquire(blocking=False):
+            raise NotReadyError(f"{MOST_LOADING} requests wait for models already", retry_after=1)
+        try:
+            return self._start(name).result(max(0.0, seconds))
+        except TimeoutError:
+            raise NotReadyError(f"the model {name} is being loaded", retry_after=1) from None
+        finally:
+            self._places.release()
+
+    def _start(self, name: str) -> Future[Model]:
+        with self._lock:
+            load = self._loads.get(name)
+            if load is None:
+                load = self._loads[name] = self._thread.submit(self._run, name)
+            return load
+
+    def _run(self, name: str) -> Model:
+        try:
+            return self._load(name)
+        finally:
+            with self._lock:
+                del self._loads[name]

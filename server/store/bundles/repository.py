@@ -1,7 +1,7 @@
 """The live model repository: versions verified, loaded, warmed up, checked, then swapped in.
 
-What a version must pass before it serves is `Load`'s business; here it is decided which version
-of which model is loaded when, and which one is let go.
+It decides which version of which model is loaded when, and which one is unloaded; `Load` decides
+what a version must pass before it serves.
 """
 
 from __future__ import annotations
@@ -11,32 +11,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from server.errors import (
+    LinesideError,
     ModelNotFoundError,
     NothingToRollBackError,
     NotReadyError,
+    StartError,
     VersionPinnedError,
     VersionRefusedError,
 )
-from server.recognition.manifest import Recipe
-from server.store.bundles.choices import read_choice
-from server.store.bundles.layout import (
-    Fingerprint,
-    fingerprint,
-    pick_default,
-    task_of,
-    versions,
-    versions_of,
-)
-from server.store.bundles.loader import Load, VersionLoader
-from server.store.bundles.on_demand import OnDemandLoader
-from server.store.bundles.records import Failure, Loaded, ModelRecord
-from server.store.bundles.residents import Unloaded
-from server.store.bundles.serving_models import LONGEST_WAIT, Limit, ServingModels
-from server.store.bundles.version_history import VersionHistory
+from server.store.bundles.folder import ModelsFolder
+from server.store.bundles.layout import Fingerprint, fingerprint, task_of, versions
+from server.store.bundles.loader import Load, Loaded, OnDemandLoader, VersionLoader
+from server.store.bundles.serving_models import LOAD_TIMEOUT_S, Limit, ServingModels, Unloaded
+from server.store.bundles.version_history import Failure, VersionHistory
 
 if TYPE_CHECKING:
     from server.recognition.tensor_model import Model
@@ -49,40 +39,32 @@ Seen: TypeAlias = Mapping[str, Mapping[int, Fingerprint]]
 class BundleRepository:
     """Loaded models by name.
 
-    `_lock` guards `_records`. `_loading` is held by the one thread that loads: a request for a
-    model that serves never waits for it.
+    `_loading` is held by the one thread that loads: a request for a model that serves never waits
+    for it.
     """
 
     def __init__(
         self,
-        folder: Path,
-        default: str,
+        models: ModelsFolder,
         load: Load,
-        recipe: Recipe | None = None,
         *,
-        pinned: int | None = None,
         limit: Limit | None = None,
         on_loaded: Callable[[Loaded], None] = lambda _: None,
         on_unloaded: Callable[[Unloaded], None] = lambda _: None,
         on_taken_over: Callable[[str, int | None, int], None] = lambda *_: None,
     ) -> None:
-        """`default` is the model for requests that name none, and `pinned` the only version of it
-        that may serve. Raises BundleError where the folder holds several models and `default` is
-        not among them. on_taken_over: called with the model and the version before and after,
-        when a look finds one that takes over."""
-        self.folder, self._on_taken_over = folder, on_taken_over
-        names = versions(folder)
-        self.default = pick_default(names, default, folder)
-        self._shelf = ServingModels(self.default, limit or Limit(), on_unloaded)
-        self._loader = VersionLoader(folder, load, recipe, self._shelf, on_loaded)
-        self._succession = VersionHistory(folder, self.default, pinned)
-        self._lock, self._loading = threading.Lock(), threading.Lock()
-        self._cold = OnDemandLoader(self.load)
-        self._records = {name: ModelRecord() for name in names}
+        """on_taken_over: called with the model and the version before and after, when a look finds
+        one that takes over."""
+        self.folder, self.default = models.path, models.default
+        self._models, self._on_taken_over = models, on_taken_over
+        self._serving = ServingModels(self.default, limit or Limit(), on_unloaded)
+        self._loader = VersionLoader(models, load, self._serving, on_loaded)
+        self._loading = threading.Lock()
+        self._on_demand = OnDemandLoader(self.load)
 
     def ready(self) -> tuple[bool, str]:
         """Whether the default model serves, and if not, why."""
-        if self._shelf.version(self.default) is not None:
+        if self._serving.version(self.default) is not None:
             return True, ""
         failures = self.failures(self.default)
         if failures:
@@ -91,90 +73,89 @@ class BundleRepository:
 
     def memory(self) -> dict[str, int]:
         """Bytes in memory by model, versions included that only finish their last frames."""
-        return self._shelf.residents.by_name()
+        return self._serving.residents.by_name()
 
     def get(
         self, name: str | None = None, version: int | None = None, until: float | None = None
     ) -> Model:
-        """The recognizer that serves `name` (the default where None), loaded now if need be.
+        """The model that serves `name` (the default if None), loaded now if need be.
 
         It stays in memory for as long as the caller holds it, whatever serves meanwhile. until:
-        when a wait for it ends, in seconds of time.monotonic; LONGEST_WAIT from now where None.
+        when a wait for it ends, in seconds of time.monotonic; LOAD_TIMEOUT_S from now if None.
         Raises ModelNotFoundError for an unknown name or a version that does not serve,
-        NotReadyError while the default or, for longer than that, another is being loaded, and
-        where no version of the model may serve.
+        NotReadyError while the default or, for longer than that, another is being loaded, and if
+        no version of the model may serve.
         """
         name = name or self.default
-        recognizer = self._shelf.use(name)
-        if recognizer is None:
+        model = self._serving.get(name)
+        if model is None:
             if name == self.default:
                 raise NotReadyError(self.ready()[1], retry_after=1)
-            self._known(name)
-            left = LONGEST_WAIT if until is None else min(LONGEST_WAIT, until - time.monotonic())
-            recognizer = self._cold.wait(name, left)
-        if version is not None and recognizer.manifest.version != version:
+            self._models.history(name)
+            seconds = LOAD_TIMEOUT_S
+            if until is not None:
+                seconds = min(seconds, until - time.monotonic())
+            model = self._on_demand.wait(name, seconds)
+        if version is not None and model.manifest.version != version:
             raise ModelNotFoundError(
-                f"version {version} of {name} is not served; {recognizer.manifest.version} is"
+                f"version {version} of {name} is not served; {model.manifest.version} is"
             )
-        return recognizer
+        return model
 
     def load(self, name: str) -> Model:
         """Loads the first version of `name` that may serve and verifies, unless one serves already.
 
         Raises ModelNotFoundError for an unknown name, NotReadyError with the first version's
-        reason where none does, or where the memory budget has no room.
+        reason if none does, or if the memory budget has no room.
         """
-        record = self._known(name)
+        history = self._models.history(name)
         with self._turn_to_load():
-            serving = self._shelf.use(name)
-            if serving is None:
-                serving = self._adopt(name, record, self._succession.order(name))
+            serving = self._serving.get(name) or self._adopt(history, history.order())
             if serving is not None:
                 return serving
-        failures = self.failures(name)
-        reason = failures[0].reason if failures else self._none_of(name)
+        failures = history.failures()
+        reason = failures[0].reason if failures else self._none_of(history)
         raise NotReadyError(reason, retry_after=10)
 
-    def _none_of(self, name: str) -> str:
-        """That no version of `name` may serve, as one that is not pinned would."""
-        pinned, there = self._succession.pinned(name), versions_of(self.folder, name)
-        if pinned is None or not there:
-            return f"{self.folder / name} holds no version"
-        held = ", ".join(map(str, there))
-        return f"{self.folder / name} holds no version {pinned}; it holds {held}"
+    def _none_of(self, history: VersionHistory) -> str:
+        """Says that no version of the model may serve, as one that is not pinned would."""
+        present = history.present()
+        if history.pinned is None or not present:
+            return f"{history.folder} holds no version"
+        held = ", ".join(map(str, present))
+        return f"{history.folder} holds no version {history.pinned}; it holds {held}"
 
     def refresh(self, name: str) -> Model:
         """Looks at models/NAME again and swaps in the newest version that may serve.
 
-        Raises ModelNotFoundError, or VersionRefusedError where a newer one failed and the old one
+        Raises ModelNotFoundError, or VersionRefusedError if a newer one failed and the old one
         goes on.
         """
-        record = self._known(name)
+        history = self._models.history(name)
         with self._turn_to_load():
-            numbers = self._succession.order(name)
-            fresh = self._adopt(name, record, numbers)
-            serving = self._shelf.use(name)
-            failed = bool(numbers) and record.refused(numbers[0])
+            order = history.order()
+            fresh = self._adopt(history, order)
+            serving = self._serving.get(name)
+            failed = bool(order) and history.is_refused(order[0])
         if serving is None or (fresh is None and failed):
-            raise VersionRefusedError(self._first_reason(name))
+            raise VersionRefusedError(_first_reason(history))
         return serving
 
     def activate(self, name: str, version: int) -> Model:
         """Serves `version` of `name` from now on, and keeps that choice for the next start.
 
         Raises ModelNotFoundError, VersionPinnedError, or VersionRefusedError with its fault, in
-        which case what served goes on.
+        which case the version before goes on.
         """
-        record = self._known(name)
-        pinned = self._succession.pinned(name)
-        if pinned not in (None, version):
+        history = self._models.history(name)
+        if history.pinned not in (None, version):
             raise VersionPinnedError(
-                f"the setting `version` pins {name} to {pinned}: change it there"
+                f"the setting `version` pins {name} to {history.pinned}: change it there"
             )
         with self._turn_to_load():
-            if version not in versions_of(self.folder, name):
-                raise ModelNotFoundError(f"{self.folder / name} holds no version {version}")
-            return self._activate(name, record, version)
+            if version not in history.present():
+                raise ModelNotFoundError(f"{history.folder} holds no version {version}")
+            return self._activate(history, version)
 
     def rollback(self, name: str) -> Model:
         """Serves the version that served before this one (or else the next lower that verifies and
@@ -183,57 +164,64 @@ class BundleRepository:
 
         Raises ModelNotFoundError, VersionPinnedError, NothingToRollBackError.
         """
-        record = self._known(name)
-        pinned = self._succession.pinned(name)
-        if pinned is not None:
-            raise VersionPinnedError(f"the setting `version` pins {name} to {pinned}")
+        history = self._models.history(name)
+        if history.pinned is not None:
+            raise VersionPinnedError(f"the setting `version` pins {name} to {history.pinned}")
         with self._turn_to_load():
-            now = self._shelf.version(name)
-            if now is None:
-                now = self._succession.first(name, record)
-            for version in self._succession.before(name, record, now):
+            serving = self._serving.version(name)
+            if serving is None:
+                serving = history.first()
+            for version in history.rollback_order(serving):
                 try:
-                    return self._activate(name, record, version, back=True)
+                    return self._activate(history, version, back=True)
                 except VersionRefusedError:
                     continue  # recorded among the failures; the one before may be well
             raise NothingToRollBackError(f"{name} has no other version that served or verifies")
 
+    def watch(self, seconds: float, stop: threading.Event) -> None:
+        """Looks for newer versions every `seconds` until `stop` is set."""
+        seen: Seen = {}
+        while not stop.wait(seconds):
+            seen = self.look(seen)
+
     def look(self, seen: Seen) -> Seen:
-        """One look at the folders of loaded models: newer versions are swapped in.
+        """Looks once at the folders of loaded models: newer versions are swapped in. A folder that
+        can't be looked at is logged, and looked at again the next time.
 
         seen: what the look before returned. A version is tried when its files are as they were
         then, so that one being copied is left alone, and not again until they change.
         """
-        found = dict(seen)
+        seen_now = dict(seen)
         for name in (*self.served(), *(() if self.ready()[0] else (self.default,))):
             try:
                 with suppress(NotReadyError), self._turn_to_load():
-                    found[name] = self._look_at(name, seen.get(name, {}))
-            except OSError as error:
-                # The versions of the others are looked at all the same.
+                    seen_now[name] = self._look_at(name, seen.get(name, {}))
+            except (LinesideError, StartError, OSError) as error:
                 fields = {"model": name, "reason": str(error)}
                 logger.warning("model can't be looked at", extra={"fields": fields})
-        return found
+        return seen_now
 
     def _look_at(self, name: str, seen: Mapping[int, Fingerprint]) -> dict[int, Fingerprint]:
-        """The versions of `name` that may serve; a newer one that `seen` had as well is swapped
-        in. To be called with the turn to load, since a rollback passes over what it leaves."""
-        record, order = self._known(name), self._succession.order(name)
-        now = {n: fingerprint(self.folder / name / str(n)) for n in order}
-        serving = self._shelf.version(name)
+        """Returns the versions of `name` that may serve; a newer one that `seen` had as well is
+        swapped in. To be called with the turn to load, since a rollback passes over what it
+        leaves."""
+        history = self._models.history(name)
+        order = history.order()
+        now = {n: fingerprint(history.folder / str(n)) for n in order}
+        serving = self._serving.version(name)
         newer = [n for n in order if serving is None or n > serving]
-        fresh = self._adopt(name, record, [n for n in newer if seen.get(n) == now[n]])
+        fresh = self._adopt(history, [n for n in newer if seen.get(n) == now[n]])
         if fresh is not None:
             self._on_taken_over(name, serving, fresh.manifest.version)
         return now
 
     def served(self) -> dict[str, Model]:
         """The loaded models by name."""
-        return self._shelf.served()
+        return self._serving.all()
 
     def tensor_models(self) -> tuple[str, ...]:
         """The names, in their order, of the models of `task: tensor`, loaded or not."""
-        serving, names = self._shelf.served(), []
+        serving, names = self._serving.all(), []
         for name, numbers in versions(self.folder).items():
             model = serving.get(name)
             task = model.manifest.task if model else task_of(self.folder / name / str(numbers[0]))
@@ -244,77 +232,61 @@ class BundleRepository:
     def passed_over(self, name: str) -> tuple[int, ...]:
         """The versions on disk that are newer than the one that serves, and that a person passed
         over, newest first."""
-        choice, serving = read_choice(self.folder / name), self._shelf.version(name)
-        if choice is None or serving is None:
-            return ()
-        present = versions_of(self.folder, name)
-        return tuple(n for n in present if n > serving and n in choice.skip)
+        serving = self._serving.version(name)
+        return () if serving is None else self._models.history(name).passed_over(serving)
 
     def failures(self, name: str) -> tuple[Failure, ...]:
         """The versions of `name` on disk that were refused when last tried, newest first."""
-        present = versions_of(self.folder, name)
-        with self._lock:
-            record = self._records.get(name)
-        return record.failures(present) if record else ()
-
-    def _known(self, name: str) -> ModelRecord:
-        with self._lock:
-            record = self._records.get(name)
-        if record is None:
-            if not versions_of(self.folder, name):
-                raise ModelNotFoundError(f"there is no model {name}")
-            with self._lock:
-                record = self._records.setdefault(name, ModelRecord())
-        return record
-
-    def _first_reason(self, name: str) -> str:
-        failures = self.failures(name)
-        if not failures:
-            return f"{self.folder / name} holds no version that may serve"
-        return f"version {failures[0].version} of {name} is refused: {failures[0].reason}"
+        with suppress(ModelNotFoundError):
+            return self._models.history(name).failures()
+        return ()
 
     @contextmanager
     def _turn_to_load(self) -> Iterator[None]:
-        if not self._loading.acquire(timeout=LONGEST_WAIT):
+        if not self._loading.acquire(timeout=LOAD_TIMEOUT_S):
             raise NotReadyError("other models are being loaded", retry_after=5)
         try:
             yield
         finally:
             self._loading.release()
 
-    def _adopt(self, name: str, record: ModelRecord, order: Sequence[int]) -> Model | None:
+    def _adopt(self, history: VersionHistory, order: Sequence[int]) -> Model | None:
         """Swaps in the first of `order` that verifies, up to the one that serves; a version that
-        failed with the same files is not tried again. None where there was no swap."""
+        failed with the same files is not tried again. Returns None if there was no swap."""
+        before = self._serving.version(history.name)
         for version in order:
-            if version == self._shelf.version(name):
+            if version == before:
                 return None
-            content = fingerprint(self.folder / name / str(version))
-            if not record.refused(version, content):
-                before = self._shelf.version(name)
-                try:
-                    fresh = self._loader.swap_in(name, record, version, content)
-                except VersionRefusedError:
-                    continue  # recorded among the failures
-                if before is None:
-                    self._succession.recall(name, record, version)
-                else:
-                    self._succession.took_over(name, record, version)
-                return fresh
+            content = fingerprint(history.folder / str(version))
+            if history.is_refused(version, content):
+                continue
+            try:
+                fresh = self._loader.swap_in(history, version, content)
+            except VersionRefusedError:
+                continue  # recorded among the failures
+            if before is None:
+                history.recall(version)
+            else:
+                history.keep_successor(version)
+            return fresh
         return None
 
-    def _activate(
-        self, name: str, record: ModelRecord, version: int, *, back: bool = False
-    ) -> Model:
-        """Serves `version`, anew where its files changed, and keeps the choice. On the way `back`,
-        what was left is forgotten, so that the next step goes further back."""
-        content = fingerprint(self.folder / name / str(version))
-        serving = self._shelf.use(name)
+    def _activate(self, history: VersionHistory, version: int, *, back: bool = False) -> Model:
+        """Serves `version`, anew if its files changed, and keeps the choice. On the way `back`, the
+        version that was left is forgotten, so that the next step goes further back."""
+        content = fingerprint(history.folder / str(version))
+        serving = self._serving.get(history.name)
         if serving is None:
-            self._succession.recall(name, record, version)
-        same, before = record.content == content, record.history_before(version)
+            history.recall(version)
+        same, served = history.content == content, history.served_before(version)
         if serving is None or serving.manifest.version != version or not same:
-            serving = self._loader.swap_in(name, record, version, content)
-        if back:
-            record.history = before
-        self._succession.choose(name, record, version)
+            serving = self._loader.swap_in(history, version, content)
+        history.keep_chosen(version, served if back else None)
         return serving
+
+
+def _first_reason(history: VersionHistory) -> str:
+    failures = history.failures()
+    if not failures:
+        return f"{history.folder} holds no version that may serve"
+    return f"version {failures[0].version} of {history.name} is refused: {failures[0].reason}"

@@ -16,8 +16,8 @@ from tiny_models import MakeModel, write_bundle
 
 from server.cli.fleet import pack
 from server.recognition.manifest import read_bundle
-from server.store.bundles.choices import CHOICE
 from server.store.bundles.upload import ARRIVING
+from server.store.bundles.version_history import CHOICE_FILE
 
 RED = encode(plain((255, 0, 0)), "PNG")
 
@@ -32,7 +32,7 @@ def models(tiny_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> P
         shutil.copytree(good, spoiled)
         (spoiled / name).unlink()
         os.mkfifo(spoiled / name)
-    os.mkfifo(folder / "colors" / CHOICE)
+    os.mkfifo(folder / "colors" / CHOICE_FILE)
     return folder
 
 

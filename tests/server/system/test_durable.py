@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.store.bundles.choices import CHOICE, VersionChoice, write_choice
+from server.store.bundles.version_history import CHOICE_FILE, VersionChoice, write_choice
 from server.store.keys import add_key
 from server.system.files import beside, make_folder, write_whole
 
@@ -45,7 +45,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
     ("name", "write"),
     [
         ("file", lambda path: write_whole(path, b"new")),
-        (CHOICE, lambda path: write_choice(path.parent, VersionChoice(1))),
+        (CHOICE_FILE, lambda path: write_choice(path.parent, VersionChoice(1))),
         ("keys.jsonl", lambda path: add_key(path, "a", ["admin"], now=NOW)),
     ],
 )

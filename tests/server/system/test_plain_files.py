@@ -13,8 +13,8 @@ from server.http.access.tokens import _read
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import digest, read_bundle, read_labels
 from server.recognition.sample import read_sample
-from server.store.bundles.choices import CHOICE, read_choice
 from server.store.bundles.layout import task_of
+from server.store.bundles.version_history import CHOICE_FILE, read_choice
 from server.system.files import read_plain_file
 
 
@@ -57,7 +57,7 @@ def test_read_plain_file_follows_links(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_readers_refuse_other_kinds(tmp_path: Path, kind: str) -> None:
-    for name in ("bundle.json", "labels.txt", "model.tflite", CHOICE, "lineside.toml"):
+    for name in ("bundle.json", "labels.txt", "model.tflite", CHOICE_FILE, "lineside.toml"):
         OTHERS[kind](tmp_path / name)
     says = f"it is {kind}, not a plain file"
     with pytest.raises(BundleError, match=says):

@@ -33,9 +33,9 @@ from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import LABELS, MANIFEST, MODEL, Bundle, Golden
 from server.recognition.recognizer import Recognizer
 from server.recognition.tensor_model import Model, make_model
-from server.store.bundles.choices import CHOICE, VersionChoice, candidates, read_choice
+from server.store.bundles.folder import ModelsFolder
 from server.store.bundles.repository import BundleRepository
-from server.store.bundles.watching import look_again
+from server.store.bundles.version_history import CHOICE_FILE, VersionChoice, candidates, read_choice
 
 RED = encode(plain((255, 0, 0)), "PNG")
 
@@ -217,7 +217,7 @@ def test_an_unforeseen_error_is_its_versions_failure_alone(model: Path, events: 
         return make_model(bundle, pool, Admission(1, 4), Limits())
 
     add(model, 2)
-    store = BundleRepository(model.parent, "colors", load)
+    store = BundleRepository(ModelsFolder(model.parent, "colors"), load)
     start_loading(store, Settings())
     assert events.await_fields("version failed") == {"model": "colors/2"}
     assert events.await_fields("version refused")["model"] == "colors/2"
@@ -245,17 +245,17 @@ def test_scan_takes_a_version_once_its_files_are_stable(
     store: BundleRepository, model: Path
 ) -> None:
     """A scan takes a version once its files stay as they are."""
-    seen = look_again(store, {})
+    seen = store.look({})
     folder = add(model, 2)
     (folder / MANIFEST).rename(model.parent / "kept")
-    seen = look_again(store, seen)
+    seen = store.look(seen)
     assert store.failures("colors") == ()
     (model.parent / "kept").rename(folder / MANIFEST)
-    seen = look_again(store, seen)
+    seen = store.look(seen)
     assert serving(store) == 1
-    seen = look_again(store, seen)
+    seen = store.look(seen)
     assert serving(store) == 2
-    look_again(store, seen)
+    store.look(seen)
     assert serving(store) == 2
 
 
@@ -266,7 +266,7 @@ def test_a_look_brings_a_default_up_that_could_not_start(model: Path) -> None:
     with pytest.raises(NotReadyError):
         store.load("colors")
     (model / "1" / MANIFEST).write_bytes(kept)
-    look_again(store, look_again(store, {}))
+    store.look(store.look({}))
     assert store.ready() == (True, "")
 
 
@@ -322,7 +322,7 @@ def test_a_rollback_knows_what_served_since_it_was_kept(
     store: BundleRepository, model: Path
 ) -> None:
     add(model, 2)
-    look_again(store, look_again(store, {}))
+    store.look(store.look({}))
     assert read_choice(model) == VersionChoice(version=2, history=(1,))
     add(model, 3)
     again = store_of(model.parent)
@@ -335,12 +335,12 @@ def test_a_swap_needs_no_folder_that_can_be_written(
     store: BundleRepository, model: Path, events: Events
 ) -> None:
     add(model, 2)
-    (model / f".{CHOICE}.new").mkdir()  # stands where the file is written, for root as well
+    (model / f".{CHOICE_FILE}.new").mkdir()  # stands where the file is written, for root as well
     assert store.refresh("colors").manifest.version == 2
     fields = events.await_fields(
         "the choice of a version can't be kept and holds until the next start"
     )
-    assert fields["file"] == str(model / CHOICE)
+    assert fields["file"] == str(model / CHOICE_FILE)
     assert store.rollback("colors").manifest.version == 1
 
 
@@ -394,10 +394,10 @@ def test_a_pinned_version_stays(model: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"{", bytes(40), b'{"version": 1, "\xff": 2}'])
 def test_a_damaged_choice_is_ignored(model: Path, content: bytes) -> None:
-    (model / CHOICE).write_bytes(content)
+    (model / CHOICE_FILE).write_bytes(content)
     store = store_of(model.parent)
     assert store.load("colors").manifest.version == 1
-    (aside,) = model.glob(f"{CHOICE}.damaged-*")
+    (aside,) = model.glob(f"{CHOICE_FILE}.damaged-*")
     assert aside.read_bytes() == content
     assert store.activate("colors", 1).manifest.version == 1
     assert read_choice(model) == VersionChoice(version=1)
@@ -410,7 +410,7 @@ def test_a_choice_that_is_no_file_stops_no_other(model: Path, kind: str) -> None
         "FIFO": os.mkfifo,
         "link": lambda path: path.symlink_to("nowhere/at/all"),
     }
-    make[kind](model / CHOICE)
+    make[kind](model / CHOICE_FILE)
     store = store_of(model.parent)
     assert store.load("colors").manifest.version == 1
     assert store.activate("colors", 1).manifest.version == 1

@@ -19,10 +19,11 @@ from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
 from server.recognition.tensor_model import Model, make_model
-from server.store.bundles.choices import read_choice
-from server.store.bundles.records import Loaded
+from server.store.bundles.folder import ModelsFolder
+from server.store.bundles.loader import Loaded
 from server.store.bundles.repository import BundleRepository
 from server.store.bundles.serving_models import Limit
+from server.store.bundles.version_history import read_choice
 
 
 class Disk:
@@ -50,7 +51,7 @@ def disk() -> Iterator[Disk]:
 def store(tiny_model: MakeModel, tmp_path: Path, disk: Disk) -> BundleRepository:
     for name in ("first", "slow", "other"):
         write_bundle(tmp_path / name / "1", tiny_model("colors"))
-    made = BundleRepository(tmp_path, "first", disk.load)
+    made = BundleRepository(ModelsFolder(tmp_path, "first"), disk.load)
     made.load("first")
     return made
 
@@ -71,7 +72,7 @@ def test_frame_waits_for_model_until_its_deadline(store: BundleRepository, disk:
 def test_a_bounded_number_of_requests_waits_for_models(store: BundleRepository, disk: Disk) -> None:
     with ThreadPoolExecutor(MOST_LOADING) as requests:
         waiting = [requests.submit(store.get, "slow") for _ in range(MOST_LOADING)]
-        left = store._cold._places  # nothing else tells that all of them wait
+        left = store._on_demand._places  # nothing else tells that all of them wait
         await_that(lambda: left._value == 0, "all requests to wait")
         with pytest.raises(NotReadyError, match=f"{MOST_LOADING} requests wait for models"):
             store.get("other")
@@ -103,7 +104,7 @@ def test_frames_during_a_load_do_not_keep_the_model_out(
             frames.append(b"x" * 80_000_000)
         return Disk().load(bundle)
 
-    store = BundleRepository(tmp_path, "first", load, limit=Limit(memory=70_000_000))
+    store = BundleRepository(ModelsFolder(tmp_path, "first"), load, limit=Limit(memory=70_000_000))
     store.load("first")
     store.get("crowded")
     assert store.memory()["crowded"] >= 80_000_000
@@ -119,7 +120,7 @@ def test_scan_of_a_removed_folder_skips_no_other(tiny_model: MakeModel, tmp_path
     """A scan that meets a folder which is gone skips no other folder."""
     for name in ("first", "other"):
         write_bundle(tmp_path / name / "1", tiny_model("colors"))
-    store = BundleRepository(tmp_path, "first", Disk().load)
+    store = BundleRepository(ModelsFolder(tmp_path, "first"), Disk().load)
     for name in ("other", "first"):
         store.load(name)
     write_bundle(tmp_path / "first" / "2", tiny_model("colors"))
@@ -142,7 +143,7 @@ def test_a_look_does_not_undo_a_rollback(tiny_model: MakeModel, tmp_path: Path) 
             # It can't end before the rollback, whose turn it is, but may come as far as that.
             looks[0].join(0.3)
 
-    store = BundleRepository(tmp_path, "colors", Disk().load, on_loaded=look_during)
+    store = BundleRepository(ModelsFolder(tmp_path, "colors"), Disk().load, on_loaded=look_during)
     store.load("colors")
     seen = store.look({})
     assert store.rollback("colors").manifest.version == 1

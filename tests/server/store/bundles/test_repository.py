@@ -1,6 +1,9 @@
 """The model repository: what is verified before a version serves, and what is said if it fails."""
 
 import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,15 @@ from server.config.settings import Settings
 from server.engine import make_store
 from server.errors import BundleError, ModelNotFoundError, NotReadyError
 from server.observe.metrics import Metrics
+from server.process.startup import preflight
 from server.recognition.admission import Admission
 from server.recognition.answers import Answer, Options
 from server.recognition.manifest import LABELS, MANIFEST, MODEL, Golden, Recipe, read_bundle
 from server.recognition.recognizer import Recognizer
-from server.store.bundles.layout import newest_intact, open_bundle, versions
+from server.store.bundles.folder import ModelsFolder
+from server.store.bundles.layout import fingerprint, open_bundle, versions
 from server.store.bundles.repository import BundleRepository
+from server.store.bundles.version_history import CHOICE_FILE, VersionChoice, write_choice
 
 RED, GREEN = encode(plain((255, 0, 0)), "PNG"), encode(plain((0, 255, 0)), "PNG")
 
@@ -184,12 +190,47 @@ def test_a_models_folder_that_holds_nothing_is_named(tmp_path: Path) -> None:
 def test_the_newest_intact_version_is_found(tiny_model: MakeModel, bundle: Path) -> None:
     newer = write_bundle(bundle.with_name("2"), tiny_model("colors"))
     models = bundle.parent.parent
-    assert newest_intact(models, "colors", (2, 1)).manifest.version == 2
+    assert ModelsFolder(models, "colors").verify_default().manifest.version == 2
     (newer / MODEL).write_bytes(b"damaged")
-    assert newest_intact(models, "colors", (2, 1)).manifest.version == 1
+    assert ModelsFolder(models, "colors").verify_default().manifest.version == 1
     (bundle / LABELS).unlink()
     with pytest.raises(BundleError, match=r"colors/2/model\.tflite is damaged"):
-        newest_intact(models, "colors", (2, 1))
+        ModelsFolder(models, "colors").verify_default()
+
+
+@pytest.fixture
+def opened() -> Iterator[Counter[str]]:
+    """How often files were opened by name, for the length of a test."""
+    names, watching = Counter[str](), [True]
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "open" and isinstance(arguments[0], str):
+            names[arguments[0].rpartition("/")[2]] += 1
+
+    sys.addaudithook(watch)  # for good
+    yield names
+    watching.clear()
+
+
+def test_bundle_is_read_once_at_a_start(bundle: Path, opened: Counter[str]) -> None:
+    models = bundle.parent.parent
+    write_choice(bundle.parent, VersionChoice(1))
+    opened.clear()
+    settings = Settings(models=str(models), interpreters=1, wide_interpreter=False)
+    folder = preflight(settings)
+    store = make_store(settings, Metrics(), Admission(1, 4), models=folder)
+    assert store.load("colors").manifest.version == 1
+    assert [opened[name] for name in (MANIFEST, CHOICE_FILE)] == [1, 1]
+    # Once to be hashed, once to be used.
+    assert [opened[name] for name in (LABELS, MODEL)] == [2, 2]
+
+
+def test_bundle_changed_since_preflight_is_read_anew(bundle: Path) -> None:
+    folder = ModelsFolder(bundle.parent.parent, "colors")
+    assert folder.verify_default().folder == bundle
+    (bundle / MODEL).write_bytes(b"damaged")
+    with pytest.raises(BundleError, match=r"model\.tflite is damaged"):
+        folder.open("colors", 1, fingerprint(bundle))
 
 
 def test_which_model_is_the_default(tiny_model: MakeModel, bundle: Path) -> None:
