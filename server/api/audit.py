@@ -79,16 +79,10 @@ class AuditRoutes:
         self._audit = audit
 
     @route(
-        "GET",
-        "/v1/audit",
-        rights=ADMIN,
-        summary="Who changed which model, when, from where, what before and after",
-        query=AuditQuery,
-        answer=AuditPage,
-        errors=(400, 403, 503),
+        "GET", "/v1/audit", rights=ADMIN, query=AuditQuery, answer=AuditPage, errors=(400, 403, 503)
     )
     def read(self) -> Response:
-        """Answer the newest changes."""
+        """Return who changed which model, when, from where, and what served before and after."""
         query = read_options(AuditQuery, request)
         try:
             return to_json(AuditPage(self._audit.newest(query.limit)))

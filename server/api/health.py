@@ -44,7 +44,6 @@ class HealthRoutes:
         "GET",
         "/livez",
         rights=OPEN,
-        summary="Whether the server answers",
         answer=Health,
         probe=True,
         quiet=True,
@@ -52,14 +51,13 @@ class HealthRoutes:
         unguarded=True,
     )
     def livez(self) -> Response:
-        """Answer that the server answers."""
+        """Return whether the server answers."""
         return to_json(Health())
 
     @route(
         "GET",
         "/readyz",
         rights=OPEN,
-        summary="Whether the default model answers",
         answer=Health,
         errors=(503,),
         probe=True,
@@ -68,7 +66,10 @@ class HealthRoutes:
         unguarded=True,
     )
     def readyz(self) -> Response:
-        """Answer whether the default model answers. Raises NotReadyError if it does not."""
+        """Return whether the default model answers.
+
+        Raises NotReadyError if it does not.
+        """
         if request.environ.get(LEAVING):
             raise NotReadyError("the server is stopping", retry_after=5)
         ready, reason = self._store.ready()
@@ -86,15 +87,7 @@ class HealthRoutes:
             )
         )
 
-    @route(
-        "GET",
-        "/metrics",
-        rights=METRICS,
-        summary="Prometheus's text exposition",
-        answer={"text/plain": str},
-        probe=True,
-        quiet=True,
-    )
+    @route("GET", "/metrics", rights=METRICS, answer={"text/plain": str}, probe=True, quiet=True)
     def metrics(self) -> Response:
-        """Answer the metrics."""
+        """Return the metrics in Prometheus's text format."""
         return Response(self._metrics.render(), content_type=CONTENT_TYPE_PLAIN_0_0_4)

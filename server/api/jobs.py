@@ -22,10 +22,10 @@ from server.api.recognize.deadlines import time_left
 from server.api.recognize.input import ImageUrl, JsonFrame, Numbers, read_form, read_frame
 from server.api.recognize.options import (
     EXAMPLE_INPUT,
-    FRAME_ERRORS,
     IMAGE_TYPES,
     FrameOptions,
     frame_age_of,
+    frame_route,
 )
 from server.api.recognize.routes import Fetch, uploaded
 from server.api.recognize.service import RecognitionService
@@ -157,13 +157,10 @@ class JobRoutes:
         self._jobs = intake.jobs
         self._max_batch = max_batch
 
-    @route(
-        "POST",
+    @frame_route(
         "/v1/jobs",
         rights=JOBS,
-        frame=True,
         group=_GROUP,
-        summary="Frames to be answered later; once this is answered, they will be",
         query=JobForm,
         body={
             MULTIPART: Files(("file",), JobForm, several=True),
@@ -172,10 +169,9 @@ class JobRoutes:
         },
         example={"input": EXAMPLE_INPUT, "model": "iris"},
         accepted=JobAccepted,
-        errors=(*FRAME_ERRORS, 403),
     )
     def submit(self) -> Response:
-        """Take the frames of one job."""
+        """Take frames to be answered later; once this is answered, they will be."""
         if request.mimetype != JSON and request.files:
             files = uploaded(self._max_batch)
             query = read_form(JobJson)
@@ -197,41 +193,24 @@ class JobRoutes:
         "/v1/jobs",
         rights=JOBS,
         group=_GROUP,
-        summary="The jobs of this caller, newest first",
         query=JobQuery,
         answer=JobPage,
         errors=(400, 503),
     )
     def page(self) -> Response:
-        """Answer a page of jobs."""
+        """Return the jobs of this caller, newest first."""
         query = read_options(JobQuery, request)
         jobs = self._jobs.page(owner_wanted(), query.status, query.before, query.limit)
         more = jobs[-1].number if len(jobs) == query.limit else None
         return to_json(JobPage(tuple(job_summary(job, request.root_path) for job in jobs), more))
 
-    @route(
-        "GET",
-        _JOB,
-        rights=JOBS,
-        group=_GROUP,
-        summary="How a job goes, and its results",
-        answer=Job,
-        errors=(404, 503),
-    )
+    @route("GET", _JOB, rights=JOBS, group=_GROUP, answer=Job, errors=(404, 503))
     def get(self, job: str) -> Response:
-        """Answer one job with its frames."""
+        """Return how a job goes, and its results."""
         return to_json(job_detail(self._intake.get(job), self._jobs, request.root_path))
 
-    @route(
-        "DELETE",
-        _JOB,
-        rights=JOBS,
-        group=_GROUP,
-        summary="Cancels a job",
-        answer=Job,
-        errors=(404, 409, 503),
-    )
+    @route("DELETE", _JOB, rights=JOBS, group=_GROUP, answer=Job, errors=(404, 409, 503))
     def cancel(self, job: str) -> Response:
-        """Cancel one job."""
+        """Cancel a job."""
         self._intake.get(job)
         return to_json(job_detail(self._jobs.cancel(job), self._jobs, request.root_path))

@@ -99,13 +99,15 @@ class JournalRoutes:
         "GET",
         "/v1/journal",
         rights=ADMIN,
-        summary="What was answered, filtered: a page, or one file of all",
         query=JournalQuery,
         answer={JSON: JournalPage, "text/csv": str, "application/x-ndjson": str},
         errors=(400, 403, 404, 503),
     )
     def read(self) -> Response:
-        """Answer a page of rows, or all as one file. Raises NotFoundError without a journal."""
+        """Return the frames that were answered, filtered: a page, or one file of all.
+
+        Raises NotFoundError without a journal.
+        """
         journal = self._journal
         if journal is None:
             raise NotFoundError("the journal is switched off on this server: its setting journal")

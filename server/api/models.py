@@ -163,23 +163,22 @@ class ModelRoutes:
         self._auditor.make(action, name, lambda: self._store.activate(name, version), version)
         return to_json(self._described(name))
 
-    @route("GET", "/v1/models", rights=KNOWN, summary="All models", answer=Models)
+    @route("GET", "/v1/models", rights=KNOWN, answer=Models)
     def models(self) -> Response:
-        """Answer all models."""
+        """Return all models."""
         known = versions(self._store.folder).items()
         models = (describe(self._store, name, numbers, self._drift) for name, numbers in known)
         return to_json(Models(tuple(models)))
 
-    @route("GET", _MODEL, rights=KNOWN, summary="One model", answer=Model, errors=(404,))
+    @route("GET", _MODEL, rights=KNOWN, answer=Model, errors=(404,))
     def model(self, name: str) -> Response:
-        """Answer one model."""
+        """Return one model."""
         return to_json(self._described(name))
 
     @route(
         "POST",
         f"{_MODEL}/load",
         rights=ADMIN,
-        summary="The newest version on disk, or the one named, serves",
         query=VersionBody,
         body=VersionBody,
         example={"version": 1},
@@ -187,7 +186,7 @@ class ModelRoutes:
         errors=_CHANGE_ERRORS,
     )
     def load(self, name: str) -> Response:
-        """Have the newest version serve, or the one that is named."""
+        """Load the newest version on disk, or the one named, and have it serve."""
         version = _read(VersionBody).version
         if version is not None:
             return self._activated("load", name, version)
@@ -203,7 +202,6 @@ class ModelRoutes:
         "POST",
         f"{_MODEL}/activate",
         rights=ADMIN,
-        summary="This version serves, now and after a restart",
         query=VersionBody,
         body=VersionBody,
         example={"version": 1},
@@ -211,22 +209,15 @@ class ModelRoutes:
         errors=_CHANGE_ERRORS,
     )
     def activate(self, name: str) -> Response:
-        """Have the version that is named serve."""
+        """Have a version serve, now and after a restart."""
         version = _read(VersionBody).version
         if version is None:
             raise InvalidFieldError('which version? Send {"version": 3}')
         return self._activated("activate", name, version)
 
-    @route(
-        "POST",
-        f"{_MODEL}/rollback",
-        rights=ADMIN,
-        summary="The version that served before serves again",
-        answer=Model,
-        errors=_CHANGE_ERRORS,
-    )
+    @route("POST", f"{_MODEL}/rollback", rights=ADMIN, answer=Model, errors=_CHANGE_ERRORS)
     def rollback(self, name: str) -> Response:
-        """Have the version serve that served before."""
+        """Have the version serve again that served before."""
         _read(NoOptions)
         self._auditor.make("rollback", name, lambda: self._store.rollback(name))
         return to_json(self._described(name))
@@ -245,13 +236,12 @@ class UploadRoutes:
         "POST",
         f"{_MODEL}/upload",
         rights=ADMIN,
-        summary="A version as a tar archive of its files, kept beside the others and not loaded",
         body={TAR: bytes, BINARY: bytes},
         answer=UploadResult,
         errors=(400, 403, 409, 413, 415, 422, 503),
     )
     def upload(self, name: str) -> Response:
-        """Take one version."""
+        """Take a version as a tar archive of its files, which is kept and not loaded."""
         length = request.content_length
         if length is None:
             raise LengthRequiredError("send the archive's length as Content-Length, not in chunks")
@@ -287,16 +277,9 @@ class SampleFrameRoutes:
         files = sorted(folder.iterdir()) if folder.is_dir() else []
         return model.manifest.name, {p.name: p for p in files if p.suffix.lower() in SAMPLE_TYPES}
 
-    @route(
-        "GET",
-        f"{_MODEL}/samples",
-        rights=KNOWN,
-        summary="A model's sample frames",
-        answer=SampleFrames,
-        errors=(404, 503),
-    )
+    @route("GET", f"{_MODEL}/samples", rights=KNOWN, answer=SampleFrames, errors=(404, 503))
     def samples(self, name: str) -> Response:
-        """Answer the names of a model's sample frames."""
+        """Return the names of a model's sample frames."""
         model, files = self._samples(name)
         return to_json(SampleFrames(model, tuple(files)))
 
@@ -304,12 +287,11 @@ class SampleFrameRoutes:
         "GET",
         f"{_MODEL}/samples/<file>",
         rights=KNOWN,
-        summary="One sample frame",
         answer=dict.fromkeys(IMAGE_TYPES, bytes),
         errors=(404, 503),
     )
     def sample(self, name: str, file: str) -> Response:
-        """Answer one sample frame."""
+        """Return one sample frame."""
         _, files = self._samples(name)
         if file not in files:
             raise NotFoundError(f"the model {name} has no sample {file}")

@@ -131,16 +131,10 @@ class SampleRoutes:
         return self._folder
 
     @route(
-        "GET",
-        "/v1/samples",
-        rights=ADMIN,
-        summary="Frames that were kept for a person to look at",
-        query=SampleQuery,
-        answer=SamplePage,
-        errors=(400, 503),
+        "GET", "/v1/samples", rights=ADMIN, query=SampleQuery, answer=SamplePage, errors=(400, 503)
     )
     def samples(self) -> Response:
-        """Answer a page of samples."""
+        """Return a page of the frames that were kept for a person to look at."""
         query = read_options(SampleQuery, request)
         if self._folder is None:
             return to_json(SamplePage(False, 0, 0, 0, 0, (), None))
@@ -158,28 +152,20 @@ class SampleRoutes:
             )
         )
 
-    @route(
-        "GET",
-        _SAMPLE,
-        rights=ADMIN,
-        summary="One of them, with its answer",
-        answer=SampleAnswer,
-        errors=(404, 503),
-    )
+    @route("GET", _SAMPLE, rights=ADMIN, answer=SampleAnswer, errors=(404, 503))
     def sample(self, sample: str) -> Response:
-        """Answer one sample."""
+        """Return one kept frame with its answer."""
         return to_json(sample_answer(self._opened(sample).get(sample)))
 
     @route(
         "GET",
         f"{_SAMPLE}/image",
         rights=ADMIN,
-        summary="Its image as received",
         answer=dict.fromkeys((*IMAGE_TYPES, "image/x-portable-anymap"), bytes),
         errors=(404, 503),
     )
     def image(self, sample: str) -> Response:
-        """Answer the image of one sample."""
+        """Return the image of a kept frame as it was received."""
         folder = self._opened(sample)
         kept = folder.get(sample)
         response = Response(folder.image(kept), content_type=kept.image)
@@ -191,14 +177,13 @@ class SampleRoutes:
         "POST",
         f"{_SAMPLE}/label",
         rights=ADMIN,
-        summary="Say what it shows",
         body=LabelBody,
         example={"label": "scratched"},
         answer=SampleAnswer,
         errors=(400, 403, 404, 413, 503),
     )
     def label(self, sample: str) -> Response:
-        """Keep what a person says that the sample shows."""
+        """Keep what a person says that a kept frame shows."""
         need_length(request)
         body = read_json(LabelBody)
         folder = self._opened(sample)
@@ -206,14 +191,7 @@ class SampleRoutes:
             check_label(body.label, folder.get(sample), self._store, new=body.new)
         return to_json(sample_answer(folder.label(sample, body.label, round(time.time(), 3))))
 
-    @route(
-        "DELETE",
-        _SAMPLE,
-        rights=ADMIN,
-        summary="Remove it",
-        answer=SampleAnswer,
-        errors=(400, 403, 404, 503),
-    )
+    @route("DELETE", _SAMPLE, rights=ADMIN, answer=SampleAnswer, errors=(400, 403, 404, 503))
     def delete(self, sample: str) -> Response:
-        """Remove one sample."""
+        """Remove a kept frame."""
         return to_json(sample_answer(self._opened(sample).delete(sample)))

@@ -1,7 +1,7 @@
 """Routes, declared once, at their handlers:
 
     class ModelRoutes:
-        @route("GET", "/v1/models", rights=KNOWN, summary="All models", answer=Models)
+        @route("GET", "/v1/models", rights=KNOWN, answer=Models)
         def models(self) -> Response: ...
 
 `RouteTable.add` registers the declared methods of an object with Flask. All else that depends on a
@@ -9,6 +9,7 @@ route is read from its declaration: who may ask, what counts as a frame, the nam
 string may have, the shape of its errors, and /openapi.json.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -126,7 +127,8 @@ def route(
     accepted: Any = (),
     **fields: Any,
 ) -> Callable[[View], View]:
-    """Declare the decorated method as the handler of `method` at each of `rules`.
+    """Declare the decorated method as the handler of `method` at each of `rules`. The first
+    paragraph of its docstring becomes the summary in /openapi.json.
 
     body, answer: of JSON, a type, or alternatives as a tuple; of other media types, a dict by media
     type. The other fields are those of `Route`.
@@ -139,10 +141,11 @@ def route(
         "answers": {media: _types(kinds) for media, kinds in answers.items()},
         "accepted": _types(accepted),
     }
-    routes = tuple(Route(rule=rule, **fields) for rule in rules)
 
     def declare(view: View) -> View:
-        setattr(view, DECLARED, routes)
+        paragraph = (inspect.getdoc(view) or "").split("\n\n")[0]
+        fields["summary"] = " ".join(paragraph.split()).removesuffix(".")
+        setattr(view, DECLARED, tuple(Route(rule=rule, **fields) for rule in rules))
         return view
 
     return declare

@@ -24,11 +24,11 @@ from server.api.compat.open_inference_tensors import (
     read_infer,
     whole_number,
 )
-from server.api.recognize.options import EXAMPLE_INPUT, FRAME_ERRORS, FrameOptions
+from server.api.recognize.options import EXAMPLE_INPUT, frame_route
 from server.api.recognize.service import RecognitionService
 from server.errors import InvalidFieldError, NotReadyError
 from server.http.errors import to_json
-from server.http.routes import BINARY, FRAMES, JSON, KNOWN, OPEN, Group, route
+from server.http.routes import BINARY, JSON, KNOWN, OPEN, Group, route
 from server.recognition import tensor_model as tensors
 from server.recognition.answers import Options
 from server.recognition.preprocessing import Tensor, TensorSpec
@@ -40,7 +40,8 @@ from server.values.wording import shown
 IMAGE = "image"
 TIMEOUT_MAX_US = 10**12
 
-_route = partial(route, group=Group("Open Inference Protocol v2", r"/v2(/|$)"))
+_GROUP = Group("Open Inference Protocol v2", r"/v2(/|$)")
+_route = partial(route, group=_GROUP)
 _MODEL = "/v2/models/<model:name>"
 _VERSION = f"{_MODEL}/versions/<int:version>"
 
@@ -135,72 +136,46 @@ class OpenInferenceRoutes:
         self._store = recognizing.store
         self._max_batch = max_batch
 
-    @_route(
-        "GET", "/v2", rights=KNOWN, summary="The server and its extensions", answer=ServerMetadata
-    )
+    @_route("GET", "/v2", rights=KNOWN, answer=ServerMetadata)
     def server(self) -> Response:
-        """Answer what this server is."""
+        """Return the server's version and its extensions."""
         return to_json(ServerMetadata())
 
-    @_route(
-        "GET",
-        "/v2/health/live",
-        rights=OPEN,
-        summary="Whether the server answers",
-        answer=Live,
-        probe=True,
-    )
+    @_route("GET", "/v2/health/live", rights=OPEN, answer=Live, probe=True)
     def live(self) -> Response:
-        """Answer that the server answers."""
+        """Return whether the server answers."""
         return to_json(Live())
 
-    @_route(
-        "GET",
-        "/v2/health/ready",
-        rights=OPEN,
-        summary="Whether it can infer",
-        answer=Ready,
-        errors=(503,),
-        probe=True,
-    )
+    @_route("GET", "/v2/health/ready", rights=OPEN, answer=Ready, errors=(503,), probe=True)
     def ready(self) -> Response:
-        """Answer whether the default model answers. Raises NotReadyError if it does not."""
+        """Return whether the default model can infer.
+
+        Raises NotReadyError if it does not.
+        """
         well, reason = self._store.ready()
         if not well:
             raise NotReadyError(reason, retry_after=1)
         return to_json(Ready())
 
-    @_route(
-        "GET",
-        *(_MODEL, _VERSION),
-        rights=KNOWN,
-        summary="A model's tensors",
-        answer=ModelMetadata,
-        errors=(404, 503),
-    )
+    @_route("GET", *(_MODEL, _VERSION), rights=KNOWN, answer=ModelMetadata, errors=(404, 503))
     def metadata(self, name: str, version: int | None = None) -> Response:
-        """Answer a model's tensors."""
+        """Return a model's tensors."""
         return to_json(model_metadata(self._store.get(name, version)))
 
     @_route(
         "GET",
         *(f"{_MODEL}/ready", f"{_VERSION}/ready"),
         rights=KNOWN,
-        summary="Whether it can infer",
         answer=ModelReady,
         errors=(404, 503),
     )
     def model_ready(self, name: str, version: int | None = None) -> Response:
-        """Answer whether a model answers."""
+        """Return whether a model can infer."""
         return to_json(ModelReady(self._store.get(name, version).manifest.name))
 
-    @_route(
-        "POST",
+    @frame_route(
         *(f"{_MODEL}/infer", f"{_VERSION}/infer"),
-        rights=FRAMES,
-        frame=True,
-        summary="Inference; with Inference-Header-Content-Length binary data follows the JSON",
-        query=FrameOptions,
+        group=_GROUP,
         body={JSON: InferRequest, BINARY: bytes},
         example={
             "inputs": [
@@ -208,11 +183,13 @@ class OpenInferenceRoutes:
             ]
         },
         answer={JSON: InferResponse, BINARY: bytes},
-        errors=FRAME_ERRORS,
     )
     def infer(self, name: str, version: int | None = None) -> Response:
-        """Answer an inference request. Raises InvalidFieldError for what the model does not take or
-        give, and what `RecognitionService` raises."""
+        """Infer; with Inference-Header-Content-Length, binary data follows the JSON.
+
+        Raises InvalidFieldError for what the model does not take or give, and what
+        `RecognitionService` raises.
+        """
         model = self._store.get(name, version)
         wanted, tensors_sent = read_infer(self._max_batch)
         options = self._options(wanted)

@@ -25,7 +25,7 @@ from server.api.compat.tensorflow_serving_json import (
     rows_to_inputs,
     serving_json,
 )
-from server.api.recognize.options import EXAMPLE_INPUT, FRAME_ERRORS, FrameOptions
+from server.api.recognize.options import EXAMPLE_INPUT, frame_route
 from server.api.recognize.service import RecognitionService
 from server.errors import InvalidFieldError, ModelNotFoundError
 from server.http.errors import to_json
@@ -163,10 +163,9 @@ def _statuses_of(
     return found
 
 
-_route = partial(
-    route,
-    group=Group("TensorFlow Serving", "/v1/models/[^/]+(:|/metadata$|/(versions|labels)/)"),
-)
+_GROUP = Group("TensorFlow Serving", "/v1/models/[^/]+(:|/metadata$|/(versions|labels)/)")
+_route = partial(route, group=_GROUP)
+_frame_route = partial(frame_route, group=_GROUP)
 _MODEL = "/v1/models/<model:name>"
 _VERSIONS = (f"{_MODEL}/versions/<int:version>", f"{_MODEL}/labels/<model:label>")
 
@@ -206,20 +205,14 @@ class TensorFlowServingRoutes:
             )
         return self._recognizing.images(model, files, options)
 
-    @_route(
-        "POST",
+    @_frame_route(
         *_with(":predict"),
-        rights=FRAMES,
-        frame=True,
-        summary="Outputs",
-        query=FrameOptions,
         body=PredictRequest,
         example={"instances": [EXAMPLE_INPUT]},
         answer=(Predictions, Outputs),
-        errors=FRAME_ERRORS,
     )
     def predict(self, name: str, version: int | None = None, label: str | None = None) -> Response:
-        """Answer the outputs for the request's instances or inputs."""
+        """Return the outputs for instances or inputs."""
         model = self._model(name, version, label)
         wanted = read_serving(PredictRequest)
         check_signature(wanted.signature_name)
@@ -233,20 +226,14 @@ class TensorFlowServingRoutes:
         outcome = self._run(model, rows_to_inputs(model, wanted.instances))
         return serving_json({"predictions": predictions(model, outcome)})
 
-    @_route(
-        "POST",
+    @_frame_route(
         *_with(":classify"),
-        rights=FRAMES,
-        frame=True,
-        summary="Labels and scores",
-        query=FrameOptions,
         body=ClassifyRequest,
         example={"examples": [{"features": EXAMPLE_INPUT}]},
         answer=Results,
-        errors=FRAME_ERRORS,
     )
     def classify(self, name: str, version: int | None = None, label: str | None = None) -> Response:
-        """Answer all labels of each of the request's examples, best first."""
+        """Return all labels of each example with their scores, best first."""
         model = self._model(name, version, label)
         wanted = read_serving(ClassifyRequest)
         check_signature(wanted.signature_name, CLASSIFY_SIGNATURES)
@@ -262,41 +249,20 @@ class TensorFlowServingRoutes:
         ]
         return to_json(Results(results))
 
-    @_route(
-        "POST",
-        *_with(":regress"),
-        rights=FRAMES,
-        frame=True,
-        summary="Always an error",
-        errors=(400, 404, 503),
-    )
+    @_route("POST", *_with(":regress"), rights=FRAMES, frame=True, errors=(400, 404, 503))
     def regress(self, name: str, version: int | None = None, label: str | None = None) -> Response:
-        """Raises InvalidFieldError: no model here can do it."""
+        """Return an error: no model has a regression signature."""
         self._model(name, version, label)
         raise InvalidFieldError("no model here has a regression signature: use :predict")
 
-    @_route(
-        "GET",
-        *_with("/metadata"),
-        rights=KNOWN,
-        summary="The signature",
-        answer=Metadata,
-        errors=(404, 503),
-    )
+    @_route("GET", *_with("/metadata"), rights=KNOWN, answer=Metadata, errors=(404, 503))
     def metadata(self, name: str, version: int | None = None, label: str | None = None) -> Response:
-        """Answer a model's signature."""
+        """Return a model's signature."""
         return to_json(metadata_of(self._model(name, version, label)))
 
-    @_route(
-        "GET",
-        *_VERSIONS,
-        rights=KNOWN,
-        summary="A version's status",
-        answer=ModelStatus,
-        errors=(404, 503),
-    )
+    @_route("GET", *_VERSIONS, rights=KNOWN, answer=ModelStatus, errors=(404, 503))
     def status(self, name: str, version: int | None = None, label: str | None = None) -> Response:
-        """Answer the status of one version."""
+        """Return a version's status."""
         if label is not None:
             version = self._model(name, None, label).manifest.version
         return to_json(ModelStatus(_statuses_of(self._store, name, version)))

@@ -9,12 +9,12 @@ from flask import Response, request
 from werkzeug.datastructures import FileStorage
 
 from server.api.jobs import JobIntake
-from server.api.recognize.options import EXAMPLE_INPUT, FRAME_ERRORS, FrameOptions
+from server.api.recognize.options import EXAMPLE_INPUT, FrameOptions, frame_route
 from server.errors import MissingFieldError
 from server.http.body.image import read_options
 from server.http.body.json_body import decode_base64, read_json
 from server.http.errors import to_json
-from server.http.routes import FRAMES, JOBS, MULTIPART, Files, Group, route
+from server.http.routes import JOBS, MULTIPART, Files, Group, route
 from server.recognition.results import Prediction
 from server.store.jobs.records import JobRecord
 
@@ -131,17 +131,8 @@ def _state(taking: JobIntake, job: JobRecord) -> TaskState:
     return TaskState(job.id, "PROGRESS", TaskProgress(STAGES.get(stage or "", "Waiting...")))
 
 
-_route = partial(route, group=TUTORIALS)
-_start_route = partial(
-    _route,
-    "POST",
-    rights=FRAMES,
-    frame=True,
-    summary="A frame to be answered later",
-    query=FrameOptions,
-    errors=FRAME_ERRORS,
-)
-_state_route = partial(_route, "GET", rights=JOBS, summary="How a task goes", errors=(404, 503))
+_start_route = partial(frame_route, group=TUTORIALS)
+_state_route = partial(route, "GET", group=TUTORIALS, rights=JOBS, errors=(404, 503))
 
 
 class TutorialJobRoutes:
@@ -164,14 +155,14 @@ class TutorialJobRoutes:
         "/api/recognize_async", body={MULTIPART: Files(("file",), FrameOptions)}, accepted=Task
     )
     def recognize(self) -> Response:
-        """Take the file `file`."""
+        """Take a frame to be answered later."""
         return to_json(Task(self._take("file")), 202)
 
     @_start_route(
         "/start-task", body=TaskBody, example={"input": EXAMPLE_INPUT}, accepted=TaskStarted
     )
     def start(self) -> Response:
-        """Take an image or numbers as JSON."""
+        """Take an image or numbers as JSON, to be answered later."""
         body = read_json(TaskBody)
         if (body.image_base64 is None) == (body.input is None):
             raise MissingFieldError("send either `image_base64` or `input`")
@@ -185,12 +176,12 @@ class TutorialJobRoutes:
 
     @_state_route("/results/<job>", answer=TaskState)
     def results(self, job: str) -> Response:
-        """Answer how a task goes."""
+        """Return how a task goes."""
         return to_json(_state(self._intake, self._intake.get(job)))
 
     @_state_route("/task-status/<job>", answer=TaskInfo)
     def status(self, job: str) -> Response:
-        """Answer how a task goes, in the shape of the other tutorial."""
+        """Return how a task goes, with its result or what is being done."""
         state = _state(self._intake, self._intake.get(job))
         if state.result is not None:
             return to_json(TaskInfo(state.task_id, state.status, result=state.result))

@@ -17,7 +17,7 @@ from server.api.compat.tutorial_jobs import (
     file_of,
 )
 from server.api.recognize.caching import own_id, with_age
-from server.api.recognize.options import EXAMPLE_INPUT, FRAME_ERRORS, FrameOptions
+from server.api.recognize.options import EXAMPLE_INPUT, FrameOptions, frame_route
 from server.api.recognize.service import RecognitionService
 from server.errors import InvalidFieldError, MissingFieldError, NotFoundError
 from server.http.body.image import refuse_text
@@ -98,10 +98,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 _route = partial(route, group=TUTORIALS)
-# A POST of one image in a form.
-_image_route = partial(
-    _route, "POST", rights=FRAMES, frame=True, query=FrameOptions, errors=FRAME_ERRORS
-)
+_frame_route = partial(frame_route, group=TUTORIALS)
 
 
 def _three(answer: Answer) -> RecognizedThree:
@@ -125,51 +122,38 @@ class TutorialRoutes:
         recognizer = self._recognizing.recognizer(query.model, query.version, options.deadline)
         return self._recognizing.frame(recognizer, file.stream.read(), options, cached_s=cached_s)
 
-    @_image_route(
-        "/classify",
-        summary="The five best labels",
-        body={MULTIPART: Files(("image",), FrameOptions)},
-        answer=Classification,
+    @_frame_route(
+        "/classify", body={MULTIPART: Files(("image",), FrameOptions)}, answer=Classification
     )
     def classify(self) -> Response:
-        """Answer the five best labels."""
+        """Return the five best labels."""
         answer = self._answer("image", 5)
         labels = tuple(Classified(p.label, p.probability) for p in answer.predictions)
         return with_age(to_json(Classification(labels)), answer)
 
-    @_image_route(
-        "/api/recognize",
-        summary="The three best labels",
-        body={MULTIPART: Files(("file",), FrameOptions)},
-        answer=RecognizedThree,
+    @_frame_route(
+        "/api/recognize", body={MULTIPART: Files(("file",), FrameOptions)}, answer=RecognizedThree
     )
     def recognize(self) -> Response:
-        """Answer the three best labels."""
+        """Return the three best labels."""
         answer = self._answer("file", 3)
         return with_age(to_json(_three(answer)), answer)
 
-    @_image_route(
+    @_frame_route(
         "/api/recognize_cached",
-        summary="The three best labels, kept for 60 seconds",
         body={MULTIPART: Files(("file",), FrameOptions)},
         answer=RecognizedThree,
     )
     def recognize_cached(self) -> Response:
-        """Answer the three best labels, and keep them for a minute."""
+        """Return the three best labels, and keep them for 60 seconds."""
         answer = self._answer("file", 3, cached_s=CACHED_S)
         return with_age(to_json(_three(answer)), answer)
 
     @_route(
-        "GET",
-        "/recent",
-        rights=FRAMES,
-        summary="The kept answer that the request of this id got",
-        query=Recent,
-        answer=RecognizedThree,
-        errors=(400, 404),
+        "GET", "/recent", rights=FRAMES, query=Recent, answer=RecognizedThree, errors=(400, 404)
     )
     def recent(self) -> Response:
-        """Answer what the request named by `id` got, while it is kept."""
+        """Return the kept answer that the request of this id got."""
         wanted = request.args.get("id", "")
         if not wanted:
             raise MissingFieldError("which answer? Send its X-Request-Id as `id`")
@@ -181,17 +165,16 @@ class TutorialRoutes:
         response.headers["Age"] = str(int(age))
         return response
 
-    @_image_route(
+    @_frame_route(
         "/predict",
-        summary="The best label of `file`; `image` is answered later; a model's outputs for"
-        " `input`; labels for `features`",
         body={MULTIPART: Files(("file", "image"), FrameOptions), JSON: PredictBody},
         example={"features": EXAMPLE_INPUT},
         answer=(Predicted, FeaturePrediction, dict[str, Any]),
         accepted=TaskStarted,
     )
     def predict(self) -> Response:
-        """Answer an image or numbers, or take an image to be answered later."""
+        """Return the best label of `file`, outputs for `input`, or labels for `features`; take
+        `image` to be answered later."""
         if request.mimetype == JSON:
             return to_json(self._numbers(read_json(PredictBody)))
         if "image" in request.files and "file" not in request.files:
@@ -222,16 +205,9 @@ class TutorialRoutes:
             answer.best.label, answer.best.class_id, {p.label: p.probability for p in by_number}
         )
 
-    @_route(
-        "GET",
-        "/api/model/info",
-        rights=KNOWN,
-        summary="The default model",
-        answer=ModelInfo,
-        errors=(503,),
-    )
+    @_route("GET", "/api/model/info", rights=KNOWN, answer=ModelInfo, errors=(503,))
     def info(self) -> Response:
-        """Answer what the default model is."""
+        """Return what the default model is."""
         model = self._recognizing.store.get()
         return to_json(
             ModelInfo(

@@ -1,7 +1,7 @@
 """What a request may ask of a frame, beside the frame itself."""
 
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated
 
 import msgspec
@@ -10,6 +10,7 @@ from msgspec import Meta
 from server.api.recognize.deadlines import check_clock, frame_age, likely_cause, time_left
 from server.config.settings import Settings
 from server.http.body.image import query_values, refuse_unknown, to_options
+from server.http.routes import FRAMES, route
 from server.observe.cameras import ClockSkew
 from server.recognition.answers import Options
 from server.values.validation import NUMBER_TOO
@@ -21,8 +22,6 @@ TopK = Annotated[int, Meta(ge=1, le=1000)]
 Threshold = Annotated[float, Meta(ge=0, le=1)]
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp", "image/tiff")
-# The statuses of errors of a route that takes frames.
-FRAME_ERRORS = (400, 404, 413, 415, 422, 503)
 # An input of the bundle models/iris, for examples of bodies.
 EXAMPLE_INPUT = (5.1, 3.5, 1.4, 0.2)
 
@@ -51,6 +50,17 @@ class FrameOptions(msgspec.Struct, frozen=True, kw_only=True):
         for field in ("camera", "part"):
             if looks_secret(getattr(self, field) or ""):
                 raise ValueError(f"`{field}` looks like a key: send that as a header, never a name")
+
+
+# Declares a handler that takes frames, or numbers, whose options are in the query string too.
+frame_route = partial(
+    route,
+    "POST",
+    rights=FRAMES,
+    frame=True,
+    query=FrameOptions,
+    errors=(400, 404, 413, 415, 422, 503),
+)
 
 
 @lru_cache(maxsize=256)

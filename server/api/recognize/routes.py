@@ -9,12 +9,12 @@ from flask import Response, g, request
 
 from server.api.recognize.caching import with_age
 from server.api.recognize.input import ImageUrl, JsonFrame, Numbers, read_form, read_frame
-from server.api.recognize.options import EXAMPLE_INPUT, FRAME_ERRORS, IMAGE_TYPES, FrameOptions
+from server.api.recognize.options import EXAMPLE_INPUT, IMAGE_TYPES, FrameOptions, frame_route
 from server.api.recognize.service import RecognitionService
 from server.errors import InvalidFieldError, LinesideError, MissingFieldError
 from server.http.errors import ErrorBody, to_json
 from server.http.request_log import CAMERA
-from server.http.routes import FORM, FRAMES, JSON, MULTIPART, Files, route
+from server.http.routes import FORM, JSON, MULTIPART, Files
 from server.recognition.answers import Answer, Options
 from server.recognition.results import Prediction
 from server.recognition.tensor_values import real_outputs
@@ -118,13 +118,8 @@ class RecognizeRoutes:
         self._max_batch = max_batch
         self._fetch = fetch
 
-    @route(
-        "POST",
+    @frame_route(
         "/v1/recognize",
-        rights=FRAMES,
-        frame=True,
-        summary="One frame in, its labels out",
-        query=FrameOptions,
         body={
             MULTIPART: Files(("file", "image"), JsonFrame),
             **dict.fromkeys(IMAGE_TYPES, bytes),
@@ -133,10 +128,9 @@ class RecognizeRoutes:
         },
         example={"input": EXAMPLE_INPUT, "model": "iris", "parameters": {"top_k": 1}},
         answer=(Recognition, TensorRecognition),
-        errors=FRAME_ERRORS,
     )
     def recognize(self) -> Response:
-        """Answer one frame."""
+        """Return the labels of one frame, or a model's outputs for numbers."""
         failed = request.environ.pop(FAILED, None)
         if failed is not None:
             try:
@@ -168,20 +162,18 @@ class RecognizeRoutes:
             )
         )
 
-    @route(
-        "POST",
+    @frame_route(
         "/v1/recognize/batch",
-        rights=FRAMES,
-        frame=True,
-        summary="Several frames, each with its own result or error",
-        query=FrameOptions,
         body={MULTIPART: Files(("file",), FrameOptions, several=True)},
         answer=Batch,
         errors=(400, 404, 413, 503),
     )
     def batch(self) -> Response:
-        """Answer several frames one after the other, so that a large batch takes its turns with
-        single frames. All share one deadline."""
+        """Return the labels of several frames, or the error of each.
+
+        They are answered one after the other, so that a large batch takes its turns with single
+        frames. All share one deadline.
+        """
         files = uploaded(self._max_batch)
         query = read_form(FrameOptions)
         request.environ[CAMERA] = query.camera

@@ -34,12 +34,12 @@ class Toy(msgspec.Struct):
 class ToyRoutes:
     """Routes that the server does not have."""
 
-    @route("GET", "/v1/toys/<toy>", rights=KNOWN, summary="One toy", query=ToyQuery, answer=Toy)
+    @route("GET", "/v1/toys/<toy>", rights=KNOWN, query=ToyQuery, answer=Toy)
     def toy(self, toy: str) -> Response:
-        """Answer one toy."""
+        """Return one toy."""
         return to_json(Toy(toy))
 
-    @route("POST", "/v1/toys", rights=FRAMES, frame=True, summary="A frame", body=Toy, answer=Toy)
+    @route("POST", "/v1/toys", rights=FRAMES, frame=True, body=Toy, answer=Toy)
     def frame(self) -> Response:
         """Refuse every frame."""
         raise InvalidFieldError("no frame is a toy")
@@ -65,7 +65,7 @@ def test_declared_route_is_described_and_guarded(colors: Path, tmp_path: Path) -
     client = app.test_client()
     paths = client.get("/openapi.json").get_json()["paths"]
     described = paths["/v1/toys/{toy}"]["get"]
-    assert described["summary"] == "One toy"
+    assert described["summary"] == "Return one toy"
     assert described["security"] == [{"key": []}, {"bearer": []}]
     assert [each["name"] for each in described["parameters"]] == ["toy", "count"]
     assert set(described["responses"]) == {"200", "401", "403", "429"}
