@@ -15,8 +15,7 @@ from server.api.compat.tutorial_jobs import TutorialJobRoutes
 from server.api.compat.tutorials import TutorialRoutes
 from server.api.console import ConsoleRoutes
 from server.api.health import HealthRoutes
-from server.api.job_answers import job_detail
-from server.api.jobs import JobIntake, JobRoutes
+from server.api.jobs import JobIntake, JobRoutes, job_detail
 from server.api.journal import JournalRoutes
 from server.api.models import ModelRoutes, SampleFrameRoutes, UploadRoutes
 from server.api.recognize.caching import Caching

@@ -1,23 +1,16 @@
-"""/v1/jobs: frames answered later. Taken with 202, and from then on never lost."""
+"""/v1/jobs: frames that are answered later. Once taken with 202, none is lost."""
 
 import math
 import time
 import uuid
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
 from flask import Response, g, request
 from msgspec import Meta
 
-from server.api.job_answers import (
-    Job,
-    JobAccepted,
-    JobPage,
-    job_detail,
-    job_summary,
-    status_url,
-)
 from server.api.recognize.deadlines import time_left
 from server.api.recognize.input import ImageUrl, JsonFrame, Numbers, read_form, read_frame
 from server.api.recognize.options import (
@@ -27,22 +20,38 @@ from server.api.recognize.options import (
     frame_age_of,
     frame_route,
 )
-from server.api.recognize.routes import Fetch, uploaded
+from server.api.recognize.routes import (
+    Fetch,
+    Recognition,
+    TensorRecognition,
+    recognition,
+    uploaded,
+)
 from server.api.recognize.service import RecognitionService
 from server.config.settings import Settings
 from server.errors import ForbiddenError, JobNotFoundError
 from server.http.access.caller import Caller
 from server.http.body.image import read_options
-from server.http.errors import to_json
+from server.http.errors import ErrorBody, to_json
 from server.http.routes import JOBS, JSON, MULTIPART, Files, Group, route
 from server.jobs.service import Jobs
 from server.recognition.frame import read_header
-from server.store.jobs.records import JobOptions, JobRecord, NewFrame, NewJob, State
+from server.store.jobs.records import (
+    FrameOutcome,
+    FrameRecord,
+    JobError,
+    JobOptions,
+    JobRecord,
+    NewFrame,
+    NewJob,
+    State,
+    Webhook,
+)
 
 
 class JobForm(FrameOptions, frozen=True, kw_only=True):
-    """What a job may ask, as form fields or in the query string. webhook: a URL that is told of
-    the job's end, where the operator has allowed its host."""
+    """Options of a job, as form fields or in the query string. webhook: a URL that the job's end is
+    reported to, if the operator has allowed its host."""
 
     webhook: Annotated[str, Meta(max_length=2048)] | None = None
 
@@ -61,39 +70,99 @@ class JobQuery(msgspec.Struct, frozen=True):
     before: Annotated[int, Meta(ge=1, le=2**62)] | None = None
 
 
+class JobAccepted(msgspec.Struct, frozen=True):
+    """A job that was taken: it outlives whatever happens to the server. status_url: the path that
+    answers how it goes, which the header Location has too."""
+
+    job_id: str
+    status: State
+    status_url: str
+
+
+class JobFrame(msgspec.Struct, frozen=True):
+    """One frame of a job. stage: `decode`, `preprocess` or `inference` while a worker has it.
+    workers_lost: workers that died with it. result (of an image), outputs (of plain numbers) or
+    error: once there is one."""
+
+    file: str
+    status: State
+    stage: str | None
+    workers_lost: int
+    result: Recognition | None = None
+    outputs: TensorRecognition | None = None
+    error: ErrorBody | None = None
+
+
+class JobProgress(msgspec.Struct, frozen=True):
+    """frames: of the job; done: of them, those with a result or an error."""
+
+    frames: int
+    done: int
+
+
+class JobSummary(msgspec.Struct, frozen=True):
+    """A job without its frames. Times are RFC 3339 in UTC. error: of the first frame that failed,
+    or of the whole job."""
+
+    job_id: str
+    status: State
+    status_url: str
+    request_id: str
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    progress: JobProgress
+    error: ErrorBody | None
+    webhook: Webhook | None
+
+
+class Job(JobSummary, frozen=True):
+    """A job with its frames, in the order in which they were sent."""
+
+    frames: tuple[JobFrame, ...]
+
+
+class JobPage(msgspec.Struct, frozen=True):
+    """Jobs, newest first. next: `before` of the page after this one, null on the last."""
+
+    jobs: tuple[JobSummary, ...]
+    next: int | None
+
+
 class JobIntake:
-    """From a request to a job. `jobs` keeps it."""
+    """Makes jobs of requests; `jobs` keeps them."""
 
     def __init__(
         self, jobs: Jobs, recognizing: RecognitionService, settings: Settings, fetch: Fetch
     ) -> None:
-        self.jobs, self._recognizing = jobs, recognizing
-        self._settings, self._fetch = settings, fetch
-        self._limits = settings.image_limits
+        self.jobs = jobs
+        self._recognizing = recognizing
+        self._settings = settings
+        self._fetch = fetch
 
     def images(
         self, files: Sequence[tuple[str, bytes]], query: FrameOptions, webhook: str | None = None
     ) -> str:
-        """Takes image files, as (name, content), for the model that `query` names.
+        """Take image files, as (name, content), for the model that `query` names.
 
-        Returns the job's id. Raises what /v1/recognize raises before it decodes a frame, and what
+        Return the job's id. Raises what /v1/recognize raises before it decodes a frame, and what
         `Jobs.submit` does.
         """
         self._recognizing.recognizer(query.model, query.version)
         if len(files) == 1:  # of several, each has its own error
-            read_header(files[0][1], self._limits)
+            read_header(files[0][1], self._settings.image_limits)
         frames = tuple(NewFrame(name, "image", data) for name, data in files)
         return self._submit(frames, query, webhook)
 
     def numbers(self, value: object, query: FrameOptions, webhook: str | None = None) -> str:
-        """Takes plain numbers: nested lists, or such by input name. As `images`."""
+        """Take plain numbers: nested lists, or such by input name. As `images`."""
         model, _ = self._recognizing.read_numbers(value, query.model, query.version)
         query = msgspec.structs.replace(query, model=model.manifest.name)
         frame = NewFrame("input", "numbers", msgspec.json.encode(value))
         return self._submit((frame,), query, webhook)
 
     def fetched(self, image: ImageUrl) -> bytes:
-        """The image at a URL."""
+        """Return the image at a URL."""
         return self._fetch(image.url, math.inf)
 
     def _submit(
@@ -124,25 +193,101 @@ class JobIntake:
         return job.id
 
     def get(self, job: str) -> JobRecord:
-        """The job, where the caller may know of it. Raises JobNotFoundError."""
-        found = self.jobs.get(job)
-        if (owner := owner_wanted()) is not None and found.owner != owner:
+        """Return a job that the caller may see. Raises JobNotFoundError."""
+        record = self.jobs.get(job)
+        if (owner := visible_owner()) is not None and record.owner != owner:
             raise JobNotFoundError(f"there is no job {job}, or its results have expired")
-        return found
+        return record
 
 
-def owner_wanted() -> str | None:
-    """Whose jobs the caller may know of; None for everyone's, where doors are open or the caller
-    is an administrator."""
+def visible_owner() -> str | None:
+    """Return the owner of the jobs that the caller may see; None if it may see everyone's, since no
+    key is asked for or the caller is an administrator."""
     caller: Caller | None = g.get("caller")
     return None if caller is None or "admin" in caller.rights else caller.name
 
 
 def _check_right() -> None:
-    """Administrators see and cancel jobs; making one takes the right of any frame."""
+    """Raises ForbiddenError without the right of frames: administrators see and cancel jobs, and
+    make none."""
     caller: Caller | None = g.get("caller")
     if caller is not None and "recognize" not in caller.rights:
         raise ForbiddenError(f"{caller.name} has no right to make jobs; it needs recognize")
+
+
+def status_url(job: str, prefix: str = "") -> str:
+    """Return the path that answers how a job goes. prefix: under which a proxy serves it."""
+    return f"{prefix}/v1/jobs/{job}"
+
+
+def _instant(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _error(fault: JobError | None, request_id: str) -> ErrorBody | None:
+    return ErrorBody(fault.code, fault.message, request_id) if fault else None
+
+
+def job_summary(job: JobRecord, prefix: str = "") -> JobSummary:
+    """Return `job` without its frames. prefix: as in `status_url`."""
+    return JobSummary(
+        job_id=job.id,
+        status=job.state,
+        status_url=status_url(job.id, prefix),
+        request_id=job.request_id,
+        created_at=_instant(job.created) or "",
+        started_at=_instant(job.started),
+        finished_at=_instant(job.finished),
+        progress=JobProgress(len(job.frames), sum(f.state != "pending" for f in job.frames)),
+        error=_error(job.fault, job.request_id),
+        webhook=job.webhook,
+    )
+
+
+def job_detail(job: JobRecord, jobs: Jobs | None = None, prefix: str = "") -> Job:
+    """Return `job` with its frames, and with the stages of those at work if `jobs` is given.
+    prefix: as in `status_url`."""
+    frames = tuple(_frame(job, frame, jobs) for frame in job.frames)
+    return Job(**msgspec.structs.asdict(job_summary(job, prefix)), frames=frames)
+
+
+def _frame(job: JobRecord, frame: FrameRecord, jobs: Jobs | None) -> JobFrame:
+    stage = jobs.stage(job.id, frame.number) if jobs and frame.state == "pending" else None
+    outcome = frame.outcome
+    return JobFrame(
+        file=frame.name,
+        status="running" if stage else frame.state,
+        stage=stage,
+        workers_lost=frame.losses,
+        result=_result(job, outcome) if outcome else None,
+        outputs=_outputs(job, outcome) if outcome else None,
+        error=_error(outcome.fault if outcome else None, job.request_id),
+    )
+
+
+def _result(job: JobRecord, outcome: FrameOutcome) -> Recognition | None:
+    """Return an image's result, as /v1/recognize would have answered it; None if it has none."""
+    if outcome.answer is None:
+        return None
+    ask = job.ask
+    captured = None if ask.captured_age is None else "given"
+    query = FrameOptions(camera=ask.camera, part=ask.part, captured_at=captured)
+    return recognition(outcome.answer, query, ask.captured_age or 0.0, job.request_id)
+
+
+def _outputs(job: JobRecord, outcome: FrameOutcome) -> TensorRecognition | None:
+    """Return the result of plain numbers; None if it has none."""
+    if outcome.numbers is None:
+        return None
+    return TensorRecognition(
+        request_id=job.request_id,
+        model=outcome.numbers.model,
+        model_version=outcome.numbers.version,
+        outputs=outcome.numbers.outputs,
+        predictions=tuple(row.predictions for row in outcome.numbers.answers) or None,
+    )
 
 
 _JOB = "/v1/jobs/<job>"
@@ -150,7 +295,7 @@ _GROUP = Group("Jobs")
 
 
 class JobRoutes:
-    """Jobs. max_batch: files of one job."""
+    """Takes and answers jobs. max_batch: files of one job."""
 
     def __init__(self, intake: JobIntake, max_batch: int) -> None:
         self._intake = intake
@@ -200,7 +345,7 @@ class JobRoutes:
     def page(self) -> Response:
         """Return the jobs of this caller, newest first."""
         query = read_options(JobQuery, request)
-        jobs = self._jobs.page(owner_wanted(), query.status, query.before, query.limit)
+        jobs = self._jobs.page(visible_owner(), query.status, query.before, query.limit)
         more = jobs[-1].number if len(jobs) == query.limit else None
         return to_json(JobPage(tuple(job_summary(job, request.root_path) for job in jobs), more))
 
