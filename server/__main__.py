@@ -23,9 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> int:
         # Not before the fork: what watches the server stays small.
         from server.cli import main as command
-        from server.cli.pipes import run_for_reader
 
-        return run_for_reader(lambda: command.main(arguments, handover))
+        return command.run_for_reader(lambda: command.main(arguments, handover))
 
     return supervise(run, handover) if handover else run()
 

@@ -1,4 +1,4 @@
-"""python -m server bench: what this device does with its bundle, and the settings that suit it.
+"""python -m server bench: measures this device with its bundle, and proposes settings.
 
 In process: each stage of a frame alone, then the frames a second of several interpreters and
 threads. Then the whole path, through a server of its own on the loopback, as a camera meets it.
@@ -6,30 +6,257 @@ threads. Then the whole path, through a server of its own on the loopback, as a 
 
 import itertools
 import json
+import os
 import platform
-from collections.abc import Callable
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+import cv2
 import msgspec
+import numpy as np
 
-from server.cli.bench_server import Served, crowd, served, through_server
-from server.cli.bench_steps import Stage, Steps, Throughput, find_frames
-from server.config.load import write_settings
+from server.config.load import PREFIX, to_environ, write_settings
 from server.config.settings import Settings
-from server.recognition.interpreter import runtime
+from server.errors import BundleError, StartError
+from server.recognition import frame
+from server.recognition.interpreter import InterpreterPool, runtime
+from server.recognition.manifest import Bundle
+from server.recognition.preprocessing import apply_table, scaling_table, to_input_pixels
 from server.store.bundles.folder import models_folder
 from server.system import process
 from server.system.resources import available_cores
 
-# More than this share of frames a second more is worth a further thread or interpreter.
-WORTH = 1.03
+# A further thread or interpreter is worth it if it gives this factor of frames a second.
+WORTHWHILE_GAIN = 1.03
 # Frames that take their turn before one, times this, fit into the proposed deadline.
 DEADLINE_SERVICES = 8
+# Sides of the frames that are made of a sample, in pixels.
+SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
+JPEG_QUALITY = 90
+START_TIMEOUT_S = 60.0
+# Settings that the measured server shares with the one that is to come.
+MEASURED = ("models", "model", "version", "recipe", "max_pixels", "max_side", "wide_interpreter")
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """Milliseconds of one stage of one frame on one thread."""
+
+    median: float
+    p90: float
+
+
+class Throughput(msgspec.Struct, frozen=True):
+    """Frames a second, all threads busy with decoding, preprocessing and inference."""
+
+    interpreters: int
+    threads: int
+    fps: float
+
+
+def stage_of(seconds: list[float]) -> Stage:
+    """Return the milliseconds of a stage that took these `seconds`, of which two are needed."""
+    p90 = statistics.quantiles(seconds, n=10)[8]
+    return Stage(round(statistics.median(seconds) * 1000, 3), round(p90 * 1000, 3))
+
+
+Frames = dict[str, bytes]
+
+
+def find_frames(bundle: Bundle) -> Frames:
+    """Return a JPEG of the bundle's samples or golden frames, and larger ones made of it, by name.
+
+    Raises BundleError if the bundle has none that can be read.
+    """
+    shown = sorted((bundle.folder / "samples").glob("*"))
+    shown += [bundle.folder / golden.file for golden in bundle.manifest.golden]
+    for path in shown:
+        pixels = cv2.imread(str(path))
+        if pixels is not None:
+            return {"sample": path.read_bytes()} | {
+                name: _encoded(np.asarray(cv2.resize(pixels, size), np.uint8))
+                for name, size in SIZES.items()
+            }
+    raise BundleError(f"{bundle.folder} has no frame in samples/ or golden/ to measure with")
+
+
+def _encoded(pixels: frame.Pixels) -> bytes:
+    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+
+
+class Steps:
+    """One bundle's steps of a frame, each to be timed by itself."""
+
+    def __init__(self, bundle: Bundle, limits: frame.Limits) -> None:
+        """Raises BundleError for a model that takes no images."""
+        if bundle.manifest.recipe is None:
+            raise BundleError(
+                f"{bundle.folder} takes numbers, not images: there is no frame to time"
+            )
+        self.bundle, self.recipe, self._limits = bundle, bundle.manifest.recipe, limits
+        self.pool = InterpreterPool(bundle.model_path, 1)
+        self._table = scaling_table(self.recipe, self.pool.inputs[0])
+
+    def prepared(self, data: bytes, took: dict[str, list[float]] | None = None) -> np.ndarray:
+        """Return the model's input for an image file; append the seconds of both stages to
+        `took`."""
+        start = time.perf_counter()
+        pixels = frame.decode(data, self.recipe, self._limits)
+        decoded = time.perf_counter()
+        tensor = apply_table(to_input_pixels(pixels, self.recipe), self._table)
+        if took is not None:
+            took["decode"].append(decoded - start)
+            took["preprocess"].append(time.perf_counter() - decoded)
+        return tensor
+
+    def stages(self, data: bytes, seconds: float) -> dict[str, Stage]:
+        """Measure each stage of `data` on one thread, over and over for `seconds`."""
+        took: dict[str, list[float]] = {"decode": [], "preprocess": [], "inference": []}
+        with self.pool.lease() as interpreter:
+            interpreter.run([self.prepared(data)])
+            until = time.perf_counter() + seconds
+            while time.perf_counter() < until or len(took["inference"]) < 3:
+                tensor = self.prepared(data, took)
+                start = time.perf_counter()
+                interpreter.run([tensor])
+                took["inference"].append(time.perf_counter() - start)
+        return {name: stage_of(values) for name, values in took.items()}
+
+    def throughput(self, data: bytes, size: int, threads: int, seconds: float) -> Throughput:
+        """Measure `size` threads, each with an interpreter of `threads` threads, for `seconds`."""
+        pool = InterpreterPool(self.bundle.model_path, size, threads)
+        pool.each(lambda interpreter: interpreter.run([self.prepared(data)]))
+        done, start = [0] * size, time.perf_counter()
+
+        def work(number: int) -> None:
+            with pool.lease() as interpreter:
+                while time.perf_counter() < start + seconds or not done[number]:
+                    interpreter.run([self.prepared(data)])
+                    done[number] += 1
+
+        workers = [threading.Thread(target=work, args=(number,)) for number in range(size)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        return Throughput(size, threads, sum(done) / (time.perf_counter() - start))
+
+
+class Served(msgspec.Struct, frozen=True):
+    """Through a server with the proposed settings: frames a second of `clients` that wait for
+    their answers, and the milliseconds that one client waits for its answer."""
+
+    clients: int
+    fps: float
+    median: float
+    p90: float
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def served(settings: Settings, proposed: dict[str, int | float]) -> Iterator[int]:
+    """Run a server with the models of `settings` and the settings `proposed`, without keys and
+    without a journal, for the length of the block. Yields its port.
+
+    Raises StartError if it does not start.
+    """
+    port = free_port()
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+    own = to_environ(settings)
+    environ |= {key: own[key] for name in MEASURED if (key := PREFIX + name.upper()) in own}
+    with tempfile.TemporaryDirectory(prefix="lineside-bench-") as data:
+        values = proposed | {"port": port, "host": "127.0.0.1", "data": data, "journal": "false"}
+        values |= {"keys_file": f"{data}/keys.jsonl", "auth": "off", "log_level": "error"}
+        # Neither a deadline nor a full queue is part of what is measured.
+        values |= {"max_wait_ms": 60_000, "max_waiting": crowd(available_cores())}
+        environ |= {PREFIX + name.upper(): str(value) for name, value in values.items()}
+        child = subprocess.Popen([sys.executable, "-m", "server"], env=environ)
+        try:
+            _await_ready(child, port)
+            yield port
+        finally:
+            child.send_signal(signal.SIGTERM)
+            try:
+                child.wait(settings.stop_timeout + 5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def _await_ready(child: "subprocess.Popen[bytes]", port: int) -> None:
+    until = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < until:
+        if child.poll() is not None:
+            raise StartError(f"the server to be measured ended with exit code {child.returncode}")
+        # Not listening yet is no error.
+        with (
+            suppress(OSError, HTTPException),
+            closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection,
+        ):
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == 200:
+                return
+        time.sleep(0.02)
+    raise StartError(f"the server to be measured was not ready in {START_TIMEOUT_S:g} s")
+
+
+def crowd(cores: int) -> int:
+    """Return how many clients at once keep every interpreter busy."""
+    return 4 * cores
+
+
+def through_server(port: int, data: bytes, clients: int, seconds: float) -> Served:
+    """Measure `clients` that post `data` and wait for the answer, for `seconds`; then one alone.
+
+    Raises StartError if an answer is an error.
+    """
+
+    def post(until: float, took: list[float]) -> None:
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        # At least two, however slow, since a quantile needs them.
+        while time.perf_counter() < until or len(took) < 2:
+            start = time.perf_counter()
+            connection.request("POST", "/v1/recognize", data, {"Content-Type": "image/jpeg"})
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status != 200:
+                raise StartError(f"the server to be measured answered {answer.status}")
+            took.append(time.perf_counter() - start)
+        connection.close()
+
+    def together(count: int, seconds: float) -> tuple[list[float], float]:
+        start, took = time.perf_counter(), list[float]()
+        with ThreadPoolExecutor(count) as pool:
+            posting = [pool.submit(post, start + seconds, took) for _ in range(count)]
+        for each in posting:
+            each.result()
+        return took, time.perf_counter() - start
+
+    together(1, seconds / 8)
+    crowd, elapsed = together(clients, seconds / 2)
+    alone = stage_of(together(1, seconds / 2)[0])
+    return Served(clients, round(len(crowd) / elapsed, 1), alone.median, alone.p90)
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """All that was measured. stages: by frame (`sample`, `720p`, `1080p`), then by stage."""
+    """All figures. stages: by frame (`sample`, `720p`, `1080p`), then by stage."""
 
     model: str
     version: int
@@ -45,14 +272,14 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 def best_of(measured: list[Throughput]) -> Throughput:
-    """The fewest interpreters and threads that are within WORTH of the most frames a second."""
+    """Return the fewest interpreters and threads that are within WORTHWHILE_GAIN of the fastest."""
     most = max(each.fps for each in measured)
-    good = [each for each in measured if each.fps * WORTH >= most]
+    good = [each for each in measured if each.fps * WORTHWHILE_GAIN >= most]
     return min(good, key=lambda each: (each.interpreters * each.threads, each.threads))
 
 
 def propose(best: Throughput) -> dict[str, int | float]:
-    """Settings by name for a device that is fastest as `best`.
+    """Return settings by name for a device that is fastest as `best`.
 
     A frame takes interpreters / fps seconds of a slot; the deadline leaves it several times that,
     so that it may wait for others, and no longer, since a line wants the newest frame.
@@ -67,9 +294,9 @@ def propose(best: Throughput) -> dict[str, int | float]:
 
 
 def measure(settings: Settings, seconds: float, say: Callable[[str], object] = print) -> Figures:
-    """Measures for about `seconds` in all, and says each figure as it comes.
+    """Measure for about `seconds` in all, and `say` each figure as it comes.
 
-    Raises StartError where there is no bundle, no frame, or no server to be had.
+    Raises StartError or BundleError if there is no bundle, no frame, or no server.
     """
     process.configure_process()
     bundle = models_folder(settings).verify_default()
@@ -124,8 +351,8 @@ def _machine() -> str:
 
 
 def run(settings: Settings, seconds: float, settings_file: Path | None = None) -> int:
-    """Measures, prints, and writes the figures beside the bundle, and the proposed settings into
-    `settings_file` if one is given; returns the exit code.
+    """Measure and print; write the figures beside the bundle, and the proposed settings into
+    `settings_file` if there is one. Return the exit code.
 
     Raises what `measure` raises, and SettingsError if the settings file can't be written.
     """

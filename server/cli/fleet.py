@@ -1,4 +1,4 @@
-"""One bundle to many devices, one device after the other.
+"""python -m server fleet: sends one bundle to many devices, one device after the other.
 
 A device gets the bundle's files, activates the version (which checks its golden frames), and must
 then be ready with it. At the first failure no further device is touched.
@@ -20,8 +20,8 @@ from server.errors import StartError
 from server.recognition.manifest import MANIFEST, Manifest, read_bundle
 from server.store.bundles.layout import versions_of
 
-# In the environment, the API key for the devices.
-KEY = "FLEET_KEY"
+# The environment variable with the API key for the devices.
+KEY_VARIABLE = "FLEET_KEY"
 
 T = TypeVar("T")
 DEFAULT_PORT = 8080
@@ -38,7 +38,7 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Served(msgspec.Struct, frozen=True):
-    """What a device says of one model: the version that serves, None where none does."""
+    """One model of a device: the version that serves, None if none does."""
 
     name: str
     serving: int | None
@@ -46,12 +46,12 @@ class Served(msgspec.Struct, frozen=True):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """What a device says of all its models."""
+    """All models of a device."""
 
     models: tuple[Served, ...]
 
 
-class Said(msgspec.Struct, frozen=True):
+class ErrorText(msgspec.Struct, frozen=True):
     """An error's sentence for people."""
 
     message: str
@@ -60,11 +60,11 @@ class Said(msgspec.Struct, frozen=True):
 class Failed(msgspec.Struct, frozen=True):
     """The body of an error."""
 
-    error: Said
+    error: ErrorText
 
 
 class Device:
-    """One server, by `host` as it was given. Raises StartError for what is no host."""
+    """One server, by `host` as the user wrote it. Raises StartError if that is no host."""
 
     def __init__(self, host: str, key: str, timeout: float) -> None:
         parts = urlsplit(host if "://" in host else f"http://{host}")
@@ -79,7 +79,8 @@ class Device:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def ask(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> bytes:
-        """The body of an answer that is no error. Raises DeviceError."""
+        """Send a request; return the body of its answer. Raises DeviceError for an error, and if
+        no answer comes."""
         headers = self._headers | ({"Content-Type": kind} if kind else {})
         try:
             self._connection.request(method, path, body, headers)
@@ -94,15 +95,15 @@ class Device:
         return text
 
     def models(self) -> tuple[Served, ...]:
-        """What it says of its models. Raises DeviceError."""
+        """Return its models. Raises DeviceError."""
         return _decode(self.ask("GET", "/v1/models"), Listing).models
 
     def serving(self, model: str) -> int | None:
-        """The version of `model` that serves; None where it has none. Raises DeviceError."""
+        """Return the version of `model` that serves; None if none does. Raises DeviceError."""
         return next((each.serving for each in self.models() if each.name == model), None)
 
     def activate(self, model: str, version: int) -> None:
-        """Has it serve `version`, and sees that it does. Raises DeviceError."""
+        """Have it serve `version`. Raises DeviceError if it does not."""
         wanted = json.dumps({"version": version}).encode()
         path = f"/v1/models/{quote(model)}/activate"
         now = _decode(self.ask("POST", path, wanted, "application/json"), Served).serving
@@ -110,16 +111,15 @@ class Device:
             raise DeviceError(f"it serves version {now} after {version} was activated")
 
     def take(self, manifest: Manifest, archive: bytes) -> None:
-        """Sends the version, activates it, and sees that the device is ready with it. Raises
-        DeviceError."""
+        """Send the version and activate it. Raises DeviceError if the device is not ready with
+        it."""
         path = f"/v1/models/{quote(manifest.name)}/upload"
         self.ask("POST", path, archive, "application/x-tar")
         self.activate(manifest.name, manifest.version)
         self.ask("GET", "/readyz")
 
     def back_to(self, model: str, version: int | None) -> None:
-        """Serves again what served before: `version`, or any where that was none. Raises
-        DeviceError."""
+        """Have it serve again what served before. Raises DeviceError if that was no version."""
         if version is None:
             raise DeviceError("it served no version before")
         self.activate(model, version)
@@ -133,7 +133,7 @@ def _decode(text: bytes, kind: type[T]) -> T:
 
 
 def _message(text: bytes) -> str:
-    """What the body of an error says."""
+    """Return the sentence in the body of an error."""
     try:
         return msgspec.json.decode(text, type=Failed).error.message
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -145,7 +145,7 @@ def _start(text: bytes) -> str:
 
 
 def pack(bundle: Path, manifest: Manifest) -> bytes:
-    """The bundle's files as an uncompressed tar archive, for `server.store.bundles.upload`."""
+    """Return the bundle's files as an uncompressed tar archive, as /upload takes it."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         archive.dereference = True
@@ -155,14 +155,14 @@ def pack(bundle: Path, manifest: Manifest) -> bytes:
 
 
 def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """`member` as anybody's: a number of a user beyond 2,097,151 has no room in ustar."""
+    """Remove the owner: a user's number beyond 2,097,151 has no room in ustar."""
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     return member
 
 
 def _devices(args: argparse.Namespace) -> list[Device]:
-    key = os.environ.get(KEY, "")
+    key = os.environ.get(KEY_VARIABLE, "")
     if args.key_file is not None:
         try:
             key = args.key_file.read_text("utf-8").strip()
@@ -172,9 +172,9 @@ def _devices(args: argparse.Namespace) -> list[Device]:
 
 
 def push(args: argparse.Namespace) -> int:
-    """Prints a line a device; returns 0 where all serve the bundle, else 1.
+    """Print a line a device; return 0 if all serve the bundle, else 1.
 
-    Raises BundleError where the bundle is not intact, StartError for a folder of versions.
+    Raises BundleError if the bundle is not intact, StartError for a folder of versions.
     """
     folder = args.bundle.absolute()
     inside = versions_of(folder.parent, folder.name)
@@ -205,11 +205,11 @@ def push(args: argparse.Namespace) -> int:
 
 
 def _serves(device: Device, manifest: Manifest) -> bool:
-    """Whether the device serves the version although a step failed."""
+    """Return whether the device serves the version although a step failed."""
     try:
         return device.serving(manifest.name) == manifest.version
     except DeviceError:
-        return False  # it does not answer; what failed was told already
+        return False  # it does not answer; what failed was printed already
 
 
 def _give_up(
@@ -229,16 +229,16 @@ def _give_up(
 
 
 def status(args: argparse.Namespace) -> int:
-    """Prints a line a device; returns 0 where all answer and are ready, else 1."""
+    """Print a line a device; return 0 if all answer and are ready, else 1."""
     code = 0
     for device in _devices(args):
         try:
             models = device.models()
             device.ask("GET", "/readyz")
-            said = ", ".join(f"{m.name}/{m.serving}" for m in models if m.serving)
+            serving = ", ".join(f"{m.name}/{m.serving}" for m in models if m.serving)
             failed = [f"{m.name}/{f.version}" for m in models for f in m.failures]
             refused = f"; refused: {', '.join(failed)}" if failed else ""
-            print(f"{device.name}: ready, {said}{refused}")
+            print(f"{device.name}: ready, {serving}{refused}")
         except DeviceError as error:
             print(f"{device.name}: failed, {error}")
             code = 1

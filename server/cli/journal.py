@@ -11,7 +11,8 @@ from server.errors import LinesideError, StartError
 from server.values import validation
 from server.values.validation import InvalidValueError
 
-WHAT = {
+# Filters of rows, with their help.
+FILTERS = {
     "camera": "the camera's name",
     "part": "the part's name",
     "model": "the model's name",
@@ -29,9 +30,9 @@ WHAT = {
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command `journal` to the commands of `python -m server`."""
+    """Add the command `journal` to the commands of `python -m server`."""
     journal = commands.add_parser("journal", help="print what was answered, also without a server")
-    for name, text in WHAT.items():
+    for name, text in FILTERS.items():
         journal.add_argument(
             "--" + name.replace("_", "-"), dest=f"row_{name}", metavar="VALUE", help=text
         )
@@ -43,8 +44,8 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Prints the rows that `args` ask for. Raises StartError where there is no journal or an
-    argument is unusable, JournalUnreadableError where it can't be read."""
+    """Print the rows that `args` ask for. Raises StartError if there is no journal or an argument
+    is unusable, JournalUnreadableError if the journal can't be read."""
     from server.store.journal.reader import ENCODERS, JournalReader
     from server.store.journal.schema import FILE
 
@@ -63,15 +64,15 @@ def _filter(args: argparse.Namespace) -> Any:
     from server.api.recognize.deadlines import parse_instant
     from server.store.journal.reader import Filter
 
-    given: dict[str, Any] = {}
-    for name in WHAT:
+    values: dict[str, Any] = {}
+    for name in FILTERS:
         value = getattr(args, f"row_{name}")
         if value is None:
             continue
         try:
             if name in ("since", "until"):
                 value = parse_instant(value, f"--{name}")
-            given |= {name: getattr(validation.convert({name: value}, Filter, text=True), name)}
+            values |= {name: getattr(validation.convert({name: value}, Filter, text=True), name)}
         except (LinesideError, InvalidValueError) as error:
             raise StartError(f"--{name.replace('_', '-')} can't be {value!r}: {error}") from None
-    return Filter(**given)
+    return Filter(**values)

@@ -11,7 +11,7 @@ from server.store.keys import RIGHTS, Key, Right, add_key, expired, read_keys, r
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command `key` to the commands of `python -m server`."""
+    """Add the command `key` to the commands of `python -m server`."""
     key = commands.add_parser("key", help="make, list and revoke API keys")
     actions = key.add_subparsers(dest="action", metavar="ACTION", required=True)
     add = actions.add_parser("add", help="make a key and print it, this once")
@@ -49,7 +49,7 @@ def _expires(text: str | None) -> datetime | None:
 
 
 def run(args: argparse.Namespace, path: Path) -> int:
-    """Does what `args` ask with the keys in the file `path`. Raises KeysError."""
+    """Add, list or revoke keys in the file `path`, as `args` say. Raises KeysError."""
     if args.action == "add":
         now, expires = datetime.now(UTC).replace(microsecond=0), _expires(args.expires)
         if expires and expires <= now:

@@ -1,14 +1,16 @@
 """The commands of `python -m server`."""
 
 import argparse
+import errno
 import os
+import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, TextIO
 
 from server import __version__
-from server.cli import fleet_command
 from server.cli import journal as journal_command
 from server.cli import keys as keys_command
 from server.config.load import describe_settings, load, settings_file
@@ -18,8 +20,8 @@ from server.system.handover import Handover
 
 
 def _parser(asked: str) -> argparse.ArgumentParser:
-    """Of all commands; only the one that is asked for gets its flags of settings, which are many
-    to make at every start."""
+    """Return the parser of all commands. Only the command `asked` gets flags of settings, since
+    making them for all would slow every start."""
     parser = argparse.ArgumentParser(
         prog="python -m server", description="Lineside: recognition for the production line."
     )
@@ -41,7 +43,7 @@ def _parser(asked: str) -> argparse.ArgumentParser:
     commands.add_parser("settings", help="print the table of settings")
     keys_command.add_parser(commands)
     journal_command.add_parser(commands)
-    fleet_command.add_parser(commands)
+    _add_fleet(commands)
     worker = commands.add_parser("worker", help="run jobs, for the servers of one `broker_url`")
     bench = commands.add_parser("bench", help="measure this device and propose its settings")
     bench.add_argument("--seconds", type=float, default=20.0, help="to measure in all (20)")
@@ -59,12 +61,33 @@ def _parser(asked: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_fleet(commands: Any) -> None:
+    fleet = commands.add_parser("fleet", help="send a bundle to several devices, or ask them")
+    actions = fleet.add_subparsers(dest="action", metavar="ACTION", required=True)
+    push = actions.add_parser("push", help="send a bundle, activate it, stop at the first failure")
+    push.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder models/NAME/VERSION")
+    push.add_argument(
+        "--rollback-on-failure",
+        action="store_true",
+        help="after a failure, take those changed before back to what they served",
+    )
+    status = actions.add_parser("status", help="print what each device serves")
+    for action in (push, status):
+        action.add_argument("hosts", nargs="+", metavar="HOST", help="NAME[:PORT], or a URL")
+        action.add_argument(
+            "--key-file", type=Path, help="file with an API key (else the environment's FLEET_KEY)"
+        )
+        action.add_argument("--timeout", type=float, default=60.0, help="of each step, in s (60)")
+
+
 def _settings(args: argparse.Namespace) -> Settings:
     names = [row.name for row in describe_settings()]
     flags = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     return load(os.environ, flags, args.config)
 
 
+# Errors of a disk that is full, over its quota, or failing.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # For the allocator that Granian brings, which reads it when it is loaded (jemalloc(3), TUNING):
 # what one connection frees the next may have, and what none needs goes back to the kernel soon.
 ALLOCATOR = ("_RJEM_MALLOC_CONF", "narenas:1,dirty_decay_ms:500,muzzy_decay_ms:0")
@@ -118,6 +141,12 @@ def _bench(settings: Settings, args: argparse.Namespace) -> int:
     return run(settings, args.seconds, file if args.write else None)
 
 
+def _fleet(args: argparse.Namespace) -> int:
+    from server.cli import fleet
+
+    return fleet.push(args) if args.action == "push" else fleet.status(args)
+
+
 def _print_settings() -> int:
     print("| setting | environment | flag | type | default | unit | what |")
     print("|---|---|---|---|---|---|---|")
@@ -128,7 +157,8 @@ def _print_settings() -> int:
 
 
 def main(argv: Sequence[str], handover: Handover | None = None) -> int:
-    """Exit code: 0 well, 1 a server that could not start or go on, 2 wrong use.
+    """Run a command. Return 0 if all is well, 1 if a server could not start or go on; argparse ends
+    the process with 2 for wrong use.
 
     handover: what a server's worker leaves to its successor.
     """
@@ -138,7 +168,7 @@ def main(argv: Sequence[str], handover: Handover | None = None) -> int:
         if args.command == "settings":
             return _print_settings()
         if args.command == "fleet":
-            return fleet_command.run(args)
+            return _fleet(args)
         settings = _settings(args)
         if args.command == "key":
             return keys_command.run(args, Path(settings.keys_file))
@@ -152,3 +182,50 @@ def main(argv: Sequence[str], handover: Handover | None = None) -> int:
     except (StartError, LinesideError) as error:
         print(f"lineside: {error}", file=sys.stderr)
         return 1
+
+
+def run_for_reader(command: Callable[[], int]) -> int:
+    """Run `command` and write what it printed. Return its exit code; 0 if its reader closed the
+    pipe before its end; 1, with a sentence, if its output can't be written. Raises what `command`
+    raises otherwise."""
+    code = 0
+    try:
+        code = command()
+        if sys.stdout is not None:  # else it was closed before the start
+            sys.stdout.flush()
+    except SystemExit:
+        if not _drop_unread():
+            raise
+    except BrokenPipeError:
+        if not _drop_unread():
+            raise  # it was another pipe
+    except OSError as error:
+        if error.errno not in UNWRITABLE or error.filename is not None:
+            raise
+        print(f"lineside: the output can't be written: {error.strerror}", file=sys.stderr)
+        _drop(sys.stdout)
+        return 1
+    return code
+
+
+def _drop(stream: TextIO) -> None:
+    """Point `stream` at nothing, since Python would write what it still holds at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _drop_unread() -> bool:
+    """Drop the standard streams whose reader is gone. Return whether there was one."""
+    gone = [stream for stream in (sys.stdout, sys.stderr) if stream and _reader_is_gone(stream)]
+    for stream in gone:
+        _drop(stream)
+    return bool(gone)
+
+
+def _reader_is_gone(stream: TextIO) -> bool:
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):
+        return False  # closed, or no file at all
+    poll = select.poll()
+    poll.register(number, 0)
+    return bool(poll.poll(0))  # only errors are asked for: poll(2), POLLERR

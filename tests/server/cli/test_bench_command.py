@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from server_process import ROOT
 
-from server.cli.bench import best_of, propose
-from server.cli.bench_steps import Throughput
+from server.cli.bench import Throughput, best_of, propose
 from server.config import load as config_reading
 from server.config.load import merge_settings, write_settings
 from server.errors import SettingsError
