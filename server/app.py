@@ -82,9 +82,9 @@ def make_jobs(
     telling = JobEvents(
         settings,
         metrics,
-        recognizing.observed,
-        recognizing.unanswered,
-        recognizing.keeps_frames,
+        recognizing.report_answered,
+        recognizing.report_refused,
+        recognizing.has_listeners,
         render,
     )
     kept = Jobs(settings, recognizing.store, telling, install_auth)

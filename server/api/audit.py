@@ -1,4 +1,4 @@
-"""GET /v1/audit: who changed which model, when, from where, what before and after."""
+"""The changes of models: each is recorded as it is made, and GET /v1/audit lists them."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -29,16 +29,17 @@ class AuditPage(msgspec.Struct, frozen=True):
 
 
 class Auditor:
-    """Makes changes of the models of `store` for requests, and has `audit` keep them."""
+    """Makes changes of the models of `store` for requests, and records them in `audit`."""
 
     def __init__(self, audit: Audit, store: BundleRepository) -> None:
-        self._audit, self._store = audit, store
+        self._audit = audit
+        self._store = store
 
     def make(
         self, action: str, model: str, how: Callable[[], object], version: int | None = None
     ) -> None:
-        """Calls `how`, which changes `model`, and keeps what came of it. Raises what `how`
-        raises; for a model that is not there nothing is kept."""
+        """Call `how`, which changes `model`, and record the result. Raises what `how` raises. A
+        change of a model that does not exist is not recorded."""
         before = self._serving(model)
 
         def keep(code: str = "") -> None:
@@ -73,7 +74,7 @@ class Auditor:
 
 
 class AuditRoutes:
-    """The changes that `audit` keeps."""
+    """Answers the changes that `audit` keeps."""
 
     def __init__(self, audit: Audit) -> None:
         self._audit = audit

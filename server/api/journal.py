@@ -1,4 +1,4 @@
-"""GET /v1/journal: what was answered, filtered, in pages or as one file."""
+"""GET /v1/journal: the answered frames, filtered, in pages or as one file."""
 
 import threading
 from contextlib import closing
@@ -32,11 +32,11 @@ SETTLE_TIMEOUT_S = 10.0
 
 
 class JournalQuery(Filter, frozen=True, kw_only=True):
-    """Which rows, and how: all that is given must hold. since, until: Unix seconds, or RFC 3339
-    with a zone; the first included, the second not. order: `newest` first unless told otherwise,
-    or, of a file, `oldest`. limit: most rows: 100 a page, and all in a file. cursor: `next` of the
-    page before. format: `json` for pages, `csv` or `jsonl` for one file; else by the header
-    Accept."""
+    """Filters of rows, which must all hold, and how rows are sent. since, until: Unix seconds, or
+    RFC 3339 with a zone; the first included, the second not. order: by default `newest` first in
+    pages, `oldest` first in a file. limit: most rows, by default 100 a page and all in a file.
+    cursor: `next` of the page before. format: `json` for pages, `csv` or `jsonl` for one file; by
+    default as the header Accept says."""
 
     since: Annotated[str, Meta(max_length=64)] | None = None  # type: ignore[assignment]
     until: Annotated[str, Meta(max_length=64)] | None = None  # type: ignore[assignment]
@@ -47,14 +47,15 @@ class JournalQuery(Filter, frozen=True, kw_only=True):
 
 
 class JournalPage(msgspec.Struct, frozen=True):
-    """Some rows. next: the `cursor` of the following ones; null where there are none now."""
+    """Some rows. next: the `cursor` of the following ones; null if there are none now."""
 
     rows: tuple[Row, ...]
     next: int | None
 
 
-def _asked() -> tuple[JournalQuery, Filter]:
-    """What this request asks. Raises InvalidFieldError."""
+def _read_query() -> tuple[JournalQuery, Filter]:
+    """Return this request's query, and its filters with times in seconds. Raises
+    InvalidFieldError."""
     query = read_options(JournalQuery, request)
     fields = {name: getattr(query, name) for name in Filter.__struct_fields__}
     for name in ("since", "until"):
@@ -73,8 +74,8 @@ def _format(query: JournalQuery) -> Format:
 def _file(
     reader: JournalReader, query: JournalQuery, form: Format, exports: threading.BoundedSemaphore
 ) -> Response:
-    """All rows as one file, sent as fast as the client takes it in. Raises OverloadedError where
-    too many are being sent."""
+    """Return all rows as one file, sent as fast as the client reads it. Raises OverloadedError if
+    too many files are being sent."""
     if not exports.acquire(blocking=False):
         reader.close()
         raise OverloadedError(
@@ -89,7 +90,7 @@ def _file(
 
 
 class JournalRoutes:
-    """The rows of `journal`, None if it is switched off."""
+    """Answers the rows of `journal`, None if it is switched off."""
 
     def __init__(self, journal: Journal | None) -> None:
         self._journal = journal
@@ -111,7 +112,7 @@ class JournalRoutes:
         journal = self._journal
         if journal is None:
             raise NotFoundError("the journal is switched off on this server: its setting journal")
-        query, wanted = _asked()
+        query, wanted = _read_query()
         form = _format(query)
         journal.settle(SETTLE_TIMEOUT_S)
         reader = JournalReader(journal.path, wanted, journal.doubt)

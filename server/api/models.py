@@ -60,10 +60,10 @@ class SampleFrames(msgspec.Struct, frozen=True):
 class Model(msgspec.Struct, frozen=True):
     """One bundle name: what it takes (`classify`: images, `tensor`: numbers), the versions on
     disk, newest first, the one that serves, and those that were refused with the reason.
-    model_version_status: the same as TensorFlow Serving tells it. drift: how far the last frames
+    model_version_status: the same as TensorFlow Serving answers it. drift: how far the last frames
     are from the bundle's baseline, by signal, as population stability index; without the signals
-    that too few frames tell of, and null where nothing is measured. note: after a load, which newer
-    versions it skipped and why; else absent."""
+    that have too few frames, and null if nothing is measured. note: after a load, the newer
+    versions that it skipped and why; else absent."""
 
     name: str
     task: Literal["classify", "tensor"]
@@ -85,7 +85,7 @@ class Models(msgspec.Struct, frozen=True):
 
 
 class UploadResult(msgspec.Struct, frozen=True):
-    """What was sent: its version, and whether it was not there before. `activate` serves it."""
+    """The version that was sent. new: it was not there before. `activate` has it serve."""
 
     model: str
     version: int
@@ -93,13 +93,13 @@ class UploadResult(msgspec.Struct, frozen=True):
 
 
 class VersionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which version a change is about; None for the one that the rules name."""
+    """The version that a change is about; null for the one that the rules name."""
 
     version: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 def describe(store: BundleRepository, name: str, numbers: tuple[int, ...], drift: Drift) -> Model:
-    """`name` as the API tells it."""
+    """Return the model `name` as the API answers it."""
     recognizer = store.served().get(name)
     return Model(
         name=name,
@@ -124,21 +124,21 @@ def _note(skipped: Sequence[int]) -> str:
 
 
 class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of a request that asks nothing more."""
+    """The body of a request without options."""
 
 
 def _read(kind: type[T]) -> T:
-    """`kind` from this request's JSON body and its query string, which goes first. Raises
+    """Return `kind` from this request's JSON body and its query string, which goes first. Raises
     InvalidFieldError."""
-    asked = read_options(kind, request)
-    # Whatever its type is said to be: curl calls every body that it is given a form.
+    query = read_options(kind, request)
+    # Whatever its Content-Type is: curl calls every body a form.
     body = read_body()
     if not body:
-        return asked
-    given = {
-        name: getattr(asked, name) for name in kind.__struct_fields__ if request.args.get(name)
+        return query
+    in_query = {
+        name: getattr(query, name) for name in kind.__struct_fields__ if request.args.get(name)
     }
-    return msgspec.structs.replace(decode_json(kind, body), **given)
+    return msgspec.structs.replace(decode_json(kind, body), **in_query)
 
 
 _MODEL = "/v1/models/<model:name>"
@@ -146,7 +146,7 @@ _CHANGE_ERRORS = (400, 403, 404, 409, 413, 422, 503)
 
 
 class ModelRoutes:
-    """The models of `store`, whose changes `auditor` makes."""
+    """Answers and changes the models of `store`, the latter by `auditor`."""
 
     def __init__(self, store: BundleRepository, drift: Drift, auditor: Auditor) -> None:
         self._store = store
@@ -224,7 +224,7 @@ class ModelRoutes:
 
 
 class UploadRoutes:
-    """Versions that are sent: they go into the folder `models`, of at most `max_bytes` each."""
+    """Takes versions of at most `max_bytes` each into the folder `models`."""
 
     def __init__(self, models: Path, max_bytes: int, auditor: Auditor) -> None:
         self._models = models
@@ -264,7 +264,7 @@ class UploadRoutes:
 
 
 class SampleFrameRoutes:
-    """The sample frames that bundles bring along."""
+    """Answers the sample frames that bundles bring along."""
 
     def __init__(self, store: BundleRepository) -> None:
         self._store = store

@@ -31,7 +31,7 @@ SECURITY_SCHEMES: dict[str, Schema] = {
         "type": "apiKey",
         "in": "header",
         "name": "X-API-Key",
-        "description": "a key of `python -m server key add`, where the server asks for one",
+        "description": "a key of `python -m server key add`, if the server asks for one",
     },
     TOKEN: {
         "type": "http",
@@ -83,8 +83,8 @@ def _types(routes: Iterable[Route]) -> list[type]:
 
 
 def _for_generators(schema: Any) -> Any:
-    """`schema` as generators of clients take it: each array with a schema of its `items`. A tuple's
-    bounds on its length say the same as `false` there."""
+    """Return `schema` as generators of clients take it: each array with a schema of its `items`. A
+    tuple's bounds on its length say the same as `false` there."""
     if isinstance(schema, list):
         return [_for_generators(item) for item in schema]
     if not isinstance(schema, dict):
@@ -231,13 +231,13 @@ class Description:
         return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
     def _fields(self, kind: type) -> dict[str, Schema]:
-        """The fields of a struct as text in a query or form, where null can't be sent."""
+        """Return the fields of a struct as text in a query or form, which have no null."""
         properties: dict[str, Schema] = self.schemas[kind.__name__]["properties"]
         return {name: _without_null(schema) for name, schema in properties.items()}
 
     def _body(self, body: Any, media: str) -> Schema:
         if media == FORM:
-            # Of its own, or generated clients could not tell it from the same fields as JSON.
+            # Its own schema, else generated clients confuse it with the same fields as JSON.
             return {"type": "object", "properties": self._fields(body)}
         if not isinstance(body, Files):
             return self._schema(body)

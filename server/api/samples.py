@@ -1,4 +1,4 @@
-"""/v1/samples: frames that were kept for a person to look at, and to say what they show."""
+"""/v1/samples: frames that were kept for a person to look at and to label."""
 
 import time
 from typing import Annotated, Any
@@ -22,13 +22,13 @@ from server.store.samples.index import Filter
 from server.system.clock import rfc3339
 from server.values.validation import NUMBER_TOO
 
-# Labels that an error message lists.
-MOST_NAMED = 20
+# Most labels that an error message lists.
+LISTED_LABELS = 20
 
 
 class SampleQuery(Filter, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which samples are listed; without any, all. predicted: their most probable label. label:
-    what a person said; labelled: whether one has. cursor: the `next` of the page before."""
+    """Filters of the list of samples. predicted: the most probable label. label: the one that a
+    person gave; labelled: whether a person gave one. cursor: the `next` of the page before."""
 
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
     cursor: Annotated[str, Meta(pattern=ID, description="the `next` of a page")] | None = None
@@ -72,28 +72,28 @@ class SamplePage(msgspec.Struct, frozen=True):
 
 
 class LabelBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a sample shows, as a person sees it: one of the model's labels, or, if `new`, any other;
-    null takes back what was said."""
+    """The label that a person gives a sample: one of the model's or, if `new`, any other; null
+    removes the label."""
 
     label: Annotated[str, Meta(max_length=128, extra=NUMBER_TOO)] | None
     new: bool = False
 
 
 def sample_answer(sample: Sample) -> SampleAnswer:
-    """`sample` as the API answers it."""
+    """Return `sample` as the API answers it."""
     fields: dict[str, Any] = msgspec.structs.asdict(sample)
     labelled_at = None if sample.labelled_at is None else rfc3339(sample.labelled_at)
     return SampleAnswer(**{**fields, "at": rfc3339(sample.at), "labelled_at": labelled_at})
 
 
 def check_label(label: str, sample: Sample, store: BundleRepository, *, new: bool) -> None:
-    """Raises InvalidFieldError where `label` is none of the model's, unless it is a `new` one that
+    """Raises InvalidFieldError if `label` is none of the model's, unless it is a `new` one that
     can name a class."""
     known = _labels_of(sample, store)
     if label in known:
         return
     if not new:
-        has = ", ".join(known[:MOST_NAMED]) + " and others" * (len(known) > MOST_NAMED)
+        has = ", ".join(known[:LISTED_LABELS]) + " and others" * (len(known) > LISTED_LABELS)
         raise InvalidFieldError(
             f"{label!r} is not a label of {sample.model}, which has {has or 'none any more'};"
             ' send also "new": true to make it one'
@@ -105,7 +105,7 @@ def check_label(label: str, sample: Sample, store: BundleRepository, *, new: boo
 
 
 def _labels_of(sample: Sample, store: BundleRepository) -> tuple[str, ...]:
-    """The labels of the model that answered the sample; none where it is there no more."""
+    """Return the labels of the model that answered the sample; none if that is gone."""
     if model := store.served().get(sample.model):
         return tuple(label.name for label in model.labels)
     file = store.folder / sample.model / str(sample.model_version) / LABELS
@@ -167,8 +167,8 @@ class SampleRoutes:
     def image(self, sample: str) -> Response:
         """Return the image of a kept frame as it was received."""
         folder = self._opened(sample)
-        kept = folder.get(sample)
-        response = Response(folder.image(kept), content_type=kept.image)
+        record = folder.get(sample)
+        response = Response(folder.image(record), content_type=record.image)
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Cache-Control"] = "private, max-age=3600"
         return response

@@ -47,7 +47,7 @@ _VERSION = f"{_MODEL}/versions/<int:version>"
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):
-    """What this server is and speaks."""
+    """The server's version, and the extensions of the protocol that it has."""
 
     name: str = "lineside"
     version: str = __version__
@@ -100,7 +100,7 @@ def _metadata(spec: TensorSpec, rows: bool) -> TensorMetadata:
 
 
 def model_metadata(model: Model) -> ModelMetadata:
-    """`model` as the protocol describes it."""
+    """Return `model` as the protocol describes it."""
     rows = tensors.batched(model)
     return ModelMetadata(
         model.manifest.name,
@@ -113,19 +113,20 @@ def model_metadata(model: Model) -> ModelMetadata:
 
 
 def _wanted_outputs(model: Model, wanted: InferRequest) -> list[tuple[int, InferOutput]]:
-    """The outputs to answer with, each with its place in the model's; all where none is named."""
+    """Return the outputs to answer with, each with its place in the model's; all if none is
+    named."""
     specs = model.pool.outputs
     if not wanted.outputs:
         return [(i, InferOutput(spec.name)) for i, spec in enumerate(specs)]
-    found = []
+    outputs = []
     for item in wanted.outputs:
         spec = tensors.find_tensor(specs, item.name)
         if spec is None:
             raise InvalidFieldError(
                 f"there is no output {item.name}: the model gives {names_of(specs)}"
             )
-        found.append((specs.index(spec), item))
-    return found
+        outputs.append((specs.index(spec), item))
+    return outputs
 
 
 class OpenInferenceRoutes:

@@ -75,7 +75,7 @@ class InferRequest(msgspec.Struct, frozen=True):
 
 class ResponseTensor(msgspec.Struct, frozen=True, omit_defaults=True):
     """One output tensor, flat in row-major order; `parameters.binary_data_size` bytes after the
-    JSON where it is binary."""
+    JSON if it is binary."""
 
     name: str
     datatype: str
@@ -94,13 +94,13 @@ class InferResponse(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def whole_number(value: object) -> bool:
-    """Whether a parameter's value is one, which true and false are not."""
+    """Return whether a parameter's value is a whole number, which true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def flag(parameters: Mapping[str, Any], name: str, default: bool = False) -> bool:
-    """The parameter `name`, true or false; `default` where it is absent or null. Raises
-    InvalidFieldError."""
+    """Return the parameter `name`, true or false; `default` if it is absent or null. Raises
+    InvalidFieldError for another value."""
     value = parameters.get(name)
     if value is None:
         return default
@@ -110,10 +110,10 @@ def flag(parameters: Mapping[str, Any], name: str, default: bool = False) -> boo
 
 
 def read_infer(most: int) -> tuple[InferRequest, list[Tensor | list[bytes]]]:
-    """This request, and its inputs: arrays, or lists of the elements of a BYTES tensor, which may
-    have `most`.
+    """Return this request, and its inputs: arrays, or lists of the elements of a BYTES tensor,
+    which may have `most`.
 
-    Raises InvalidFieldError naming the input that is not what its shape and datatype say.
+    Raises InvalidFieldError naming the input that does not fit its shape and datatype.
     """
     body = read_body()
     header = request.headers.get(HEADER_LENGTH)
@@ -125,22 +125,22 @@ def read_infer(most: int) -> tuple[InferRequest, list[Tensor | list[bytes]]]:
             )
         length = int(header)
     wanted = decode_json(InferRequest, body[:length])
-    left = memoryview(body)[length:]
+    rest = memoryview(body)[length:]
     tensors = []
     for item in wanted.inputs:
         size = item.parameters.get("binary_data_size")
         if size is None:
             tensors.append(_from_json(item, most))
             continue
-        if not whole_number(size) or not 0 <= size <= len(left):
+        if not whole_number(size) or not 0 <= size <= len(rest):
             raise InvalidFieldError(
-                f"the input {item.name} says binary_data_size {shown(size)}, and {len(left)} bytes"
+                f"the input {item.name} says binary_data_size {shown(size)}, and {len(rest)} bytes"
                 " are left after the JSON"
             )
-        tensors.append(_from_binary(item, left[:size], most))
-        left = left[size:]
-    if left:
-        raise InvalidFieldError(f"{len(left)} bytes after the JSON belong to no input")
+        tensors.append(_from_binary(item, rest[:size], most))
+        rest = rest[size:]
+    if rest:
+        raise InvalidFieldError(f"{len(rest)} bytes after the JSON belong to no input")
     return wanted, tensors
 
 
@@ -173,20 +173,20 @@ def _check_elements(item: InferInput, most: int) -> None:
 
 
 def _texts(data: list[Any], most: int) -> list[Any]:
-    """What `data`, lists within lists, holds beside lists, in order; at most `most` and one."""
-    found: list[Any] = []
-    left = [iter(data)]
-    while left and len(found) <= most:
-        for item in left[-1]:
+    """Return the elements of `data`, lists within lists, in order; at most `most` and one."""
+    texts: list[Any] = []
+    open_lists = [iter(data)]
+    while open_lists and len(texts) <= most:
+        for item in open_lists[-1]:
             if isinstance(item, list):
-                left.append(iter(item))
+                open_lists.append(iter(item))
                 break
-            found.append(item)
-            if len(found) > most:
+            texts.append(item)
+            if len(texts) > most:
                 break
         else:
-            left.pop()
-    return found
+            open_lists.pop()
+    return texts
 
 
 def _from_json(item: InferInput, most: int) -> Tensor | list[bytes]:
@@ -224,7 +224,8 @@ def _from_binary(item: InferInput, data: memoryview, most: int) -> Tensor | list
 
 
 def _bytes_elements(item: InferInput, data: memoryview) -> list[bytes]:
-    """Each element: its length as a 4-byte little-endian unsigned number, then its bytes."""
+    """Return the elements; each is its length as a 4-byte little-endian unsigned number, then its
+    bytes."""
     elements, at = list[bytes](), 0
     while at < len(data) and len(elements) <= _count(item):
         end = at + 4
@@ -242,7 +243,8 @@ def _bytes_elements(item: InferInput, data: memoryview) -> list[bytes]:
 def classified(
     tensor: Tensor, spec: TensorSpec, labels: Sequence[Label], count: int
 ) -> tuple[list[int], list[str]]:
-    """The shape and elements, `VALUE:INDEX:LABEL`, of an output's `count` highest values a row."""
+    """Return the shape and the elements, `VALUE:INDEX:LABEL`, of the `count` highest values of each
+    row of an output."""
     real = values.to_real_values(tensor, spec)
     rows = real.reshape(len(real), -1) if real.ndim > 1 else real.reshape(1, -1)
     best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
@@ -258,7 +260,7 @@ def classified(
 def encode_output(
     tensor: Tensor, spec: TensorSpec, labels: Sequence[Label], parameters: Mapping[str, Any]
 ) -> tuple[ResponseTensor, bytes]:
-    """An output as `parameters` want it: its JSON, and its binary data, which may be empty.
+    """Return an output as `parameters` want it: its JSON, and its binary data, which may be empty.
 
     Raises InvalidFieldError for a wrong parameter, or for what JSON can't hold.
     """
@@ -294,7 +296,7 @@ def _binary(
 
 
 def infer_response(answer: InferResponse, blobs: Sequence[bytes]) -> Response:
-    """JSON, and after it the binary data of the outputs that are binary."""
+    """Return the response: JSON, then the data of the outputs that are binary."""
     head = msgspec.json.encode(answer)
     if not any(tensor.parameters for tensor in answer.outputs):
         return Response(head, content_type="application/json")

@@ -61,8 +61,8 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class VersionStatus(msgspec.Struct, frozen=True):
-    """One version: AVAILABLE where it answers, even if its first request loads it; LOADING; END
-    where it may not serve."""
+    """One version: AVAILABLE if it answers, even if its first request loads it; LOADING; END if it
+    may not serve."""
 
     version: str
     state: str
@@ -107,20 +107,20 @@ class Metadata(msgspec.Struct, frozen=True):
 
 
 def version_statuses(store: BundleRepository, name: str) -> tuple[VersionStatus, ...]:
-    """The version of `name` that serves or is about to, and those that were refused."""
+    """Return the version of `name` that serves or is about to, and those that were refused."""
     serving = store.served().get(name)
     failures = store.failures(name)
-    found = [
+    statuses = [
         VersionStatus(str(failure.version), "END", Status("UNKNOWN", failure.reason))
         for failure in failures
     ]
     if serving is not None:
-        found.append(VersionStatus(str(serving.manifest.version), "AVAILABLE", Status()))
+        statuses.append(VersionStatus(str(serving.manifest.version), "AVAILABLE", Status()))
     elif not failures:
         newest = versions(store.folder)[name][0]
         state = "LOADING" if name == store.default else "AVAILABLE"
-        found.append(VersionStatus(str(newest), state, Status()))
-    return tuple(found)
+        statuses.append(VersionStatus(str(newest), state, Status()))
+    return tuple(statuses)
 
 
 def _tensor_info(spec: TensorSpec, rows: bool) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _tensor_info(spec: TensorSpec, rows: bool) -> dict[str, Any]:
 
 
 def metadata_of(model: Model) -> Metadata:
-    """`model` as GetModelMetadata describes it; quantised tensors are real numbers here."""
+    """Return `model` as GetModelMetadata describes it; quantized tensors are real numbers here."""
     rows = tensors.batched(model)
 
     def infos(specs: tuple[TensorSpec, ...]) -> dict[str, Any]:
@@ -157,10 +157,10 @@ def _statuses_of(
     store: BundleRepository, name: str, version: int | None
 ) -> tuple[VersionStatus, ...]:
     known = version_statuses(store, name) if name in versions(store.folder) else ()
-    found = tuple(status for status in known if status.version == str(version))
-    if not found:
+    statuses = tuple(status for status in known if status.version == str(version))
+    if not statuses:
         raise ModelNotFoundError(f"Could not find version {version} of model {name}")
-    return found
+    return statuses
 
 
 _GROUP = Group("TensorFlow Serving", "/v1/models/[^/]+(:|/metadata$|/(versions|labels)/)")

@@ -47,8 +47,8 @@ class ClassifyRequest(msgspec.Struct, frozen=True):
 
 
 def read_serving(kind: type[T]) -> T:
-    """This request's body as `kind`. The protocol allows NaN and Infinity in it, which JSON does
-    not. Raises InvalidFieldError."""
+    """Return this request's body as `kind`. The protocol allows NaN and Infinity in it, which JSON
+    does not. Raises InvalidFieldError."""
     return decode_json(kind, read_body(), not_finite=True)
 
 
@@ -62,7 +62,7 @@ def check_signature(name: str, known: Sequence[str] = ("", DEFAULT_SIGNATURE)) -
 
 
 def is_b64(value: object) -> bool:
-    """Whether `value` is how the protocol writes bytes."""
+    """Return whether `value` is bytes as the protocol writes them."""
     return isinstance(value, Mapping) and set(value) == {"b64"}
 
 
@@ -78,7 +78,7 @@ def _image_names(model: Recognizer) -> tuple[str, ...]:
 
 
 def _only(model: Recognizer, value: Mapping[str, Any]) -> Any:
-    """The value of the one input that an image model has."""
+    """Return the value of the one input that an image model has."""
     names = _image_names(model)
     if len(value) != 1 or next(iter(value)) not in names:
         raise InvalidFieldError(f"the model takes one input, {names[0]}, not {', '.join(value)}")
@@ -86,7 +86,7 @@ def _only(model: Recognizer, value: Mapping[str, Any]) -> Any:
 
 
 def rows_to_inputs(model: Model, rows: Sequence[Any]) -> Inputs:
-    """Instances -> image files, or the model's inputs. Raises InvalidFieldError."""
+    """Return image files, or the model's inputs, of instances. Raises InvalidFieldError."""
     if not rows:
         raise InvalidFieldError("instances is empty: send at least one")
     if isinstance(model, Recognizer):
@@ -106,7 +106,7 @@ def rows_to_inputs(model: Model, rows: Sequence[Any]) -> Inputs:
 
 
 def columns_to_inputs(model: Model, columns: object) -> Inputs:
-    """Columns -> image files, or the model's inputs. Raises InvalidFieldError."""
+    """Return image files, or the model's inputs, of columns. Raises InvalidFieldError."""
     if isinstance(model, Recognizer):
         if isinstance(columns, Mapping) and not is_b64(columns):
             columns = _only(model, columns)
@@ -143,7 +143,7 @@ def _outputs(model: Model, outcome: ModelOutputs) -> dict[str, Any]:
 
 
 def predictions(model: Model, outcome: ModelOutputs) -> list[Any]:
-    """The outputs by row: values for a model of one output, else objects by output name."""
+    """Return the outputs by row: values for a model of one output, else objects by output name."""
     columns = _outputs(model, outcome)
     if len(columns) == 1:
         return list(next(iter(columns.values())))
@@ -151,11 +151,11 @@ def predictions(model: Model, outcome: ModelOutputs) -> list[Any]:
 
 
 def columns_of(model: Model, outcome: ModelOutputs) -> Any:
-    """The outputs by column: values for a model of one output, else an object by output name."""
+    """Return the outputs by column: values of a single output, else an object by output name."""
     columns = _outputs(model, outcome)
     return next(iter(columns.values())) if len(columns) == 1 else columns
 
 
 def serving_json(value: object) -> Response:
-    """`value` as JSON with NaN and Infinity as the protocol writes them."""
+    """Return `value` as JSON with NaN and Infinity as the protocol writes them."""
     return Response(json.dumps(value), content_type="application/json")

@@ -1,5 +1,5 @@
 """The asynchronous routes of published tutorials, with their field names and answers: a frame is
-taken with 202, and its result asked for until it is there."""
+taken with 202, and a client polls for its result."""
 
 from functools import partial
 from typing import Any, Literal
@@ -9,9 +9,13 @@ from flask import Response, request
 from werkzeug.datastructures import FileStorage
 
 from server.api.jobs import JobIntake
-from server.api.recognize.options import EXAMPLE_INPUT, FrameOptions, frame_route
+from server.api.recognize.options import (
+    EXAMPLE_INPUT,
+    FrameOptions,
+    frame_route,
+    read_frame_options,
+)
 from server.errors import MissingFieldError
-from server.http.body.image import read_options
 from server.http.body.json_body import decode_base64, read_json
 from server.http.errors import to_json
 from server.http.routes import JOBS, MULTIPART, Files, Group, route
@@ -60,7 +64,7 @@ class TaskLabel(msgspec.Struct, frozen=True):
 
 
 class TaskResult(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What came out: five labels, best first; of `input`, the model's outputs as well."""
+    """The result: five labels, best first; of `input`, the model's outputs as well."""
 
     status: str
     predictions: tuple[TaskLabel, ...] = ()
@@ -68,7 +72,7 @@ class TaskResult(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TaskProgress(msgspec.Struct, frozen=True):
-    """What is being done."""
+    """The step that is being done."""
 
     status: str
 
@@ -109,23 +113,21 @@ def _labels(predictions: tuple[Prediction, ...]) -> tuple[TaskLabel, ...]:
 
 def _result(job: JobRecord) -> TaskResult:
     outcome = job.frames[0].outcome
-    if outcome is None:
-        return TaskResult("Completed")
-    if outcome.answer is not None:
+    if outcome is not None and outcome.answer is not None:
         return TaskResult("Completed", _labels(outcome.answer.predictions))
-    if outcome.numbers is not None:
+    if outcome is not None and outcome.numbers is not None:
         rows = outcome.numbers.answers
         labels = _labels(rows[0].predictions) if rows else ()
         return TaskResult("Completed", labels, outcome.numbers.outputs)
     return TaskResult("Completed")
 
 
-def _state(taking: JobIntake, job: JobRecord) -> TaskState:
+def _state(intake: JobIntake, job: JobRecord) -> TaskState:
     if job.state == "succeeded":
         return TaskState(job.id, "SUCCESS", result=_result(job))
     if job.fault is not None:
         return TaskState(job.id, "FAILURE", error=job.fault.message)
-    stage = taking.jobs.stage(job.id, 0)
+    stage = intake.jobs.stage(job.id, 0)
     if job.state == "pending" and not stage:
         return TaskState(job.id, "PENDING")
     return TaskState(job.id, "PROGRESS", TaskProgress(STAGES.get(stage or "", "Waiting...")))
@@ -144,7 +146,7 @@ class TutorialJobRoutes:
     def _take(self, field: str) -> str:
         """Take the file in `field`; return the task's id. Raises MissingFieldError."""
         file = file_of(field)
-        query = msgspec.structs.replace(read_options(FrameOptions, request), top_k=LABELS)
+        query = read_frame_options(LABELS)
         return self._intake.images([(file.filename or field, file.stream.read())], query)
 
     def take_image(self) -> Response:
@@ -166,7 +168,7 @@ class TutorialJobRoutes:
         body = read_json(TaskBody)
         if (body.image_base64 is None) == (body.input is None):
             raise MissingFieldError("send either `image_base64` or `input`")
-        query = msgspec.structs.replace(read_options(FrameOptions, request), top_k=LABELS)
+        query = read_frame_options(LABELS)
         if body.image_base64 is None:
             task = self._intake.numbers(body.input, query)
         else:

@@ -59,14 +59,14 @@ class RecognizedThree(msgspec.Struct, frozen=True):
 
 
 class Recent(msgspec.Struct, frozen=True):
-    """What /recent is asked. id: the X-Request-Id of the request that was answered."""
+    """The query of /recent. id: the X-Request-Id of the request that was answered."""
 
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
 class Predicted(msgspec.Struct, frozen=True):
     """/predict's answer to an image; `class_id` is the label's outside name, such as a WordNet id,
-    or its number where it has none."""
+    or its number if it has none."""
 
     class_id: str
     class_name: str
@@ -157,10 +157,10 @@ class TutorialRoutes:
         wanted = request.args.get("id", "")
         if not wanted:
             raise MissingFieldError("which answer? Send its X-Request-Id as `id`")
-        kept = self._recognizing.caching.recent(own_id(request.environ, wanted))
-        if kept is None:
+        recent = self._recognizing.caching.recent(own_id(request.environ, wanted))
+        if recent is None:
             raise NotFoundError(f"no answer of the id {wanted[:64]} is kept (any more)")
-        answer, age = kept
+        answer, age = recent
         response = to_json(_three(answer))
         response.headers["Age"] = str(int(age))
         return response

@@ -1,4 +1,4 @@
-"""When an answer stops being worth anything: `deadline_ms`, counted from `captured_at`."""
+"""Moments in requests, and deadlines: `deadline_ms`, counted from `captured_at`."""
 
 import math
 import re
@@ -17,20 +17,21 @@ RFC_3339 = re.compile(
     _DATE_AND_TIME + r"(?P<zone>[Zz]|(?P<sign>[+-])[0-9]{2}:[0-9]{2}| [0-9]{2}:?[0-9]{2}|)"
 )
 # Unix times in another unit: of the years 1973 to 5138 in each.
-UNITS = ((1e11, 1e14, "milliseconds", 1e3), (1e14, 1e17, "microseconds", 1e6))
-NANOSECONDS = (1e17, 1e20, "nanoseconds", 1e9)
+UNITS = (
+    (1e11, 1e14, "milliseconds", 1e3),
+    (1e14, 1e17, "microseconds", 1e6),
+    (1e17, 1e20, "nanoseconds", 1e9),
+)
 EXAMPLES = "send Unix seconds, such as 1767225600.25, or RFC 3339 with a zone, such as"
-# Seconds of a time zone's offset: every one is a multiple of a quarter of an hour, of 14 h at most.
-QUARTER, LARGEST_OFFSET = 900, 14 * 3600
-# Seconds by which a clock may be wrong beside its zone.
-NEAR = 90.0
+# Every time zone's offset is a multiple of a quarter of an hour, and at most 14 hours.
+ZONE_STEP_S, ZONE_OFFSET_MAX_S = 900, 14 * 3600
+# An age within this of a zone's offset is likely a wrong zone.
+ZONE_TOLERANCE_S = 90.0
 
 
 def parse_instant(text: str, name: str = "captured_at") -> float:
-    """Seconds since 1970 (UTC) of a Unix time in seconds or an RFC 3339 date and time with zone.
-
-    Raises InvalidFieldError, which calls it `name` and says what is wrong with it.
-    """
+    """Return the seconds since 1970 (UTC) of a Unix time in seconds or an RFC 3339 date and time
+    with zone. Raises InvalidFieldError, which calls it `name` and says what is wrong with it."""
     instant = math.nan
     written = RFC_3339.fullmatch(text)
     if NUMBER.fullmatch(text):
@@ -47,7 +48,7 @@ def parse_instant(text: str, name: str = "captured_at") -> float:
 
 
 def _fault(text: str, written: re.Match[str] | None) -> str:
-    """What is wrong with `text`, which is no moment."""
+    """Return what is wrong with `text`, which is no moment."""
     if written and written["zone"].startswith(" "):
         fixed = text[: written.start("zone")] + "%2B" + written["zone"].strip()
         return (
@@ -63,16 +64,10 @@ def _fault(text: str, written: re.Match[str] | None) -> str:
 
 
 def _wrong_unit(text: str, instant: float) -> str:
-    for low, high, unit, factor in (*UNITS, NANOSECONDS):
+    for low, high, unit, factor in UNITS:
         if low <= abs(instant) < high:
             return f"it is in {unit}; send seconds, such as {instant / factor:.3f}"
     return "" if abs(instant) < UNITS[0][0] else f"{EXAMPLES} 2026-01-01T00:00:00.250Z"
-
-
-def frame_age(captured_at: str | None, wall: float) -> float:
-    """Seconds from capture to `wall` (seconds since 1970); 0 without `captured_at`, negative if
-    the camera's clock is ahead of ours. Raises InvalidFieldError as `parse_instant` does."""
-    return 0.0 if captured_at is None else wall - parse_instant(captured_at)
 
 
 def check_clock(age: float, max_skew: float, captured_at: str) -> None:
@@ -86,12 +81,12 @@ def check_clock(age: float, max_skew: float, captured_at: str) -> None:
 
 
 def likely_cause(age: float, captured_at: str) -> str:
-    """What to mend, if a frame seems to be `age` seconds old and was sent at once."""
+    """Return what to mend if a frame that was sent at once seems to be `age` seconds old."""
     fault = clock_fault()
     if fault:
         return f"{fault}; set this server's clock"
-    offset = round(abs(age) / QUARTER) * QUARTER
-    if not 0 < offset <= LARGEST_OFFSET or abs(abs(age) - offset) > NEAR:
+    offset = round(abs(age) / ZONE_STEP_S) * ZONE_STEP_S
+    if not 0 < offset <= ZONE_OFFSET_MAX_S or abs(abs(age) - offset) > ZONE_TOLERANCE_S:
         return "set the camera's clock, or this server's"
     way = "ahead" if age < 0 else "behind"
     if NUMBER.fullmatch(captured_at):
@@ -107,14 +102,14 @@ def _hours(offset: int) -> str:
 
 
 def time_left(deadline: float, age: float, captured_at: str | None) -> float:
-    """Seconds that a frame of `age` seconds still has until `deadline` seconds after its capture.
+    """Return the seconds that a frame of `age` seconds has until `deadline` seconds after capture.
 
     A camera's clock that is ahead buys no time. Raises StaleFrameError if none is left.
     """
-    left = deadline - max(0.0, age)
-    if left <= 0:
+    remaining = deadline - max(0.0, age)
+    if remaining <= 0:
         raise StaleFrameError(
             f"the frame was {age:.3f} s old on arrival and its deadline is {deadline:g} s; if it"
             f" was sent at once: {likely_cause(age, captured_at or '')}"
         )
-    return left
+    return remaining

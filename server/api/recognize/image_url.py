@@ -13,7 +13,7 @@ from server.config.thread_budget import MOST_FETCHING
 from server.errors import BodyTooLargeError, DeadlineExceededError, ImageUrlError, OverloadedError
 from server.system.outbound import OutboundConnections, time_left
 
-MOST_REDIRECTS = 3
+REDIRECTS_MAX = 3
 
 
 class ImageFetcher:
@@ -29,24 +29,23 @@ class ImageFetcher:
         self._free = threading.BoundedSemaphore(MOST_FETCHING)
 
     def __call__(self, url: str, wanted_by: float = math.inf) -> bytes:
-        """The bytes at `url`, which are of no use after `wanted_by` (seconds of
-        time.monotonic()).
+        """Return the bytes at `url`, fetched by `wanted_by` (seconds of time.monotonic()).
 
-        Raises DeadlineExceededError where they can't be had by then, InvalidFieldError where it may
-        not be fetched, OverloadedError where too many are being fetched, BodyTooLargeError, and
-        ImageUrlError where it can't be had.
+        Raises DeadlineExceededError if that is too soon, InvalidFieldError for a URL that may not
+        be fetched, OverloadedError if too many are being fetched, BodyTooLargeError, and
+        ImageUrlError if there is no image.
         """
         if not self._free.acquire(blocking=False):
             raise OverloadedError(f"{MOST_FETCHING} image_urls are being fetched already")
         deadline = min(time.monotonic() + self._seconds, wanted_by)
         try:
-            for _ in range(MOST_REDIRECTS + 1):
-                found = self._fetch(url, deadline)
-                # An answer without a length that was shut for its time looks complete.
+            for _ in range(REDIRECTS_MAX + 1):
+                image_or_url = self._fetch(url, deadline)
+                # An answer without a length that was cut off in time looks complete.
                 time_left(deadline)
-                if isinstance(found, bytes):
-                    return found
-                url = found
+                if isinstance(image_or_url, bytes):
+                    return image_or_url
+                url = image_or_url
         except (OSError, HTTPException) as error:
             late = time.monotonic() >= deadline or isinstance(error, TimeoutError)
             if late and deadline == wanted_by:
@@ -57,10 +56,10 @@ class ImageFetcher:
             raise ImageUrlError(f"image_url can't be fetched: {reason}") from None
         finally:
             self._free.release()
-        raise ImageUrlError(f"image_url can't be fetched: more than {MOST_REDIRECTS} redirects")
+        raise ImageUrlError(f"image_url can't be fetched: more than {REDIRECTS_MAX} redirects")
 
     def _fetch(self, url: str, deadline: float) -> bytes | str:
-        """The image, or the URL that it has moved to."""
+        """Return the image, or the URL that it has moved to."""
         with self._outgoing.connected(url, deadline) as (sock, parts):
             return self._exchange(sock, parts, url)
 
@@ -89,7 +88,7 @@ class ImageFetcher:
 
 
 def _reason(error: OSError | HTTPException) -> str:
-    """Why there is no image, in words that name no library."""
+    """Return why there is no image, in words that name no library."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return "its host's certificate can't be verified"
     if isinstance(error, ssl.SSLError):

@@ -32,7 +32,7 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class JsonFrame(FrameOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A frame as JSON or as form fields: one of `image_base64` (a data: URL is taken too),
-    `image_url` (where the operator has allowed its host) and, for a model that takes numbers,
+    `image_url` (if the operator has allowed its host) and, for a model that takes numbers,
     `input` (a tensor as nested lists, or an object of them by input name)."""
 
     image_base64: str | None = None
@@ -61,26 +61,26 @@ Frame = bytes | ImageUrl | Numbers
 
 
 def read_frame(kind: type[F]) -> tuple[Frame, F]:
-    """The frame of this request, and what is asked of it as a `kind`, whatever form it came in.
+    """Return the frame of this request, in whichever form it came, and its options as a `kind`.
 
-    Raises MissingFieldError where there is none, InvalidFieldError naming what can't be used.
+    Raises MissingFieldError without a frame, InvalidFieldError naming what can't be used.
     """
     if request.mimetype == JSON:
-        asked = _with_query(read_json(kind))
-        return _source(asked), asked
+        fields = _with_query(read_json(kind))
+        return _source(fields), fields
     if request.mimetype not in (MULTIPART, FORM):
         return read_image(request), read_options(kind, request)
     if not request.files and not _has_text():
         raise MissingFieldError(no_file((), request.form))
     if not request.files:
-        asked = read_form(kind, SOURCES)
-        return _source(asked), asked
+        fields = read_form(kind, SOURCES)
+        return _source(fields), fields
     image = read_image(request)
     refuse_unknown(request.files, FILE_FIELDS)
-    asked = read_form(kind)
+    fields = read_form(kind)
     if _has_text():
         raise InvalidFieldError("a file and a text image were sent together: send one of them")
-    return image, asked
+    return image, fields
 
 
 def _has_text() -> bool:
@@ -88,41 +88,42 @@ def _has_text() -> bool:
 
 
 def read_form(kind: type[T], more: Collection[str] = ()) -> T:
-    """`kind` from this request's form and, before it, its query string.
+    """Return `kind` from this request's form and its query string, which goes first.
 
     Of the fields in which a frame comes as text, the form may have only `more`; `parameters` is
-    JSON in it. Raises InvalidFieldError for a name that `kind` does not have, or a value.
+    JSON in it. Raises InvalidFieldError for a wrong value, or a name that `kind` does not have.
     """
     known = [n for n in kind.__struct_fields__ if n in more or n not in (*SOURCES, "input")]
     refuse_unknown(request.form, known)
     texts = {**request.form.to_dict(), **request.args.to_dict()}
-    given = {name: text for name, text in texts.items() if name in known and text}
-    parameters = given.pop("parameters", None)
-    asked = to_options(kind, given)
-    if parameters:
-        data = parameters.encode("utf-8", "replace")
-        asked = _with_parameters(asked, decode_json(Parameters, data, name="parameters"), given)
-    return asked
+    sent = {name: text for name, text in texts.items() if name in known and text}
+    text = sent.pop("parameters", None)
+    fields = to_options(kind, sent)
+    if text:
+        parameters = decode_json(Parameters, text.encode("utf-8", "replace"), name="parameters")
+        fields = _with_parameters(fields, parameters, sent)
+    return fields
 
 
 def _with_query(frame: F) -> F:
     """The query string goes before the body, as it does for forms."""
     own = set(frame.__struct_fields__) - {*SOURCES, "input", "parameters"}
-    given = {k: v for k, v in request.args.to_dict().items() if k in own and v}
-    asked = to_options(type(frame), given)
-    values = {name: getattr(asked, name) for name in given}
+    sent = {k: v for k, v in request.args.to_dict().items() if k in own and v}
+    query = to_options(type(frame), sent)
+    values = {name: getattr(query, name) for name in sent}
     if frame.parameters is not None:
-        frame = _with_parameters(frame, frame.parameters, given)
+        frame = _with_parameters(frame, frame.parameters, sent)
     return msgspec.structs.replace(frame, **values)
 
 
-def _with_parameters(asked: T, parameters: Parameters, given: Mapping[str, object]) -> T:
+def _with_parameters(fields: T, parameters: Parameters, sent: Mapping[str, object]) -> T:
+    """Replace those of `fields` that `parameters` has, unless they were `sent` by themselves."""
     values = {
         name: value
         for name in Parameters.__struct_fields__
-        if (value := getattr(parameters, name)) is not None and name not in given
+        if (value := getattr(parameters, name)) is not None and name not in sent
     }
-    return msgspec.structs.replace(asked, **values)
+    return msgspec.structs.replace(fields, **values)
 
 
 def _source(frame: JsonFrame) -> Frame:
@@ -143,7 +144,7 @@ def _source(frame: JsonFrame) -> Frame:
 
 
 def no_fetch(url: str, deadline: float) -> bytes:
-    """Stands in for an ImageFetcher where no host is listed. Raises InvalidFieldError."""
+    """Stands in for an ImageFetcher if no host is listed. Raises InvalidFieldError."""
     raise InvalidFieldError(
         "image_url is switched off on this server: its setting image_url_hosts lists no host"
     )

@@ -1,15 +1,16 @@
-"""What a request may ask of a frame, beside the frame itself."""
+"""The options of a frame, and how a route that takes frames is declared."""
 
 import time
 from functools import lru_cache, partial
 from typing import Annotated
 
 import msgspec
+from flask import request
 from msgspec import Meta
 
-from server.api.recognize.deadlines import check_clock, frame_age, likely_cause, time_left
+from server.api.recognize.deadlines import check_clock, likely_cause, parse_instant, time_left
 from server.config.settings import Settings
-from server.http.body.image import query_values, refuse_unknown, to_options
+from server.http.body.image import query_values, read_options, refuse_unknown, to_options
 from server.http.routes import FRAMES, route
 from server.observe.cameras import ClockSkew
 from server.recognition.answers import Options
@@ -46,7 +47,7 @@ class FrameOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Raises ValueError, which msgspec makes a ValidationError, for a key or token in the wrong
-        place: names are counted, kept and shown, and it would be too."""
+        place, since names are counted, kept and shown."""
         for field in ("camera", "part"):
             if looks_secret(getattr(self, field) or ""):
                 raise ValueError(f"`{field}` looks like a key: send that as a header, never a name")
@@ -65,25 +66,32 @@ frame_route = partial(
 
 @lru_cache(maxsize=256)
 def parse_frame_options(text: str) -> FrameOptions:
-    """What a WSGI environment's QUERY_STRING asks; remembered, since a camera asks the same of all
-    its frames. Raises InvalidFieldError naming a value that can't be used, or a name that is not
-    known."""
+    """Return the options in a WSGI environment's QUERY_STRING, from a cache, since a camera sends
+    the same with all its frames. Raises InvalidFieldError naming a value that can't be used, or a
+    name that is not known."""
     values = query_values(text)
     refuse_unknown(values, FrameOptions.__struct_fields__)
     return to_options(FrameOptions, values)
 
 
-def frame_age_of(query: FrameOptions, settings: Settings, skew: ClockSkew | None = None) -> float:
-    """Seconds since `captured_at`; 0 without, negative if the camera's clock is ahead, which is
-    reported to `skew`.
+def read_frame_options(top_k: int | None = None) -> FrameOptions:
+    """Return the options in this request's query string and form. top_k: in place of theirs. Raises
+    InvalidFieldError for a wrong value."""
+    query = read_options(FrameOptions, request)
+    return query if top_k is None else msgspec.structs.replace(query, top_k=top_k)
 
-    Raises InvalidFieldError for a moment that can't be read, or, if a deadline was asked, for one
-    so far ahead that the deadline can't be judged.
+
+def frame_age_of(query: FrameOptions, settings: Settings, skew: ClockSkew | None = None) -> float:
+    """Return the seconds since `captured_at`, and report the camera's clock to `skew`; 0 without
+    `captured_at`, negative if the camera's clock is ahead.
+
+    Raises InvalidFieldError for a moment that can't be read; with a deadline, ClockAheadError for
+    one too far ahead.
     """
     captured_at = query.captured_at
     if captured_at is None:
         return 0.0
-    age, tolerated = frame_age(captured_at, time.time()), settings.max_clock_skew_ms / 1000
+    age, tolerated = time.time() - parse_instant(captured_at), settings.max_clock_skew_ms / 1000
     if skew is not None:
         skew.note(query.camera or "", -age, tolerated, lambda: likely_cause(age, captured_at))
     if query.deadline_ms is not None:
@@ -92,7 +100,7 @@ def frame_age_of(query: FrameOptions, settings: Settings, skew: ClockSkew | None
 
 
 def options(query: FrameOptions, settings: Settings, age: float = 0.0) -> Options:
-    """What `query` asks of a frame of `age` seconds that has arrived now.
+    """Return the options for a frame of `age` seconds that has arrived now.
 
     Raises StaleFrameError if its deadline has passed already.
     """

@@ -184,7 +184,7 @@ class RecognizeRoutes:
             try:
                 answer = self._recognizing.frame(recognizer, data, options)
             except LinesideError as error:
-                self._recognizing.refused(error)
+                self._recognizing.report_error(error)
                 return BatchResult(name, error=ErrorBody(error.code, error.message, g.request_id))
             return BatchResult(name, recognition(answer, query, age, g.request_id))
 

@@ -1,20 +1,23 @@
-"""What every recognising route does alike: find the model, run it, count and log the answer."""
+"""For every recognizing route: finds the model, runs it, counts, logs and reports the answer."""
 
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 from flask import g, request
 from werkzeug.datastructures import RequestCacheControl
 from werkzeug.http import parse_cache_control_header
 
 from server.api.recognize.caching import Caching, own_id
-from server.api.recognize.options import FrameOptions, frame_age_of, options
+from server.api.recognize.options import (
+    FrameOptions,
+    frame_age_of,
+    options,
+    read_frame_options,
+)
 from server.config.settings import Settings
 from server.errors import InvalidFieldError, LinesideError, MissingFieldError, NotReadyError
-from server.http.body.image import read_options
 from server.http.request_log import ASKED, report_refusal
 from server.observe.metrics import Metrics
 from server.recognition import tensor_model as tensors
@@ -63,26 +66,23 @@ class RecognitionService:
         self._refusals = tuple(refusals)
 
     def options(self, query: FrameOptions) -> tuple[Options, float]:
-        """Return what `query` asks of a frame that has arrived now, and the frame's age in seconds.
+        """Return the options of a frame that has arrived now, and the frame's age in seconds.
         Raises what `frame_age_of` and `options` raise."""
         age = frame_age_of(query, self._settings, self.clock_skew)
         return options(query, self._settings, age), age
 
     def read_options(self, top_k: int | None = None) -> tuple[FrameOptions, Options]:
-        """Read what this request's query string and form ask of its frame. top_k: in place of
-        theirs, if given. Raises as `options`, and InvalidFieldError for a wrong value."""
-        query = read_options(FrameOptions, request)
-        if top_k is not None:
-            query = msgspec.structs.replace(query, top_k=top_k)
+        """Return this request's options, as sent and for a frame that has arrived now. Raises what
+        `read_frame_options` and `options` raise."""
+        query = read_frame_options(top_k)
         return query, self.options(query)[0]
 
     def recognizer(
         self, name: str | None, version: int | None, until: float | None = None
     ) -> Recognizer:
-        """The model `name`, which takes images, waited for no longer than `until` (seconds of
-        time.monotonic). Raises InvalidFieldError where it does not, and what `BundleRepository.get`
-        raises."""
-        return takes_images(self.store.get(name, version, until))
+        """Return the model `name`, loaded by `until` (seconds of time.monotonic). Raises
+        InvalidFieldError if it takes no images, and what `BundleRepository.get` raises."""
+        return _image_model(self.store.get(name, version, until))
 
     def frame(
         self,
@@ -92,8 +92,9 @@ class RecognitionService:
         *,
         cached_s: int | None = None,
     ) -> Answer:
-        """One image file's answer, for Flask's request; from the cache always, or where answers are
-        to be kept for `cached_s` seconds. Errors are those of `Recognizer.recognize`."""
+        """Return the answer to an image file of Flask's request. cached_s: seconds for which the
+        answer is cached although the setting `cache` is off. Raises what `Recognizer.recognize`
+        raises."""
         answer = self.answer(
             recognizer, data, options, g.request_id, request.environ, cached_s=cached_s
         )
@@ -110,36 +111,37 @@ class RecognitionService:
         *,
         cached_s: int | None = None,
     ) -> Answer:
-        """As `frame`, for a request that Flask need not know."""
+        """As `frame`, for a request that may not be Flask's."""
         environ[ASKED] = recognizer.manifest, options
         if cached_s is not None or self._settings.cache:
             control = parse_cache_control_header(
                 environ.get("HTTP_CACHE_CONTROL"), None, RequestCacheControl
             )
-            mine = own_id(environ, request_id)
-            answer = self.caching.frame(recognizer, data, options, mine, control, cached_s)
+            answer_id = own_id(environ, request_id)
+            answer = self.caching.frame(recognizer, data, options, answer_id, control, cached_s)
         else:
             answer = recognizer.recognize(data, options, request_id)
 
-        self._tell_later(answer, options, data, request_id)
+        self._report_later(answer, options, data, request_id)
         return answer
 
     def images(self, model: Model, files: Sequence[bytes], options: Options) -> ModelOutputs:
-        """As `tensors.run_images`; InvalidFieldError for a model that takes no images."""
+        """Run image files as `tensors.run_images` does. Raises InvalidFieldError if the model takes
+        no images."""
         request.environ[ASKED] = model.manifest, options
-        outcome = tensors.run_images(takes_images(model), files, options, g.request_id)
+        outcome = tensors.run_images(_image_model(model), files, options, g.request_id)
         for answer, data in zip(outcome.answers, files, strict=True):
-            self._tell_later(answer, options, data, g.request_id)
+            self._report_later(answer, options, data, g.request_id)
             g.log_fields = log_fields(answer, options)
         return outcome
 
     def tensors(self, model: Model, inputs: Sequence[Tensor], options: Options) -> ModelOutputs:
-        """As `tensors.run_tensors`."""
+        """Run input tensors as `tensors.run_tensors` does."""
         g.log_fields = {"model": f"{model.manifest.name}/{model.manifest.version}"}
         request.environ[ASKED] = model.manifest, options
         outcome = tensors.run_tensors(model, inputs, options)
         for answer in outcome.answers:
-            self._tell_later(answer, options, None, g.request_id)
+            self._report_later(answer, options, None, g.request_id)
             g.log_fields = log_fields(answer, options)
         return outcome
 
@@ -160,11 +162,11 @@ class RecognitionService:
         return model, model_inputs(model, named_arrays(value, model.pool.inputs))
 
     def _for_numbers(self, array: Tensor, name: str | None, version: int | None) -> Model:
-        """The model that plain numbers are for: the one called `name`; without a name the default
-        model if its only input takes this shape, else the first by name of `task: tensor` that
-        does.
+        """Return the model that plain numbers are for: the one called `name`; without a name the
+        default model if its only input takes this shape, else the first by name of `task: tensor`
+        that does.
 
-        Raises InvalidFieldError where none does, and what `BundleRepository.get` raises.
+        Raises InvalidFieldError if none does, and what `BundleRepository.get` raises.
         """
         if name is not None:
             return self.store.get(name, version)
@@ -175,7 +177,7 @@ class RecognitionService:
             except NotReadyError as error:
                 loading = error
                 continue
-            if _takes(model, array):
+            if _accepts(model, array):
                 return model
         if loading is not None:
             raise loading
@@ -185,50 +187,39 @@ class RecognitionService:
         )
 
     @property
-    def keeps_frames(self) -> bool:
-        """Whether anyone is to be told of answered frames."""
+    def has_listeners(self) -> bool:
+        """Whether answered frames are reported to anyone."""
         return bool(self._listeners)
 
-    def observed(self, seen: FrameAnswered) -> None:
-        """Tells of a frame that was answered outside of any request."""
-        self._afterwards.submit(lambda: self._heard(seen))
+    def report_answered(self, frame: FrameAnswered) -> None:
+        """Count an answered frame and report it to the listeners, soon after."""
+        self._afterwards.submit(lambda: self._report(frame))
 
-    def _heard(self, seen: FrameAnswered) -> None:
-        self._metrics.answered(seen.answer)
+    def _report(self, frame: FrameAnswered) -> None:
+        self._metrics.answered(frame.answer)
         for listener in self._listeners:
-            listener(seen)
+            listener(frame)
 
-    def refused(self, error: LinesideError) -> None:
-        """Counts and tells a frame that got no labels in a request that answers others."""
+    def _report_later(
+        self, answer: Answer, options: Options, data: bytes | None, request_id: str
+    ) -> None:
+        cached = isinstance(answer, CachedAnswer)
+        self.report_answered(FrameAnswered(time.time(), request_id, answer, options, data, cached))
+
+    def report_error(self, error: LinesideError) -> None:
+        """Count and report a frame of this request that got no labels, while others did."""
         self._metrics.refuse(error.code)
         report_refusal(self._refusals, error.status, error.code, error.message, error.cause)
 
-    def unanswered(self, refusal: FrameRefused) -> None:
-        """Counts and tells a frame that got no labels outside of any request."""
+    def report_refused(self, refusal: FrameRefused) -> None:
+        """Count and report a frame that got no labels outside of any request."""
         self._metrics.refuse(refusal.code)
         for listener in self._refusals:
             listener(refusal)
 
-    def _tell_later(
-        self, answer: Answer, options: Options, data: bytes | None, request_id: str
-    ) -> None:
-        at = time.time()
-        self._afterwards.submit(lambda: self._tell(at, answer, options, data, request_id))
-
-    def _tell(
-        self, at: float, answer: Answer, options: Options, data: bytes | None, request_id: str
-    ) -> None:
-        self._metrics.answered(answer)
-        if self._listeners:
-            seen = FrameAnswered(
-                at, request_id, answer, options, data, isinstance(answer, CachedAnswer)
-            )
-            for listener in self._listeners:
-                listener(seen)
-
 
 def log_fields(answer: Answer, options: Options) -> dict[str, object]:
-    """What a request's log line says of its answer, and of the frame where that is known."""
+    """Return what a request's log line says of its answer and its frame."""
     fields: dict[str, object] = {
         "model": f"{answer.model}/{answer.version}",
         "label": answer.best.label,
@@ -241,8 +232,8 @@ def log_fields(answer: Answer, options: Options) -> dict[str, object]:
     return fields
 
 
-def takes_images(model: Model) -> Recognizer:
-    """`model`, where it takes images. Raises InvalidFieldError where it does not."""
+def _image_model(model: Model) -> Recognizer:
+    """Return `model`. Raises InvalidFieldError if it takes no images."""
     if isinstance(model, Recognizer):
         return model
     raise InvalidFieldError(
@@ -250,7 +241,7 @@ def takes_images(model: Model) -> Recognizer:
     )
 
 
-def _takes(model: Model, array: Tensor) -> bool:
+def _accepts(model: Model, array: Tensor) -> bool:
     if len(model.pool.inputs) != 1:
         return False
     try:
