@@ -1,4 +1,4 @@
-"""The dashboard of the device: where the time goes, and what the machine has left."""
+"""The dashboard of the device: time by stage, and the machine's resources."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.models import units
@@ -14,19 +14,19 @@ def _time() -> list[Panel]:
     return [
         heat(
             "Time to the answer",
-            "Requests of one frame a second that took between a line and the one below",
+            "Requests with one frame, a second, whose time is between a line and the one below",
             units.Seconds,
             f"sum by (le) (instance_le:lineside_request_duration_seconds_bucket:rate5m{{{HERE}}})",
         ),
         heat(
             "Time of the stage $stage",
-            "Frames whose stage took between a line and the one below",
+            "Frames whose time in the stage is between a line and the one below",
             units.Seconds,
             f'sum by (le) (increase({STAGE}_bucket{{{HERE}, stage=~"$stage"}}{RATE}))',
         ),
         graph(
             "Mean time by stage",
-            "Where the time of a frame goes",
+            "Time of a frame in each stage",
             units.Seconds,
             (
                 f"sum by (stage) (rate({STAGE}_sum{{{HERE}}}{RATE}))"
@@ -46,13 +46,13 @@ def _time() -> list[Panel]:
         ),
         graph(
             "Queue",
-            "Frames that wait for their turn; beyond max_waiting they are refused",
+            "Frames that wait; if there are more than max_waiting, they are refused",
             units.NoUnit,
             (f"lineside_waiting_frames{{{HERE}}}", "{{instance}}"),
         ),
         graph(
             "Interpreters",
-            "Frames being worked on, and interpreters there are",
+            "Interpreters that are busy, and all interpreters",
             units.NoUnit,
             (f"lineside_busy_interpreters{{{HERE}}}", "busy {{instance}}"),
             (f"lineside_interpreters{{{HERE}}}", "all {{instance}}"),
@@ -71,7 +71,7 @@ def _machine() -> list[Panel]:
         ),
         states(
             "Throttled",
-            "What slowed the device down in the five minutes before",
+            "Reasons that slowed the device down in the last five minutes",
             {"0": "no", "1": "yes"},
             (
                 f"instance_reason:lineside_device_throttled:bool5m{{{HERE}}}",
@@ -85,15 +85,15 @@ def _machine() -> list[Panel]:
             (f'rate(process_cpu_seconds_total{{job="lineside", {HERE}}}{RATE})', "{{instance}}"),
         ),
         graph(
-            "Memory of its limit",
-            "Of the server's cgroup where that is limited, and of the machine",
+            "Memory used, of the limit",
+            "Of the server's cgroup if it has a limit, and of the machine",
             units.PercentUnit,
             (f"instance_scope:lineside_memory_used:ratio{{{HERE}}}", "{{scope}} {{instance}}"),
             limit=0.8,
         ),
         graph(
             "Memory of the server",
-            "The whole process, and what each model took when it was loaded",
+            "The whole process, and the memory of each model",
             units.BytesIEC,
             (f'process_resident_memory_bytes{{job="lineside", {HERE}}}', "process {{instance}}"),
             (f"lineside_model_memory_bytes{{{MODEL}}}", "{{model}} {{instance}}"),
@@ -108,18 +108,18 @@ def _machine() -> list[Panel]:
     ]
 
 
-def _kept() -> list[Panel]:
+def _storage() -> list[Panel]:
     return [
         graph(
             "Cache",
-            "Look-ups a second by what came of them",
+            "Lookups a second by result",
             units.CountsPerSecond,
             (f"sum by (result) (rate(lineside_cache_lookups_total{{{HERE}}}{RATE}))", "{{result}}"),
             stacked=True,
         ),
         graph(
             "Cache hits",
-            "Answers that no model was run for, of all look-ups",
+            "Answers without running a model, of all lookups",
             units.PercentUnit,
             (
                 f'sum(rate(lineside_cache_lookups_total{{{HERE}, result=~"hit|shared"}}{RATE}))'
@@ -129,7 +129,7 @@ def _kept() -> list[Panel]:
         ),
         graph(
             "Jobs",
-            "Jobs a second by the state they came to",
+            "Jobs a second by their final state",
             units.CountsPerSecond,
             (f"sum by (state) (rate(lineside_jobs_total{{{HERE}}}{RATE}))", "{{state}}"),
         ),
@@ -171,13 +171,13 @@ def _models() -> list[Panel]:
         ),
         figure(
             "Running since",
-            "When the server that was started last was started",
+            "Start of the server that was started last",
             units.DateTimeFromNow,
             f'max(process_start_time_seconds{{job="lineside", {HERE}}}) * 1000',
         ),
         figure(
             "Versions of the server",
-            "More than one: some device was not brought up to date",
+            "If there is more than one, a device was not upgraded",
             units.NoUnit,
             f"count(count by (version) (lineside_build_info{{{HERE}}}))",
             {"yellow": 2},
@@ -186,16 +186,16 @@ def _models() -> list[Panel]:
 
 
 def device() -> Dashboard:
-    """What the integrator looks at."""
+    """Make the dashboard for the integrator."""
     return board(
         "lineside-device",
         "Lineside device",
-        "Where the time of a frame goes, and what the machine has left",
+        "Time of a frame by stage, and the machine's resources",
         ("instance", "model", "stage"),
         {
             "Time": _time(),
             "Machine": _machine(),
-            "Cache, jobs, journal": _kept(),
+            "Cache, jobs, journal": _storage(),
             "Models": _models(),
         },
     )

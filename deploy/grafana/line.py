@@ -1,4 +1,4 @@
-"""The dashboard of the line: what was seen, what was refused, by which camera."""
+"""The dashboard of the line: labels, verdicts and refusals, by camera."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.models import units
@@ -10,11 +10,11 @@ CAMERA = f'{HERE}, camera=~"$camera"'
 RATE = "[$__rate_interval]"
 
 
-def _well() -> list[Panel]:
+def _health() -> list[Panel]:
     return [
         figure(
             "Ready",
-            "Whether every device serves its default model",
+            "Ready if every device serves its default model",
             units.NoUnit,
             f"min(lineside_ready{{{HERE}}})",
             {"green": 1},
@@ -23,7 +23,7 @@ def _well() -> list[Panel]:
         ),
         figure(
             "Alerts",
-            "Alerts that fire at this moment; Prometheus shows them under /alerts",
+            "Alerts that are firing now; Prometheus lists them under /alerts",
             units.NoUnit,
             f'count(ALERTS{{alertstate="firing", {HERE}}}) or vector(0)',
             {"red": 1},
@@ -55,14 +55,14 @@ def _now() -> list[Panel]:
         ),
         figure(
             "Refused",
-            "Frames refused for want of room or time, on the device with the most",
+            "Frames refused because there was no room or time, on the device with the most",
             units.PercentUnit,
             f"max(instance:lineside_requests_refused:ratio_rate5m{{{HERE}}})",
             {"yellow": 0.01, "red": 0.05},
         ),
         figure(
             "Cameras sending",
-            "Cameras of which frames came in the last two minutes",
+            "Cameras that sent frames in the last two minutes",
             units.NoUnit,
             "count(sum by (instance, camera)"
             f" (increase(lineside_camera_frames_total{{{CAMERA}}}[2m])) > 0) or vector(0)",
@@ -77,7 +77,7 @@ def _now() -> list[Panel]:
     ]
 
 
-def _seen() -> list[Panel]:
+def _labels() -> list[Panel]:
     return [
         graph(
             "Frames by label",
@@ -88,7 +88,7 @@ def _seen() -> list[Panel]:
         ),
         graph(
             "Frames by verdict",
-            "Frames a second by what the bundle's policy makes of the label",
+            "Frames a second by the verdict of the bundle's policy",
             units.CountsPerSecond,
             (f"sum by (verdict) (rate(lineside_verdicts_total{{{MODEL}}}{RATE}))", "{{verdict}}"),
             stacked=True,
@@ -106,7 +106,7 @@ def _seen() -> list[Panel]:
     ]
 
 
-def _unseen() -> list[Panel]:
+def _without_labels() -> list[Panel]:
     return [
         graph(
             "Frames without labels",
@@ -131,7 +131,7 @@ def _unseen() -> list[Panel]:
         ),
         graph(
             "Requests by status",
-            "All requests a second, probes and scrapes left out",
+            "All requests a second, without probes and scrapes",
             units.RequestsPerSecond,
             (
                 "sum by (status) (rate(lineside_requests_total"
@@ -146,7 +146,7 @@ def _confidence() -> list[Panel]:
     return [
         heat(
             "Confidence",
-            "Probability of the best label: how many frames fell between a line and the one below",
+            "Probability of the best label: number of frames between a line and the one below",
             units.PercentUnit,
             f"sum by (le) (increase(lineside_confidence_bucket{{{MODEL}}}{RATE}))",
         ),
@@ -167,7 +167,7 @@ def _confidence() -> list[Panel]:
         ),
         graph(
             "Drift",
-            "Distance of recent frames from the baseline in the bundle, by what is compared",
+            "Distance of recent frames from the baseline in the bundle, by signal",
             units.NoUnit,
             (
                 f"max by (instance, model, signal) (lineside_drift_ratio{{{MODEL}}})",
@@ -177,7 +177,7 @@ def _confidence() -> list[Panel]:
         ),
         graph(
             "Samples kept",
-            "Frames kept for training, an hour, by why",
+            "Frames kept for training, an hour, by reason",
             units.NoUnit,
             (
                 f"sum by (reason) (rate(lineside_samples_total{{{HERE}}}{RATE})) * 3600",
@@ -191,7 +191,7 @@ def _cameras() -> list[Panel]:
     return [
         graph(
             "Frames by camera",
-            "Frames a second of each camera that names itself, whatever became of them",
+            "Frames a second of each camera that sends its name, answered or not",
             units.CountsPerSecond,
             (
                 f"sum by (camera) (rate(lineside_camera_frames_total{{{CAMERA}}}{RATE}))",
@@ -201,8 +201,8 @@ def _cameras() -> list[Panel]:
         ),
         graph(
             "Frames by camera and result",
-            "Frames a second that got no labels: bad (of the sender's making), refused (no room or"
-            " time), failed (of ours)",
+            "Frames a second that got no labels: bad (the sender's error), refused (no room or"
+            " time), failed (the server's error)",
             units.CountsPerSecond,
             (
                 "sum by (camera, result) (rate(lineside_camera_frames_total"
@@ -212,7 +212,7 @@ def _cameras() -> list[Panel]:
         ),
         graph(
             "Why frames of a camera fail",
-            "Frames a second that got no labels, by error; STALE_FRAME and CLOCK_AHEAD are clocks",
+            "Frames a second without labels, by error; STALE_FRAME, CLOCK_AHEAD: wrong clocks",
             units.CountsPerSecond,
             (
                 f"sum by (camera, reason) (rate(lineside_camera_refused_total{{{CAMERA}}}{RATE}))",
@@ -221,7 +221,7 @@ def _cameras() -> list[Panel]:
         ),
         bars(
             "Share of frames that fail",
-            "Over five minutes, of each camera; an alert calls where none gets labels",
+            "Over five minutes, of each camera; an alert fires if no frame gets labels",
             units.PercentUnit,
             (
                 "max by (instance, camera)"
@@ -245,16 +245,16 @@ def _cameras() -> list[Panel]:
 
 
 def line() -> Dashboard:
-    """What the person on shift and the engineer who owns the model look at."""
+    """Make the dashboard for the operator on shift and the engineer of the model."""
     return board(
         "lineside-line",
         "Lineside line",
-        "What the cameras sent, what was seen in it, and what was refused",
+        "Frames of the cameras, their labels, and the refused ones",
         ("instance", "model", "camera"),
         {
-            "Now": [*_well(), *_now()],
-            "What was seen": [*_seen(), *_unseen()],
-            "How sure": _confidence(),
+            "Now": [*_health(), *_now()],
+            "Results": [*_labels(), *_without_labels()],
+            "Confidence": _confidence(),
             "Cameras": _cameras(),
         },
     )

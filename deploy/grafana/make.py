@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent / "dashboards"
 
 
 def dashboards() -> dict[str, str]:
-    """The dashboards as JSON, by file name."""
+    """Return the dashboards as JSON, by file name."""
     boards = {"line.json": line(), "device.json": device()}
     return {
         name: json.dumps(board.build(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
@@ -24,7 +24,7 @@ def dashboards() -> dict[str, str]:
 
 
 def main(folder: Path) -> None:
-    """Writes them to `folder`."""
+    """Write the dashboards to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in dashboards().items():
         (folder / name).write_text(text, "utf-8")

@@ -1,4 +1,4 @@
-"""The few kinds of panels and variables that the dashboards are made of."""
+"""The kinds of panels and variables that the dashboards use."""
 
 from collections.abc import Mapping, Sequence
 
@@ -37,7 +37,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SOURCE = DataSourceRef(type_val="prometheus", uid="$datasource")
 TAG = "lineside"
-# Values from which on a figure is shown in the colour.
+# The lowest value for each colour.
 Steps = Mapping[str, float]
 # (expression, legend)
 Query = tuple[str, str]
@@ -64,7 +64,7 @@ def graph(
     stacked: bool = False,
     limit: float | None = None,
 ) -> timeseries.Panel:
-    """Lines over time, as areas on one another where `stacked`; `limit` is drawn as a line."""
+    """Make a panel of lines over time, or of stacked areas; `limit` is drawn as a line."""
     panel = timeseries.Panel().title(title).description(description).unit(unit)
     panel.datasource(SOURCE).span(span).height(8).min(0).show_points(VisibilityMode.NEVER)
     panel.tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
@@ -91,8 +91,10 @@ def figure(
     base: str = "green",
     texts: Mapping[str, str] | None = None,
 ) -> stat.Panel:
-    """The figure of this moment in large digits, or its text in `texts` by value; coloured by
-    `steps`, below the first of them by `base`."""
+    """Make a panel of the current value in large digits, or of its text in `texts`.
+
+    The colour is that of the highest step reached in `steps`, or `base` below the first.
+    """
     panel = stat.Panel().title(title).description(description).unit(unit).datasource(SOURCE)
     panel.span(3).height(4).thresholds(_thresholds(steps or {}, base))
     panel.graph_mode(BigValueGraphMode.NONE if texts else BigValueGraphMode.AREA)
@@ -103,12 +105,12 @@ def figure(
 
 
 def texts_of(texts: Mapping[str, str]) -> ValueMapping:
-    """Values shown as words."""
+    """Map values to texts."""
     return ValueMap({value: ValueMappingResult(text=text) for value, text in texts.items()})
 
 
 def heat(title: str, description: str, unit: str, expr: str, *, span: int = 8) -> heatmap.Panel:
-    """How often each bucket of a histogram was met over time."""
+    """Make a panel of the counts in each bucket of a histogram, over time."""
     panel = heatmap.Panel().title(title).description(description).datasource(SOURCE)
     panel.span(span).height(8).calculate(False)
     panel.y_axis(heatmap.YAxisConfig().unit(unit))
@@ -121,7 +123,7 @@ def heat(title: str, description: str, unit: str, expr: str, *, span: int = 8) -
 def bars(
     title: str, description: str, unit: str, query: Query, steps: Steps, *, span: int = 8
 ) -> bargauge.Panel:
-    """A bar for each series, of its newest value."""
+    """Make a panel with a bar for the newest value of each series."""
     panel = bargauge.Panel().title(title).description(description).unit(unit).datasource(SOURCE)
     panel.span(span).height(8).min(0).thresholds(_thresholds(steps))
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
@@ -131,7 +133,7 @@ def bars(
 def states(
     title: str, description: str, texts: Mapping[str, str], query: Query, *, span: int = 8
 ) -> statetimeline.Panel:
-    """A coloured band for each series, over time."""
+    """Make a panel with a coloured band for each series, over time."""
     panel = statetimeline.Panel().title(title).description(description).datasource(SOURCE)
     panel.span(span).height(8).thresholds(_thresholds({"red": 1})).mappings([texts_of(texts)])
     panel.line_width(0).fill_opacity(70)
@@ -139,7 +141,7 @@ def states(
 
 
 def _choice(name: str, label: str, query: str) -> dashboard.QueryVariable:
-    """A variable of all values that `query` finds, of which several or all are chosen."""
+    """Make a variable of all values that `query` returns; several or all can be chosen."""
     made = dashboard.QueryVariable(name).label(label).query(query).datasource(SOURCE)
     made.multi(True).include_all(True).all_value(".*").sort(VariableSort.ALPHABETICAL_ASC)
     made.current(VariableOption(selected=True, text="All", value="$__all"))
@@ -164,7 +166,7 @@ def board(
     variables: Sequence[str],
     rows: Mapping[str, Sequence[Panel]],
 ) -> dashboard.Dashboard:
-    """A dashboard of `rows` by their titles, with the named VARIABLES."""
+    """Make a dashboard of `rows` by their titles, with the named VARIABLES."""
     made = dashboard.Dashboard(title).uid(uid).description(description).tags([TAG]).readonly()
     made.timezone("browser").refresh("30s").time("now-3h", "now")
     made.tooltip(DashboardCursorSync.CROSSHAIR)
