@@ -4,7 +4,7 @@
     python scripts/camera.py post http://127.0.0.1:8080/v1/recognize --rate 20 --count 200
     python scripts/camera.py post --cameras 20 --rate 1 --deadline-ms 200
 
-Needs numpy and OpenCV, and neither Lineside's server nor its other packages.
+Needs only numpy and OpenCV, not Lineside's server.
 """
 
 import argparse
@@ -20,7 +20,7 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(
         f"camera.py needs the Python module {missing.name}, and {sys.executable} does not have it."
-        " Run it by .venv/bin/python, which scripts/serve makes, or install it with"
+        " Run it with .venv/bin/python, which scripts/serve makes, or install it with"
         " `pip install numpy opencv-python-headless`."
     )
 from line_camera.parts import CLASSES, SMALLEST, Picture, render
@@ -28,7 +28,7 @@ from line_camera.posting import BURST, Frame, due_times, post, target
 
 
 def encode(picture: Picture, rng: np.random.Generator, quality: int) -> bytes:
-    """JPEG bytes of an RGB picture, their quality drawn around the given one, 1 to 100."""
+    """Encode an RGB picture as JPEG, with a random quality near the given one, 1 to 100."""
     drawn = int(np.clip(round(rng.normal(quality, 4.0)), max(quality - 12, 1), 100))
     _, encoded = cv2.imencode(
         ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, drawn]
@@ -52,7 +52,7 @@ def write(folder: Path, per_class: int, seed: int, width: int, height: int, qual
 
 
 def frames(count: int, seed: int, width: int, height: int, quality: int) -> list[Frame]:
-    """`count` frames of classes drawn with equal chance."""
+    """Return `count` frames, their classes drawn with equal probability."""
     made = []
     for number in range(count):
         rng = np.random.default_rng([seed, number])

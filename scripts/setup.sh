@@ -1,5 +1,5 @@
-# Sourced by scripts/serve and scripts/test: finds a Python, makes a virtual environment and
-# installs requirements into it, again only when they changed.
+# Sourced by scripts/serve, scripts/worker, scripts/test and scripts/install: finds a Python, makes a
+# virtual environment, and installs requirements into it if they have changed.
 
 say() { printf 'lineside: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -18,7 +18,7 @@ find_python() {
     "Install one (Debian: apt install python3-venv) or name it in PYTHON."
 }
 
-# environment FOLDER REQUIREMENTS...: the environment holds exactly these requirements afterwards.
+# environment FOLDER REQUIREMENTS...: makes the environment hold exactly these requirements.
 environment() {
   local folder=$1 python stamp; shift
   python=$(find_python) || exit 1
@@ -26,13 +26,13 @@ environment() {
   if [ -x "$folder/bin/python" ] && [ "$(cat "$folder/installed" 2>/dev/null)" = "$stamp" ]; then
     return
   fi
-  say "installing $(printf '%s ' "$@")into $folder (first time, or they changed)"
+  say "installing $(printf '%s ' "$@")into $folder (the first time, or the requirements changed)"
   "$python" -m venv --clear "$folder" || fail "could not make the virtual environment $folder."
   local file args=()
   for file in "$@"; do args+=(-r "$file"); done
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "${args[@]}" \
     >"$folder/install.log" 2>&1 ||
     fail "could not install the packages: $(grep -E '^ERROR' "$folder/install.log" | tail -n 1)" \
-      "Is a package index in reach? The whole output is in $folder/install.log."
+      "Can this machine reach a package index? The output is in $folder/install.log."
   printf '%s\n' "$stamp" >"$folder/installed"
 }

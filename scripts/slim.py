@@ -1,8 +1,9 @@
-"""slim.py SITE: takes out of an installed runtime what the server never loads, and weighs the rest.
+"""slim.py SITE: removes files that the server never loads from an installed runtime.
 
-Some wheels bring more than a device needs: accelerators of phones, converters, test suites. That
-the server does without what is listed here is tested; after every real install its self-test shows
-it again. Fails where the rest is larger than a device should have to store. Standard library only.
+Some wheels contain more than a device needs: accelerators of phones, converters, test suites. A
+test runs the server without the files listed here, and so does the self-test after every
+installation. Prints the sizes of the packages, and fails if the runtime is larger than LIMIT_MB.
+Standard library only.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 LIMIT_MB = 330
-# The packages that the table names one by one; the others are one line.
+# Smaller packages share one line of the table.
 SHOWN_FROM_MB = 3.0
 
 # Glob patterns below site-packages, each with the reason.
@@ -24,38 +25,38 @@ UNUSED = (
     ("ai_edge_litert/vendors", "compilers for the NPUs of phones"),
     ("ai_edge_litert/aot", "the same"),
     ("ai_edge_litert/tools", "LiteRT's own benchmark, and editors of model files"),
-    ("ai_edge_litert/schema_py_generated.py", "for those tools"),
+    ("ai_edge_litert/schema_py_generated.py", "used by those tools"),
     ("ai_edge_litert/__pycache__/schema_py_generated.*", "the same"),
-    ("ai_edge_litert/*_pb2.py", "the same, by way of protobuf"),
+    ("ai_edge_litert/*_pb2.py", "the same, through protobuf"),
     ("ai_edge_litert/__pycache__/*_pb2.*", "the same"),
-    ("google", "protobuf, for those"),
+    ("google", "protobuf, used by those files"),
     ("protobuf-*.dist-info", "the same"),
-    ("prompt_toolkit", "Celery's interactive shell; its worker is started without"),
+    ("prompt_toolkit", "Celery's interactive shell, which the server does not use"),
     ("wcwidth", "the same"),
     ("click_repl", "the same"),
     ("numpy/**/tests", "NumPy's test suite"),
     ("numpy/f2py", "a compiler of Fortran"),
     ("numpy/distutils", "the same"),
     ("numpy/_core/include", "for compiling against NumPy"),
-    ("PIL/_avif*.so", "Pillow's plug-in for AVIF, which is not among the image types read"),
+    ("PIL/_avif*.so", "Pillow's plug-in for AVIF, which is no image type that the server reads"),
     ("pillow.libs/libavif-*", "the same"),
     ("PIL/_imagingft*.so", "text drawn into images"),
     ("pillow.libs/libfreetype-*", "the same"),
     ("pillow.libs/libharfbuzz-*", "the same"),
-    ("bin", "programs to be called by name; the server calls none"),
+    ("bin", "commands; the server calls none"),
 )
-# Wheels keep their shared libraries in a folder of this ending beside the package.
+# Wheels keep their shared libraries in a folder with this ending, beside the package.
 LIBRARIES = ".libs"
 PACKAGE_OF = {"opencv_python_headless": "cv2", "pillow": "PIL"}
 
 
 def unused(site: Path) -> list[Path]:
-    """What of `UNUSED` there is below `site`."""
+    """Return the files and folders below `site` that match `UNUSED`."""
     return [path for pattern, _ in UNUSED for path in sorted(site.glob(pattern))]
 
 
 def remove(paths: Iterable[Path]) -> None:
-    """Removes files and folders."""
+    """Remove files and folders."""
     for path in paths:
         if path.is_dir():
             shutil.rmtree(path)
@@ -64,8 +65,10 @@ def remove(paths: Iterable[Path]) -> None:
 
 
 def weigh(site: Path) -> dict[str, int]:
-    """Bytes on disk, counted by allocated blocks as du does, of each package below `site`: the name
-    of its folder or module, with its shared libraries, largest first."""
+    """Return the bytes on disk of each package below `site`, with its shared libraries.
+
+    Counts allocated blocks, as du does. Packages are named by folder or module, largest first.
+    """
     sizes: dict[str, int] = {}
     for folder, _, files in os.walk(site):
         below = Path(folder).relative_to(site).parts
@@ -78,22 +81,22 @@ def weigh(site: Path) -> dict[str, int]:
 
 
 def table(sizes: dict[str, int]) -> str:
-    """One line a large package, one for all others, and the sum, in MB (10^6 bytes)."""
+    """Format the sizes in MB (10^6 bytes): a line for each large package, the others, the sum."""
     large = {name: size for name, size in sizes.items() if size >= SHOWN_FROM_MB * 1e6}
     rows = [(f"{size / 1e6:6.1f}", name) for name, size in large.items()]
     rest = sum(sizes.values()) - sum(large.values())
     rows.append((f"{rest / 1e6:6.1f}", f"{len(sizes) - len(large)} others"))
-    rows.append((f"{sum(sizes.values()) / 1e6:6.1f}", f"MB in all, of {LIMIT_MB} that it may be"))
+    rows.append((f"{sum(sizes.values()) / 1e6:6.1f}", f"MB in all; the limit is {LIMIT_MB}"))
     return "\n".join(f"{size} {name}" for size, name in rows)
 
 
 def main() -> int:
-    """Exit code: 0 where the runtime is small enough, 1 where not, 2 wrong use."""
+    """Return the exit code: 0 if the runtime is small enough, 1 if not, 2 for wrong usage."""
     parser = argparse.ArgumentParser(description=__doc__, prog="slim.py")
     parser.add_argument("site", type=Path, help="the folder site-packages of the runtime")
     site = parser.parse_args().site
     if not (site / "ai_edge_litert").is_dir():
-        parser.error(f"{site} holds no runtime: there is no ai_edge_litert in it")
+        parser.error(f"{site} is no runtime: it has no ai_edge_litert")
     remove(unused(site))
     sizes = weigh(site)
     print(table(sizes))

@@ -1,4 +1,4 @@
-"""Posting frames to a recognition server at their due times, and counting what comes of them."""
+"""Posts frames to a recognition server at their due times, and counts the answers."""
 
 import http.client
 import json
@@ -26,7 +26,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server said: a label, or the problem in one line."""
+    """The server's answer: a label, or the problem in one line."""
 
     label: str | None
     probability: float
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Target:
-    """Where to post, taken apart once: `path` has no query, `query` is its pairs."""
+    """The address to post to. `path` has no query; `query` has its pairs of name and value."""
 
     url: str
     scheme: str
@@ -48,13 +48,13 @@ class Target:
     timeout: float
 
     def connect(self) -> http.client.HTTPConnection:
-        """A connection that opens with its first request."""
+        """Return a connection, which opens with its first request."""
         if self.scheme == "https":
             return http.client.HTTPSConnection(self.host, self.port, timeout=self.timeout)
         return http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
 
     def address(self, camera: str, part: str) -> str:
-        """Path and query of one frame."""
+        """Return path and query for one frame."""
         return f"{self.path}?{urlencode([*self.query, ('camera', camera), ('part', part)])}"
 
 
@@ -104,7 +104,7 @@ class Tally:
             )
 
     def lost(self, url: str, error: Exception) -> None:
-        """Count a frame without an answer; say so when an outage begins."""
+        """Count a frame without an answer; print a line when an outage begins."""
         with self.lock:
             self.failed += 1
             if not self.outage:
@@ -115,7 +115,7 @@ class Tally:
             self.outage += 1
 
     def summary(self) -> str:
-        """Counts and latencies in one line."""
+        """Format counts and latencies as one line."""
         counts = (
             f"right {self.right}, wrong {self.wrong}, refused {self.refused}, "
             f"failed {self.failed}, sent late {self.late}"
@@ -131,7 +131,7 @@ class Tally:
 
 
 def due_times(count: int, rate: float, bursts: bool) -> list[float]:
-    """Seconds after the start at which each frame is due.
+    """Return the seconds after the start at which each frame is due.
 
     In bursts, groups of eight come four times as fast and a pause keeps the mean rate.
     """
@@ -253,10 +253,10 @@ def post(
 def target(
     url: str, api_key: str | None, timeout: float, deadline_ms: float | None = None
 ) -> Target:
-    """Take an address apart; without a path, it is that of single frames. `timeout` is in seconds.
-    With `deadline_ms` the server is asked to answer each frame within it, or to refuse it.
+    """Parse an address; without a path, /v1/recognize is used. `timeout` is in seconds.
 
-    Raises ValueError when it is no http or https address.
+    deadline_ms: sent with each frame, so that the server answers within it or refuses the frame.
+    Raises ValueError if it is no http or https address.
     """
     split = urlsplit(url)
     if split.scheme not in ("http", "https") or not split.hostname:

@@ -89,7 +89,7 @@ def test_version_that_does_not_start_is_rolled_back(source: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(r"lineside: the page is at http://127.0.0.1:\d+/: open it", done.stderr)
     assert "lineside: the service did not start" in done.stderr
-    assert "lineside: the version that was installed before serves again" in done.stderr
+    assert "lineside: the previous version serves again" in done.stderr
     assert done.stdout.splitlines()[-4:-1] == [
         "lock",
         "venv",

@@ -78,7 +78,7 @@ def test_a_folder_without_a_runtime_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     done = run(sys.executable, str(SLIM), str(tmp_path))
     assert done.returncode == 2
-    assert "holds no runtime" in done.stderr
+    assert "is no runtime" in done.stderr
     assert (tmp_path / "bin").is_dir()
 
 
