@@ -16,15 +16,15 @@ from server.errors import StartError
 # Each module has add_arguments(parser) and run(args) -> exit code, and is imported only when its
 # command is called: the heavy ones take seconds.
 COMMANDS = {
-    "imagenet": ("convert.cli.imagenet", "Keras's MobileNetV2 with its ImageNet weights"),
+    "imagenet": ("convert.cli.models", "Keras's MobileNetV2 with its ImageNet weights"),
     "keras": ("convert.cli.models", "a .keras or .h5 file or a SavedModel"),
     "saved-model": ("convert.cli.models", "one signature of a SavedModel"),
     "tflite": ("convert.cli.models", "a float32 .tflite"),
-    "pytorch": ("convert.cli.pytorch", "a PyTorch module or exported program"),
+    "pytorch": ("convert.cli.models", "a PyTorch module or exported program"),
     "iris": ("convert.cli.iris", "a small model of plain numbers, from scikit-learn's data"),
     "train": ("convert.cli.train", "a classifier trained on a folder of photographs"),
-    "evaluate": ("convert.cli.evaluate", "a bundle judged on labelled frames"),
-    "compare": ("convert.cli.compare", "several bundles on the same frames"),
+    "evaluate": ("convert.cli.evaluation", "a bundle judged on labelled frames"),
+    "compare": ("convert.cli.evaluation", "several bundles on the same frames"),
 }
 
 

@@ -29,6 +29,8 @@ from server.recognition.recognizer import Recognizer
 from server.recognition.tensor_model import make_model
 
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
+# Bundles that an error message lists.
+MAX_LISTED = 10
 
 
 def next_version(models: Path, name: str) -> int:
@@ -124,10 +126,25 @@ def check(folder: Path) -> None:
 
 
 def load(folder: Path) -> Recognizer:
-    """A bundle as the server would load it, with one interpreter of one thread.
+    """Load a bundle as the server would, with one interpreter of one thread.
 
-    Raises BundleError where the server would refuse it.
+    Raises ConvertError if the folder is no bundle, and BundleError if the server would refuse it.
     """
+    if not (folder / MANIFEST).is_file():
+        raise ConvertError(f"{folder} is not a bundle (models/NAME/VERSION){_bundles_near(folder)}")
     bundle: Bundle = read_bundle(folder)
     pool = InterpreterPool(bundle.model_path, 1, 1)
     return Recognizer(bundle, pool, Admission(1, 1), frame.Limits())
+
+
+def _bundles_near(folder: Path) -> str:
+    """List the bundles in the nearest folder that exists, as the end of a message."""
+    for root in (folder, folder.parent, folder.parent.parent):
+        manifests = [*root.glob(f"*/{MANIFEST}"), *root.glob(f"*/*/{MANIFEST}")]
+        bundles = sorted(
+            str(path.parent) for path in manifests if VERSION.fullmatch(path.parent.name)
+        )
+        if bundles:
+            more = ", ..." if len(bundles) > MAX_LISTED else ""
+            return f"; there are {', '.join(bundles[:MAX_LISTED])}{more}"
+    return ""

@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -24,7 +23,7 @@ from convert.quantization.integer import IO_DTYPES
 from convert.quantization.quantize import MODES, Plan, quantize
 from convert.quantization.tune import tune
 from convert.sources.quantized import read_tflite
-from convert.sources.shapes import Shape, describe
+from convert.sources.shapes import Output, describe
 from server.recognition.manifest import (
     Baseline,
     Golden,
@@ -41,55 +40,114 @@ NO_VERDICT = (
     "no --accept: the verdict of every answer will be null; --accept LABEL ... names the labels of"
     " good parts"
 )
-# Percentage points of top-1: above what rounding the weights costs, below what a line would notice.
-ACCURACY_DROP = 0.5
+# Of top-1: more than rounding the weights costs, less than a production line would notice.
+ACCURACY_DROP_POINTS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to convert and how.
+class BundleOptions:
+    """Everything that is asked of a bundle before its model is known; checked when it is made.
 
-    float_model: a float32 .tflite, NHWC, one input, one output; or one that is `quantized` already
-        in `mode`, which stays as it is.
-    labels: of its outputs, in order.
-    recipe: of the float model; int8 changes its dtype.
-    out: the folder of bundles; the bundle is out/name/VERSION, the next free version unless given.
-    mode: one of quantize.MODES. io_dtype: of int8's input and output.
-    output: what the model's output is, as in bundle.json.
-    validation: frames on which both models are compared; they make the report, the golden frames
-        and the baseline for drift.
-    chose_epoch: as in Proof, of `validation`.
-    calibration: image files that int8 takes its ranges from, and every mode but float32 the
-        correction of its biases.
+    labels: of the model's outputs, in order.
+    out: the folder of bundles. The bundle is out/name/VERSION, the next free version if None.
+    mode: one of quantize.MODES. io_dtype: of int8's input and output, one of IO_DTYPES.
+    validation: frames on which the result and the float model are compared. They make the report,
+        the golden frames and the baseline for drift.
+    chose_epoch: as in Evaluation, of `validation`.
+    calibration: frames as in `tensors`. int8 takes its ranges from them, and every mode but
+        float32 corrects its biases with them.
     max_accuracy_drop: percentage points of top-1 that the result may lose against the float model
-        on `validation`; None is ACCURACY_DROP where there is one.
+        on `validation`; None is ACCURACY_DROP_POINTS.
     max_size_ratio: of the result's file to the float model's; None allows any.
     tune: measure on this machine which operators of a dynamic model to quantise.
-    samples: validation frames that are copied into samples/ for people to try.
-    seconds: for measuring latency.
+    samples: number of validation frames that are copied into samples/ for people to try.
+    seconds: duration of the latency measurement.
+
+    Raises ConvertError for a value out of its range, and for options that contradict each other.
     """
 
-    float_model: bytes
     labels: tuple[Label, ...]
-    recipe: Recipe
     name: str
     out: Path
     version: int | None = None
     mode: str = "dynamic"
-    quantized: bool = False
     io_dtype: str = "uint8"
-    output: Literal["probabilities", "logits", "sigmoid"] = "probabilities"
     source: str = ""
     license: str = ""
     validation: Dataset | None = None
     chose_epoch: bool = False
-    calibration: Sequence[Path] | None = None
+    calibration: Sequence[Path] | NDArray[np.uint8] | None = None
     verdict: VerdictPolicy | None = None
     max_accuracy_drop: float | None = None
     max_size_ratio: float | None = None
     tune: bool = False
     samples: int = 0
     seconds: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConvertError(f"--mode {self.mode} should be one of {', '.join(MODES)}")
+        if self.io_dtype not in IO_DTYPES:
+            raise ConvertError(f"--io {self.io_dtype} should be one of {', '.join(IO_DTYPES)}")
+        if self.tune and self.mode != "dynamic":
+            raise ConvertError(f"--tune is for --mode dynamic; {self.mode} has nothing to tune")
+        # No comparison with nan is true, so as a limit it would accept everything.
+        if self.max_accuracy_drop is not None and math.isnan(self.max_accuracy_drop):
+            raise ConvertError("--max-accuracy-drop nan should be a number of percentage points")
+        if self.max_accuracy_drop is not None and self.validation is None:
+            raise ConvertError("--max-accuracy-drop needs labelled frames: give --validate FOLDER")
+        if self.max_size_ratio is not None and not self.max_size_ratio > 0:
+            raise ConvertError(
+                f"--max-size-ratio {self.max_size_ratio:g} should be a number above 0"
+            )
+        names = [label.name for label in self.labels]
+        unknown = [name for name in self.accept if name not in names]
+        if unknown:
+            some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise ConvertError(f"--accept {', '.join(unknown)} is not one of the labels {some}")
+
+    @property
+    def accept(self) -> tuple[str, ...]:
+        """Labels of good parts; empty if answers have no verdict."""
+        return self.verdict.accept if self.verdict else ()
+
+    def destination(self) -> tuple[int, Path]:
+        """Return the version and the folder of the bundle. Raises ConvertError if it exists."""
+        version = self.version or bundle.next_version(self.out, self.name)
+        return version, bundle.check_free(self.out, self.name, version)
+
+    def request(
+        self, float_model: bytes, recipe: Recipe, output: Output, quantized: str | None = None
+    ) -> "Request":
+        """Return the request to convert a model with these options.
+
+        quantized: the mode of a model that is quantised already; None for a float model.
+        """
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        options["mode"] = quantized or self.mode
+        return Request(
+            float_model=float_model,
+            recipe=recipe,
+            output=output,
+            quantized=quantized is not None,
+            **options,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(BundleOptions):
+    """A model to convert, and how.
+
+    float_model: a float32 .tflite, NHWC, one input, one output; or one that is `quantized` already
+        in `mode`, which stays as it is.
+    recipe: of the float model; int8 changes its dtype.
+    output: how the model's output is read, as in bundle.json.
+    """
+
+    float_model: bytes
+    recipe: Recipe
+    output: Output = "probabilities"
+    quantized: bool = False
 
 
 def build(request: Request, progress: Progress = print) -> Path:
@@ -98,9 +156,8 @@ def build(request: Request, progress: Progress = print) -> Path:
     Raises ConvertError where the request contradicts itself or the result would not be served,
     and GateError where the result is too inaccurate or too large. Then nothing is left behind.
     """
-    version = request.version or bundle.next_version(request.out, request.name)
-    target = bundle.check_free(request.out, request.name, version)
-    check(request)
+    version, target = request.destination()
+    check_model(request)
     model, plan = make(request, progress)
     ratio = len(model) / len(request.float_model)
     compared = "as it is" if request.quantized else f"{ratio:.3f} of the float model"
@@ -180,8 +237,7 @@ def evaluate_pair(
         mode=request.mode,
         seconds=request.seconds,
     )
-    accept = request.verdict.accept if request.verdict else ()
-    proof = replace(proof, chose_epoch=request.chose_epoch, accept=accept)
+    proof = replace(proof, chose_epoch=request.chose_epoch, accept=request.accept)
     progress(sentence(proof))
     kept = golden_and_sample_frames(proof, request.samples)
     if not kept.golden:
@@ -198,7 +254,9 @@ def check_accuracy(proof: Evaluation, request: Request, target: Path) -> None:
     """Raises GateError where the result lost more top-1 than the request allows."""
     drop = accuracy_drop(proof)
     # One part in a million of a point: shares of frames don't add up exactly in binary.
-    allowed = ACCURACY_DROP if request.max_accuracy_drop is None else request.max_accuracy_drop
+    allowed = (
+        ACCURACY_DROP_POINTS if request.max_accuracy_drop is None else request.max_accuracy_drop
+    )
     if drop > allowed + 1e-6:
         raise GateError(
             f"{target} was not written: the {request.mode} model is right on {drop:.2f} points"
@@ -207,14 +265,14 @@ def check_accuracy(proof: Evaluation, request: Request, target: Path) -> None:
         )
 
 
-def check(request: Request) -> Shape:
-    """Raises ConvertError where model, labels, recipe, mode and verdict don't fit each other."""
+def check_model(request: Request) -> None:
+    """Raise ConvertError if the model does not fit the labels, the recipe or the mode."""
     recipe, data = request.recipe, request.float_model
     shape = read_tflite(data).shape if request.quantized else describe(data)
     if shape.classes == 1:
         raise ConvertError(
-            "the model answers one value, which says nothing among others: end it with one a class,"
-            " such as Dense(2, softmax) instead of Dense(1, sigmoid)"
+            "the model has one output value, but a classifier has one for each class: end it"
+            " with Dense(2, softmax) instead of Dense(1, sigmoid), for example"
         )
     if len(request.labels) != shape.classes:
         raise ConvertError(
@@ -227,44 +285,8 @@ def check(request: Request) -> Shape:
             f"the recipe makes {list(want)} but the model takes"
             f" {[shape.height, shape.width, shape.channels]}"
         )
-    check_options(
-        request.mode,
-        request.io_dtype,
-        tune=request.tune,
-        max_accuracy_drop=request.max_accuracy_drop,
-        max_size_ratio=request.max_size_ratio,
-    )
-    if request.mode == "int8" and not request.calibration and not request.quantized:
+    if request.mode == "int8" and request.calibration is None and not request.quantized:
         raise ConvertError("int8 takes its ranges from real frames: give --calibrate FOLDER")
-    if request.max_accuracy_drop is not None and request.validation is None:
-        raise ConvertError("--max-accuracy-drop needs labelled frames: give --validate FOLDER")
-    names = {label.name for label in request.labels}
-    unknown = sorted(set(request.verdict.accept) - names) if request.verdict else []
-    if unknown:
-        raise ConvertError(f"the accepted label {', '.join(unknown)} is not one of the labels")
-    return shape
-
-
-def check_options(
-    mode: str,
-    io_dtype: str,
-    *,
-    tune: bool,
-    max_accuracy_drop: float | None,
-    max_size_ratio: float | None,
-) -> None:
-    """Raises ConvertError for fields of a Request that no model would make right."""
-    if mode not in MODES:
-        raise ConvertError(f"--mode {mode} should be one of {', '.join(MODES)}")
-    if io_dtype not in IO_DTYPES:
-        raise ConvertError(f"--io {io_dtype} should be one of {', '.join(IO_DTYPES)}")
-    if tune and mode != "dynamic":
-        raise ConvertError(f"--tune is for --mode dynamic; {mode} has nothing to tune")
-    # Nothing is greater than nan, so that as a limit it would let everything pass.
-    if max_accuracy_drop is not None and math.isnan(max_accuracy_drop):
-        raise ConvertError("--max-accuracy-drop nan should be a number of percentage points")
-    if max_size_ratio is not None and not max_size_ratio > 0:
-        raise ConvertError(f"--max-size-ratio {max_size_ratio:g} should be a number above 0")
 
 
 def make(request: Request, progress: Progress) -> tuple[bytes, Plan | None]:
@@ -302,12 +324,12 @@ def _quantized(request: Request, plan: Plan | None, progress: Progress) -> bytes
 
 
 def _calibration(request: Request) -> Iterator[NDArray[np.float32]] | None:
-    paths = request.calibration
-    if not paths or request.mode == "float32":
+    frames = request.calibration
+    if frames is None or request.mode == "float32":
         return None
     # A range needs every frame; a mean is known from a part of them.
-    step = 1 if request.mode == "int8" else math.ceil(len(paths) / MAX_FRAMES)
-    return tensors(paths[::step], request.recipe)
+    step = 1 if request.mode == "int8" else max(1, math.ceil(len(frames) / MAX_FRAMES))
+    return tensors(frames[::step], request.recipe)
 
 
 def result_recipe(request: Request) -> Recipe:

@@ -1,33 +1,45 @@
-"""Command-line arguments that several commands share, and what they make."""
+"""Command-line arguments that several commands share, and the options made of them."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convert.errors import ConvertError
+
 if TYPE_CHECKING:
-    from convert.pipeline import Request
-    from convert.sources.quantized import Tflite
-    from convert.sources.shapes import Output
-    from server.recognition.manifest import Label, Recipe, VerdictPolicy
+    from convert.data.dataset import Dataset
+    from convert.pipeline import BundleOptions, Request
+    from server.recognition.manifest import Label, VerdictPolicy
 
 DEFAULT_IO, DEFAULT_MIN_PROBABILITY = "uint8", 0.5
 OUTPUTS = ("probabilities", "logits", "sigmoid")
 
 
 def version(text: str) -> int:
-    """A version's number. Raises argparse.ArgumentTypeError."""
+    """Parse a version's number. Raises argparse.ArgumentTypeError."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 on")
     return int(text)
 
 
+def number(text: str) -> float:
+    """Parse a decimal number or a fraction, `1/255`. Raises argparse.ArgumentTypeError."""
+    above, slash, below = text.partition("/")
+    try:
+        return float(above) / float(below) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text} is not a number or a fraction") from None
+
+
 def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = None) -> None:
-    """Adds options: where the bundle goes, how the model is quantised, and what it must reach."""
+    """Add the options of the bundle's place, its quantisation and its validation."""
     where = parser.add_argument_group("bundle")
-    where.add_argument("--out", type=Path, default=Path("models"), help="folder (models)")
+    where.add_argument(
+        "--out", type=Path, default=Path("models"), help="folder of the bundles (models)"
+    )
     where.add_argument("--name", default=name, help=f"of the model ({name or 'its file name'})")
-    where.add_argument("--version", type=version, help="from 1 on (the next that is free)")
+    where.add_argument("--version", type=version, help="from 1 on (the next free one)")
     where.add_argument("--source", default="", help="where the model comes from, for bundle.json")
     where.add_argument("--license", default="", help="of the model, for bundle.json")
     where.add_argument("--accept", metavar="LABEL", nargs="+", help="labels of a good part")
@@ -36,29 +48,37 @@ def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = Non
     how.add_argument(
         "--mode",
         default="dynamic",
-        help="dynamic, float16, int8, float32, or all for a table (dynamic; what is quantised"
-        " already stays as it is)",
+        help="dynamic, float16, int8, float32, or all for a table (dynamic; a quantised model stays"
+        " as it is)",
     )
     how.add_argument("--tune", action="store_true", help="measure what to quantise on this machine")
     how.add_argument(
         "--calibrate",
         type=Path,
         metavar="FOLDER",
-        help="real frames: int8 needs them, all modes gain",
+        help="real frames: int8 needs them, the other modes become more accurate",
     )
     how.add_argument("--io", help="int8's input and output: uint8, int8, float32 (uint8)")
-    proof = parser.add_argument_group("proof")
-    proof.add_argument(
+    checks = parser.add_argument_group("validation")
+    checks.add_argument(
         "--validate", type=Path, metavar="FOLDER", help="one sub-folder a class, or a CSV"
     )
-    proof.add_argument(
-        "--max-accuracy-drop", type=float, metavar="POINTS", help="of top-1, on --validate (0.5)"
+    checks.add_argument(
+        "--max-accuracy-drop",
+        type=float,
+        metavar="POINTS",
+        help="of top-1 that may be lost on --validate (0.5)",
     )
-    proof.add_argument("--max-size-ratio", type=float, metavar="RATIO", help="to the float model")
-    proof.add_argument(
-        "--seconds", type=float, default=4.0, help="of measuring latency in turns (4)"
+    checks.add_argument(
+        "--max-size-ratio",
+        type=float,
+        metavar="RATIO",
+        help="largest size, relative to the float model",
     )
-    proof.add_argument("--samples", type=int, default=0, help="frames copied into samples/ (0)")
+    checks.add_argument(
+        "--seconds", type=float, default=4.0, help="duration of the latency measurement (4)"
+    )
+    checks.add_argument("--samples", type=int, default=0, help="frames copied into samples/ (0)")
     every = parser.add_argument_group("--mode all: a table of every mode, no bundle")
     every.add_argument(
         "--frames",
@@ -70,10 +90,15 @@ def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = Non
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options on how an image is fed to a model that does not say so itself."""
+    """Add the options of how an image is fed to a model that does not say so itself."""
     recipe = parser.add_argument_group("recipe: how an image is fed to the model")
-    recipe.add_argument("--scale", type=float, nargs="+", help="tensor = pixel * scale + offset")
-    recipe.add_argument("--offset", type=float, nargs="+", help="one number, or one a channel")
+    recipe.add_argument(
+        "--scale",
+        type=number,
+        nargs="+",
+        help="tensor = pixel * scale + offset (1/255 is a number)",
+    )
+    recipe.add_argument("--offset", type=number, nargs="+", help="one number, or one a channel")
     recipe.add_argument("--color", choices=("rgb", "bgr", "gray"))
     recipe.add_argument("--resize", choices=("stretch", "crop", "letterbox"))
     recipe.add_argument(
@@ -85,19 +110,17 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def recipe_values(args: argparse.Namespace) -> dict[str, Any]:
-    """The recipe fields that were given.
+    """Return the recipe fields that the user gave.
 
-    A scale without an offset has the offset 0: a default offset is right for the default scale
-    alone. Raises ConvertError for an offset without a scale.
+    A scale without an offset gets the offset 0, because the default offset is right only for the
+    default scale. Raises ConvertError for an offset without a scale.
     """
-    from convert.errors import ConvertError
-
     names = ("scale", "offset", "color", "resize", "interpolation", "decode", "pad")
     values = {name: getattr(args, name) for name in names}
     for name in ("scale", "offset"):
-        given: Sequence[float] | None = values[name]
-        if given is not None:
-            values[name] = given[0] if len(given) == 1 else tuple(given)
+        numbers: Sequence[float] | None = values[name]
+        if numbers is not None:
+            values[name] = numbers[0] if len(numbers) == 1 else tuple(numbers)
     if values["scale"] is None and values["offset"] is not None:
         raise ConvertError("--offset needs --scale too: tensor = pixel * scale + offset")
     if values["scale"] is not None and values["offset"] is None:
@@ -105,45 +128,38 @@ def recipe_values(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def request(
+def bundle_options(
     args: argparse.Namespace,
-    model: "bytes | Tflite",
     labels: "tuple[Label, ...]",
-    recipe: "Recipe",
-    output: "Output",
-) -> "Request":
-    """The request that `add_bundle_arguments`'s arguments describe.
+    *,
+    name: str,
+    source: str,
+    license_text: str = "",
+    validation: "Dataset | None" = None,
+) -> "BundleOptions":
+    """Return the options that `add_bundle_arguments`'s arguments ask for, checked.
 
-    model: a float32 .tflite, or one in any mode.
-
-    Raises ConvertError or DatasetError where a folder of frames is not usable, and as
-    `check_used` does.
+    name, source, license_text: used if the user gave none. validation: used if it is not None,
+    otherwise the frames of --validate. Raises ConvertError.
     """
     from convert.data.dataset import images, labelled
-    from convert.pipeline import Request
+    from convert.pipeline import BundleOptions
 
     policy = verdict(args)
     check_used(args)
-    quantized = None
-    if not isinstance(model, bytes):
-        if model.mode != "float32" or model.dtype != "float32":
-            quantized = model.mode
-            check_quantized(args, quantized)
-        model = model.data
-    return Request(
-        float_model=model,
+    if validation is None and args.validate:
+        validation = labelled(args.validate, labels)
+    return BundleOptions(
         labels=labels,
-        recipe=recipe,
-        output=output,
-        name=args.name,
+        name=args.name or name,
         out=args.out,
         version=args.version,
-        mode=quantized or args.mode,
-        quantized=quantized is not None,
+        # The table makes every mode itself, `dynamic` among them.
+        mode="dynamic" if args.mode == "all" else args.mode,
         io_dtype=args.io or DEFAULT_IO,
-        source=args.source,
-        license=args.license,
-        validation=labelled(args.validate, labels) if args.validate else None,
+        source=args.source or source,
+        license=args.license or license_text,
+        validation=validation,
         calibration=images(args.calibrate) if args.calibrate else None,
         verdict=policy,
         max_accuracy_drop=args.max_accuracy_drop,
@@ -155,11 +171,10 @@ def request(
 
 
 def verdict(args: argparse.Namespace) -> "VerdictPolicy | None":
-    """The policy that --accept and --min-probability state; None without --accept.
+    """Return the policy of --accept and --min-probability; None without --accept.
 
     Raises ConvertError for a probability outside 0..1.
     """
-    from convert.errors import ConvertError
     from server.recognition.manifest import VerdictPolicy
 
     least = DEFAULT_MIN_PROBABILITY if args.min_probability is None else args.min_probability
@@ -171,28 +186,33 @@ def verdict(args: argparse.Namespace) -> "VerdictPolicy | None":
 
 
 def check_used(args: argparse.Namespace) -> None:
-    """Raises ConvertError for an option that was given and has no effect without another."""
-    from convert.errors import ConvertError
-
+    """Raise ConvertError for an option that has no effect with the others."""
     every = args.mode == "all"
-    for option, given, used, needed in (
+    for option, value, used, needed in (
         ("--min-probability", args.min_probability, args.accept, "--accept LABEL"),
         ("--io", args.io, every or args.mode == "int8", "--mode int8"),
         ("--frames", args.frames, every, "--mode all"),
         ("--plot", args.plot, every, "--mode all"),
     ):
-        if given is not None and not used:
+        if value is not None and not used:
             raise ConvertError(f"{option} does nothing without {needed}")
+    if not every:
+        return
+    if args.frames and args.validate:
+        raise ConvertError("--mode all needs --frames or --validate, not both")
+    # With --tune the size is a limit of the plan.
+    if args.max_accuracy_drop is not None or (args.max_size_ratio and not args.tune):
+        raise ConvertError(
+            "--mode all writes no bundle that --max-accuracy-drop or --max-size-ratio could refuse"
+        )
 
 
 def check_quantized(args: argparse.Namespace, mode: str) -> None:
-    """Raises ConvertError for an option that a model of `mode`, quantised already, can't have."""
-    from convert.errors import ConvertError
-
-    # Nobody asks for the default alone.
-    asked = args.mode if args.mode not in ("dynamic", mode) else None
+    """Raise ConvertError for an option that has no effect on a model quantised in `mode`."""
+    # The default mode may be there without the user's wish.
+    wanted = args.mode if args.mode not in ("dynamic", mode) else None
     for option, value in (
-        (f"--mode {asked}", asked),
+        (f"--mode {wanted}", wanted),
         ("--tune", args.tune or None),
         ("--calibrate", args.calibrate),
         ("--io", args.io),
@@ -206,24 +226,14 @@ def check_quantized(args: argparse.Namespace, mode: str) -> None:
             )
 
 
-def check_accepted(args: argparse.Namespace, labels: "Sequence[Label]") -> None:
-    """Raises ConvertError for a label of --accept that is not among `labels`."""
-    from convert.errors import ConvertError
-
-    names = [label.name for label in labels]
-    unknown = [name for name in args.accept or () if name not in names]
-    if unknown:
-        some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-        raise ConvertError(f"--accept {', '.join(unknown)} is not one of the labels {some}")
-
-
 def finish(args: argparse.Namespace, request: "Request") -> int:
-    """Writes the bundle, or with `--mode all` prints the table; returns the exit code."""
-    from convert import pipeline
-    from convert.cli import all_modes as modes
+    """Write the bundle, or print the table of `--mode all`. Return the exit code."""
+    from convert.all_modes import TableOptions, compare_modes
+    from convert.pipeline import build
 
     if args.mode == "all":
-        modes.every_mode(request, args)
+        frames = args.frames or args.validate
+        compare_modes(request, TableOptions(frames, args.calibrate or args.frames, args.plot))
     else:
-        pipeline.build(request)
+        build(request)
     return 0

@@ -1,4 +1,4 @@
-"""`python -m convert evaluate`."""
+"""`python -m convert evaluate` and `compare`: bundles on labelled frames."""
 
 import argparse
 import dataclasses
@@ -6,7 +6,14 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `evaluate`."""
+    """Add the arguments of the command that the parser's default `command` names."""
+    if parser.get_default("command") == "evaluate":
+        _add_evaluate_arguments(parser)
+    else:
+        _add_compare_arguments(parser)
+
+
+def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder models/NAME/VERSION")
     parser.add_argument(
         "frames", type=Path, metavar="FOLDER", help="one sub-folder a class, or CSV"
@@ -18,8 +25,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of measuring latency (4)")
 
 
+def _add_compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "bundles", type=Path, nargs="+", metavar="BUNDLE", help="folder models/NAME/VERSION"
+    )
+    parser.add_argument(
+        "--frames", type=Path, metavar="FOLDER", help="one sub-folder a class, a CSV, or images"
+    )
+    parser.add_argument("--plot", type=Path, help="PNG of accuracy against latency (compare.png)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of measuring latency (10)")
+
+
 def run(args: argparse.Namespace) -> int:
-    """Prints what was found and writes the report. Returns the exit code; raises ConvertError."""
+    """Run the command and return its exit code. Raises ConvertError."""
+    return _evaluate(args) if args.command == "evaluate" else _compare(args)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
     from convert.bundle_writer import load
     from convert.data.dataset import labelled
     from convert.errors import ConvertError
@@ -66,4 +88,25 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             raise ConvertError(f"{args.report} can't be written: {error.strerror}") from None
         print(f"wrote {args.report / report.HTML}")
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from convert.bundle_writer import load
+    from convert.errors import ConvertError
+    from convert.evaluation import compare
+    from convert.evaluation.evaluate import from_bundle
+    from convert.terminal import suppress_native_output
+
+    with suppress_native_output():
+        models = [from_bundle(load(folder).bundle) for folder in args.bundles]
+    names = [model.name for model in models]
+    if len(set(names)) < len(names):
+        raise ConvertError(f"a bundle is named twice: {', '.join(names)}")
+    rows = compare.compare(models, args.frames, args.seconds)
+    print(compare.table(rows, names[0]))
+    if args.frames or args.plot:
+        path = args.plot or Path("compare.png")
+        compare.write_plot(rows, path)
+        print(f"wrote {path}")
     return 0

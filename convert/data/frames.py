@@ -10,7 +10,7 @@ from convert.errors import ConvertError
 from server.errors import LinesideError
 from server.recognition import frame
 from server.recognition.manifest import Recipe
-from server.recognition.preprocessing import TensorSpec, scaling_table, to_tensor
+from server.recognition.preprocessing import TensorSpec, apply_table, scaling_table, to_input_pixels
 
 
 def decoded(path: Path, recipe: Recipe) -> frame.Pixels:
@@ -23,16 +23,6 @@ def decoded(path: Path, recipe: Recipe) -> frame.Pixels:
         raise ConvertError(f"{path}: {error.message}") from None
 
 
-def tensors(paths: Sequence[Path], recipe: Recipe) -> Iterator[NDArray[np.float32]]:
-    """The frames as a float model's input, [1, height, width, channels], one by one.
-
-    Raises ConvertError naming a file that is not a readable image.
-    """
-    spec = float_spec(recipe)
-    for path in paths:
-        yield to_tensor(decoded(path, recipe), recipe, spec)
-
-
 def input_range(recipe: Recipe) -> tuple[float, float]:
     """The lowest and the highest value that `recipe` makes of any pixel."""
     table = scaling_table(recipe, float_spec(recipe))
@@ -43,3 +33,19 @@ def float_spec(recipe: Recipe) -> TensorSpec:
     """The input of a float model that `recipe` feeds one frame: float32 [1, height, width,
     channels]."""
     return TensorSpec("input", (1, recipe.height, recipe.width, recipe.channels), "float32")
+
+
+def tensors(
+    frames: Sequence[Path] | NDArray[np.uint8], recipe: Recipe
+) -> Iterator[NDArray[np.float32]]:
+    """Yield frames as a float model's input, float32 [1, height, width, channels].
+
+    frames: image files, or pixels that `to_input_pixels` made, uint8 [frames, height, width,
+    channels]. Raises ConvertError that names a file that is not a readable image.
+    """
+    table = scaling_table(recipe, float_spec(recipe))
+    for item in frames:
+        if isinstance(item, Path):
+            yield apply_table(to_input_pixels(decoded(item, recipe), recipe), table)
+        else:
+            yield apply_table(np.asarray(item), table)

@@ -161,3 +161,12 @@ def plot(rows: Sequence[Row]) -> bytes:
     ]
     measure_name = "top-1" if rows[0].top1 is not None else f"same answer as {rows[0].name}"
     return tradeoff_png(points, f"{measure_name}, {rows[0].frames} frames")
+
+
+def write_plot(rows: Sequence[Row], path: Path) -> None:
+    """Write `plot` to a file. Raises ConvertError as `plot` does, and if it can't be written."""
+    picture = plot(rows)
+    try:
+        path.write_bytes(picture)
+    except OSError as error:
+        raise ConvertError(f"{path} can't be written: {error.strerror}") from None

@@ -38,9 +38,9 @@ class Reading:
 # keras.applications calls the last three its modes "tf", "torch" and "caffe".
 READINGS = {
     "0..255": Reading(1.0, 0.0, "rgb", "--scale 1", "pixels as they are, 0..255"),
-    "0..1": Reading(1 / 255, 0.0, "rgb", "--scale 0.00392157", "pixels scaled to 0..1"),
+    "0..1": Reading(1 / 255, 0.0, "rgb", "--scale 1/255", "pixels scaled to 0..1"),
     "-1..1": Reading(
-        1 / 127.5, -1.0, "rgb", "--scale 0.00784314 --offset -1", "pixels scaled to -1..1"
+        1 / 127.5, -1.0, "rgb", "--scale 1/127.5 --offset -1", "pixels scaled to -1..1"
     ),
     "torch": Reading(
         (1 / (255 * 0.229), 1 / (255 * 0.224), 1 / (255 * 0.225)),

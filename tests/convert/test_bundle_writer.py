@@ -97,7 +97,10 @@ def test_a_file_in_the_place_of_the_folder_is_named(request_of: Request) -> None
         ({"mode": "int8"}, "give --calibrate FOLDER"),
         ({"io_dtype": "int16"}, "--io int16 should be one of"),
         ({"mode": "float16", "tune": True}, "--tune is for --mode dynamic"),
-        ({"verdict": VerdictPolicy(accept=("pink",))}, "accepted label pink is not one"),
+        (
+            {"verdict": VerdictPolicy(accept=("pink",))},
+            "--accept pink is not one of the labels blue",
+        ),
     ],
 )
 def test_a_request_that_contradicts_itself(

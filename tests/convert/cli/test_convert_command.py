@@ -13,6 +13,7 @@ from server_process import ROOT
 from convert.__main__ import COMMANDS, main
 from convert.bundle_writer import load
 from convert.data.frames import tensors
+from convert.pipeline import Request, build
 from convert.sources import imagenet as keras_imagenet
 from convert.terminal import suppress_native_output
 from server.recognition.answers import Options
@@ -95,8 +96,8 @@ def test_keras_says_how_the_model_is_fed(
     assert main(command) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: the model does not show how its pixels are scaled")
-    assert "--scale 0.00784314 --offset -1 (pixels scaled to -1..1)" in error
-    assert main([*command, "--scale", "0.00784314", "--offset", "-1"]) == 0
+    assert "--scale 1/127.5 --offset -1 (pixels scaled to -1..1)" in error
+    assert main([*command, "--scale", "1/127.5", "--offset", "-1"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == (
         "input 32 x 32 rgb, stretch; pixels * 0.00784314 + -1 as given; output taken as"
@@ -195,7 +196,27 @@ def test_one_value_is_no_classifiers_answer(
     (tmp_path / "labels.txt").write_text("bad\ngood\n")
     command = ["keras", str(tmp_path / "one.keras"), "--labels", str(tmp_path / "labels.txt")]
     assert main([*command, "--scale", "1", "--out", str(tmp_path)]) == 1
-    assert "such as Dense(2, softmax)" in capsys.readouterr().err
+    assert "with Dense(2, softmax)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["1/0", "1/", "/2", "half"])
+def test_scale_that_is_no_number_is_refused(
+    number: str, colours_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["tflite", str(colours_files / "colours.tflite"), "--labels", "labels.txt"]
+    with pytest.raises(SystemExit):
+        main([*command, "--scale", number])
+    assert f"{number} is not a number or a fraction" in capsys.readouterr().err
+
+
+def test_missing_bundle_lists_those_there(
+    request_of: Request, colours_frames: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = build(request_of, lambda _: None)
+    for missing in (folder.with_name("2"), folder.parent, folder.parents[1] / "other" / "1"):
+        assert main(["evaluate", str(missing), str(colours_frames)]) == 1
+        assert f"{missing} is not a bundle" in (error := capsys.readouterr().err)
+        assert f"; there are {folder}\n" in error
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "x"])

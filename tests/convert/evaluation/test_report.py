@@ -130,8 +130,8 @@ def test_names_are_escaped(request_of: Request, colours_frames: Path, tmp_path: 
     frames = tmp_path / "frames.csv"
     rows = [f"{p},{p.parent.name} & <b>" for p in sorted(colours_frames.rglob("*.*"))]
     frames.write_text("\n".join(["path,label", *rows]))
-    request = replace(request_of, labels=labels, max_accuracy_drop=100.0)
-    request = replace(request, validation=labelled(frames, labels))
+    validation = labelled(frames, labels)
+    request = replace(request_of, labels=labels, validation=validation, max_accuracy_drop=100.0)
     text = (build(request, lambda _: None) / "report.html").read_text()
     assert "red &amp; &lt;b&gt;" in text
     assert "<b>" not in text.replace("<b>", "", text.count('class="name"'))

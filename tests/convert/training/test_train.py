@@ -58,7 +58,7 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
 KILLED = """
 import os, signal, sys
 from convert.__main__ import main
-from convert.cli.progress import Terminal
+from convert.terminal import Terminal
 
 say = Terminal.say
 
@@ -182,7 +182,7 @@ def test_a_work_folder_is_one_trainings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--accept", "shiny"), "--accept shiny is not one of the classes dark, light"),
+        (("--accept", "shiny"), "--accept shiny is not one of the labels dark, light"),
         (("--mode", "int4"), "--mode int4 should be one of"),
         (("--mode", "int8", "--io", "foo"), "--io foo should be one of"),
         (("--mode", "int8", "--tune"), "--tune is for --mode dynamic"),
