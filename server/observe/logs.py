@@ -13,6 +13,7 @@ from typing import TextIO
 
 import msgspec
 
+from server.system.background import BackgroundQueue
 from server.values.wording import hide_secrets
 
 logger = logging.getLogger(__name__)
@@ -65,23 +66,22 @@ class LogWriter(logging.Handler):
     """Hands records to a thread that writes all that have come in one go: on a busy machine, waking
     it for each costs four switches between threads a frame.
 
-    Where the thread can't keep up, lines are dropped and counted rather than kept: memory is for
+    If the thread can't keep up, lines are dropped and counted rather than kept: memory is for
     frames. `lock`, the library's, guards `_dropped`.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._records: deque[logging.LogRecord] = deque()
         self._dropped = 0
-        self._wake, self._at_once, self._stopping = threading.Event(), threading.Event(), False
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
+        self._queue = BackgroundQueue(
+            "log", self._write, capacity=WAITING_LINES_MAX, delay_s=WRITE_INTERVAL_S
+        )
 
     @property
     def waiting(self) -> int:
         """Lines that have not been written."""
-        return len(self._records)
+        return self._queue.waiting
 
     def emit(self, record: logging.LogRecord) -> None:
         """Leaves `record` to the thread."""
@@ -89,28 +89,13 @@ class LogWriter(logging.Handler):
             # A traceback holds its frames, and they hold the request's body.
             record.exc_text = logging.Formatter().formatException(record.exc_info)
             record.exc_info = None
-        if len(self._records) >= WAITING_LINES_MAX:
+        if not self._queue.submit(record, urgent=record.levelno >= logging.WARNING):
             self._dropped += 1
-            return
-        self._records.append(record)
-        if record.levelno >= logging.WARNING:
-            self._at_once.set()
-        if not self._wake.is_set():
-            self._wake.set()
 
-    def _run(self) -> None:
-        while not self._stopping:
-            self._wake.wait()
-            self._at_once.wait(WRITE_INTERVAL_S)
-            self._at_once.clear()
-            self._wake.clear()
-            self._write()
-        self._write()
-
-    def _write(self) -> None:
-        while some := [self._records.popleft() for _ in range(min(LINES_PER_WRITE, self.waiting))]:
-            text = "".join(self._line(record) for record in some)
-            # Where nobody reads, there is nobody to tell.
+    def _write(self, records: deque[logging.LogRecord]) -> None:
+        while batch := [records.popleft() for _ in range(min(LINES_PER_WRITE, len(records)))]:
+            text = "".join(self._line(record) for record in batch)
+            # If nobody reads, there is nobody to notify.
             with suppress(OSError, ValueError):
                 self._stream.write(text)
                 self._stream.flush()
@@ -128,15 +113,11 @@ class LogWriter(logging.Handler):
             return ""
 
     def stop(self) -> None:
-        """Writes what is left, and returns when that is done, or nothing was written for
+        """Writes the lines that wait, and returns when that is done, or nothing was written for
         STOP_TIMEOUT_S seconds."""
-        self._stopping = True
-        self._at_once.set()
-        self._wake.set()
         before = self.waiting + 1
-        while self._thread.is_alive() and self.waiting < before:
-            before = self.waiting
-            self._thread.join(STOP_TIMEOUT_S)
+        while (waiting := self._queue.close(STOP_TIMEOUT_S)) and waiting < before:
+            before = waiting
 
 
 def start(level: str, form: str) -> LogWriter:
@@ -221,16 +202,17 @@ class ProblemLog:
         self._lock = threading.Lock()
         self._reason = ""
 
-    def failed(self, reason: str, **fields: object) -> None:
-        """Logs a failure, unless the one before it was logged."""
+    def failed(self, reason: str, *, event: str = "", **fields: object) -> None:
+        """Logs a failure, as `event` if it is given, unless the one before it was logged."""
         with self._lock:
             first, self._reason = not self._reason, reason
         if first:
-            logger.error(self._begins, extra={"fields": {"reason": reason, **fields}})
+            logger.error(event or self._begins, extra={"fields": {"reason": reason, **fields}})
 
-    def went_well(self, **fields: object) -> None:
-        """Logs the end of the failures, if there were any."""
+    def went_well(self, **fields: object) -> bool:
+        """Logs the end of the failures, if there were any, and returns whether there were."""
         with self._lock:
             reason, self._reason = self._reason, ""
         if reason:
             logger.info(self._ends, extra={"fields": {"after": reason, **fields}})
+        return bool(reason)

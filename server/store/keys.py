@@ -8,7 +8,6 @@ whenever it changes, so that a key that was made or revoked counts with the next
 import fcntl
 import hashlib
 import hmac
-import logging
 import os
 import re
 import secrets
@@ -23,11 +22,10 @@ from typing import IO, Annotated, Literal
 import msgspec
 
 from server.errors import KeysError
+from server.observe.logs import ProblemLog
 from server.system.files import read_plain_file, write_whole
 from server.values import json_values
 from server.values.validation import InvalidValueError
-
-logger = logging.getLogger(__name__)
 
 Right = Literal["recognize", "admin", "metrics"]
 RIGHTS: tuple[Right, ...] = ("recognize", "admin", "metrics")
@@ -210,7 +208,9 @@ class KeyRing:
         self._there = False
         self._seen: Stamp | None = UNSETTLED
         self._since = 0.0
-        self._faulty = False
+        self._problem = ProblemLog(
+            "keys file unusable, keys stay as before", "keys file is whole again"
+        )
         stamp, self._keys = _read_at_start(path)
         self._there = stamp is not None
         self._settled: Stamp | None = stamp
@@ -236,13 +236,13 @@ class KeyRing:
         try:
             keys = read_keys(self.path)
         except KeysError as error:
-            self._report(str(error))
+            self._problem.failed(str(error))
             return
         still = self._look() == stamp  # else it was written to while it was read
         whole = still and stamp is not None and stamp == _written_whole(self.path)
         quiet = still and now - self._since >= SETTLE_S
         if self._keys and not keys and not whole:
-            self._report(f"{self.path} is {'missing' if stamp is None else 'empty'}")
+            self._problem.failed(f"{self.path} is {'missing' if stamp is None else 'empty'}")
             # Written to again, it is read again.
             self._settled = stamp if quiet else UNSETTLED
             return
@@ -251,16 +251,8 @@ class KeyRing:
         settled = whole or quiet
         self._keys = keys if settled else (*keys, *gone)
         self._settled = stamp if settled else UNSETTLED
-        if settled and self._faulty:
-            self._faulty = False
-            fields = {"file": self._name, "keys": len(keys)}
-            logger.info("keys file is whole again", extra={"fields": fields})
-
-    def _report(self, reason: str) -> None:
-        """Logs, once until the file is whole again, that it is not."""
-        if not self._faulty:
-            self._faulty = True
-            logger.error("keys are as before", extra={"fields": {"reason": reason}})
+        if settled:
+            self._problem.went_well(file=self._name, keys=len(keys))
 
     def usable(self) -> int:
         """How many keys open anything now."""

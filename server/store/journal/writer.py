@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from server.observe.logs import ProblemLog
 from server.store.journal.database import JournalFile
 from server.store.journal.schema import Values
 from server.store.journal.write_budget import WriteBudget
@@ -100,7 +101,9 @@ class Writer:
         self._budget = WriteBudget(bounds.per_minute)
         self._file: JournalFile | None = None
         self._doubted = threading.Event()
-        self._fault = ""
+        self._problem = ProblemLog(
+            "the journal can't be written, frames go on", "the journal is written again"
+        )
         self._lost = 0
         self._looked, self._clock = -math.inf, ClockGuard("rows of the journal")
 
@@ -113,17 +116,21 @@ class Writer:
         lost = self._loss.take()
         self._lost += lost
         try:
-            file = self._open(now)
-            if self._doubted.is_set():
-                self._doubted.clear()
-                file.check()
-            while rows and self._write_some(file, rows, now, last):
-                pass
-            self._forget(file, wall, now)
+            if rows or not last:
+                self._write_all(rows, wall, now, last)
         except FAILURES as error:
             self._failed(error)
         else:
             self._went_well(lost, last)
+
+    def _write_all(self, rows: deque[Values], wall: float, now: float, last: bool) -> None:
+        file = self._open(now)
+        if self._doubted.is_set():
+            self._doubted.clear()
+            file.check()
+        while rows and self._write_some(file, rows, now, last):
+            pass
+        self._forget(file, wall, now)
 
     def doubt(self) -> None:
         """Has the next turn read the whole file, to see whether it is damaged. For any thread."""
@@ -212,19 +219,14 @@ class Writer:
             else:
                 logger.error("the journal is damaged, and begun anew", extra={"fields": fields})
                 return
-        if not self._fault:
-            fields = {"reason": reason, "path": str(self._path)}
-            logger.error("the journal can't be written, frames go on", extra={"fields": fields})
-        self._fault = reason
+        self._problem.failed(reason, path=str(self._path))
 
     def _went_well(self, lost: int, last: bool) -> None:
-        if self._fault and not lost:
-            logger.info("the journal is written again", extra={"fields": {"rows_lost": self._lost}})
-            self._fault, self._lost = "", 0
-        elif lost and not self._fault:
-            self._fault = self._why_lost(last)
-            fields = {"reason": self._fault}
-            logger.error("rows of the journal are lost, frames go on", extra={"fields": fields})
+        if lost:
+            event = "rows of the journal are lost, frames go on"
+            self._problem.failed(self._why_lost(last), event=event)
+        elif self._problem.went_well(rows_lost=self._lost):
+            self._lost = 0
 
     def _why_lost(self, last: bool) -> str:
         if last:

@@ -10,22 +10,29 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeAlias
 
 import msgspec
 
+from server.observe.logs import ProblemLog
 from server.recognition.answers import Answer, FrameAnswered
 from server.recognition.manifest import Manifest
 from server.recognition.sample import Reason
 from server.store.samples.folder import SampleFolder, TooLargeError
+from server.system.background import BackgroundQueue
 
 logger = logging.getLogger(__name__)
 
 # Why a frame that should have been kept was not.
 LOST = ("busy", "disk", "too_large", "error")
-MINUTE = 60.0
-# Of frames that wait for the disk; one larger waits alone.
-MOST_WAITING_BYTES = 32_000_000
-LONGEST_STOP = 5.0
+MINUTE_S = 60.0
+# Of frames that wait for the disk; one that is larger waits alone.
+WAITING_BYTES_MAX = 32_000_000
+WAITING_FRAMES_MAX = 1000
+# For which the frames that wait are kept when the server stops.
+STOP_TIMEOUT_S = 5.0
+# A frame that waits for the disk, why it is kept, and when it came.
+WaitingFrame: TypeAlias = tuple[FrameAnswered, Reason, float]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,10 +65,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 class Sampler:
     """A listener of answered frames that keeps those `policy` names in `folder`.
 
-    manifest_of: the manifest of the version of a model that serves. on_kept is told each frame's
-    reason; on_lost, why one that should have been kept was not: one of LOST.
-    `_changed` guards the queue, each frame with when it came, and the times of the last frames, in
-    seconds of `clock`.
+    manifest_of: the manifest of the version of a model that serves. on_kept is called with each
+    frame's reason; on_lost, with the reason why one that should have been kept was not: one of
+    LOST.
+    `_lock` guards `_times`, when the last frames came, in seconds of `clock`, and
+    `_waiting_bytes`, of the frames that wait for the disk.
     """
 
     def __init__(
@@ -78,13 +86,13 @@ class Sampler:
         self.folder, self._policy, self._manifest_of = folder, policy, manifest_of
         self._on_kept, self._on_lost = on_kept, on_lost
         self._clock, self._draw = clock, draw
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._times: deque[float] = deque(maxlen=policy.per_minute)
-        self._waiting: deque[tuple[FrameAnswered, Reason, float]] = deque()
         self._waiting_bytes = 0
-        self._stopping = self._failing = False
-        self._thread = threading.Thread(target=self._run, name="samples", daemon=True)
-        self._thread.start()
+        self._opened = False
+        self._problem = ProblemLog("samples can't be kept", "samples are kept again")
+        self._queue = BackgroundQueue("samples", self._work, capacity=WAITING_FRAMES_MAX)
+        self._queue.wake()
 
     def __call__(self, seen: FrameAnswered) -> None:
         """Hands the frame over if it is to be kept. Those without an image, and those that are
@@ -92,9 +100,9 @@ class Sampler:
         if seen.data is None or seen.cached:
             return
         now = self._clock()
-        with self._changed:
-            room = self._room(now)
-        if not room:  # before anything is asked that only a frame to be kept needs
+        with self._lock:
+            has_room = self._has_room(now)
+        if not has_room:  # before anything is asked that only a frame to be kept needs
             return
         manifest = self._manifest_of(seen.answer.model, seen.answer.version)
         policy = manifest.verdict if manifest else None
@@ -103,83 +111,64 @@ class Sampler:
         if reason is None:
             return
         size = len(seen.data)
-        with self._changed:
-            if not self._room(now) or self._stopping:
+        with self._lock:
+            if not self._has_room(now) or self._queue.closed:
                 return
             self._times.append(now)
-            fits = not self._waiting or self._waiting_bytes + size <= MOST_WAITING_BYTES
-            if fits:
-                self._waiting.append((seen, reason, now))
+            fits = not self._waiting_bytes or self._waiting_bytes + size <= WAITING_BYTES_MAX
+            if fits and self._queue.submit((seen, reason, now)):
                 self._waiting_bytes += size
-                self._changed.notify()
-        if not fits:
-            self._on_lost("busy")
+                return
+        self._on_lost("busy")
 
-    def _room(self, now: float) -> bool:
+    def _has_room(self, now: float) -> bool:
         """Whether one frame more at `now` leaves no minute with too many; under the lock."""
         times = self._times
-        return len(times) < self._policy.per_minute or now - times[0] >= MINUTE
+        return len(times) < self._policy.per_minute or now - times[0] >= MINUTE_S
 
     def close(self) -> None:
-        """Keeps what waits, for LONGEST_STOP seconds at most, and ends the thread."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-        self._thread.join(LONGEST_STOP)
+        """Keeps the frames that wait, for STOP_TIMEOUT_S seconds at most, and ends the thread."""
+        self._queue.close(STOP_TIMEOUT_S)
 
-    def _run(self) -> None:
-        try:
-            self.folder.open()
-        except OSError as error:
-            self._failed(error)
-        while (item := self._next()) is not None:
+    def _work(self, frames: deque[WaitingFrame]) -> None:
+        if not self._opened:
+            self._opened = True
             try:
-                self._keep(*item)
+                self.folder.open()
+            except OSError as error:
+                self._failed(error)
+        while frames:
+            seen, reason, came = frames.popleft()
+            with self._lock:
+                self._waiting_bytes -= len(seen.data or b"")
+            try:
+                self._keep(seen, reason, came)
             except Exception:
-                # Else no later frame would be kept, and nothing would tell.
-                fields = self._fields() | {"request_id": item[0].request_id}
+                # Else the frames after it would wait for the next turn.
+                fields = self._fields() | {"request_id": seen.request_id}
                 logger.exception("a sample can't be kept", extra={"fields": fields})
                 self._on_lost("error")
-
-    def _next(self) -> tuple[FrameAnswered, Reason, float] | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._stopping)
-            if not self._waiting:
-                return None
-            seen, reason, came = self._waiting.popleft()
-            self._waiting_bytes -= len(seen.data or b"")
-            return seen, reason, came
 
     def _keep(self, seen: FrameAnswered, reason: Reason, came: float) -> None:
         try:
             kept = self.folder.add(seen, reason)
         except TooLargeError:
             self._on_lost("too_large")
-            return
         except OSError as error:
             self._failed(error)
             self._on_lost("disk")
-            return
-        if not kept:
-            self._give_back(came)
-            return
-        self._on_kept(reason)
-        if self._failing:
-            self._failing = False
-            logger.info("samples are kept again", extra={"fields": self._fields()})
-
-    def _give_back(self, came: float) -> None:
-        """Has a frame that was there already not count for its minute."""
-        # No longer there where later frames have pushed it out: its minute is over.
-        with self._changed, suppress(ValueError):
-            self._times.remove(came)
+        else:
+            if kept:
+                self._on_kept(reason)
+                self._problem.went_well(**self._fields())
+                return
+            # Its bytes were there already, so it does not count for its minute. Its time is no
+            # longer there if later frames have pushed it out: its minute is over.
+            with self._lock, suppress(ValueError):
+                self._times.remove(came)
 
     def _failed(self, error: OSError) -> None:
-        """Says so once, until a frame was kept again; recognition goes on."""
-        if not self._failing:
-            fields = self._fields() | {"reason": error.strerror or str(error)}
-            logger.error("samples can't be kept", extra={"fields": fields})
-        self._failing = True
+        self._problem.failed(error.strerror or str(error), **self._fields())
 
     def _fields(self) -> dict[str, str]:
         return {"folder": str(self.folder.folder)}

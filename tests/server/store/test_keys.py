@@ -75,7 +75,7 @@ def test_a_change_that_could_not_be_read_counts_once_it_can(tmp_path: Path) -> N
         check=True,
     )
     assert done.stdout.splitlines() == ["[True, True]", "False"]
-    assert done.stderr.splitlines() == ["keys are as before"]
+    assert done.stderr.splitlines() == ["keys file unusable, keys stay as before"]
 
 
 def test_keys_file_that_is_a_fifo_keeps_the_keys(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_file_that_is_half_written_loses_no_key(
         assert [opens(ring, *keys.values()) for _ in range(3)] == [[True, True]] * 3
         file.write_bytes(whole)
         assert opens(ring, *keys.values()) == [True, True]
-    assert caplog.messages.count("keys are as before") <= 1
+    assert caplog.messages.count("keys file unusable, keys stay as before") <= 1
 
 
 @pytest.mark.parametrize("damage", [emptied, missing])
@@ -166,11 +166,14 @@ def test_file_that_stays_empty_leaves_the_keys_as_they_were(
     assert opens(ring, keys["a"]) == [True]
     threading.Event().wait(2.5)  # longer than SETTLE_S
     assert opens(ring, keys["a"]) == [True]
-    assert caplog.messages == ["keys are as before"]
+    assert caplog.messages == ["keys file unusable, keys stay as before"]
     with caplog.at_level("INFO"):
         new = add_key(file, "b", ["recognize"], now=NOW)
         assert opens(ring, keys["a"], new) == [False, True]
-    assert caplog.messages == ["keys are as before", "keys file is whole again"]
+    assert caplog.messages == [
+        "keys file unusable, keys stay as before",
+        "keys file is whole again",
+    ]
 
 
 def test_revoked_key_is_closed_with_the_next_request(tmp_path: Path) -> None:
@@ -239,7 +242,7 @@ def test_keys_file_rewritten_under_load_refuses_nobody(colors: Path, tmp_path: P
             assert writer.result() > 10
         assert set().union(*counts) == {200}
         events = [line["event"] for line in server.lines]
-        assert events.count("keys are as before") <= 1
+        assert events.count("keys file unusable, keys stay as before") <= 1
 
 
 def locked_out(folder: Path, how: str) -> Path:

@@ -21,7 +21,7 @@ from server.errors import JournalUnreadableError
 from server.observe.logs import LOGGER
 from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options
 from server.recognition.results import Prediction
-from server.store.journal.journal import MOST_WAITING, Journal
+from server.store.journal.journal import WAITING_ROWS_MAX, Journal
 from server.store.journal.reader import Filter, JournalReader
 from server.store.journal.schema import Row, Values, answered
 from server.store.journal.write_budget import WriteBudget, thread_wrote
@@ -234,11 +234,11 @@ def test_what_waits_is_bounded_and_the_rest_counted(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("no folder")
     lost = Lost()
     journal = Journal(tmp_path / "data" / "journal.db", BOUNDS, lost)
-    for number in range(MOST_WAITING + 50):
+    for number in range(WAITING_ROWS_MAX + 50):
         journal.answered(observation(number))
     assert lost.rows == 50
     journal.close()
-    assert lost.rows == MOST_WAITING + 50
+    assert lost.rows == WAITING_ROWS_MAX + 50
 
 
 def test_old_rows_go(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ ALL = Policy(share=1.0, per_minute=100_000)
 @pytest.fixture(autouse=True)
 def whole_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop that keeps all that waits on a busy machine."""
-    monkeypatch.setattr("server.store.samples.sampler.LONGEST_STOP", 60.0)
+    monkeypatch.setattr("server.store.samples.sampler.STOP_TIMEOUT_S", 60.0)
 
 
 class Bench:
