@@ -1,7 +1,8 @@
 """The factory: puts the parts together and does nothing else."""
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.util import Finalize
 from pathlib import Path
 
@@ -41,7 +42,7 @@ from server.http.routes import RouteTable, install_routes
 from server.jobs.events import JobEvents
 from server.jobs.service import Jobs
 from server.observe.cameras import SuspectFrames
-from server.observe.logs import LogThrottle
+from server.observe.logs import LogThrottle, LogWriter
 from server.observe.metrics import Metrics
 from server.recognition.answers import Listener, RefusalListener
 from server.recorders import (
@@ -55,6 +56,21 @@ from server.recorders import (
 from server.store.crashes.guard import CrashGuard
 from server.store.jobs.records import JobRecord
 from server.system.background import in_order
+
+logger = logging.getLogger(__name__)
+
+# In a Flask application's extensions: the steps that end its parts, in their order.
+AT_END = "lineside.at_end"
+
+
+def shut_down(steps: Iterable[Callable[[], object]]) -> None:
+    """Run all `steps`, one after the other. One that fails is logged."""
+    for step in steps:
+        try:
+            step()
+        except Exception:
+            fields = {"step": getattr(step, "__qualname__", repr(step))}
+            logger.exception("a part could not be closed", extra={"fields": fields})
 
 
 def image_fetcher(settings: Settings) -> Fetch:
@@ -74,7 +90,7 @@ def image_fetcher(settings: Settings) -> Fetch:
 def make_jobs(
     settings: Settings, recognizing: RecognitionService, metrics: Metrics, install_auth: CrashGuard
 ) -> Jobs:
-    """The jobs of this server, which end with its process."""
+    """The jobs of this server."""
 
     def render(job: JobRecord) -> bytes:
         return msgspec.json.encode(job_detail(job, prefix=settings.url_prefix))
@@ -87,11 +103,7 @@ def make_jobs(
         recognizing.has_listeners,
         render,
     )
-    kept = Jobs(settings, recognizing.store, telling, install_auth)
-    # Before those of the journal and the samples, which still hear of what is answered until then;
-    # unlike atexit's, run at a forked worker's end too.
-    Finalize(None, kept.close, exitpriority=20)
-    return kept
+    return Jobs(settings, recognizing.store, telling, install_auth)
 
 
 def bare_app(settings: Settings) -> Flask:
@@ -158,18 +170,18 @@ def create_app(
     settings: Settings | None = None,
     *,
     engine: Engine | None = None,
-    repeats: LogThrottle | None = None,
+    log: LogWriter | None = None,
 ) -> Flask:
     """The WSGI application; without `settings`, those of the environment.
 
     engine: what recognises; it is begun to be loaded once all is put together, unless it has been.
-    repeats: of like log lines, told of before the log ends by whoever gives it. Raises StartError
-    where settings or the models folder are unusable.
+    log: is stopped at the process's end, after all else. Raises StartError if settings or the
+    models folder are unusable.
     """
     settings = settings or config_reading.load(os.environ)
     engine = engine or Engine(settings)
     metrics, store = engine.metrics, engine.store
-    repeats = repeats or LogThrottle(settings.log_repeats)
+    repeats = LogThrottle(settings.log_repeats)
 
     app = bare_app(settings)
     warn_of_data(settings)
@@ -188,8 +200,6 @@ def create_app(
     suspect = SuspectFrames(metrics.suspect)
     listeners: list[Listener] = [metrics.cameras.answered, suspect, drift]
     listeners += [sampler] if sampler else []
-    # After the jobs have ended, and before what they are told to is closed.
-    Finalize(None, engine.afterwards.flush, exitpriority=15)
     recognizing = RecognitionService(
         store,
         metrics,
@@ -222,6 +232,20 @@ def create_app(
         "cache": settings.cache,
         "journal": journal is not None,
     }
+    at_end: list[Callable[[], object]] = [
+        # The jobs first: all others still hear of the frames that they answer.
+        kept.close,
+        # Then what was answered goes to the recorders, before they close.
+        engine.afterwards.flush,
+        *([sampler.close] if sampler else []),
+        *([journal.close] if journal else []),
+        # The log last, since all others write to it.
+        repeats.summarize,
+        *([log.stop] if log else []),
+    ]
+    app.extensions[AT_END] = at_end
+    # Unlike atexit's, this is run at the end of a forked worker too.
+    Finalize(None, shut_down, args=(at_end,), exitpriority=0)
     engine.start()
     kept.resume()
     return app

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Callable
-from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -85,8 +84,6 @@ def make_sampler(
     for reason in LOST:
         metrics.samples_lost.labels(reason)
     metrics.samples_bytes.set_function(lambda: folder.size)
-    # Unlike atexit's, this is run at the end of a forked worker too.
-    Finalize(None, sampler.close, exitpriority=10)
     return sampler
 
 
@@ -116,8 +113,7 @@ def warn_of_clock() -> None:
 
 
 def open_journal(settings: Settings, metrics: Metrics) -> Journal | None:
-    """The journal of `settings`, whose last rows are written when this process ends; None where
-    it is switched off."""
+    """The journal of `settings`; None if it is switched off."""
     if not settings.journal:
         return None
     bounds = JournalLimits(
@@ -126,10 +122,7 @@ def open_journal(settings: Settings, metrics: Metrics) -> Journal | None:
         int(settings.journal_write_mb_per_minute * 1e6),
     )
     path = Path(settings.data) / FILE
-    journal = Journal(path, bounds, metrics.journal_lost.inc, metrics.journal_rows.inc)
-    # Before the log's, which still tells of it; unlike atexit's, run at a forked worker's end too.
-    Finalize(None, journal.close, exitpriority=10)
-    return journal
+    return Journal(path, bounds, metrics.journal_lost.inc, metrics.journal_rows.inc)
 
 
 def open_cache(app: Flask, settings: Settings) -> AnswerCache:

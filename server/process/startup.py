@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ from server.values.wording import counted
 if TYPE_CHECKING:
     from flask import Flask
 
-    from server.observe.logs import LogThrottle
+    from server.observe.logs import LogWriter
     from server.store.crashes.guard import CrashGuard
     from server.system.handover import Handover
 
@@ -116,21 +115,19 @@ def application(
     has read it. Raises StartError."""
     with _all_objects_kept():
         from server.observe import logs
-        from server.observe.logs import LogThrottle
         from server.store.crashes.guard import CrashGuard
         from server.system import process
 
         process.configure_process()
         settings = settings or config_reading.load(os.environ)
-        listener = logs.start(settings.log_level, settings.log_format)
-        repeats = LogThrottle(settings.log_repeats)
-        # Unlike atexit's, these are run at the end of a forked worker too, the highest priority
-        # first.
-        Finalize(None, repeats.summarize, exitpriority=1)
-        Finalize(None, listener.stop, exitpriority=0)
-        guard = CrashGuard(settings, handover)
-        guard.start()
-        app = _put_together(settings, repeats, root, guard, models)
+        log = logs.start(settings.log_level, settings.log_format)
+        try:
+            guard = CrashGuard(settings, handover)
+            guard.start()
+            app = _put_together(settings, log, root, guard, models)
+        except BaseException:
+            log.stop()
+            raise
     if os.environ.get("NOTIFY_SOCKET"):
         from server.process import watchdog
 
@@ -155,7 +152,7 @@ def _all_objects_kept() -> Iterator[None]:
 
 def _put_together(
     settings: Settings,
-    repeats: "LogThrottle",
+    log: "LogWriter",
     root: Path,
     guard: "CrashGuard",
     models: ModelsFolder | None,
@@ -170,7 +167,7 @@ def _put_together(
     try:
         from server.app import create_app
 
-        app = create_app(settings, engine=engine, repeats=repeats)
+        app = create_app(settings, engine=engine, log=log)
         if guard.crash_count:
             # Frames wait in the port's queue already, and are not to be told of a crash.
             engine.await_model(REPLACEMENT_S)
