@@ -1,6 +1,5 @@
 """`python -m convert` as it is called."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,22 +10,9 @@ import pytest
 from server_process import ROOT
 
 from convert.__main__ import COMMANDS, main
-from convert.bundle_writer import load
-from convert.data.frames import tensors
 from convert.pipeline import Request, build
-from convert.sources import imagenet as keras_imagenet
 from convert.terminal import suppress_native_output
-from server.recognition.answers import Options
 from server.recognition.manifest import read_bundle
-from server.recognition.recognizer import Recognizer
-from server.recognition.results import to_probabilities
-
-EXPECTED = {
-    "cat_720p.jpg": ("n02124075", "Egyptian_cat"),
-    "cat_1080p.jpg": ("n02124075", "Egyptian_cat"),
-    "parrot.jpg": ("n01818515", "macaw"),
-    "grace_hopper.bmp": ("n03763968", "military_uniform"),
-}
 
 
 def test_help_needs_none_of_the_heavy_packages() -> None:
@@ -53,39 +39,6 @@ def test_no_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
         main([])
     assert ended.value.code == 2
     assert "COMMAND" in capsys.readouterr().err
-
-
-@pytest.fixture(scope="session")
-def recognizer(imagenet: Path) -> Recognizer:
-    """The imagenet bundle as the server loads it."""
-    return load(imagenet)
-
-
-def test_imagenet_bundle(imagenet: Path) -> None:
-    bundle = read_bundle(imagenet)
-    assert bundle.manifest.quantization == "dynamic"
-    assert bundle.manifest.output == "probabilities"
-    assert (imagenet / "labels.txt").read_text().splitlines()[285] == "n02124075\tEgyptian_cat"
-    assert bundle.model_path.stat().st_size < 4_200_000
-    assert len(bundle.labels) == 1000
-
-
-@pytest.mark.parametrize("name", EXPECTED)
-def test_imagenet_names_the_photographs(name: str, recognizer: Recognizer, frames: Path) -> None:
-    best = recognizer.recognize((frames / name).read_bytes(), Options()).best
-    assert (best.id, best.label) == EXPECTED[name]
-
-
-def test_imagenet_is_within_3_hundredths_of_keras(
-    recognizer: Recognizer, frames: Path, keras_home: Path
-) -> None:
-    model = keras_imagenet.model()
-    [tensor] = recognizer.pool.outputs
-    for image in tensors([frames / name for name in EXPECTED], recognizer.recipe):
-        with recognizer.pool.lease() as interpreter:
-            [output] = interpreter.run([image])
-        ours = to_probabilities(output, tensor, recognizer.manifest)
-        assert np.abs(ours - model(image, training=False).numpy()[0]).max() <= 0.03
 
 
 def test_keras_says_how_the_model_is_fed(
@@ -240,19 +193,3 @@ def test_calibrating_on_noise_is_refused(
     command += ["--labels", str(colours_files / "labels.txt"), "--mode", "int8", "--scale", "1"]
     assert main([*command, "--calibrate", str(noise)]) == 1
     assert "12 noise" in capsys.readouterr().err
-
-
-def test_imagenet_report_with_many_classes(
-    imagenet: Path, frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table = [f"{frames / name},{wordnet}" for name, (wordnet, _) in EXPECTED.items()]
-    (tmp_path / "frames.csv").write_text("\n".join(["path,label", *table]))
-    command = ["evaluate", str(imagenet), str(tmp_path / "frames.csv"), "--seconds", "0.1"]
-    assert main([*command, "--report", str(tmp_path / "report")]) == 0
-    assert "top-1 100.00%" in capsys.readouterr().out
-    found = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert [c["label"] for c in found["models"]["result"]["classes"]] == [
-        "macaw",
-        "Egyptian_cat",
-        "military_uniform",
-    ]

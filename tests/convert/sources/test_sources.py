@@ -307,5 +307,8 @@ def test_imagenet_offline_says_where_the_weights_should_be(
 
 
 def test_mobilenet_of_any_width_and_size(tf: Any) -> None:
-    shape = shapes.describe(sources.from_keras(imagenet.model(0.35, 64, "none")))
-    assert shape == shapes.Shape(64, 64, 3, 1000, False, "probabilities")
+    """Its conversion to a .tflite is shown where such a network is trained."""
+    model = imagenet.model(0.35, 64, "none")
+    assert model.input_shape == (None, 64, 64, 3)
+    assert model.output_shape == (None, 1000)
+    assert model.layers[-1].activation is tf.keras.activations.softmax
