@@ -104,7 +104,7 @@ def serving(server: HTTPServer) -> Iterator[str]:
 
 def count_jobs(data: Path, state: str) -> int:
     """Jobs in `state` by the table in the folder `data`, whether or not a server runs."""
-    with sqlite3.connect(f"file:{data}/jobs.db?mode=ro", uri=True, timeout=10) as db:
+    with sqlite3.connect(f"file:{data}/jobs.db?mode=ro", uri=True, timeout=60) as db:
         found = db.execute("SELECT count(*) FROM jobs WHERE state = ?", (state,)).fetchone()
     db.close()
     return int(found[0])

@@ -44,7 +44,7 @@ def jobs(colors: Path, tmp_path: Path) -> Iterator[Jobs]:
 
 def run(data: Path, file: str, statement: str, *values: object) -> list[Any]:
     """The rows of a statement on a file that the server has open."""
-    with closing(sqlite3.connect(data / file, timeout=10, isolation_level=None)) as db:
+    with closing(sqlite3.connect(data / file, timeout=60, isolation_level=None)) as db:
         return db.execute(statement, values).fetchall()
 
 

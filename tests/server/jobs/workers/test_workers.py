@@ -129,7 +129,7 @@ def test_a_message_that_was_lost_is_sent_again(colors: Path, tmp_path: Path) -> 
         job = submit(server, GREEN)
 
         def lose() -> int:
-            with sqlite3.connect(tmp_path / "jobs-queue.db", timeout=10) as db:
+            with sqlite3.connect(tmp_path / "jobs-queue.db", timeout=60) as db:
                 known = "SELECT count(*) FROM sqlite_master WHERE name = 'messages'"
                 made = db.execute(known).fetchone()[0]
                 count = db.execute("DELETE FROM messages").rowcount if made else 0
@@ -199,7 +199,7 @@ def send(url: str, files: list[tuple[str, tuple[str, bytes]]]) -> requests.Respo
 
 
 def count(file: Path, query: str) -> int:
-    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10)) as db:
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=60)) as db:
         return int(db.execute(query).fetchone()[0])
 
 
