@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from server_process import ROOT
+from server_process import ROOT, environ_without_coverage
 
 COUNT = 3000
 
@@ -13,6 +13,7 @@ def test_no_spoilt_request_gets_a_wrong_answer() -> None:
     done = subprocess.run(
         [sys.executable, "scripts/fuzz_http.py", "--count", str(COUNT), "--seed", "20"],
         cwd=ROOT,
+        env=environ_without_coverage(),
         capture_output=True,
         text=True,
         timeout=600,

@@ -35,6 +35,12 @@ def free_port() -> int:
             return port
 
 
+def environ_without_coverage() -> dict[str, str]:
+    """The environment for programs of others, and for processes that are killed. Coverage would
+    trace each line of them, and learn nothing about the product."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+
+
 class LiveServer:
     """`python -m server`, or Python with the arguments `command`, with the given settings
     (lower-case names), until `stop`.

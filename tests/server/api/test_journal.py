@@ -30,7 +30,7 @@ from server.store.journal.schema import FILE, Row
 GREEN = encode(plain((0, 255, 0)), "PNG")
 RED = encode(plain((255, 0, 0)), "PNG")
 # Frames whose rows may wait for a disk without one being lost.
-ROUND = 5000
+ROUND = 2000
 PARTS = ("=1+2", "+1", "-A", "@A", "\tx", "plain", 'q"u,o\nted', "Gehäuse №7")
 
 
@@ -323,7 +323,7 @@ def test_refusals_before_the_application_are_rows_too(
     assert {row["camera"] for row in rows} == {f"c{name}" for name in range(16)}
 
 
-def test_twenty_thousand_frames_are_twenty_thousand_rows(colors: Path, tmp_path: Path) -> None:
+def test_each_of_many_frames_is_one_row(colors: Path, tmp_path: Path) -> None:
     """Each client reads each answer, so that none is under way when the server is told to stop."""
     length = re.compile(rb"\r\ncontent-length: ([0-9]+)\r\n", re.IGNORECASE)
     asked = b"POST /v1/recognize HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(GREEN)
@@ -344,6 +344,7 @@ def test_twenty_thousand_frames_are_twenty_thousand_rows(colors: Path, tmp_path:
         return seen
 
     answers: Counter[bytes] = Counter()
+    count = 4 * ROUND
     with live_server(models=colors, data=tmp_path) as server, ThreadPoolExecutor(8) as pool:
 
         def written() -> bool:
@@ -352,12 +353,12 @@ def test_twenty_thousand_frames_are_twenty_thousand_rows(colors: Path, tmp_path:
         for _ in range(4):
             await_that(written, "all rows so far")
             answers.update(sum(pool.map(camera, [server.port] * 8), Counter()))
-        assert answers == {b"200": 20_000}
+        assert answers == {b"200": count}
         labels = {"route": "/v1/recognize", "status": "200"}
-        assert server.sample("lineside_requests_total", **labels) == 20_000
+        assert server.sample("lineside_requests_total", **labels) == count
         assert server.sample("lineside_journal_lost_total") == 0
     with closing(JournalReader(tmp_path / FILE, Filter(status=200))) as reader:
-        assert sum(map(len, reader.pages("oldest"))) == 20_000
+        assert sum(map(len, reader.pages("oldest"))) == count
 
 
 def test_a_full_disk_loses_no_answer(colors: Path, tmp_path: Path) -> None:

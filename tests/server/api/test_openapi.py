@@ -13,7 +13,7 @@ import pytest
 import requests
 from clients import SETOSA, frame
 from routes import API
-from server_process import LiveServer, live_server
+from server_process import LiveServer, environ_without_coverage, live_server
 
 from server.app import create_app
 from server.config.settings import Settings
@@ -158,6 +158,7 @@ def generated(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
             *("--path", "openapi.json", "--output-path", "lineside_client"),
         ],
         cwd=folder,
+        env=environ_without_coverage(),
         capture_output=True,
         text=True,
         timeout=300,
@@ -213,6 +214,7 @@ def test_a_generated_client_signs_in_and_reads_a_label(
         done = subprocess.run(
             [sys.executable, "-c", SIGN_IN, server.url, key, str(image)],
             cwd=generated,
+            env=environ_without_coverage(),
             capture_output=True,
             text=True,
             timeout=120,
@@ -246,6 +248,7 @@ def test_schemathesis_finds_nothing(clients: LiveServer, tmp_path: Path) -> None
             *("--generation-database", "none"),
         ],
         cwd=tmp_path,
+        env=environ_without_coverage(),
         capture_output=True,
         text=True,
         timeout=300,

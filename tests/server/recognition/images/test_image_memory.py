@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fuzz.image_kinds import animated, encode, interlaced
 from PIL import Image
-from server_process import ROOT
+from server_process import ROOT, environ_without_coverage
 
 from server.recognition.frame import MEMORY_FACTOR
 
@@ -101,7 +101,13 @@ def test_peak_memory_of_an_image(name: str, tmp_path: Path) -> None:
     bits = "12" if "-16" in name else "0"
     command = [sys.executable, "-c", PROGRAM, str(file), str(small), bits]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
+        command,
+        cwd=ROOT,
+        env=environ_without_coverage(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
     )
     *shape, taken = map(int, done.stdout.split())
     assert shape == [SIDE, SIDE, 3]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from fuzz import tiff_files as tiffs
 from fuzz.tiff_files import BLACK_IS_ZERO, CMYK, LONG, RGB, SHORT, Tags
-from server_process import ROOT
+from server_process import ROOT, environ_without_coverage
 
 from server.recognition.frame import MEMORY_FACTOR
 
@@ -174,6 +174,7 @@ def test_peak_memory_is_in_proportion_to_the_frame(tmp_path: Path) -> None:
     child = subprocess.run(
         [sys.executable, "-c", CHILD, *map(str, paths)],
         cwd=ROOT,
+        env=environ_without_coverage(),
         capture_output=True,
         text=True,
         check=True,

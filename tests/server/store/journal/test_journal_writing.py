@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from server_process import ROOT
+from server_process import ROOT, environ_without_coverage
 
 from server.errors import JournalUnreadableError
 from server.observe.logs import LOGGER
@@ -456,7 +456,10 @@ def test_kill_9_damages_and_loses_nothing_written(tmp_path: Path) -> None:
                 *(str(path), str(begin)),
             ],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}"},
+            env={
+                **environ_without_coverage(),
+                "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}",
+            },
             stdout=subprocess.PIPE,
             text=True,
         )
