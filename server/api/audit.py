@@ -4,11 +4,10 @@ from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
-from flask import Response, g, request
+from flask import g, request
 
 from server.errors import LinesideError, ModelNotFoundError, StorageError
 from server.http.body.image import read_options
-from server.http.errors import to_json
 from server.http.routes import ADMIN, route
 from server.store.audit import Audit, Change, now
 from server.store.bundles.repository import BundleRepository
@@ -79,13 +78,11 @@ class AuditRoutes:
     def __init__(self, audit: Audit) -> None:
         self._audit = audit
 
-    @route(
-        "GET", "/v1/audit", rights=ADMIN, query=AuditQuery, answer=AuditPage, errors=(400, 403, 503)
-    )
-    def read(self) -> Response:
+    @route("GET", "/v1/audit", rights=ADMIN, query=AuditQuery, errors=(400, 403, 503))
+    def read(self) -> AuditPage:
         """Return who changed which model, when, from where, and what served before and after."""
         query = read_options(AuditQuery, request)
         try:
-            return to_json(AuditPage(self._audit.newest(query.limit)))
+            return AuditPage(self._audit.newest(query.limit))
         except OSError as error:
             raise StorageError(f"the journal of administration can't be read: {error}") from None

@@ -5,9 +5,8 @@ from pathlib import Path
 from flask import Response, request, send_file
 
 from server.errors import NotFoundError
-from server.http.errors import to_json
 from server.http.paths import SENT
-from server.http.routes import OPEN, current_table, route
+from server.http.routes import OPEN, current_table, route, to_json
 
 FOLDER = Path(__file__).parents[1] / "console"
 TYPES = {

@@ -5,7 +5,6 @@ from flask import Response, request
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from server.errors import NotReadyError
-from server.http.errors import to_json
 from server.http.protocol import LEAVING
 from server.http.routes import METRICS, OPEN, route
 from server.observe.metrics import Metrics
@@ -44,28 +43,26 @@ class HealthRoutes:
         "GET",
         "/livez",
         rights=OPEN,
-        answer=Health,
         probe=True,
         quiet=True,
         unlimited=True,
         unguarded=True,
     )
-    def livez(self) -> Response:
+    def livez(self) -> Health:
         """Return whether the server answers."""
-        return to_json(Health())
+        return Health()
 
     @route(
         "GET",
         "/readyz",
         rights=OPEN,
-        answer=Health,
         errors=(503,),
         probe=True,
         quiet=True,
         unlimited=True,
         unguarded=True,
     )
-    def readyz(self) -> Response:
+    def readyz(self) -> Health:
         """Return whether the default model answers.
 
         Raises NotReadyError if it does not.
@@ -77,14 +74,10 @@ class HealthRoutes:
             raise NotReadyError(reason, retry_after=1)
         guard = self._guard
         last = guard.crashes[-1] if guard.crashes else None
-        return to_json(
-            Health(
-                warning=clock_fault() or msgspec.UNSET,
-                worker_crashes=guard.crash_count or msgspec.UNSET,
-                last_worker_crash=LastCrash(rfc3339(last.at), last.signal)
-                if last
-                else msgspec.UNSET,
-            )
+        return Health(
+            warning=clock_fault() or msgspec.UNSET,
+            worker_crashes=guard.crash_count or msgspec.UNSET,
+            last_worker_crash=LastCrash(rfc3339(last.at), last.signal) if last else msgspec.UNSET,
         )
 
     @route("GET", "/metrics", rights=METRICS, answer={"text/plain": str}, probe=True, quiet=True)

@@ -32,8 +32,8 @@ from server.config.settings import Settings
 from server.errors import ForbiddenError, JobNotFoundError
 from server.http.access.caller import Caller
 from server.http.body.image import read_options
-from server.http.errors import ErrorBody, to_json
-from server.http.routes import JOBS, JSON, MULTIPART, Files, Group, route
+from server.http.errors import ErrorBody
+from server.http.routes import JOBS, JSON, MULTIPART, Files, Group, route, to_json
 from server.jobs.service import Jobs
 from server.recognition.frame import read_header
 from server.store.jobs.records import (
@@ -339,23 +339,22 @@ class JobRoutes:
         rights=JOBS,
         group=_GROUP,
         query=JobQuery,
-        answer=JobPage,
         errors=(400, 503),
     )
-    def page(self) -> Response:
+    def page(self) -> JobPage:
         """Return the jobs of this caller, newest first."""
         query = read_options(JobQuery, request)
         jobs = self._jobs.page(visible_owner(), query.status, query.before, query.limit)
         more = jobs[-1].number if len(jobs) == query.limit else None
-        return to_json(JobPage(tuple(job_summary(job, request.root_path) for job in jobs), more))
+        return JobPage(tuple(job_summary(job, request.root_path) for job in jobs), more)
 
-    @route("GET", _JOB, rights=JOBS, group=_GROUP, answer=Job, errors=(404, 503))
-    def get(self, job: str) -> Response:
+    @route("GET", _JOB, rights=JOBS, group=_GROUP, errors=(404, 503))
+    def get(self, job: str) -> Job:
         """Return how a job goes, and its results."""
-        return to_json(job_detail(self._intake.get(job), self._jobs, request.root_path))
+        return job_detail(self._intake.get(job), self._jobs, request.root_path)
 
-    @route("DELETE", _JOB, rights=JOBS, group=_GROUP, answer=Job, errors=(404, 409, 503))
-    def cancel(self, job: str) -> Response:
+    @route("DELETE", _JOB, rights=JOBS, group=_GROUP, errors=(404, 409, 503))
+    def cancel(self, job: str) -> Job:
         """Cancel a job."""
         self._intake.get(job)
-        return to_json(job_detail(self._jobs.cancel(job), self._jobs, request.root_path))
+        return job_detail(self._jobs.cancel(job), self._jobs, request.root_path)

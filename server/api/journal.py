@@ -12,8 +12,7 @@ from server.api.recognize.deadlines import parse_instant
 from server.config.thread_budget import MOST_EXPORTING
 from server.errors import NotFoundError, OverloadedError
 from server.http.body.image import read_options
-from server.http.errors import to_json
-from server.http.routes import ADMIN, JSON, route
+from server.http.routes import ADMIN, JSON, route, to_json
 from server.store.journal.journal import Journal
 from server.store.journal.reader import ENCODERS, Filter, Format, JournalReader, Order
 from server.store.journal.schema import Row

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -24,7 +25,6 @@ from server.errors import (
 from server.http.body.compressed import coding_of, read_body
 from server.http.body.image import read_options
 from server.http.body.json_body import decode_json
-from server.http.errors import to_json
 from server.http.routes import ADMIN, BINARY, KNOWN, TAR, route
 from server.observe.drift import Drift, Signal
 from server.recognition.manifest import Manifest
@@ -142,7 +142,9 @@ def _read(kind: type[T]) -> T:
 
 
 _MODEL = "/v1/models/<model:name>"
-_CHANGE_ERRORS = (400, 403, 404, 409, 413, 422, 503)
+# Declares a change of the version that serves.
+_change_route = partial(route, "POST", rights=ADMIN, errors=(400, 403, 404, 409, 413, 422, 503))
+_version_route = partial(_change_route, query=VersionBody, body=VersionBody, example={"version": 1})
 
 
 class ModelRoutes:
@@ -159,33 +161,24 @@ class ModelRoutes:
             raise ModelNotFoundError(f"there is no model {name}")
         return describe(self._store, name, known[name], self._drift)
 
-    def _activated(self, action: str, name: str, version: int) -> Response:
+    def _activated(self, action: str, name: str, version: int) -> Model:
         self._auditor.make(action, name, lambda: self._store.activate(name, version), version)
-        return to_json(self._described(name))
+        return self._described(name)
 
-    @route("GET", "/v1/models", rights=KNOWN, answer=Models)
-    def models(self) -> Response:
+    @route("GET", "/v1/models", rights=KNOWN)
+    def models(self) -> Models:
         """Return all models."""
         known = versions(self._store.folder).items()
         models = (describe(self._store, name, numbers, self._drift) for name, numbers in known)
-        return to_json(Models(tuple(models)))
+        return Models(tuple(models))
 
-    @route("GET", _MODEL, rights=KNOWN, answer=Model, errors=(404,))
-    def model(self, name: str) -> Response:
+    @route("GET", _MODEL, rights=KNOWN, errors=(404,))
+    def model(self, name: str) -> Model:
         """Return one model."""
-        return to_json(self._described(name))
+        return self._described(name)
 
-    @route(
-        "POST",
-        f"{_MODEL}/load",
-        rights=ADMIN,
-        query=VersionBody,
-        body=VersionBody,
-        example={"version": 1},
-        answer=Model,
-        errors=_CHANGE_ERRORS,
-    )
-    def load(self, name: str) -> Response:
+    @_version_route(f"{_MODEL}/load")
+    def load(self, name: str) -> Model:
         """Load the newest version on disk, or the one named, and have it serve."""
         version = _read(VersionBody).version
         if version is not None:
@@ -193,34 +186,25 @@ class ModelRoutes:
         self._auditor.make("load", name, lambda: self._store.refresh(name))
         skipped = self._store.passed_over(name)
         if not skipped:
-            return to_json(self._described(name))
+            return self._described(name)
         fields = {"model": name, "versions": skipped, "reason": "they were rolled back"}
         logger.info("newer versions skipped", extra={"fields": fields})
-        return to_json(msgspec.structs.replace(self._described(name), note=_note(skipped)))
+        return msgspec.structs.replace(self._described(name), note=_note(skipped))
 
-    @route(
-        "POST",
-        f"{_MODEL}/activate",
-        rights=ADMIN,
-        query=VersionBody,
-        body=VersionBody,
-        example={"version": 1},
-        answer=Model,
-        errors=_CHANGE_ERRORS,
-    )
-    def activate(self, name: str) -> Response:
+    @_version_route(f"{_MODEL}/activate")
+    def activate(self, name: str) -> Model:
         """Have a version serve, now and after a restart."""
         version = _read(VersionBody).version
         if version is None:
             raise InvalidFieldError('which version? Send {"version": 3}')
         return self._activated("activate", name, version)
 
-    @route("POST", f"{_MODEL}/rollback", rights=ADMIN, answer=Model, errors=_CHANGE_ERRORS)
-    def rollback(self, name: str) -> Response:
+    @_change_route(f"{_MODEL}/rollback")
+    def rollback(self, name: str) -> Model:
         """Have the version serve again that served before."""
         _read(NoOptions)
         self._auditor.make("rollback", name, lambda: self._store.rollback(name))
-        return to_json(self._described(name))
+        return self._described(name)
 
 
 class UploadRoutes:
@@ -237,10 +221,9 @@ class UploadRoutes:
         f"{_MODEL}/upload",
         rights=ADMIN,
         body={TAR: bytes, BINARY: bytes},
-        answer=UploadResult,
         errors=(400, 403, 409, 413, 415, 422, 503),
     )
-    def upload(self, name: str) -> Response:
+    def upload(self, name: str) -> UploadResult:
         """Take a version as a tar archive of its files, which is kept and not loaded."""
         length = request.content_length
         if length is None:
@@ -260,7 +243,7 @@ class UploadRoutes:
         body = request.environ["wsgi.input"]
         version, new = import_archive(self._models, name, body, self._max_bytes)
         self._auditor.make("upload", name, lambda: None, version)
-        return to_json(UploadResult(name, version, new))
+        return UploadResult(name, version, new)
 
 
 class SampleFrameRoutes:
@@ -277,11 +260,11 @@ class SampleFrameRoutes:
         files = sorted(folder.iterdir()) if folder.is_dir() else []
         return model.manifest.name, {p.name: p for p in files if p.suffix.lower() in SAMPLE_TYPES}
 
-    @route("GET", f"{_MODEL}/samples", rights=KNOWN, answer=SampleFrames, errors=(404, 503))
-    def samples(self, name: str) -> Response:
+    @route("GET", f"{_MODEL}/samples", rights=KNOWN, errors=(404, 503))
+    def samples(self, name: str) -> SampleFrames:
         """Return the names of a model's sample frames."""
         model, files = self._samples(name)
-        return to_json(SampleFrames(model, tuple(files)))
+        return SampleFrames(model, tuple(files))
 
     @route(
         "GET",

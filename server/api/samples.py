@@ -11,7 +11,6 @@ from server.api.recognize.options import IMAGE_TYPES
 from server.errors import BundleError, InvalidFieldError, NotFoundError
 from server.http.body.image import need_length, read_options
 from server.http.body.json_body import read_json
-from server.http.errors import to_json
 from server.http.routes import ADMIN, route
 from server.recognition.manifest import LABELS, read_labels
 from server.recognition.results import Prediction
@@ -130,32 +129,28 @@ class SampleRoutes:
             raise NotFoundError(f"there is no sample {name}: none are kept on this server")
         return self._folder
 
-    @route(
-        "GET", "/v1/samples", rights=ADMIN, query=SampleQuery, answer=SamplePage, errors=(400, 503)
-    )
-    def samples(self) -> Response:
+    @route("GET", "/v1/samples", rights=ADMIN, query=SampleQuery, errors=(400, 503))
+    def samples(self) -> SamplePage:
         """Return a page of the frames that were kept for a person to look at."""
         query = read_options(SampleQuery, request)
         if self._folder is None:
-            return to_json(SamplePage(False, 0, 0, 0, 0, (), None))
+            return SamplePage(False, 0, 0, 0, 0, (), None)
         page, after = self._folder.find(query, query.cursor or "", query.limit)
         now = self._folder.contents()
-        return to_json(
-            SamplePage(
-                True,
-                now.samples,
-                now.labelled,
-                now.bytes,
-                now.cap_bytes,
-                tuple(map(sample_answer, page)),
-                after,
-            )
+        return SamplePage(
+            True,
+            now.samples,
+            now.labelled,
+            now.bytes,
+            now.cap_bytes,
+            tuple(map(sample_answer, page)),
+            after,
         )
 
-    @route("GET", _SAMPLE, rights=ADMIN, answer=SampleAnswer, errors=(404, 503))
-    def sample(self, sample: str) -> Response:
+    @route("GET", _SAMPLE, rights=ADMIN, errors=(404, 503))
+    def sample(self, sample: str) -> SampleAnswer:
         """Return one kept frame with its answer."""
-        return to_json(sample_answer(self._opened(sample).get(sample)))
+        return sample_answer(self._opened(sample).get(sample))
 
     @route(
         "GET",
@@ -179,19 +174,18 @@ class SampleRoutes:
         rights=ADMIN,
         body=LabelBody,
         example={"label": "scratched"},
-        answer=SampleAnswer,
         errors=(400, 403, 404, 413, 503),
     )
-    def label(self, sample: str) -> Response:
+    def label(self, sample: str) -> SampleAnswer:
         """Keep what a person says that a kept frame shows."""
         need_length(request)
         body = read_json(LabelBody)
         folder = self._opened(sample)
         if body.label is not None:
             check_label(body.label, folder.get(sample), self._store, new=body.new)
-        return to_json(sample_answer(folder.label(sample, body.label, round(time.time(), 3))))
+        return sample_answer(folder.label(sample, body.label, round(time.time(), 3)))
 
-    @route("DELETE", _SAMPLE, rights=ADMIN, answer=SampleAnswer, errors=(400, 403, 404, 503))
-    def delete(self, sample: str) -> Response:
+    @route("DELETE", _SAMPLE, rights=ADMIN, errors=(400, 403, 404, 503))
+    def delete(self, sample: str) -> SampleAnswer:
         """Remove a kept frame."""
-        return to_json(sample_answer(self._opened(sample).delete(sample)))
+        return sample_answer(self._opened(sample).delete(sample))

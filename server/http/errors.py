@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException, SecurityError
 
 from server.errors import ContentCodingError, LinesideError
 from server.http.request_log import ASKED
-from server.http.routes import current_table
+from server.http.routes import current_table, to_json
 from server.recognition.answers import Options
 from server.values.wording import hide_secrets
 
@@ -43,11 +43,6 @@ class ForeignError(msgspec.Struct, frozen=True):
     """The shape of every error of the routes that other protocols define."""
 
     error: str
-
-
-def to_json(value: object, status: int = 200) -> Response:
-    """`value` as a JSON response; NaN and infinity become null."""
-    return Response(msgspec.json.encode(value), status, content_type="application/json")
 
 
 def error_answer(status: int, code: str, message: str) -> Response:

@@ -1,8 +1,8 @@
 """Routes, declared once, at their handlers:
 
     class ModelRoutes:
-        @route("GET", "/v1/models", rights=KNOWN, answer=Models)
-        def models(self) -> Response: ...
+        @route("GET", "/v1/models", rights=KNOWN)
+        def models(self) -> Models: ...
 
 `RouteTable.add` registers the declared methods of an object with Flask. All else that depends on a
 route is read from its declaration: who may ask, what counts as a frame, the names that its query
@@ -12,7 +12,8 @@ string may have, the shape of its errors, and /openapi.json.
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from flask import Flask, Response, current_app, g, request
@@ -42,7 +43,7 @@ VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
 # Where Flask keeps the table of an application, and a method its declarations.
 EXTENSION, DECLARED = "lineside.routes", "declared_routes"
 
-View = TypeVar("View", bound=Callable[..., Response])
+View = TypeVar("View", bound=Callable[..., Any])
 
 
 class Files(msgspec.Struct, frozen=True):
@@ -116,7 +117,14 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _types(kinds: Any) -> tuple[Any, ...]:
+    if isinstance(kinds, UnionType):
+        return get_args(kinds)
     return kinds if isinstance(kinds, tuple) else (kinds,)
+
+
+def to_json(value: object, status: int = 200) -> Response:
+    """Return `value` as a JSON response; NaN and infinity become null."""
+    return Response(msgspec.json.encode(value), status, content_type=JSON)
 
 
 def route(
@@ -128,27 +136,37 @@ def route(
     **fields: Any,
 ) -> Callable[[View], View]:
     """Declare the decorated method as the handler of `method` at each of `rules`. The first
-    paragraph of its docstring becomes the summary in /openapi.json.
+    paragraph of its docstring becomes the summary in /openapi.json. What it returns is sent as
+    JSON, and the type of that is the answer's, unless it returns a Response.
 
-    body, answer: of JSON, a type, or alternatives as a tuple; of other media types, a dict by media
-    type. The other fields are those of `Route`.
+    body: a type of JSON, or a dict of types by media type. answer: the same, for a handler that
+    returns a Response; several types, as a tuple, are alternatives. The other fields are those of
+    `Route`.
     """
     bodies = body if isinstance(body, Mapping) else {JSON: body} if body else {}
-    answers = answer if isinstance(answer, Mapping) else {JSON: answer} if answer else {}
-    fields |= {
-        "method": method,
-        "bodies": bodies,
-        "answers": {media: _types(kinds) for media, kinds in answers.items()},
-        "accepted": _types(accepted),
-    }
+    fields |= {"method": method, "bodies": bodies, "accepted": _types(accepted)}
 
     def declare(view: View) -> View:
+        returned = view.__annotations__["return"]
+        kinds = answer if returned is Response else returned
+        answers = kinds if isinstance(kinds, Mapping) else {JSON: kinds} if kinds else {}
+        fields["answers"] = {media: _types(kinds) for media, kinds in answers.items()}
         paragraph = (inspect.getdoc(view) or "").split("\n\n")[0]
         fields["summary"] = " ".join(paragraph.split()).removesuffix(".")
         setattr(view, DECLARED, tuple(Route(rule=rule, **fields) for rule in rules))
         return view
 
     return declare
+
+
+def _responding(handler: Callable[..., Any]) -> Callable[..., Response]:
+    """Return `handler` with everything that it returns as a response."""
+
+    def respond(**variables: Any) -> Response:
+        value = handler(**variables)
+        return value if isinstance(value, Response) else to_json(value)
+
+    return respond
 
 
 def declared(kind: type) -> Iterator[tuple[Route, str]]:
@@ -173,7 +191,8 @@ class RouteTable:
         for handler in handlers:
             for each, name in declared(type(handler)):
                 endpoint = f"{each.method} {each.rule}"
-                app.add_url_rule(each.rule, endpoint, getattr(handler, name), methods=[each.method])
+                view = _responding(getattr(handler, name))
+                app.add_url_rule(each.rule, endpoint, view, methods=[each.method])
                 self._by_endpoint[endpoint] = each
         self._foreign = foreign_pattern(self)
 

@@ -27,7 +27,6 @@ from server.api.compat.open_inference_tensors import (
 from server.api.recognize.options import EXAMPLE_INPUT, frame_route
 from server.api.recognize.service import RecognitionService
 from server.errors import InvalidFieldError, NotReadyError
-from server.http.errors import to_json
 from server.http.routes import BINARY, JSON, KNOWN, OPEN, Group, route
 from server.recognition import tensor_model as tensors
 from server.recognition.answers import Options
@@ -137,18 +136,18 @@ class OpenInferenceRoutes:
         self._store = recognizing.store
         self._max_batch = max_batch
 
-    @_route("GET", "/v2", rights=KNOWN, answer=ServerMetadata)
-    def server(self) -> Response:
+    @_route("GET", "/v2", rights=KNOWN)
+    def server(self) -> ServerMetadata:
         """Return the server's version and its extensions."""
-        return to_json(ServerMetadata())
+        return ServerMetadata()
 
-    @_route("GET", "/v2/health/live", rights=OPEN, answer=Live, probe=True)
-    def live(self) -> Response:
+    @_route("GET", "/v2/health/live", rights=OPEN, probe=True)
+    def live(self) -> Live:
         """Return whether the server answers."""
-        return to_json(Live())
+        return Live()
 
-    @_route("GET", "/v2/health/ready", rights=OPEN, answer=Ready, errors=(503,), probe=True)
-    def ready(self) -> Response:
+    @_route("GET", "/v2/health/ready", rights=OPEN, errors=(503,), probe=True)
+    def ready(self) -> Ready:
         """Return whether the default model can infer.
 
         Raises NotReadyError if it does not.
@@ -156,23 +155,22 @@ class OpenInferenceRoutes:
         well, reason = self._store.ready()
         if not well:
             raise NotReadyError(reason, retry_after=1)
-        return to_json(Ready())
+        return Ready()
 
-    @_route("GET", *(_MODEL, _VERSION), rights=KNOWN, answer=ModelMetadata, errors=(404, 503))
-    def metadata(self, name: str, version: int | None = None) -> Response:
+    @_route("GET", *(_MODEL, _VERSION), rights=KNOWN, errors=(404, 503))
+    def metadata(self, name: str, version: int | None = None) -> ModelMetadata:
         """Return a model's tensors."""
-        return to_json(model_metadata(self._store.get(name, version)))
+        return model_metadata(self._store.get(name, version))
 
     @_route(
         "GET",
         *(f"{_MODEL}/ready", f"{_VERSION}/ready"),
         rights=KNOWN,
-        answer=ModelReady,
         errors=(404, 503),
     )
-    def model_ready(self, name: str, version: int | None = None) -> Response:
+    def model_ready(self, name: str, version: int | None = None) -> ModelReady:
         """Return whether a model can infer."""
-        return to_json(ModelReady(self._store.get(name, version).manifest.name))
+        return ModelReady(self._store.get(name, version).manifest.name)
 
     @frame_route(
         *(f"{_MODEL}/infer", f"{_VERSION}/infer"),

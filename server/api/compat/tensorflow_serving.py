@@ -28,7 +28,6 @@ from server.api.compat.tensorflow_serving_json import (
 from server.api.recognize.options import EXAMPLE_INPUT, frame_route
 from server.api.recognize.service import RecognitionService
 from server.errors import InvalidFieldError, ModelNotFoundError
-from server.http.errors import to_json
 from server.http.routes import FRAMES, KNOWN, Group, route
 from server.recognition import tensor_model as tensors
 from server.recognition.preprocessing import TensorSpec
@@ -230,9 +229,8 @@ class TensorFlowServingRoutes:
         *_with(":classify"),
         body=ClassifyRequest,
         example={"examples": [{"features": EXAMPLE_INPUT}]},
-        answer=Results,
     )
-    def classify(self, name: str, version: int | None = None, label: str | None = None) -> Response:
+    def classify(self, name: str, version: int | None = None, label: str | None = None) -> Results:
         """Return all labels of each example with their scores, best first."""
         model = self._model(name, version, label)
         wanted = read_serving(ClassifyRequest)
@@ -247,7 +245,7 @@ class TensorFlowServingRoutes:
             [[label.label, label.probability] for label in answer.predictions]
             for answer in outcome.answers
         ]
-        return to_json(Results(results))
+        return Results(results)
 
     @_route("POST", *_with(":regress"), rights=FRAMES, frame=True, errors=(400, 404, 503))
     def regress(self, name: str, version: int | None = None, label: str | None = None) -> Response:
@@ -255,14 +253,16 @@ class TensorFlowServingRoutes:
         self._model(name, version, label)
         raise InvalidFieldError("no model here has a regression signature: use :predict")
 
-    @_route("GET", *_with("/metadata"), rights=KNOWN, answer=Metadata, errors=(404, 503))
-    def metadata(self, name: str, version: int | None = None, label: str | None = None) -> Response:
+    @_route("GET", *_with("/metadata"), rights=KNOWN, errors=(404, 503))
+    def metadata(self, name: str, version: int | None = None, label: str | None = None) -> Metadata:
         """Return a model's signature."""
-        return to_json(metadata_of(self._model(name, version, label)))
+        return metadata_of(self._model(name, version, label))
 
-    @_route("GET", *_VERSIONS, rights=KNOWN, answer=ModelStatus, errors=(404, 503))
-    def status(self, name: str, version: int | None = None, label: str | None = None) -> Response:
+    @_route("GET", *_VERSIONS, rights=KNOWN, errors=(404, 503))
+    def status(
+        self, name: str, version: int | None = None, label: str | None = None
+    ) -> ModelStatus:
         """Return a version's status."""
         if label is not None:
             version = self._model(name, None, label).manifest.version
-        return to_json(ModelStatus(_statuses_of(self._store, name, version)))
+        return ModelStatus(_statuses_of(self._store, name, version))

@@ -17,8 +17,7 @@ from server.api.recognize.options import (
 )
 from server.errors import MissingFieldError
 from server.http.body.json_body import decode_base64, read_json
-from server.http.errors import to_json
-from server.http.routes import JOBS, MULTIPART, Files, Group, route
+from server.http.routes import JOBS, MULTIPART, Files, Group, route, to_json
 from server.recognition.results import Prediction
 from server.store.jobs.records import JobRecord
 
@@ -176,16 +175,16 @@ class TutorialJobRoutes:
             task = self._intake.images([("image", data)], query)
         return _started("Task started", task, "task-status")
 
-    @_state_route("/results/<job>", answer=TaskState)
-    def results(self, job: str) -> Response:
+    @_state_route("/results/<job>")
+    def results(self, job: str) -> TaskState:
         """Return how a task goes."""
-        return to_json(_state(self._intake, self._intake.get(job)))
+        return _state(self._intake, self._intake.get(job))
 
-    @_state_route("/task-status/<job>", answer=TaskInfo)
-    def status(self, job: str) -> Response:
+    @_state_route("/task-status/<job>")
+    def status(self, job: str) -> TaskInfo:
         """Return how a task goes, with its result or what is being done."""
         state = _state(self._intake, self._intake.get(job))
         if state.result is not None:
-            return to_json(TaskInfo(state.task_id, state.status, result=state.result))
+            return TaskInfo(state.task_id, state.status, result=state.result)
         info = state.error or state.progress or TaskProgress("Waiting...")
-        return to_json(TaskInfo(state.task_id, state.status, info))
+        return TaskInfo(state.task_id, state.status, info)

@@ -22,8 +22,7 @@ from server.api.recognize.service import RecognitionService
 from server.errors import InvalidFieldError, MissingFieldError, NotFoundError
 from server.http.body.image import refuse_text
 from server.http.body.json_body import read_json
-from server.http.errors import to_json
-from server.http.routes import FRAMES, JSON, KNOWN, MULTIPART, Files, route
+from server.http.routes import FRAMES, JSON, KNOWN, MULTIPART, Files, route, to_json
 from server.recognition.answers import Answer
 from server.recognition.tensor_values import real_outputs
 
@@ -205,15 +204,13 @@ class TutorialRoutes:
             answer.best.label, answer.best.class_id, {p.label: p.probability for p in by_number}
         )
 
-    @_route("GET", "/api/model/info", rights=KNOWN, answer=ModelInfo, errors=(503,))
-    def info(self) -> Response:
+    @_route("GET", "/api/model/info", rights=KNOWN, errors=(503,))
+    def info(self) -> ModelInfo:
         """Return what the default model is."""
         model = self._recognizing.store.get()
-        return to_json(
-            ModelInfo(
-                model.manifest.name,
-                str(model.manifest.version),
-                model.pool.inputs[0].dtype,
-                model.pool.outputs[0].dtype,
-            )
+        return ModelInfo(
+            model.manifest.name,
+            str(model.manifest.version),
+            model.pool.inputs[0].dtype,
+            model.pool.outputs[0].dtype,
         )

@@ -12,9 +12,9 @@ from server.api.recognize.input import ImageUrl, JsonFrame, Numbers, read_form, 
 from server.api.recognize.options import EXAMPLE_INPUT, IMAGE_TYPES, FrameOptions, frame_route
 from server.api.recognize.service import RecognitionService
 from server.errors import InvalidFieldError, LinesideError, MissingFieldError
-from server.http.errors import ErrorBody, to_json
+from server.http.errors import ErrorBody
 from server.http.request_log import CAMERA
-from server.http.routes import FORM, JSON, MULTIPART, Files
+from server.http.routes import FORM, JSON, MULTIPART, Files, to_json
 from server.recognition.answers import Answer, Options
 from server.recognition.results import Prediction
 from server.recognition.tensor_values import real_outputs
@@ -165,10 +165,9 @@ class RecognizeRoutes:
     @frame_route(
         "/v1/recognize/batch",
         body={MULTIPART: Files(("file",), FrameOptions, several=True)},
-        answer=Batch,
         errors=(400, 404, 413, 503),
     )
-    def batch(self) -> Response:
+    def batch(self) -> Batch:
         """Return the labels of several frames, or the error of each.
 
         They are answered one after the other, so that a large batch takes its turns with single
@@ -188,4 +187,4 @@ class RecognizeRoutes:
                 return BatchResult(name, error=ErrorBody(error.code, error.message, g.request_id))
             return BatchResult(name, recognition(answer, query, age, g.request_id))
 
-        return to_json(Batch(g.request_id, tuple(one(name, data) for name, data in files)))
+        return Batch(g.request_id, tuple(one(name, data) for name, data in files))

@@ -12,8 +12,15 @@ from routes import ROUTES
 from server.app import create_app
 from server.config.settings import Settings
 from server.errors import InvalidFieldError
-from server.http.errors import to_json
-from server.http.routes import ADMIN, EXTENSION, FRAMES, KNOWN, Group, foreign_pattern, route
+from server.http.routes import (
+    ADMIN,
+    EXTENSION,
+    FRAMES,
+    KNOWN,
+    Group,
+    foreign_pattern,
+    route,
+)
 from server.store.keys import add_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,10 +41,10 @@ class Toy(msgspec.Struct):
 class ToyRoutes:
     """Routes that the server does not have."""
 
-    @route("GET", "/v1/toys/<toy>", rights=KNOWN, query=ToyQuery, answer=Toy)
-    def toy(self, toy: str) -> Response:
+    @route("GET", "/v1/toys/<toy>", rights=KNOWN, query=ToyQuery)
+    def toy(self, toy: str) -> Toy:
         """Return one toy."""
-        return to_json(Toy(toy))
+        return Toy(toy)
 
     @route("POST", "/v1/toys", rights=FRAMES, frame=True, body=Toy, answer=Toy)
     def frame(self) -> Response:
@@ -69,6 +76,8 @@ def test_declared_route_is_described_and_guarded(colors: Path, tmp_path: Path) -
     assert described["security"] == [{"key": []}, {"bearer": []}]
     assert [each["name"] for each in described["parameters"]] == ["toy", "count"]
     assert set(described["responses"]) == {"200", "401", "403", "429"}
+    answer_schema = described["responses"]["200"]["content"]["application/json"]["schema"]
+    assert answer_schema == {"$ref": "#/components/schemas/Toy"}
     assert paths["/toys"]["delete"]["tags"] == ["Toys"]
 
     assert client.get("/v1/toys/ball").status_code == 401
