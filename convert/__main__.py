@@ -29,7 +29,7 @@ COMMANDS = {
 
 
 def parser_for(command: str | None) -> argparse.ArgumentParser:
-    """The parser, with the arguments of `command` alone filled in."""
+    """Return the parser, with the arguments of `command` alone filled in."""
     parser = argparse.ArgumentParser(
         prog="python -m convert", description="Makes the bundles that the server serves."
     )
@@ -43,7 +43,7 @@ def parser_for(command: str | None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Run one command and returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     command = next((word for word in argv if word in COMMANDS), None)
     # Read when TensorFlow is imported, wherever that happens first.
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the parsed command; an expected failure becomes its sentence and exit code."""
+    """Run the parsed command; an expected failure becomes its sentence and exit code."""
     try:
         code: int = import_module(COMMANDS[args.command][0]).run(args)
     except ConvertError as error:

@@ -91,7 +91,7 @@ def _int8(request: Request, options: TableOptions, progress: Progress) -> list[M
 
 
 def bundled_frames() -> list[Path]:
-    """The golden and sample frames of the bundles in the project's own models folder."""
+    """Return the golden and sample frames of the bundles in the project's own models folder."""
     return sorted(
         path
         for folder in SHIPPED_MODELS.glob("*/*")

@@ -34,14 +34,14 @@ MAX_LISTED = 10
 
 
 def next_version(models: Path, name: str) -> int:
-    """One more than the highest version of `name` in the folder of bundles; 1 where none is."""
+    """Return the next version of `name` in the folder of bundles; 1 if there is none."""
     folder = models / name
     taken = [int(p.name) for p in folder.glob("*") if VERSION.fullmatch(p.name)]
     return max(taken, default=0) + 1
 
 
 def check_free(models: Path, name: str, version: int) -> Path:
-    """The folder for the bundle. Raises ConvertError where the name or version can't be used."""
+    """Return the bundle's folder. Raises ConvertError if the name or version can't be used."""
     if not NAME.fullmatch(name):
         raise ConvertError(
             f"the name {name!r} is not usable in an address: letters, digits, dot, dash and"
@@ -67,13 +67,13 @@ def write_bundle(
     labels: Sequence[Label],
     files: Mapping[str, bytes | Path],
 ) -> Path:
-    """Writes models/NAME/VERSION and returns it; `manifest.sha256` is filled in here.
+    """Write models/NAME/VERSION and returns it; `manifest.sha256` is filled in here.
 
     files: what else goes in, by its path in the bundle, as bytes or a file to copy. Everything is
     written to a temporary folder beside, loaded and checked there by the server's own code (files,
     tensors, golden frames), and renamed at the end, so that a server never sees half a bundle.
 
-    Raises ConvertError where the place is taken or the server would not serve the result.
+    Raises ConvertError if the place is taken or the server would not serve the result.
     """
     target = check_free(models, manifest.name, manifest.version)
     made = [path for path in (target.parent, models) if not path.exists()]
@@ -119,7 +119,7 @@ def _put(path: Path, content: bytes | Path) -> None:
 
 
 def check(folder: Path) -> None:
-    """Raises BundleError where the server would not serve the bundle in `folder`."""
+    """Raise BundleError if the server would not serve the bundle in `folder`."""
     bundle = read_bundle(folder)
     pool = InterpreterPool(bundle.model_path, 1, 1)
     make_model(bundle, pool, Admission(1, 1), frame.Limits())

@@ -60,7 +60,7 @@ def golden_and_sample_frames(proof: Evaluation, samples: int) -> TravellingFrame
 
 
 def _certainty(proof: Evaluation) -> NDArray[np.float64]:
-    """Probability of the true class by the less sure model, [frames]; -1 where one is wrong."""
+    """Return probability of the true class by the less sure model, [frames]; -1 if one is wrong."""
     rows = np.arange(len(proof.frames))
     out = np.ones(len(proof.frames))
     for side in (proof.result, proof.reference):
@@ -94,7 +94,7 @@ def _name(taken: dict[str, Path], folder: str, label: str, path: Path) -> str:
 
 
 def baseline(proof: Evaluation) -> Baseline:
-    """What the line looked like through the result.
+    """Return the baseline for drift: the result's labels, confidence and brightness.
 
     Labels that were never predicted are left out.
     """

@@ -108,7 +108,7 @@ class BundleOptions:
 
     @property
     def accept(self) -> tuple[str, ...]:
-        """Labels of good parts; empty if answers have no verdict."""
+        """Return labels of good parts; empty if answers have no verdict."""
         return self.verdict.accept if self.verdict else ()
 
     def destination(self) -> tuple[int, Path]:
@@ -151,10 +151,10 @@ class Request(BundleOptions):
 
 
 def build(request: Request, progress: Progress = print) -> Path:
-    """Makes the bundle and returns its folder; `progress` gets one line for each step.
+    """Make the bundle and returns its folder; `progress` gets one line for each step.
 
-    Raises ConvertError where the request contradicts itself or the result would not be served,
-    and GateError where the result is too inaccurate or too large. Then nothing is left behind.
+    Raises ConvertError if the request contradicts itself or the result would not be served,
+    and GateError if the result is too inaccurate or too large. Then nothing is left behind.
     """
     version, target = request.destination()
     check_model(request)
@@ -204,7 +204,7 @@ def build(request: Request, progress: Progress = print) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class ValidationArtifacts:
-    """What a validation adds to a bundle."""
+    """The evaluation, the golden frames, the baseline and the files that a validation gives."""
 
     proof: Evaluation
     golden: tuple[Golden, ...]
@@ -212,7 +212,7 @@ class ValidationArtifacts:
     files: dict[str, bytes | Path]
 
     def add_to(self, manifest: Manifest) -> Manifest:
-        """The manifest with report, golden frames and baseline."""
+        """Return the manifest with report, golden frames and baseline."""
         return msgspec.structs.replace(
             manifest,
             report=summary(self.proof, report.JSON),
@@ -224,7 +224,7 @@ class ValidationArtifacts:
 def evaluate_pair(
     request: Request, validation: Dataset, model: bytes, title: str, progress: Progress
 ) -> ValidationArtifacts:
-    """Both models on the validation frames, and what follows from it."""
+    """Evaluate both models on the validation frames, and choose golden and sample frames."""
     both = "the model" if request.quantized else "both models"
     progress(f"judging {both} on {len(validation.frames)} frames")
     recipe, labels = request.recipe, request.labels
@@ -251,7 +251,7 @@ def evaluate_pair(
 
 
 def check_accuracy(proof: Evaluation, request: Request, target: Path) -> None:
-    """Raises GateError where the result lost more top-1 than the request allows."""
+    """Raise GateError if the result lost more top-1 than the request allows."""
     drop = accuracy_drop(proof)
     # One part in a million of a point: shares of frames don't add up exactly in binary.
     allowed = (
@@ -290,7 +290,7 @@ def check_model(request: Request) -> None:
 
 
 def make(request: Request, progress: Progress) -> tuple[bytes, Plan | None]:
-    """The quantised model, and the plan where it was tuned. Raises ConvertError."""
+    """Return the quantised model, and the plan if it was tuned. Raises ConvertError."""
     if request.quantized:
         return request.float_model, None
     plan = None
@@ -333,7 +333,7 @@ def _calibration(request: Request) -> Iterator[NDArray[np.float32]] | None:
 
 
 def result_recipe(request: Request) -> Recipe:
-    """The recipe of the model that `make` makes."""
+    """Return the recipe of the model that `make` makes."""
     if request.quantized:
         return request.recipe
     dtype = request.io_dtype if request.mode == "int8" else "float32"

@@ -24,12 +24,12 @@ class Terminal:
         self._console = Console(highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
-        """One line of text; above the bar, while there is one."""
+        """Print a line of text, above the bar if there is one."""
         self._console.print(line, markup=False)
 
     @contextmanager
     def bar(self, text: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """A bar of `total` steps, `done` of them already; calling the result advances it by one."""
+        """Show a bar of `total` steps, `done` of them already; the result advances it by one."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -46,7 +46,7 @@ class Terminal:
 
 @contextmanager
 def suppress_native_output() -> Iterator[None]:
-    """Holds back Python's warnings, and what is written to file descriptors 1 and 2.
+    """Hold back Python's warnings, and what is written to file descriptors 1 and 2.
 
     Native libraries log past `sys.stderr`. Where the block fails with anything but a
     ConvertError, what was held back is shown after all. For one thread at a time, since
@@ -80,9 +80,9 @@ def suppress_native_output() -> Iterator[None]:
 
 
 def tensorflow() -> Any:
-    """The module `tensorflow`, imported without its log lines.
+    """Return the module `tensorflow`, imported without its log lines.
 
-    Raises ConvertError where it is not installed.
+    Raises ConvertError if it is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" not in sys.modules and sys.stdout.isatty():

@@ -1,7 +1,7 @@
 """`python -m convert iris`: a small model of plain numbers, from data that scikit-learn brings.
 
-Fisher's irises: four lengths in centimetres in, the probabilities of three species out. It is there
-to be asked by the clients that send numbers in place of images.
+Fisher's irises: four lengths in centimetres in, the probabilities of three species out. It serves
+clients that send numbers in place of images.
 """
 
 import argparse
@@ -28,14 +28,14 @@ LICENSE = "Apache-2.0; the data, BSD-3-Clause by scikit-learn, is R. A. Fisher's
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `iris`."""
+    """Add the arguments of `iris`."""
     parser.add_argument("--out", type=Path, default=Path("models"), help="folder (models)")
     parser.add_argument("--name", default="iris", help="of the model (iris)")
     parser.add_argument("--version", type=version, help="from 1 on (the next that is free)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the bundle. Returns the exit code; raises ConvertError."""
+    """Write the bundle. Returns the exit code; raises ConvertError."""
     from convert import bundle_writer as bundle
 
     version = args.version or bundle.next_version(args.out, args.name)
@@ -75,7 +75,7 @@ class Irises:
 
 
 def load() -> Irises:
-    """The data, a fifth of each species held back. Raises ConvertError without scikit-learn."""
+    """Read the data and split it by TEST_SHARE. Raises ConvertError without scikit-learn."""
     try:
         from sklearn.datasets import load_iris
         from sklearn.model_selection import train_test_split
@@ -95,7 +95,7 @@ def load() -> Irises:
 
 
 def train(data: Irises) -> Any:
-    """A network of one hidden layer that scales its inputs itself."""
+    """Train a network of one hidden layer that scales its inputs itself."""
     tf = tensorflow()
     with suppress_native_output():
         tf.keras.utils.set_random_seed(SEED)
@@ -115,7 +115,7 @@ def train(data: Irises) -> Any:
 
 
 def convert(network: Any) -> bytes:
-    """The network as a float32 .tflite whose signature is `features` -> `probabilities`."""
+    """Convert the network to a float32 .tflite whose signature is `features` -> `probabilities`."""
     tf = tensorflow()
     spec = tf.TensorSpec([None, network.input_shape[1]], tf.float32, name="features")
     with suppress_native_output(), tempfile.TemporaryDirectory() as folder:
@@ -129,7 +129,7 @@ def convert(network: Any) -> bytes:
 
 
 def judge(model: bytes, network: Any, data: Irises) -> Report:
-    """Both models on the flowers held back."""
+    """Evaluate both models on the test flowers."""
     with suppress_native_output():
         before = np.asarray(network(data.test_x))
     after = predict(model, data.test_x)

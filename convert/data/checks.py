@@ -28,7 +28,7 @@ def check_dataset(
     *,
     allow_similar: bool = False,
 ) -> None:
-    """Decodes every image, as the server would, and refuses what would spoil a training.
+    """Decode every image, as the server would, and refuses what would spoil a training.
 
     `on_image` is called once for each image, for a progress bar. allow_similar: classes whose names
     look like one are two.

@@ -14,9 +14,9 @@ from convert.errors import ConvertError, DatasetError
 from server.recognition.manifest import Label
 from server.recognition.sample import labelled_samples
 
-# What file managers leave in a folder of pictures.
+# Files that file managers make in a folder of pictures.
 IGNORED = frozenset({"thumbs.db", "desktop.ini"})
-# Beside the folders of classes, where lists and notes may lie too.
+# Suffixes of pictures. Other files, such as lists, may be beside the folders of classes.
 PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
@@ -36,7 +36,7 @@ class Dataset:
     frames: tuple[LabelledFrame, ...]
 
     def counts(self) -> tuple[int, ...]:
-        """Frames of each class, in the order of `classes`."""
+        """Return frames of each class, in the order of `classes`."""
         counts = [0] * len(self.classes)
         for item in self.frames:
             counts[item.label] += 1
@@ -44,7 +44,7 @@ class Dataset:
 
 
 def read_dataset(path: Path, classes: Sequence[str] | None = None) -> Dataset:
-    """The labelled images of a folder or a CSV; none is opened yet.
+    """Return the labelled images of a folder or a CSV; none is opened yet.
 
     A folder has one sub-folder a class, searched to its depth; hidden files are left out, and
     every other file counts as an image. A CSV has the columns `path` (relative to the CSV) and
@@ -141,7 +141,7 @@ def _images(folder: Path) -> Iterator[Path]:
 
 
 def all_files(folder: Path) -> Iterator[Path]:
-    """Files and folders in `folder` and its sub-folders.
+    """Yield files and folders in `folder` and its sub-folders.
 
     Raises DatasetError for a link to a folder, whose frames would be passed over, and for a name
     that is no text, which no report could hold.
@@ -187,7 +187,8 @@ def _csv(path: Path) -> dict[str, list[Path]]:
 
 
 def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Two data sets of the same classes: what stays, and the held-out `share` (0..1) of each class.
+    """Return two data sets of the same classes: what stays, and the held-out `share` (0..1) of each
+    class.
 
     Of a class of at least two frames at least one is held out and one stays. The same seed and
     files give the same halves.
@@ -208,9 +209,9 @@ def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
 
 
 def images(folder: Path) -> tuple[Path, ...]:
-    """Every file in a folder and its sub-folders, hidden ones left out, sorted.
+    """Return every file in a folder and its sub-folders, hidden ones left out, sorted.
 
-    Raises ConvertError where it is not a folder or is empty, DatasetError as `all_files` does.
+    Raises ConvertError if it is not a folder or is empty, DatasetError as `all_files` does.
     """
     if not folder.is_dir():
         raise ConvertError(f"{folder} is not a folder")
@@ -227,14 +228,14 @@ def images(folder: Path) -> tuple[Path, ...]:
 
 
 def is_labelled(path: Path) -> bool:
-    """Whether a path is what `read_dataset` reads: a CSV, or a folder with sub-folders."""
+    """Return True if `read_dataset` reads the path: a CSV, or a folder with sub-folders."""
     return path.is_file() or any(
         p.is_dir() and not p.name.startswith(".") for p in (path.iterdir() if path.is_dir() else ())
     )
 
 
 def labelled(path: Path, labels: Sequence[Label]) -> Dataset:
-    """The labelled frames of a folder or CSV whose classes are names or ids of `labels`.
+    """Return the labelled frames of a folder or CSV whose classes are names or ids of `labels`.
 
     The frames' labels are indices into `labels`. Raises ConvertError for a class that is none of
     them or several, and for no frames; DatasetError as `read_dataset` does.

@@ -14,7 +14,8 @@ from server.recognition.preprocessing import TensorSpec, apply_table, scaling_ta
 
 
 def decoded(path: Path, recipe: Recipe) -> frame.Pixels:
-    """The file's pixels as the server would decode them. Raises ConvertError naming the file."""
+    """Return the file's pixels as the server would decode them. Raises ConvertError naming the
+    file."""
     try:
         return frame.decode(path.read_bytes(), recipe, frame.Limits())
     except OSError as error:
@@ -24,13 +25,13 @@ def decoded(path: Path, recipe: Recipe) -> frame.Pixels:
 
 
 def input_range(recipe: Recipe) -> tuple[float, float]:
-    """The lowest and the highest value that `recipe` makes of any pixel."""
+    """Return the lowest and the highest value that `recipe` makes of any pixel."""
     table = scaling_table(recipe, float_spec(recipe))
     return float(table.min()), float(table.max())
 
 
 def float_spec(recipe: Recipe) -> TensorSpec:
-    """The input of a float model that `recipe` feeds one frame: float32 [1, height, width,
+    """Return the input of a float model that `recipe` feeds one frame: float32 [1, height, width,
     channels]."""
     return TensorSpec("input", (1, recipe.height, recipe.width, recipe.channels), "float32")
 

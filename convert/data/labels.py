@@ -16,7 +16,7 @@ _MIN_LENGTH, _LONG = 4, 8
 
 
 def read_labels(path: Path) -> tuple[Label, ...]:
-    """Labels in output order, `LABEL` or `ID<TAB>LABEL` a line. Raises ConvertError.
+    """Return labels in output order, `LABEL` or `ID<TAB>LABEL` a line. Raises ConvertError.
 
     Numbers that only count the lines from 0, as Teachable Machine writes them (`0 Good Part`), are
     left out.
@@ -40,8 +40,8 @@ def _labels_as_written(path: Path) -> tuple[Label, ...]:
 
 
 def _without_numbers(labels: tuple[Label, ...]) -> tuple[Label, ...] | None:
-    """The labels without their numbers; None if not every line has its own, or the numbers tell
-    labels apart ("0 holes", "1 hole", "2 holes")."""
+    """Return the labels without their numbers; None if not every line has its own, or the numbers
+    tell labels apart ("0 holes", "1 hole", "2 holes")."""
     names = []
     for number, label in enumerate(labels):
         first, _, name = label.name.partition(" ")
@@ -54,10 +54,10 @@ def _without_numbers(labels: tuple[Label, ...]) -> tuple[Label, ...] | None:
 
 
 def similar_classes(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """Pairs of names that may mean one class, the one with fewer pictures first.
+    """Yield pairs of names that may mean one class, the one with fewer pictures first.
 
     counts: pictures of each class. A pair differs only by capitals, spaces, dashes, underscores or
-    the form of Unicode; or by one letter (two if long) where one has at most a fifth of the other's
+    the form of Unicode; or by one letter (two if long) if one has at most a fifth of the other's
     pictures. Names that differ by a number or a single letter as a word, such as `side a` and
     `side b`, are two classes.
     """

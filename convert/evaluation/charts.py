@@ -15,7 +15,7 @@ MAX_NUMBERED = 24
 
 
 def confusion_png(matrix: NDArray[np.int64], labels: Sequence[str]) -> bytes:
-    """A confusion matrix [classes, classes]: rows are true classes, columns predicted ones.
+    """Draw a confusion matrix [classes, classes]: rows are true classes, columns predicted ones.
 
     Colours are shares of the row, numbers are frames.
     """
@@ -87,7 +87,7 @@ def tradeoff_png(points: Sequence[tuple[str, float, float, float]], measure: str
 
 
 def _offsets(points: Sequence[tuple[str, float, float, float]]) -> list[int]:
-    """Labels above and below in turn from left to right, so that neighbours don't overlap."""
+    """Place labels above and below in turn, in points, so that neighbours don't overlap."""
     order = sorted(range(len(points)), key=lambda i: points[i][1])
     out = [0] * len(points)
     for place, i in enumerate(order):

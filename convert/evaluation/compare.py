@@ -21,7 +21,7 @@ FEW_LABELS = 5
 class Row:
     """One model beside the first. Sizes in bytes, latency in seconds; shares in 0..1.
 
-    frames: how many the shares are of; 0 where none were given. top1, top5 and interval (95%
+    frames: how many the shares are of; 0 without frames. top1, top5 and interval (95%
     Wilson, of top1) are None for frames without labels. agreement: frames with the first model's
     answer. moved: the largest change of a probability against it.
     """
@@ -40,7 +40,7 @@ class Row:
 
 
 def compare(models: Sequence[Model], frames: Path | None, seconds: float) -> tuple[Row, ...]:
-    """Measures the models in turns in this process on one thread, and judges them on a folder.
+    """Measure the models in turns in this process on one thread, and judges them on a folder.
 
     frames: labelled (one sub-folder a class, or a CSV) or plain images. Ratios and agreement are
     to the first model. Raises ConvertError for frames that are not readable and for models whose
@@ -103,7 +103,7 @@ def _judge(models: Sequence[Model], frames: Path) -> tuple[Mapping[str, object],
 
 
 def _order(first: Model, other: Model) -> list[int]:
-    """Where `other` has each of the first model's labels."""
+    """Return the index in `other` of each of the first model's labels."""
     if [label.name for label in first.labels] == [label.name for label in other.labels]:
         return list(range(len(first.labels)))
     place = {label.name: i for i, label in enumerate(other.labels)}
@@ -111,7 +111,7 @@ def _order(first: Model, other: Model) -> list[int]:
 
 
 def table(rows: Sequence[Row], first: str) -> str:
-    """The rows as text; `first` names what ratios and agreement are to."""
+    """Return the rows as text; `first` names what ratios and agreement are to."""
     head = ["model", "size", f"of {first}", "median", f"of {first}"]
     labelled_frames = rows[0].top1 is not None
     if labelled_frames:
@@ -144,9 +144,9 @@ def table(rows: Sequence[Row], first: str) -> str:
 
 
 def plot(rows: Sequence[Row]) -> bytes:
-    """Accuracy against latency and size as PNG; agreement where the frames had no labels.
+    """Return accuracy against latency and size as PNG; agreement if the frames had no labels.
 
-    Raises ConvertError where there were no frames.
+    Raises ConvertError if there were no frames.
     """
     if not rows[0].frames:
         raise ConvertError("a plot of accuracy needs frames: give --frames FOLDER")

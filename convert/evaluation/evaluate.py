@@ -44,7 +44,7 @@ class Model:
 
 
 def from_bundle(bundle: Bundle) -> Model:
-    """The model of a classifier's bundle, named NAME/VERSION."""
+    """Return the model of a classifier's bundle, named NAME/VERSION."""
     manifest = bundle.manifest
     assert manifest.recipe is not None
     name = f"{manifest.name}/{manifest.version}"
@@ -55,7 +55,7 @@ def from_bundle(bundle: Bundle) -> Model:
 class Runner:
     """A model with as many interpreters of one thread as there are threads that use it.
 
-    Raises BundleError where LiteRT can't run it.
+    Raises BundleError if LiteRT can't run it.
     """
 
     def __init__(self, model: Model, size: int) -> None:
@@ -91,7 +91,7 @@ class Predictions:
 
 
 def predict(models: Sequence[Model], paths: Sequence[Path]) -> Predictions:
-    """Runs every model on every frame; a frame is decoded once for all models fed alike.
+    """Run every model on every frame; a frame is decoded once for all models fed alike.
 
     Raises ConvertError naming a file that is not a readable image.
     """
@@ -119,7 +119,7 @@ def predict(models: Sequence[Model], paths: Sequence[Path]) -> Predictions:
 
 
 def _look(recipe: Recipe) -> Recipe:
-    """What of a recipe decides the input's pixels; the scaling comes after them."""
+    """Return the part of a recipe that decides the input's pixels, without the scaling."""
     return msgspec.structs.replace(recipe, dtype="float32", scale=1.0, offset=0.0)
 
 
@@ -131,7 +131,7 @@ def evaluate(
     mode: str,
     seconds: float,
 ) -> Evaluation:
-    """A model, and the float model it came from where there is one, on labelled frames.
+    """Evaluate a model, and its float model if there is one, on labelled frames.
 
     mode: the model's quantisation. seconds: for measuring latency, both models in turns.
 

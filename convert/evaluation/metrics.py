@@ -35,7 +35,7 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
 
 
 def ranks(probabilities: Probabilities, truth: Indices) -> Indices:
-    """How many classes each frame's true one comes after, ties by class: [frames], from 0.
+    """Return the rank of each frame's true class, from 0, ties by class: [frames].
 
     A frame whose answer is not a number comes after all.
     """
@@ -48,15 +48,15 @@ def ranks(probabilities: Probabilities, truth: Indices) -> Indices:
 
 
 def confusion(truth: Indices, predicted: Indices, classes: int) -> NDArray[np.int64]:
-    """Frames by true class (row) and predicted class (column): [classes, classes]."""
+    """Return frames by true class (row) and predicted class (column): [classes, classes]."""
     matrix = np.zeros((classes, classes), np.int64)
     np.add.at(matrix, (truth, predicted), 1)
     return matrix
 
 
 def precision_recall(matrix: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Precision and recall of each class from `confusion`'s matrix, float64 [classes] each; 0
-    where no frame was predicted as the class, or none is of it."""
+    """Return precision and recall of each class from `confusion`'s matrix, float64 [classes] each;
+    0 if no frame was predicted as the class, or none is of it."""
     found = np.diag(matrix).astype(np.float64)
     predicted, true = matrix.sum(axis=0), matrix.sum(axis=1)
     return found / np.maximum(predicted, 1), found / np.maximum(true, 1)
@@ -65,7 +65,7 @@ def precision_recall(matrix: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[A
 @dataclass(frozen=True, slots=True)
 class Bin:
     """Frames whose top-1 probability lies in low..high: their mean probability and the share of
-    them that is right, both 0 where there are no frames."""
+    them that is right, both 0 if there are no frames."""
 
     low: float
     high: float
@@ -75,7 +75,7 @@ class Bin:
 
 
 def reliability(probabilities: Probabilities, truth: Indices, bins: int = 10) -> tuple[Bin, ...]:
-    """The reliability diagram: frames by top-1 probability in `bins` equal bins of 0..1."""
+    """Return the reliability diagram: frames by top-1 probability in `bins` equal bins of 0..1."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == truth
     place = np.clip((confidence * bins).astype(np.intp), 0, bins - 1)
@@ -97,7 +97,7 @@ def calibration_error(bins: tuple[Bin, ...]) -> float:
 
 
 def distance(first: Probabilities, second: Probabilities) -> NDArray[np.float64]:
-    """Total variation distance of each frame's two distributions, 0..1: [frames]."""
+    """Return total variation distance of each frame's two distributions, 0..1: [frames]."""
     return np.asarray(np.abs(first.astype(np.float64) - second).sum(axis=1) / 2, np.float64)
 
 

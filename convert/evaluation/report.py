@@ -22,8 +22,8 @@ MAX_ROWS = 2000
 
 
 def files(proof: Evaluation) -> dict[str, bytes]:
-    """The report's files by their path in the bundle. Raises ConvertError where a frame can't be
-    read any more."""
+    """Return the report's files by their path in the bundle. Raises ConvertError if a frame can't
+    be read any more."""
     found = details(proof)
     picture = _confusion(proof)
     text = msgspec.json.format(msgspec.json.encode(found), indent=1)
@@ -35,7 +35,7 @@ def files(proof: Evaluation) -> dict[str, bytes]:
 
 
 def page(proof: Evaluation, found: dict[str, Any], confusion: bytes) -> str:
-    """One HTML page that needs nothing beside it: styles and pictures are in it."""
+    """Render one HTML page that contains its styles and pictures."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -55,7 +55,7 @@ def page(proof: Evaluation, found: dict[str, Any], confusion: bytes) -> str:
 
 
 def thumbnail(proof: Evaluation, index: int) -> bytes:
-    """The frame as a JPEG whose longer side has at most THUMBNAIL pixels."""
+    """Return the frame as a JPEG whose longer side has at most THUMBNAIL pixels."""
     pixels = decoded(proof.frames[index].path, proof.recipe)
     ratio = min(1.0, THUMBNAIL / max(pixels.shape[:2]))
     size = max(1, round(pixels.shape[1] * ratio)), max(1, round(pixels.shape[0] * ratio))
@@ -65,7 +65,7 @@ def thumbnail(proof: Evaluation, index: int) -> bytes:
 
 
 def _confusion(proof: Evaluation) -> bytes:
-    """The matrix of the classes that occur."""
+    """Return the matrix of the classes that occur."""
     predicted = np.asarray(proof.result.probabilities.argmax(axis=1), np.intp)
     matrix = metrics.confusion(proof.truth, predicted, len(proof.labels))
     shown = np.flatnonzero(matrix.sum(axis=0) + matrix.sum(axis=1))

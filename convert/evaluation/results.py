@@ -1,4 +1,4 @@
-"""What an evaluation found: the summary for bundle.json and the details for report.json."""
+"""The result of an evaluation: the summary for bundle.json and the details for report.json."""
 
 import os
 import platform
@@ -34,7 +34,7 @@ class ModelResult:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A model, and the float model it came from where there is one, on the same labelled frames.
+    """A model, and the float model it came from if there is one, on the same labelled frames.
 
     recipe: that the frames were fed by, for showing them. brightness: mean grey level 0..255 of
     each frame's input, [frames]. chose_epoch: the frames chose the epoch of the training that the
@@ -54,16 +54,16 @@ class Evaluation:
 
     @property
     def truth(self) -> Indices:
-        """The true class of each frame, [frames]."""
+        """Return the true class of each frame, [frames]."""
         return np.array([item.label for item in self.frames], np.intp)
 
     def hits(self, side: ModelResult, k: int = 1) -> int:
-        """Frames whose true class is among the side's first k."""
+        """Return frames whose true class is among the side's first k."""
         return int((metrics.ranks(side.probabilities, self.truth) < k).sum())
 
 
 def accuracy_drop(proof: Evaluation) -> float:
-    """Percentage points of top-1 lost against the float model; negative where it gained."""
+    """Return percentage points of top-1 lost against the float model; negative if it gained."""
     if proof.reference is None:
         return 0.0
     lost = proof.hits(proof.reference) - proof.hits(proof.result)
@@ -71,7 +71,7 @@ def accuracy_drop(proof: Evaluation) -> float:
 
 
 def sentence(proof: Evaluation) -> str:
-    """The proof in one line for the terminal."""
+    """Return the proof in one line for the terminal."""
     n, hits = len(proof.frames), proof.hits(proof.result)
     low, high = metrics.wilson(hits, n)
     out = f"top-1 {hits / n:.2%} ({low:.1%} to {high:.1%}) of {n} frames"
@@ -86,7 +86,7 @@ def sentence(proof: Evaluation) -> str:
 
 
 def class_table(proof: Evaluation) -> str:
-    """Frames, precision and recall of each class that occurs, as lines of text."""
+    """Return frames, precision and recall of each class that occurs, as lines of text."""
     classes = _side(proof, proof.result)["classes"]
     width = max(len(c["label"]) for c in classes)
     lines = [f"{'class':{width}}  frames  precision  recall"]
@@ -98,7 +98,7 @@ def class_table(proof: Evaluation) -> str:
 
 
 def class_names(labels: Sequence[Label]) -> tuple[str, ...]:
-    """The labels' names, with the id where several share one (ImageNet has two «crane»)."""
+    """Return the labels' names, with the id if several share one (ImageNet has two «crane»)."""
     names = [label.name for label in labels]
     return tuple(
         f"{label.name} ({label.id or i})" if names.count(label.name) > 1 else label.name
@@ -107,7 +107,7 @@ def class_names(labels: Sequence[Label]) -> tuple[str, ...]:
 
 
 def summary(proof: Evaluation, details: str | None) -> Report:
-    """The report for bundle.json; `details` names the file of the bundle with the rest.
+    """Return the report for bundle.json; `details` names the file of the bundle with the rest.
 
     Classes without frames are left out, and `confusion` is empty beyond MAX_CLASSES_IN_SUMMARY.
     """
@@ -255,7 +255,7 @@ def most_different(proof: Evaluation) -> Indices:
 
 
 def processor() -> str:
-    """The processor's name as Linux gives it, or the architecture."""
+    """Return the processor's name as Linux gives it, or the architecture."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.partition(":")[2].strip() for line in file if "model name" in line]

@@ -62,7 +62,7 @@ def correct(float_model: bytes, quantised: bytes, frames: Sequence[NDArray[np.fl
 def _input_means(
     float_model: bytes, source: Any, frames: Sequence[NDArray[np.float32]]
 ) -> dict[int, NDArray[np.float64]]:
-    """Mean input of each channel of the operators with weights, by the operator's index."""
+    """Return mean input of each channel of the operators with weights, by the operator's index."""
     interpreter = Interpreter(
         model_content=float_model,
         num_threads=1,
@@ -86,7 +86,7 @@ def _input_means(
 
 
 def _values(model: Any, tensor: Any) -> NDArray[np.float64]:
-    """A constant tensor's real values: (stored - zero point) * scale where it is quantised."""
+    """Return a constant tensor's real values: (stored - zero point) * scale if it is quantised."""
     raw = np.frombuffer(bytes(model.buffers[tensor.buffer].data), _DTYPES[tensor.type])
     values = raw.reshape(tensor.shape).astype(np.float64)
     scale = _scale(tensor)
@@ -94,7 +94,8 @@ def _values(model: Any, tensor: Any) -> NDArray[np.float64]:
 
 
 def _scale(tensor: Any) -> NDArray[np.float64] | None:
-    """The scale of a symmetrically quantised tensor, one or one a channel, ready to multiply."""
+    """Return the scale of a symmetrically quantised tensor, one or one a channel, ready to
+    multiply."""
     found = tensor.quantization
     if tensor.type not in (schema.TensorType.INT8, schema.TensorType.INT32) or found is None:
         return None
@@ -105,7 +106,8 @@ def _scale(tensor: Any) -> NDArray[np.float64] | None:
 
 
 def _source_of_weights(model: Any, op: Any) -> Any | None:
-    """The constant tensor that the operator's weights are, or are unpacked from by a DEQUANTIZE."""
+    """Return the constant tensor that the operator's weights are, or are unpacked from by a
+    DEQUANTIZE."""
     graph, index = model.subgraphs[0], op.inputs[1]
     for maker in graph.operators:
         if index in maker.outputs and kind_of(model, maker) == "DEQUANTIZE":
@@ -114,7 +116,7 @@ def _source_of_weights(model: Any, op: Any) -> Any | None:
 
 
 def _weights(model: Any, op: Any) -> NDArray[np.float64]:
-    """The operator's weights as it computes with them."""
+    """Return the operator's weights as it computes with them."""
     return _values(model, _source_of_weights(model, op))
 
 
@@ -129,7 +131,7 @@ def _lower_bias(model: Any, op: Any, shift: NDArray[np.float64]) -> None:
 
 
 def _own_bias(model: Any, op: Any) -> Any:
-    """The bias as a tensor that no other operator has: equal constants are stored once."""
+    """Return the bias as a tensor that no other operator has: equal constants are stored once."""
     graph, index = model.subgraphs[0], op.inputs[2]
     shared = graph.tensors[index].buffer
     sharing = [n for n, tensor in enumerate(graph.tensors) if tensor.buffer == shared]

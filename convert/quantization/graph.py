@@ -1,4 +1,4 @@
-"""What a .tflite holds: its operators with weights, read through the TFLite schema."""
+"""Reads a .tflite's operators with weights through the TFLite schema."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Operator:
 
 
 def operators(float_model: bytes) -> list[Operator]:
-    """The operators with constant weights of a float32 .tflite, in order of execution.
+    """Return the operators with constant weights of a float32 .tflite, in order of execution.
 
     Raises QuantizeError for bytes that are no TFLite model, for a model without exactly one graph
     and one float32 input of fixed size, and for one whose weights are quantised already.
@@ -63,7 +63,7 @@ def operators(float_model: bytes) -> list[Operator]:
 
 
 def parse(model: bytes) -> Any:
-    """A .tflite as `schema.ModelT`; QuantizeError unless it is one graph with float32 input."""
+    """Parse a .tflite. Raises QuantizeError unless it is one graph with one float32 input."""
     try:
         interpreter = Interpreter(model_content=model, num_threads=1)
         sources, graphs = interpreter.get_input_details(), interpreter.num_subgraphs()
@@ -82,13 +82,13 @@ def parse(model: bytes) -> Any:
 
 
 def input_shape(model: bytes) -> tuple[int, ...]:
-    """The shape of the only input of a .tflite, 1 for a free batch size."""
+    """Return the shape of the only input of a .tflite, 1 for a free batch size."""
     graph = parse(model).subgraphs[0]
     return tuple(int(n) for n in graph.tensors[graph.inputs[0]].shape)
 
 
 def kind_of(model: Any, op: Any) -> str:
-    """The operator's kind as the TFLite schema spells it ("CONV_2D")."""
+    """Return the operator's kind as the TFLite schema spells it ("CONV_2D")."""
     code = model.operatorCodes[op.opcodeIndex]
     # Kinds below 127 are written in both fields, later ones in builtinCode alone.
     return str(_KIND_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)])

@@ -58,7 +58,7 @@ MIN_AUTOCORRELATION = 0.3
 def usable_frames(
     calibration: Iterable[NDArray[np.float32]] | None, shape: tuple[int, ...]
 ) -> list[NDArray[np.float32]]:
-    """The calibration frames that show something: not constant, not noise, none twice.
+    """Return the calibration frames that show something: not constant, not noise, none twice.
 
     `shape` is the model's input, [1, H, W, C]. Constant is a standard deviation within 0.005 of
     the range of all frames, noise a correlation of neighbouring pixels below

@@ -52,7 +52,7 @@ _FLOAT16 = qtyping.OpQuantizationConfig(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `dynamic` mode does with each operator that has weights.
+    """The arithmetic of each operator with weights in `dynamic` mode.
 
     An operator whose `Operator.shape` is in `integer` has int8 weights and int8 arithmetic: its
     input is quantised at run time. Every other one with at least `min_weights` weights has int8
@@ -65,12 +65,12 @@ class Plan:
     min_weights: int = MIN_WEIGHTS
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain JSON types, for `from_dict`."""
+        """Return the plan as plain JSON types, for `from_dict`."""
         return {**asdict(self), "integer": list(self.integer)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """The plan that `to_dict` wrote; QuantizeError if it is anything else."""
+        """Return the plan that `to_dict` wrote; QuantizeError if it is anything else."""
         integer, min_weights = data.get("integer"), data.get("min_weights", MIN_WEIGHTS)
         if (
             not isinstance(integer, list | tuple)
@@ -93,7 +93,7 @@ def quantize(
     io_dtype: str = "uint8",
     taken: tuple[float, float] | None = None,
 ) -> bytes:
-    """A float32 .tflite as a .tflite of `mode`, one of MODES.
+    """Convert a float32 .tflite to a .tflite of `mode`, one of MODES.
 
     `dynamic`: int8 weights per channel, float32 in and out, after `plan` (`default_plan` without
     one). `float16`: half-precision weights, float32 in, out and arithmetic. `int8`: integer
@@ -137,7 +137,7 @@ def quantize(
 
 
 def default_plan(float_model: bytes) -> Plan:
-    """The plan for any classifying CNN on any processor, from its graph alone.
+    """Return the plan for any classifying CNN on any processor, from its graph alone.
 
     Integer: every fully connected layer, whose time is that of reading its weights, and every
     ungrouped convolution at least MIN_INTEGER_SIDE deep and wide. Float: depthwise ones, which

@@ -41,7 +41,7 @@ class Trial:
 
 
 def measure(models: Mapping[str, bytes], *, seconds: float, threads: int = 1) -> dict[str, Latency]:
-    """The latency of each .tflite under its name, taken in turns in this process.
+    """Measure the latency of each .tflite in turns, in this process. Return it by name.
 
     In every round each model runs twice, in random order, and the second run is timed: whatever
     else the machine does then falls on all of them alike, so ratios hold even where the times
@@ -72,7 +72,7 @@ def tune(
     seconds: float = 120,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Plan, list[Trial]]:
-    """The quickest dynamic plan for the processor this runs on, and all the plans tried.
+    """Return the quickest dynamic plan for the processor this runs on, and all the plans tried.
 
     First every distinct operator shape is measured by itself, in float and in integer arithmetic;
     the plan «measured» makes integer what gained. Then whole models: that plan, the default one,
@@ -148,7 +148,7 @@ def _by_operator(
 
 
 def extract(float_model: bytes, op: Operator) -> bytes:
-    """The .tflite that consists of that operator alone, with its weights, from its input on."""
+    """Return a .tflite of that operator only, with its weights."""
     model = parse(float_model)
     graph = model.subgraphs[0]
     operator = graph.operators[op.index]

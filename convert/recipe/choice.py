@@ -17,7 +17,7 @@ from server.recognition.manifest import Label, Recipe
 from server.values import validation
 from server.values.validation import InvalidValueError
 
-# Points of top-1 by which one reading must beat the others to be taken, or to be spoken of.
+# A reading is chosen, or mentioned, if its top-1 share is higher than the others' by this much.
 _FAR_BETTER = 0.2
 _MIN_FRAMES, _MAX_FRAMES = 10, 200
 
@@ -40,7 +40,7 @@ def choose_recipe(
     teachable_machine: bool = False,
     frames: Dataset | None = None,
 ) -> Choice:
-    """The recipe that `found` is fed by.
+    """Return the recipe that `found` is fed by.
 
     given: the fields of Recipe that the user named; a scale among them decides. teachable_machine:
     the labels are numbered as that site numbers them. frames: labelled ones, which decide between
@@ -78,7 +78,7 @@ def choose_recipe(
 
 
 def _of_this_colour(names: Sequence[str], channels: int) -> tuple[str, ...]:
-    """The readings that an image of so many channels can have."""
+    """Return the readings that an image of so many channels can have."""
     return tuple(n for n in names if channels == 3 or isinstance(READINGS[n].offset, float))
 
 
@@ -104,7 +104,7 @@ def _rates(
     given: Mapping[str, Any],
     frames: Dataset,
 ) -> dict[str, float]:
-    """Top-1 on the frames for each reading, and for the given one as `given`."""
+    """Return Top-1 on the frames for each reading, and for the given one as `given`."""
     step = max(1, len(frames.frames) // _MAX_FRAMES)
     chosen = frames.frames[::step]
     if len(chosen) < _MIN_FRAMES or len(labels) != found.shape.classes:
@@ -126,7 +126,7 @@ def _rates(
 
 
 def _doubt(recipe: Recipe, readings: Sequence[str], rates: Mapping[str, float]) -> str:
-    """What speaks against a recipe that was given."""
+    """Return a warning if there is evidence against the user's recipe; '' if not."""
     best = max((n for n in rates if n != "given"), key=lambda n: rates[n], default="")
     if best and rates[best] - rates["given"] >= _FAR_BETTER:
         return (
@@ -172,10 +172,10 @@ def _question(
 
 
 def default_recipe(shape: Shape) -> Recipe:
-    """How images are fed to a model that says nothing about it but its tensors.
+    """Return the recipe for a model of which only the tensors are known.
 
-    Pixels stay 0..255 where its first operator scales them itself, and become -1..1, as
-    MobileNetV2 takes them, where not.
+    Pixels stay 0..255 if the model's first operator scales them. Otherwise they become -1..1,
+    as for MobileNetV2.
     """
     reading = READINGS["0..255" if shape.scales_inside else SIGNED]
     return Recipe(

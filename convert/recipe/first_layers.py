@@ -1,4 +1,4 @@
-"""What a model does to an image before its first operator with weights, as a function."""
+"""Extracts a model's operators before its first operator with weights, as a function."""
 
 import re
 from collections import defaultdict

@@ -79,7 +79,7 @@ _SMALLEST = 1e-3
 
 
 def plausible_readings(opening: Opening, size: tuple[int, int, int]) -> tuple[str, ...]:
-    """Names in READINGS of the ways that `opening` could be fed by.
+    """Return the names in READINGS of the ways that `opening` could be fed by.
 
     opening: from a model's input, float32 [1, height, width, channels] of `size`, to the tensors
     that reach its first operators with weights. All names if it passes values through as they are;
@@ -114,7 +114,7 @@ def _one_row(tensors: Sequence[NDArray[np.float32]]) -> Values:
 
 
 def picture_of_all_levels(size: tuple[int, int, int]) -> Values:
-    """A picture of all levels with a little grain, [1, height, width, channels] in 0..255."""
+    """Make a picture of all levels with some grain, [1, height, width, channels] in 0..255."""
     height, width, channels = size
     slope = np.linspace(0, 1, height)[:, None] + np.linspace(0, 1, width)[None]
     grain = np.random.default_rng(0).uniform(-20, 20, (height, width, channels))
@@ -130,8 +130,8 @@ def _passes_through(answers: Values, reading: Reading) -> bool:
 
 
 def _fit(answers: Values) -> str | None:
-    """How values [levels, values] suit weights: `usual` range, `near` one, `no`; None if greys of
-    all levels come out alike."""
+    """Return how values [levels, values] suit weights: `usual` range, `near` one, `no`; None if
+    greys of all levels give the same values."""
     if not np.isfinite(answers).all():
         return "no"
     moving = answers[:, np.ptp(answers, axis=0) > _SMALLEST]

@@ -23,9 +23,9 @@ LICENSE = "Apache-2.0"
 
 
 def cache_folder() -> Path:
-    """Where Keras keeps what it has fetched: KERAS_HOME/models, or ~/.keras/models.
+    """Return the folder of Keras's downloads: KERAS_HOME/models, or ~/.keras/models.
 
-    Read at each call, where Keras itself reads the variable once, when it is imported.
+    Reads the variable at each call; Keras itself reads it once, when it is imported.
     """
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
 
@@ -40,7 +40,7 @@ def model(alpha: float = 1.0, size: int = 224, weights: str = "imagenet") -> Any
     """`keras.applications.MobileNetV2` with its classifier of 1000.
 
     weights: `imagenet` (Keras has them for ALPHAS at SIZES), `none` (random), or a file that Keras
-    wrote. Raises ConvertError where the weights are not there, can't be fetched or don't fit.
+    wrote. Raises ConvertError if the weights are not there, can't be fetched or don't fit.
     """
     if size < 32:
         raise ConvertError(f"the size {size} is too small: MobileNetV2 takes at least 32 pixels")
@@ -71,17 +71,17 @@ def model(alpha: float = 1.0, size: int = 224, weights: str = "imagenet") -> Any
 
 
 def labels() -> tuple[Label, ...]:
-    """The 1000 ImageNet classes in Keras's order, with their WordNet ids.
+    """Return the 1000 ImageNet classes in Keras's order, with their WordNet ids.
 
-    Raises ConvertError where Keras's class index is not there and can't be fetched.
+    Raises ConvertError if Keras's class index is not there and can't be fetched.
     """
     index = json.loads(require_file(CLASS_INDEX, CLASS_INDEX_URL).read_text("utf-8"))
     return tuple(Label(index[str(i)][1], index[str(i)][0]) for i in range(len(index)))
 
 
 def require_file(name: str, url: str) -> Path:
-    """The file in `cache_folder`, fetched if it is not there yet; Keras raises a bare Exception
-    where a download fails. Raises ConvertError that says where the file should be."""
+    """Return the file in `cache_folder`, fetched if it is not there yet; Keras raises a bare
+    Exception if a download fails. Raises ConvertError that names the place of the file."""
     path = cache_folder() / name
     if path.is_file():
         return path

@@ -30,7 +30,8 @@ _MISSING_OPERATORS = re.compile(r"^(?:Custom|Flex|TF Select) ops: (.+?)\s*$", re
 
 
 def from_keras(model: Any, size: tuple[int, int] | None = None) -> bytes:
-    """A `keras.Model` of one image input [batch, height, width, channels] as a float32 .tflite.
+    """Convert a `keras.Model` of one image input [batch, height, width, channels] to a float32
+    .tflite.
 
     size: height and width for a model that leaves them open. Batch normalisation is folded into
     the convolutions. Raises ConvertError for a model with
@@ -41,7 +42,7 @@ def from_keras(model: Any, size: tuple[int, int] | None = None) -> bytes:
 
 
 def _image_of(model: Any, size: tuple[int, int] | None) -> Any:
-    """The TensorSpec of a Keras model's one image. Raises ConvertError as `from_keras` does."""
+    """Return the TensorSpec of a Keras model's image. Raises ConvertError as `from_keras` does."""
     if not getattr(model, "inputs", None):
         raise ConvertError(
             "the model has no inputs yet: give it an Input layer or call it once, then save it"
@@ -58,7 +59,7 @@ def _image_of(model: Any, size: tuple[int, int] | None) -> Any:
 
 
 def _from_keras(tf: Any, model: Any, image: Any) -> tuple[bytes, Any]:
-    """The .tflite, and the concrete function that it was made of."""
+    """Return the .tflite, and the concrete function that it was made of."""
     # Keras's layers that vary images do so unless they are told that this is no training.
     call, image = with_float_input(tf, lambda value: model(value, training=False), image)
     with suppress_native_output():
@@ -79,7 +80,7 @@ def fixed_shape(
 ) -> tuple[int, int, int, int]:
     """[1, height, width, channels] from a model's input shape, in which None is open.
 
-    Raises ConvertError where that is not an image, or `size` is needed or contradicts it.
+    Raises ConvertError if that is not an image, or `size` is needed or contradicts it.
     """
     if len(shape) != 4 or shape[3] is None:
         raise ConvertError(
@@ -103,7 +104,7 @@ def model_file(
     *,
     run_lambdas: bool = False,
 ) -> Tflite:
-    """A Keras model, a SavedModel or a .tflite, known by its content, or an archive of one.
+    """Read a Keras model, a SavedModel or a .tflite by its content, or an archive of one.
 
     size: height and width if the model leaves them open. signature: of a SavedModel. run_lambdas:
     run the Python code that a Keras file brings for its Lambda layers.
@@ -121,7 +122,7 @@ def model_file(
 
 
 def keras_file(path: Path, size: tuple[int, int] | None = None) -> tuple[bytes, Shape]:
-    """A .keras, a Keras .h5, or a SavedModel folder as a float32 .tflite, and its tensors.
+    """Convert a .keras, .h5 or SavedModel folder to a float32 .tflite, and read its tensors.
 
     Raises ConvertError as `model_file` does, and for a .tflite that is quantised.
     """
@@ -142,8 +143,8 @@ def _keras(
 
 
 def keras_readings(model: Any) -> tuple[str, ...]:
-    """Names in READINGS of the ways that a `keras.Model` of one image of fixed size could be fed
-    by; none if that is not understood. Raises ConvertError as `from_keras` does."""
+    """Return the names in READINGS of the ways that a `keras.Model` of one image of fixed size
+    could be fed by; none if that is not understood. Raises ConvertError as `from_keras` does."""
     tf = tensorflow()
     image = _image_of(model, None)
     call, taken = with_float_input(tf, lambda value: model(value, training=False), image)
@@ -153,8 +154,8 @@ def keras_readings(model: Any) -> tuple[str, ...]:
 
 
 def _readings(tf: Any, function: Any, image: Any) -> tuple[tuple[str, ...], bool]:
-    """The plausible readings of a concrete function of one image, and whether it is a MobileNet.
-    image: the TensorSpec of the model's own input."""
+    """Return the plausible readings of a concrete function of one image, and whether it is a
+    MobileNet. image: the TensorSpec of the model's own input."""
     readings, mobilenet = tuple[str, ...](), False
     with suppress_native_output(), suppress(ValueError):
         opening = TensorFlowOpening(tf, function)
@@ -165,7 +166,8 @@ def _readings(tf: Any, function: Any, image: Any) -> tuple[tuple[str, ...], bool
 
 
 def _judged(tf: Any, function: Any, data: bytes, image: Any) -> Shape:
-    """The tensors of the .tflite `data`, and the readings of the function that it was made of."""
+    """Return the tensors of the .tflite `data`, and the readings of the function that it was made
+    of."""
     readings, mobilenet = _readings(tf, function, image)
     shape = replace(
         describe(data),
@@ -180,9 +182,9 @@ def _judged(tf: Any, function: Any, data: bytes, image: Any) -> Shape:
 def saved_model(
     path: Path, signature: str = SERVING, size: tuple[int, int] | None = None
 ) -> tuple[bytes, Shape]:
-    """The signature of a SavedModel folder as a float32 .tflite, and its tensors.
+    """Return the signature of a SavedModel folder as a float32 .tflite, and its tensors.
 
-    Raises ConvertError where the folder is no SavedModel, or has no such signature (the message
+    Raises ConvertError if the folder is no SavedModel, or has no such signature (the message
     lists those it has), or the signature is not one image in and one tensor out.
     """
     return _saved_model(path, path, signature, size)
@@ -223,8 +225,8 @@ def _saved_model(
 
 
 def _one_image(tf: Any, loaded: Any, call: Callable[[Any], Any], image: Any) -> tuple[bytes, Any]:
-    """The signature, called with a batch of one, through a second SavedModel: the converter can't
-    fix the batch of a signature that leaves it open."""
+    """Return the signature, called with a batch of one, through a second SavedModel: the converter
+    can't fix the batch of a signature that leaves it open."""
 
     class OneImage(tf.Module):
         def __init__(self) -> None:
@@ -264,7 +266,7 @@ def _convert(tf: Any, converter: Any) -> bytes:
 
 
 def tflite_file(path: Path) -> bytes:
-    """An existing float32 .tflite. Raises ConvertError where it is missing or not one."""
+    """Read a float32 .tflite. Raises ConvertError if it is missing or not one."""
     try:
         model = path.read_bytes()
     except OSError as error:

@@ -31,8 +31,8 @@ _ELLIPSIS = "__ellipsis__"
 
 
 def for_keras_3(tf: Any, node: Any) -> Any:
-    """A model's configuration, as JSON types, without what Keras 3 refuses and nothing depends on:
-    keys at values without effect, and places of classes in Keras 2's own tree."""
+    """Return a model's configuration, as JSON types, without what Keras 3 refuses and nothing
+    depends on: keys at values without effect, and places of classes in Keras 2's own tree."""
     if isinstance(node, list):
         return [for_keras_3(tf, item) for item in node]
     if not isinstance(node, dict):

@@ -21,7 +21,7 @@ _REFUSALS = (
 
 
 def load_keras(tf: Any, path: Path, named: Path, *, hdf5: bool, run_lambdas: bool = False) -> Any:
-    """The `keras.Model` in the file `path`, which messages call `named`.
+    """Return the `keras.Model` in the file `path`, which messages call `named`.
 
     What Keras 2 wrote is rewritten for Keras 3 if that refuses it. run_lambdas: run the Python
     code that the file brings for its Lambda layers. Raises ConvertError if it
@@ -76,7 +76,7 @@ def _reason(error: BaseException) -> str:
     if "OpLambda" in text:
         return (
             "it computes with TensorFlow functions between its layers that can't be read from a"
-            " Keras 2 file: export it as a SavedModel where it was made"
+            " Keras 2 file: export it as a SavedModel in the program that made it"
         )
     unknown = _UNKNOWN_CLASS.search(text)
     if unknown:
@@ -88,7 +88,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _check_hdf5(path: Path, named: Path) -> None:
-    """Raises ConvertError if an HDF5 file holds no whole Keras model."""
+    """Raise ConvertError if an HDF5 file holds no whole Keras model."""
     import h5py
 
     try:
@@ -109,7 +109,7 @@ def _check_hdf5(path: Path, named: Path) -> None:
 
 
 def _rewrite(tf: Any, file: Path, *, hdf5: bool) -> bool:
-    """Rewrites the configuration in a copy of a model's file for Keras 3; False if it is damaged or
+    """Rewrite the configuration in a copy of a model's file for Keras 3; False if it is damaged or
     needs no change."""
     import h5py
 

@@ -48,7 +48,7 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
 
 
 def kind_of_model(path: Path) -> str:
-    """One of LOADABLE, or the kind of an archive that may hold one.
+    """Return one of LOADABLE, or the kind of an archive that may hold one.
 
     Raises ConvertError that says what the file or folder is otherwise, and what to do.
     """
@@ -153,7 +153,7 @@ def _protobuf(head: bytes) -> str | None:
     if head[0] == 0x0A and (b"Placeholder" in head or b"\x12\x05Const" in head):
         return (
             "is a frozen TensorFlow graph (.pb), which is not converted: export a SavedModel or a"
-            " .tflite from where it was made"
+            " .tflite in the program that made it"
         )
     return None
 
@@ -208,7 +208,7 @@ def _unpack(path: Path, kind: str, folder: Path) -> None:
 
 
 def _only_model(folder: Path, named: Path) -> Path:
-    """The model in `folder`, which is `named` in messages."""
+    """Return the model in `folder`, which is `named` in messages."""
     models: list[Path] = []
     refused: list[ConvertError] = []
     for path in sorted([folder, *folder.rglob("*")]):

@@ -17,7 +17,7 @@ INSTALL = "pip install -r convert/requirements-pytorch.txt, in a virtual environ
 
 
 def from_module(module: Any, height: int, width: int, channels: int = 3) -> bytes:
-    """A `torch.nn.Module` of one image [1, channels, height, width] as a float32 .tflite.
+    """Convert a `torch.nn.Module` of one image [1, channels, height, width] to a float32 .tflite.
 
     The .tflite takes [1, height, width, channels]; batch normalisation is folded into the
     convolutions. Raises ConvertError for a module that does not run on such an image or can't be
@@ -42,8 +42,8 @@ def from_module(module: Any, height: int, width: int, channels: int = 3) -> byte
 
 
 def exported_program(path: Path) -> bytes:
-    """A program saved by `torch.export.save`, of one image [1, channels, height, width], as a
-    float32 .tflite. Raises ConvertError where it is none."""
+    """Convert a program saved by `torch.export.save`, of one image [1, channels, height, width], to
+    a float32 .tflite. Raises ConvertError if it is none."""
     torch, _ = _packages()
     with suppress_native_output():
         try:
@@ -62,10 +62,10 @@ def exported_program(path: Path) -> bytes:
 
 
 def load_module(name: str, weights: Path | None) -> Any:
-    """The `torch.nn.Module` that `PACKAGE.MODULE:CALLABLE` returns, in evaluation mode.
+    """Return the `torch.nn.Module` that `PACKAGE.MODULE:CALLABLE` returns, in evaluation mode.
 
     The current folder is searched too. weights: a state_dict file for it, as `torch.save` writes
-    it. Raises ConvertError where one of the names does not exist, the callable fails or the
+    it. Raises ConvertError if one of the names does not exist, the callable fails or the
     weights don't fit.
     """
     torch, _ = _packages()

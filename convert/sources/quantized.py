@@ -36,7 +36,7 @@ class Tflite:
 
 
 def read_tflite(data: bytes) -> Tflite:
-    """A .tflite of one image, in any mode that the server runs.
+    """Read a .tflite of one image, in any mode that the server runs.
 
     Raises ConvertError for bytes that are none, and for 16-bit activations and other dtypes of
     input and output than float32, uint8 and int8.
@@ -75,7 +75,7 @@ def read_tflite(data: bytes) -> Tflite:
 
 
 def _readings(dtype: str, scale: float, zero_point: int) -> tuple[str, ...]:
-    """How a whole-number input wants its pixels: pixel 0 is its lowest number, 255 its highest."""
+    """Return the readings of an integer input: pixel 0 is its lowest number, 255 its highest."""
     if not scale:
         return ("0..255",) if dtype == "uint8" else ()
     lowest = 0 if dtype == "uint8" else -128

@@ -39,7 +39,7 @@ class Shape:
 
 
 def describe(model: bytes) -> Shape:
-    """The tensors of a float32 classifier. Raises ConvertError for bytes that are none."""
+    """Return the tensors of a float32 classifier. Raises ConvertError for bytes that are none."""
     with suppress_native_output():
         operators(model)
         parsed = parse(model)
@@ -47,7 +47,7 @@ def describe(model: bytes) -> Shape:
 
 
 def describe_parsed(model: bytes, parsed: Any) -> Shape:
-    """The tensors of a classifier, quantised or not. parsed: `model` as `schema.ModelT`.
+    """Return the tensors of a classifier, quantised or not. parsed: `model` as `schema.ModelT`.
 
     Raises ConvertError if it does not run, or is no classifier of one image.
     """
@@ -107,8 +107,9 @@ def _ends_in_probabilities(parsed: Any) -> bool:
 
 
 def _adds_up(interpreter: Interpreter) -> bool:
-    """Whether what a classifier answers to noise are probabilities of one label among all: its
-    softmax may stand before a reshape, or a mean of several."""
+    """Return True if the answers to noise are probabilities that add up to 1.
+
+    The softmax may come before a reshape, or before a mean of several outputs."""
     [taken], [answers] = interpreter.get_input_details(), interpreter.get_output_details()
     if taken["dtype"] != np.float32:
         return False
@@ -124,6 +125,6 @@ def _adds_up(interpreter: Interpreter) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a message; TensorFlow's run to pages."""
+    """Return the first line of a message; TensorFlow's run to pages."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

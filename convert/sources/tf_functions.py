@@ -39,7 +39,7 @@ def needs_float32(function: Any) -> bool:
 
 
 def in_float32(tf: Any, function: Any) -> Any:
-    """A TFLite converter of the concrete function, with all its floats as float32."""
+    """Return a TFLite converter of the concrete function, with all its floats as float32."""
     tools = import_module("tensorflow.python.framework.convert_to_constants")
     frozen = tools.convert_variables_to_constants_v2(function, lower_control_flow=False)
     graph = frozen.graph.as_graph_def()
@@ -86,7 +86,7 @@ def _other_floats() -> frozenset[int]:
 
 
 def check_same_answers(tf: Any, function: Any, data: bytes, readings: Sequence[str]) -> None:
-    """Raises ConvertError if the float32 .tflite `data` answers otherwise than `function`.
+    """Raise ConvertError if the float32 .tflite `data` answers otherwise than `function`.
 
     function: concrete, of one float32 image. readings: the ways to feed it that are tried, at most
     two of them; pixels of -1..1 if there is none.

@@ -1,4 +1,4 @@
-"""What a training needs to go on where it was killed: one file, replaced after each epoch."""
+"""The checkpoint of a training, from which it continues after a kill; replaced after each epoch."""
 
 import fcntl
 import hashlib
@@ -39,9 +39,9 @@ class Checkpoint:
     optimizer: Arrays = field(default_factory=list)
 
     def save(self, file: Path) -> None:
-        """Replaces `file`, all or nothing, also when the machine loses power.
+        """Replace `file`, all or nothing, also when the machine loses power.
 
-        Raises ConvertError where it can't be written.
+        Raises ConvertError if it can't be written.
         """
         numbers = msgspec.json.encode(
             [self.epoch, self.best_epoch, self.best_top1.hex(), self.best_loss.hex()]
@@ -65,7 +65,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, file: Path) -> "Checkpoint | None":
-        """What `save` wrote; None where there is no such file or it is damaged."""
+        """Read what `save` wrote. Return None if there is no such file or it is damaged."""
         try:
             # NumPy leaves a file open that it was given by name and can't read.
             with file.open("rb") as source, np.load(source) as stored:
@@ -83,8 +83,8 @@ class Checkpoint:
 
 @contextmanager
 def exclusive_lock(work: Path) -> Iterator[None]:
-    """Makes the folder `work` and keeps other trainings out of it, until the block or the process
-    ends. Raises ConvertError where another is in it, or where it can't be made."""
+    """Make the folder `work` and keeps other trainings out of it, until the block or the process
+    ends. Raises ConvertError if another is in it, or if it can't be made."""
     try:
         work.mkdir(parents=True, exist_ok=True)
         lock = (work / "lock").open("w")

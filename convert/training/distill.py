@@ -29,10 +29,10 @@ TEACHER_SHARE = 0.7
 
 
 def load_teacher(path: Path, recipe: Recipe, classes: tuple[str, ...], threads: int) -> Teacher:
-    """The teacher in a bundle's folder or a .keras file.
+    """Return the teacher in a bundle's folder or a .keras file.
 
     A .keras file answers probabilities for the input of `recipe` in the order of `classes`.
-    Raises ConvertError where it is neither, or takes another input, knows other classes or does
+    Raises ConvertError if it is neither, or takes another input, knows other classes or does
     not answer probabilities.
     """
     if (path / MANIFEST).is_file():
@@ -104,7 +104,8 @@ def _keras(path: Path, recipe: Recipe, classes: tuple[str, ...]) -> Teacher:
 
 
 def loss(share: float = TEACHER_SHARE, temperature: float = TEMPERATURE) -> Any:
-    """A Keras loss of y_true [n, 2, classes] (one-hot labels, teacher's probabilities) and logits.
+    """Return a Keras loss of y_true [n, 2, classes] (one-hot labels, teacher's probabilities) and
+    logits.
 
     (1 - share) * cross entropy with the label + share * T² * cross entropy of teacher and student
     both softened by T: Hinton, Vinyals, Dean, «Distilling the knowledge in a neural network»,

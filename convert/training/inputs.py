@@ -25,7 +25,7 @@ from server.recognition.preprocessing import (
 
 
 def read_pixels(path: Path, recipe: Recipe, limits: frame.Limits) -> Pixels:
-    """An image file -> uint8 [recipe.height, recipe.width, channels], as the server sees it.
+    """Read an image file as uint8 [recipe.height, recipe.width, channels], as the server sees it.
 
     Raises OSError, and the errors of `frame.decode`.
     """
@@ -39,7 +39,7 @@ def load_pixels(
     file: Path,
     on_image: Callable[[], object] = lambda: None,
 ) -> NDArray[np.uint8]:
-    """All frames, uint8 [frames, height, width, channels], mapped from the .npy `file`.
+    """Return all frames, uint8 [frames, height, width, channels], mapped from the .npy `file`.
 
     Where the file exists it is what an earlier call wrote; otherwise it is written, all or
     nothing. Raises ConvertError for a full disk, OSError, and the errors of `frame.decode`.
@@ -58,7 +58,7 @@ def load_pixels(
 
 
 def _claim(file: Path) -> None:
-    """Takes the disk space of a file that has holes: to write into a mapped hole of a full disk
+    """Take the disk space of a file that has holes: to write into a mapped hole of a full disk
     kills the process. Raises ConvertError, and removes the file."""
     size = file.stat().st_size
     try:
@@ -81,7 +81,7 @@ def to_batch(pixels: Sequence[Pixels] | NDArray[np.uint8], recipe: Recipe) -> Te
 
 
 def labels_of(dataset: Dataset) -> NDArray[np.int64]:
-    """The class index of each frame, int64 [frames]."""
+    """Return the class index of each frame, int64 [frames]."""
     return np.array([item.label for item in dataset.frames], np.int64)
 
 
@@ -115,7 +115,7 @@ class Augmentation:
 
 
 def augment(pixels: Pixels, rng: Generator, bounds: Augmentation) -> Pixels:
-    """uint8 [h, w, c] -> a varied copy of the same shape. The same `rng` state gives the same."""
+    """Return a varied copy of pixels, uint8 [h, w, c]. The same `rng` state gives the same copy."""
     out = pixels
     if bounds.flips:
         out = out[:: rng.choice([1, -1]), :: rng.choice([1, -1])]
@@ -139,7 +139,7 @@ def _rotate(pixels: Pixels, degrees: float) -> Pixels:
 
 
 def _tone(rng: Generator, bounds: Augmentation) -> Pixels:
-    """A table [256] that changes gamma, contrast about mid-grey, and brightness."""
+    """Make a table [256] that changes gamma, contrast about mid-grey, and brightness."""
     level = np.arange(256) / 255
     level = level ** np.exp(rng.uniform(-1, 1) * bounds.gamma)
     level = (level - 0.5) * (1 + rng.uniform(-1, 1) * bounds.contrast) + 0.5

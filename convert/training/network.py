@@ -1,4 +1,4 @@
-"""MobileNetV2 as a classifier to be trained: where its weights start from and what stays fixed."""
+"""MobileNetV2 as a classifier to be trained: its first weights, its fixed layers, its pruning."""
 
 import re
 from typing import Any, Literal
@@ -21,11 +21,11 @@ STATISTICS_MOMENTUM = 0.9
 
 
 def build(classes: int, alpha: float, size: int, weights: Weights) -> Any:
-    """A `keras.Model` [batch, size, size, 3] -> logits [batch, classes], its head all zeros.
+    """Make a `keras.Model`: [batch, size, size, 3] to logits [batch, classes], its head all zeros.
 
     weights: `imagenet` is Keras's for this alpha and size; `slice` takes of those of alpha 1.0
-    and 224 the channels that this alpha has; `none` is random. Raises ConvertError where they are
-    not to be had.
+    and 224 the channels that this alpha has; `none` is random. Raises ConvertError if they are
+    not available.
     """
     keras = tensorflow().keras
     base = _base(keras, alpha, size, "imagenet" if weights == "imagenet" else "none")
@@ -36,13 +36,13 @@ def build(classes: int, alpha: float, size: int, weights: Weights) -> Any:
 
 
 def with_softmax(model: Any) -> Any:
-    """The same layers with probabilities instead of logits as output."""
+    """Return the same layers with probabilities instead of logits as output."""
     keras = tensorflow().keras
     return keras.Model(model.input, keras.layers.Softmax(name="probabilities")(model.output))
 
 
 def freeze(model: Any, *, pretrained: bool) -> None:
-    """Says which layers learn.
+    """Set which layers learn.
 
     Of pretrained weights the batch normalisation and the layers before FIRST_TUNED stay as they
     are. `base(x, training=False)` would not hold the normalisation: `fit` overrides it, and the
@@ -81,7 +81,7 @@ def _base(keras: Any, alpha: float, size: int, weights: Literal["imagenet", "non
 
 
 def _slice(source: Any, target: Any) -> None:
-    """Copies to `target` the channels of `source` that count most, layer by layer.
+    """Copy to `target` the channels of `source` that count most, layer by layer.
 
     Channels that are added together (the ends of blocks linked by a residual) keep one choice;
     in an expansion they are those with the largest sum of absolute weights.
@@ -108,7 +108,7 @@ def _slice(source: Any, target: Any) -> None:
 
 
 def schedule(step: int, steps: int, sparsity: float) -> float:
-    """The share of zeros, 0..sparsity, that a kernel should have after `step` of `steps`.
+    """Return the share of zeros, 0..sparsity, that a kernel should have after `step` of `steps`.
 
     Cubic over the first half, then constant so that the rest can recover: Zhu and Gupta, «To
     prune, or not to prune», 2017 (arXiv:1710.01878), equation 1 with an initial sparsity of 0.
@@ -137,7 +137,7 @@ class Pruner:
         ]
 
     def apply(self, step: int) -> None:
-        """Zeroes what the schedule asks for after `step` training steps."""
+        """Zero what the schedule asks for after `step` training steps."""
         share = schedule(step, self._steps, self._sparsity)
         for kernel in self._kernels:
             values = kernel.numpy()
@@ -149,6 +149,6 @@ class Pruner:
 
     @property
     def zeros(self) -> float:
-        """Share of zeros in the pruned kernels."""
+        """Return share of zeros in the pruned kernels."""
         values = [kernel.numpy() for kernel in self._kernels]
         return float(sum((v == 0).sum() for v in values) / sum(v.size for v in values))

@@ -33,13 +33,13 @@ PRETRAINED_RATE, SCRATCH_RATE, HEAD_RATE = 3e-5, 1e-3, 1e-3
 AVERAGE_MOMENTUM = 0.98
 HEAD_EPOCHS, HEAD_PATIENCE = 300, 20
 # Varied copies of each frame that the head learns from beside the frame itself. A head that has
-# seen none meets them first in fine-tuning, where its errors then tear at the features.
+# seen none meets them first in fine-tuning, and its errors then damage the features.
 HEAD_COPIES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a training depends on, beside its frames.
+    """The options of a training.
 
     alpha, size, weights: of `network.build`. epochs: of fine-tuning, at most; it stops after
     `patience` epochs without a better validation. batch: frames a step. rate: Adam's highest
@@ -61,12 +61,12 @@ class Options:
 
     @property
     def pretrained(self) -> bool:
-        """Whether the features are good as they are, so that only a head is missing."""
+        """Return True if the features are trained already and only the head is missing."""
         return self.weights == "imagenet"
 
     @property
     def peak_rate(self) -> float:
-        """The learning rate that `rate` or `weights` asks for."""
+        """Return the learning rate that `rate` or `weights` asks for."""
         return self.rate or (PRETRAINED_RATE if self.pretrained else SCRATCH_RATE)
 
 
@@ -101,7 +101,7 @@ class Training:
         tf.config.experimental.enable_op_determinism()
         self.classes = len(train.classes)
         self.weights = class_weights(train.counts())
-        # Before the frames, which take longer: weights that can't be had are told of at once.
+        # Before the frames, which take longer, so that missing weights are reported at once.
         self.model = network.build(self.classes, options.alpha, options.size, options.weights)
         network.freeze(self.model, pretrained=options.pretrained)
         self.teacher = (
@@ -170,7 +170,7 @@ class Training:
         return state
 
     def _train_head(self) -> None:
-        """The dense layer alone, to convergence, on the features of the frames and of varied
+        """Return the dense layer alone, to convergence, on the features of the frames and of varied
         copies of them."""
         keras = tensorflow().keras
         with suppress_native_output():
@@ -241,7 +241,7 @@ class Training:
         return schedule(epoch * self.steps, steps, sparsity) >= sparsity
 
     def _exhausted(self, state: Checkpoint) -> bool:
-        """Whether `patience` epochs that might have been the best were not."""
+        """Return True if the last `patience` epochs could have been the best and were not."""
         first = next(e for e in range(self.options.epochs + 1) if self._sparse_enough(e))
         return state.epoch - max(state.best_epoch, first) >= self.options.patience
 
@@ -265,7 +265,7 @@ class Training:
         return np.stack([augment(p, rng, self.options.augmentation) for p in pixels])
 
     def _validate(self) -> tuple[float, float]:
-        """Mean cross entropy in nats, and the share of frames whose best class is right."""
+        """Return mean cross entropy in nats, and the share of frames whose best class is right."""
         logits = self._forward(self.model, self.validation.pixels).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         log_sum = np.log(np.exp(logits).sum(axis=1))
