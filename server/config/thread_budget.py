@@ -13,7 +13,7 @@ those, so that a probe is answered even if all else waits.
 | a model that is loaded for it | MOST_LOADING | 503 NOT_READY |
 | the image at its image_url | MOST_FETCHING | 503 OVERLOADED |
 | its client to take in a journal's file | MOST_EXPORTING | 503 OVERLOADED |
-| files, locks, book-keeping: jobs, journal, samples, changes of version | OTHERS | 503 OVERLOADED |
+| files, locks, Redis: jobs, journal, samples, cache, changes of version | OTHERS | 503 OVERLOADED |
 | nothing: probes | PROBES | |
 """
 

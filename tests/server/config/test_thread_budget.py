@@ -1,6 +1,7 @@
 """Threads: each kind of waiting at its most, and probes are answered all the same."""
 
 import hashlib
+import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -128,6 +129,8 @@ def silent() -> Iterator[int]:
 def test_probes_are_answered_while_all_else_waits(
     models: Path, silent: int, tmp_path: Path
 ) -> None:
+    """Slow bodies of frames, jobs and uploads; frames for a slot, for one another and for a model;
+    images at a URL; changes of version; and webhooks, all at their most."""
     settings = {
         "model": "colors",
         "interpreters": 1,
@@ -136,8 +139,12 @@ def test_probes_are_answered_while_all_else_waits(
         "body_timeout": 600,
         "image_url_hosts": f"127.0.0.1:{silent}",
         "image_url_timeout": 60,
+        "webhook_hosts": f"127.0.0.1:{silent}",
+        "data": tmp_path / "data",
         "stop_timeout": 3,
     }
+    webhook = f"http://127.0.0.1:{silent}/ended"
+    green = encode(np.full((32, 32, 3), (0, 255, 0), np.uint8), "PNG")
     huge = encode(np.zeros((6900, 6900, 3), np.uint8), "PNG")
     done = threading.Event()
     with live_server(models=models, **settings) as server, ExitStack() as stack:
@@ -155,12 +162,21 @@ def test_probes_are_answered_while_all_else_waits(
                 thread = threading.Thread(target=one, daemon=True)
                 thread.start()
 
+        def has_ended(job: str) -> bool:
+            status: str = requests.get(f"{url}/v1/jobs/{job}", timeout=60).json()["status"]
+            return status == "succeeded"
+
         stack.callback(done.set)
-        for _ in range(MANY):
+        # Their ends are reported to a receiver that does not answer.
+        for _ in range(8):
+            taken = requests.post(f"{url}/v1/jobs", green, params={"webhook": webhook}, timeout=60)
+            assert taken.status_code == 202, taken.text
+        await_that(lambda: has_ended(taken.json()["job_id"]), "the last job's end")
+        slow_paths = ("/v1/recognize", "/v1/jobs", "/v1/models/colors/upload")
+        for _, path in zip(range(MANY), itertools.cycle(slow_paths), strict=False):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-            client.sendall(
-                b"POST /v1/recognize HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n"
-            )
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n"
+            client.sendall(head.encode())
         forever = "deadline_ms=600000"
         keep(f"/v1/recognize?model=slow&{forever}", thread_budget.MOST_LOADING, data=b"\xff\xd8")
         fetched = {"image_url": f"http://127.0.0.1:{silent}/a.jpg", "deadline_ms": 600_000}
@@ -168,7 +184,11 @@ def test_probes_are_answered_while_all_else_waits(
         keep(f"/v1/recognize?{forever}", 9, data=huge)
         sharing = thread_budget.MOST_SHARING + 1
         keep(f"/api/recognize_cached?{forever}", sharing, files={"file": huge})
-        waiting = MANY + thread_budget.MOST_LOADING + thread_budget.MOST_FETCHING + 9
+        # They wait for their turn to load.
+        keep("/v1/models/slow/load", thread_budget.OTHERS)
+        waiting = (
+            MANY + thread_budget.MOST_LOADING + thread_budget.MOST_FETCHING + 9
+        ) + thread_budget.OTHERS
         await_that(lambda: server.threads() - before >= waiting, "all of them to wait")
         for _ in range(10):
             for path in sorted(PROBE_PATHS):
