@@ -53,7 +53,7 @@ from server.recorders import (
     warn_of_clock,
     warn_of_data,
 )
-from server.store.crashes.guard import CrashGuard
+from server.store.crashes import CrashGuard
 from server.store.jobs.records import JobRecord
 from server.system.background import in_order
 

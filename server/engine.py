@@ -20,7 +20,7 @@ from server.store.bundles.folder import ModelsFolder, models_folder
 from server.store.bundles.loader import Loaded
 from server.store.bundles.repository import BundleRepository
 from server.store.bundles.serving_models import Limit, Unloaded
-from server.store.crashes.guard import CrashGuard
+from server.store.crashes import CrashGuard
 from server.system.background import BackgroundQueue, Task, make_task_queue
 from server.system.resources import available_cores
 

@@ -9,7 +9,7 @@ from server.http.protocol import LEAVING
 from server.http.routes import METRICS, OPEN, route
 from server.observe.metrics import Metrics
 from server.store.bundles.repository import BundleRepository
-from server.store.crashes.guard import CrashGuard
+from server.store.crashes import CrashGuard
 from server.system.clock import clock_fault, rfc3339
 
 

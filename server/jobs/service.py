@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from server.jobs.dispatcher import Dispatcher
     from server.store.bundles.repository import BundleRepository
-    from server.store.crashes.guard import CrashGuard
+    from server.store.crashes import CrashGuard
     from server.store.jobs.table import JobTable
 
 logger = logging.getLogger(__name__)

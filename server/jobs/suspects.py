@@ -5,8 +5,7 @@ import time
 from server.errors import UnsafeImageError
 from server.recognition.images import jpeg
 from server.recognition.reader_guard import DecodeTrial
-from server.store.crashes.frames import CrashedFrame, sha256_of
-from server.store.crashes.guard import CrashGuard, refusal
+from server.store.crashes import CrashedFrame, CrashGuard, refusal, sha256_of
 from server.store.jobs.records import JobError, OpenFrame
 from server.system.clock import rfc3339
 

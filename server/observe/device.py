@@ -1,7 +1,6 @@
 """The machine of this moment, for Prometheus: temperature, throttling, memory, disks.
 
-What a machine does not tell is left out, and nothing here raises: a scrape must not fail for a
-sensor.
+What can't be read is left out, and nothing here raises: a scrape must not fail for a sensor.
 """
 
 import shutil
@@ -19,20 +18,20 @@ from server.system.resources import Usage, cgroup_usage, machine_usage, read_num
 REASONS = {"under_voltage": 0, "frequency_capped": 1, "throttled": 2, "soft_temperature_limit": 3}
 SINCE_BOOT = 16
 FIRMWARE = "sys/devices/platform/soc/soc:firmware/get_throttled"
-VCGENCMD_SECONDS = 2.0
-ABSOLUTE_ZERO = -273.15
+VCGENCMD_TIMEOUT_S = 2.0
+ABSOLUTE_ZERO_C = -273.15
 
 
 def temperatures(root: Path) -> dict[str, float]:
     """Degrees Celsius by the kind of thermal zone, the hottest of each (the kernel's
     Documentation/driver-api/thermal/sysfs-api.rst: `temp` is in thousandths)."""
-    found: dict[str, float] = {}
+    hottest: dict[str, float] = {}
     for zone in root.glob("sys/class/thermal/thermal_zone*"):
         kind, milli = read_text(zone / "type"), read_number(zone / "temp")
         # A zone that is switched off tells a temperature below any.
-        if kind and milli is not None and milli / 1000 > ABSOLUTE_ZERO:
-            found[kind] = max(found.get(kind, ABSOLUTE_ZERO), milli / 1000)
-    return found
+        if kind and milli is not None and milli / 1000 > ABSOLUTE_ZERO_C:
+            hottest[kind] = max(hottest.get(kind, ABSOLUTE_ZERO_C), milli / 1000)
+    return hottest
 
 
 def throttled_bits(root: Path, vcgencmd: str | None) -> int | None:
@@ -62,7 +61,7 @@ def _ask(vcgencmd: str | None) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=VCGENCMD_SECONDS,
+            timeout=VCGENCMD_TIMEOUT_S,
         )
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return ""
@@ -105,34 +104,31 @@ class DeviceCollector(Collector):
         self._vcgencmd = shutil.which(vcgencmd) if vcgencmd else None
 
     def collect(self) -> Iterator[Metric]:
-        temperature = GaugeMetricFamily(
-            "lineside_device_temperature_celsius", "Temperature by thermal zone", labels=("zone",)
+        yield gauge(
+            "lineside_device_temperature_celsius",
+            "Temperature by thermal zone",
+            "zone",
+            temperatures(self._root),
         )
-        for zone, celsius in temperatures(self._root).items():
-            temperature.add_metric((zone,), celsius)
-        yield temperature
         yield from self._throttling()
         yield from self._memory()
         yield from self._disks()
 
     def _throttling(self) -> Iterator[Metric]:
-        now = GaugeMetricFamily(
+        bits = throttled_bits(self._root, self._vcgencmd)
+        known = {} if bits is None else REASONS
+        yield gauge(
             "lineside_device_throttled",
             "1 while the firmware slows the machine down or misses voltage, by reason",
-            labels=("reason",),
+            "reason",
+            {reason: (bits or 0) >> bit & 1 for reason, bit in known.items()},
         )
-        before = GaugeMetricFamily(
+        yield gauge(
             "lineside_device_throttled_since_boot",
             "1 once it has happened since the machine was started, by reason",
-            labels=("reason",),
+            "reason",
+            {reason: (bits or 0) >> (bit + SINCE_BOOT) & 1 for reason, bit in known.items()},
         )
-        bits = throttled_bits(self._root, self._vcgencmd)
-        if bits is not None:
-            for reason, bit in REASONS.items():
-                now.add_metric((reason,), bits >> bit & 1)
-                before.add_metric((reason,), bits >> (bit + SINCE_BOOT) & 1)
-        yield now
-        yield before
         count = thermal_throttles(self._root)
         if count is not None:
             yield CounterMetricFamily(
@@ -142,44 +138,44 @@ class DeviceCollector(Collector):
             )
 
     def _memory(self) -> Iterator[Metric]:
-        used = GaugeMetricFamily(
+        machine = machine_usage(self._root)
+        cgroup = cgroup_usage(self._root, machine.limit if machine else None)
+        usages: dict[str, Usage | None] = {"cgroup": cgroup, "machine": machine}
+        known = {scope: usage for scope, usage in usages.items() if usage is not None}
+        yield gauge(
             "lineside_memory_used_bytes",
             "Memory that can't be had back by dropping caches: of the server's cgroup where that"
             " is limited, and of the machine",
-            labels=("scope",),
+            "scope",
+            {scope: usage.used for scope, usage in known.items()},
         )
-        limit = GaugeMetricFamily(
+        yield gauge(
             "lineside_memory_limit_bytes",
             "The most of it: the cgroup's limit, the machine's memory",
-            labels=("scope",),
+            "scope",
+            {scope: usage.limit for scope, usage in known.items()},
         )
-        machine = machine_usage(self._root)
-        usages: dict[str, Usage | None] = {
-            "cgroup": cgroup_usage(self._root, machine.limit if machine else None),
-            "machine": machine,
-        }
-        for scope, usage in usages.items():
-            if usage is not None:
-                used.add_metric((scope,), usage.used)
-                limit.add_metric((scope,), usage.limit)
-        yield used
-        yield limit
 
     def _disks(self) -> Iterator[Metric]:
-        free = GaugeMetricFamily(
+        sizes = {name: disk(folder) for name, folder in self._folders.items()}
+        known = {name: size for name, size in sizes.items() if size is not None}
+        yield gauge(
             "lineside_disk_free_bytes",
             "Free bytes of the disk that holds the folder",
-            labels=("folder",),
+            "folder",
+            {name: free for name, (free, _) in known.items()},
         )
-        size = GaugeMetricFamily(
+        yield gauge(
             "lineside_disk_size_bytes",
             "Size of the disk that holds the folder",
-            labels=("folder",),
+            "folder",
+            {name: size for name, (_, size) in known.items()},
         )
-        for name, folder in self._folders.items():
-            found = disk(folder)
-            if found is not None:
-                free.add_metric((name,), found[0])
-                size.add_metric((name,), found[1])
-        yield free
-        yield size
+
+
+def gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    """Return the gauge `name` with one value for each value of its label."""
+    family = GaugeMetricFamily(name, text, labels=(label,))
+    for key, value in values.items():
+        family.add_metric((key,), value)
+    return family

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from server.observe.logs import LogWriter
-    from server.store.crashes.guard import CrashGuard
+    from server.store.crashes import CrashGuard
     from server.system.handover import Handover
 
 
@@ -115,7 +115,7 @@ def application(
     has read it. Raises StartError."""
     with _all_objects_kept():
         from server.observe import logs
-        from server.store.crashes.guard import CrashGuard
+        from server.store.crashes import CrashGuard
         from server.system import process
 
         process.configure_process()

@@ -5,7 +5,8 @@ import math
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,6 @@ import msgspec
 from server.observe.logs import ProblemLog
 from server.store.journal.database import JournalFile
 from server.store.journal.schema import Values
-from server.store.journal.write_budget import WriteBudget
 from server.system.clock import ClockGuard
 from server.system.files import set_aside
 from server.system.sqlite import COMPANIONS, DatabaseDamagedError, is_damage
@@ -22,17 +22,67 @@ logger = logging.getLogger(__name__)
 
 # Rows of one transaction; bytes that a row takes in the file beside its texts, index included, and
 # what a transaction writes beside its rows: whole pages, begun before or not full.
-MOST_AT_ONCE = 2000
-ROW = 200
-PAGES = 16_384
+TRANSACTION_ROWS_MAX = 2000
+ROW_BYTES = 200
+PAGES_BYTES = 16_384
 # DELETEs in a row, each of some hundred rows.
-MOST_DELETES = 100
+DELETES_MAX = 100
 # Seconds between two looks at the rows' age.
-OLD_EVERY = 60.0
-DAY = 86_400.0
+AGE_CHECK_INTERVAL_S = 60.0
+DAY_S = 86_400.0
 # What SQLite can't keep, such as half of a surrogate pair, however often it is tried.
 UNUSABLE = (ValueError, OverflowError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
 FAILURES = (sqlite3.Error, OSError)
+MINUTE_S = 60.0
+# What the calling thread has handed to the kernel to be written (proc_pid_io(5)); without it, where
+# a kernel does not account for tasks, steps count as what they were expected to write.
+ACCOUNT = "/proc/thread-self/io"
+
+
+def thread_wrote() -> int | None:
+    """Bytes that this thread has written so far, to files of any kind; None where the kernel does
+    not say."""
+    with suppress(OSError, ValueError), open(ACCOUNT, "rb") as file:
+        for line in file:
+            if line.startswith(b"wchar:"):
+                return int(line.split()[1])
+    return None
+
+
+class WriteBudget:
+    """At most `per_minute` bytes in any 60 seconds; 0: no limit. For one thread.
+
+    A step may write a quarter of it, and as much again where that makes SQLite take its log into
+    its file; so it begins only where half of it is left.
+    """
+
+    def __init__(self, per_minute: int, wrote: Callable[[], int | None] = thread_wrote) -> None:
+        self.per_minute, self._wrote = per_minute, wrote
+        self._steps: deque[tuple[float, int]] = deque()
+
+    def room(self, now: float) -> float:
+        """Bytes that a step at `now`, in seconds of time.monotonic(), may write; 0 where it has to
+        wait."""
+        if not self.per_minute:
+            return math.inf
+        while self._steps and self._steps[0][0] <= now - MINUTE_S:
+            self._steps.popleft()
+        spent = sum(size for _, size in self._steps)
+        return self.per_minute / 4 if spent <= self.per_minute / 2 else 0.0
+
+    @contextmanager
+    def step(self, now: float, expected: float = 0.0) -> Iterator[None]:
+        """Counts what the `with` block writes, or `expected` bytes where that can't be known."""
+        if not self.per_minute:
+            yield
+            return
+        before = self._wrote()
+        try:
+            yield
+        finally:
+            after = self._wrote()
+            known = None if before is None or after is None else after - before
+            self._steps.append((now, math.ceil(expected) if known is None else known))
 
 
 class JournalLimits(msgspec.Struct, frozen=True):
@@ -52,12 +102,12 @@ class JournalLimits(msgspec.Struct, frozen=True):
     @property
     def file_bytes(self) -> int:
         """What the file may take: the rest of `bytes`, less two transactions on their way."""
-        return self.bytes - self.wal_bytes - 4 * ROW * self.rows_at_once
+        return self.bytes - self.wal_bytes - 4 * ROW_BYTES * self.rows_at_once
 
     @property
     def rows_at_once(self) -> int:
         """Rows of one transaction, which takes a sixteenth of the file at most."""
-        return max(1, min(MOST_AT_ONCE, self.bytes // 32 // ROW))
+        return max(1, min(TRANSACTION_ROWS_MAX, self.bytes // 32 // ROW_BYTES))
 
 
 class Loss:
@@ -144,7 +194,7 @@ class Writer:
             fields = {"path": str(self._path), "reason": reason}
             logger.error("the journal is opened anew", extra={"fields": fields})
         if self._file is None:
-            with self._budget.step(now, PAGES):
+            with self._budget.step(now, PAGES_BYTES):
                 self._file = JournalFile(
                     self._path, self._bounds.file_bytes, self._bounds.wal_bytes
                 )
@@ -156,7 +206,7 @@ class Writer:
         if not room:
             return False
         taken: deque[Values] = deque()
-        size = float(PAGES)
+        size = float(PAGES_BYTES)
         while rows and len(taken) < self._bounds.rows_at_once and (size < room or not taken):
             taken.append(rows.popleft())
             size += _size(taken[-1])
@@ -189,19 +239,19 @@ class Writer:
     def _forget(self, file: JournalFile, wall: float, now: float) -> None:
         """Lets old rows go, once a minute, unless a jump of the clock may have made them old."""
         settled = self._clock.is_stable(wall, now)
-        if not settled or not self._bounds.days or now - self._looked < OLD_EVERY:
+        if not settled or not self._bounds.days or now - self._looked < AGE_CHECK_INTERVAL_S:
             return
-        oldest = wall - self._bounds.days * DAY
+        oldest = wall - self._bounds.days * DAY_S
         if not self._forget_some(lambda: file.forget_before(oldest), now):
             self._looked = now
 
     def _forget_some(self, forget: Callable[[], bool], now: float) -> bool:
         """Calls `forget` until it says that no more are left to go, as often as the budget and the
         rows that come meanwhile allow; whether more may be left."""
-        for _ in range(MOST_DELETES):
+        for _ in range(DELETES_MAX):
             if not self._budget.room(now):
                 return True
-            with self._budget.step(now, PAGES):
+            with self._budget.step(now, PAGES_BYTES):
                 if not forget():
                     return False
         return True
@@ -244,4 +294,4 @@ class Writer:
 
 def _size(row: Values) -> int:
     """Bytes that the row takes, somewhat too many rather than too few."""
-    return ROW + sum(2 * len(value) for value in row if isinstance(value, str))
+    return ROW_BYTES + sum(2 * len(value) for value in row if isinstance(value, str))

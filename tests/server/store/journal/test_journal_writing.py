@@ -24,8 +24,7 @@ from server.recognition.results import Prediction
 from server.store.journal.journal import WAITING_ROWS_MAX, Journal
 from server.store.journal.reader import Filter, JournalReader
 from server.store.journal.schema import Row, Values, answered
-from server.store.journal.write_budget import WriteBudget, thread_wrote
-from server.store.journal.writer import JournalLimits, Loss, Writer
+from server.store.journal.writer import JournalLimits, Loss, WriteBudget, Writer, thread_wrote
 
 BOUNDS = JournalLimits(days=30, bytes=64_000_000)
 
