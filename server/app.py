@@ -74,7 +74,7 @@ def shut_down(steps: Iterable[Callable[[], object]]) -> None:
 
 
 def image_fetcher(settings: Settings) -> Fetch:
-    """What gets the image at an image_url; where no host is listed, what refuses to.
+    """What gets the image at an image_url; if no host is listed, what refuses to.
 
     Raises SettingsError for a host that can't be understood.
     """

@@ -27,7 +27,7 @@ from server.system.resources import available_cores
 logger = logging.getLogger(__name__)
 
 # Seconds between looks whether the default model serves.
-STEP_S = 0.01
+POLL_INTERVAL_S = 0.01
 
 
 def make_store(
@@ -39,9 +39,12 @@ def make_store(
     audit: Audit | None = None,
     models: ModelsFolder | None = None,
 ) -> BundleRepository:
-    """The model repository of `settings`, whose models share `admission` and tell `metrics`: of
-    their frames by `afterwards`, where it is given. guard: what stands around the readers of
-    images. audit: keeps which versions take over by themselves."""
+    """Return the model repository of `settings`, whose models share `admission`.
+
+    metrics: counts loads and stages, the latter by `afterwards`, if it is given. guard: stands
+    around the readers of images. audit: keeps which versions take over by themselves. models: the
+    folder, if it was read already.
+    """
     limits = settings.image_limits
     size = settings.pool_size
     cores = available_cores()
@@ -128,11 +131,11 @@ def make_metrics(settings: Settings, root: Path) -> Metrics:
 
 class Engine:
     """What recognises, without the HTTP around it: the models of `store`, which share `admission`
-    and tell `metrics`, `afterwards`.
+    and report to `metrics`, by `afterwards`.
 
     It may begin to load while the rest of a server is still being imported. root: where the
     machine's `sys` and `proc` lie. guard: of the frames that must not be read. Raises StartError
-    where the models folder is unusable.
+    if the models folder is unusable.
     """
 
     def __init__(
@@ -166,7 +169,7 @@ class Engine:
         while time.monotonic() < until:
             if self.store.ready()[0] or self.store.failures(self.store.default):
                 return
-            time.sleep(STEP_S)
+            time.sleep(POLL_INTERVAL_S)
 
     def stop(self) -> None:
         """Returns once nothing is being loaded any more, nor ever will be."""

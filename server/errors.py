@@ -190,7 +190,7 @@ class BrokerUnavailableError(LinesideError):
 
 
 def status_of(code: str) -> int:
-    """The HTTP status of the error of this code; 500 where no error has it."""
+    """The HTTP status of the error of this code; 500 if no error has it."""
     kinds = [LinesideError]
     for kind in kinds:
         if kind.code == code:

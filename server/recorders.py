@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -11,7 +10,6 @@ from flask import Flask
 from server.config.settings import Settings
 from server.observe.drift import Drift
 from server.observe.metrics import Metrics
-from server.recognition.manifest import Manifest
 from server.recognition.sample import Reason
 from server.store.bundles.repository import BundleRepository
 from server.store.cache.answers import AnswerCache
@@ -28,25 +26,15 @@ logger = logging.getLogger(__name__)
 SAMPLES = "samples"
 
 
-def manifest_of(store: BundleRepository) -> Callable[[str, int], Manifest | None]:
-    """The manifest of the version of a model that serves, None where that one does not."""
-
-    def find(name: str, version: int) -> Manifest | None:
-        model = store.served().get(name)
-        return model.manifest if model and model.manifest.version == version else None
-
-    return find
-
-
 def make_drift(settings: Settings, metrics: Metrics, store: BundleRepository) -> Drift:
-    """What measures the drift of the models of `store`, told of in `metrics`."""
-    drift = Drift(manifest_of(store), settings.drift_window_s, settings.drift_min_frames)
+    """Return what measures the drift of the models of `store`, and register it in `metrics`."""
+    drift = Drift(store.manifest_of, settings.drift_window_s, settings.drift_min_frames)
     metrics.registry.register(drift)
     return drift
 
 
 def samples_on(settings: Settings, *, keys_asked_for: bool) -> bool:
-    """Whether frames are kept: by `auto` only where nobody sees them without a key."""
+    """Whether frames are kept: by `auto` only if nobody sees them without a key."""
     wanted = settings.samples == "on" or (settings.samples == "auto" and keys_asked_for)
     return wanted and settings.samples_mb > 0
 
@@ -54,7 +42,7 @@ def samples_on(settings: Settings, *, keys_asked_for: bool) -> bool:
 def make_sampler(
     settings: Settings, metrics: Metrics, store: BundleRepository, *, keys_asked_for: bool
 ) -> "Sampler | None":
-    """What keeps samples of the answered frames; None where none are kept.
+    """What keeps samples of the answered frames; None if none are kept.
 
     keys_asked_for: whether nobody comes in without a key, as the server starts.
     """
@@ -74,7 +62,7 @@ def make_sampler(
     sampler = Sampler(
         folder,
         policy,
-        manifest_of(store),
+        store.manifest_of,
         lambda reason: metrics.samples.labels(reason).inc(),
         lambda reason: metrics.samples_lost.labels(reason).inc(),
     )
@@ -126,7 +114,7 @@ def open_journal(settings: Settings, metrics: Metrics) -> Journal | None:
 
 
 def open_cache(app: Flask, settings: Settings) -> AnswerCache:
-    """Where answers are kept for frames that come again: set up at once where it is switched on,
+    """Where answers are kept for frames that come again: set up at once if it is switched on,
     else with the first that wants it."""
     cache = AnswerCache(app, settings)
     if settings.cache or settings.cache_url:

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from server.system.resources import Usage, cgroup_usage, machine_usage, read_number, read_text
 
 # Bits of `vcgencmd get_throttled` (Raspberry Pi's documentation of vcgencmd); the same shifted by
-# SINCE_BOOT tell what has happened since the machine was started.
+# SINCE_BOOT say what has happened since the machine was started.
 REASONS = {"under_voltage": 0, "frequency_capped": 1, "throttled": 2, "soft_temperature_limit": 3}
 SINCE_BOOT = 16
 FIRMWARE = "sys/devices/platform/soc/soc:firmware/get_throttled"
@@ -28,14 +28,14 @@ def temperatures(root: Path) -> dict[str, float]:
     hottest: dict[str, float] = {}
     for zone in root.glob("sys/class/thermal/thermal_zone*"):
         kind, milli = read_text(zone / "type"), read_number(zone / "temp")
-        # A zone that is switched off tells a temperature below any.
+        # A zone that is switched off shows a temperature below any.
         if kind and milli is not None and milli / 1000 > ABSOLUTE_ZERO_C:
             hottest[kind] = max(hottest.get(kind, ABSOLUTE_ZERO_C), milli / 1000)
     return hottest
 
 
 def throttled_bits(root: Path, vcgencmd: str | None) -> int | None:
-    """What the Raspberry Pi's firmware tells of throttling, as bits; None on other machines.
+    """Return the Raspberry Pi's throttling as bits; None on other machines.
 
     From the firmware's file, else from the command `vcgencmd`, else the one bit that the voltage
     sensor `rpi_volt` (drivers/hwmon/raspberrypi-hwmon.c) has.
@@ -97,7 +97,7 @@ class DeviceCollector(Collector):
         root: Path = Path("/"),
         vcgencmd: str | None = "vcgencmd",
     ) -> None:
-        """folders: those whose disks are told of, by name. root: where `sys` and `proc` lie.
+        """folders: those whose disks are reported, by name. root: where `sys` and `proc` lie.
         vcgencmd: the command, None for none."""
         self._folders = {name: folder.absolute() for name, folder in folders.items()}
         self._root = root

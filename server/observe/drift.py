@@ -22,7 +22,7 @@ HALF_A_FRAME = 0.5
 # for n and m frames (Yurdakul, «Statistical properties of population stability index», 2018). With
 # so many frames to a bin, what the window adds to that stays below 0.05.
 FRAMES_PER_BIN = 20
-# Taken for those behind a baseline whose bundle does not tell.
+# Frames behind a baseline, if its bundle does not say how many.
 BASELINE_FRAMES = 300
 
 
@@ -91,7 +91,7 @@ class ModelDrift:
     """
 
     def __init__(self, manifest: Manifest, window_s: float, min_frames: int) -> None:
-        """Raises ValueError where the bundle has no baseline."""
+        """Raises ValueError if the bundle has no baseline."""
         if manifest.baseline is None:
             raise ValueError(f"{manifest.name}/{manifest.version} has no baseline")
         self.version, self._least = manifest.version, min_frames
@@ -128,13 +128,13 @@ class ModelDrift:
         with self._lock:
             self._seen.advance(now)
             all_counts = list(self._seen.counts)
-        told: dict[Signal, float] = {}
+        indices: dict[Signal, float] = {}
         for signal, expected in self._expected.items():
             start = self._first[signal]
             counts = all_counts[start : start + len(expected)]
             if sum(counts) >= max(self._least, FRAMES_PER_BIN * (len(counts) - 1)):
-                told[signal] = stability_index(expected, counts)
-        return told
+                indices[signal] = stability_index(expected, counts)
+        return indices
 
 
 def _shares(baseline: Baseline) -> dict[Signal, tuple[float, ...]]:
@@ -152,7 +152,7 @@ def _shares(baseline: Baseline) -> dict[Signal, tuple[float, ...]]:
 class Drift(Collector):
     """A listener of answered frames, and what Prometheus reads of their drift.
 
-    manifest_of: the manifest of the version of a model that serves, None where that one does not.
+    manifest_of: the manifest of the version of a model that serves, None if that one does not.
     `_lock` guards `_models`, which has None for a version without a baseline.
     """
 

@@ -26,8 +26,8 @@ from server.recognition.tensor_model import Model
 
 # 1 ms to 10 s: a frame on a PC takes a few ms, one that waits on a loaded Raspberry Pi seconds.
 _MS = (1, 2.5, 5, 7.5, 10, 15, 25, 50, 100, 250, 500, 1000, 1500, 2500, 5000, 10_000)
-SECONDS = tuple(ms / 1000 for ms in _MS)
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+DURATION_BUCKETS_S = tuple(ms / 1000 for ms in _MS)
+SHARE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 M = TypeVar("M", Counter, Histogram)
 
@@ -79,7 +79,7 @@ class Metrics:
         )
         self.verdicts = self._counter("verdicts_total", "Frames by verdict", "model", "verdict")
         self.confidence = self._histogram(
-            "confidence", "Probability of the best label", "model", buckets=SHARES
+            "confidence", "Probability of the best label", "model", buckets=SHARE_BUCKETS
         )
         self.model_load = self._gauge(
             "model_load_seconds", "Time to load, warm up and check a version", "model", "version"
@@ -113,7 +113,7 @@ class Metrics:
         return Gauge(f"lineside_{name}", text, labels, registry=self.registry)
 
     def _histogram(
-        self, name: str, text: str, *labels: str, buckets: Sequence[float] = SECONDS
+        self, name: str, text: str, *labels: str, buckets: Sequence[float] = DURATION_BUCKETS_S
     ) -> Histogram:
         return Histogram(f"lineside_{name}", text, labels, registry=self.registry, buckets=buckets)
 
@@ -129,7 +129,7 @@ class Metrics:
         self.crashed_frames.set_function(frames)
 
     def loaded(self, manifest: Manifest, seconds: float) -> None:
-        """Tells that a version was loaded in `seconds`."""
+        """Notes that a version was loaded in `seconds`."""
         self.model_load.labels(manifest.name, str(manifest.version)).set(seconds)
 
     def finished(self, route: str, status: int, seconds: float) -> None:

@@ -21,7 +21,7 @@ from server.system.files import make_folder, sync
 logger = logging.getLogger(__name__)
 
 FILE, OLD_FILE = "audit.jsonl", "audit.1.jsonl"
-MAX_BYTES = 1_000_000
+FILE_BYTES_MAX = 1_000_000
 # `action` of a version that took over without anybody's request, by watch_models_s.
 WATCH = "watch"
 
@@ -92,9 +92,9 @@ class Audit:
             file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        if size > MAX_BYTES:
+        if size > FILE_BYTES_MAX:
             path.replace(self._folder / OLD_FILE)
-        if fresh or size > MAX_BYTES:
+        if fresh or size > FILE_BYTES_MAX:
             sync(self._folder)
 
     def newest(self, limit: int) -> tuple[Change, ...]:

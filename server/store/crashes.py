@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "crashed"
 # Frames that are remembered, and bytes of those that are kept; the oldest go.
-MAX_FRAMES, MAX_BYTES = 1000, 64_000_000
+FRAMES_MAX, IMAGES_BYTES_MAX = 1000, 64_000_000
 SUFFIXES = (
     (b"\x89PNG", ".png"),
     (b"BM", ".bmp"),
@@ -44,12 +44,12 @@ FRAMES = "frames"
 # Slots beside those of frames worked on at once, for suspects of a crash.
 SPARE_SLOTS = 8
 # Seconds for which a frame waits for the verdict on it.
-LONGEST_WAIT_S = 60.0
+VERDICT_TIMEOUT_S = 60.0
 # Signals by which a fault of the process itself ends it.
-FAULTS = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS"})
+FAULT_SIGNALS = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS"})
 # Crashes in which a frame was the only one in hand, after which it is refused although its trial
 # found nothing.
-MAX_CRASHES_ALONE = 2
+CRASHES_ALONE_MAX = 2
 
 
 def sha256_of(data: bytes) -> str:
@@ -86,14 +86,14 @@ class CrashedFrames:
 
     def _read(self) -> None:
         """Takes up what is in the folder, but for what could not be written there."""
-        found = {sha256: self._frames[sha256] for sha256 in self._unwritten}
+        frames = {sha256: self._frames[sha256] for sha256 in self._unwritten}
         with suppress(OSError):
             self._stamp = os.stat(self._folder).st_mtime_ns
             for path in self._folder.glob("*.json"):
                 with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
                     frame = msgspec.json.decode(path.read_bytes(), type=CrashedFrame)
-                    found[frame.sha256] = frame
-        self._frames = found
+                    frames[frame.sha256] = frame
+        self._frames = frames
 
     def __len__(self) -> int:
         """Frames that are refused."""
@@ -134,23 +134,23 @@ class CrashedFrames:
         return True
 
     def _trim(self) -> None:
-        """Removes the oldest frames beyond MAX_FRAMES, and the bytes of the oldest beyond
-        MAX_BYTES."""
+        """Removes the oldest frames beyond FRAMES_MAX, and the bytes of the oldest beyond
+        IMAGES_BYTES_MAX."""
         newest = sorted(self._frames.values(), key=lambda frame: frame.at, reverse=True)
-        for frame in newest[MAX_FRAMES:]:
+        for frame in newest[FRAMES_MAX:]:
             (self._folder / f"{frame.sha256}.json").unlink(missing_ok=True)
             (self._folder / frame.file).unlink(missing_ok=True)
             del self._frames[frame.sha256]
         size = 0
-        for frame in newest[:MAX_FRAMES]:
+        for frame in newest[:FRAMES_MAX]:
             with suppress(FileNotFoundError):
                 size += (self._folder / frame.file).stat().st_size
-                if size > MAX_BYTES:
+                if size > IMAGES_BYTES_MAX:
                     (self._folder / frame.file).unlink()
 
 
 def refusal(sha256: str) -> str:
-    """What the sender of a refused frame is told."""
+    """Return the message for the sender of a refused frame."""
     return (
         "this image ended the process that read it, so it is not read again; it is kept in the data"
         f" folder as crashed/{sha256[:16]}..."
@@ -213,8 +213,8 @@ class CrashGuard:
         with self._lock:
             verdict = self._pending.get(sha256)
         if verdict:
-            left = min(LONGEST_WAIT_S, deadline - time.monotonic())
-            if not verdict.wait(max(0.0, left)):
+            seconds = min(VERDICT_TIMEOUT_S, deadline - time.monotonic())
+            if not verdict.wait(max(0.0, seconds)):
                 raise NotReadyError(
                     "this image was in hand when the process that read it died, and is being tried",
                     retry_after=1,
@@ -227,15 +227,15 @@ class CrashGuard:
         self, in_hand: FramesInHand, suspects: dict[str, list[HeldFrame]], crash: Crash
     ) -> None:
         for sha256, held in suspects.items():
-            kept = True
+            decided = True
             try:
-                kept = self._judge(sha256, held[0], crash, alone=len(suspects) == 1)
+                decided = self._judge(sha256, held[0], crash, alone=len(suspects) == 1)
             except OSError as error:
                 fields = {"reason": str(error)}
                 logger.error("a frame can't be tried", extra={"fields": fields})
             finally:
                 # One that is not kept is tried again by the worker after this one.
-                for each in held if kept else ():
+                for each in held if decided else ():
                     in_hand.release(each)
                 with self._lock:
                     self._pending.pop(sha256).set()
@@ -243,7 +243,7 @@ class CrashGuard:
     def _judge(self, sha256: str, suspect: HeldFrame, crash: Crash, *, alone: bool) -> bool:
         """Tries a suspect; False if what came of it could not be kept."""
         ended_by = DecodeTrial(suspect.data, self.limits).wait()
-        if not ended_by and not (alone and crash.signal in FAULTS):
+        if not ended_by and not (alone and crash.signal in FAULT_SIGNALS):
             return True
         before = self.frames.get(sha256)
         crashes = before.crashes + 1 if before else 1
@@ -255,7 +255,7 @@ class CrashGuard:
                 camera=suspect.about.get("camera", ""),
                 request_id=suspect.about.get("request_id", ""),
                 crashes=crashes,
-                refused=bool(ended_by) or crashes >= MAX_CRASHES_ALONE,
+                refused=bool(ended_by) or crashes >= CRASHES_ALONE_MAX,
             ),
             suspect.data,
         )

@@ -21,7 +21,7 @@ FILE = "server.lock"
 # The name under which a worker leaves the lock's descriptor.
 LOCK = "data"
 # Seconds for which a server waits for the worker of one that was killed to end too.
-PREDECESSOR_S, STEP_S = 10.0, 0.05
+PREDECESSOR_TIMEOUT_S, POLL_INTERVAL_S = 10.0, 0.05
 
 
 class DataLock(NamedTuple):
@@ -77,7 +77,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 def _wait_for_lock(descriptor: int, folder: Path) -> None:
     """Raises OSError if there are no locks here, StartError if another server holds this one."""
-    give_up = time.monotonic() + PREDECESSOR_S
+    give_up = time.monotonic() + PREDECESSOR_TIMEOUT_S
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,7 +93,7 @@ def _wait_for_lock(descriptor: int, folder: Path) -> None:
                 f" {folder.absolute()}: stop it, or give this one a folder of its own by the"
                 " setting data"
             )
-        time.sleep(STEP_S)
+        time.sleep(POLL_INTERVAL_S)
 
 
 def _is_alive(pid: int) -> bool:

@@ -29,7 +29,7 @@ from server.values.validation import InvalidValueError
 
 Right = Literal["recognize", "admin", "metrics"]
 RIGHTS: tuple[Right, ...] = ("recognize", "admin", "metrics")
-# The prefix lets people, scanners for leaked secrets, and our own log lines tell a key.
+# The prefix lets people, scanners for leaked secrets, and our own log lines recognize a key.
 PREFIX = "ls_"
 RATE = "^([1-9][0-9]*/(second|minute|hour|day))?$"
 # Of a file: when it was last changed, its bytes, its inode.
@@ -61,7 +61,7 @@ def digest(secret: str) -> str:
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """The keys in the file `path`; none where there is no such file. Raises KeysError."""
+    """The keys in the file `path`; none if there is no such file. Raises KeysError."""
     try:
         lines = read_plain_file(path).splitlines()
     except FileNotFoundError:
@@ -155,16 +155,16 @@ def add_key(
 
     Raises KeysError for a name that is taken or unusable, or no rights.
     """
-    given = tuple(dict.fromkeys(rights))
+    unique = tuple(dict.fromkeys(rights))
     if not NAME.fullmatch(name):
         raise KeysError(f"a key can't be named {name!r}: use letters, digits and . _ @ -")
     if not re.search(RATE, rate):
         raise KeysError(f"a rate can't be {rate!r}: say such as 100/second or 2000/minute")
-    if not given:
+    if not unique:
         raise KeysError(f"a key needs rights: one or more of {', '.join(RIGHTS)}")
     secret = PREFIX + secrets.token_urlsafe(32)
     key = Key(
-        name=name, rights=given, sha256=digest(secret), created=now, expires=expires, rate=rate
+        name=name, rights=unique, sha256=digest(secret), created=now, expires=expires, rate=rate
     )
     with _changing(path) as lock:
         keys = read_keys(path)
@@ -177,7 +177,7 @@ def add_key(
 
 
 def revoke_key(path: Path, name: str) -> None:
-    """Takes the key out of the file. Raises KeysError where there is none of that name."""
+    """Takes the key out of the file. Raises KeysError if there is none of that name."""
     with _changing(path) as lock:
         keys = read_keys(path)
         if not any(key.name == name for key in keys):
@@ -216,7 +216,7 @@ class KeyRing:
         self._settled: Stamp | None = stamp
 
     def _look(self) -> Stamp | None:
-        # A missing file is told without an exception, which each frame would pay for.
+        # A missing file is noticed without an exception, which each frame would pay for.
         if not self._there and not os.access(self._name, os.F_OK):
             return None
         return _stamp(self._name)
@@ -267,11 +267,11 @@ class KeyRing:
     def find(self, secret: str) -> Key | None:
         """The key that `secret` is. Takes the same time for every secret of a length: all keys are
         compared, each in constant time."""
-        asked, found = digest(secret), None
+        sha256, match = digest(secret), None
         for key in self.current():
-            if hmac.compare_digest(key.sha256, asked):
-                found = key
-        return found
+            if hmac.compare_digest(key.sha256, sha256):
+                match = key
+        return match
 
 
 def _read_at_start(path: Path) -> tuple[Stamp | None, tuple[Key, ...]]:

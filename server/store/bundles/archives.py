@@ -13,13 +13,13 @@ import msgspec
 
 from server.errors import VersionRefusedError
 
-BLOCK = 512
+BLOCK_BYTES = 512
 # Bytes asked of the stream at once.
-CHUNK = 65_536
+CHUNK_BYTES = 65_536
 # Files and folders of an archive; and headers, since each may have two more before it.
 MEMBERS_MAX, HEADERS_MAX = 1000, 3100
 # Bytes of a PAX header, which may hold a file's attributes too; of a name.
-PAX_MAX, NAME_MAX = 65_536, 1024
+PAX_BYTES_MAX, NAME_BYTES_MAX = 65_536, 1024
 # Digits of a number in a PAX header.
 DIGITS_MAX = 15
 # By the two bytes that each begins with.
@@ -100,7 +100,7 @@ class ArchiveReader:
 
     def content(self) -> bytes:
         """The next piece of the content of the member in hand; b'' at its end."""
-        piece = self._take_some(min(self._left, CHUNK))
+        piece = self._take_some(min(self._left, CHUNK_BYTES))
         self._left -= len(piece)
         return piece
 
@@ -109,7 +109,7 @@ class ArchiveReader:
         first = not self._headers
         if first:
             self._check_not_compressed()
-        header = self._take(BLOCK)
+        header = self._take(BLOCK_BYTES)
         self._headers += 1
         if self._headers > HEADERS_MAX:
             raise _refused(f"it has more than {HEADERS_MAX} headers")
@@ -122,17 +122,17 @@ class ArchiveReader:
         return header
 
     def _check_not_compressed(self) -> None:
-        start = self._buffer = self._stream.read(CHUNK)
+        start = self._buffer = self._stream.read(CHUNK_BYTES)
         # A file's name may begin with the same letters.
-        if (name := COMPRESSIONS.get(start[:2])) and not _has_checksum(start[:BLOCK]):
+        if (name := COMPRESSIONS.get(start[:2])) and not _has_checksum(start[:BLOCK_BYTES]):
             raise VersionRefusedError(f"the body is compressed by {name}: send the tar as it is")
 
     def _extend(self, extension: _Extension, kind: bytes, size: int) -> None:
-        most = NAME_MAX if kind == GNU_NAME else PAX_MAX
+        most = NAME_BYTES_MAX if kind == GNU_NAME else PAX_BYTES_MAX
         if size > most:
             raise _refused(f"an extended header has {size} bytes, more than {most}")
         data = self._take(size)
-        self._take(-size % BLOCK)
+        self._take(-size % BLOCK_BYTES)
         if kind == GNU_NAME:
             extension.name = _text(data.rstrip(b"\0"))
             return
@@ -166,14 +166,14 @@ class ArchiveReader:
                 f"the files of the archive have more than max_bundle_mb,"
                 f" {self._files_max / 1e6:g} MB"
             )
-        self._left, self._padding = size, -size % BLOCK
+        self._left, self._padding = size, -size % BLOCK_BYTES
         return Member(name, size, is_folder)
 
     def _check_end(self) -> None:
         """Reads the second block of zeros, and the zeros that fill up the last record."""
-        if self._take(BLOCK).strip(b"\0"):
+        if self._take(BLOCK_BYTES).strip(b"\0"):
             raise _refused("one block of zeros stands where two end an archive")
-        while rest := self._buffer or self._stream.read(CHUNK):
+        while rest := self._buffer or self._stream.read(CHUNK_BYTES):
             self._buffer = b""
             if rest.strip(b"\0"):
                 raise _refused("something stands behind its end")
@@ -189,7 +189,7 @@ class ArchiveReader:
     def _take_some(self, size: int) -> bytes:
         """At least one and at most `size` bytes, where `size` is not 0."""
         if size and not self._buffer:
-            self._buffer = self._stream.read(CHUNK)
+            self._buffer = self._stream.read(CHUNK_BYTES)
             if not self._buffer:
                 raise _refused("it ends in the middle")
         piece, self._buffer = self._buffer[:size], self._buffer[size:]
@@ -245,8 +245,8 @@ def _name(header: bytes) -> str:
 
 
 def _text(name: bytes) -> str:
-    if len(name) > NAME_MAX:
-        raise _refused(f"a name has {len(name)} bytes, more than {NAME_MAX}")
+    if len(name) > NAME_BYTES_MAX:
+        raise _refused(f"a name has {len(name)} bytes, more than {NAME_BYTES_MAX}")
     try:
         return name.decode()
     except UnicodeDecodeError:

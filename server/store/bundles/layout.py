@@ -27,7 +27,8 @@ Fingerprint: TypeAlias = tuple[tuple[str, int, int], ...]
 
 
 def versions_of(folder: Path, name: str) -> tuple[int, ...]:
-    """The versions of `name` in a folder of bundles, newest first; none where there is no such."""
+    """The versions of `name` in a folder of bundles, newest first; none for an unknown
+    name."""
     path = folder / name
     if not NAME.fullmatch(name) or not path.is_dir():
         return ()
@@ -40,19 +41,19 @@ def versions(folder: Path) -> dict[str, tuple[int, ...]]:
     is not a folder, or holds nothing that could be a bundle."""
     if not folder.is_dir():
         raise BundleError(f"the models folder {folder} does not exist")
-    found = {path.name: versions_of(folder, path.name) for path in sorted(folder.iterdir())}
-    found = {name: numbers for name, numbers in found.items() if numbers}
-    if not found:
+    all_numbers = {path.name: versions_of(folder, path.name) for path in sorted(folder.iterdir())}
+    models = {name: numbers for name, numbers in all_numbers.items() if numbers}
+    if not models:
         raise BundleError(
             f"the models folder {folder} holds no bundle: expected NAME/VERSION/{MODEL} in it"
         )
-    return found
+    return models
 
 
 def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
     """The bundle in `folder`, or a bare model.tflite there, fed by `recipe`.
 
-    Raises BundleError where it is incomplete or damaged, or where what lies around a bare model
+    Raises BundleError if it is incomplete or damaged, or if what lies around a bare model
     says that it is a bundle whose copy is under way.
     """
     if (folder / MANIFEST).exists() or not (folder / MODEL).is_file():
@@ -92,7 +93,7 @@ class _Task(msgspec.Struct):
 
 
 def task_of(folder: Path) -> str:
-    """What an unverified bundle says its task is; '' where it can't be read."""
+    """What an unverified bundle says its task is; '' if it can't be read."""
     try:
         return msgspec.json.decode(read_plain_file(folder / MANIFEST), type=_Task).task
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
@@ -100,11 +101,11 @@ def task_of(folder: Path) -> str:
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """Path, size and time of change (ns) of every file in `folder`: what tells, without reading
-    them, whether a version is another than it was."""
-    found = []
+    """Path, size and time of change (ns) of every file in `folder`: shows, without reading
+    them, whether a version has changed."""
+    files = []
     for path in sorted(folder.rglob("*")):
         with suppress(OSError):  # a file that goes while a copy is under way is another fingerprint
             status = path.stat()
-            found.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
-    return tuple(found)
+            files.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
+    return tuple(files)

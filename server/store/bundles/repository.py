@@ -29,6 +29,7 @@ from server.store.bundles.serving_models import LOAD_TIMEOUT_S, Limit, ServingMo
 from server.store.bundles.version_history import Failure, VersionHistory
 
 if TYPE_CHECKING:
+    from server.recognition.manifest import Manifest
     from server.recognition.tensor_model import Model
 
 logger = logging.getLogger(__name__)
@@ -218,6 +219,11 @@ class BundleRepository:
     def served(self) -> dict[str, Model]:
         """The loaded models by name."""
         return self._serving.all()
+
+    def manifest_of(self, name: str, version: int) -> Manifest | None:
+        """The manifest of this version, None if it does not serve."""
+        model = self._serving.all().get(name)
+        return model.manifest if model and model.manifest.version == version else None
 
     def tensor_models(self) -> tuple[str, ...]:
         """The names, in their order, of the models of `task: tensor`, loaded or not."""

@@ -19,18 +19,18 @@ from server.store.bundles.archives import ArchiveReader, Stream
 from server.system.files import make_folder, read_plain_file, sync
 
 # Folders that are being unpacked into; no version is named so.
-ARRIVING = ".arriving-"
+PARTIAL_PREFIX = ".arriving-"
 PLAIN = re.compile(r"[\w][\w .()+=-]{0,127}")
 FOLDERS = frozenset({"golden", "samples"})
 # Times that a folder is made, while other arrivals take it away.
-ATTEMPTS = 100
+FOLDER_ATTEMPTS = 100
 
 
 def remove_partial_uploads(models: Path) -> None:
     """Removes what arrivals left in models/NAME that were cut off by the end of their process."""
     for model in _entries(models):
         for left in _entries(model):
-            if left.name.startswith(ARRIVING):
+            if left.name.startswith(PARTIAL_PREFIX):
                 with suppress(OSError):  # one that another arrival holds, or that is gone
                     lock = _lock(left)
                     shutil.rmtree(left, ignore_errors=True)
@@ -71,7 +71,7 @@ def import_archive(models: Path, name: str, archive: Stream, most: int) -> tuple
         raise VersionRefusedError(f"a model can't be named {name!r}")
     remove_partial_uploads(models)
     try:
-        with _arriving(models / name) as folder:
+        with _partial_folder(models / name) as folder:
             manifest = _unpack_bundle(archive, folder, most, name)
             target = models / name / str(manifest.version)
             return manifest.version, _settle(folder, target)
@@ -85,10 +85,10 @@ def import_archive(models: Path, name: str, archive: Stream, most: int) -> tuple
 
 
 @contextmanager
-def _arriving(model: Path) -> Iterator[Path]:
+def _partial_folder(model: Path) -> Iterator[Path]:
     """A new folder in `model` for the length of the block, locked so that nobody takes it for a
     leftover. Raises OSError."""
-    folder, lock = _make_arriving(model)
+    folder, lock = _make_partial_folder(model)
     try:
         yield folder
     finally:
@@ -96,18 +96,18 @@ def _arriving(model: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _make_arriving(model: Path) -> tuple[Path, int]:
+def _make_partial_folder(model: Path) -> tuple[Path, int]:
     attempts = 0
     while True:
         try:
             make_folder(model)
-            folder = Path(tempfile.mkdtemp(prefix=ARRIVING, dir=model))
+            folder = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=model))
             return folder, _lock(folder)
         except (FileNotFoundError, FileExistsError, BlockingIOError):
             # Another arrival that was refused just now may have taken the empty folder away, also
             # between finding it there and looking what it is, or takes the new one for a leftover.
             attempts += 1
-            if attempts == ATTEMPTS:
+            if attempts == FOLDER_ATTEMPTS:
                 raise
 
 
@@ -175,7 +175,7 @@ def _write(reader: ArchiveReader, path: Path) -> None:
 
 
 def _settle(folder: Path, target: Path) -> bool:
-    """Gives the unpacked version its name, at once and whole; False where it was there already.
+    """Gives the unpacked version its name, at once and whole; False if it was there already.
     Its bundle.json holds the sha256 of all else, so that it stands for the content."""
     if not target.exists():
         folder.chmod(0o755)

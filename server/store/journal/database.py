@@ -15,21 +15,21 @@ from server.system.sqlite import (
     check_whole,
 )
 
-PAGE = 4096
+PAGE_BYTES = 4096
 # Rows of one INSERT. Each statement lets go of Python's lock and takes it again, which under load
 # costs more than the statement does; the values of as many are far below SQLite's 32,766.
-AT_ONCE = 50
+ROWS_PER_INSERT = 50
 # Rows that one DELETE takes, so that no transaction grows long.
-DELETED = 200
+ROWS_PER_DELETE = 200
 # Seconds that another process may hold the file before a write counts as failed.
-PATIENCE = 1.0
+LOCK_TIMEOUT_S = 1.0
 
 _PLACES = f"({', '.join('?' for _ in COLUMNS[1:])})"
 _INSERT = f"INSERT INTO answers ({', '.join(COLUMNS[1:])}) VALUES "
 # The newest row stays, so that ids go on where they were.
 _DELETE = (
     "DELETE FROM answers WHERE id IN (SELECT id FROM answers WHERE {where} ORDER BY {order}"
-    f" LIMIT {DELETED}) AND id < (SELECT max(id) FROM answers)"
+    f" LIMIT {ROWS_PER_DELETE}) AND id < (SELECT max(id) FROM answers)"
 )
 _TOO_OLD = _DELETE.format(where="time < ?", order="time")
 _OLDEST = _DELETE.format(where="true", order="id")
@@ -40,9 +40,9 @@ class JournalFile:
 
     Written ahead (WAL): whoever reads never waits, and what was committed outlives kill -9; after a
     cut of power the last moments may be missing, and nothing is damaged (`synchronous = NORMAL`,
-    sqlite.org/wal.html). `forget_beyond` keeps it within `most_bytes`, beside `wal_bytes` written
+    sqlite.org/wal.html). `trim_to_size` keeps it within `most_bytes`, beside `wal_bytes` written
     ahead.
-    Methods raise sqlite3.Error, of which `is_damage` tells a file that can't be used, and OSError.
+    Methods raise sqlite3.Error, and OSError; `is_damage` says which of them mean a damaged file.
     """
 
     def __init__(self, path: Path, most_bytes: int, wal_bytes: int) -> None:
@@ -50,7 +50,7 @@ class JournalFile:
         self._most = most_bytes
         path.parent.mkdir(parents=True, exist_ok=True)
         check_place(path)
-        self._base = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+        self._base = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
         try:
             self._set_up(wal_bytes)
             self._files = OpenFiles(path, wal_bytes)
@@ -62,7 +62,7 @@ class JournalFile:
         run = self._base.execute
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = NORMAL")
-        run(f"PRAGMA wal_autocheckpoint = {max(1, wal_bytes // PAGE)}")
+        run(f"PRAGMA wal_autocheckpoint = {max(1, wal_bytes // PAGE_BYTES)}")
         run(f"PRAGMA journal_size_limit = {wal_bytes}")
         version = self._number("PRAGMA user_version")
         if version not in (0, FORMAT):
@@ -100,12 +100,12 @@ class JournalFile:
 
     def write(self, rows: Sequence[Values]) -> None:
         """Adds all rows, or none."""
-        whole = len(rows) - len(rows) % AT_ONCE
+        whole = len(rows) - len(rows) % ROWS_PER_INSERT
         run = self._base.execute
         run("BEGIN IMMEDIATE")
         try:
-            for start in range(0, whole, AT_ONCE):
-                several = rows[start : start + AT_ONCE]
+            for start in range(0, whole, ROWS_PER_INSERT):
+                several = rows[start : start + ROWS_PER_INSERT]
                 run(_SEVERAL, [value for row in several for value in row])
             self._base.executemany(_INSERT + _PLACES, rows[whole:])
             run("COMMIT")
@@ -114,13 +114,13 @@ class JournalFile:
                 run("ROLLBACK")
             raise
 
-    def forget_before(self, time: float) -> bool:
+    def delete_older_than(self, time: float) -> bool:
         """Lets some of the rows go that are older than `time`, Unix seconds; whether more may be
         left."""
-        return self._base.execute(_TOO_OLD, (time,)).rowcount == DELETED
+        return self._base.execute(_TOO_OLD, (time,)).rowcount == ROWS_PER_DELETE
 
-    def forget_beyond(self) -> bool:
-        """Lets some of the oldest rows go where there are more than the size has room for, which is
+    def trim_to_size(self) -> bool:
+        """Lets some of the oldest rows go if there are more than the size has room for, which is
         used again; whether there may still be too many."""
         if self._in_use() <= self._most:
             return False
@@ -136,7 +136,7 @@ class JournalFile:
         return self._files.lost()
 
     def cut(self) -> bool:
-        """Whether what `lost` tells is that bytes are missing from a file that is there."""
+        """Whether bytes are missing from a file that is still there."""
         return self._files.still_named() and self._files.lost().endswith(CUT)
 
     def check(self) -> None:
@@ -149,4 +149,4 @@ class JournalFile:
             self._base.close()
 
 
-_SEVERAL = _INSERT + ", ".join([_PLACES] * AT_ONCE)
+_SEVERAL = _INSERT + ", ".join([_PLACES] * ROWS_PER_INSERT)

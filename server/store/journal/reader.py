@@ -23,7 +23,7 @@ Format = Literal["json", "csv", "jsonl"]
 Text = Annotated[str, Meta(max_length=128)]
 
 # Rows read at a time for an export, so that frames get their turn between them.
-CHUNK = 500
+ROWS_PER_PAGE = 500
 # Primary result codes (sqlite.org/rescode.html) of a file beside which nothing can be written.
 UNWRITABLE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 # A spreadsheet takes a cell for a formula if it begins with one of these (OWASP, CSV Injection);
@@ -69,7 +69,7 @@ class JournalReader:
     """Rows of the file at `path` for which `wanted` holds.
 
     No transaction stays open between pages, so that the writer can always take its log into the
-    file. Raises JournalUnreadableError where the file can't be read; one that is not there yet has
+    file. Raises JournalUnreadableError if the file can't be read; one that is not there yet has
     no rows. To be closed.
     """
 
@@ -78,7 +78,7 @@ class JournalReader:
     ) -> None:
         """`on_damage` is called if the file itself seems to be what is wrong."""
         self._path, self._on_damage = path, on_damage
-        given = {
+        filters = {
             name: value for name in _CONDITIONS if (value := getattr(wanted, name)) is not None
         }
         self._base = self._connect() if os.path.lexists(path) else None
@@ -87,10 +87,10 @@ class JournalReader:
             columns = (name if name in there else f"NULL AS {name}" for name in COLUMNS)
             self._select = f"SELECT {', '.join(columns)} FROM answers WHERE "
             # For a column that the file does not have yet, no row holds any value.
-            lacking = {name for name in given if name not in (*_TIMES, *there)}
-            conditions = (_CONDITIONS[name] for name in given if name not in lacking)
+            lacking = {name for name in filters if name not in (*_TIMES, *there)}
+            conditions = (_CONDITIONS[name] for name in filters if name not in lacking)
             self._where = " AND ".join(["false" if lacking else "true", *conditions])
-            self._values = tuple(given[name] for name in given if name not in lacking)
+            self._values = tuple(filters[name] for name in filters if name not in lacking)
             self.first, self.last = self._span(wanted) if self._base else (1, 0)
         except JournalUnreadableError:
             self.close()
@@ -106,16 +106,16 @@ class JournalReader:
                 f"the journal {self._path} is of format {version}, and this program reads {FORMAT}"
             )
         if wanted.since is None and wanted.until is None:
-            found = self._run("SELECT (SELECT min(id) FROM answers), (SELECT max(id) FROM answers)")
+            ids = self._run("SELECT (SELECT min(id) FROM answers), (SELECT max(id) FROM answers)")
         else:
             span = (
                 float("-inf") if wanted.since is None else wanted.since,
                 float("inf") if wanted.until is None else wanted.until,
             )
-            found = self._run(
+            ids = self._run(
                 "SELECT min(id), max(id) FROM answers WHERE time >= ? AND time < ?", span
             )
-        first, last = found[0]
+        first, last = ids[0]
         return (1, 0) if first is None else (first, last)
 
     def page(self, order: Order, limit: int, cursor: int | None = None) -> list[Row]:
@@ -139,14 +139,15 @@ class JournalReader:
         self, order: Order, limit: int | None = None, cursor: int | None = None
     ) -> Iterator[list[Row]]:
         """All rows there were when this reader was made, at most `limit`, some at a time."""
-        left = limit
-        while left is None or left > 0:
-            rows = self.page(order, CHUNK if left is None else min(CHUNK, left), cursor)
+        wanted = limit
+        while wanted is None or wanted > 0:
+            size = ROWS_PER_PAGE if wanted is None else min(ROWS_PER_PAGE, wanted)
+            rows = self.page(order, size, cursor)
             if not rows:
                 return
             yield rows
             cursor = rows[-1].id
-            left = None if left is None else left - len(rows)
+            wanted = None if wanted is None else wanted - len(rows)
 
     def _run(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         assert self._base is not None

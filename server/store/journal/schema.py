@@ -14,7 +14,7 @@ OK = 200
 class Row(msgspec.Struct, frozen=True):
     """time: RFC 3339, UTC. label, probability: the best. status: HTTP's. code: the error's.
     cached: whether the answer was another request's. *_ms: milliseconds by stage, and in all.
-    reason: the sentence that a failed request was told; address: its sender's. What is not known,
+    reason: the message of a failed request; address: its sender's. What is not known,
     or does not apply, is null."""
 
     id: int

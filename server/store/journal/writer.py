@@ -40,7 +40,7 @@ ACCOUNT = "/proc/thread-self/io"
 
 
 def thread_wrote() -> int | None:
-    """Bytes that this thread has written so far, to files of any kind; None where the kernel does
+    """Bytes that this thread has written so far, to files of any kind; None if the kernel does
     not say."""
     with suppress(OSError, ValueError), open(ACCOUNT, "rb") as file:
         for line in file:
@@ -52,7 +52,7 @@ def thread_wrote() -> int | None:
 class WriteBudget:
     """At most `per_minute` bytes in any 60 seconds; 0: no limit. For one thread.
 
-    A step may write a quarter of it, and as much again where that makes SQLite take its log into
+    A step may write a quarter of it, and as much again if that makes SQLite take its log into
     its file; so it begins only where half of it is left.
     """
 
@@ -61,7 +61,7 @@ class WriteBudget:
         self._steps: deque[tuple[float, int]] = deque()
 
     def room(self, now: float) -> float:
-        """Bytes that a step at `now`, in seconds of time.monotonic(), may write; 0 where it has to
+        """Bytes that a step at `now`, in seconds of time.monotonic(), may write; 0 if it has to
         wait."""
         if not self.per_minute:
             return math.inf
@@ -72,7 +72,7 @@ class WriteBudget:
 
     @contextmanager
     def step(self, now: float, expected: float = 0.0) -> Iterator[None]:
-        """Counts what the `with` block writes, or `expected` bytes where that can't be known."""
+        """Counts what the `with` block writes, or `expected` bytes if that can't be known."""
         if not self.per_minute:
             yield
             return
@@ -111,11 +111,11 @@ class JournalLimits(msgspec.Struct, frozen=True):
 
 
 class Loss:
-    """Rows lost; `tell` hears of each. `_lock` guards `_since`, those since they were last asked
-    for."""
+    """Counts lost rows, and calls `on_lost` with their number. `_lock` guards `_since`, those since
+    the last `take`."""
 
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        self._tell = tell
+    def __init__(self, on_lost: Callable[[int], None]) -> None:
+        self._on_lost = on_lost
         self._lock = threading.Lock()
         self._since = 0
 
@@ -123,7 +123,7 @@ class Loss:
         """Counts `rows`."""
         with self._lock:
             self._since += rows
-        self._tell(rows)
+        self._on_lost(rows)
 
     def take(self) -> int:
         """Those since the last time."""
@@ -133,8 +133,8 @@ class Loss:
 
 
 class Writer:
-    """Writes to the journal at `path` within `bounds`; rows that can't be kept are told to `loss`,
-    and how many were written to `written`.
+    """Writes to the journal at `path` within `bounds`; rows that can't be kept are counted by
+    `loss`; `written` is called with how many were written.
 
     What goes wrong is logged once, and once more when it is over.
     """
@@ -201,7 +201,7 @@ class Writer:
         return self._file
 
     def _write_some(self, file: JournalFile, rows: deque[Values], now: float, last: bool) -> bool:
-        """One transaction; False where the budget has no room for it."""
+        """One transaction; False if the budget has no room for it."""
         room = math.inf if last else self._budget.room(now)
         if not room:
             return False
@@ -215,7 +215,7 @@ class Writer:
                 self._write(file, taken)
         finally:
             rows.extendleft(reversed(taken))
-        self._forget_some(file.forget_beyond, now)
+        self._forget_some(file.trim_to_size, now)
         return True
 
     def _write(self, file: JournalFile, taken: deque[Values]) -> None:
@@ -242,7 +242,7 @@ class Writer:
         if not settled or not self._bounds.days or now - self._looked < AGE_CHECK_INTERVAL_S:
             return
         oldest = wall - self._bounds.days * DAY_S
-        if not self._forget_some(lambda: file.forget_before(oldest), now):
+        if not self._forget_some(lambda: file.delete_older_than(oldest), now):
             self._looked = now
 
     def _forget_some(self, forget: Callable[[], bool], now: float) -> bool:
@@ -280,7 +280,7 @@ class Writer:
 
     def _why_lost(self, last: bool) -> str:
         if last:
-            return "their frames ended after the journal was told to close"
+            return "their frames ended after the journal began to close"
         if self._bounds.per_minute:
             return "more rows come than journal_write_mb_per_minute lets be written"
         return "more rows come than the disk takes"

@@ -32,8 +32,8 @@ from server.system.files import (
 
 logger = logging.getLogger(__name__)
 
-# Bounds the memory of the index where images are small.
-MOST_SAMPLES = 20_000
+# Bounds the memory of the index if images are small.
+SAMPLES_MAX = 20_000
 # The frame was decoded before, under the limits that hold.
 ANY_SIZE = Limits(max_pixels=1 << 62, max_side=1 << 31)
 # Files that are ours to remove; whatever else lies in the folder is left alone.
@@ -97,7 +97,7 @@ class SampleFolder:
     def open(self) -> None:
         """Learns what is there, and removes what is left of samples that were not finished.
 
-        Raises OSError where the folder can't be read.
+        Raises OSError if the folder can't be read.
         """
         with self._lock:
             self._open()
@@ -111,8 +111,8 @@ class SampleFolder:
         for name in names:
             if name.endswith(".json") and not name.startswith("."):
                 whole |= self._take(self.folder / name)
-        left = (name for name in names if name not in whole and OURS.fullmatch(name))
-        self._scraps = [self.folder / name for name in left]
+        scraps = (name for name in names if name not in whole and OURS.fullmatch(name))
+        self._scraps = [self.folder / name for name in scraps]
         self._opened = True
         self._remove_scraps()
         self._make_room(0)
@@ -160,7 +160,7 @@ class SampleFolder:
 
     def _make_room(self, size: int, spare: str = "") -> None:
         """Removes samples, but not `spare`, until `size` bytes more fit. Raises OSError."""
-        while self._index.bytes + size > self.cap or len(self._index) > MOST_SAMPLES:
+        while self._index.bytes + size > self.cap or len(self._index) > SAMPLES_MAX:
             name = self._index.next_out(spare)
             if name is None:
                 return
@@ -174,9 +174,9 @@ class SampleFolder:
             self._remove(name)
 
     def add(self, seen: FrameAnswered, reason: Reason) -> bool:
-        """Keeps a frame; False where its very bytes are kept already.
+        """Keeps a frame; False if its very bytes are kept already.
 
-        Raises OSError where it can't be written, TooLargeError where it is larger than the cap.
+        Raises OSError if it can't be written, TooLargeError if it is larger than the cap.
         """
         assert seen.data is not None
         digest = hashlib.sha256(seen.data).hexdigest()[:16]
@@ -232,9 +232,9 @@ class SampleFolder:
         with self._lock:
             self._check_open()
             names = self._index.find(wanted, before)
-        found = (self._read(name) for name in names[:limit])
+        samples = (self._read(name) for name in names[:limit])
         after = names[limit - 1] if len(names) > limit else None
-        return [sample for sample in found if sample is not None], after
+        return [sample for sample in samples if sample is not None], after
 
     def _check_open(self) -> None:
         if not self._opened:
@@ -269,7 +269,7 @@ class SampleFolder:
         """Keeps what a person said, at the Unix time `at`, that the sample shows; None takes it
         back.
 
-        Raises NotFoundError, NotReadyError, and StorageError where it can't be written.
+        Raises NotFoundError, NotReadyError, and StorageError if it can't be written.
         """
         with self._lock:
             sample = self._held(name)
@@ -288,7 +288,7 @@ class SampleFolder:
     def delete(self, name: str) -> Sample:
         """Removes a sample; returns what it was.
 
-        Raises NotFoundError, NotReadyError, and StorageError where it can't be removed.
+        Raises NotFoundError, NotReadyError, and StorageError if it can't be removed.
         """
         with self._lock:
             sample = self._held(name)

@@ -5,12 +5,12 @@ import msgspec
 from server.recognition.sample import SUFFIXES, Reason, Sample
 
 # What a file takes on most file systems is a multiple of this.
-BLOCK = 4096
+BLOCK_BYTES = 4096
 
 
 def on_disk(size: int) -> int:
     """Bytes of disk that a file of `size` bytes takes."""
-    return -(-size // BLOCK) * BLOCK
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,8 +108,8 @@ class SampleIndex:
         self.labelled += sign * (entry.label is not None)
 
     def next_out(self, spare: str = "") -> str | None:
-        """The sample that goes first where room is needed: the oldest without a label, since a
-        label is a person's work; where all have one, the oldest. Never `spare`."""
+        """The sample that goes first if room is needed: the oldest without a label, since a
+        label is a person's work; if all have one, the oldest. Never `spare`."""
         oldest = None
         for name, entry in self._entries.items():
             if name == spare:

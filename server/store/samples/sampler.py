@@ -50,7 +50,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     per_minute: int = 10
 
     def reason(self, answer: Answer, least: float | None, draw: float) -> Reason | None:
-        """Why a frame is kept, None where it is not. least: the verdict policy's probability, if
+        """Why a frame is kept, None if it is not. least: the verdict policy's probability, if
         there is one. draw: a random number of 0..1, 1 excluded."""
         probability = answer.best.probability
         if answer.best.label in self.labels:

@@ -140,13 +140,13 @@ def of(number: int) -> Change:
 def test_audit_is_bounded_and_outlives_its_server(tmp_path: Path) -> None:
     written = Audit(tmp_path)
     size = 200
-    for number in range(3 * audit.MAX_BYTES // size // 100):
+    for number in range(3 * audit.FILE_BYTES_MAX // size // 100):
         written.record(of(number))
         # As many more of the kind, without a sync each.
         with (tmp_path / FILE).open("ab") as file:
             file.write((b'{"at":"x","action":"load","model":"' + b"m" * 150 + b'"}\n') * 100)
-    assert (tmp_path / FILE).stat().st_size <= 1.2 * audit.MAX_BYTES
-    assert (tmp_path / OLD_FILE).stat().st_size <= 1.2 * audit.MAX_BYTES
+    assert (tmp_path / FILE).stat().st_size <= 1.2 * audit.FILE_BYTES_MAX
+    assert (tmp_path / OLD_FILE).stat().st_size <= 1.2 * audit.FILE_BYTES_MAX
     again = Audit(tmp_path)
     again.record(of(-1))
     assert again.newest(1)[0].before == -1

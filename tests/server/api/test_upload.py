@@ -16,7 +16,7 @@ from tiny_models import MakeModel, write_bundle
 
 from server.cli.fleet import pack
 from server.recognition.manifest import read_bundle
-from server.store.bundles.upload import ARRIVING
+from server.store.bundles.upload import PARTIAL_PREFIX
 from server.store.bundles.version_history import CHOICE_FILE
 
 RED = encode(plain((255, 0, 0)), "PNG")
@@ -68,7 +68,7 @@ def begin(server: LiveServer, data: bytes) -> socket.socket:
 
 
 def left_behind(models: Path) -> list[Path]:
-    return list(models.glob(f"*/{ARRIVING}*"))
+    return list(models.glob(f"*/{PARTIAL_PREFIX}*"))
 
 
 def test_server_starts_beside_fifos(uploads: LiveServer) -> None:

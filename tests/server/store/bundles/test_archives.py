@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from server_process import SHARED
 
 from server.errors import VersionRefusedError
-from server.store.bundles.archives import BLOCK, ArchiveReader
+from server.store.bundles.archives import BLOCK_BYTES, ArchiveReader
 
 ROOM = 1_000_000
 FILES = {"bundle.json": b"{}", "model.tflite": bytes(range(256)) * 5, "golden/a b.jpg": b""}
-END = bytes(2 * BLOCK)
+END = bytes(2 * BLOCK_BYTES)
 
 
 class Counted(io.BytesIO):
@@ -60,7 +60,7 @@ def made(form: int, files: dict[str, bytes] = FILES, **fields: object) -> bytes:
 def header(name: bytes = b"a", size: int | bytes = 0, kind: bytes = b"0") -> bytes:
     """One header of a ustar archive, whatever is in it."""
     number = size if isinstance(size, bytes) else b"%011o\0" % size
-    block = bytearray(BLOCK)
+    block = bytearray(BLOCK_BYTES)
     block[:100] = name.ljust(100, b"\0")
     block[100:124] = b"0000644\0" + b"0000000\0" * 2
     block[124:136] = number.ljust(12, b"\0")
@@ -73,7 +73,7 @@ def header(name: bytes = b"a", size: int | bytes = 0, kind: bytes = b"0") -> byt
 
 
 def padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % BLOCK)
+    return data + bytes(-len(data) % BLOCK_BYTES)
 
 
 def pax(*records: bytes, kind: bytes = b"x") -> bytes:
@@ -137,8 +137,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "cut in a file": (header(size=1000) + bytes(999), "it ends in the middle"),
     "cut in the padding": (header(size=1000) + bytes(1020), "it ends in the middle"),
     "no end": (header(), "it ends in the middle"),
-    "half an end": (header() + bytes(BLOCK), "it ends in the middle"),
-    "one block of zeros": (header() + bytes(BLOCK) + header() + END, "one block of zeros"),
+    "half an end": (header() + bytes(BLOCK_BYTES), "it ends in the middle"),
+    "one block of zeros": (header() + bytes(BLOCK_BYTES) + header() + END, "one block of zeros"),
     "another behind its end": (header() + END + header() + END, "something stands behind"),
     "hard link": (header(kind=b"1") + END, "is a hard link, not a plain file"),
     "symbolic link": (header(kind=b"2") + END, "is a symbolic link, not a plain file"),
@@ -217,10 +217,10 @@ def spoiled(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(1, 6))):
         data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
     if draw(st.booleans()):
-        for at in range(0, len(data) - BLOCK, BLOCK):
+        for at in range(0, len(data) - BLOCK_BYTES, BLOCK_BYTES):
             if data[at + 257 : at + 262] == b"ustar":
                 data[at + 148 : at + 156] = b" " * 8
-                data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + BLOCK])
+                data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + BLOCK_BYTES])
     return bytes(data[: draw(st.integers(0, len(data)))])
 
 

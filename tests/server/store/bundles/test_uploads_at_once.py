@@ -15,7 +15,7 @@ from tiny_models import MakeModel, write_bundle
 from server.cli.fleet import pack
 from server.errors import VersionExistsError, VersionRefusedError
 from server.recognition.manifest import read_bundle
-from server.store.bundles.upload import ARRIVING, import_archive, remove_partial_uploads
+from server.store.bundles.upload import PARTIAL_PREFIX, import_archive, remove_partial_uploads
 
 AT_ONCE = 4
 ROOM = 10_000_000
@@ -88,7 +88,7 @@ def test_folder_that_no_bundle_has(tmp_path: Path) -> None:
 
 
 def test_leftover_goes_with_the_next_arrival(archive: bytes, tmp_path: Path) -> None:
-    left = tmp_path / "other" / f"{ARRIVING}dead"
+    left = tmp_path / "other" / f"{PARTIAL_PREFIX}dead"
     left.mkdir(parents=True)
     (left / "model.tflite").write_bytes(b"half")
     assert import_archive(tmp_path, "colors", io.BytesIO(archive), ROOM) == (1, True)
