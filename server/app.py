@@ -46,12 +46,11 @@ from server.observe.logs import LogThrottle, LogWriter
 from server.observe.metrics import Metrics
 from server.recognition.answers import Listener, RefusalListener
 from server.recorders import (
+    log_faults,
     make_drift,
     make_sampler,
     open_cache,
     open_journal,
-    warn_of_clock,
-    warn_of_data,
 )
 from server.store.crashes import CrashGuard
 from server.store.jobs.records import JobRecord
@@ -74,7 +73,7 @@ def shut_down(steps: Iterable[Callable[[], object]]) -> None:
 
 
 def image_fetcher(settings: Settings) -> Fetch:
-    """What gets the image at an image_url; if no host is listed, what refuses to.
+    """Return what fetches the image at an image_url, or refuses to if no host is listed.
 
     Raises SettingsError for a host that can't be understood.
     """
@@ -88,22 +87,22 @@ def image_fetcher(settings: Settings) -> Fetch:
 
 
 def make_jobs(
-    settings: Settings, recognizing: RecognitionService, metrics: Metrics, install_auth: CrashGuard
+    settings: Settings, service: RecognitionService, metrics: Metrics, guard: CrashGuard
 ) -> Jobs:
     """The jobs of this server."""
 
     def render(job: JobRecord) -> bytes:
         return msgspec.json.encode(job_detail(job, prefix=settings.url_prefix))
 
-    telling = JobEvents(
+    events = JobEvents(
         settings,
         metrics,
-        recognizing.report_answered,
-        recognizing.report_refused,
-        recognizing.has_listeners,
+        service.report_answered,
+        service.report_refused,
+        service.has_listeners,
         render,
     )
-    return Jobs(settings, recognizing.store, telling, install_auth)
+    return Jobs(settings, service.store, events, guard)
 
 
 def bare_app(settings: Settings) -> Flask:
@@ -117,18 +116,18 @@ def bare_app(settings: Settings) -> Flask:
 
 
 def frame_routes(
-    settings: Settings, recognizing: RecognitionService, kept: Jobs, fetch: Fetch
+    settings: Settings, service: RecognitionService, jobs: Jobs, fetch: Fetch
 ) -> list[object]:
     """Return the routes by which frames come, to be answered at once or later."""
-    intake, most = JobIntake(kept, recognizing, settings, fetch), settings.max_batch
+    intake, most = JobIntake(jobs, service, settings, fetch), settings.max_batch
     later = TutorialJobRoutes(intake)
     return [
-        RecognizeRoutes(recognizing, most, fetch),
+        RecognizeRoutes(service, most, fetch),
         JobRoutes(intake, most),
-        TutorialRoutes(recognizing, later),
+        TutorialRoutes(service, later),
         later,
-        OpenInferenceRoutes(recognizing, most),
-        TensorFlowServingRoutes(recognizing, most),
+        OpenInferenceRoutes(service, most),
+        TensorFlowServingRoutes(service, most),
     ]
 
 
@@ -136,30 +135,34 @@ def put_before(
     app: Flask,
     settings: Settings,
     engine: Engine,
-    recognizing: RecognitionService,
-    doors: Authenticator,
-    repeats: LogThrottle,
+    service: RecognitionService,
+    authenticator: Authenticator,
+    log_throttle: LogThrottle,
     refusals: Sequence[RefusalListener],
     table: RouteTable,
 ) -> None:
     """What a request comes through before `app` sees it: headers, its path, the probes' reserve,
-    the body's time and memory, the gate, and the way of a camera's frame past Flask."""
+    the body's time and memory, the early refusal, and the way of a camera's frame past Flask."""
     metrics, afterwards = engine.metrics, engine.afterwards
     unguarded = frozenset(each.rule for each in table if each.unguarded)
-    express = FastPath(app.wsgi_app, recognizing, settings, doors, metrics, afterwards, unguarded)
-    gate = EarlyRefusal(
-        express,
+    fast_path = FastPath(
+        app.wsgi_app, service, settings, authenticator, metrics, afterwards, unguarded
+    )
+    early_refusal = EarlyRefusal(
+        fast_path,
         engine.admission,
         settings,
         metrics,
-        repeats,
-        doors,
+        log_throttle,
+        authenticator,
         afterwards,
         refusals,
         served=engine.store.served,
     )
     most_bytes = int(max(settings.bodies_mb, settings.max_body_mb) * 1_000_000)
-    bodies = BodyTimeoutMiddleware(gate, settings.body_timeout, most_bytes, table.is_foreign)
+    bodies = BodyTimeoutMiddleware(
+        early_refusal, settings.body_timeout, most_bytes, table.is_foreign
+    )
     most = most_requests(settings.slots, settings.max_waiting)
     probes = frozenset(each.rule for each in table if each.probe)
     reserve = Reserve(bodies, refusing=app.wsgi_app, most=most, probes=probes)
@@ -181,26 +184,25 @@ def create_app(
     settings = settings or config_reading.load(os.environ)
     engine = engine or Engine(settings)
     metrics, store = engine.metrics, engine.store
-    repeats = LogThrottle(settings.log_repeats)
+    log_throttle = LogThrottle(settings.log_repeats)
 
     app = bare_app(settings)
-    warn_of_data(settings)
-    warn_of_clock()
+    log_faults(settings)
     journal = open_journal(settings, metrics)
     refusals = [metrics.cameras.refused, *([journal.refused] if journal else [])]
     in_turn = [in_order(engine.afterwards, listener) for listener in refusals]
-    observe_requests(app, metrics, repeats, in_turn)
+    observe_requests(app, metrics, log_throttle, in_turn)
     register_errors(app)
-    doors = Authenticator(settings)
-    install_auth(app, settings, doors)
+    authenticator = Authenticator(settings)
+    install_auth(app, settings, authenticator)
     table = install_routes(app)
     name_models(app)
     drift = make_drift(settings, metrics, store)
-    sampler = make_sampler(settings, metrics, store, keys_asked_for=doors.closed())
+    sampler = make_sampler(settings, metrics, store, keys_asked_for=authenticator.closed())
     suspect = SuspectFrames(metrics.suspect)
     listeners: list[Listener] = [metrics.cameras.answered, suspect, drift]
     listeners += [sampler] if sampler else []
-    recognizing = RecognitionService(
+    service = RecognitionService(
         store,
         metrics,
         settings,
@@ -209,11 +211,11 @@ def create_app(
         afterwards=engine.afterwards,
         refusals=in_turn,
     )
-    kept = make_jobs(settings, recognizing, metrics, engine.guard)
+    jobs = make_jobs(settings, service, metrics, engine.guard)
     auditor = Auditor(engine.audit, store)
     table.add(
         app,
-        *frame_routes(settings, recognizing, kept, image_fetcher(settings)),
+        *frame_routes(settings, service, jobs, image_fetcher(settings)),
         ModelRoutes(store, drift, auditor),
         UploadRoutes(Path(settings.models), int(settings.max_bundle_mb * 1e6), auditor),
         SampleFrameRoutes(store),
@@ -223,29 +225,29 @@ def create_app(
         SampleRoutes(sampler.folder if sampler else None, store),
         ConsoleRoutes(),
     )
-    put_before(app, settings, engine, recognizing, doors, repeats, refusals, table)
+    put_before(app, settings, engine, service, authenticator, log_throttle, refusals, table)
 
     app.extensions[FEATURES] = {
-        "keys": doors.closed(),
-        "usable_keys": doors.usable_keys(),
+        "keys": authenticator.closed(),
+        "usable_keys": authenticator.usable_keys(),
         "samples": sampler is not None,
         "cache": settings.cache,
         "journal": journal is not None,
     }
     at_end: list[Callable[[], object]] = [
         # The jobs first: all others still hear of the frames that they answer.
-        kept.close,
+        jobs.close,
         # Then what was answered goes to the recorders, before they close.
         engine.afterwards.flush,
         *([sampler.close] if sampler else []),
         *([journal.close] if journal else []),
         # The log last, since all others write to it.
-        repeats.summarize,
+        log_throttle.summarize,
         *([log.stop] if log else []),
     ]
     app.extensions[AT_END] = at_end
     # Unlike atexit's, this is run at the end of a forked worker too.
     Finalize(None, shut_down, args=(at_end,), exitpriority=0)
     engine.start()
-    kept.resume()
+    jobs.resume()
     return app

@@ -155,7 +155,8 @@ class Engine:
         self.store = make_store(
             settings, self.metrics, self.admission, self.afterwards, self.guard, self.audit, models
         )
-        self._settings, self._stop = settings, threading.Event()
+        self._settings = settings
+        self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:

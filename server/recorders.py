@@ -88,15 +88,10 @@ def data_fault(settings: Settings) -> str:
     return ""
 
 
-def warn_of_data(settings: Settings) -> None:
-    """Logs where nothing can be kept; frames are answered all the same."""
-    if fault := data_fault(settings):
-        logger.error(fault)
-
-
-def warn_of_clock() -> None:
-    """Logs that this machine's clock is not set; frames are answered all the same."""
-    if fault := clock_fault():
+def log_faults(settings: Settings) -> None:
+    """Log if nothing can be kept in `data`, or this machine's clock is not set; frames are answered
+    all the same."""
+    for fault in filter(None, (data_fault(settings), clock_fault())):
         logger.error(fault)
 
 

@@ -42,9 +42,12 @@ class _Series:
     def __init__(
         self, label: str, count: Mapping[Result, Callable[[], None]], last: Callable[[float], None]
     ) -> None:
-        self.label, self.count, self.last = label, count, last
+        self.label = label
+        self.count = count
+        self.last = last
         self.reasons: dict[str, Callable[[], None]] = {}
-        self.at, self.was_answered = 0.0, False
+        self.at = 0.0
+        self.was_answered = False
 
 
 class Cameras:
@@ -75,7 +78,8 @@ class Cameras:
             ("camera",),
             registry=registry,
         )
-        self._most, self._lock = most, threading.Lock()
+        self._most = most
+        self._lock = threading.Lock()
         self._known: dict[str, _Series] = {}
         self._other: _Series | None = None
 
@@ -175,7 +179,8 @@ class ClockSkew:
             ("camera",),
             registry=registry,
         )
-        self._most, self._lock = most, threading.Lock()
+        self._most = most
+        self._lock = threading.Lock()
         self._logged: dict[str, float] = {}
 
     def note(
@@ -218,7 +223,8 @@ class SuspectFrames:
     """
 
     def __init__(self, counter: Counter, clock: Callable[[], float] = time.monotonic) -> None:
-        self._counter, self._clock = counter, clock
+        self._counter = counter
+        self._clock = clock
         self._logged: dict[tuple[str, str], float] = {}
         # There from the start, so that Prometheus sees the first one as an increase.
         for warning in WARNINGS:

@@ -94,7 +94,8 @@ class ModelDrift:
         """Raises ValueError if the bundle has no baseline."""
         if manifest.baseline is None:
             raise ValueError(f"{manifest.name}/{manifest.version} has no baseline")
-        self.version, self._least = manifest.version, min_frames
+        self.version = manifest.version
+        self._least = min_frames
         baseline = manifest.baseline
         # One bin more, for labels that the validation never saw.
         self._places = {label: place for place, label in enumerate(baseline.classes)}
@@ -163,8 +164,10 @@ class Drift(Collector):
         min_frames: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._manifest_of, self._clock = manifest_of, clock
-        self._window_s, self._least = window_s, min_frames
+        self._manifest_of = manifest_of
+        self._clock = clock
+        self._window_s = window_s
+        self._least = min_frames
         self._lock = threading.Lock()
         self._models: dict[str, tuple[int, ModelDrift | None]] = {}
 

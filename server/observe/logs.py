@@ -146,7 +146,8 @@ class LogThrottle:
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         """most: lines a minute of each kind; 0: all."""
-        self._most, self._clock = most, clock
+        self._most = most
+        self._clock = clock
         self._lock = threading.Lock()
         self._began = -THROTTLE_WINDOW_S
         self._written: Counter[Kind] = Counter()
@@ -198,7 +199,8 @@ class ProblemLog:
     goes well again. For any thread; `_lock` guards `_reason`."""
 
     def __init__(self, begins: str, ends: str) -> None:
-        self._begins, self._ends = begins, ends
+        self._begins = begins
+        self._ends = ends
         self._lock = threading.Lock()
         self._reason = ""
 

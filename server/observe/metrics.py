@@ -133,7 +133,6 @@ class Metrics:
         self.model_load.labels(manifest.name, str(manifest.version)).set(seconds)
 
     def finished(self, route: str, status: int, seconds: float) -> None:
-        """Counts one answered request."""
         self._child(self.requests, route, str(status)).inc()
         self._child(self.request_duration, route).observe(seconds)
 
@@ -146,7 +145,6 @@ class Metrics:
         self._child(self.refused, code).inc()
 
     def worked(self, stage: str, seconds: float) -> None:
-        """Counts one stage of one frame."""
         self._child(self.stage_duration, stage).observe(seconds)
 
     def answered(self, answer: Answer) -> None:
@@ -180,7 +178,8 @@ class ModelsCollector(Collector):
     ) -> None:
         """served: the models that serve, by name. memory: bytes by name, of those as well that
         only finish their last frames."""
-        self._served, self._memory = served, memory
+        self._served = served
+        self._memory = memory
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         info = GaugeMetricFamily(

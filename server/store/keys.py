@@ -203,7 +203,8 @@ class KeyRing:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._name = path, os.fspath(path)
+        self.path = path
+        self._name = os.fspath(path)
         self._lock = threading.Lock()
         self._there = False
         self._seen: Stamp | None = UNSETTLED
@@ -222,7 +223,6 @@ class KeyRing:
         return _stamp(self._name)
 
     def current(self) -> tuple[Key, ...]:
-        """The keys of this moment."""
         stamp = self._look()
         with self._lock:
             if stamp != self._settled:
@@ -232,7 +232,8 @@ class KeyRing:
 
     def _read(self, stamp: Stamp | None, now: float) -> None:
         if stamp != self._seen:
-            self._seen, self._since = stamp, now
+            self._seen = stamp
+            self._since = now
         try:
             keys = read_keys(self.path)
         except KeysError as error:

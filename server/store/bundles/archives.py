@@ -73,7 +73,8 @@ class ArchiveReader:
     """
 
     def __init__(self, stream: Stream, files_max: int) -> None:
-        self._stream, self._files_max = stream, files_max
+        self._stream = stream
+        self._files_max = files_max
         self._buffer = b""
         self._headers = self._members = 0
         # Of the member in hand: bytes of its content and of the padding behind it.
@@ -166,7 +167,8 @@ class ArchiveReader:
                 f"the files of the archive have more than max_bundle_mb,"
                 f" {self._files_max / 1e6:g} MB"
             )
-        self._left, self._padding = size, -size % BLOCK_BYTES
+        self._left = size
+        self._padding = -size % BLOCK_BYTES
         return Member(name, size, is_folder)
 
     def _check_end(self) -> None:

@@ -34,7 +34,9 @@ class ModelsFolder:
     ) -> None:
         """Raises BundleError if the folder holds no bundle, or several models and `default` is not
         among them."""
-        self.path, self._recipe, self._pinned = path, recipe, pinned
+        self.path = path
+        self._recipe = recipe
+        self._pinned = pinned
         self._names = tuple(versions(path))
         self.default = _pick_default(self._names, default, path)
         self._lock = Lock()

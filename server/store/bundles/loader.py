@@ -77,8 +77,10 @@ class VersionLoader:
         serving: ServingModels,
         on_loaded: Callable[[Loaded], None],
     ) -> None:
-        self._folder, self._load = folder, load
-        self._serving, self._on_loaded = serving, on_loaded
+        self._folder = folder
+        self._load = load
+        self._serving = serving
+        self._on_loaded = on_loaded
         self._sizes: defaultdict[str, MeasuredSize] = defaultdict(MeasuredSize)
         # One thread does all loading: glibc gives each thread an arena of its own, and every arena
         # that models were in keeps some of their memory.

@@ -56,8 +56,10 @@ class BundleRepository:
     ) -> None:
         """on_taken_over: called with the model and the version before and after, when a look finds
         one that takes over."""
-        self.folder, self.default = models.path, models.default
-        self._models, self._on_taken_over = models, on_taken_over
+        self.folder = models.path
+        self.default = models.default
+        self._models = models
+        self._on_taken_over = on_taken_over
         self._serving = ServingModels(self.default, limit or Limit(), on_unloaded)
         self._loader = VersionLoader(models, load, self._serving, on_loaded)
         self._loading = threading.Lock()
@@ -217,7 +219,6 @@ class BundleRepository:
         return now
 
     def served(self) -> dict[str, Model]:
-        """The loaded models by name."""
         return self._serving.all()
 
     def manifest_of(self, name: str, version: int) -> Manifest | None:

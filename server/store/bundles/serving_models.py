@@ -61,7 +61,8 @@ class ResidentModels:
 
     def __init__(self, budget: int, on_unloaded: Callable[[Unloaded], None]) -> None:
         """budget: bytes that all models together may take; 0 for no limit."""
-        self.budget, self._on_unloaded = budget, on_unloaded
+        self.budget = budget
+        self._on_unloaded = on_unloaded
         self._changed = threading.Condition()
         self._tokens = itertools.count()
         self._bytes: dict[int, tuple[str, int, int]] = {}
@@ -76,13 +77,7 @@ class ResidentModels:
             self._bytes[token] = (manifest.name, manifest.version, size)
             self._by_id[model] = token
 
-    def used(self) -> int:
-        """Bytes of all models in memory."""
-        with self._changed:
-            return sum(size for _, _, size in self._bytes.values())
-
     def by_name(self) -> dict[str, int]:
-        """Bytes by model name."""
         sizes: dict[str, int] = {}
         with self._changed:
             for name, _, size in self._bytes.values():
@@ -160,7 +155,8 @@ class ServingModels:
 
     def __init__(self, default: str, limit: Limit, on_unloaded: Callable[[Unloaded], None]) -> None:
         """`default` is the model that is never unloaded."""
-        self.default, self.limit = default, limit
+        self.default = default
+        self.limit = limit
         self.residents = ResidentModels(limit.memory, on_unloaded)
         self._lock = threading.Lock()
         self._serving: dict[str, Model] = {}
@@ -217,7 +213,9 @@ class ServingModels:
         if self.residents.await_room(size, LOAD_TIMEOUT_S):
             return
         if optional:
-            raise self._no_room(name, size, self.limit.memory - self.residents.used())
+            raise self._no_room(
+                name, size, self.limit.memory - sum(self.residents.by_name().values())
+            )
 
     def _no_room(self, name: str, size: int, free: int) -> NotReadyError:
         return NotReadyError(

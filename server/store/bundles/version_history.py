@@ -110,7 +110,9 @@ class VersionHistory:
     """
 
     def __init__(self, folder: Path, pinned: int | None = None) -> None:
-        self.folder, self.name, self.pinned = folder, folder.name, pinned
+        self.folder = folder
+        self.name = folder.name
+        self.pinned = pinned
         self.content: Fingerprint = ()
         self._served: list[int] = []  # before the one that serves, the last one last
         self._recalled = False
@@ -142,7 +144,8 @@ class VersionHistory:
         with self._lock:
             stamp = self._look()
             if stamp != self._stamp:
-                self._choice, self._stamp = read_choice(self.folder), stamp
+                self._choice = read_choice(self.folder)
+                self._stamp = stamp
             return self._choice
 
     def _look(self) -> tuple[int, ...] | None:

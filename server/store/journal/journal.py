@@ -40,7 +40,8 @@ class Journal:
         lost: Callable[[int], None],
         written: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self.path, self._loss = path, Loss(lost)
+        self.path = path
+        self._loss = Loss(lost)
         self._writer = Writer(path, bounds, self._loss, written)
         self._queue = BackgroundQueue(
             "journal",
@@ -51,11 +52,9 @@ class Journal:
         )
 
     def answered(self, seen: FrameAnswered) -> None:
-        """Listener of answered frames."""
         self._take(answered(seen))
 
     def refused(self, refusal: FrameRefused) -> None:
-        """Listener of frames that got no labels."""
         self._take(refused(refusal))
 
     def _take(self, row: Values) -> None:

@@ -77,7 +77,8 @@ class JournalReader:
         self, path: Path, wanted: Filter, on_damage: Callable[[], object] = lambda: None
     ) -> None:
         """`on_damage` is called if the file itself seems to be what is wrong."""
-        self._path, self._on_damage = path, on_damage
+        self._path = path
+        self._on_damage = on_damage
         filters = {
             name: value for name in _CONDITIONS if (value := getattr(wanted, name)) is not None
         }
@@ -188,7 +189,6 @@ class JournalReader:
         )
 
     def close(self) -> None:
-        """Closes the file."""
         if self._base is not None:
             self._base.close()
 

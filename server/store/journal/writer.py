@@ -57,7 +57,8 @@ class WriteBudget:
     """
 
     def __init__(self, per_minute: int, wrote: Callable[[], int | None] = thread_wrote) -> None:
-        self.per_minute, self._wrote = per_minute, wrote
+        self.per_minute = per_minute
+        self._wrote = wrote
         self._steps: deque[tuple[float, int]] = deque()
 
     def room(self, now: float) -> float:
@@ -120,7 +121,6 @@ class Loss:
         self._since = 0
 
     def add(self, rows: int) -> None:
-        """Counts `rows`."""
         with self._lock:
             self._since += rows
         self._on_lost(rows)
@@ -146,7 +146,9 @@ class Writer:
         loss: Loss,
         written: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self._path, self._bounds, self._loss = path, bounds, loss
+        self._path = path
+        self._bounds = bounds
+        self._loss = loss
         self._written = written
         self._budget = WriteBudget(bounds.per_minute)
         self._file: JournalFile | None = None
@@ -155,7 +157,8 @@ class Writer:
             "the journal can't be written, frames go on", "the journal is written again"
         )
         self._lost = 0
-        self._looked, self._clock = -math.inf, ClockGuard("rows of the journal")
+        self._looked = -math.inf
+        self._clock = ClockGuard("rows of the journal")
 
     def turn(self, rows: deque[Values], wall: float, now: float, *, last: bool = False) -> None:
         """Writes the rows that wait, as far as the budget allows, and lets old ones go.
@@ -286,7 +289,6 @@ class Writer:
         return "more rows come than the disk takes"
 
     def close(self) -> None:
-        """Closes the file."""
         if self._file is not None:
             self._file.close()
             self._file = None

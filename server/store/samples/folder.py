@@ -82,7 +82,8 @@ class SampleFolder:
     """
 
     def __init__(self, folder: Path, cap: int) -> None:
-        self.folder, self.cap = folder, cap
+        self.folder = folder
+        self.cap = cap
         self._lock = threading.Lock()
         self._index = SampleIndex()
         self._opened = self._warned = False
@@ -218,7 +219,6 @@ class SampleFolder:
             raise
 
     def contents(self) -> Contents:
-        """How much there is."""
         with self._lock:
             index = self._index
             return Contents(len(index), index.labelled, index.bytes, self.cap)

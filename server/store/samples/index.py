@@ -39,7 +39,6 @@ class Entry(msgspec.Struct, frozen=True):
     label: str | None
 
     def passes(self, wanted: Filter) -> bool:
-        """Whether `wanted` admits it."""
         return all(
             value is None or value == mine
             for value, mine in (
@@ -99,7 +98,6 @@ class SampleIndex:
         self.last = max(self.last, int(number))
 
     def forget(self, name: str) -> None:
-        """Takes a sample out."""
         self._count(self._entries.pop(name), -1)
         self._digests.discard(name.partition("-")[2])
 

@@ -83,9 +83,13 @@ class Sampler:
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self.folder, self._policy, self._manifest_of = folder, policy, manifest_of
-        self._on_kept, self._on_lost = on_kept, on_lost
-        self._clock, self._draw = clock, draw
+        self.folder = folder
+        self._policy = policy
+        self._manifest_of = manifest_of
+        self._on_kept = on_kept
+        self._on_lost = on_lost
+        self._clock = clock
+        self._draw = draw
         self._lock = threading.Lock()
         self._times: deque[float] = deque(maxlen=policy.per_minute)
         self._waiting_bytes = 0

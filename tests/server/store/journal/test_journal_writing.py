@@ -507,7 +507,7 @@ def fill(folder: Path) -> Path:
     [
         (1 << 20, False, "more rows come than journal_write_mb_per_minute lets be written"),
         (0, False, "more rows come than the disk takes"),
-        (0, True, "their frames ended after the journal was told to close"),
+        (0, True, "their frames ended after the journal began to close"),
     ],
 )
 def test_rows_that_are_lost_are_told_with_the_reason(
