@@ -141,7 +141,7 @@ def put_before(
     refusals: Sequence[RefusalListener],
     table: RouteTable,
 ) -> None:
-    """What a request comes through before `app` sees it: headers, its path, the probes' reserve,
+    """Wrap `app` in what a request comes through before it: headers, its path, the probes' reserve,
     the body's time and memory, the early refusal, and the way of a camera's frame past Flask."""
     metrics, afterwards = engine.metrics, engine.afterwards
     unguarded = frozenset(each.rule for each in table if each.unguarded)

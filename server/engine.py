@@ -1,4 +1,4 @@
-"""What a server recognises with: its models, their admission, metrics and log lines."""
+"""The engine of a server: its models, their admission, metrics and log lines."""
 
 import logging
 import threading
@@ -130,7 +130,7 @@ def make_metrics(settings: Settings, root: Path) -> Metrics:
 
 
 class Engine:
-    """What recognises, without the HTTP around it: the models of `store`, which share `admission`
+    """Recognition without the HTTP around it: the models of `store`, which share `admission`
     and report to `metrics`, by `afterwards`.
 
     It may begin to load while the rest of a server is still being imported. root: where the

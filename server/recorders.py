@@ -1,4 +1,4 @@
-"""What is kept and counted of the answered frames, as the settings say."""
+"""The listeners to answered frames that the settings ask for: journal, samples, drift, cache."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ def make_drift(settings: Settings, metrics: Metrics, store: BundleRepository) ->
 
 
 def samples_on(settings: Settings, *, keys_asked_for: bool) -> bool:
-    """Whether frames are kept: by `auto` only if nobody sees them without a key."""
+    """Return whether frames are kept: by `auto` only if nobody sees them without a key."""
     wanted = settings.samples == "on" or (settings.samples == "auto" and keys_asked_for)
     return wanted and settings.samples_mb > 0
 
@@ -42,7 +42,7 @@ def samples_on(settings: Settings, *, keys_asked_for: bool) -> bool:
 def make_sampler(
     settings: Settings, metrics: Metrics, store: BundleRepository, *, keys_asked_for: bool
 ) -> "Sampler | None":
-    """What keeps samples of the answered frames; None if none are kept.
+    """Return what keeps samples of the answered frames; None if none are kept.
 
     keys_asked_for: whether nobody comes in without a key, as the server starts.
     """
@@ -109,8 +109,8 @@ def open_journal(settings: Settings, metrics: Metrics) -> Journal | None:
 
 
 def open_cache(app: Flask, settings: Settings) -> AnswerCache:
-    """Where answers are kept for frames that come again: set up at once if it is switched on,
-    else with the first that wants it."""
+    """Return the cache of answers for frames that come again: set up at once if it is switched on,
+    else with the first frame that wants it."""
     cache = AnswerCache(app, settings)
     if settings.cache or settings.cache_url:
         cache.open()

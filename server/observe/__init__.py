@@ -1,1 +1,1 @@
-"""How fast and how well: metrics and logs."""
+"""Metrics and logs."""

@@ -26,8 +26,8 @@ SUSPECT_CAMERAS_MAX = 256
 
 
 def result_of(status: int) -> Result:
-    """How a frame ended that was answered with the error `status`: refused, failed by our fault,
-    or bad by the sender's."""
+    """Return how a frame ended that was answered with the error `status`: refused, failed by our
+    fault, or bad by the sender's."""
     if status in REFUSALS:
         return "refused"
     return "failed" if status >= 500 else "bad"
@@ -245,7 +245,7 @@ class SuspectFrames:
                 logger.warning("suspect frame", extra={"fields": fields})
 
     def _may_log(self, camera: str, reason: str) -> bool:
-        """Whether the last line for this camera and reason is a minute old."""
+        """Return whether the last line for this camera and reason is a minute old."""
         key = camera, reason
         if key not in self._logged and len(self._logged) >= SUSPECT_CAMERAS_MAX:
             key = "", reason

@@ -69,7 +69,7 @@ def _ask(vcgencmd: str | None) -> str:
 
 
 def thermal_throttles(root: Path) -> int | None:
-    """How often the cores were slowed down for their heat since the start; x86 only."""
+    """Return how often the cores were slowed down for their heat since the start; x86 only."""
     pattern = "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count"
     counts = [count for path in root.glob(pattern) if (count := read_number(path)) is not None]
     return sum(counts) if counts else None

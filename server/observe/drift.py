@@ -79,7 +79,8 @@ class Histogram:
 
 
 def bin_of(value: float, bins: int, top: float) -> int:
-    """Which of `bins` equal bins of 0..top; what lies outside goes to the ends."""
+    """Return the place of `value` among `bins` equal bins of 0..top; values outside go to the
+    ends."""
     return min(int(min(1.0, max(0.0, value / top)) * bins), bins - 1)
 
 

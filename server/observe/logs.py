@@ -155,7 +155,7 @@ class LogThrottle:
         self._timer: threading.Timer | None = None
 
     def passes(self, code: str, route: str) -> bool:
-        """Whether the line of a request with this error may be written; if not, it is counted."""
+        """Returns whether the line of a request with this error may be written, else counts it."""
         if not self._most:
             return True
         with self._lock:

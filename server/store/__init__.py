@@ -1,1 +1,1 @@
-"""What outlives a request."""
+"""Data that outlives a request."""

@@ -1,4 +1,4 @@
-"""Who changed what, when and from where: the journal of administration, `data/audit.jsonl`.
+"""The journal of administration, `data/audit.jsonl`: who changed what, when and from where.
 
 One JSON object a line, on the disk before the change is answered. A full file is put aside as
 `audit.1.jsonl`, in place of the one before.

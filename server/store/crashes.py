@@ -101,11 +101,11 @@ class CrashedFrames:
 
     @property
     def any(self) -> bool:
-        """Whether there is a frame to look for."""
+        """True if there is a frame to look for."""
         return bool(self._frames)
 
     def get(self, sha256: str) -> CrashedFrame | None:
-        """What is known of the frame whose bytes have this hex digest."""
+        """Return the frame whose bytes have this hex digest, if it is known."""
         with self._lock:
             with suppress(OSError):
                 if os.stat(self._folder).st_mtime_ns != self._stamp:

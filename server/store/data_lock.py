@@ -69,7 +69,7 @@ def _own_pid(handover: Handover | None) -> int:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether `descriptor` is still the file at `path`."""
+    """Return whether `descriptor` is still the file at `path`."""
     with suppress(OSError):
         return os.path.samestat(os.fstat(descriptor), path.stat())
     return False

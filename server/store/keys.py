@@ -256,12 +256,12 @@ class KeyRing:
             self._problem.went_well(file=self._name, keys=len(keys))
 
     def usable(self) -> int:
-        """How many keys open anything now."""
+        """Return the number of keys that have not expired."""
         return sum(not expired(key) for key in self.current())
 
     def present(self) -> bool:
-        """Whether there is a keys file, or was since the start: who revokes the last key or takes
-        the file away does not mean to let everyone in."""
+        """Return whether there is a keys file, or was since the start: who revokes the last key or
+        takes the file away does not mean to let everyone in."""
         self.current()
         return self._there
 
@@ -295,5 +295,5 @@ def _read_at_start(path: Path) -> tuple[Stamp | None, tuple[Key, ...]]:
 
 
 def expired(key: Key, now: datetime | None = None) -> bool:
-    """Whether the key's time is over."""
+    """Return whether the key's time is over."""
     return key.expires is not None and key.expires <= (now or datetime.now(UTC))

@@ -1,7 +1,7 @@
 """Tar archives from strangers, read as a stream: strictly, and with a bound on every number.
 
-What is read: ustar (POSIX.1-1988), the older tar without a magic, and the two extensions for names
-of files, PAX's (POSIX.1-2001) and GNU's. Whatever else an archive can hold is refused: links,
+Read are ustar (POSIX.1-1988), the older tar without a magic, and the two extensions for names
+of files, PAX's (POSIX.1-2001) and GNU's. Anything else is refused: links,
 devices, FIFOs, sparse files, several volumes. An archive is never sought in, and the work for it
 grows with its bytes alone.
 """
@@ -43,10 +43,10 @@ KINDS = {
 
 
 class Stream(Protocol):
-    """Where the archive's bytes come from."""
+    """The source of the archive's bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """At most `size` bytes, none at the end."""
+        """Returns at most `size` bytes, none at the end."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -58,7 +58,7 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class _Extension:
-    """What the headers before a member's own say of it."""
+    """The values that the headers before a member's own give for it."""
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -181,7 +181,7 @@ class ArchiveReader:
                 raise _refused("something stands behind its end")
 
     def _take(self, size: int) -> bytes:
-        """Exactly `size` bytes, few enough for the memory."""
+        """Returns exactly `size` bytes, few enough for the memory."""
         pieces = []
         while size:
             pieces.append(self._take_some(size))
@@ -189,7 +189,7 @@ class ArchiveReader:
         return b"".join(pieces)
 
     def _take_some(self, size: int) -> bytes:
-        """At least one and at most `size` bytes, where `size` is not 0."""
+        """Returns at least one and at most `size` bytes; none if `size` is 0."""
         if size and not self._buffer:
             self._buffer = self._stream.read(CHUNK_BYTES)
             if not self._buffer:
@@ -203,7 +203,8 @@ def _refused(why: str) -> VersionRefusedError:
 
 
 def _has_checksum(header: bytes) -> bool:
-    """Whether the header's sum is the one that it states, its own eight bytes taken as spaces."""
+    """Returns whether the header's sum is the one that it states, its own eight bytes taken as
+    spaces."""
     stated = header[148:156].strip(b" \0")
     if not stated or len(stated) > 7 or stated.strip(b"01234567"):
         return False

@@ -84,7 +84,7 @@ def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
 
 
 def _has_bundles(model: Path) -> bool:
-    """Whether a version in models/NAME has a bundle.json."""
+    """Return whether a version in models/NAME has a bundle.json."""
     return any((model / str(n) / MANIFEST).exists() for n in versions_of(model.parent, model.name))
 
 
@@ -93,7 +93,7 @@ class _Task(msgspec.Struct):
 
 
 def task_of(folder: Path) -> str:
-    """What an unverified bundle says its task is; '' if it can't be read."""
+    """Return the task of an unverified bundle; '' if it can't be read."""
     try:
         return msgspec.json.decode(read_plain_file(folder / MANIFEST), type=_Task).task
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):

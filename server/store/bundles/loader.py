@@ -56,7 +56,7 @@ class MeasuredSize:
 
     @property
     def is_sure(self) -> bool:
-        """Whether it was measured often enough to refuse the model by it."""
+        """True once it was measured often enough to refuse the model by it."""
         return len(self._measures) >= MEASURES
 
     def add(self, content: Fingerprint, size: int) -> None:

@@ -66,7 +66,7 @@ class BundleRepository:
         self._on_demand = OnDemandLoader(self.load)
 
     def ready(self) -> tuple[bool, str]:
-        """Whether the default model serves, and if not, why."""
+        """Says whether the default model serves, and if not, why."""
         if self._serving.version(self.default) is not None:
             return True, ""
         failures = self.failures(self.default)

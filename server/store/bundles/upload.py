@@ -22,23 +22,23 @@ from server.system.files import make_folder, read_plain_file, sync
 PARTIAL_PREFIX = ".arriving-"
 PLAIN = re.compile(r"[\w][\w .()+=-]{0,127}")
 FOLDERS = frozenset({"golden", "samples"})
-# Times that a folder is made, while other arrivals take it away.
+# Times that a folder is made, while other uploads take it away.
 FOLDER_ATTEMPTS = 100
 
 
 def remove_partial_uploads(models: Path) -> None:
-    """Removes what arrivals left in models/NAME that were cut off by the end of their process."""
+    """Removes the folders in models/NAME of uploads that the end of their process cut off."""
     for model in _entries(models):
-        for left in _entries(model):
-            if left.name.startswith(PARTIAL_PREFIX):
-                with suppress(OSError):  # one that another arrival holds, or that is gone
-                    lock = _lock(left)
-                    shutil.rmtree(left, ignore_errors=True)
+        for folder in _entries(model):
+            if folder.name.startswith(PARTIAL_PREFIX):
+                with suppress(OSError):  # one that another upload holds, or that is gone
+                    lock = _lock(folder)
+                    shutil.rmtree(folder, ignore_errors=True)
                     os.close(lock)
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in `folder`; nothing if it is no folder, or gone."""
+    """Returns what lies in `folder`; nothing if it is no folder, or gone."""
     try:
         return list(folder.iterdir())
     except OSError:
@@ -46,9 +46,12 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _lock(folder: Path) -> int:
-    """The descriptor of a folder that is being unpacked into, which holds its lock until it is
-    closed. Raises OSError: BlockingIOError if another arrival, of this process or another, holds
-    it; FileNotFoundError if one has removed it."""
+    """Locks a folder that is being unpacked into, and returns the descriptor that holds the lock
+    until it is closed.
+
+    Raises OSError: BlockingIOError if another upload, of this process or another, holds it;
+    FileNotFoundError if one has removed it.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,7 +107,7 @@ def _make_partial_folder(model: Path) -> tuple[Path, int]:
             folder = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=model))
             return folder, _lock(folder)
         except (FileNotFoundError, FileExistsError, BlockingIOError):
-            # Another arrival that was refused just now may have taken the empty folder away, also
+            # Another upload that was refused just now may have taken the empty folder away, also
             # between finding it there and looking what it is, or takes the new one for a leftover.
             attempts += 1
             if attempts == FOLDER_ATTEMPTS:
@@ -186,7 +189,7 @@ def _settle(folder: Path, target: Path) -> bool:
         except OSError:
             if not target.exists():
                 raise
-            # Another arrival of this version was there first.
+            # Another upload of this version was there first.
         else:
             sync(target.parent)
             return True

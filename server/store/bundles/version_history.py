@@ -1,4 +1,4 @@
-"""Which version of a model serves next, and which served before, across restarts.
+"""The versions of a model: which one serves next, and which served before, across restarts.
 
 `models/NAME/active.json` keeps it. The file is written when someone activates a version or rolls
 back, and when a newer version takes over from one that served.

@@ -132,11 +132,11 @@ class JournalFile:
         ) * self._number("PRAGMA page_size")
 
     def lost(self) -> str:
-        """Why the file is not the one at `path` any more, or not whole; '' if it is."""
+        """Says why the file is not the one at `path` any more, or not whole; '' if it is."""
         return self._files.lost()
 
     def cut(self) -> bool:
-        """Whether bytes are missing from a file that is still there."""
+        """Says whether bytes are missing from a file that is still there."""
         return self._files.still_named() and self._files.lost().endswith(CUT)
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""What the journal's thread does, a turn at a time: rows from a queue into the file."""
+"""Writes the journal's rows from a queue into the file, a turn at a time, within a budget."""
 
 import logging
 import math
@@ -96,13 +96,13 @@ class JournalLimits(msgspec.Struct, frozen=True):
 
     @property
     def wal_bytes(self) -> int:
-        """What is written ahead before it is taken into the file."""
+        """Bytes that are written ahead before they are taken into the file."""
         fourth = self.bytes // 4
         return min(4 << 20, fourth, self.per_minute // 4 or fourth)
 
     @property
     def file_bytes(self) -> int:
-        """What the file may take: the rest of `bytes`, less two transactions on their way."""
+        """Bytes that the file may take: the rest of `bytes`, less two transactions on their way."""
         return self.bytes - self.wal_bytes - 4 * ROW_BYTES * self.rows_at_once
 
     @property
@@ -260,7 +260,7 @@ class Writer:
         return True
 
     def _failed(self, error: Exception) -> None:
-        """What is wrong with a file that is open may be gone with one opened anew."""
+        """Closes the file: a fault of an open file may be gone with one opened anew."""
         self.close()
         reason = str(error)
         if is_damage(error):

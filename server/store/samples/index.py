@@ -1,4 +1,4 @@
-"""What a folder of samples holds, in memory: enough to filter them and to choose who goes."""
+"""The index of a folder of samples, in memory: to filter them, and to choose which go first."""
 
 import msgspec
 
@@ -14,7 +14,7 @@ def on_disk(size: int) -> int:
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which samples are wanted; a field that is None admits all.
+    """The samples that are wanted; a field that is None admits all.
 
     predicted: the most probable label. label: what a person said. labelled: whether one has.
     """
@@ -28,7 +28,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What the index knows of a sample. size: bytes of disk that its two files take."""
+    """A sample in the index. size: bytes of disk that its two files take."""
 
     size: int
     suffix: str
@@ -74,7 +74,7 @@ class SampleIndex:
         return self._entries[name]
 
     def holds(self, digest: str) -> bool:
-        """Whether a sample's ID ends in `digest`."""
+        """Returns whether a sample's ID ends in `digest`."""
         return digest in self._digests
 
     def enter(self, sample: Sample, json_size: int) -> None:

@@ -1,4 +1,4 @@
-"""Which answered frames are worth a person's look, and the thread that keeps them.
+"""Chooses the answered frames that are worth a person's look, and keeps them by a thread.
 
 A frame never waits for the disk: the thread that answers it only decides and hands it over.
 """
@@ -36,7 +36,7 @@ WaitingFrame: TypeAlias = tuple[FrameAnswered, Reason, float]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """Which frames are kept.
+    """The frames that are kept.
 
     labels: those whose best label is one of these. margin: those whose best probability is at
     most so far from the least one of the bundle's verdict policy. below: those whose best
@@ -50,8 +50,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     per_minute: int = 10
 
     def reason(self, answer: Answer, least: float | None, draw: float) -> Reason | None:
-        """Why a frame is kept, None if it is not. least: the verdict policy's probability, if
-        there is one. draw: a random number of 0..1, 1 excluded."""
+        """Returns why a frame is kept, None if it is not.
+
+        least: the verdict policy's probability, if there is one. draw: a random number of 0..1, 1
+        excluded.
+        """
         probability = answer.best.probability
         if answer.best.label in self.labels:
             return "label"
@@ -126,7 +129,7 @@ class Sampler:
         self._on_lost("busy")
 
     def _has_room(self, now: float) -> bool:
-        """Whether one frame more at `now` leaves no minute with too many; under the lock."""
+        """Returns whether no minute has too many with a frame at `now`; under the lock."""
         times = self._times
         return len(times) < self._policy.per_minute or now - times[0] >= MINUTE_S
 
