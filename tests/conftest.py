@@ -16,6 +16,31 @@ __all__ = ["client_models", "clients", "colors", "departed", "tiny_model"]
 settings.register_profile("lineside", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lineside")
 
+# Files that take longest, under tests/. They begin first, so that no worker of pytest-xdist is busy
+# alone at the end. The first one waits for an installation in a fresh clone.
+LONGEST_FILES = (
+    "test_readme.py",
+    "convert/training/test_train.py",
+    "deploy/test_watched.py",
+    "server/api/test_openapi.py",
+    "convert/cli/test_imagenet.py",
+    "convert/data/test_labelled_samples.py",
+    "convert/sources/test_sources.py",
+    "convert/sources/test_model_files.py",
+    "server/jobs/workers/test_workers.py",
+    "server/api/test_journal.py",
+    "server/http/body/test_body_memory.py",
+    "server/api/recognize/test_caching.py",
+    "server/jobs/workers/test_kills.py",
+    "server/http/body/test_slow_bodies.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first."""
+    order = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
 
 @pytest.fixture(scope="session")
 def shipped() -> Path:

@@ -1,7 +1,14 @@
-"""Reads one JSON body as a route does, and prints the peak of memory that this took, in bytes."""
+"""Reads JSON bodies as a route does, each in a child of its own, and prints the peak of memory.
 
+Each line of standard input is the JSON list of the body's kind, head, unit, tail and size. The
+answer is a line: the bytes of memory that reading took, and those of the body.
+"""
+
+import json
+import os
 import resource
 import sys
+from contextlib import suppress
 from typing import Any
 
 from server.api.compat.open_inference_tensors import InferRequest
@@ -17,22 +24,30 @@ KINDS: dict[str, Any] = {
 }
 
 
-def main(kind: str, head: str, unit: str, tail: str, size: int) -> None:
+def measure(kind: str, head: str, unit: str, tail: str, size: int) -> None:
+    """Read a body of about `size` bytes and print the peak."""
     body = bytearray(head.encode())
     body += unit.encode() * (size // len(unit.encode()))
     body += tail.encode()
     data = bytes(body)
     del body
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    try:
+    with suppress(InvalidFieldError):
         decode_json(KINDS[kind], data, not_finite=kind == "PredictRequest")
-        result = "taken"
-    except InvalidFieldError as error:
-        result = error.message[:80]
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    print(peak, len(data), result)
+    print(peak, len(data), flush=True)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        if child := os.fork():
+            status = os.waitpid(child, 0)[1]
+            if status:
+                raise SystemExit(f"the child ended with status {status}")
+        else:
+            measure(*json.loads(line))
+            os._exit(0)
 
 
 if __name__ == "__main__":
-    _, kind, head, unit, tail, size = sys.argv
-    main(kind, head, unit, tail, int(size))
+    main()
