@@ -44,7 +44,7 @@ ELSEWHERE = {
     "MODEL_OUTPUT_INVALID": "api/recognize/test_not_finite.py",
     "NOT_READY": "api/test_health.py",
     "OVERLOADED": "api/recognize/test_recognize.py",
-    "RATE_LIMITED": "http/access/test_authentication.py",
+    "RATE_LIMITED": "http/access/test_rate_limits.py",
     "REQUEST_TIMEOUT": "http/body/test_slow_bodies.py",
     "UNAUTHORIZED": "http/access/test_authentication.py",
     "UNSAFE_IMAGE": "store/test_crashes.py",

@@ -1,7 +1,10 @@
 """Multipart bodies, taken apart without Werkzeug's parser."""
 
+from pathlib import Path
+
 import pytest
 import requests
+from sites import error, make_app
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 
 from server.http.body.multipart import boundary_of, parts
@@ -48,3 +51,10 @@ def test_fields_have_text_and_files_have_none() -> None:
         list(parts(prepared.body, boundary, 2))
     with pytest.raises(BadRequest, match="malformed"):
         list(parts(prepared.body[:-10], boundary, 3))
+
+
+def test_too_many_parts_are_refused(colors: Path, tmp_path: Path) -> None:
+    client = make_app(colors, tmp_path / "none", max_form_parts=3).test_client()
+    data = {f"field{n}": "x" for n in range(5)}
+    answer = client.post("/v1/recognize", data=data, content_type="multipart/form-data")
+    assert (answer.status_code, error(answer)["code"]) == (413, "BODY_TOO_LARGE")
