@@ -23,15 +23,16 @@ SHARED = ROOT.parent / "shared"
 
 
 def free_port() -> int:
-    """A port where nobody listens. Two workers of pytest-xdist draw from different ones, since a
-    server takes its port only some time after it was drawn."""
+    """A port where nobody listens. Workers of pytest-xdist draw from different ones, since a server
+    takes its port only some time after it was drawn."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
         # Linux draws odd ones first.
-        if port // 2 % 2 == worker % 2:
+        if port // 2 % workers == worker:
             return port
 
 

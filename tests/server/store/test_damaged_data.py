@@ -3,6 +3,7 @@ are answered all the while, jobs too, and nobody has to start it again."""
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,21 @@ def journal(server: LiveServer) -> int:
 
 
 def damage(path: Path, how: str) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    DAMAGES[how](path)
+    """Damage a file, or put what is damaged in the place of a folder. A server in service may make
+    the folder again at any moment: then once more."""
+
+    def damaged() -> bool:
+        if path.is_dir() and not path.is_symlink():
+            removed = Path(tempfile.mkdtemp(prefix="removed-", dir=path.parent.parent))
+            path.rename(removed / path.name)
+            shutil.rmtree(removed, ignore_errors=True)
+        try:
+            DAMAGES[how](path)
+        except (IsADirectoryError, FileExistsError):
+            return False
+        return True
+
+    await_that(damaged, f"{path.name} to be {how}")
 
 
 def said(server: LiveServer, event: str) -> list[dict[str, Any]]:
