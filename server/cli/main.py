@@ -107,7 +107,7 @@ def _serve(settings: Settings, handover: Handover | None) -> int:
 
 
 def _work(settings: Settings) -> int:
-    from server.jobs.workers.worker import run
+    from server.jobs.worker import run
     from server.process.startup import check_broker
 
     check_broker(settings)

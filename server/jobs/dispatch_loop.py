@@ -1,6 +1,4 @@
-"""The thread that dispatches jobs: round after round, with the workers beside it."""
-
-from __future__ import annotations
+"""The thread that dispatches jobs, round after round, and keeps the workers running."""
 
 import logging
 import threading
@@ -8,29 +6,32 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from server.config.settings import Settings
 from server.errors import JobsUnavailableError
+from server.jobs.dispatcher import ALL_SILENT_MAX_S, Dispatcher
 from server.jobs.messages import BrokerLostError
-
-if TYPE_CHECKING:
-    from server.jobs.dispatcher import Dispatcher
-    from server.store.jobs.table import JobTable
+from server.jobs.worker_processes import WorkerProcesses
+from server.observe.logs import ProblemLog
+from server.store.jobs.table import REMOVE_AT_ONCE_MAX, JobTable
 
 logger = logging.getLogger(__name__)
 
-# Seconds between rounds while workers have frames: after the first, after one that found something,
-# and at most.
-SOONEST, USUAL, LATEST = 0.02, 0.05, 0.5
-# Seconds between looks at what has expired, and before trying again what failed.
-SWEEP, RETRY = 60.0, 1.0
-# Seconds without a job after which the workers are let go.
-IDLE = 600.0
+# Seconds between rounds while workers have frames: after the first, after one in which something
+# happened, and at most.
+PAUSE_MIN_S = 0.02
+PAUSE_ACTIVE_S = 0.05
+PAUSE_MAX_S = 0.5
+# Seconds between looks for jobs that have expired.
+SWEEP_INTERVAL_S = 60.0
+# Seconds before another round after one that failed.
+RETRY_S = 1.0
+# Seconds without a job after which the workers are stopped.
+IDLE_MAX_S = 600.0
 
 
 class DispatchLoop:
-    """Round after round of dispatching, with the workers beside it."""
+    """Runs the rounds of a dispatcher, which is made anew if the broker is lost."""
 
     def __init__(
         self,
@@ -41,106 +42,112 @@ class DispatchLoop:
         take_over: Callable[[JobTable], Dispatcher],
         cancelled: deque[str],
     ) -> None:
-        """cancelled: jobs of which the workers are still to be told."""
-        from server.jobs.workers.processes import WorkerProcesses
+        """Set up without a worker.
 
-        self._settings, self._table = settings, table
-        self._wake, self._stopping, self._take_over = wake, stopping, take_over
+        Args:
+            wake: set when there is something to do before the next round is due.
+            stopping: set when `run` is to return.
+            take_over: makes a dispatcher; raises BrokerLostError.
+            cancelled: jobs that the workers are still to be told to skip.
+        """
+        self._settings = settings
+        self._table = table
+        self._wake = wake
+        self._stopping = stopping
+        self._take_over = take_over
         self._cancelled = cancelled
-        self._children = WorkerProcesses(settings)
+        self._workers = WorkerProcesses(settings)
         self._dispatcher: Dispatcher | None = None
-        self._swept = self._busy = time.monotonic()
-        self._trouble, self._crowded = "", False
+        self._last_sweep = self._last_open_job = time.monotonic()
+        self._problem = ProblemLog("jobs wait", "jobs go on")
+        self._too_many = ProblemLog(
+            "results of jobs are removed before job_result_ttl, they are too many",
+            "results of jobs stay for job_result_ttl again",
+        )
 
     def run(self) -> None:
-        """Until `stopping` is set."""
+        """Dispatch until `stopping` is set."""
         pause = 0.0
         while not self._stopping.is_set():
             self._wake.wait(pause)
             self._wake.clear()
             pause = self._round(pause)
-        self._children.close()
-        self._leave()
+        self._workers.close()
+        self._release_broker()
 
     def _round(self, pause: float) -> float:
-        """One round; returns the seconds until the next, should nothing happen before."""
+        """Do one round; return the seconds until the next, should nothing happen before."""
         now = time.monotonic()
         try:
             more = self.sweep(now, time.time())
             unfinished = self._table.unfinished()
             # The last open job may have been cancelled with frames still queued for workers.
             if not unfinished and not self._cancelled:
-                if now - self._busy > IDLE:
-                    self._children.close()
-                return SOONEST if more else min(SWEEP, self._settings.job_result_ttl)
+                if now - self._last_open_job > IDLE_MAX_S:
+                    self._workers.close()
+                return PAUSE_MIN_S if more else self._sweep_interval
             gone: Iterable[str] = ()
             if unfinished:
-                self._busy = now
-                gone = self._children.look()
+                self._last_open_job = now
+                gone = self._workers.ensure_running()
             if self._dispatcher is None:
                 self._dispatcher = self._take_over(self._table)
             moved = self._dispatcher.step(now, time.time(), gone)
             self._end_hanging(self._dispatcher, now)
         except (BrokerLostError, JobsUnavailableError, OSError) as error:
-            self._leave()
-            self._say(str(error))
-            return RETRY
+            self._release_broker()
+            self._problem.failed(str(error) or repr(error))
+            return RETRY_S
         except Exception as error:
-            # Else jobs would be taken and wait for ever, and nothing would tell.
-            if not self._trouble:
+            # Otherwise jobs would be taken and wait for ever, and nothing would be logged.
+            if not self._problem.failing:
                 logger.exception("a round of jobs failed")
-            self._leave()
-            self._say(f"{type(error).__name__}: {error}")
-            return RETRY
-        self._say("")
+            self._release_broker()
+            self._problem.failed(f"{type(error).__name__}: {error}")
+            return RETRY_S
+        self._problem.went_well()
         if moved:
-            return SOONEST if pause > LATEST else USUAL
-        return min(LATEST, max(SOONEST, pause * 1.3))
+            return PAUSE_MIN_S if pause > PAUSE_MAX_S else PAUSE_ACTIVE_S
+        return min(PAUSE_MAX_S, max(PAUSE_MIN_S, pause * 1.3))
 
     def _end_hanging(self, dispatcher: Dispatcher, now: float) -> None:
-        """Ends the workers of this server that are alive and do nothing."""
-        from server.jobs.dispatcher import STALLED
-
-        silent, stalled = dispatcher.hanging(now)
+        """Kill the workers of this server that are alive and do nothing."""
+        silent, all_silent = dispatcher.hanging(now)
         # Through a broker that others use, the workers may be at others' frames.
-        all_hang = stalled and not self._settings.broker_url
+        all_hang = all_silent and not self._settings.broker_url
         if silent or all_hang:
-            self._children.kill(silent, STALLED if all_hang else None)
+            self._workers.kill(silent, ALL_SILENT_MAX_S if all_hang else None)
 
-    def _leave(self) -> None:
-        """Lets go of the broker; the next round finds it again, and what it holds."""
+    def _release_broker(self) -> None:
+        """Close the dispatcher; the next round makes a new one, which finds what the broker
+        holds."""
         if self._dispatcher is not None:
             with suppress(BrokerLostError):
                 self._dispatcher.close()
         self._dispatcher = None
 
+    @property
+    def _sweep_interval(self) -> float:
+        return min(SWEEP_INTERVAL_S, self._settings.job_result_ttl)
+
     def sweep(self, now: float, wall: float) -> bool:
-        """Removes some of what has expired, now and then, unless a jump of the clock may have made
-        it so, and of what there is no room for. Returns whether the next round is to go on.
+        """Remove some of the expired jobs, if a sweep is due and the clock has not jumped, and jobs
+        for which there is no room. Return True if the next round should go on with it.
 
-        now, wall: seconds of time.monotonic() and since 1970.
+        now: seconds of time.monotonic(). wall: Unix seconds.
         """
-        from server.store.jobs.table import REMOVED
-
         settled = self._table.settled(wall, now)
-        if now - self._swept < min(SWEEP, self._settings.job_result_ttl):
+        if now - self._last_sweep < self._sweep_interval:
             return False
         expired = self._table.expire(wall - self._settings.job_result_ttl) if settled else 0
         early = self._table.make_room()
-        if early and not self._crowded:
-            logger.warning("results of jobs go before their time, they are too many")
-        self._crowded = early > 0
-        if REMOVED in (expired, early):
+        if early:
+            self._too_many.failed("the file of jobs is full")
+        else:
+            self._too_many.went_well()
+        if REMOVE_AT_ONCE_MAX in (expired, early):
             return True
-        self._swept = now
+        self._last_sweep = now
         if self._dispatcher is not None:
             self._dispatcher.tidy()
         return False
-
-    def _say(self, trouble: str) -> None:
-        """Logs that dispatching stopped, and that it goes on, once each."""
-        if trouble and not self._trouble:
-            logger.error("jobs wait", extra={"fields": {"reason": trouble}})
-        elif self._trouble and not trouble:
-            logger.info("jobs go on", extra={"fields": {"after": self._trouble}})
-        self._trouble = trouble

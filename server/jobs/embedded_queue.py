@@ -1,11 +1,11 @@
-"""Celery's broker and result backend of one machine: a SQLite file between processes.
+"""Celery's broker and result backend on one machine: a SQLite file shared by processes.
 
-The file may be deleted, cut or damaged at any time: whoever notices first begins a new one, and all
-others move to it.
+They stand in for Kombu's own file-based transports, which lose a message with the worker that was
+killed after it took it, need another library, or bear no damaged file.
 
-Kombu's own file-based transports keep a message that a killed worker had taken from everyone else.
-Here messages are wake-ups and results are on their way to the table of jobs, which alone counts:
-what is lost here is sent again.
+The file may be deleted, cut or damaged at any time: the first process to notice begins a new one,
+and all others move to it. Messages are only wake-ups, and results are on their way to the table of
+jobs: what is lost here is sent again.
 """
 
 import logging
@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from queue import Empty
 from typing import Any, TypeVar
@@ -38,14 +38,16 @@ CREATE TABLE IF NOT EXISTS results (
     key TEXT PRIMARY KEY, value BLOB NOT NULL, at REAL NOT NULL
 );
 """
-# Connections to lost files that a process keeps.
+# Connections to lost files that a process keeps open.
 LOST_MAX = 8
-TRANSPORT, BACKEND = "server.jobs.embedded_queue:Transport", "server.jobs.embedded_queue:Backend"
+# Celery imports these by name.
+TRANSPORT = "server.jobs.embedded_queue:Transport"
+BACKEND = "server.jobs.embedded_queue:Backend"
 
 
 class QueueFile:
-    """One process's connection to the file. `_lock` guards `_connection`, `_files`, by which its
-    loss is seen, and `_lost`, connections to files that were lost.
+    """One process's connection to the file. `_lock` guards `_connection`, `_files`, which detects
+    that the file is lost, and `_lost`, connections to files that were lost.
 
     Methods raise sqlite3.Error or OSError; for a file that was lost or is damaged only if no new
     one can be begun.
@@ -54,8 +56,8 @@ class QueueFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        # Kept open, since the last to close one removes by its name the log of the file that is
-        # there now.
+        # Kept open, since the last to close one removes, by name, the log of the file that is there
+        # now.
         self._lost: deque[sqlite3.Connection] = deque(maxlen=LOST_MAX)
         self._connection, self._files = self._open()
 
@@ -71,69 +73,55 @@ class QueueFile:
 
     def _set_aside(self, reason: str) -> None:
         moved = set_aside(self._path, COMPANIONS)
-        self._say(reason, str(moved))
+        self._log_rebuilt(reason, str(moved))
 
-    def _say(self, reason: str, moved: str | None = None) -> None:
+    def _log_rebuilt(self, reason: str, moved: str | None = None) -> None:
         fields = {"path": str(self._path), "reason": reason, "moved_to": moved}
-        logger.error("the queue of jobs is begun anew, no job is lost", extra={"fields": fields})
+        logger.error("the queue of jobs was rebuilt, no job is lost", extra={"fields": fields})
 
-    def _begin_anew(self, reason: str) -> None:
-        """Moves to a new file, or to that which another process has begun."""
+    def _rebuild(self, reason: str) -> None:
+        """Move to a new file, or to the one that another process has begun."""
         if self._files.still_named():
             self._set_aside(reason)
         elif not self._path.exists():
-            self._say(reason)
+            self._log_rebuilt(reason)
         old = self._connection
         self._connection, self._files = self._open()
         self._lost.append(old)
 
     def _do(self, use: Callable[[sqlite3.Connection], T]) -> T:
-        """What `use` returns for the connection, or if that turns out to be to a damaged file, for
-        one to a new file."""
+        """Return what `use` returns for the connection, or for one to a new file if the old one is
+        found damaged."""
         with self._lock:
             if reason := self._files.lost():
-                self._begin_anew(reason)
+                self._rebuild(reason)
             try:
                 return use(self._connection)
             except sqlite3.Error as error:
                 if not is_damage(error):
                     raise
-                self._begin_anew(str(error))
+                self._rebuild(str(error))
             return use(self._connection)
 
     def run(self, statement: str, *values: object) -> list[Any]:
-        """The rows of one statement, committed by itself."""
+        """Return the rows of one statement, committed by itself."""
         return self._do(lambda connection: connection.execute(statement, values).fetchall())
 
-    def run_each(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-        """One statement with each of `rows`, in one transaction."""
-
-        def run(connection: sqlite3.Connection) -> None:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                connection.executemany(statement, rows)
-                connection.execute("COMMIT")
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-
-        self._do(run)
-
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         with self._lock:
             self._connection.close()
 
 
 def renew(path: Path) -> None:
-    """Empties the queue, or begins a new file if it is damaged. Raises sqlite3.Error or OSError."""
+    """Empty the queue, or begin a new file if it is damaged. Raises sqlite3.Error or OSError."""
     file = QueueFile(path)
     file.run("DELETE FROM messages")
     file.close()
 
 
 class Channel(virtual.Channel):
-    """Queues as rows; the oldest goes first, to one receiver."""
+    """Kombu's queues as rows; the oldest message goes first, to one receiver."""
 
     supports_fanout = False
 
@@ -169,7 +157,7 @@ class Channel(virtual.Channel):
 
 
 class Transport(virtual.Transport):
-    """The transport of `Channel`; its transport option `path` names the file."""
+    """Kombu's transport of `Channel`; its transport option `path` names the file."""
 
     Channel = Channel
     driver_type = "sqlite"
@@ -183,29 +171,29 @@ class Transport(virtual.Transport):
         self.file: QueueFile
 
     def driver_version(self) -> str:
-        """SQLite's."""
+        """Return the version of SQLite."""
         return sqlite3.sqlite_version
 
     def establish_connection(self) -> Any:
-        """Opens the file. Raises sqlite3.Error or OSError."""
+        """Open the file. Raises sqlite3.Error or OSError."""
         self.file = QueueFile(self._path)
         return super().establish_connection()
 
     def close_connection(self, connection: Any) -> None:
-        """Closes the channels, then the file."""
+        """Close the channels, then the file."""
         super().close_connection(connection)
         self.file.close()
 
 
 class Backend(KeyValueStoreBackend):
-    """Results as rows."""
+    """Celery's result backend: values as rows."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._file = QueueFile(Path(self.app.conf.broker_transport_options["path"]))
 
     def get(self, key: str | bytes) -> bytes | None:
-        """What was set, or None."""
+        """Return the value, or None."""
         rows = self._file.run("SELECT value FROM results WHERE key = ?", bytes_to_str(key))
         return rows[0][0] if rows else None
 
@@ -214,7 +202,7 @@ class Backend(KeyValueStoreBackend):
         return (self.get(key) for key in keys)
 
     def set(self, key: str | bytes, value: str | bytes) -> None:
-        """Sets, until `cleanup` finds it old."""
+        """Set a value, until `cleanup` finds it old."""
         self._file.run(
             "INSERT OR REPLACE INTO results VALUES (?, ?, ?)",
             bytes_to_str(key),
@@ -223,13 +211,9 @@ class Backend(KeyValueStoreBackend):
         )
 
     def delete(self, key: str | bytes) -> None:
-        """Removes it, where it is there."""
+        """Remove the value, if there is one."""
         self._file.run("DELETE FROM results WHERE key = ?", bytes_to_str(key))
 
-    def forget_all(self, keys: Iterable[str]) -> None:
-        """Removes several at once."""
-        self._file.run_each("DELETE FROM results WHERE key = ?", [(key,) for key in keys])
-
     def cleanup(self) -> None:
-        """Removes what is older than `result_expires`."""
+        """Remove values older than `result_expires`."""
         self._file.run("DELETE FROM results WHERE at < ?", time.time() - float(self.expires))

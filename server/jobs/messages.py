@@ -1,16 +1,18 @@
-"""What the server tells workers of a frame, and what they tell back."""
+"""What the server and its workers send each other of a frame. It imports no Celery, since servers
+without a job never import that."""
 
 from typing import Literal
 
 import msgspec
 
-from server.store.jobs.records import FrameOutcome, JobOptions, Kind
+from server.store.jobs.records import FrameOutcome, JobOptions, Kind, OpenFrame
 
-TASK, QUEUE = "lineside.frame", "lineside"
+TASK = "lineside.frame"
+QUEUE = "lineside"
 # In a worker's environment, the process id of the server that started it.
 WORKER_OF = "WORKER_OF_LINESIDE"
-# Seconds for which the broker keeps what nobody asked for any more.
-KEPT = 86_400
+# Seconds for which the broker keeps a value that nobody asks for.
+VALUE_LIFETIME_S = 86_400
 
 
 class BrokerLostError(Exception):
@@ -18,8 +20,10 @@ class BrokerLostError(Exception):
 
 
 class FrameTask(msgspec.Struct, frozen=True):
-    """One frame to answer, by exactly this version of the model. task: the name of this attempt.
-    sha256: of the model's file, where its bundle says."""
+    """One frame to answer, by exactly this version of the model.
+
+    task: the name of this attempt. sha256: of the model's file, or "" if its bundle has none.
+    """
 
     task: str
     job: str
@@ -32,10 +36,10 @@ class FrameTask(msgspec.Struct, frozen=True):
 
 
 class FrameReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a worker is with a frame. worker: HOST:PID. beat: rises with every second of work.
+    """How far a worker is with a frame. worker: HOST:PID. beat: rises with every second of work.
 
-    state: `running`, in `stage`; `done`, with the outcome; `dropped`, where its job was cancelled;
-    `missing`, where the broker no longer had the frame.
+    state: `running`, in `stage`; `done`, with the outcome; `dropped` if its job was cancelled;
+    `missing` if the broker no longer had the frame.
     """
 
     state: Literal["running", "done", "dropped", "missing"]
@@ -45,9 +49,29 @@ class FrameReport(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: FrameOutcome | None = None
 
 
+class InFlightFrame:
+    """A frame that was sent. heard: when its report last changed, in the seconds of
+    `Dispatcher.step`."""
+
+    def __init__(self, frame: OpenFrame, task: FrameTask, now: float) -> None:
+        self.frame = frame
+        self.task = task
+        self.sent = now
+        self.heard = now
+        self.report: FrameReport | None = None
+
+    @property
+    def resolved(self) -> OpenFrame:
+        """The frame, with the model and version that it was sent to."""
+        options = msgspec.structs.replace(
+            self.frame.ask, model=self.task.model, version=self.task.version
+        )
+        return msgspec.structs.replace(self.frame, ask=options)
+
+
 def read_report(data: bytes) -> FrameReport | None:
-    """A report as a worker sent it; None where it can't be read, as one of another version of this
-    program may be."""
+    """Return a report as a worker sent it; None if it can't be read: the worker may run another
+    version of this program."""
     try:
         return msgspec.json.decode(data, type=FrameReport)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -55,15 +79,15 @@ def read_report(data: bytes) -> FrameReport | None:
 
 
 def report_key(task: str) -> str:
-    """Where the report of an attempt is kept."""
+    """Return the key of an attempt's report."""
     return f"lineside-report-{task}"
 
 
 def frame_key(job: str, number: int) -> str:
-    """Where a frame is kept for workers that share nothing but the broker."""
+    """Return the key of a frame, for workers that share nothing but the broker."""
     return f"lineside-frame-{job}-{number}"
 
 
 def cancel_key(job: str) -> str:
-    """What is there once a job is cancelled."""
+    """Return the key that is set once a job is cancelled."""
     return f"lineside-cancel-{job}"

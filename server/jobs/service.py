@@ -1,4 +1,4 @@
-"""The server's side of jobs: taken, dispatched by a thread of their own, and told of.
+"""The jobs of a server: it takes them, reports on them, and dispatches them in a thread.
 
 A server that never gets a job pays for none of this: the table is opened, and Celery imported, with
 the first one.
@@ -24,9 +24,7 @@ from server.errors import (
     JobNotFoundError,
     JobsUnavailableError,
 )
-from server.jobs.dispatch_loop import RETRY, DispatchLoop
 from server.jobs.events import JobEvents
-from server.jobs.suspects import JobSuspects
 from server.observe.logs import ProblemLog
 from server.store.jobs.records import FILE, JobError, JobRecord, NewJob, OpenFrame, State
 from server.system.files import set_aside
@@ -34,7 +32,7 @@ from server.system.files import set_aside
 if TYPE_CHECKING:
     from redis import Redis
 
-    from server.jobs.dispatcher import Dispatcher
+    from server.jobs.dispatcher import Dispatcher, JobSuspects
     from server.store.bundles.repository import BundleRepository
     from server.store.crashes import CrashGuard
     from server.store.jobs.table import JobTable
@@ -43,76 +41,85 @@ logger = logging.getLogger(__name__)
 
 LOCK = "jobs.lock"
 # Seconds for which a request waits until the table has been opened.
-PATIENCE = 2.0
+OPEN_TIMEOUT_S = 2.0
+# Seconds before the thread tries again to open the table, or to become the folder's dispatcher.
+RETRY_S = 1.0
+# Seconds that a ping of the broker may take.
+PING_TIMEOUT_S = 2
 
 
 class Jobs:
-    """Jobs of one server. `_opening` guards the making of `_table`, with its lock, and of the
-    threads."""
+    """The jobs of one server. `_opening` guards the opening of `_table` and `_lock_file`, and the
+    start of the threads."""
 
     def __init__(
         self,
         settings: Settings,
         store: BundleRepository,
-        telling: JobEvents,
+        events: JobEvents,
         guard: CrashGuard | None = None,
     ) -> None:
-        """guard: of the frames that must not be read."""
-        self._settings, self._store, self._telling = settings, store, telling
+        """Set up without a table or a thread. guard: refuses frames that end their reader."""
+        self._settings = settings
+        self._store = store
+        self._events = events
+        self._guard = guard
         self._folder = Path(settings.data)
         self._opening = threading.Lock()
         self._table: JobTable | None = None
         self._lock_file: IO[bytes] | None = None
         self._thread: threading.Thread | None = None
-        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
         self._dispatcher: Dispatcher | None = None
-        self._suspects = JobSuspects(guard) if guard else None
+        self._suspects: JobSuspects | None = None
         self._cancelled: deque[str] = deque()
         self._redis: Redis | None = None
-        telling.pending(lambda: self._table.unfinished() if self._table else 0)
+        events.pending(lambda: self._table.unfinished() if self._table else 0)
 
     def resume(self) -> None:
-        """Goes on with the jobs of this server's predecessor, if there was one: as soon as their
-        table can be used, whether anybody asks for jobs or not."""
-        if self._had_jobs() or not self._usable():
+        """Go on with the jobs of this server's predecessor as soon as their table can be used, even
+        if nobody asks for jobs."""
+        if self._had_jobs() or not self._folder_is_usable():
             with self._opening:
-                self._begin()
+                self._start_thread()
 
-    def _usable(self) -> bool:
-        """Whether it can be seen now if there were jobs: the folder is there, or can be made."""
+    def _folder_is_usable(self) -> bool:
+        """Return True if it can be seen now if there were jobs: the folder is there, or can be
+        made."""
         folder = self._folder.absolute()
-        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-        return there.is_dir() and os.access(there, os.R_OK | os.W_OK | os.X_OK)
+        existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        return existing.is_dir() and os.access(existing, os.R_OK | os.W_OK | os.X_OK)
 
     def _had_jobs(self) -> bool:
-        """Whether a server before this one, or this one, has had jobs."""
+        """Return True if this server, or one before it, has had jobs."""
         return any(os.path.lexists(self._folder / name) for name in (FILE, LOCK))
 
     def check_webhook(self, url: str) -> None:
-        """Raises InvalidFieldError where no webhook may go to `url`."""
-        sender = self._telling.sender()
-        if sender is None:
+        """Raise InvalidFieldError if no webhook may go to `url`."""
+        client = self._events.webhook_client()
+        if client is None:
             raise InvalidFieldError(
                 "webhook is switched off on this server: its setting webhook_hosts lists no host"
             )
-        sender.check(url)
+        client.check(url)
 
     def submit(self, job: NewJob) -> None:
-        """Keeps the job and has it run; when this returns, it outlives whatever happens.
+        """Store the job and have it run. Once this returns, the job outlives any crash.
 
-        Raises JobsFullError, JobsUnavailableError, and BrokerUnavailableError where workers can't
-        be reached.
+        Raises JobsFullError, JobsUnavailableError, and BrokerUnavailableError if workers can't be
+        reached.
         """
         self._check_broker()
         table = self._opened()
         if self._thread is None or not self._thread.is_alive():
             raise JobsUnavailableError("this server dispatches no jobs any more", retry_after=5)
         table.add(job)
-        self._telling.count("pending")
+        self._events.count("pending")
         self._wake.set()
 
     def get(self, job: str) -> JobRecord:
-        """Raises JobNotFoundError."""
+        """Return the job of that id. Raises JobNotFoundError."""
         table = self._existing()
         if table is None:
             raise JobNotFoundError(f"there is no job {job}, or its results have expired")
@@ -126,28 +133,28 @@ class Jobs:
         return table.page(owner, state, before, limit) if table else []
 
     def cancel(self, job: str) -> JobRecord:
-        """Ends the job: no worker begins another frame of it.
+        """End the job: no worker begins another frame of it.
 
-        Raises JobNotFoundError, and JobFinishedError where it has ended otherwise.
+        Raises JobNotFoundError, and JobFinishedError if it has ended in another way.
         """
-        self.get(job)  # opens nothing where there are no jobs
+        self.get(job)  # opens nothing if there are no jobs
         fault = JobError("CANCELLED", "the job was cancelled")
         ended, newly = self._opened().stop(job, "cancelled", fault, time.time())
         if newly:
-            self._telling.finished([ended])
+            self._events.finished([ended])
         self._cancelled.append(job)
         self._wake.set()
         return ended
 
     def stage(self, job: str, number: int) -> str | None:
-        """The stage that a frame is in at a worker; None where none has it."""
+        """Return the stage that a frame is in at a worker; None if no worker has it."""
         return self._dispatcher.stage(job, number) if self._dispatcher else None
 
     def close(self) -> None:
-        """Ends the threads and the workers, and closes the files; jobs go on at the next start."""
+        """End the threads and the workers, and close the files; jobs go on at the next start."""
         self._stopping.set()
         self._wake.set()
-        self._telling.close()
+        self._events.close()
         if self._thread is not None:
             self._thread.join()
         if self._table is not None:
@@ -156,6 +163,8 @@ class Jobs:
             self._redis.close()
 
     def _check_broker(self) -> None:
+        """Raise BrokerUnavailableError if Redis does not answer. A client of our own pings it:
+        Celery's connections belong to the dispatcher's thread, and importing it takes long."""
         if not self._settings.broker_url:
             return
         from redis import Redis
@@ -164,7 +173,9 @@ class Jobs:
         try:
             if self._redis is None:
                 self._redis = Redis.from_url(
-                    self._settings.broker_url, socket_timeout=2, socket_connect_timeout=2
+                    self._settings.broker_url,
+                    socket_timeout=PING_TIMEOUT_S,
+                    socket_connect_timeout=PING_TIMEOUT_S,
                 )
             self._redis.ping()
         except (RedisError, OSError) as error:
@@ -178,18 +189,18 @@ class Jobs:
         return self._opened()
 
     def _opened(self) -> JobTable:
-        # Whoever waits keeps a thread that frames and probes need.
-        if not self._opening.acquire(timeout=PATIENCE):
+        # A thread that waits here is one that frames and probes need.
+        if not self._opening.acquire(timeout=OPEN_TIMEOUT_S):
             raise JobsUnavailableError(f"{FILE} is being opened", retry_after=5)
         try:
             table = self._open()
-            self._begin()
+            self._start_thread()
             return table
         finally:
             self._opening.release()
 
     def _open(self) -> JobTable:
-        """The table, opened with the first call that can. The caller holds `_opening`."""
+        """Return the table, opened by the first call that can. The caller holds `_opening`."""
         if self._table is None:
             from server.store.jobs.recovery import is_gone
             from server.store.jobs.table import JobTable
@@ -212,21 +223,23 @@ class Jobs:
                 table.close()
                 raise JobsUnavailableError(f"{LOCK} can't be opened: {error}") from None
             self._table = table
-            self._telling.start(table.webhooks)
+            self._events.start(table)
         return self._table
 
-    def _begin(self) -> None:
-        """Starts the thread, once. The caller holds `_opening`."""
+    def _start_thread(self) -> None:
+        """Start the thread, once. The caller holds `_opening`."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
-        """The thread: one dispatcher a data folder, for as long as this server lives."""
+        """Dispatch, as the only process for this data folder, as long as this server lives."""
         try:
             table = self._await_table()
-            if table is None or not self._await_turn():
+            if table is None or not self._await_lock():
                 return
+            from server.jobs.dispatch_loop import DispatchLoop
+
             DispatchLoop(
                 self._settings,
                 table,
@@ -242,42 +255,44 @@ class Jobs:
                 self._lock_file.close()
 
     def _await_table(self) -> JobTable | None:
-        """The table, once it can be used; None if this server ends before."""
+        """Return the table, once it can be used; None if this server ends before."""
         problem = ProblemLog("jobs can't go on", "jobs go on")
         while not self._stopping.is_set():
             if self._table is None and not self._had_jobs():
-                self._stopping.wait(RETRY)
+                self._stopping.wait(RETRY_S)
                 continue
             try:
                 with self._opening:
                     table = self._open()
             except JobsUnavailableError as error:
                 problem.failed(error.message)
-                self._stopping.wait(RETRY)
+                self._stopping.wait(RETRY_S)
             else:
                 problem.went_well()
                 return table
         return None
 
-    def _await_turn(self) -> bool:
-        """Returns once no other process dispatches from the folder; False if this server ends
+    def _await_lock(self) -> bool:
+        """Return True once no other process dispatches from the folder; False if this server ends
         before."""
         assert self._lock_file is not None
-        while not _locked(self._lock_file.fileno()):
-            if self._stopping.wait(RETRY):
+        while not _try_lock(self._lock_file.fileno()):
+            if self._stopping.wait(RETRY_S):
                 return False
         return True
 
     def _take_over(self, table: JobTable) -> Dispatcher:
-        """A new dispatcher, after the first job or a broken connection. Raises BrokerLostError."""
-        from server.jobs.dispatcher import Dispatcher
+        """Make a dispatcher, after the first job or a lost broker. Raises BrokerLostError."""
+        from server.jobs.dispatcher import Dispatcher, JobSuspects
         from server.jobs.queue import Broker
 
+        if self._suspects is None and self._guard is not None:
+            self._suspects = JobSuspects(self._guard)
         self._dispatcher = Dispatcher(
             table,
             Broker(self._settings),
             self._choose,
-            self._telling,
+            self._events,
             self._cancelled,
             self._suspects,
         )
@@ -291,7 +306,7 @@ class Jobs:
 
 
 def _open_lock(path: Path) -> IO[bytes]:
-    """The file that the dispatcher of a folder locks. Raises OSError."""
+    """Open the file that the dispatcher of a folder locks. Raises OSError."""
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
             set_aside(path)
@@ -299,8 +314,8 @@ def _open_lock(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, flags, 0o666), "r+b")
 
 
-def _locked(descriptor: int) -> bool:
-    """Whether this process has the lock: no other dispatches from the folder."""
+def _try_lock(descriptor: int) -> bool:
+    """Lock the file; return False if another process dispatches from the folder."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -204,6 +204,11 @@ class ProblemLog:
         self._lock = threading.Lock()
         self._reason = ""
 
+    @property
+    def failing(self) -> bool:
+        """True from the first failure until it goes well again."""
+        return bool(self._reason)
+
     def failed(self, reason: str, *, event: str = "", **fields: object) -> None:
         """Logs a failure, as `event` if it is given, unless the one before it was logged."""
         with self._lock:

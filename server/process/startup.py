@@ -98,9 +98,9 @@ def check_broker(settings: Settings) -> None:
 def check_cache(settings: Settings) -> None:
     """Raises SettingsError where the cache's Redis has no address."""
     if settings.cache_url:
-        from server.store.cache.redis_backend import client_of
+        from server.store.cache.redis_backend import check_url
 
-        client_of(settings.cache_url)
+        check_url(settings.cache_url)
 
 
 def application(

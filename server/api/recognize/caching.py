@@ -1,4 +1,4 @@
-"""Frames that come again: answered from the cache, or together with the same frame in hand."""
+"""Frames that come again: answered from the cache, or together with the same frame in work."""
 
 import time
 from collections.abc import Mapping
@@ -15,18 +15,14 @@ from server.http.access.caller import OWNER
 from server.observe.metrics import Metrics
 from server.recognition.answers import Answer, Options
 from server.recognition.recognizer import STAGES, Recognizer
-from server.store.cache.answers import (
-    AnswerCache,
-    CachedAnswer,
-    CacheDownError,
-    CacheEntry,
-    CacheKey,
-)
+from server.store.cache import CacheDownError
+from server.store.cache.answers import AnswerCache, CachedAnswer, CacheEntry, CacheKey
 from server.store.cache.single_flight import SingleFlight
 
 
 def own_id(environ: Mapping[str, Any], request_id: str) -> str:
-    """What a request's answer is found by: ids are the callers' choice, and each has its own."""
+    """Return the name under which a request's answer is found: callers choose the ids, and each
+    caller has ids of its own."""
     return f"{environ.get(OWNER, '')}:{request_id}"
 
 
@@ -38,7 +34,8 @@ class Caching:
     """
 
     def __init__(self, cache: AnswerCache, metrics: Metrics) -> None:
-        self._cache, self._flights = cache, SingleFlight[CacheEntry](MOST_SHARING)
+        self._cache = cache
+        self._in_work = SingleFlight[CacheEntry](MOST_SHARING)
         self._count = {
             result: metrics.cache_lookups.labels(result).inc
             for result in ("hit", "miss", "shared", "bypass", "error")
@@ -50,107 +47,110 @@ class Caching:
         data: bytes,
         options: Options,
         request_id: str,
-        asked: RequestCacheControl,
+        control: RequestCacheControl,
         seconds: int | None = None,
     ) -> Answer:
-        """As `Recognizer.recognize`; a CachedAnswer where it was computed for another request.
-        request_id: as `own_id` makes it. seconds: for which it is kept, `cache_s` without.
+        """As `Recognizer.recognize`; a CachedAnswer if it was computed for another request.
 
-        A hit takes no slot of the admission, and neither does waiting for the same frame in hand:
-        DeadlineExceededError where that takes too long.
+        A hit takes no slot of the admission, and neither does waiting for the same frame in work,
+        which raises DeadlineExceededError if it takes too long.
+
+        Args:
+            request_id: as `own_id` makes it.
+            seconds: for which the answer is kept; `cache_s` without.
         """
         started = time.perf_counter()
-        place = self._cache.place(recognizer, data, options, seconds)
-        if asked.no_cache:
+        key = self._cache.key(recognizer, data, options, seconds)
+        if control.no_cache:
             self._count["bypass"]()
             answer = recognizer.recognize(data, options)
-            if not asked.no_store:
-                self._name(request_id, place, self._keep(place, answer))
+            if not control.no_store:
+                self._link(request_id, key, self._put(key, answer))
             return answer
-        kept, result = self._look(place, asked.max_age)
-        if kept is None and asked.no_store:
+        entry, result = self._look(key, control.max_age)
+        if entry is None and control.no_store:
             self._count[result]()
             return recognizer.recognize(data, options)
-        if kept is None:
+        if entry is None:
             try:
-                kept, result = self._compute(recognizer, place, data, options, asked.max_age)
+                entry, result = self._compute(recognizer, key, data, options, control.max_age)
             except LinesideError:
                 self._count[result]()
                 raise
         self._count[result]()
-        self._name(request_id, place, kept)
+        self._link(request_id, key, entry)
         if result in ("hit", "shared"):
-            return _cached(kept, time.perf_counter() - started)
-        return kept.answer
+            return _cached(entry, time.perf_counter() - started)
+        return entry.answer
 
     def _compute(
         self,
         recognizer: Recognizer,
-        place: CacheKey,
+        key: CacheKey,
         data: bytes,
         options: Options,
         max_age: int | None,
     ) -> tuple[CacheEntry, str]:
-        """A new answer, or that of the same frame in hand, with `miss`, `error`, `shared`, or
-        `hit` where it was kept a moment ago."""
+        """Return a new answer, or that of the same frame in work, and the result: `miss`, `error`,
+        `shared`, or `hit` if it was put into the cache a moment ago."""
         result = "miss"
 
         def work() -> CacheEntry:
             nonlocal result
-            # Another may have landed between the caller's look and this flight.
-            kept, result = self._look(place, max_age)
-            return kept or self._keep(place, recognizer.recognize(data, options))
+            # Another thread may have ended between the caller's look and this one.
+            entry, result = self._look(key, max_age)
+            return entry or self._put(key, recognizer.recognize(data, options))
 
-        kept, shared = self._flights.run(place.key, work, options.deadline)
-        return kept, "shared" if shared else result
+        entry, shared = self._in_work.run(key.key, work, options.deadline)
+        return entry, "shared" if shared else result
 
     def recent(self, request_id: str) -> tuple[Answer, float] | None:
-        """The answer that the request of this id got, and its age in seconds; None where there is
-        none any more, or the cache can't be asked. request_id: as `own_id` makes it."""
+        """Return the answer that the request of this id got, and its age in seconds; None if it
+        is not kept any more, or the cache can't be asked. request_id: as `own_id` makes it."""
         with suppress(CacheDownError):
-            kept = self._cache.recent(request_id)
-            return (kept.answer, _age(kept)) if kept else None
+            entry = self._cache.get_linked(request_id)
+            return (entry.answer, _age(entry)) if entry else None
         return None
 
-    def _keep(self, place: CacheKey, answer: Answer) -> CacheEntry:
-        kept = CacheEntry(time.time(), answer)
+    def _put(self, key: CacheKey, answer: Answer) -> CacheEntry:
+        entry = CacheEntry(time.time(), answer)
         with suppress(CacheDownError):  # counted with the look before it
-            self._cache.keep(place, kept)
-        return kept
+            self._cache.put(key, entry)
+        return entry
 
-    def _name(self, request_id: str, place: CacheKey, kept: CacheEntry) -> None:
+    def _link(self, request_id: str, key: CacheKey, entry: CacheEntry) -> None:
         with suppress(CacheDownError):
-            self._cache.name(request_id, place, kept)
+            self._cache.link(request_id, key, entry)
 
-    def _look(self, place: CacheKey, max_age: int | None) -> tuple[CacheEntry | None, str]:
-        """The answer at `place`, and `hit`, `miss` or `error`."""
+    def _look(self, key: CacheKey, max_age: int | None) -> tuple[CacheEntry | None, str]:
+        """Return the entry under `key`, and `hit`, `miss` or `error`."""
         try:
-            kept = self._cache.look(place.key)
+            entry = self._cache.get(key.key)
         except CacheDownError:
             return None, "error"
-        if kept is None or (max_age is not None and time.time() - kept.at > max_age):
+        if entry is None or (max_age is not None and time.time() - entry.at > max_age):
             return None, "miss"
-        return kept, "hit"
+        return entry, "hit"
 
 
-def _age(kept: CacheEntry) -> float:
-    """Seconds; 0 where the clock went back."""
-    return max(0.0, time.time() - kept.at)
+def _age(entry: CacheEntry) -> float:
+    """Seconds; 0 if the clock went back."""
+    return max(0.0, time.time() - entry.at)
 
 
-def _cached(kept: CacheEntry, seconds: float) -> CachedAnswer:
-    """The kept answer with this request's timing: nothing but `seconds` in all."""
-    fields = msgspec.structs.asdict(kept.answer)
+def _cached(entry: CacheEntry, seconds: float) -> CachedAnswer:
+    """Return the cached answer with this request's timing: nothing but `seconds` in all."""
+    fields = msgspec.structs.asdict(entry.answer)
     fields["timing"] = {**dict.fromkeys(STAGES, 0.0), "total": seconds}
-    return CachedAnswer(**fields, age=_age(kept))
+    return CachedAnswer(**fields, age=_age(entry))
 
 
 def age_header(answer: Answer) -> tuple[tuple[str, str], ...]:
-    """The header Age (RFC 9111, 5.1), in whole seconds, where `answer` was another request's."""
+    """Return the header Age (RFC 9111, 5.1), in whole seconds, of another request's answer."""
     return (("Age", str(int(answer.age))),) if isinstance(answer, CachedAnswer) else ()
 
 
 def with_age(response: Response, answer: Answer) -> Response:
-    """`response` with `age_header`."""
+    """Add `age_header` to `response`, and return it."""
     response.headers.extend(age_header(answer))
     return response

@@ -1,56 +1,57 @@
-"""Flask-Caching's backend in Redis, that a frame never waits for.
+"""Flask-Caching's backend in Redis, changed so that no frame waits for a Redis that is down.
 
-Each command has a short time. After the first that fails none is sent until a thread of its own
-has heard from Redis again, so that of all frames only those at that moment wait at all.
+Each command has a short time. After the first that fails none is sent until a thread has heard from
+Redis again, so that only the frames of that moment wait at all.
 """
 
-import logging
 import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from cachelib.serializers import RedisSerializer
-from flask import Flask
 from flask_caching.backends.rediscache import RedisCache
 from redis import Redis, RedisError, ResponseError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from server.errors import SettingsError
-from server.store.cache.answers import CacheDownError
+from server.observe.logs import ProblemLog
+from server.store.cache import CacheDownError
 
-logger = logging.getLogger(__name__)
-
-# Seconds: for a connection or an answer of Redis; between looks whether it is back.
-PATIENCE = 0.1
-AGAIN = 1.0
-PREFIX = "lineside:"
-UNASKED = "it was not asked yet"
+# Seconds that a connection or an answer of Redis may take.
+COMMAND_TIMEOUT_S = 0.1
+# Seconds between two pings of a Redis that is down.
+PING_INTERVAL_S = 1.0
+KEY_PREFIX = "lineside:"
+NOT_ASKED = "it was not asked yet"
+NO_REASON = "it does not answer"
 
 T = TypeVar("T")
 
 
-def client_of(url: str) -> Redis:
-    """A client of the Redis at `url`, not connected yet. Raises SettingsError where it is no such
-    address."""
+def connection_options() -> dict[str, object]:
+    """Return what the client is made with, as Flask-Caching's CACHE_OPTIONS: by default it would
+    wait and try again several times."""
+    return {
+        "socket_connect_timeout": COMMAND_TIMEOUT_S,
+        "socket_timeout": COMMAND_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+    }
+
+
+def check_url(url: str) -> None:
+    """Raise SettingsError if `url` is not the address of a Redis."""
     try:
-        client = Redis.from_url(
-            url,
-            socket_connect_timeout=PATIENCE,
-            socket_timeout=PATIENCE,
-            retry=Retry(NoBackoff(), 0),
-        )
-        # What the address asks for beyond host and number is looked at only here.
-        client.connection_pool.make_connection()
+        # Options of the address are only looked at when a connection is made.
+        Redis.from_url(url, **connection_options()).connection_pool.make_connection()
     except (ValueError, TypeError, RedisError) as error:
         raise SettingsError(f"cache_url is not the address of a Redis: {error}") from None
-    return client
 
 
-class _Plain(RedisSerializer):
-    """Bytes as they are. cachelib's own would unpickle whatever lies in Redis, and so run what
-    anyone who can write there put in."""
+class _PlainBytes(RedisSerializer):
+    """Bytes as they are. This override must stay: cachelib's own unpickles whatever lies in Redis,
+    and so runs what anyone who can write there put in."""
 
     def dumps(self, value: Any, protocol: int = 0) -> bytes:
         return bytes(value)
@@ -62,38 +63,36 @@ class _Plain(RedisSerializer):
 class BoundedRedis(RedisCache):
     """Bytes by key in a Redis, whose memory is bounded by its own `maxmemory`.
 
-    `get` and `set` raise CacheDownError where Redis can't be asked now, or refuses. `_lock` guards
-    `_down`, the reason for which no command is sent, empty where they are, and `_refused`, whether
-    it was logged that Redis keeps nothing.
+    `get` and `set` must stay overridden: Flask-Caching's own would ask a Redis that is down with
+    every frame, and raise what the client raises. Here both raise CacheDownError. `_lock` guards
+    `_down`, the reason for which no command is sent, or "".
     """
 
-    serializer = _Plain()
+    serializer = _PlainBytes()
 
-    def __init__(self, client: Redis, default_timeout: int) -> None:
-        super().__init__(client, default_timeout=default_timeout, key_prefix=PREFIX)
-        self._client = client
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._lock = threading.Lock()
-        self._down = UNASKED
-        self._refused = False
-        self._look_again()
-
-    @classmethod
-    def factory(
-        cls, app: Flask, config: dict[str, Any], args: list[Any], kwargs: dict[str, Any]
-    ) -> "BoundedRedis":
-        """What Flask-Caching makes of `CACHE_TYPE` and `CACHE_REDIS_URL`. Raises SettingsError."""
-        return cls(client_of(config["CACHE_REDIS_URL"]), kwargs["default_timeout"])
+        self._down = NOT_ASKED
+        self._outage = ProblemLog(
+            "the cache's Redis is down, frames go on", "the cache's Redis is back"
+        )
+        # Redis answers, but refuses: its memory is full, or it is another's replica.
+        self._refusal = ProblemLog(
+            "the cache's Redis refuses, frames go on", "the cache's Redis takes answers again"
+        )
+        self._start_pings()
 
     def get(self, key: str) -> bytes | None:
-        """The value; None where there is none. Raises CacheDownError."""
-        found: bytes | None = self._ask(lambda: super(BoundedRedis, self).get(key))
-        return found
+        """Return the value; None if there is none. Raises CacheDownError."""
+        value: bytes | None = self._ask(lambda: super(BoundedRedis, self).get(key))
+        return value
 
     def set(self, key: str, value: bytes, timeout: int | timedelta | None = None) -> bool:
-        """Keeps `value` for `timeout` seconds. Raises CacheDownError."""
-        kept = bool(self._ask(lambda: super(BoundedRedis, self).set(key, value, timeout)))
-        self._refused = False
-        return kept
+        """Keep `value` for `timeout` seconds. Raises CacheDownError."""
+        done = bool(self._ask(lambda: super(BoundedRedis, self).set(key, value, timeout)))
+        self._refusal.went_well()
+        return done
 
     def _ask(self, command: Callable[[], T]) -> T:
         if self._down:
@@ -101,52 +100,37 @@ class BoundedRedis(RedisCache):
         try:
             return command()
         except ResponseError as error:
-            self._complain(str(error))
+            self._refusal.failed(str(error))
             raise CacheDownError(str(error)) from None
         except (RedisError, OSError) as error:
-            self._failed(str(error))
+            self._stop_asking(str(error) or NO_REASON)
             raise CacheDownError(str(error)) from None
 
-    def _complain(self, reason: str) -> None:
-        """Redis answers, but no: its memory is full, or it is another's replica."""
-        with self._lock:
-            if self._refused:
-                return
-            self._refused = True
-        fields = {"reason": reason}
-        logger.error("the cache's Redis refuses, frames go on", extra={"fields": fields})
-
-    def _failed(self, reason: str) -> None:
+    def _stop_asking(self, reason: str) -> None:
         with self._lock:
             if self._down:
                 return
-            self._down = reason or "it does not answer"
-        fields = {"reason": self._down}
-        logger.error("the cache's Redis is down, frames go on", extra={"fields": fields})
-        self._look_again()
+            self._down = reason
+        self._outage.failed(reason)
+        self._start_pings()
 
-    def _look_again(self) -> None:
-        threading.Thread(target=self._await, name="cache-redis", daemon=True).start()
+    def _start_pings(self) -> None:
+        threading.Thread(target=self._ping_until_up, name="cache-redis", daemon=True).start()
 
-    def _await(self) -> None:
-        """Until Redis answers."""
-        pause, told = threading.Event(), self._down != UNASKED
-        while (reason := self._silence()) is not None:
-            if not told:
-                fields = {"reason": reason}
-                logger.error("the cache's Redis is down, frames go on", extra={"fields": fields})
-                told = True
-            pause.wait(AGAIN)
+    def _ping_until_up(self) -> None:
+        pause = threading.Event()
+        while reason := self._ping():
+            self._outage.failed(reason)
+            pause.wait(PING_INTERVAL_S)
         with self._lock:
+            # Logged before anyone finds Redis down again and logs that.
+            self._outage.went_well()
             self._down = ""
-            # Before anyone finds it down again, and says so.
-            if told:
-                logger.info("the cache's Redis is back")
 
-    def _silence(self) -> str | None:
-        """Why Redis does not answer; None where it does."""
+    def _ping(self) -> str:
+        """Return why Redis does not answer; "" if it does."""
         try:
-            self._client.ping()
+            self._write_client.ping()
         except (RedisError, OSError) as error:
-            return str(error)
-        return None
+            return str(error) or NO_REASON
+        return ""

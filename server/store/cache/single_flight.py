@@ -1,4 +1,4 @@
-"""What several ask for at the same time is done once."""
+"""Work that several threads ask for at the same time is done once."""
 
 import threading
 import time
@@ -9,33 +9,33 @@ from server.errors import DeadlineExceededError, LinesideError
 
 T = TypeVar("T")
 
-# Statuses that say something of the frame, so that they hold for whoever sent the same one. All
-# others are about the one request: its deadline, its turn, its camera's newer frame.
-OF_THE_FRAME = frozenset({400, 413, 415, 422})
+# Statuses that say something about the frame, so that they hold for everyone who sent the same one.
+# All others are about the one request: its deadline, its turn, its camera's newer frame.
+STATUSES_OF_THE_FRAME = frozenset({400, 413, 415, 422})
 
 
-class _Flight(Generic[T]):
-    """What one thread is doing for all who wait. `landed` is set at its end, whichever it is."""
+class _Call(Generic[T]):
+    """Work that one thread does for all who wait. `ended` is set at its end, however it ends."""
 
-    __slots__ = ("error", "landed", "value")
+    __slots__ = ("ended", "error", "value")
 
     def __init__(self) -> None:
-        self.landed = threading.Event()
+        self.ended = threading.Event()
         self.value: T | None = None
         self.error: LinesideError | None = None
 
 
 class SingleFlight(Generic[T]):
-    """Runs what has the same key once at a time.
+    """Runs work with the same key once at a time.
 
-    `_lock` guards `_flights` and `_waiting`, the threads that wait for others' flights; at most
-    `most_waiting` do, so that they never take all of a server's threads.
+    `_lock` guards `_calls` and `_waiting`, the number of threads that wait for others' calls; at
+    most `most_waiting` do, so that they never take all of a server's threads.
     """
 
     def __init__(self, most_waiting: int) -> None:
-        self._most = most_waiting
+        self._most_waiting = most_waiting
         self._lock = threading.Lock()
-        self._flights: dict[str, _Flight[T]] = {}
+        self._calls: dict[str, _Call[T]] = {}
         self._waiting = 0
 
     @property
@@ -44,59 +44,59 @@ class SingleFlight(Generic[T]):
         return self._waiting
 
     def run(self, key: str, work: Callable[[], T], deadline: float) -> tuple[T, bool]:
-        """`work()`, or what another thread's `work` for the same key came to meanwhile, and
-        whether it was another's.
+        """Return the value of `work()`, or of another thread's `work` for the same key that is
+        under way, and True if it is another's.
 
         deadline: seconds of time.monotonic() until which another's is waited for. Raises what
-        `work` raises, an error of another's where it is about the frame, and
-        DeadlineExceededError.
+        `work` raises, an error of another's if it is about the frame, and DeadlineExceededError.
         """
         while True:
-            flight, mine = self._board(key)
-            if flight is None:
+            call, own = self._join(key)
+            if call is None:
                 return work(), False
-            if mine:
-                return self._fly(key, flight, work), False
+            if own:
+                return self._do(key, call, work), False
             try:
-                landed = flight.landed.wait(_seconds_until(deadline))
+                ended = call.ended.wait(_seconds_until(deadline))
             finally:
                 with self._lock:
                     self._waiting -= 1
-            if not landed:
+            if not ended:
                 raise DeadlineExceededError(
                     "the deadline passed while the same frame was worked on for another request",
                     retry_after=1,
                 )
-            if flight.value is not None:
-                return flight.value, True
-            if flight.error is not None:
+            if call.value is not None:
+                return call.value, True
+            if call.error is not None:
                 # One of its own, since an exception that is raised belongs to its thread.
-                raise type(flight.error)(flight.error.message, retry_after=flight.error.retry_after)
+                raise type(call.error)(call.error.message, retry_after=call.error.retry_after)
 
-    def _board(self, key: str) -> tuple[_Flight[T] | None, bool]:
-        """The flight for `key`, and whether this thread is to fly it; None where too many wait."""
+    def _join(self, key: str) -> tuple[_Call[T] | None, bool]:
+        """Return the call for `key`, and True if this thread is to do its work; None if too many
+        wait."""
         with self._lock:
-            flight = self._flights.get(key)
-            if flight is None:
-                flight = self._flights[key] = _Flight()
-                return flight, True
-            if self._waiting >= self._most:
+            call = self._calls.get(key)
+            if call is None:
+                call = self._calls[key] = _Call()
+                return call, True
+            if self._waiting >= self._most_waiting:
                 return None, True
             self._waiting += 1
-            return flight, False
+            return call, False
 
-    def _fly(self, key: str, flight: _Flight[T], work: Callable[[], T]) -> T:
+    def _do(self, key: str, call: _Call[T], work: Callable[[], T]) -> T:
         try:
-            flight.value = work()
-            return flight.value
+            call.value = work()
+            return call.value
         except LinesideError as error:
-            if error.status in OF_THE_FRAME:
-                flight.error = error
+            if error.status in STATUSES_OF_THE_FRAME:
+                call.error = error
             raise
         finally:
             with self._lock:
-                del self._flights[key]
-            flight.landed.set()
+                del self._calls[key]
+            call.ended.set()
 
 
 def _seconds_until(deadline: float) -> float:

@@ -1,4 +1,4 @@
-"""The file of the table of jobs: who may use it when, and the reading of jobs out of it."""
+"""The file of the table of jobs: opened, locked among threads, rebuilt, and read."""
 
 import sqlite3
 import threading
@@ -9,29 +9,30 @@ from typing import Any
 from urllib.parse import quote
 
 from server.errors import JobsUnavailableError, StorageError
-from server.store.jobs.records import FrameRecord, JobRecord
-from server.store.jobs.recovery import finish_rebuild, rebuild
-from server.store.jobs.rows import (
+from server.store.jobs.records import (
     COLUMNS,
     FRAME_COLUMNS,
     SCHEMA,
     UPGRADES,
+    FrameRecord,
+    JobRecord,
     frame_of,
-    intact,
+    is_intact,
     job_of,
 )
+from server.store.jobs.recovery import finish_rebuild, rebuild
 from server.system.sqlite import OpenFiles, check_plain, check_whole, is_damage, open_database
 
-# Seconds for which one waits until another is done with the file.
-PATIENCE = 2.0
+# Seconds for which a thread waits until another is done with the file.
+LOCK_TIMEOUT_S = 2.0
 
 
 class JobFile:
-    """The database at `path`, of one thread at a time. `_lock` guards `_connection`, None while the
-    file can't be used, and `_files`, by which its loss is seen.
+    """The database at `path`, used by one thread at a time. `_lock` guards `_connection`, None
+    while the file can't be used, and `_files`, which detects that the file is lost.
 
-    Whatever can't be read or written raises JobsUnavailableError. A file that is damaged, or was
-    deleted, replaced or cut, is written anew from what can be read of it; the next use succeeds.
+    Raises JobsUnavailableError if the file can't be read or written. A file that is damaged, or was
+    deleted, replaced or cut, is rebuilt from what can be read of it; the next use succeeds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,16 +44,16 @@ class JobFile:
             self._open()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for the length of the block."""
-        # Whoever waits keeps a thread that frames and probes need.
-        if not self._lock.acquire(timeout=PATIENCE):
+        """Yield the connection, for the length of the block."""
+        # A thread that waits here is one that frames and probes need.
+        if not self._lock.acquire(timeout=LOCK_TIMEOUT_S):
             raise JobsUnavailableError(f"{self._path} is busy: its disk is slow", retry_after=5)
         try:
             with self._faults():
@@ -68,21 +69,21 @@ class JobFile:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, on the disk when the block has ended."""
+        """Run the block as one transaction, which is on the disk when the block has ended."""
         with self.reading() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
-                # Else what is acknowledged now would be in a file that nobody finds.
+                # Otherwise what is acknowledged now would be in a file that nobody finds.
                 self._check_there()
                 connection.execute("COMMIT")
             finally:
-                with suppress(sqlite3.ProgrammingError):  # it is closed, and begun anew
+                with suppress(sqlite3.ProgrammingError):  # it is closed, and rebuilt
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
 
     def check(self) -> None:
-        """Reads all of the file from the disk; one that is damaged is begun anew."""
+        """Read all of the file from the disk; rebuild one that is damaged."""
         with self.reading():
             check_whole(self._path)
 
@@ -133,9 +134,9 @@ class FrameReader:
         self._files: OpenFiles | None = None
 
     def data(self, job: str, number: int) -> bytes | None:
-        """A frame as received; None once its job is finished.
+        """Return a frame as received; None once its job is finished.
 
-        Raises StorageError if it is not as it was kept, JobsUnavailableError if the file can't be
+        Raises StorageError if its content is damaged, JobsUnavailableError if the file can't be
         read now.
         """
         try:
@@ -149,8 +150,8 @@ class FrameReader:
             self._close()
         if self._connection is None:
             check_plain(self._path)
-            where = f"file:{quote(str(self._path))}?mode=ro"
-            self._connection = sqlite3.connect(where, uri=True, timeout=10, isolation_level=None)
+            uri = f"file:{quote(str(self._path))}?mode=ro"
+            self._connection = sqlite3.connect(uri, uri=True, timeout=10, isolation_level=None)
             self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             self._files = OpenFiles(self._path)
         return self._connection
@@ -162,8 +163,8 @@ class FrameReader:
 
 
 def read_frame(db: sqlite3.Connection, job: str, number: int) -> bytes | None:
-    """A frame as received; None once its job is finished. Raises StorageError if it is not as it
-    was kept."""
+    """Return a frame as received; None once its job is finished. Raises StorageError if its
+    content is damaged."""
     row = db.execute(
         "SELECT c.data, f.crc32 FROM contents c JOIN frames f USING (job, number)"
         " WHERE c.number = ? AND c.job = (SELECT number FROM jobs WHERE id = ?)",
@@ -171,13 +172,14 @@ def read_frame(db: sqlite3.Connection, job: str, number: int) -> bytes | None:
     ).fetchone()
     if row is None:
         return None
-    if not isinstance(row[0], bytes) or not intact(*row):
+    if not isinstance(row[0], bytes) or not is_intact(*row):
         raise StorageError(f"frame {number} of the job is not as it was kept: its file is damaged")
     return row[0]
 
 
 def read_jobs(db: sqlite3.Connection, where: str, values: Sequence[Any]) -> list[JobRecord]:
-    """The jobs that `where`, SQL with `values` for its question marks, picks, with their frames."""
+    """Return the jobs that `where` picks, with their frames: SQL with `values` for its question
+    marks."""
     rows = db.execute(f"SELECT {COLUMNS} FROM jobs {where}", values).fetchall()
     return [job_of(row, _frames(db, row[0])) for row in rows]
 

@@ -1,7 +1,7 @@
-"""The table of jobs, written anew from what can still be read of it.
+"""Rebuilds the table of jobs from what can still be read of it.
 
 The new file is whole before the old one is touched. At every moment the jobs are in a file that the
-next start finds, whoever is killed when.
+next start finds, whichever process is killed when.
 """
 
 import logging
@@ -15,17 +15,26 @@ from urllib.parse import quote
 
 import msgspec
 
-from server.store.jobs.records import OPEN, JobError, JobOptions
-from server.store.jobs.rows import COLUMNS, FRAME_COLUMNS, SCHEMA, frame_of, intact, job_of
+from server.store.jobs.records import (
+    COLUMNS,
+    FRAME_COLUMNS,
+    OPEN,
+    SCHEMA,
+    JobError,
+    JobOptions,
+    frame_of,
+    is_intact,
+    job_of,
+)
 from server.system.files import set_aside, sync
 from server.system.sqlite import COMPANIONS, check_place, check_plain, files_of
 
 logger = logging.getLogger(__name__)
 
-# What ends a job of which not all that is needed could be read.
-LOST = JobError("STORAGE_FAILED", "the file of jobs was damaged, and frames of this job with it")
-# Ways to find the numbers of jobs: where one meets a bad page, another may come by.
-NUMBERS = (
+# The error of a job that could only be read in part.
+DAMAGED = JobError("STORAGE_FAILED", "the file of jobs was damaged, and frames of this job with it")
+# Ways to find the numbers of jobs: if one meets a bad page, another may not.
+NUMBER_QUERIES = (
     "SELECT number FROM jobs ORDER BY number",
     "SELECT number FROM jobs ORDER BY number DESC",
     "SELECT number FROM jobs INDEXED BY sqlite_autoindex_jobs_1 ORDER BY id",
@@ -35,8 +44,8 @@ UNREADABLE = (sqlite3.Error, ValueError, TypeError, OverflowError)
 
 
 class Salvage(msgspec.Struct):
-    """What became of the jobs: kept as they were, failed since frames of theirs are gone, lost.
-    complete: whether there can't have been others."""
+    """How many jobs were kept as they were, failed since frames of theirs are gone, or were lost.
+    complete: there can't have been others."""
 
     kept: int = 0
     failed: int = 0
@@ -45,12 +54,13 @@ class Salvage(msgspec.Struct):
 
 
 def is_gone(path: Path) -> bool:
-    """Whether there is no table of jobs at `path`, nor one that will be there once it is opened."""
+    """Return True if there is no table of jobs at `path`, nor one that will be there once it is
+    opened."""
     return not os.path.lexists(path) and not _ready(path).exists()
 
 
 def finish_rebuild(path: Path) -> None:
-    """Ends what a kill interrupted. Raises OSError."""
+    """Finish a rebuild that a kill interrupted. Raises OSError."""
     ready = _ready(path)
     if ready.exists():
         set_aside(path, COMPANIONS)
@@ -59,23 +69,22 @@ def finish_rebuild(path: Path) -> None:
 
 
 def rebuild(path: Path, old: sqlite3.Connection | None, reason: str) -> None:
-    """Puts a new file at `path`, with what can be read by `old`, a connection to the one before, or
-    where that is None, from `path`. `old` is closed.
+    """Put a new file at `path`, with what can be read of the old one by the connection `old`, or if
+    that is None, from `path`. Close `old`.
 
-    Raises sqlite3.Error or OSError if the new one can't be written; all is then as it was, but for
-    `old`.
+    Raises sqlite3.Error or OSError if the new file can't be written; the old one is then as it was.
     """
     fresh = path.with_name(f".{path.name}.new")
     try:
         if old is not None:
             salvage = _build(fresh, old)
         else:
-            with closing(_open_to_read(path)) as there:
-                salvage = _build(fresh, there)
+            with closing(_open_to_read(path)) as readable:
+                salvage = _build(fresh, readable)
         fresh.rename(_ready(path))
         moved = set_aside(path, COMPANIONS)
         if old is not None:
-            # Now, since it removes by their names its log and the index of that.
+            # Before the rename below: closing removes, by name, the log and its index.
             old.close()
         _ready(path).rename(path)
         sync(path.parent)
@@ -89,7 +98,7 @@ def rebuild(path: Path, old: sqlite3.Connection | None, reason: str) -> None:
 
 
 def _ready(path: Path) -> Path:
-    """Where a new file lies that is whole."""
+    """Return the path of a new file that is whole."""
     return path.with_name(f".{path.name}.ready")
 
 
@@ -101,16 +110,16 @@ def _report(path: Path, reason: str, moved: Path | None, salvage: Salvage) -> No
         "jobs_kept": salvage.kept,
         "jobs_failed": salvage.failed,
     }
-    logger.error("the table of jobs is begun anew", extra={"fields": fields})
+    logger.error("the table of jobs was rebuilt", extra={"fields": fields})
     if salvage.lost or not salvage.complete:
-        more = f"{salvage.lost} or more" if salvage.lost else "unknown"
-        lost = salvage.lost if salvage.complete else more
+        at_least = f"{salvage.lost} or more" if salvage.lost else "unknown"
+        lost = salvage.lost if salvage.complete else at_least
         fields = {"path": str(path), "jobs_lost": lost}
-        logger.error("jobs are lost, and asked for are answered 404", extra={"fields": fields})
+        logger.error("jobs are lost, requests for them get 404", extra={"fields": fields})
 
 
 def _open_to_read(path: Path) -> sqlite3.Connection:
-    """The file at `path`, as far as it can be opened; else an empty database."""
+    """Open the file at `path` for reading; if that fails, return an empty database."""
     file = f"file:{quote(str(path))}"
     with suppress(sqlite3.Error, OSError):
         check_plain(path)
@@ -124,7 +133,7 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
 
 
 def _build(fresh: Path, old: sqlite3.Connection) -> Salvage:
-    """Writes what `old` holds into a new file, synced and without a log."""
+    """Write what can be read by `old` into a new file, synced and without a log."""
     for file in (*files_of(fresh), fresh.with_name(fresh.name + "-journal")):
         file.unlink(missing_ok=True)
     fresh.parent.mkdir(parents=True, exist_ok=True)
@@ -145,14 +154,14 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> Salvage:
     for number in numbers:
         try:
             job = _read(old, "jobs", "number", number)[0]
-            sound = _mended(job)
+            sound = _mend(job)
         except (*UNREADABLE, IndexError):
             salvage.lost += 1
             continue
         try:
             frames = _read(old, "frames", "job", number)
             contents = _read(old, "contents", "job", number)
-            sound = sound and _whole(job["state"] in OPEN, frames, contents)
+            sound = sound and _is_whole(job["state"] in OPEN, frames, contents)
         except UNREADABLE:
             sound = False
         if sound:
@@ -168,16 +177,16 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> Salvage:
 
 
 def _numbers(old: sqlite3.Connection) -> tuple[list[int], bool]:
-    """The numbers of all jobs that can be found, and whether these are all."""
-    found: set[int] = set()
+    """Return the numbers of all jobs that can be found, and True if these are all."""
+    numbers: set[int] = set()
     complete = True
-    for query in NUMBERS:
+    for query in NUMBER_QUERIES:
         try:
             for (number,) in old.execute(query):
-                found.add(int(number))
+                numbers.add(int(number))
         except UNREADABLE:
             complete = False
-    return sorted(found), complete
+    return sorted(numbers), complete
 
 
 Row = dict[str, Any]
@@ -189,9 +198,9 @@ def _read(old: sqlite3.Connection, table: str, key: str, number: int) -> list[Ro
     return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
-def _mended(job: Row) -> bool:
-    """Whether a row of a job can be read; one that can't is mended so that it can be told of.
-    Raises one of UNREADABLE if that can't be."""
+def _mend(job: Row) -> bool:
+    """Return True if a job's row can be read. If not, change it so that the job can be reported as
+    failed, or raise one of UNREADABLE."""
     names = COLUMNS.split(", ")
     with suppress(*UNREADABLE):
         job_of([job[name] for name in names], ())
@@ -201,30 +210,30 @@ def _mended(job: Row) -> bool:
     return False
 
 
-def _whole(is_open: bool, frames: list[Row], contents: list[Row]) -> bool:
-    """Whether the frames of a job are what it needs: each can be read, and those without an outcome
-    have their content."""
+def _is_whole(is_open: bool, frames: list[Row], contents: list[Row]) -> bool:
+    """Return True if each frame of a job can be read, and each without an outcome has its
+    content."""
     records = [frame_of([frame[name] for name in FRAME_COLUMNS.split(", ")]) for frame in frames]
     pending = {record.number for record in records if record.state == "pending"}
     checksums = {frame["number"]: frame.get("crc32") for frame in frames}
     sound = {
         content["number"]
         for content in contents
-        if intact(content["data"], checksums.get(content["number"]))
+        if is_intact(content["data"], checksums.get(content["number"]))
     }
     return bool(records) and pending <= sound and bool(pending) == is_open
 
 
 def _fail(job: Row) -> None:
     now = time.time()
-    job |= {"state": "failed", "fault": msgspec.json.encode(LOST)}
+    job |= {"state": "failed", "fault": msgspec.json.encode(DAMAGED)}
     job["started"] = now if job["started"] is None else job["started"]
     job["finished"] = now if job["finished"] is None else job["finished"]
     job["webhook_due"] = now if job["webhook_state"] == "pending" else None
 
 
 def _write(new: sqlite3.Connection, table: str, rows: list[Row]) -> None:
-    """Adds rows with those of their columns that the table has: another release may have more."""
+    """Add rows with those of their columns that the table has: another release may have more."""
     known = {row[1] for row in new.execute(f"PRAGMA table_info({table})")}
     for row in rows:
         names = [name for name in row if name in known]

@@ -1,4 +1,4 @@
-"""The table of jobs: what was acknowledged is in it, and on the disk, before it was acknowledged.
+"""The table of jobs: a job is in it, and on the disk, before it is acknowledged.
 
 One process writes to it; workers on the same machine read frames from it (`FrameReader`).
 """
@@ -24,27 +24,27 @@ from server.store.jobs.records import (
     NewJob,
     OpenFrame,
     State,
+    decode_options,
+    final_state,
 )
-from server.store.jobs.rows import decode_ask, verdict
-from server.store.jobs.webhooks import JobWebhooks
 from server.system.clock import ClockGuard
 
 _encode = msgspec.json.encode
-# Of a job: that its results have not expired.
-KNOWN = "(finished IS NULL OR finished >= ?)"
+# SQL: the results of a job have not expired.
+NOT_EXPIRED = "(finished IS NULL OR finished >= ?)"
 # Jobs that one transaction removes, so that no request waits long for the file.
-REMOVED = 500
+REMOVE_AT_ONCE_MAX = 500
 # Bytes that the file may take beside the frames of jobs that wait or run: the results of some
 # 200,000 jobs of one frame.
-MOST_RESULTS = 200_000_000
+RESULTS_MAX_BYTES = 200_000_000
 
 
 class JobTable:
-    """The jobs in `folder`; `webhooks` are those to be told of their end.
+    """The jobs in `folder`, with the state of their webhooks.
 
     result_ttl: seconds after its end for which `get` and `page` find a job; `expire` only frees the
-    room of older ones. most_results: bytes of the file beside `most_bytes`, kept by `make_room`.
-    Whatever can't be read or written raises JobsUnavailableError. `_looking` guards `_clock`.
+    room of older ones. most_results: bytes of the file beside `most_bytes`, held by `make_room`.
+    Methods raise JobsUnavailableError if the file can't be used. `_clock_lock` guards `_clock`.
     """
 
     def __init__(
@@ -53,21 +53,22 @@ class JobTable:
         most_jobs: int = 1000,
         most_bytes: int = 256_000_000,
         result_ttl: float = math.inf,
-        most_results: int = MOST_RESULTS,
+        most_results: int = RESULTS_MAX_BYTES,
     ) -> None:
-        self._most_jobs, self._most_bytes = most_jobs, most_bytes
+        self._most_jobs = most_jobs
+        self._most_bytes = most_bytes
         self._most_results = most_results
         self._result_ttl = result_ttl
-        self._clock, self._looking = ClockGuard("results of jobs"), threading.Lock()
+        self._clock = ClockGuard("results of jobs")
+        self._clock_lock = threading.Lock()
         self._file = JobFile(folder / FILE)
-        self.webhooks = JobWebhooks(self._file)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
     def add(self, job: NewJob, now: float | None = None) -> None:
-        """Keeps a job with its frames. Raises JobsFullError where too many wait or run."""
+        """Store a job with its frames. Raises JobsFullError if too many wait or run."""
         now = time.time() if now is None else now
         size = sum(len(frame.data) for frame in job.frames)
         checksums = [zlib.crc32(frame.data) for frame in job.frames]
@@ -97,63 +98,66 @@ class JobTable:
         jobs = db.execute("SELECT count(*) FROM jobs WHERE finished IS NULL").fetchone()[0]
         if jobs >= self._most_jobs:
             raise JobsFullError(
-                f"{jobs} jobs wait or run already, which is the most", retry_after=5
+                f"job queue is full: {jobs} jobs pending or running (job_max_pending)",
+                retry_after=5,
             )
-        held = db.execute("SELECT sum(bytes) FROM frames WHERE state = 'pending'").fetchone()[0]
-        if (held or 0) + size > self._most_bytes:
+        pending = db.execute("SELECT sum(bytes) FROM frames WHERE state = 'pending'").fetchone()[0]
+        if (pending or 0) + size > self._most_bytes:
             raise JobsFullError(
-                f"the frames of jobs that wait take {(held or 0) / 1e6:.1f} MB and these"
-                f" {size / 1e6:.1f}: at most {self._most_bytes / 1e6:g} MB are kept",
+                f"job queue is full: pending frames take {(pending or 0) / 1e6:.1f} MB and these"
+                f" {size / 1e6:.1f} MB, of {self._most_bytes / 1e6:g} MB (job_max_mb)",
                 retry_after=5,
             )
 
     def get(self, job: str) -> JobRecord:
-        """The job of that id. Raises JobNotFoundError."""
+        """Return the job of that id. Raises JobNotFoundError."""
         with self._file.reading() as db:
-            found = read_jobs(db, f"WHERE id = ? AND {KNOWN}", (job, self._oldest()))
-        if not found:
+            jobs = read_jobs(db, f"WHERE id = ? AND {NOT_EXPIRED}", (job, self._oldest()))
+        if not jobs:
             raise JobNotFoundError(f"there is no job {job}, or its results have expired")
-        return found[0]
+        return jobs[0]
 
     def page(
         self, owner: str | None, state: State | None, before: int | None, limit: int
     ) -> list[JobRecord]:
-        """The newest `limit` jobs, newest first: of `owner` (None: anyone's), in `state` (None:
-        any), older than the one whose number is `before`."""
-        tests: dict[str, object] = {
+        """Return the newest `limit` jobs, newest first: of `owner` (None: anyone's), in `state`
+        (None: any), older than the one whose number is `before`."""
+        filters: dict[str, object] = {
             "owner = ?": owner,
             "state = ?": state,
             "number < ?": before,
         }
-        wanted = {test: value for test, value in tests.items() if value is not None}
-        wanted[KNOWN] = self._oldest()
-        where = f"WHERE {' AND '.join(wanted)}"
+        conditions = {sql: value for sql, value in filters.items() if value is not None}
+        conditions[NOT_EXPIRED] = self._oldest()
+        where = f"WHERE {' AND '.join(conditions)}"
         with self._file.reading() as db:
-            return read_jobs(db, f"{where} ORDER BY number DESC LIMIT ?", (*wanted.values(), limit))
+            return read_jobs(
+                db, f"{where} ORDER BY number DESC LIMIT ?", (*conditions.values(), limit)
+            )
 
     def _oldest(self) -> float:
-        """When the oldest job ended whose results have not expired, where the time of day may be
-        believed."""
+        """Return the Unix time before which results have expired, or minus infinity if the clock
+        has jumped."""
         wall = time.time()
         return wall - self._result_ttl if self.settled(wall, time.monotonic()) else -math.inf
 
     def settled(self, wall: float, now: float) -> bool:
-        """As `ClockGuard.is_stable`: whether results may go by their age. For any thread."""
-        with self._looking:
+        """As `ClockGuard.is_stable`: True if results may be removed by age. For any thread."""
+        with self._clock_lock:
             return self._clock.is_stable(wall, now)
 
     def data(self, job: str, number: int) -> bytes | None:
-        """A frame as received; None once its job is finished. Raises StorageError if it is not as
-        it was kept."""
+        """Return a frame as received; None once its job is finished. Raises StorageError if its
+        content is damaged."""
         with self._file.reading() as db:
             return read_frame(db, job, number)
 
     def check(self) -> None:
-        """Looks for damage that only others see, who have less of the file in memory."""
+        """Look for damage that this process does not see, since it has the pages in memory."""
         self._file.check()
 
     def open_frames(self, limit: int) -> list[OpenFrame]:
-        """The oldest frames without an outcome."""
+        """Return the oldest frames without an outcome."""
         with self._file.reading() as db:
             rows = db.execute(
                 "SELECT j.id, f.number, f.kind, f.losses, j.created, j.request_id, j.ask"
@@ -162,12 +166,12 @@ class JobTable:
                 (limit,),
             )
             return [
-                OpenFrame(job, number, kind, losses, at, request_id, decode_ask(ask))
-                for job, number, kind, losses, at, request_id, ask in rows
+                OpenFrame(job, number, kind, losses, at, request_id, decode_options(options))
+                for job, number, kind, losses, at, request_id, options in rows
             ]
 
     def started(self, jobs: Iterable[str], now: float) -> list[str]:
-        """Tells that frames of these jobs are being worked on; returns those that were pending."""
+        """Set these jobs to running; return those that were pending."""
         with self._file.writing() as db:
             return [
                 job
@@ -182,11 +186,12 @@ class JobTable:
     def ended(
         self, outcomes: Sequence[tuple[str, int, FrameOutcome]], now: float
     ) -> tuple[list[tuple[str, int, FrameOutcome]], list[JobRecord]]:
-        """Keeps the outcomes of frames that have none yet, and ends the jobs that wait for no more.
+        """Store the outcomes of frames that have none yet, and end the jobs whose frames all have
+        one.
 
-        Returns the outcomes that were kept, and the jobs that ended.
+        Return the outcomes that were stored, and the jobs that ended.
         """
-        kept, finished = [], []
+        stored, finished = [], []
         with self._file.writing() as db:
             for job, number, outcome in outcomes:
                 state = "failed" if outcome.fault else "succeeded"
@@ -196,12 +201,12 @@ class JobTable:
                     (state, _encode(outcome), number, job),
                 ).rowcount
                 if changed:
-                    kept.append((job, number, outcome))
-            for job in dict.fromkeys(job for job, _, _ in kept):
+                    stored.append((job, number, outcome))
+            for job in dict.fromkeys(job for job, _, _ in stored):
                 (record,) = read_jobs(db, "WHERE id = ?", (job,))
                 if all(frame.state != "pending" for frame in record.frames):
-                    finished.append(self._finish(db, record, verdict(record), now))
-        return kept, finished
+                    finished.append(self._finish(db, record, final_state(record), now))
+        return stored, finished
 
     def _finish(
         self, db: sqlite3.Connection, job: JobRecord, end: tuple[State, JobError | None], now: float
@@ -217,28 +222,29 @@ class JobTable:
         return msgspec.structs.replace(job, state=state, fault=fault, started=started, finished=now)
 
     def stop(self, job: str, state: State, fault: JobError, now: float) -> tuple[JobRecord, bool]:
-        """Ends an open job as `state`: its frames without an outcome get none any more. Returns the
-        job, and whether it had not ended so before.
+        """End an open job as `state`: its frames without an outcome get none any more. Return the
+        job, and True if this call ended it.
 
-        Raises JobNotFoundError, or JobFinishedError where it had ended otherwise.
+        Raises JobNotFoundError, or JobFinishedError if it had ended in another state.
         """
         with self._file.writing() as db:
-            found = read_jobs(db, "WHERE id = ?", (job,))
-            if not found:
+            jobs = read_jobs(db, "WHERE id = ?", (job,))
+            if not jobs:
                 raise JobNotFoundError(f"there is no job {job}, or its results have expired")
-            if found[0].state not in (*OPEN, state):
-                raise JobFinishedError(f"the job {job} has {found[0].state} already")
-            if found[0].state in OPEN:
+            record = jobs[0]
+            if record.state not in (*OPEN, state):
+                raise JobFinishedError(f"the job {job} has {record.state} already")
+            if record.state in OPEN:
                 db.execute(
                     "UPDATE frames SET state = 'cancelled' WHERE job = ? AND state = 'pending'",
-                    (found[0].number,),
+                    (record.number,),
                 )
-                self._finish(db, found[0], (state, fault), now)
-            return read_jobs(db, "WHERE id = ?", (job,))[0], found[0].state in OPEN
+                self._finish(db, record, (state, fault), now)
+            return read_jobs(db, "WHERE id = ?", (job,))[0], record.state in OPEN
 
     def lost(self, job: str, number: int) -> int:
-        """Counts that a worker took the frame and died; returns how many have, or 0 where the frame
-        needs no other."""
+        """Count that a worker took the frame and died. Return how many have, or 0 if the frame has
+        its outcome."""
         with self._file.writing() as db:
             row = db.execute(
                 "UPDATE frames SET losses = losses + 1 WHERE number = ? AND state = 'pending'"
@@ -248,42 +254,74 @@ class JobTable:
         return row[0] if row else 0
 
     def unfinished(self) -> int:
-        """Jobs that wait or run."""
+        """Return the number of jobs that wait or run."""
         with self._file.reading() as db:
             row = db.execute("SELECT count(*) FROM jobs WHERE finished IS NULL").fetchone()
         return int(row[0])
 
     def expire(self, before: float) -> int:
-        """Removes jobs that ended before that moment; returns how many, REMOVED where more may be
-        left."""
+        """Remove jobs that ended before that moment. Return how many: REMOVE_AT_ONCE_MAX if more
+        may be left."""
         with self._file.writing() as db:
             return db.execute(
                 "DELETE FROM jobs WHERE number IN (SELECT number FROM jobs WHERE finished < ?"
                 " AND webhook_due IS NULL LIMIT ?)",
-                (before, REMOVED),
+                (before, REMOVE_AT_ONCE_MAX),
             ).rowcount
 
     def make_room(self) -> int:
-        """Removes jobs that have ended, whenever that was, until the file is within its bounds: the
-        oldest first, and those whose end is still to be told last. Returns as `expire` does."""
+        """Remove jobs that have ended, whenever that was, until the file is within its bounds: the
+        oldest first, and those whose webhook is pending last. Return as `expire` does."""
         with self._file.reading() as db:
-            if not self._beyond(db):
+            if not self._is_too_large(db):
                 return 0
         removed = 0
         with self._file.writing() as db:
             ended = db.execute(
                 "SELECT number FROM jobs WHERE finished IS NOT NULL"
                 " ORDER BY webhook_due IS NOT NULL, finished LIMIT ?",
-                (REMOVED,),
+                (REMOVE_AT_ONCE_MAX,),
             ).fetchall()
-            while removed < len(ended) and self._beyond(db):
+            while removed < len(ended) and self._is_too_large(db):
                 db.execute("DELETE FROM jobs WHERE number = ?", ended[removed])
                 removed += 1
         return removed
 
-    def _beyond(self, db: sqlite3.Connection) -> bool:
-        whole, free, page = (
+    def _is_too_large(self, db: sqlite3.Connection) -> bool:
+        pages, free, page_bytes = (
             db.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")
         )
-        return bool((whole - free) * page > self._most_bytes + self._most_results)
+        return bool((pages - free) * page_bytes > self._most_bytes + self._most_results)
+
+    def webhooks_due(
+        self, now: float, longest_pause: float = math.inf, limit: int = 10
+    ) -> list[JobRecord]:
+        """Return ended jobs whose webhook is due; those due in more than `longest_pause` seconds
+        too, since the clock was set back."""
+        where = "WHERE webhook_due <= ? OR webhook_due > ? ORDER BY webhook_due LIMIT ?"
+        with self._file.reading() as db:
+            return read_jobs(db, where, (now, now + longest_pause, limit))
+
+    def next_webhook_due(self) -> float | None:
+        """Return the Unix time at which the next webhook is due; None if there is none."""
+        with self._file.reading() as db:
+            row = db.execute("SELECT min(webhook_due) FROM jobs").fetchone()
+        return None if row[0] is None else float(row[0])
+
+    def fail_webhooks(self) -> int:
+        """Set all pending webhooks to failed, of open and of ended jobs; return how many."""
+        with self._file.writing() as db:
+            return db.execute(
+                "UPDATE jobs SET webhook_state = 'failed', webhook_due = NULL"
+                " WHERE webhook_state = 'pending'"
+            ).rowcount
+
+    def webhook_tried(self, job: str, state: str, due: float | None) -> None:
+        """Count one more attempt of a webhook, with its new state and when to try again."""
+        with self._file.writing() as db:
+            db.execute(
+                "UPDATE jobs SET webhook_attempts = webhook_attempts + 1, webhook_state = ?,"
+                " webhook_due = ? WHERE id = ?",
+                (state, due, job),
+            )

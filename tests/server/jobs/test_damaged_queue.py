@@ -118,6 +118,7 @@ def test_queue_outlives_any_one_bad_page(tmp_path: Path) -> None:
         path.write_bytes(whole)
         with closing(QueueFile(path)) as file:
             spoil_page(path, number, b"\xaa" * 4096)
-            file.run_each("DELETE FROM results WHERE key = ?", [(str(n),) for n in range(50)])
+            for key in range(50):
+                file.run("DELETE FROM results WHERE key = ?", str(key))
             file.run(PUT, "key", b"2")
             assert file.run(f"{TAKE} WHERE key = 'key'") == [(b"2",)]

@@ -14,7 +14,7 @@ from server.errors import JobNotFoundError
 from server.jobs.dispatch_loop import DispatchLoop
 from server.jobs.dispatcher import Dispatcher
 from server.store.jobs.records import FrameOutcome, JobError, JobOptions, NewFrame, NewJob
-from server.store.jobs.table import REMOVED, JobTable
+from server.store.jobs.table import REMOVE_AT_ONCE_MAX, JobTable
 
 FAILED = FrameOutcome(fault=JobError("UNDECODABLE_IMAGE", "the image is cut off"))
 TTL = 3600.0
@@ -40,12 +40,12 @@ def test_what_one_round_leaves_goes_with_the_next(tmp_path: Path) -> None:
     with closing(JobTable(tmp_path)) as table:
         rounds = rounds_of(table, tmp_path)
         wall, now = time.time(), time.monotonic()
-        add_ended(table, REMOVED + 1, wall - TTL)
+        add_ended(table, REMOVE_AT_ONCE_MAX + 1, wall - TTL)
         assert not rounds.sweep(now, wall), "it looks once a minute"
         assert rounds.sweep(now + 61, wall + 61)
-        assert len(table.page(None, None, None, REMOVED)) == 1
+        assert len(table.page(None, None, None, REMOVE_AT_ONCE_MAX)) == 1
         assert not rounds.sweep(now + 61.1, wall + 61.1)
-        assert table.page(None, None, None, REMOVED) == []
+        assert table.page(None, None, None, REMOVE_AT_ONCE_MAX) == []
 
 
 def test_a_jump_of_the_clock_ends_no_results(tmp_path: Path) -> None:

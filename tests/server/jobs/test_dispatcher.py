@@ -12,9 +12,15 @@ from redis import Redis
 
 from server.config.settings import Settings
 from server.errors import NotReadyError
-from server.jobs.dispatcher import HANGING, MOST_MISSED, SILENT, STALLED, Dispatcher
+from server.jobs.dispatcher import (
+    ALL_SILENT_MAX_S,
+    BEAT_TIMEOUT_S,
+    MISSED_MAX,
+    STARVED_MAX_S,
+    Dispatcher,
+)
 from server.jobs.messages import BrokerLostError, FrameReport, cancel_key, report_key
-from server.jobs.queue import Broker, keep, make_celery
+from server.jobs.queue import Broker, make_celery, set_value
 from server.recognition.answers import Answer
 from server.recognition.results import Prediction
 from server.store.jobs.records import (
@@ -87,7 +93,7 @@ class Bench:
         self.step()
         self.report("j-0-0", FrameReport("running", worker, "decode"))
         self.step()
-        self.later(SILENT + 1)
+        self.later(BEAT_TIMEOUT_S + 1)
 
     def hanging(self) -> tuple[frozenset[str], bool]:
         return self.dispatcher.hanging(self._now)
@@ -95,7 +101,7 @@ class Bench:
     def report(self, task: str, report: FrameReport) -> None:
         """Says this in a worker's stead."""
         app = make_celery(self._settings)
-        keep(app.backend, report_key(task), msgspec.json.encode(report))
+        set_value(app.backend, report_key(task), msgspec.json.encode(report))
         app.close()
 
     def close(self) -> None:
@@ -158,16 +164,16 @@ def test_frames_ending_during_model_load_leave_nothing(tmp_path: Path) -> None:
         for job in ("j", "k"):
             bench.add(job)
         bench.step()
-        assert set(bench.dispatcher._held) == {("j", 0), ("k", 0)}
+        assert set(bench.dispatcher._await_model_since) == {("j", 0), ("k", 0)}
         bench.table.stop("j", "cancelled", JobError("CANCELLED", "the job was cancelled"), 1000.0)
         cancelled.append("j")
         bench.step()
-        assert set(bench.dispatcher._held) == {("k", 0)}
+        assert set(bench.dispatcher._await_model_since) == {("k", 0)}
 
 
 def test_a_frame_that_the_broker_lost_costs_no_worker(bench: Bench) -> None:
     bench.add("j")
-    for _ in range(MOST_MISSED - 1):
+    for _ in range(MISSED_MAX - 1):
         bench.step()
         bench.report("j-0-0", FrameReport("missing", "w"))
         bench.step()
@@ -181,7 +187,7 @@ def test_silent_worker_with_a_frame_counts_as_hung(bench: Bench) -> None:
     """A worker that falls silent with a frame counts as hung after a while."""
     bench.fall_silent("w")
     assert bench.hanging() == (frozenset(), False)
-    bench.later(HANGING + 1)
+    bench.later(STARVED_MAX_S + 1)
     assert bench.hanging() == (frozenset({"w"}), False)
     assert bench.hanging() == (frozenset(), False)
 
@@ -190,16 +196,16 @@ def test_a_worker_that_is_heard_of_again_does_not_hang(bench: Bench) -> None:
     bench.fall_silent("w")
     bench.report("j-0-1", FrameReport("running", "w", "decode"))
     bench.step()
-    bench.later(HANGING - SILENT)
+    bench.later(STARVED_MAX_S - BEAT_TIMEOUT_S)
     assert bench.hanging() == (frozenset(), False)
 
 
 def test_all_hang_where_frames_wait_and_no_word_comes(bench: Bench) -> None:
-    bench.later(STALLED + 1)
+    bench.later(ALL_SILENT_MAX_S + 1)
     assert bench.hanging() == (frozenset(), False)
     bench.add("j")
     bench.step()
-    bench.later(STALLED - 1)
+    bench.later(ALL_SILENT_MAX_S - 1)
     bench.add("k")
     bench.step()
     assert bench.hanging() == (frozenset(), False)

@@ -29,8 +29,8 @@ FRAMES = (NewFrame("a.png", "image", GREEN),)
 T = TypeVar("T")
 
 
-def telling_of(settings: Settings) -> JobEvents:
-    """Tells nobody but webhooks."""
+def events_of(settings: Settings) -> JobEvents:
+    """Notifies nobody but webhooks."""
     return JobEvents(settings, Metrics(), lambda _: None, lambda _: None, False, lambda _: b"{}")
 
 
@@ -38,7 +38,7 @@ def telling_of(settings: Settings) -> JobEvents:
 def jobs(colors: Path, tmp_path: Path) -> Iterator[Jobs]:
     settings = Settings(models=str(colors), data=str(tmp_path), job_workers=0)
     store = make_store(settings, Metrics(), Admission(1, 1))
-    with closing(Jobs(settings, store, telling_of(settings))) as made:
+    with closing(Jobs(settings, store, events_of(settings))) as made:
         yield made
 
 
@@ -109,7 +109,7 @@ def test_rounds_go_on_after_a_row_that_can_not_be_read(colors: Path, tmp_path: P
         job = submit(server, GREEN)
         run(tmp_path, FILE, "UPDATE jobs SET ask = x'ff' WHERE id = ?", job)
         other = submit(server, GREEN)
-        assert server.await_event("the table of jobs is begun anew")["jobs_failed"] == 1
+        assert server.await_event("the table of jobs was rebuilt")["jobs_failed"] == 1
         worker = LiveWorker(models=colors, data=tmp_path)
         try:
             assert settled(server, other)["status"] == "succeeded"
@@ -142,10 +142,10 @@ def test_webhooks_go_on_after_a_row_that_can_not_be_read(
         )
         _, ended = table.ended([("j", 0, failed)], 1.0)
         run(tmp_path, FILE, "UPDATE jobs SET ask = x'ff'")
-        with closing(telling_of(Settings(data=str(tmp_path), webhook_hosts=(host,)))) as telling:
-            telling.start(table.webhooks)
+        with closing(events_of(Settings(data=str(tmp_path), webhook_hosts=(host,)))) as events:
+            events.start(table)
             await_that(lambda: "webhooks wait" in caplog.messages, "the row that can't be read")
             run(tmp_path, FILE, "UPDATE jobs SET ask = ?", b'{"top_k": 1}')
-            telling.finished(ended)
-            due = table.webhooks.next_due
+            events.finished(ended)
+            due = table.next_webhook_due
             await_that(lambda: unless_busy(due) is None, "the delivery")

@@ -121,7 +121,7 @@ def test_server_starts_on_any_damage(
                     for path in data.glob(f"{name}.damaged-*")
                 }
                 assert len(aside) == 1, name
-        assert len(said(server, "the table of jobs is begun anew")) == (how != "deleted")
+        assert len(said(server, "the table of jobs was rebuilt")) == (how != "deleted")
 
 
 @pytest.fixture

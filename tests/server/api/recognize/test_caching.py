@@ -29,7 +29,7 @@ DOWN, BACK = "the cache's Redis is down, frames go on", "the cache's Redis is ba
 PATIENT = (
     "-c",
     "import sys; from server import __main__; from server.store.cache import redis_backend;"
-    " redis_backend.PATIENCE = 30; sys.exit(__main__.main())",
+    " redis_backend.COMMAND_TIMEOUT_S = 30; sys.exit(__main__.main())",
 )
 
 

@@ -131,7 +131,7 @@ def test_jobs_outlive_damage_at_the_start(
         # A file that is gone is told by the service, which knows whether there was one.
         gone = name == FILE and damage in ("deleted", "emptied")
         check_outlived(table, [*said, {"event": "jobs are lost"}] if gone else said)
-    begun = [line for line in said if line["event"] == "the table of jobs is begun anew"]
+    begun = [line for line in said if line["event"] == "the table of jobs was rebuilt"]
     assert len(begun) <= 1
     for line in begun:
         assert Path(line["moved_to"]).name.startswith(f"{FILE}.damaged-")
@@ -148,7 +148,7 @@ def test_jobs_outlive_damage_in_service(
         check_outlived(table, said)
         if damage in ("deleted", "replaced", "a folder", "a FIFO", "another database"):
             assert found(table, "job-1") is not None, "it could be read through the open file"
-    begun = [line for line in said if line["event"] == "the table of jobs is begun anew"]
+    begun = [line for line in said if line["event"] == "the table of jobs was rebuilt"]
     assert len(begun) <= 1
     # What is there now is what the next start finds.
     with closing(JobTable(tmp_path)) as table:
@@ -275,5 +275,5 @@ def test_row_that_is_no_json_fails_no_other(tmp_path: Path, said: list[dict[str,
             assert record is not None
             assert record.fault is not None
             assert record.fault.code == "STORAGE_FAILED"
-    (line,) = [line for line in said if line["event"] == "the table of jobs is begun anew"]
+    (line,) = [line for line in said if line["event"] == "the table of jobs was rebuilt"]
     assert (line["jobs_kept"], line["jobs_failed"]) == (JOBS - 2, 2)

@@ -12,7 +12,7 @@ from job_workers import await_that
 
 from server.errors import JobNotFoundError, JobsUnavailableError
 from server.store.jobs.records import FILE, FrameOutcome, JobError, JobOptions, NewFrame, NewJob
-from server.store.jobs.table import REMOVED, JobTable
+from server.store.jobs.table import REMOVE_AT_ONCE_MAX, JobTable
 
 DONE = FrameOutcome(fault=JobError("UNDECODABLE_IMAGE", "the image is cut off"))
 TTL = 3600.0
@@ -95,11 +95,11 @@ def test_a_job_is_ended_once(table: JobTable) -> None:
 
 def test_many_that_expired_go_some_at_a_time(table: JobTable) -> None:
     """Requests get at the file in between."""
-    names = [str(number) for number in range(REMOVED + 20)]
+    names = [str(number) for number in range(REMOVE_AT_ONCE_MAX + 20)]
     for job in names:
         add(table, job)
     table.ended([(job, 0, DONE) for job in names], time.time() - TTL)
-    assert [table.expire(time.time() - TTL) for _ in range(3)] == [REMOVED, 20, 0]
+    assert [table.expire(time.time() - TTL) for _ in range(3)] == [REMOVE_AT_ONCE_MAX, 20, 0]
 
 
 def test_results_take_no_more_than_their_room(tmp_path: Path) -> None:
@@ -134,8 +134,8 @@ def test_a_webhook_waits_for_no_clock_that_was_set_back(table: JobTable) -> None
     for job, ahead in (("soon", 200.0), ("before it was set back", 5 * 3600.0)):
         add(table, job, "http://10.0.0.9/told")
         finish(table, job, 0)
-        table.webhooks.told(job, "pending", now + ahead)
-    assert [job.id for job in table.webhooks.due(now, 300)] == ["before it was set back"]
+        table.webhook_tried(job, "pending", now + ahead)
+    assert [job.id for job in table.webhooks_due(now, 300)] == ["before it was set back"]
 
 
 def test_a_webhook_that_was_given_up_keeps_no_job(table: JobTable) -> None:
@@ -144,10 +144,10 @@ def test_a_webhook_that_was_given_up_keeps_no_job(table: JobTable) -> None:
         add(table, job, "http://10.0.0.9/told")
     for job in ("ended", "delivered"):
         finish(table, job, 1)
-    table.webhooks.told("delivered", "delivered", None)
-    assert table.webhooks.give_up() == 2
+    table.webhook_tried("delivered", "delivered", None)
+    assert table.fail_webhooks() == 2
     finish(table, "open", 1)
     states = [job.webhook and job.webhook.state for job in table.page(None, None, None, 10)]
     assert states == ["failed", "delivered", "failed"]
-    assert table.webhooks.next_due() is None
+    assert table.next_webhook_due() is None
     assert table.expire(time.time()) == 3
