@@ -139,7 +139,6 @@ class Broker:
                 set_value(self._backend, frame_key(task.job, task.number), data)
             self._app.send_task(
                 TASK,
-                VALUE_LIFETIME_S,
                 args=(msgspec.json.encode(task).decode(),),
                 task_id=task.task,
                 queue=QUEUE,
