@@ -27,11 +27,11 @@ LONGEST_FILES = (
     "convert/data/test_labelled_samples.py",
     "convert/sources/test_sources.py",
     "convert/sources/test_model_files.py",
-    "server/jobs/workers/test_workers.py",
+    "server/jobs/test_workers.py",
     "server/api/test_journal.py",
     "server/http/body/test_body_memory.py",
     "server/api/recognize/test_caching.py",
-    "server/jobs/workers/test_kills.py",
+    "server/jobs/test_kills.py",
     "server/http/body/test_slow_bodies.py",
 )
 
