@@ -76,7 +76,7 @@ def make_sampler(
 
 
 def data_fault(settings: Settings) -> str:
-    """Why nothing can be kept in the folder `data`; empty where something can, as far as can be
+    """Say why nothing can be kept in the folder `data`; empty if something can, as far as can be
     seen without writing to it."""
     folder = Path(settings.data).absolute()
     # Unlike Path.exists, this raises nothing for a folder that can't be looked into.

@@ -344,6 +344,15 @@ def test_a_swap_needs_no_folder_that_can_be_written(
     assert store.rollback("colors").manifest.version == 1
 
 
+def test_choice_that_is_not_kept_holds_till_a_restart(store: BundleRepository, model: Path) -> None:
+    add(model, 2)
+    (model / f".{CHOICE_FILE}.new").mkdir()
+    store.refresh("colors")
+    store.rollback("colors")
+    store.look(store.look({}))
+    assert serving(store) == 1
+
+
 def test_rollback_of_unloaded_model_goes_below_served(store: BundleRepository, model: Path) -> None:
     """A rollback of a model that is not in memory goes below the version that would serve."""
     with pytest.raises(NothingToRollBackError):
