@@ -18,7 +18,6 @@ from convert.evaluation.metrics import Probabilities
 from convert.evaluation.results import Evaluation, ModelResult
 from convert.quantization.tune import measure
 from convert.sources.shapes import Output
-from server.recognition import results
 from server.recognition.frame import Pixels
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle, Label, Manifest, Recipe
@@ -29,6 +28,7 @@ from server.recognition.preprocessing import (
     scaling_table,
     to_input_pixels,
 )
+from server.recognition.tasks import classify
 from server.system.resources import available_cores
 
 
@@ -75,7 +75,7 @@ class Runner:
         tensor = apply_table(pixels, self._table)
         with self.pool.lease() as interpreter:
             [output] = interpreter.run([tensor])
-        return results.to_probabilities(output, self.pool.outputs[0], self._manifest)
+        return classify.to_probabilities(output, self.pool.outputs[0], self._manifest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from convert.training.inputs import to_batch
 from server.errors import BundleError
 from server.recognition.interpreter import Interpreter
 from server.recognition.manifest import MANIFEST, Recipe, read_bundle
-from server.recognition.results import to_probabilities
+from server.recognition.tasks.classify import to_probabilities
 
 # uint8 [n, height, width, channels] -> float32 [n, classes] in 0..1
 Teacher = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from flask import Response, request, send_file
@@ -28,6 +28,7 @@ from server.http.body.json_body import decode_json
 from server.http.routes import ADMIN, BINARY, KNOWN, TAR, route
 from server.observe.drift import Drift, Signal
 from server.recognition.manifest import Manifest
+from server.recognition.tasks import TaskName
 from server.store.bundles.layout import versions
 from server.store.bundles.repository import BundleRepository
 from server.store.bundles.upload import import_archive, remove_partial_uploads
@@ -66,7 +67,7 @@ class Model(msgspec.Struct, frozen=True):
     versions that it skipped and why; else absent."""
 
     name: str
-    task: Literal["classify", "tensor"]
+    task: TaskName
     versions: tuple[int, ...]
     default: bool
     serving: int | None
@@ -103,7 +104,7 @@ def describe(store: BundleRepository, name: str, numbers: tuple[int, ...], drift
     recognizer = store.served().get(name)
     return Model(
         name=name,
-        task="tensor" if name in store.tensor_models() else "classify",
+        task=store.task(name, numbers[0]),
         versions=numbers,
         default=name == store.default,
         serving=recognizer.manifest.version if recognizer else None,

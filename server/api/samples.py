@@ -12,8 +12,8 @@ from server.errors import BundleError, InvalidFieldError, NotFoundError
 from server.http.body.image import need_length, read_options
 from server.http.body.json_body import read_json
 from server.http.routes import ADMIN, route
+from server.recognition.answers import Prediction
 from server.recognition.manifest import LABELS, read_labels
-from server.recognition.results import Prediction
 from server.recognition.sample import ID, MediaType, Reason, Sample
 from server.store.bundles.repository import BundleRepository
 from server.store.samples.folder import SampleFolder

@@ -4,17 +4,23 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from server.recognition.answers import Answer, FrameAnswered
 from server.recognition.manifest import Baseline, Manifest
+from server.recognition.tasks.task import DriftSignal, all_tasks, bin_of, find_task
 
-Signal = Literal["class", "confidence", "brightness"]
+if TYPE_CHECKING:
+    Signal = str
+else:
+    # Those of the tasks, and the frames' brightness.
+    _OF_TASKS = dict.fromkeys(name for task in all_tasks() for name in task.drift_signals)
+    Signal = Literal[(*_OF_TASKS, "brightness")]
 SLOTS = 60
-CONFIDENCE_BINS, BRIGHTNESS_BINS = 10, 16
+BRIGHTNESS_BINS = 16
 # Added to each bin, so that one that is empty on one side makes the index large and not infinite:
 # the estimator of Krichevsky and Trofimov, «The performance of universal encoding», 1981.
 HALF_A_FRAME = 0.5
@@ -78,12 +84,6 @@ class Histogram:
             slot[place] += 1
 
 
-def bin_of(value: float, bins: int, top: float) -> int:
-    """Return the place of `value` among `bins` equal bins of 0..top; values outside go to the
-    ends."""
-    return min(int(min(1.0, max(0.0, value / top)) * bins), bins - 1)
-
-
 class ModelDrift:
     """One version's frames against its baseline.
 
@@ -98,12 +98,11 @@ class ModelDrift:
         self.version = manifest.version
         self._least = min_frames
         baseline = manifest.baseline
-        # One bin more, for labels that the validation never saw.
-        self._places = {label: place for place, label in enumerate(baseline.classes)}
         frames = manifest.report.images if manifest.report else BASELINE_FRAMES
+        signals = find_task(manifest.task).read_baseline(baseline) | _brightness(baseline)
+        self._bins = {name: signal.bin for name, signal in signals.items()}
         self._expected = {
-            signal: [share * frames for share in shares]
-            for signal, shares in _shares(baseline).items()
+            name: [share * frames for share in signal.shares] for name, signal in signals.items()
         }
         self._first: dict[Signal, int] = {}
         bins = 0
@@ -115,13 +114,11 @@ class ModelDrift:
 
     def add(self, answer: Answer, now: float) -> None:
         """Counts one answered frame, at `now` in seconds."""
-        best, first, bins = answer.best, self._first, []
-        if "class" in first:
-            bins.append(first["class"] + self._places.get(best.label, len(self._places)))
-        if "confidence" in first:
-            bins.append(first["confidence"] + bin_of(best.probability, CONFIDENCE_BINS, 1.0))
-        if "brightness" in first and answer.brightness is not None:
-            bins.append(first["brightness"] + bin_of(answer.brightness, BRIGHTNESS_BINS, 256.0))
+        bins = [
+            first + place
+            for signal, first in self._first.items()
+            if (place := self._bins[signal](answer)) is not None
+        ]
         with self._lock:
             self._seen.add(bins, now)
 
@@ -139,16 +136,16 @@ class ModelDrift:
         return indices
 
 
-def _shares(baseline: Baseline) -> dict[Signal, tuple[float, ...]]:
-    """The baseline's histograms by signal; a bundle that has none of a signal leaves it out."""
-    shares: dict[Signal, tuple[float, ...]] = {}
-    if baseline.classes:
-        shares["class"] = (*baseline.classes.values(), 0.0)
-    if len(baseline.confidence) == CONFIDENCE_BINS:
-        shares["confidence"] = baseline.confidence
-    if len(baseline.brightness) == BRIGHTNESS_BINS:
-        shares["brightness"] = baseline.brightness
-    return shares
+def _brightness(baseline: Baseline) -> dict[str, DriftSignal]:
+    """The signal of any task that takes images, if the bundle has it."""
+    if len(baseline.brightness) != BRIGHTNESS_BINS:
+        return {}
+
+    def place(answer: Answer) -> int | None:
+        brightness = answer.brightness
+        return None if brightness is None else bin_of(brightness, BRIGHTNESS_BINS, 256.0)
+
+    return {"brightness": DriftSignal(baseline.brightness, place)}
 
 
 class Drift(Collector):

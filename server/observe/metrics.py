@@ -22,12 +22,12 @@ from server.observe.cameras import Cameras, ClockSkew
 from server.recognition.admission import Admission
 from server.recognition.answers import Answer
 from server.recognition.manifest import MODEL, Manifest
+from server.recognition.tasks.task import TaskMetric, all_tasks, find_task
 from server.recognition.tensor_model import Model
 
 # 1 ms to 10 s: a frame on a PC takes a few ms, one that waits on a loaded Raspberry Pi seconds.
 _MS = (1, 2.5, 5, 7.5, 10, 15, 25, 50, 100, 250, 500, 1000, 1500, 2500, 5000, 10_000)
 DURATION_BUCKETS_S = tuple(ms / 1000 for ms in _MS)
-SHARE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 M = TypeVar("M", Counter, Histogram)
 
@@ -74,13 +74,10 @@ class Metrics:
         )
         self.waiting = self._gauge("waiting_frames", "Frames waiting for an interpreter")
         self.busy = self._gauge("busy_interpreters", "Interpreters at work")
-        self.predictions = self._counter(
-            "predictions_total", "Frames by their best label", "model", "label"
-        )
+        # Tasks may share a metric.
+        of_tasks = {metric.name: metric for task in all_tasks() for metric in task.metrics}
+        self._of_tasks = {name: self._task_metric(each) for name, each in of_tasks.items()}
         self.verdicts = self._counter("verdicts_total", "Frames by verdict", "model", "verdict")
-        self.confidence = self._histogram(
-            "confidence", "Probability of the best label", "model", buckets=SHARE_BUCKETS
-        )
         self.model_load = self._gauge(
             "model_load_seconds", "Time to load, warm up and check a version", "model", "version"
         )
@@ -117,6 +114,12 @@ class Metrics:
     ) -> Histogram:
         return Histogram(f"lineside_{name}", text, labels, registry=self.registry, buckets=buckets)
 
+    def _task_metric(self, metric: TaskMetric) -> Counter | Histogram:
+        labels = ("model", *metric.labels)
+        if metric.buckets:
+            return self._histogram(metric.name, metric.help, *labels, buckets=metric.buckets)
+        return self._counter(metric.name, metric.help, *labels)
+
     def watch(self, admission: Admission) -> None:
         """Takes the waiting and busy gauges from `admission` whenever Prometheus asks."""
         self.waiting.set_function(lambda: admission.waiting)
@@ -149,8 +152,12 @@ class Metrics:
 
     def answered(self, answer: Answer) -> None:
         """Counts one recognised frame by label, confidence and verdict."""
-        self._child(self.predictions, answer.model, answer.best.label).inc()
-        self._child(self.confidence, answer.model).observe(answer.best.probability)
+        for name, labels, value in find_task(answer.task).observe(answer):
+            metric = self._of_tasks[name]
+            if isinstance(metric, Histogram):
+                self._child(metric, answer.model, *labels).observe(value)
+            else:
+                self._child(metric, answer.model, *labels).inc(value)
         if answer.verdict is not None:
             self._child(self.verdicts, answer.model, answer.verdict).inc()
 

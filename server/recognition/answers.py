@@ -2,11 +2,21 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from server.recognition.frame import ImageWarning
-from server.recognition.results import Prediction
+from server.recognition.tasks import TaskName
+
+
+class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One label with its probability 0..1. id: the label's outside name, or ''."""
+
+    class_id: int
+    label: str
+    probability: float
+    id: str = ""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -28,10 +38,14 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What one frame was. `best` is the most probable label, whatever threshold `predictions` had
-    to pass; `timing` holds seconds by stage, and `total`. `brightness` is the mean grey level
-    0..255 of the pixels that the model saw; None for tensors, and where the bundle has no baseline
-    to compare it with. `warnings` say what may be wrong with the image."""
+    """The answer to one frame.
+
+    best: the label that stands for the frame, whatever threshold `predictions` had to pass.
+    verdict, verdict_reason: by the bundle's policy, and the rule that decided; None without one.
+    timing: seconds by stage, and `total`. brightness: mean grey level 0..255 of the pixels that the
+    model saw; None for tensors, and if the bundle has no baseline to compare it with. warnings:
+    possible faults of the image. details: what the model's task knows beyond labels.
+    """
 
     model: str
     version: int
@@ -41,6 +55,9 @@ class Answer(msgspec.Struct, frozen=True):
     timing: dict[str, float]
     brightness: float | None = None
     warnings: tuple[ImageWarning, ...] = ()
+    verdict_reason: str | None = None
+    task: TaskName = "classify"
+    details: Any = None
 
 
 class FrameAnswered(msgspec.Struct, frozen=True):

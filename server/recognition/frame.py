@@ -40,9 +40,11 @@ class ImageWarning(msgspec.Struct, frozen=True):
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """A decoded image: upright RGB pixels, uint8 [height, width, 3], and its possible faults."""
+    """A decoded image: upright RGB pixels, uint8 [height, width, 3], width and height of the image
+    as sent, upright, and its possible faults."""
 
     pixels: Pixels
+    size: tuple[int, int]
     warnings: tuple[ImageWarning, ...] = ()
 
 
@@ -173,6 +175,8 @@ def _decode_frame(data: bytes, recipe: Recipe, limits: Limits) -> Frame:
     else:
         pixels = _decode_other(data, header, limits)
     pixels = to_upright(pixels, header.orientation)
+    width, height = header.width, header.height
+    size = (height, width) if header.transposed else (width, height)
     if header.bits == 16 and not limits.significant_bits and upper_bits_empty(pixels):
-        return Frame(pixels, (EMPTY_BITS,))
-    return Frame(pixels)
+        return Frame(pixels, size, (EMPTY_BITS,))
+    return Frame(pixels, size)

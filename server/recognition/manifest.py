@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from server.errors import BundleError
+from server.recognition.tasks import TASK_NAMES, TaskName, load_task
 from server.system.files import MODEL_MAX, open_plain_file, read_plain_file
 from server.values import json_values
 from server.values.validation import InvalidValueError
@@ -154,7 +155,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     format: Literal[1] = 1
     name: str
     version: Annotated[int, msgspec.Meta(ge=1)]
-    task: Literal["classify", "tensor"] = "classify"
+    task: TaskName = "classify"
     sha256: dict[str, str]
     recipe: Recipe | None = None
     output: Literal["probabilities", "logits", "sigmoid"] = "probabilities"
@@ -201,6 +202,26 @@ def verify_files(folder: Path, expected: Mapping[str, str]) -> None:
             raise BundleError(f"{path} is damaged: its sha256 differs from bundle.json's")
 
 
+class _TaskOnly(msgspec.Struct):
+    task: str = "classify"
+
+
+def read_task(data: bytes) -> TaskName | None:
+    """Returns the task that bundle.json names, however wrong the rest is; None if that is no task
+    of this server's."""
+    try:
+        task = msgspec.json.decode(data, type=_TaskOnly).task
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return next((name for name in TASK_NAMES if name == task), None)
+
+
+def _manifest_type(data: bytes) -> type[Manifest]:
+    task = read_task(data)
+    kind: type[Manifest] = load_task(task).manifest_type if task else Manifest
+    return kind
+
+
 def read_bundle(folder: Path) -> Bundle:
     """Reads the bundle in `folder` (models/NAME/VERSION), and checks every file by its sha256.
 
@@ -208,7 +229,8 @@ def read_bundle(folder: Path) -> Bundle:
     """
     path = folder / MANIFEST
     try:
-        manifest = json_values.decode(read_plain_file(path), Manifest, name="it", lenient=False)
+        data = read_plain_file(path)
+        manifest = json_values.decode(data, _manifest_type(data), name="it", lenient=False)
     except FileNotFoundError:
         raise BundleError(f"{path} is missing") from None
     except OSError as error:
@@ -217,11 +239,12 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{path} is not a valid bundle.json: {error}") from None
     if not NAME.fullmatch(manifest.name):
         raise BundleError(f"{path}: the name {manifest.name!r} is not usable in an address")
-    needed = (MODEL, LABELS) if manifest.task == "classify" else (MODEL,)
+    task = load_task(manifest.task)
+    needed = (MODEL, LABELS) if task.needs_labels else (MODEL,)
     for name in (*needed, *(golden.file for golden in manifest.golden)):
         if name not in manifest.sha256:
             raise BundleError(f"{path} gives no sha256 for {name}")
-    if manifest.task == "classify" and manifest.recipe is None and manifest.golden:
+    if task.takes_images and manifest.recipe is None and manifest.golden:
         raise BundleError(f"{path} has golden frames but no recipe to feed them by")
     verify_files(folder, manifest.sha256)
     labels = read_labels(folder / LABELS) if LABELS in manifest.sha256 else ()

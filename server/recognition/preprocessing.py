@@ -41,6 +41,14 @@ class TensorSpec(msgspec.Struct, frozen=True):
         return self.scale != 0.0 and self.dtype in ("uint8", "int8")
 
 
+def dequantize(tensor: Tensor, spec: TensorSpec) -> NDArray[np.float32]:
+    """Returns real = (q - zero_point) * scale of a quantised tensor (TensorFlow Lite's 8-bit
+    quantisation specification), else the values as float32. Same shape."""
+    if not spec.quantized:
+        return np.asarray(tensor, np.float32)
+    return (tensor.astype(np.float32) - spec.zero_point) * np.float32(spec.scale)
+
+
 def _resize(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixels:
     width, height = size
     if pixels.shape[1::-1] == size:

@@ -1,36 +1,37 @@
-"""One frame's way through a loaded model: the steps in order, a stage timer around each."""
+"""One frame's way through a loaded model: the steps in order, each timed as a stage."""
 
 import math
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from server.errors import BundleError, LinesideError, ModelOutputError
-from server.recognition import frame, results
+from server.recognition import frame
 from server.recognition.admission import Admission
 from server.recognition.answers import Answer, Options
 from server.recognition.interpreter import Interpreter, InterpreterPool
-from server.recognition.manifest import LABELS, Bundle, Recipe
+from server.recognition.manifest import Bundle, Label, Recipe
 from server.recognition.preprocessing import (
     Tensor,
+    TensorSpec,
     apply_table,
     mean_grey,
     scaling_table,
     to_input_pixels,
 )
 from server.recognition.reader_guard import ReaderGuard, Sender
-from server.recognition.results import Probabilities
+from server.recognition.tasks.task import NotFiniteError, find_task
 from server.system.files import IMAGE_MAX, read_plain_file
-from server.values.wording import counted
 
 STAGES = ("decode", "preprocess", "wait", "inference")
 OnStage = Callable[[str, float], None]
 
 
 class Stage:
-    """One stage being timed, as a context manager; contextlib's would take three times as long."""
+    """Times a `with` block as one stage; contextlib's would take three times as long."""
 
     __slots__ = ("_name", "_start", "_timer")
 
@@ -45,8 +46,8 @@ class Stage:
 
 
 class StageTimer:
-    """Seconds spent in each stage of one frame; each is also told to `on_stage` as it ends.
-    `brightness` and `warnings` are the `Answer`'s, once they are known."""
+    """Seconds of each stage of one frame; `on_stage` is called with each as it ends. `brightness`
+    and `warnings` are the `Answer`'s, `size` the frame's width and height, once they are known."""
 
     def __init__(self, on_stage: OnStage | None = None) -> None:
         self._on_stage = on_stage
@@ -54,9 +55,10 @@ class StageTimer:
         self.seconds: dict[str, float] = {}
         self.brightness: float | None = None
         self.warnings: tuple[frame.ImageWarning, ...] = ()
+        self.size: tuple[int, int] | None = None
 
     def stage(self, name: str) -> Stage:
-        """What times a `with` block as the stage `name`."""
+        """Returns a context that is timed as the stage `name`."""
         return Stage(self, name)
 
     def add(self, name: str, seconds: float) -> None:
@@ -69,10 +71,53 @@ class StageTimer:
         return {**self.seconds, "total": time.perf_counter() - self._start}
 
 
-class Recognizer:
-    """A verified bundle with its interpreters; `admission` is shared by all models of a server.
+class LoadedModel:
+    """A verified bundle with its interpreters, and the reader that its task has for their outputs.
+    `admission` is shared by all models of a server.
 
-    Raises BundleError where recipe, labels and model do not belong together.
+    Raises BundleError if the task can't read this model's outputs.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        pool: InterpreterPool,
+        admission: Admission,
+        on_stage: OnStage | None = None,
+    ) -> None:
+        self.bundle, self.pool, self.admission, self.on_stage = bundle, pool, admission, on_stage
+        self.manifest, self.labels = bundle.manifest, bundle.labels
+        self.task = find_task(bundle.manifest.task)
+        self.reader = self.task.make_reader(bundle, pool)
+
+    @property
+    def scored_labels(self) -> tuple[Label, ...]:
+        """The labels, if the model's first output holds a score for each of them, else none."""
+        return self.labels if self.task.scores_labels else ()
+
+    def make_answer(self, values: Any, options: Options, timer: StageTimer) -> Answer:
+        """Makes the answer from `values`, which `reader.decode` returned."""
+        result = self.reader.result(values, options, timer.size)
+        verdict = self.reader.verdict(result)
+        return Answer(
+            self.manifest.name,
+            self.manifest.version,
+            result.best,
+            result.predictions,
+            verdict.verdict if verdict else None,
+            timer.total(),
+            timer.brightness,
+            timer.warnings,
+            verdict.reason if verdict else None,
+            self.manifest.task,
+            result.details,
+        )
+
+
+class Recognizer(LoadedModel):
+    """A model that takes images.
+
+    Raises BundleError if recipe, labels and model do not belong together.
     """
 
     def __init__(
@@ -84,17 +129,17 @@ class Recognizer:
         on_stage: OnStage | None = None,
         guard: ReaderGuard | None = None,
     ) -> None:
-        """guard: what stands around the readers of images other than JPEG."""
-        self.bundle, self.pool, self.admission, self.limits = bundle, pool, admission, limits
-        self.manifest, self.labels = bundle.manifest, bundle.labels
-        self.on_stage, self._guard = on_stage, guard
-        self.recipe = check_compatibility(bundle, pool)
+        """guard: makes contexts around the readers of images other than JPEG."""
+        self.recipe = _need_recipe(bundle)
+        super().__init__(bundle, pool, admission, on_stage)
+        self.limits, self._guard = limits, guard
+        _check_recipe(bundle, self.recipe, pool.inputs[0])
         self._table = scaling_table(self.recipe, pool.inputs[0])
         self._watched = self.manifest.baseline is not None
 
     def recognize(self, data: bytes, options: Options, request_id: str = "") -> Answer:
-        """Returns an image file's bytes -> its answer. request_id: of the request that it came
-        with, for who looks into a crash.
+        """Answers an image file's bytes. request_id: of the request that it came with, for records
+        of a crash.
 
         Errors are those of `Admission.run` and `frame.decode`, and ModelOutputError for an output
         that is not finite; whichever is raised, no slot and no interpreter stays lent.
@@ -102,51 +147,41 @@ class Recognizer:
         timer = StageTimer(self.on_stage)
         sender = Sender(options.camera, request_id, options.deadline)
 
-        def work(waited: float) -> Probabilities:
+        def work(waited: float) -> Any:
             timer.add("wait", waited)
-            probabilities = self._probabilities(data, timer, options.deadline, sender)
-            if not np.isfinite(probabilities).all():
+            outputs = self.outputs(data, timer, options.deadline, sender)
+            try:
+                return self.reader.decode(outputs)
+            except NotFiniteError:
                 raise ModelOutputError(
                     f"the output of version {self.manifest.version} of {self.manifest.name} for"
                     " this frame is not finite: no label can be read from it"
-                )
-            return probabilities
+                ) from None
 
-        probabilities = self.admission.run(
+        values = self.admission.run(
             work, options.deadline, options.camera, latest_only=options.latest_only
         )
-        return make_answer(self.bundle, probabilities, options, timer)
+        return self.make_answer(values, options, timer)
 
-    def _probabilities(
+    def outputs(
         self,
         data: bytes,
         timer: StageTimer,
         deadline: float = math.inf,
         sender: Sender | None = None,
         limits: frame.Limits | None = None,
-    ) -> Probabilities:
-        output = self.output(data, timer, deadline, sender, limits)
-        return results.to_probabilities(output, self.pool.outputs[0], self.manifest)
+    ) -> tuple[Tensor, ...]:
+        """Runs the model on an image file's bytes, and returns its outputs as they are.
 
-    def output(
-        self,
-        data: bytes,
-        timer: StageTimer,
-        deadline: float = math.inf,
-        sender: Sender | None = None,
-        limits: frame.Limits | None = None,
-    ) -> Tensor:
-        """Returns an image file's bytes -> the model's output as it is, [1, ..., classes]. sender:
-        whose frame it is; None for one of the bundle's own, which no guard stands around. limits:
-        those of this image, if they are others than for all.
-
-        The caller holds a slot of `admission`. Errors are those of `frame.decode`, and
-        DeadlineExceededError for an image that took longer to decode than until `deadline`.
+        sender: whose frame it is; None for one of the bundle's own, which no guard stands around.
+        limits: those of this image, if they are others than for all. The caller holds a slot of
+        `admission`. Errors are those of `frame.decode`, and DeadlineExceededError for an image that
+        took longer to decode than until `deadline`.
         """
         guard = partial(self._guard.reading, sender=sender) if self._guard and sender else None
         with timer.stage("decode"):
             decoded = frame.decode_frame(data, self.recipe, limits or self.limits, guard)
-        timer.warnings = decoded.warnings
+        timer.warnings, timer.size = decoded.warnings, decoded.size
         # How long an image takes to decode is its sender's choice, and no estimate foresees it.
         self.admission.check_in_time(deadline)
         with timer.stage("preprocess"):
@@ -156,23 +191,24 @@ class Recognizer:
             tensor = apply_table(pixels, self._table)
         alone = self.admission.alone
         with self.pool.lease(alone=alone) as interpreter, timer.stage("inference"):
-            return interpreter.run([tensor])[0]
+            return interpreter.run([tensor])
 
     def warm_up(self) -> None:
         """Runs each interpreter once on an empty input, so that the first frame pays no first-use
-        cost of the kernels. Raises BundleError where the output is not finite."""
+        cost of the kernels. Raises BundleError if the output is not finite."""
         spec = self.pool.inputs[0]
         empty = np.zeros([1, *spec.shape[1:]], spec.dtype)
 
         def run(interpreter: Interpreter) -> None:
-            output = interpreter.run([empty])[0]
-            # Infinite logits make numpy warn; what comes of them is looked at here.
-            with np.errstate(invalid="ignore"):
-                read = results.to_probabilities(output, self.pool.outputs[0], self.manifest)
-            if not np.isfinite(read).all():
+            outputs = interpreter.run([empty])
+            try:
+                # Infinite logits make numpy warn; decode raises for their result.
+                with np.errstate(invalid="ignore"):
+                    self.reader.decode(outputs)
+            except NotFiniteError:
                 raise BundleError(
                     f"{self.bundle.folder}: the model's output for an empty image is not finite"
-                )
+                ) from None
 
         self.pool.each(run)
 
@@ -187,71 +223,32 @@ class Recognizer:
             path = self.bundle.folder / golden.file
             try:
                 data = read_plain_file(path, IMAGE_MAX)
+                outputs = self.outputs(data, StageTimer(), limits=limits)
                 with np.errstate(invalid="ignore"):
-                    probabilities = self._probabilities(data, StageTimer(), limits=limits)
+                    values = self.reader.decode(outputs)
             except (OSError, LinesideError) as error:
                 raise BundleError(f"golden frame {path} can't be used: {error}") from None
-            if not np.isfinite(probabilities).all():
-                raise BundleError(f"golden frame {path}: the model's output is not finite")
-            best = results.top_k(probabilities, self.labels, 1, -math.inf)[0]
-            off = abs(best.probability - golden.probability)
-            if best.label != golden.label or off > golden.tolerance:
+            except NotFiniteError:
                 raise BundleError(
-                    f"golden frame {path} should be {golden.label} at {golden.probability:.3f}"
-                    f" but this model says {best.label} at {best.probability:.3f}"
-                )
+                    f"golden frame {path}: the model's output is not finite"
+                ) from None
+            if fault := self.reader.golden_fault(golden, values):
+                raise BundleError(f"golden frame {path} {fault}")
 
 
-def make_answer(
-    bundle: Bundle, probabilities: Probabilities, options: Options, timer: StageTimer
-) -> Answer:
-    """Returns the answer that `probabilities`, float32 [labels], amount to."""
-    manifest, labels = bundle.manifest, bundle.labels
-    first = results.top_k(probabilities, labels, options.top_k, -math.inf)
-    best = first[0]
-    shown = tuple(each for each in first if each.probability >= options.threshold)
-    return Answer(
-        manifest.name,
-        manifest.version,
-        best,
-        shown,
-        # A frame without a label is no good part, whatever its best guess was.
-        results.apply_verdict_policy(best if shown else None, manifest.verdict),
-        timer.total(),
-        timer.brightness,
-        timer.warnings,
-    )
-
-
-def check_compatibility(bundle: Bundle, pool: InterpreterPool) -> Recipe:
-    """Returns the bundle's recipe, checked against the model's tensors and the labels.
-
-    Raises BundleError with the two sides that disagree.
-    """
-    recipe, where = bundle.manifest.recipe, bundle.folder
+def _need_recipe(bundle: Bundle) -> Recipe:
+    recipe = bundle.manifest.recipe
     if recipe is None:
-        raise BundleError(f"{where}: no recipe says how an image is fed to this model")
-    if len(pool.inputs) != 1 or len(pool.outputs) != 1:
+        raise BundleError(f"{bundle.folder}: no recipe says how an image is fed to this model")
+    return recipe
+
+
+def _check_recipe(bundle: Bundle, recipe: Recipe, spec: TensorSpec) -> None:
+    """Raises BundleError if the recipe does not make the input `spec`."""
+    shape, made = spec.shape[1:], (recipe.height, recipe.width, recipe.channels)
+    if shape != made or spec.dtype != recipe.dtype:
         raise BundleError(
-            f"{where}: a classifier has one input and one output; this model has"
-            f" {len(pool.inputs)} and {len(pool.outputs)}"
-        )
-    shape, want = pool.inputs[0].shape[1:], (recipe.height, recipe.width, recipe.channels)
-    if shape != want or pool.inputs[0].dtype != recipe.dtype:
-        raise BundleError(
-            f"{where}: the recipe makes {recipe.dtype} {list(want)} but the model takes"
-            f" {pool.inputs[0].dtype} {list(shape)} (height, width, channels): set the recipe's"
+            f"{bundle.folder}: the recipe makes {recipe.dtype} {list(made)} but the model takes"
+            f" {spec.dtype} {list(shape)} (height, width, channels): set the recipe's"
             " dtype, height, width and color to that"
         )
-    classes = math.prod(pool.outputs[0].shape[1:] or pool.outputs[0].shape)
-    if not bundle.labels:
-        raise BundleError(
-            f"{where} has no {LABELS}, which names the model's {classes} outputs in their order,"
-            " one label a line"
-        )
-    if classes != len(bundle.labels):
-        raise BundleError(
-            f"{where}: labels.txt has {counted(len(bundle.labels), 'label')} but the model answers"
-            f" {classes}"
-        )
-    return recipe

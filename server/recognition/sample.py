@@ -6,16 +6,22 @@ both through these types.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from server.recognition.results import Prediction
+from server.recognition.answers import Prediction
+from server.recognition.tasks.task import all_tasks
 from server.system.files import read_plain_file
 from server.values import json_values
 from server.values.validation import InvalidValueError
 
-Reason = Literal["label", "threshold", "uncertain", "random"]
+if TYPE_CHECKING:
+    Reason = str
+else:
+    # Those of the tasks, and of frames that were drawn at random.
+    _OF_TASKS = dict.fromkeys(name for task in all_tasks() for name in task.sample_reasons)
+    Reason = Literal[(*_OF_TASKS, "random")]
 MediaType = Literal[
     "image/jpeg",
     "image/png",

@@ -6,8 +6,7 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
-from server.errors import BundleError, InvalidFieldError
-from server.recognition import results
+from server.errors import InvalidFieldError
 from server.recognition.admission import Admission
 from server.recognition.answers import Answer, Options
 from server.recognition.frame import Limits
@@ -15,49 +14,15 @@ from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
 from server.recognition.preprocessing import Tensor, TensorSpec
 from server.recognition.reader_guard import ReaderGuard, Sender
-from server.recognition.recognizer import OnStage, Recognizer, StageTimer, make_answer
-from server.values.wording import counted
+from server.recognition.recognizer import LoadedModel, OnStage, Recognizer, StageTimer
+from server.recognition.tasks.task import NotFiniteError, find_task
 
-DTYPES = frozenset(
-    {"bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"}
-    | {"float16", "float32", "float64"}
-)
 # A first dimension of one of these is the batch: rows go through the model one by one.
 ONE_OR_ANY = (-1, 1)
 
 
-class TensorModel:
-    """A verified bundle of `task: tensor` with its interpreters; `labels`, where it has some, name
-    the last dimension of its first output.
-
-    Raises BundleError where labels and model do not belong together, or where a dimension other
-    than the batch is open.
-    """
-
-    def __init__(
-        self,
-        bundle: Bundle,
-        pool: InterpreterPool,
-        admission: Admission,
-        on_stage: OnStage | None = None,
-    ) -> None:
-        self.bundle, self.pool, self.admission, self.on_stage = bundle, pool, admission, on_stage
-        self.manifest, self.labels = bundle.manifest, bundle.labels
-        for spec in (*pool.inputs, *pool.outputs):
-            if spec.dtype not in DTYPES:
-                raise BundleError(f"{bundle.folder}: the tensor {spec.name} is not of numbers")
-        for spec in pool.inputs:
-            if any(size < 0 for size in spec.shape[1:]):
-                raise BundleError(
-                    f"{bundle.folder}: the input {spec.name} takes {list(spec.shape)}, where only"
-                    " the first dimension may be open"
-                )
-        classes = pool.outputs[0].shape[-1:]
-        if self.labels and classes != (len(self.labels),):
-            raise BundleError(
-                f"{bundle.folder}: labels.txt has {counted(len(self.labels), 'label')} but the"
-                f" model's first output is {list(pool.outputs[0].shape)}"
-            )
+class TensorModel(LoadedModel):
+    """A model that takes only tensors."""
 
     def warm_up(self) -> None:
         """Runs each interpreter once on zeros."""
@@ -76,11 +41,11 @@ def make_model(
     on_stage: OnStage | None = None,
     guard: ReaderGuard | None = None,
 ) -> Model:
-    """Returns the bundle as what its task says, warmed up and with its golden frames checked.
+    """Makes the model of a bundle, warms it up, and checks its golden frames.
 
-    Raises BundleError where it may not serve.
+    Raises BundleError if it may not serve.
     """
-    if bundle.manifest.task == "tensor":
+    if not find_task(bundle.manifest.task).takes_images:
         model = TensorModel(bundle, pool, admission, on_stage)
         model.warm_up()
         return model
@@ -91,10 +56,10 @@ def make_model(
 
 
 class ModelOutputs(msgspec.Struct, frozen=True):
-    """What came out of a model.
+    """Outputs of a model.
 
-    outputs: its outputs in its order and dtypes, [rows, ...], or the model's own shapes where it
-    has no batch dimension. answers: one a row of a model with labels, else none.
+    outputs: in its order and dtypes, [rows, ...], or in the model's own shapes if it has no batch
+    dimension. answers: one a row of a model with labels, else none.
     """
 
     outputs: tuple[Tensor, ...]
@@ -108,7 +73,7 @@ def batched(model: Model) -> bool:
 
 
 def run_tensors(model: Model, inputs: Sequence[Tensor], options: Options) -> ModelOutputs:
-    """Input tensors in the model's order, as `match_inputs` leaves them -> the outcome.
+    """Runs the model on input tensors in its order, as `match_inputs` returns them.
 
     Each row is admitted by itself, so that a large request takes its turns with the frames.
     Errors are those of `Admission.run`, and InvalidFieldError for numbers so large that a model
@@ -137,11 +102,11 @@ def run_tensors(model: Model, inputs: Sequence[Tensor], options: Options) -> Mod
 def run_images(
     model: Recognizer, files: Sequence[bytes], options: Options, request_id: str = ""
 ) -> ModelOutputs:
-    """Image files -> the outcome, one row each. Errors are those of `Recognizer.recognize`."""
+    """Runs the model on image files, one row each. Errors are those of `Recognizer.recognize`."""
     sender = Sender(options.camera, request_id, options.deadline)
 
     def work(data: bytes) -> Callable[[StageTimer], tuple[Tensor, ...]]:
-        return lambda timer: (model.output(data, timer, options.deadline, sender),)
+        return lambda timer: model.outputs(data, timer, options.deadline, sender)
 
     return _gather([_admitted(model, work(data), options) for data in files])
 
@@ -161,12 +126,15 @@ def _admitted(
     outputs = model.admission.run(
         admitted, options.deadline, options.camera, latest_only=options.latest_only
     )
-    if not model.labels:
+    if not (model.labels or model.task.takes_images):
         return outputs, None
-    probabilities = results.to_probabilities(outputs[0], model.pool.outputs[0], model.manifest)
-    if not np.isfinite(probabilities).all():
-        raise InvalidFieldError("the input is out of the model's range: its output is not finite")
-    return outputs, make_answer(model.bundle, probabilities, options, timer)
+    try:
+        values = model.reader.decode(outputs)
+    except NotFiniteError:
+        raise InvalidFieldError(
+            "the input is out of the model's range: its output is not finite"
+        ) from None
+    return outputs, model.make_answer(values, options, timer)
 
 
 def _gather(rows: Sequence[Row]) -> ModelOutputs:

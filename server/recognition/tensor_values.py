@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.errors import InvalidFieldError
-from server.recognition.preprocessing import Tensor, TensorSpec
-from server.recognition.results import dequantize
+from server.recognition.preprocessing import Tensor, TensorSpec, dequantize
 from server.recognition.tensor_model import Model, ModelOutputs, match_inputs
 
 NUMBERS = frozenset({bool, int, float})

@@ -5,8 +5,7 @@ from typing import Any
 
 from images import encode, picture
 
-from server.recognition.answers import Answer, FrameAnswered, Options
-from server.recognition.results import Prediction
+from server.recognition.answers import Answer, FrameAnswered, Options, Prediction
 
 PICTURE = encode(picture(), "JPEG")
 

@@ -17,10 +17,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from server.recognition import frame, results
+from server.recognition import frame
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle, Recipe
 from server.recognition.preprocessing import Tensor, apply_table, scaling_table, to_input_pixels
+from server.recognition.tasks import classify
 from server.store.bundles.layout import open_bundle
 from server.system import process
 from server.system.resources import available_cores
@@ -46,7 +47,7 @@ class Steps:
     def label(self, data: bytes) -> str:
         """The most probable label of an image."""
         outputs, manifest = self.run(data), self.bundle.manifest
-        probabilities = results.to_probabilities(outputs[0], self.pool.outputs[0], manifest)
+        probabilities = classify.to_probabilities(outputs[0], self.pool.outputs[0], manifest)
         return self.bundle.labels[int(probabilities.argmax())].name
 
 

@@ -199,7 +199,7 @@ class OpenInferenceRoutes:
             encode_output(
                 outcome.outputs[i],
                 model.pool.outputs[i],
-                model.labels,
+                model.scored_labels,
                 {**item.parameters, "binary_data": flag(item.parameters, "binary_data", default)},
             )
             for i, item in outputs

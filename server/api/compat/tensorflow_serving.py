@@ -235,7 +235,7 @@ class TensorFlowServingRoutes:
         model = self._model(name, version, label)
         wanted = read_serving(ClassifyRequest)
         check_signature(wanted.signature_name, CLASSIFY_SIGNATURES)
-        if not model.labels or not tensors.batched(model):
+        if not model.scored_labels or not tensors.batched(model):
             raise InvalidFieldError(f"the model {model.manifest.name} has no labels to answer with")
         if twice := sorted({name for row in wanted.examples for name in row} & set(wanted.context)):
             raise InvalidFieldError(f"{twice[0]} is in the context and in an example")

@@ -18,7 +18,7 @@ from server.api.recognize.options import (
 from server.errors import MissingFieldError
 from server.http.body.json_body import decode_base64, read_json
 from server.http.routes import JOBS, MULTIPART, Files, Group, route, to_json
-from server.recognition.results import Prediction
+from server.recognition.answers import Prediction
 from server.store.jobs.records import JobRecord
 
 Status = Literal["PENDING", "PROGRESS", "SUCCESS", "FAILURE"]

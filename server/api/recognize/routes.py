@@ -2,7 +2,7 @@
 request, each with its own result or error."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast, get_type_hints
 
 import msgspec
 from flask import Response, g, request
@@ -15,8 +15,8 @@ from server.errors import InvalidFieldError, LinesideError, MissingFieldError
 from server.http.errors import ErrorBody
 from server.http.request_log import CAMERA
 from server.http.routes import FORM, JSON, MULTIPART, Files, to_json
-from server.recognition.answers import Answer, Options
-from server.recognition.results import Prediction
+from server.recognition.answers import Answer, Options, Prediction
+from server.recognition.tasks.task import all_tasks, find_task
 from server.recognition.tensor_values import real_outputs
 from server.store.cache.answers import CachedAnswer
 from server.values.wording import LISTED, shown_name
@@ -26,9 +26,30 @@ Fetch = Callable[[str, float], bytes]
 # In a WSGI environment, the error of a frame that was worked on before Flask saw the request.
 FAILED = "lineside.failed"
 
+S = TypeVar("S", bound=type[msgspec.Struct])
 
-class Recognition(msgspec.Struct, frozen=True):
-    """The answer to one frame. timing_ms: milliseconds by stage, and in all. captured_age_ms: from
+
+def with_task_fields(answer: S) -> S:
+    """Return the struct type `answer` with the fields of every task's `answer_type`, at its end."""
+    own = [task.answer_type for task in all_tasks() if task.answer_type]
+    if not own:
+        return answer
+    fields = [
+        (name, kind, msgspec.UNSET)
+        for each in own
+        for name, kind in get_type_hints(each, include_extras=True).items()
+    ]
+    namespace = {"__doc__": answer.__doc__}
+    kind = msgspec.defstruct(
+        answer.__name__, fields, bases=(answer,), namespace=namespace, frozen=True, kw_only=True
+    )
+    return cast(S, kind)
+
+
+@with_task_fields
+class Recognition(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to one frame. verdict_reason: the rule of the bundle's policy that decided; absent
+    without one. timing_ms: milliseconds by stage, and in all. captured_age_ms: from
     `captured_at` to the frame's arrival; negative where the camera's clock is ahead. warnings: what
     may be wrong with the image, in sentences; absent if nothing is."""
 
@@ -40,6 +61,7 @@ class Recognition(msgspec.Struct, frozen=True):
     predictions: tuple[Prediction, ...]
     recognized: bool
     verdict: str | None
+    verdict_reason: str | msgspec.UnsetType = msgspec.UNSET
     cached: bool
     timing_ms: dict[str, float]
     captured_age_ms: float | None = None
@@ -84,10 +106,12 @@ def recognition(answer: Answer, query: FrameOptions, age: float, request_id: str
         predictions=answer.predictions,
         recognized=bool(answer.predictions),
         verdict=answer.verdict,
+        verdict_reason=answer.verdict_reason or msgspec.UNSET,
         cached=isinstance(answer, CachedAnswer),
         timing_ms={k: round(v * 1000, 3) for k, v in answer.timing.items()},
         captured_age_ms=round(age * 1000, 3) if query.captured_at else None,
         warnings=tuple(each.message for each in answer.warnings) or msgspec.UNSET,
+        **find_task(answer.task).answer_fields(answer),
     )
 
 

@@ -5,8 +5,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
-import msgspec
-
 from server.errors import BundleError
 from server.recognition.manifest import (
     GOLDEN,
@@ -19,7 +17,9 @@ from server.recognition.manifest import (
     Recipe,
     read_bundle,
     read_labels,
+    read_task,
 )
+from server.recognition.tasks import TaskName
 from server.system.files import read_plain_file
 
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -88,16 +88,12 @@ def _has_bundles(model: Path) -> bool:
     return any((model / str(n) / MANIFEST).exists() for n in versions_of(model.parent, model.name))
 
 
-class _Task(msgspec.Struct):
-    task: str = "classify"
-
-
-def task_of(folder: Path) -> str:
-    """Return the task of an unverified bundle; '' if it can't be read."""
+def task_of(folder: Path) -> TaskName:
+    """Return the task that an unverified bundle names; `classify` without a known one."""
     try:
-        return msgspec.json.decode(read_plain_file(folder / MANIFEST), type=_Task).task
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return ""
+        return read_task(read_plain_file(folder / MANIFEST)) or "classify"
+    except OSError:
+        return "classify"
 
 
 def fingerprint(folder: Path) -> Fingerprint:

@@ -22,6 +22,7 @@ from server.errors import (
     VersionPinnedError,
     VersionRefusedError,
 )
+from server.recognition.tasks import TaskName, load_task
 from server.store.bundles.folder import ModelsFolder
 from server.store.bundles.layout import Fingerprint, fingerprint, task_of, versions
 from server.store.bundles.loader import Load, Loaded, OnDemandLoader, VersionLoader
@@ -227,14 +228,17 @@ class BundleRepository:
         return model.manifest if model and model.manifest.version == version else None
 
     def tensor_models(self) -> tuple[str, ...]:
-        """The names, in their order, of the models of `task: tensor`, loaded or not."""
-        serving, names = self._serving.all(), []
-        for name, numbers in versions(self.folder).items():
-            model = serving.get(name)
-            task = model.manifest.task if model else task_of(self.folder / name / str(numbers[0]))
-            if task == "tensor":
-                names.append(name)
-        return tuple(names)
+        """The names, in their order, of the models that take only tensors, loaded or not."""
+        return tuple(
+            name
+            for name, numbers in versions(self.folder).items()
+            if not load_task(self.task(name, numbers[0])).takes_images
+        )
+
+    def task(self, name: str, newest: int) -> TaskName:
+        """The task of the version that serves, else of the version `newest`."""
+        model = self._serving.all().get(name)
+        return model.manifest.task if model else task_of(self.folder / name / str(newest))
 
     def passed_over(self, name: str) -> tuple[int, ...]:
         """The versions on disk that are newer than the one that serves, and that a person passed

@@ -12,12 +12,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeAlias
 
-import msgspec
-
 from server.observe.logs import ProblemLog
 from server.recognition.answers import Answer, FrameAnswered
-from server.recognition.manifest import Manifest
+from server.recognition.manifest import Manifest, VerdictPolicy
 from server.recognition.sample import Reason
+from server.recognition.tasks.task import SampleWishes, find_task
 from server.store.samples.folder import SampleFolder, TooLargeError
 from server.system.background import BackgroundQueue
 
@@ -35,34 +34,18 @@ STOP_TIMEOUT_S = 5.0
 WaitingFrame: TypeAlias = tuple[FrameAnswered, Reason, float]
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """The frames that are kept.
+class Policy(SampleWishes, frozen=True, kw_only=True):
+    """The frames that are kept: those of `SampleWishes`, and a random `share` of all others; never
+    more than `per_minute` in any minute."""
 
-    labels: those whose best label is one of these. margin: those whose best probability is at
-    most so far from the least one of the bundle's verdict policy. below: those whose best
-    probability is less. share: of all others, at random. per_minute: never more in any minute.
-    """
-
-    labels: frozenset[str] = frozenset()
-    margin: float = 0.0
-    below: float = 0.0
     share: float = 0.0
     per_minute: int = 10
 
-    def reason(self, answer: Answer, least: float | None, draw: float) -> Reason | None:
-        """Returns why a frame is kept, None if it is not.
-
-        least: the verdict policy's probability, if there is one. draw: a random number of 0..1, 1
-        excluded.
-        """
-        probability = answer.best.probability
-        if answer.best.label in self.labels:
-            return "label"
-        if least is not None and self.margin and abs(probability - least) <= self.margin:
-            return "threshold"
-        if probability < self.below:
-            return "uncertain"
-        return "random" if draw < self.share else None
+    def reason(self, answer: Answer, verdict: VerdictPolicy | None, draw: float) -> Reason | None:
+        """Returns why a frame is kept, None if it is not. verdict: the bundle's policy, if there is
+        one. draw: a random number of 0..1, 1 excluded."""
+        reason = find_task(answer.task).sample_reason(answer, self, verdict)
+        return reason or ("random" if draw < self.share else None)
 
 
 class Sampler:
@@ -112,9 +95,8 @@ class Sampler:
         if not has_room:  # before anything is asked that only a frame to be kept needs
             return
         manifest = self._manifest_of(seen.answer.model, seen.answer.version)
-        policy = manifest.verdict if manifest else None
-        least = policy.min_probability if policy else None
-        reason = self._policy.reason(seen.answer, least, self._draw())
+        verdict = manifest.verdict if manifest else None
+        reason = self._policy.reason(seen.answer, verdict, self._draw())
         if reason is None:
             return
         size = len(seen.data)

@@ -21,8 +21,7 @@ from server.jobs.dispatcher import (
 )
 from server.jobs.messages import BrokerLostError, FrameReport, cancel_key, report_key
 from server.jobs.queue import Broker, make_celery, set_value
-from server.recognition.answers import Answer
-from server.recognition.results import Prediction
+from server.recognition.answers import Answer, Prediction
 from server.store.jobs.records import (
     FrameOutcome,
     JobError,

@@ -15,8 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server_process import LiveServer, live_server
 
 from server.observe.cameras import Cameras, result_of
-from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options
-from server.recognition.results import Prediction
+from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options, Prediction
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 FRAMES = "lineside_camera_frames_total"

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from observations import observation
 from server_process import ROOT
 
-from server.observe.drift import Drift, Histogram, ModelDrift, Signal, bin_of, stability_index
+from server.observe.drift import Drift, Histogram, ModelDrift, Signal, stability_index
 from server.recognition.admission import Admission
 from server.recognition.answers import Answer, Options
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Baseline, Manifest, Report, read_bundle
 from server.recognition.recognizer import Recognizer
+from server.recognition.tasks.task import bin_of
 
 COUNTS = st.lists(st.integers(0, 1000), min_size=4, max_size=4).filter(any)
 EVEN = tuple([0.1] * 10), tuple([1 / 16] * 16)

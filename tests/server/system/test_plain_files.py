@@ -74,5 +74,5 @@ def test_readers_refuse_other_kinds(tmp_path: Path, kind: str) -> None:
         load({"LINESIDE_CONFIG": str(tmp_path / "lineside.toml")})
     with pytest.raises(SettingsError, match=says):
         _read(str(tmp_path / "lineside.toml"))
-    assert task_of(tmp_path) == ""
+    assert task_of(tmp_path) == "classify"
     assert read_choice(tmp_path) is None

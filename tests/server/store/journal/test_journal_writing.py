@@ -19,8 +19,7 @@ from server_process import ROOT, environ_without_coverage
 
 from server.errors import JournalUnreadableError
 from server.observe.logs import LOGGER
-from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options
-from server.recognition.results import Prediction
+from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options, Prediction
 from server.store.journal.journal import WAITING_ROWS_MAX, Journal
 from server.store.journal.reader import Filter, JournalReader
 from server.store.journal.schema import Row, Values, answered

@@ -20,12 +20,13 @@ from server.store.samples.folder import SampleFolder
 from server.store.samples.index import Filter
 from server.store.samples.sampler import Policy, Sampler
 
+VERDICT = VerdictPolicy(accept=("good",), min_probability=0.7)
 MANIFEST = Manifest(
     name="parts",
     version=1,
     sha256={},
     quantization="float32",
-    verdict=VerdictPolicy(accept=("good",), min_probability=0.7),
+    verdict=VERDICT,
 )
 ALL = Policy(share=1.0, per_minute=100_000)
 
@@ -82,7 +83,7 @@ def test_the_policy_names_the_first_reason(
     policy: Policy, label: str, probability: float, reason: str | None
 ) -> None:
     answer = observation(label=label, probability=probability).answer
-    assert policy.reason(answer, 0.7, 0.25) == reason
+    assert policy.reason(answer, VERDICT, 0.25) == reason
 
 
 def test_a_model_without_a_verdict_policy_has_no_threshold() -> None:

@@ -1,19 +1,15 @@
-"""results: from output tensor to labels and verdict."""
+"""classify: from output tensor to labels and verdict."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.recognition.answers import Prediction
 from server.recognition.manifest import Label, Manifest, VerdictPolicy
-from server.recognition.preprocessing import TensorSpec
-from server.recognition.results import (
-    Prediction,
-    apply_verdict_policy,
-    dequantize,
-    to_probabilities,
-    top_k,
-)
+from server.recognition.preprocessing import TensorSpec, dequantize
+from server.recognition.tasks.classify import to_probabilities, top_k
+from server.recognition.tasks.task import Result, apply_verdict_policy
 
 LABELS = tuple(Label(name) for name in "abcdef")
 FLOAT = TensorSpec("out", (1, 6), "float32")
@@ -79,20 +75,25 @@ def test_a_float_tensor_needs_no_dequantizing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "probability", "verdict"),
+    ("label", "probability", "verdict", "reason"),
     [
-        ("good", 0.9, "pass"),
-        ("good", 0.7, "pass"),
-        ("good", 0.69, "unsure"),
-        ("bad", 0.9, "fail"),
-        ("bad", 0.3, "unsure"),
+        ("good", 0.9, "pass", "accept"),
+        ("good", 0.7, "pass", "accept"),
+        ("good", 0.69, "unsure", "min_probability"),
+        ("bad", 0.9, "fail", "not_accepted"),
+        ("bad", 0.3, "unsure", "min_probability"),
     ],
 )
-def test_verdicts(label: str, probability: float, verdict: str) -> None:
+def test_verdict_and_its_rule(label: str, probability: float, verdict: str, reason: str) -> None:
     policy = VerdictPolicy(accept=("good",), min_probability=0.7)
-    assert apply_verdict_policy(Prediction(0, label, probability), policy) == verdict
+    best = Prediction(0, label, probability)
+    got = apply_verdict_policy(Result(best, (best,)), policy)
+    assert (got.verdict, got.reason) == (verdict, reason)
 
 
-def test_no_policy_no_verdict_and_no_label_is_unsure() -> None:
-    assert apply_verdict_policy(Prediction(0, "good", 1.0), None) is None
-    assert apply_verdict_policy(None, VerdictPolicy(accept=("good",))) == "unsure"
+def test_verdict_without_a_label_is_unsure() -> None:
+    """However sure the best guess is: nothing reached the threshold that was asked for."""
+    got = apply_verdict_policy(
+        Result(Prediction(0, "good", 0.9), ()), VerdictPolicy(accept=("good",))
+    )
+    assert (got.verdict, got.reason) == ("unsure", "no_label")
