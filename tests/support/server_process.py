@@ -37,9 +37,10 @@ def free_port() -> int:
 
 
 def environ_without_coverage() -> dict[str, str]:
-    """The environment for programs of others, and for processes that are killed. Coverage would
-    trace each line of them, and learn nothing about the product."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+    """The environment for programs of others, for processes that are killed, and for commands that
+    other tests run too, also without our settings. Coverage would trace each line and learn nothing
+    new about the product."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("COVERAGE_", "LINESIDE_"))}
 
 
 class LiveServer:

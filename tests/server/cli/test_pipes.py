@@ -1,6 +1,5 @@
 """Commands whose reader has seen enough: no traceback."""
 
-import os
 import shlex
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from server_process import ROOT
+from server_process import ROOT, environ_without_coverage
 
 from server.store.keys import add_key
 
@@ -36,7 +35,7 @@ def test_command_with_a_closed_pipe_ends_quietly(
 ) -> None:
     keys = tmp_path / "keys.jsonl"
     add_key(keys, "a", ["recognize"], now=datetime(2026, 1, 1, tzinfo=UTC))
-    env = {k: v for k, v in os.environ.items() if not k.startswith("LINESIDE_")}
+    env = environ_without_coverage()
     env |= {"LINESIDE_KEYS_FILE": str(keys), "LINESIDE_MODELS": str(colors)}
     words = [sys.executable, "-m", "server", *(w.format(data=tmp_path) for w in command)]
     # The reader is gone before the command begins to write.
@@ -52,7 +51,7 @@ def test_command_with_a_closed_pipe_ends_quietly(
 @pytest.mark.parametrize("output", [">&-", ">/dev/full"])
 @pytest.mark.parametrize("command", ["settings", "--help", "key list"])
 def test_command_without_an_output_ends_quietly(tmp_path: Path, command: str, output: str) -> None:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("LINESIDE_")}
+    env = environ_without_coverage()
     env |= {"LINESIDE_KEYS_FILE": str(tmp_path / "keys.jsonl")}
     script = f"{shlex.quote(sys.executable)} -m server {command} {output}"
     done = subprocess.run(

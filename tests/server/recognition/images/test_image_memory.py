@@ -1,8 +1,9 @@
 """No image takes more memory than a stated multiple of its decoded pixels."""
 
+import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -18,27 +19,34 @@ SIDE = 3000
 FRAME_BYTES = SIDE * SIDE * 3
 # What libraries keep for themselves, and the file.
 SPARE_BYTES = 8_000_000
-# Prints by how much decoding the file raised the peak of the process's memory.
+# Reads lines of JSON: an image, a small one, and the significant bits of a sample. Prints the shape
+# of each image, and by how much decoding it raised the peak of a child's memory.
 PROGRAM = """
-import sys
+import json, os, sys
 from pathlib import Path
 from server.recognition import frame; from server.system import process
 from server.recognition.manifest import Recipe
 
 process.configure_process()
 exact = Recipe(width=1, height=1, decode="exact")
-limits = frame.Limits(significant_bits=int(sys.argv[3]))
-frame.decode(Path(sys.argv[2]).read_bytes(), exact, frame.Limits())
 
 def peak():
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
-data = Path(sys.argv[1]).read_bytes()
-Path("/proc/self/clear_refs").write_text("5")
-before = peak()
-shape = frame.decode(data, exact, limits).shape
-print(*shape, peak() - before)
+for line in sys.stdin:
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0
+        continue
+    large, small, bits = json.loads(line)
+    limits = frame.Limits(significant_bits=bits)
+    frame.decode(Path(small).read_bytes(), exact, frame.Limits())
+    data = Path(large).read_bytes()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    shape = frame.decode(data, exact, limits).shape
+    print(*shape, peak() - before, flush=True)
+    os._exit(0)
 """
 
 
@@ -91,25 +99,37 @@ FILES: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def reader() -> Iterator[subprocess.Popen[str]]:
+    """PROGRAM, which decodes each image in a child of its own."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env=environ_without_coverage(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.close()
+        assert process.stderr.read() == ""
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_peak_memory_of_an_image(name: str, tmp_path: Path) -> None:
+def test_peak_memory_of_an_image(reader: subprocess.Popen[str], name: str, tmp_path: Path) -> None:
     file, small = tmp_path / "large", tmp_path / "small"
     file.write_bytes(FILES[name]())
     # Libraries are loaded, and what they keep for good is taken, with a small one.
     kind = name.split("-")[0].upper()
     small.write_bytes(encode(Image.new("RGB", (64, 48)), kind))
-    bits = "12" if "-16" in name else "0"
-    command = [sys.executable, "-c", PROGRAM, str(file), str(small), bits]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environ_without_coverage(),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
-    *shape, taken = map(int, done.stdout.split())
+    bits = 12 if "-16" in name else 0
+    assert reader.stdin is not None
+    assert reader.stdout is not None
+    reader.stdin.write(json.dumps([str(file), str(small), bits]) + "\n")
+    reader.stdin.flush()
+    *shape, taken = map(int, reader.stdout.readline().split())
     assert shape == [SIDE, SIDE, 3]
     assert taken <= MEMORY_FACTOR * FRAME_BYTES + SPARE_BYTES
-    assert done.stderr == ""
