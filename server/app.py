@@ -12,7 +12,6 @@ from flask import Flask
 from server.api.audit import Auditor, AuditRoutes
 from server.api.compat.open_inference import OpenInferenceRoutes
 from server.api.compat.tensorflow_serving import TensorFlowServingRoutes
-from server.api.compat.tutorial_jobs import TutorialJobRoutes
 from server.api.compat.tutorials import TutorialRoutes
 from server.api.console import ConsoleRoutes
 from server.api.health import HealthRoutes
@@ -120,14 +119,12 @@ def frame_routes(
 ) -> list[object]:
     """Return the routes by which frames come, to be answered at once or later."""
     intake, most = JobIntake(jobs, service, settings, fetch), settings.max_batch
-    later = TutorialJobRoutes(intake)
     return [
         RecognizeRoutes(service, most, fetch),
         JobRoutes(intake, most),
-        TutorialRoutes(service, later),
-        later,
+        TutorialRoutes(service, intake),
         OpenInferenceRoutes(service, most),
-        TensorFlowServingRoutes(service, most),
+        TensorFlowServingRoutes(service),
     ]
 
 

@@ -13,7 +13,6 @@ from flask import Response
 
 from server import __version__
 from server.api.compat.open_inference_tensors import (
-    BYTES,
     NAMES,
     InferOutput,
     InferRequest,
@@ -235,16 +234,13 @@ class OpenInferenceRoutes:
         tensors_sent: list[Tensor | list[bytes]],
         options: Options,
     ) -> ModelOutputs:
-        first, specs = wanted.inputs[0], model.pool.inputs
-        if first.datatype == BYTES and isinstance(model, Recognizer):
-            files, most = tensors_sent[0], self._max_batch
+        files, specs = tensors_sent[0], model.pool.inputs
+        if isinstance(files, list) and isinstance(model, Recognizer):
             names = (IMAGE, specs[0].name, specs[0].signature)
-            if len(tensors_sent) > 1 or first.name not in names:
+            if len(tensors_sent) > 1 or wanted.inputs[0].name not in names:
                 raise InvalidFieldError(
                     f"images go alone, in one BYTES tensor named {IMAGE} or {specs[0].name}"
                 )
-            if not isinstance(files, list) or not 0 < len(files) <= most:
-                raise InvalidFieldError(f"{len(files)} images were sent: 1 to {most} are taken")
             return self._recognizing.images(model, files, options)
         arrays: dict[str, Tensor] = {}
         for item, tensor in zip(wanted.inputs, tensors_sent, strict=True):

@@ -175,12 +175,11 @@ def _with(ending: str) -> tuple[str, ...]:
 
 
 class TensorFlowServingRoutes:
-    """The protocol's routes. max_batch: images of one request."""
+    """The protocol's routes."""
 
-    def __init__(self, recognizing: RecognitionService, max_batch: int) -> None:
+    def __init__(self, recognizing: RecognitionService) -> None:
         self._recognizing = recognizing
         self._store = recognizing.store
-        self._max_batch = max_batch
 
     def _model(self, name: str, version: int | None, label: str | None) -> Model:
         """Return the model that serves. Raises ModelNotFoundError, NotReadyError."""
@@ -197,10 +196,6 @@ class TensorFlowServingRoutes:
         if not files:
             return self._recognizing.tensors(
                 model, [item for item in inputs if not isinstance(item, bytes)], options
-            )
-        if len(files) > self._max_batch:
-            raise InvalidFieldError(
-                f"{len(files)} images were sent, and at most {self._max_batch} are taken"
             )
         return self._recognizing.images(model, files, options)
 

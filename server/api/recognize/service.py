@@ -127,7 +127,10 @@ class RecognitionService:
 
     def images(self, model: Model, files: Sequence[bytes], options: Options) -> ModelOutputs:
         """Run image files as `tensors.run_images` does. Raises InvalidFieldError if the model takes
-        no images."""
+        no images, or not as many."""
+        most = self._settings.max_batch
+        if not 0 < len(files) <= most:
+            raise InvalidFieldError(f"{len(files)} images were sent: 1 to {most} are taken")
         request.environ[ASKED] = model.manifest, options
         outcome = tensors.run_images(_image_model(model), files, options, g.request_id)
         for answer, data in zip(outcome.answers, files, strict=True):
