@@ -42,7 +42,7 @@ class ConsoleRoutes:
     @route("GET", "/openapi.json", rights=OPEN, described=False)
     def openapi(self) -> Response:
         """Answer the API's description."""
-        # Imported when it is asked for, which cameras never do.
+        # Imported with the first such request, which no camera sends.
         from server.api.openapi import Description
 
         return to_json(Description(current_table()).document())

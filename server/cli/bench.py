@@ -104,7 +104,9 @@ class Steps:
             raise BundleError(
                 f"{bundle.folder} takes numbers, not images: there is no frame to time"
             )
-        self.bundle, self.recipe, self._limits = bundle, bundle.manifest.recipe, limits
+        self.bundle = bundle
+        self.recipe = bundle.manifest.recipe
+        self._limits = limits
         self.pool = InterpreterPool(bundle.model_path, 1)
         self._table = scaling_table(self.recipe, self.pool.inputs[0])
 

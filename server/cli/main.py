@@ -31,14 +31,14 @@ def _parser(asked: str) -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="validate settings and bundles, say what would serve",
-        description="Validates settings and bundles as `serve` would, loads the models, says what"
-        " would serve, and ends: 0 where the server would come up, else 1.",
+        description="Validates settings and bundles as `serve` would, loads the models, and says"
+        " what would serve. Exit code: 0 if the server would come up, else 1.",
     )
     health = commands.add_parser(
         "health",
         help="ask the running server whether it is ready",
-        description="Asks the server of these settings, of which `host` and `port` count, whether"
-        " it is ready, and ends: 0 where it is, else 1.",
+        description="Asks the server at `host` and `port` of the settings whether it is ready."
+        " Exit code: 0 if it is, else 1.",
     )
     commands.add_parser("settings", help="print the table of settings")
     keys_command.add_parser(commands)

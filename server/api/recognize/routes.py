@@ -50,7 +50,7 @@ def with_task_fields(answer: S) -> S:
 class Recognition(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to one frame. verdict_reason: the rule of the bundle's policy that decided; absent
     without one. timing_ms: milliseconds by stage, and in all. captured_age_ms: from
-    `captured_at` to the frame's arrival; negative where the camera's clock is ahead. warnings: what
+    `captured_at` to the frame's arrival; negative if the camera's clock is ahead. warnings: what
     may be wrong with the image, in sentences; absent if nothing is."""
 
     request_id: str

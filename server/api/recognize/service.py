@@ -191,7 +191,7 @@ class RecognitionService:
 
     @property
     def has_listeners(self) -> bool:
-        """Whether answered frames are reported to anyone."""
+        """Whether there are listeners to answered frames."""
         return bool(self._listeners)
 
     def report_answered(self, frame: FrameAnswered) -> None:
