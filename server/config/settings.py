@@ -25,7 +25,7 @@ LISTS = frozenset(
     }
 )
 # MB a minute; SQLite writes whole pages, for which less would not be enough.
-LEAST_WRITES = 0.1
+MIN_WRITE_MB_PER_MINUTE = 0.1
 
 
 def _help(text: str, unit: str = "", **bounds: Any) -> Meta:
@@ -313,7 +313,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 30
 
     def __post_init__(self) -> None:
-        """Raises SettingsError for what no type can tell. Formats are told by any case."""
+        """Raises SettingsError for what no type can check. Formats are taken in any case."""
         formats = tuple(dict.fromkeys(name.upper() for name in self.image_formats))
         unknown = [name for name in self.image_formats if name.upper() not in FORMATS]
         if unknown or not formats:
@@ -327,10 +327,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 f"significant_bits can't be {self.significant_bits}: say"
                 f" {MIN_SIGNIFICANT_BITS} to {MAX_SIGNIFICANT_BITS}, or 0 for all"
             )
-        if 0 < self.journal_write_mb_per_minute < LEAST_WRITES:
+        if 0 < self.journal_write_mb_per_minute < MIN_WRITE_MB_PER_MINUTE:
             raise SettingsError(
                 f"journal_write_mb_per_minute can't be {self.journal_write_mb_per_minute:g}: say"
-                f" {LEAST_WRITES:g} or more, or 0 for no limit"
+                f" {MIN_WRITE_MB_PER_MINUTE:g} or more, or 0 for no limit"
             )
 
     @property

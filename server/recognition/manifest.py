@@ -293,7 +293,7 @@ def _decode(data: bytes, file: str) -> str:
 
 
 def _check_different(labels: list[Label], file: str) -> None:
-    """Raises BundleError for the first label that can't be told from one before it: both have the
+    """Raises BundleError for the first label that is no other than one before it: both have the
     same name, and not both an id of their own."""
     lines: dict[str, list[int]] = {}
     for number, label in enumerate(labels, 1):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 # The name of the listening socket among the descriptors.
 PORT = "port"
 # Crashes that are remembered with time and signal; older ones are only counted.
-REMEMBERED = 20
+CRASHES_KEPT = 20
 
 
 class Crash(NamedTuple):
@@ -56,7 +56,7 @@ class Handover:
                     self._descriptors[name.decode()] = int.from_bytes(data, sys.byteorder)
 
     def close(self) -> None:
-        """Called by the supervisor when the server stops: lets go of all descriptors. The worker
+        """Called by the supervisor when the server stops: closes all descriptors. The worker
         has both ends of the pair too, so that it can go on sending."""
         self.collect()
         for name in list(self._descriptors):
@@ -71,9 +71,9 @@ class Handover:
     def crashed(self, crash: Crash) -> None:
         """Called by the supervisor: counts and remembers the end of a worker."""
         self.count += 1
-        self.crashes = [*self.crashes, crash][-REMEMBERED:]
+        self.crashes = [*self.crashes, crash][-CRASHES_KEPT:]
 
     @property
     def holds_port(self) -> bool:
-        """Whether a worker has listened, so that clients wait in the port's queue."""
+        """True if a worker has listened, so that clients wait in the port's queue."""
         return PORT in self._descriptors

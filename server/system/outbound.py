@@ -21,7 +21,7 @@ from server.errors import InvalidFieldError, SettingsError
 
 Address = IPv4Address | IPv6Address
 PORTS = {"http": 80, "https": 443}
-AT_ONCE = 4
+RESOLVER_THREADS = 4
 # IPv4 addresses that are not public: IANA's special-purpose registry, multicast, reserved ones.
 SPECIAL_IPV4 = tuple(
     IPv4Network(network)
@@ -103,12 +103,12 @@ class OutboundConnections:
         self.field, self._setting = field, setting
         self._allowed = tuple(parse_allowed(entry, setting) for entry in entries)
         # Resolving a name can't be given a time limit; done by other threads, it can be left.
-        self._resolvers = ThreadPoolExecutor(AT_ONCE, "resolve")
+        self._resolvers = ThreadPoolExecutor(RESOLVER_THREADS, "resolve")
         self._tls = ssl.create_default_context()
 
     @contextmanager
     def connected(self, url: str, deadline: float) -> Iterator[tuple[socket.socket, SplitResult]]:
-        """Returns a connection, with TLS for https, to where `url` points, shut at `deadline`
+        """Opens a connection, with TLS for https, to the host of `url`, shut at `deadline`
         (seconds of time.monotonic()), and the parts of the URL.
 
         Raises InvalidFieldError if that is not allowed, OSError if it fails.
@@ -132,7 +132,7 @@ class OutboundConnections:
             yield sock, parts
 
     def check(self, url: str) -> tuple[SplitResult, str, int]:
-        """Returns the parts of `url`, its host and its port. Raises InvalidFieldError where it is
+        """Returns the parts of `url`, its host and its port. Raises InvalidFieldError if it is
         not to be used."""
         try:
             parts = urlsplit(url)

@@ -17,7 +17,7 @@ from server.system.files import make_folder
 COMPANIONS = ("-wal", "-shm")
 # The index's place among the files, and the bytes that it has at least
 # (https://sqlite.org/walformat.html#the_wal_index_file_format).
-INDEX, INDEX_LEAST = 2, 32_768
+INDEX, INDEX_MIN_BYTES = 2, 32_768
 # Bytes that the log keeps on the disk when it begins anew.
 LOG_KEPT = 16 << 20
 # Primary and extended result codes (sqlite.org/rescode.html) of a file that is no database, or no
@@ -199,8 +199,8 @@ def mend_index(path: Path) -> None:
     connection than the one whose `OpenFiles` knows it. Raises OSError."""
     index = files_of(path)[INDEX]
     with suppress(FileNotFoundError):
-        if index.stat().st_size < INDEX_LEAST:
-            os.truncate(index, INDEX_LEAST)
+        if index.stat().st_size < INDEX_MIN_BYTES:
+            os.truncate(index, INDEX_MIN_BYTES)
 
 
 def _look(file: str) -> tuple[int, int, int] | None:

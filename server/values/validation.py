@@ -26,7 +26,7 @@ BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 # Whole numbers that a float holds exactly, and that a text of them is quickly made of.
 EXACT = 2.0**53
 # Items of a list that are looked at one by one, when one of them is wrong.
-LOOKED_AT = 1000
+CHECKED_ITEMS_MAX = 1000
 
 
 class InvalidValueError(ValueError):
@@ -54,12 +54,6 @@ def convert(
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise InvalidValueError(_why(value, described, name, error)) from None
-
-
-def explain(value: object, kind: Any, name: str) -> str:
-    """Says what `value` should be instead, for a `value` that is no `kind`."""
-    problem = _problem(value, _without_null(_described(kind)), name)
-    return problem or f"{name} can't be {shown(value)}"
 
 
 def may_be(kind: Any) -> str:
@@ -116,7 +110,7 @@ def _tidied(value: Any, kind: inspect.Type, text: bool) -> Any:
         if isinstance(choice, inspect.ListType | inspect.VarTupleType) and isinstance(value, list):
             item = choice.item_type
             structs = any(isinstance(_plain(c), inspect.StructType) for c in _choices(item))
-            if structs and len(value) <= LOOKED_AT:
+            if structs and len(value) <= CHECKED_ITEMS_MAX:
                 return [_tidied(each, item, text) for each in value]
     kinds = set(map(type, choices))
     if type(value) is str and not kinds & {inspect.StrType, inspect.AnyType}:
@@ -177,7 +171,7 @@ def _problem(value: Any, kind: inspect.Type, path: str) -> str | None:
             if problem or len(choices) == 1:
                 return problem
         if isinstance(choice, inspect.DictType) and isinstance(value, Mapping):
-            items = list(value.items())[:LOOKED_AT]
+            items = list(value.items())[:CHECKED_ITEMS_MAX]
             found_ = (
                 _problem(v, choice.value_type, join_path(path, shown_name(k))) for k, v in items
             )
@@ -212,12 +206,12 @@ def _problem_of_items(value: list[Any], kind: Any, path: str) -> str | None:
     if isinstance(kind, inspect.TupleType):
         kinds = kind.item_types
     else:
-        kinds = (kind.item_type,) * min(len(value), LOOKED_AT)
+        kinds = (kind.item_type,) * min(len(value), CHECKED_ITEMS_MAX)
     for number, (item, each) in enumerate(zip(value, kinds, strict=False)):
         problem = _problem(item, each, f"{path}[{number}]")
         if problem:
             return problem
-    if len(value) > LOOKED_AT and not isinstance(kind, inspect.TupleType):
+    if len(value) > CHECKED_ITEMS_MAX and not isinstance(kind, inspect.TupleType):
         return f"{path or 'the body'} should be {_may_be(kind)}, and an item of it is not"
     return None
 

@@ -9,7 +9,7 @@ SHOWN, LISTED = 64, 30
 # Characters of an error's sentence that the log and the journal keep.
 SENTENCE_MAX_CHARS = 300
 
-# API keys (`server.store.keys`) and JSON Web Tokens, should a caller put one where it is logged.
+# API keys (`server.store.keys`) and JSON Web Tokens, should a caller put one into a logged field.
 SECRET = re.compile(r"ls_[A-Za-z0-9_-]{20,}|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 
 
@@ -20,7 +20,7 @@ def hide_secrets(text: str) -> str:
 
 def looks_secret(text: str) -> bool:
     """Returns whether a name has what looks like a key or token in it. Unlike in a log line, where
-    too much may be hidden, a key is one only where a word begins: a camera may be called
+    too much may be hidden, a key is one only at the beginning of a word: a camera may be called
     wheels_..."""
     # This alone rules out nearly every name, at a tenth of the time.
     if "ls_" not in text and "eyJ" not in text:
@@ -38,13 +38,13 @@ def kept_sentence(text: str) -> str:
     return text if len(text) <= SENTENCE_MAX_CHARS else text[: SENTENCE_MAX_CHARS - 3] + "..."
 
 
-def unknown_name(name: str, known: Iterable[str], where: str = "") -> str:
-    """Says that there is no `name`, and what was probably meant. where: such as `parameters`."""
-    known, path = list(known), shown_name(join_path(where, name))
+def unknown_name(name: str, known: Iterable[str], parent: str = "") -> str:
+    """Says that there is no `name`, and what was probably meant. parent: such as `parameters`."""
+    known, path = list(known), shown_name(join_path(parent, name))
     if not known:
         return f"{path} is not known here: this takes no options"
     near = nearest(name, known)
-    meant = f", did you mean {join_path(where, near)}?" if near else "."
+    meant = f", did you mean {join_path(parent, near)}?" if near else "."
     listed = ", ".join(known[:LISTED]) + ", ..." * (len(known) > LISTED)
     return f"{path} is not known here{meant} Known: {listed}"
 

@@ -58,7 +58,7 @@ class Header(msgspec.Struct, frozen=True):
 
     @property
     def transposed(self) -> bool:
-        """Whether showing the image upright swaps its sides."""
+        """True if showing the image upright swaps its sides."""
         return self.orientation >= 5
 
 

@@ -40,7 +40,7 @@ PASSES = (
 LAST_FILTER = 4
 # A frame's number, size and place (section 11.3.4).
 ANIMATION, FRAME_CONTROL = (b"fcTL", b"fdAT"), struct.Struct(">IIIII6x")
-GIVEN_AT_ONCE, INFLATED_AT_ONCE = 1 << 16, 1 << 18
+INFLATE_INPUT_BYTES, INFLATE_OUTPUT_BYTES = 1 << 16, 1 << 18
 # zlib's header for a stream that is not compressed, and the most bytes of one block in it.
 STORED, STORED_BLOCK = b"\x78\x01", 0xFFFF
 
@@ -234,7 +234,7 @@ def _rows(ihdr: bytes, packed: list[memoryview]) -> Iterator[bytes]:
     """
     inflater = Inflater(packed)
     for stride, rows in _passes(ihdr):
-        step = max(1, INFLATED_AT_ONCE // stride)
+        step = max(1, INFLATE_OUTPUT_BYTES // stride)
         for done in range(0, rows, step):
             block = inflater.read(min(step, rows - done) * stride)
             if np.frombuffer(block, np.uint8)[::stride].max() > LAST_FILTER:
@@ -250,9 +250,9 @@ class Inflater:
         self._zlib = zlib.decompressobj()
         # Of what it was given, zlib copies what it did not need yet, with every read.
         self._parts = (
-            part[at : at + GIVEN_AT_ONCE]
+            part[at : at + INFLATE_INPUT_BYTES]
             for part in parts
-            for at in range(0, len(part), GIVEN_AT_ONCE)
+            for at in range(0, len(part), INFLATE_INPUT_BYTES)
         )
         self._rest: bytes | memoryview = b""
 

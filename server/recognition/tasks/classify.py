@@ -119,21 +119,21 @@ class Classify(Task):
 
     def make_reader(self, bundle: Bundle, pool: InterpreterPool) -> ClassReader:
         """Raises BundleError unless the model has one output, with a label for each class."""
-        where = bundle.folder
+        folder = bundle.folder
         if len(pool.inputs) != 1 or len(pool.outputs) != 1:
             raise BundleError(
-                f"{where}: a classifier has one input and one output; this model has"
+                f"{folder}: a classifier has one input and one output; this model has"
                 f" {len(pool.inputs)} and {len(pool.outputs)}"
             )
         classes = math.prod(pool.outputs[0].shape[1:] or pool.outputs[0].shape)
         if not bundle.labels:
             raise BundleError(
-                f"{where} has no {LABELS}, which names the model's {classes} outputs in their"
+                f"{folder} has no {LABELS}, which names the model's {classes} outputs in their"
                 " order, one label a line"
             )
         if classes != len(bundle.labels):
             raise BundleError(
-                f"{where}: labels.txt has {counted(len(bundle.labels), 'label')} but the model"
+                f"{folder}: labels.txt has {counted(len(bundle.labels), 'label')} but the model"
                 f" answers {classes}"
             )
         return ClassReader(bundle, pool)

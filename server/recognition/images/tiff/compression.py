@@ -14,7 +14,7 @@ from server.errors import UndecodableImageError
 from server.recognition.images import jpeg
 
 # Bytes of a deflate stream at a time, so that it never lies in memory twice.
-GIVEN_AT_ONCE, INFLATED_AT_ONCE = 1 << 16, 1 << 18
+INFLATE_INPUT_BYTES, INFLATE_OUTPUT_BYTES = 1 << 16, 1 << 18
 # LZW (TIFF 6.0, section 13): codes of 9 to 12 bits, most significant first.
 CLEAR, END, FIRST_FREE = 256, 257, 258
 MAX_LZW_CODES = (1 << 12) - FIRST_FREE + 1
@@ -45,8 +45,8 @@ def inflate(data: bytes, most: int) -> bytearray:
     try:
         while not stream.eof and (rest or start < len(data)):
             if not rest:
-                rest, start = data[start : start + GIVEN_AT_ONCE], start + GIVEN_AT_ONCE
-            raw += stream.decompress(rest, INFLATED_AT_ONCE)
+                rest, start = data[start : start + INFLATE_INPUT_BYTES], start + INFLATE_INPUT_BYTES
+            raw += stream.decompress(rest, INFLATE_OUTPUT_BYTES)
             rest = stream.unconsumed_tail
             if len(raw) > most:
                 raise _damaged("deflate", "holds more than its part of the picture")

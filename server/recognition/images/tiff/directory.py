@@ -149,8 +149,8 @@ def _unpack(data: bytes, form: str, at: int) -> int:
 
 
 def _read_entries(data: bytes, form: _Form, at: int) -> tuple[dict[int, Entry], int]:
-    """Returns the entries of the directory at `at` by their tags, and where they end. Whether the
-    values lie within the file is not checked."""
+    """Returns the entries of the directory at `at` by their tags, and the offset of their end. It
+    is not checked that the values lie within the file."""
     tags = _unpack(data, form.order + form.length, at)
     if not 0 < tags <= MAX_TAGS:
         raise UndecodableImageError(f"the image's header is damaged: it declares {tags} tags")

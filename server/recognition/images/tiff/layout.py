@@ -1,4 +1,4 @@
-"""The layout of a TIFF: which pixels it has and where, or why it is not read.
+"""The layout of a TIFF: its pixels and their places, or the reason why it is not read.
 
 Only what can be decoded rightly passes: kinds of samples and compressions are listed, and strips or
 tiles must be as many as the picture needs, within the file, and apart.
