@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fuzz.answer_checks import documented, fault_of
 from fuzz.http_seeds import FIELDS, Request, Seeds
 
-from server.http.paths import normal
+from server.http.wsgi import normal
 
 ROOT = Path(__file__).parents[1]
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE")

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from multiprocessing.util import Finalize
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from server.api.jobs import JobIntake, JobRoutes, job_detail
 from server.api.journal import JournalRoutes
 from server.api.models import ModelRoutes, SampleFrameRoutes, UploadRoutes
 from server.api.recognize.caching import Caching
-from server.api.recognize.early_refusal import EarlyRefusal
 from server.api.recognize.fast_path import FastPath
 from server.api.recognize.input import no_fetch
 from server.api.recognize.routes import Fetch, RecognizeRoutes
@@ -29,21 +28,19 @@ from server.config import load as config_reading
 from server.config.settings import Settings
 from server.config.thread_budget import most_requests
 from server.engine import Engine
-from server.http.access.auth import Authenticator, SecureHeaders, install_auth
+from server.http.access.auth import Authenticator, install_auth
 from server.http.body.multipart import take_bodies
 from server.http.body.timeout import BodyTimeoutMiddleware
 from server.http.errors import register_errors
-from server.http.paths import Paths, name_models
-from server.http.probe_reserve import Reserve
-from server.http.protocol import FEATURES
-from server.http.request_log import observe_requests
+from server.http.request_log import RequestLog, observe_requests
 from server.http.routes import RouteTable, install_routes
+from server.http.wsgi import FEATURES, Entrance, Reserve
 from server.jobs.events import JobEvents
 from server.jobs.service import Jobs
 from server.observe.cameras import SuspectFrames
 from server.observe.logs import LogThrottle, LogWriter
 from server.observe.metrics import Metrics
-from server.recognition.answers import Listener, RefusalListener
+from server.recognition.answers import Listener
 from server.recorders import (
     log_faults,
     make_drift,
@@ -134,36 +131,28 @@ def put_before(
     engine: Engine,
     service: RecognitionService,
     authenticator: Authenticator,
-    log_throttle: LogThrottle,
-    refusals: Sequence[RefusalListener],
+    log: RequestLog,
     table: RouteTable,
 ) -> None:
-    """Wrap `app` in what a request comes through before it: headers, its path, the probes' reserve,
-    the body's time and memory, the early refusal, and the way of a camera's frame past Flask."""
-    metrics, afterwards = engine.metrics, engine.afterwards
+    """Put the middleware before `app`: the entrance, the threads kept for probes, the time and
+    memory of bodies, and the fast path of a camera's frame."""
     unguarded = frozenset(each.rule for each in table if each.unguarded)
+    probes = frozenset(each.rule for each in table if each.probe)
     fast_path = FastPath(
-        app.wsgi_app, service, settings, authenticator, metrics, afterwards, unguarded
-    )
-    early_refusal = EarlyRefusal(
-        fast_path,
+        app.wsgi_app,
+        service,
         engine.admission,
         settings,
-        metrics,
-        log_throttle,
         authenticator,
-        afterwards,
-        refusals,
-        served=engine.store.served,
+        log,
+        engine.afterwards,
+        unguarded,
     )
     most_bytes = int(max(settings.bodies_mb, settings.max_body_mb) * 1_000_000)
-    bodies = BodyTimeoutMiddleware(
-        early_refusal, settings.body_timeout, most_bytes, table.is_foreign
-    )
+    bodies = BodyTimeoutMiddleware(fast_path, settings.body_timeout, most_bytes, table.is_foreign)
     most = most_requests(settings.slots, settings.max_waiting)
-    probes = frozenset(each.rule for each in table if each.probe)
     reserve = Reserve(bodies, refusing=app.wsgi_app, most=most, probes=probes)
-    app.wsgi_app = SecureHeaders(Paths(reserve, settings.url_prefix))  # type: ignore[method-assign]
+    app.wsgi_app = Entrance(reserve, settings.url_prefix)  # type: ignore[method-assign]
 
 
 def create_app(
@@ -188,12 +177,12 @@ def create_app(
     journal = open_journal(settings, metrics)
     refusals = [metrics.cameras.refused, *([journal.refused] if journal else [])]
     in_turn = [in_order(engine.afterwards, listener) for listener in refusals]
-    observe_requests(app, metrics, log_throttle, in_turn)
+    request_log = RequestLog(metrics, log_throttle, in_turn)
+    observe_requests(app, request_log)
     register_errors(app)
     authenticator = Authenticator(settings)
     install_auth(app, settings, authenticator)
     table = install_routes(app)
-    name_models(app)
     drift = make_drift(settings, metrics, store)
     sampler = make_sampler(settings, metrics, store, keys_asked_for=authenticator.closed())
     suspect = SuspectFrames(metrics.suspect)
@@ -222,7 +211,7 @@ def create_app(
         SampleRoutes(sampler.folder if sampler else None, store),
         ConsoleRoutes(),
     )
-    put_before(app, settings, engine, service, authenticator, log_throttle, refusals, table)
+    put_before(app, settings, engine, service, authenticator, request_log, table)
 
     app.extensions[FEATURES] = {
         "keys": authenticator.closed(),

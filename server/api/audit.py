@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
-from flask import g, request
+from flask import request
 
 from server.errors import LinesideError, ModelNotFoundError, StorageError
 from server.http.body.image import read_options
 from server.http.routes import ADMIN, route
+from server.http.wsgi import current
 from server.store.audit import Audit, Change, now
 from server.store.bundles.repository import BundleRepository
 
@@ -42,16 +43,16 @@ class Auditor:
         before = self._serving(model)
 
         def keep(code: str = "") -> None:
-            caller = g.get("caller")
+            context = current()
             self._audit.record(
                 Change(
                     at=now(),
                     action=action,
                     model=model,
                     version=version,
-                    caller=caller.name if caller else "",
+                    caller=context.caller_name,
                     address=request.remote_addr or "",
-                    request_id=g.request_id,
+                    request_id=context.request_id,
                     before=before,
                     after=self._serving(model),
                     code=code,

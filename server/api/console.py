@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from flask import Response, request, send_file
+from flask import Response, send_file
 
 from server.errors import NotFoundError
-from server.http.paths import SENT
 from server.http.routes import OPEN, current_table, route, to_json
+from server.http.wsgi import current
 
 FOLDER = Path(__file__).parents[1] / "console"
 TYPES = {
@@ -33,7 +33,7 @@ class ConsoleRoutes:
     @route("GET", "/docs", rights=OPEN, described=False)
     def docs(self) -> Response:
         """Answer the page that shows the API's description."""
-        sent = request.environ.get(SENT, "")
+        sent = current().sent_path
         if up := len(sent) - len(sent.rstrip("/")):
             # Its scripts and styles are named relative to its own address.
             return Response(status=308, headers={"Location": "../" * up + "docs"})

@@ -1,12 +1,12 @@
 """GET /livez, /readyz, /metrics: for probes and Prometheus."""
 
 import msgspec
-from flask import Response, request
+from flask import Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from server.errors import NotReadyError
-from server.http.protocol import LEAVING
 from server.http.routes import METRICS, OPEN, route
+from server.http.wsgi import current
 from server.observe.metrics import Metrics
 from server.store.bundles.repository import BundleRepository
 from server.store.crashes import CrashGuard
@@ -67,7 +67,7 @@ class HealthRoutes:
 
         Raises NotReadyError if it does not.
         """
-        if request.environ.get(LEAVING):
+        if current().leaving:
             raise NotReadyError("the server is stopping", retry_after=5)
         ready, reason = self._store.ready()
         if not ready:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
-from flask import Response, g, request
+from flask import Response, request
 from msgspec import Meta
 
 from server.api.recognize.deadlines import time_left
@@ -30,10 +30,10 @@ from server.api.recognize.routes import (
 from server.api.recognize.service import RecognitionService
 from server.config.settings import Settings
 from server.errors import ForbiddenError, JobNotFoundError
-from server.http.access.caller import Caller
 from server.http.body.image import read_options
 from server.http.errors import ErrorBody
 from server.http.routes import JOBS, JSON, MULTIPART, Files, Group, route, to_json
+from server.http.wsgi import current
 from server.jobs.service import Jobs
 from server.recognition.frame import read_header
 from server.store.jobs.records import (
@@ -185,11 +185,11 @@ class JobIntake:
             captured_age=age if query.captured_at else None,
             expires=expires,
         )
-        caller: Caller | None = g.get("caller")
-        owner = caller.name if caller else None
-        job = NewJob(uuid.uuid4().hex, g.request_id, ask, frames, owner, webhook)
+        context = current()
+        owner = context.caller.name if context.caller else None
+        job = NewJob(uuid.uuid4().hex, context.request_id, ask, frames, owner, webhook)
         self.jobs.submit(job)
-        g.log_fields = {"job": job.id, "frames": len(frames)}
+        context.log_fields = {"job": job.id, "frames": len(frames)}
         return job.id
 
     def get(self, job: str) -> JobRecord:
@@ -203,14 +203,14 @@ class JobIntake:
 def visible_owner() -> str | None:
     """Return the owner of the jobs that the caller may see; None if it may see everyone's, since no
     key is asked for or the caller is an administrator."""
-    caller: Caller | None = g.get("caller")
+    caller = current().caller
     return None if caller is None or "admin" in caller.rights else caller.name
 
 
 def _check_right() -> None:
     """Raises ForbiddenError without the right of frames: administrators see and cancel jobs, and
     make none."""
-    caller: Caller | None = g.get("caller")
+    caller = current().caller
     if caller is not None and "recognize" not in caller.rights:
         raise ForbiddenError(f"{caller.name} has no right to make jobs; it needs recognize")
 

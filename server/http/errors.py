@@ -2,14 +2,15 @@
 
 import math
 import time
+from typing import NamedTuple
 
 import msgspec
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, SecurityError
 
 from server.errors import ContentCodingError, LinesideError
-from server.http.request_log import ASKED
-from server.http.routes import current_table, to_json
+from server.http.routes import JSON, current_table
+from server.http.wsgi import RequestContext, current
 from server.recognition.answers import Options
 from server.values.wording import hide_secrets
 
@@ -45,14 +46,12 @@ class ForeignError(msgspec.Struct, frozen=True):
     error: str
 
 
-def error_answer(status: int, code: str, message: str) -> Response:
-    """The error shape of this request's route, remembered for the metrics and the log line. What
-    the caller called a thing stands in `message`, unless it looks like a key."""
-    message = hide_secrets(message.encode("utf-8", "backslashreplace").decode())
-    g.error_code, g.error_message = code, message
-    foreign = current_table().is_foreign(request.path)
-    body = error_body(code, message, g.get("request_id", ""), foreign=foreign)
-    return to_json(body, status)
+class Reply(NamedTuple):
+    """An answer of JSON. headers: all but its length."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    data: bytes
 
 
 def error_body(
@@ -77,49 +76,57 @@ def retry_header(error: LinesideError, options: Options | None = None) -> tuple[
     return "Retry-After", str(seconds)
 
 
-def _known(error: LinesideError) -> Response:
-    response = error_answer(error.status, error.code, error.message)
-    g.error_cause = error.cause
-    if error.status == 503:
-        asked = request.environ.get(ASKED)
-        name, value = retry_header(error, asked[1] if asked else None)
-        response.headers[name] = value
-    if isinstance(error, ContentCodingError):
-        response.headers["Accept-Encoding"] = "gzip, deflate"
-    return response
+def reply_to(
+    error: Exception, context: RequestContext, method: str, path: str, *, foreign: bool, most: int
+) -> Reply:
+    """Return the answer to `error`, and note it in `context` for the metrics and the log line.
+
+    An error that was not foreseen is answered with the request id alone, under which the log has
+    its traceback. foreign: the route's errors have another protocol's shape. most: bytes that a
+    body may have. What the caller called a thing stands in the message, unless it looks like a key.
+    """
+    headers = [("Content-Type", JSON), ("X-Request-Id", context.request_id)]
+    if isinstance(error, LinesideError):
+        status, code, message = error.status, error.code, error.message
+        context.error_cause = error.cause
+        if status == 503:
+            headers.append(retry_header(error, context.options))
+        if isinstance(error, ContentCodingError):
+            headers.append(("Accept-Encoding", "gzip, deflate"))
+    elif isinstance(error, HTTPException):
+        status = error.code or 500
+        code = HTTP_CODES.get(status, error.name.upper().replace(" ", "_"))
+        message = _http_message(error, status, method, path, most)
+        if isinstance(allow := getattr(error, "valid_methods", None), list | tuple | set):
+            headers.append(("Allow", ", ".join(sorted(allow))))
+    else:
+        status, code = 500, "INTERNAL"
+        message = "the server failed; the log says why under this request id"
+        context.failure = error
+    context.error_code = code
+    context.error_message = hide_secrets(message.encode("utf-8", "backslashreplace").decode())
+    body = error_body(code, context.error_message, context.request_id, foreign=foreign)
+    return Reply(status, headers, msgspec.json.encode(body))
 
 
-def _http(error: HTTPException) -> Response:
-    status = error.code or 500
+def _http_message(error: HTTPException, status: int, method: str, path: str, most: int) -> str:
     messages = {
         400: "the request's Host names no host" if isinstance(error, SecurityError) else "",
-        404: f"there is nothing at {request.path}",
-        405: f"{request.method} is not possible at {request.path}",
+        404: f"there is nothing at {path}",
+        405: f"{method} is not possible at {path}",
         429: f"too many requests: the limit is {error.description}",
-        413: f"the request's body has more than {(request.max_content_length or 0) / 1e6:g} MB or"
-        " too many parts",
+        413: f"the request's body has more than {most / 1e6:g} MB or too many parts",
     }
     ours = error.description if error.description != type(error).description else None
-    message = messages.get(status) or ours or f"the request can't be answered: {error.name.lower()}"
-    response = error_answer(
-        status, HTTP_CODES.get(status, error.name.upper().replace(" ", "_")), message
-    )
-    if isinstance(allow := getattr(error, "valid_methods", None), list | tuple | set):
-        response.headers["Allow"] = ", ".join(sorted(allow))
-    return response
-
-
-def _unknown(error: Exception) -> Response:
-    """What we did not foresee: the caller learns the request id, the request's log line the
-    rest."""
-    g.failure = error
-    return error_answer(
-        500, "INTERNAL", "the server failed; the log says why under this request id"
-    )
+    return messages.get(status) or ours or f"the request can't be answered: {error.name.lower()}"
 
 
 def register_errors(app: Flask) -> None:
-    """Makes `app` answer every error in the one shape, or that of the route's protocol."""
-    app.register_error_handler(LinesideError, _known)
-    app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(Exception, _unknown)
+    """Make `app` answer every error in the one shape, or that of the route's protocol."""
+
+    @app.errorhandler(Exception)
+    def answer(error: Exception) -> Response:
+        foreign = current_table().is_foreign(request.path)
+        most = request.max_content_length or 0
+        reply = reply_to(error, current(), request.method, request.path, foreign=foreign, most=most)
+        return Response(reply.data, reply.status, reply.headers)

@@ -1,41 +1,24 @@
 """Around every request: an id, the time it took, its count, its log line."""
 
 import logging
-import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 
 from server.http.access.open_access import from_loopback
-from server.http.probe_reserve import REFUSED
 from server.http.routes import current_route
+from server.http.wsgi import RequestContext, current
 from server.observe.logs import LogThrottle
 from server.observe.metrics import Metrics
-from server.recognition.answers import FrameRefused, Options, RefusalListener
-from server.recognition.manifest import Manifest
+from server.recognition.answers import FrameRefused, RefusalListener
 from server.values.wording import kept_sentence, looks_secret
 
 logger = logging.getLogger(__name__)
 
-# Not what looks like a key or token, which would then be told and logged.
-REQUEST_ID = re.compile(r"(?!ls_|eyJ)[A-Za-z0-9._:-]{1,64}")
 # Characters of what a caller calls a model, a camera or a part.
-LONGEST = 128
-# In a WSGI environment, when the request began, where somebody looked at it before Flask.
-STARTED = "lineside.started"
-# There too, the manifest of the model that was asked, and the options.
-ASKED = "lineside.asked"
-# And the camera that the frame is of, where that is known and no more.
-CAMERA = "lineside.camera"
-
-
-def choose_id(given: str) -> str:
-    """The caller's X-Request-Id where it is a plain name of at most 64 characters, else a new
-    one."""
-    return given if given and REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+NAME_CHARACTERS_MAX = 128
 
 
 class CompletedRequest(msgspec.Struct, frozen=True):
@@ -93,96 +76,154 @@ def log_request(
 def safe_name(given: str) -> str:
     """What a caller called a model, a camera or a part, as it may be kept; empty where that looks
     like a key."""
-    return "" if looks_secret(given) else given[:LONGEST]
+    return "" if looks_secret(given) else given[:NAME_CHARACTERS_MAX]
 
 
-def let_in(caller: object, address: str | None) -> bool:
+def let_in(context: RequestContext, address: str | None) -> bool:
     """Return whether a request came with a valid key, or from this machine."""
-    return caller is not None or from_loopback(address)
+    return context.caller is not None or from_loopback(address)
+
+
+class RequestLog:
+    """Counts, times and logs requests. Of those that fail alike, those that `repeats` lets pass are
+    logged. Frames that got no labels are reported to `refusals`."""
+
+    def __init__(
+        self, metrics: Metrics, repeats: LogThrottle, refusals: Sequence[RefusalListener] = ()
+    ) -> None:
+        self._metrics = metrics
+        self._repeats = repeats
+        self._refusals = tuple(refusals)
+
+    def complete(
+        self,
+        context: RequestContext,
+        status: int,
+        *,
+        method: str,
+        path: str,
+        rule: str,
+        address: str | None,
+        names: Mapping[str, str],
+        at: float,
+        seconds: float,
+        quiet: bool = False,
+    ) -> CompletedRequest:
+        """Return the request that was answered with `status`, and report it if it was a frame that
+        got no labels. names: the values of its query string. at: the time of its answer, in seconds
+        since 1970. The other arguments are those of `CompletedRequest`."""
+        if context.error_code and context.is_frame:
+            self._metrics.refuse(context.error_code)
+            error = (context.error_code, context.error_message, context.error_cause)
+            report_refusal(
+                self._refusals, context, status, *error, address, names, at=at, seconds=seconds
+            )
+        failed = bool(context.error_code)
+        return CompletedRequest(
+            request_id=context.request_id,
+            method=method,
+            path=path,
+            route=rule,
+            status=status,
+            seconds=seconds,
+            caller=context.caller.name if context.caller else None,
+            code=context.error_code or None,
+            fields=_fields_of_error(context, address, names) if failed else context.log_fields,
+            failure=context.failure,
+            cause=context.error_cause,
+            quiet=quiet,
+        )
+
+    def log(self, done: CompletedRequest) -> None:
+        """Count and log an answered request."""
+        log_request(done, self._metrics, self._repeats)
+
+    def count(self, done: CompletedRequest) -> None:
+        """Count a failed request that gets no line in the log, which learns how many there were."""
+        self._metrics.finished(done.route, done.status, done.seconds)
+        self._metrics.failed(done.route, done.cause or done.code or "")
+        self._repeats.omit(done.code or "", done.route)
 
 
 def report_refusal(
-    refusals: Sequence[RefusalListener], status: int, code: str, reason: str, cause: str
+    refusals: Sequence[RefusalListener],
+    context: RequestContext,
+    status: int,
+    code: str,
+    reason: str,
+    cause: str,
+    address: str | None,
+    names: Mapping[str, str],
+    *,
+    at: float,
+    seconds: float,
 ) -> None:
-    """Tells that this request's frame got no labels, with what is known of it. reason: the sentence
-    that says why. cause: of the error, finer than its code."""
+    """Report that a request's frame got no labels, with what is known of it. reason: the sentence
+    that says why. cause: of the error, finer than its code. names: the values of the request's
+    query string. at, seconds: as of `RequestLog.complete`."""
     if not refusals:
         return
-    asked: tuple[Manifest, Options] | None = request.environ.get(ASKED)
-    manifest, options = asked if asked else (None, None)
-    camera = request.environ.get(CAMERA) or request.args.get("camera", "")
+    manifest, options = context.manifest, context.options
     refusal = FrameRefused(
-        at=time.time(),
-        request_id=g.request_id,
+        at=at,
+        request_id=context.request_id,
         status=status,
         code=code,
-        model=manifest.name if manifest else safe_name(request.args.get("model", "")),
+        model=manifest.name if manifest else safe_name(names.get("model", "")),
         version=manifest.version if manifest else 0,
-        camera=options.camera if options else safe_name(camera),
-        part=options.part if options else safe_name(request.args.get("part", "")),
-        seconds=time.perf_counter() - g.started,
+        camera=options.camera if options else safe_name(context.camera or names.get("camera", "")),
+        part=options.part if options else safe_name(names.get("part", "")),
+        seconds=seconds,
         reason=kept_sentence(reason),
         cause=cause,
-        address=request.remote_addr or "",
-        let_in=let_in(g.get("caller"), request.remote_addr),
+        address=address or "",
+        let_in=let_in(context, address),
     )
     for listener in refusals:
         listener(refusal)
 
 
-def _fields_of_error() -> dict[str, object]:
-    """What the log line of a request that failed says, so that its sender and the cause are
+def _fields_of_error(
+    context: RequestContext, address: str | None, names: Mapping[str, str]
+) -> dict[str, object]:
+    """Return what the log line of a failed request says, so that its sender and the cause are
     found."""
-    fields: dict[str, object] = {"error": kept_sentence(g.error_message)}
-    if request.remote_addr:
-        fields["address"] = request.remote_addr
+    fields: dict[str, object] = {"error": kept_sentence(context.error_message)}
+    if address:
+        fields["address"] = address
     # Names that strangers choose are not kept.
-    camera = request.args.get("camera", "") if g.get("is_frame") else ""
-    if camera := safe_name(request.environ.get(CAMERA) or camera):
+    camera = names.get("camera", "") if context.is_frame else ""
+    if camera := safe_name(context.camera or camera):
         fields["camera"] = camera
     return fields
 
 
-def observe_requests(
-    app: Flask, metrics: Metrics, repeats: LogThrottle, refusals: Sequence[RefusalListener] = ()
-) -> None:
-    """Counts, times and logs every request of `app`, and gives each its id. Of requests that fail
-    alike, those that `repeats` lets pass are logged. Frames that got no labels are told to
-    `refusals`."""
+def observe_requests(app: Flask, log: RequestLog) -> None:
+    """Have `log` count, time and log every request of `app`, and give each answer its id."""
 
     @app.before_request
     def start() -> None:
-        g.started = request.environ.get(STARTED) or time.perf_counter()
-        g.request_id = choose_id(request.headers.get("X-Request-Id", ""))
-        # Where the answer to a body that does not come finds it, as it finds Express's.
-        request.environ["HTTP_X_REQUEST_ID"] = g.request_id
-        if refused := request.environ.get(REFUSED):
+        context = current()
+        if context.refused is not None:
             route = current_route()
-            g.is_frame = route is not None and route.frame
-            raise refused
+            context.is_frame = route is not None and route.frame
+            raise context.refused
 
     @app.after_request
     def finish(response: Response) -> Response:
-        if "error_code" in g and g.get("is_frame"):
-            metrics.refuse(g.error_code)
-            cause = g.get("error_cause", "")
-            report_refusal(refusals, response.status_code, g.error_code, g.error_message, cause)
-        response.headers["X-Request-Id"] = g.request_id
-        caller = g.get("caller")
-        route = current_route()
-        done = CompletedRequest(
-            request_id=g.request_id,
+        context, route = current(), current_route()
+        response.headers["X-Request-Id"] = context.request_id
+        done = log.complete(
+            context,
+            response.status_code,
             method=request.method,
             path=request.path,
-            route=request.url_rule.rule if request.url_rule else "unmatched",
-            status=response.status_code,
-            seconds=time.perf_counter() - g.started,
-            caller=caller.name if caller else None,
-            code=g.get("error_code"),
-            fields=_fields_of_error() if "error_code" in g else g.get("log_fields", {}),
-            failure=g.get("failure"),
-            cause=g.get("error_cause", ""),
+            rule=request.url_rule.rule if request.url_rule else "unmatched",
+            address=request.remote_addr,
+            names=request.args,
+            at=time.time(),
+            seconds=time.perf_counter() - context.started,
             quiet=route is not None and route.quiet,
         )
-        log_request(done, metrics, repeats)
+        log.log(done)
         return response

@@ -16,9 +16,11 @@ from types import UnionType
 from typing import Any, TypeVar, get_args
 
 import msgspec
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Response, current_app, request
+from werkzeug.routing import BaseConverter
 
 from server.http.body.image import need_length, refuse_unknown
+from server.http.wsgi import current
 from server.store.keys import Right
 
 JSON, MULTIPART, FORM = (
@@ -214,10 +216,19 @@ def foreign_pattern(routes: "RouteTable | list[Route]") -> re.Pattern[str]:
     return re.compile("|".join(patterns) or "(?!)")
 
 
+class ModelName(BaseConverter):
+    """`<model:name>` in a rule: one path segment without a colon, after which TensorFlow Serving
+    puts a verb."""
+
+    regex = "[^/:]+"
+    part_isolating = True
+
+
 def install_routes(app: Flask) -> RouteTable:
     """Give `app` its table of routes, and check of each request what its route declares; the checks
     of who may ask are to be installed before."""
     table = app.extensions[EXTENSION] = RouteTable()
+    app.url_map.converters["model"] = ModelName
 
     @app.before_request
     def check() -> None:
@@ -225,7 +236,7 @@ def install_routes(app: Flask) -> RouteTable:
         if each is None or request.method == "OPTIONS":
             return
         if each.frame:
-            g.is_frame = True
+            current().is_frame = True
             need_length(request)
         if each.known_names is not None:
             refuse_unknown(request.args, each.known_names)

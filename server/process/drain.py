@@ -19,7 +19,7 @@ from ctypes import addressof, create_string_buffer
 from multiprocessing import parent_process
 from typing import Any
 
-from server.http.protocol import LEAVING
+from server.http.wsgi import Wsgi, context_of
 from server.system.process import end_with_parent, own_sockets, seconds_silent
 
 # Seconds: with no request for QUIET, and nobody connected who sent something within LONGEST, the
@@ -44,7 +44,6 @@ DROP_SYN = b"".join(
 TCPI_UNACKED = 24
 
 Start = Callable[..., Any]
-Wsgi = Callable[[dict[str, Any], Start], Iterable[bytes]]
 
 
 class Draining:
@@ -60,7 +59,7 @@ class Draining:
 
     def __call__(self, environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
         self.last = time.monotonic()
-        environ[LEAVING] = self.leaving.is_set()
+        context_of(environ).leaving = self.leaving.is_set()
 
         def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
             if self.leaving.is_set():

@@ -26,8 +26,8 @@ from server import __version__
 from server.config.settings import Settings
 from server.config.thread_budget import threads
 from server.errors import StartError
-from server.http.protocol import FEATURES, PROTOCOL
-from server.process.drain import STOPPING, Draining, Wsgi, accept_again, stop_with_parent
+from server.http.wsgi import FEATURES, Wsgi, context_of
+from server.process.drain import STOPPING, Draining, accept_again, stop_with_parent
 from server.store.data_lock import lock_data
 from server.system.handover import PORT, Handover
 
@@ -112,10 +112,11 @@ def most_connections() -> int:
 
 def wsgi_adapter(app: Wsgi) -> Callable[[Any, dict[str, Any]], None]:
     """Return what Granian calls with each request, to have `app` answer it: a function of what
-    sends the answer, which the environment has as PROTOCOL, and of what is known of the request."""
+    sends the answer, which the request's context keeps, and of what is known of the request."""
 
     def call(protocol: Any, scope: dict[str, Any]) -> None:
-        environ = {**ALWAYS, **scope, PROTOCOL: protocol}
+        environ = {**ALWAYS, **scope}
+        context_of(environ).protocol = protocol
         status, headers = 0, list[tuple[str, str]]()
 
         def start_response(line: str, fields: list[tuple[str, str]], _: Any = None) -> None:

@@ -25,6 +25,7 @@ from server.errors import InvalidFieldError, MissingFieldError, NotFoundError
 from server.http.body.image import refuse_text
 from server.http.body.json_body import decode_base64, read_json
 from server.http.routes import FRAMES, JOBS, JSON, KNOWN, MULTIPART, Files, Group, route, to_json
+from server.http.wsgi import current
 from server.recognition.answers import Answer, Prediction
 from server.recognition.tensor_values import real_outputs
 from server.store.jobs.records import JobRecord
@@ -232,7 +233,9 @@ class TutorialRoutes:
         file = _file_of(field)
         query, options = self._recognizing.read_options(top_k)
         recognizer = self._recognizing.recognizer(query.model, query.version, options.deadline)
-        return self._recognizing.frame(recognizer, file.stream.read(), options, cached_s=cached_s)
+        return self._recognizing.frame(
+            recognizer, file.stream.read(), options, request.environ, cached_s=cached_s
+        )
 
     def _take(self, field: str) -> str:
         """Take the file in `field`; return the task's id. Raises MissingFieldError."""
@@ -273,7 +276,7 @@ class TutorialRoutes:
         wanted = request.args.get("id", "")
         if not wanted:
             raise MissingFieldError("which answer? Send its X-Request-Id as `id`")
-        recent = self._recognizing.caching.recent(own_id(request.environ, wanted))
+        recent = self._recognizing.caching.recent(own_id(current(), wanted))
         if recent is None:
             raise NotFoundError(f"no answer of the id {wanted[:64]} is kept (any more)")
         answer, age = recent

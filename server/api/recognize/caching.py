@@ -1,9 +1,7 @@
 """Frames that come again: answered from the cache, or together with the same frame in work."""
 
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 import msgspec
 from flask import Response
@@ -11,7 +9,7 @@ from werkzeug.datastructures import RequestCacheControl
 
 from server.config.thread_budget import MOST_SHARING
 from server.errors import LinesideError
-from server.http.access.caller import OWNER
+from server.http.wsgi import RequestContext
 from server.observe.metrics import Metrics
 from server.recognition.answers import Answer, Options
 from server.recognition.recognizer import STAGES, Recognizer
@@ -20,10 +18,10 @@ from server.store.cache.answers import AnswerCache, CachedAnswer, CacheEntry, Ca
 from server.store.cache.single_flight import SingleFlight
 
 
-def own_id(environ: Mapping[str, Any], request_id: str) -> str:
-    """Return the name under which a request's answer is found: callers choose the ids, and each
-    caller has ids of its own."""
-    return f"{environ.get(OWNER, '')}:{request_id}"
+def own_id(context: RequestContext, request_id: str) -> str:
+    """Return the name under which the answer to a request of the caller is found: callers choose
+    the ids, and each caller has ids of its own."""
+    return f"{context.caller_name}:{request_id}"
 
 
 class Caching:

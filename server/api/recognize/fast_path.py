@@ -1,39 +1,48 @@
-"""The way of a camera's frame past Flask's machinery.
+"""The way of a camera's frame past Flask: answered, or refused at once, by one middleware.
 
-On a busy machine what Flask does around a request costs a frame a tenth of its time. A POST of one
-image to /v1/recognize by a caller who may come in is therefore answered from here, by the functions
-that Flask's route calls as well. All else goes on to Flask: other routes and bodies, callers that
-are limited or must be told why they may not come in, browsers of other origins, and frames that
-failed, with their error, so that there is one way in which errors are told.
+On a busy machine what Flask does around a request costs a frame a twelfth of its time (see
+docs/benchmark.md). A POST of one image to /v1/recognize by a caller who may come in is therefore
+answered from here, by the functions that Flask's route calls as well; an error too. All else goes
+on to Flask: other routes and bodies, callers that are limited or must be told why they may not come
+in, and browsers of other origins.
+
+If far more comes in than can be done, most of what a server does is refuse. What a refusal costs is
+taken from the frames that could be answered, so it is decided from the request's first lines alone,
+with the same rules and the same answer as later on.
 """
 
 import io
+import math
 import time
 from collections.abc import Callable, Collection, Iterable
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
+from werkzeug.exceptions import RequestTimeout
 
 from server.api.recognize.caching import age_header
 from server.api.recognize.options import FrameOptions, frame_age_of, options, parse_frame_options
-from server.api.recognize.routes import FAILED, recognition
-from server.api.recognize.service import RecognitionService, log_fields
+from server.api.recognize.routes import recognition
+from server.api.recognize.service import RecognitionService
 from server.config.settings import Settings
+from server.errors import LinesideError, OverloadedError
 from server.http.access.auth import Authenticator
-from server.http.access.caller import OWNER, Caller
 from server.http.body.image import FILE_FIELDS, only_image, query_values, raw_image, to_options
-from server.http.body.multipart import FORM, boundary_of, parts, whole_body
-from server.http.probe_reserve import REFUSED
-from server.http.request_log import CAMERA, STARTED, CompletedRequest, choose_id, log_request
-from server.http.routes import FRAMES
-from server.observe.metrics import Metrics
-from server.recognition.answers import Answer, Options
+from server.http.body.multipart import boundary_of, drain_body, parts, whole_body
+from server.http.errors import Reply, reply_to
+from server.http.request_log import RequestLog
+from server.http.routes import FORM as URLENCODED
+from server.http.routes import FRAMES, JSON, MULTIPART
+from server.http.wsgi import RequestContext, Wsgi, context_of
+from server.recognition.admission import Admission
 from server.system.background import BackgroundQueue, Task
 
-Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
-ROUTE = "/v1/recognize"
-TYPES = ("image/", "application/octet-stream", FORM)
+RULE = "/v1/recognize"
+# The types of bodies that are read here.
+TYPES = ("image/", "application/octet-stream", MULTIPART)
+# The types of bodies that may name a camera.
+TYPES_WITH_OPTIONS = ("multipart/", JSON, URLENCODED)
 # The fields of a camera's form; what to say of others is the route's.
 KNOWN, FILES = frozenset(FrameOptions.__struct_fields__), frozenset(FILE_FIELDS)
 
@@ -45,91 +54,80 @@ class FastPath:
         self,
         app: Wsgi,
         recognizing: RecognitionService,
+        admission: Admission,
         settings: Settings,
         doors: Authenticator,
-        metrics: Metrics,
+        log: RequestLog,
         afterwards: BackgroundQueue[Task],
-        probes: Collection[str],
+        unguarded: Collection[str],
     ) -> None:
-        """probes: the paths of requests that are not to wait for anything."""
-        self._app, self._recognizing, self._settings = app, recognizing, settings
-        self._doors, self._metrics, self._afterwards = doors, metrics, afterwards
-        self._probes = probes
-        self._most, self._most_parts = (
-            int(settings.max_body_mb * 1_000_000),
-            settings.max_form_parts,
-        )
+        """unguarded: the paths of probes, which are not to wait for anything."""
+        self._app = app
+        self._recognizing = recognizing
+        self._admission = admission
+        self._settings = settings
+        self._doors = doors
+        self._log = log
+        self._afterwards = afterwards
+        self._unguarded = unguarded
+        self._most = int(settings.max_body_mb * 1_000_000)
         self._limited = bool(settings.rate_per_key or settings.rate_per_address)
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        if (
-            environ["PATH_INFO"] != ROUTE
-            or environ["REQUEST_METHOD"] != "POST"
-            or not environ.get("CONTENT_TYPE", "").startswith(TYPES)
-            or self._limited
-            or REFUSED in environ
-            or not ("CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ)
-        ):
-            # Whoever reads is to find what was answered; a probe is not to wait for anything.
-            if environ["REQUEST_METHOD"] == "GET" and environ["PATH_INFO"] not in self._probes:
+        context, method = context_of(environ), environ["REQUEST_METHOD"]
+        if environ["PATH_INFO"] != RULE or method != "POST" or context.refused is not None:
+            # Whoever reads is to find what was answered.
+            if method == "GET" and environ["PATH_INFO"] not in self._unguarded:
                 self._afterwards.flush()
             return self._app(environ, start_response)
-        started = time.perf_counter()
-        let_in, caller = self._door(environ)
-        if not let_in:
-            return self._app(environ, start_response)
-        environ[STARTED] = started
-        if caller:
-            environ[OWNER] = caller.name
-        request_id = environ["HTTP_X_REQUEST_ID"] = choose_id(environ.get("HTTP_X_REQUEST_ID", ""))
-        try:
-            answer = self._answer(environ, request_id)
-        except Exception as error:  # noqa: BLE001 - raised again in Flask's route, which tells it
-            environ[FAILED], answer = error, None
-        if answer is None:
-            return self._app(environ, start_response)
-        body, found, asked = answer
-        seconds = time.perf_counter() - started
-        name = caller.name if caller else None
+        fast = self._is_plain(environ)
+        # Whoever has an answer in the cache is answered however many wait.
+        crowded = self._admission.crowded and not self._settings.cache
+        if fast or crowded:
+            admitted, caller = self._doors.admit(environ, FRAMES)
+            if admitted:
+                context.caller = caller
+                reply = self._refuse(environ, context) if crowded else None
+                if reply is None and fast and not (caller and caller.rate):
+                    reply = self._answer(environ, context)
+                if reply is not None:
+                    return self._send(reply, start_response)
+        return self._app(environ, start_response)
 
-        def told() -> None:
-            fields = log_fields(found, asked)
-            done = CompletedRequest(
-                request_id, "POST", ROUTE, ROUTE, 200, seconds, name, None, fields
-            )
-            log_request(done, self._metrics)
-
-        self._afterwards.submit(told)
-        start_response(
-            "200 OK",
-            [
-                ("Content-Type", "application/json"),
-                ("Content-Length", str(len(body))),
-                ("X-Request-Id", request_id),
-                *age_header(found),
-            ],
+    def _is_plain(self, environ: dict[str, Any]) -> bool:
+        """Return whether the request is one that need not go through Flask, but for its caller."""
+        return (
+            environ.get("CONTENT_TYPE", "").startswith(TYPES)
+            and not self._limited
+            and ("CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ)
+            and not (self._settings.cors_origins and "HTTP_ORIGIN" in environ)
         )
-        return [body]
 
-    def _door(self, environ: dict[str, Any]) -> tuple[bool, Caller | None]:
-        """Whether the request may go on here, and whose it is; Flask decides on all others."""
-        if self._settings.cors_origins and "HTTP_ORIGIN" in environ:
-            return False, None
-        let_in, caller = self._doors.admit(environ, FRAMES)
-        return let_in and not (caller and caller.rate), caller
+    def _send(self, reply: Reply, start_response: Callable[..., Any]) -> list[bytes]:
+        length = ("Content-Length", str(len(reply.data)))
+        status = f"{reply.status} {HTTPStatus(reply.status).phrase.upper()}"
+        start_response(status, [*reply.headers, length])
+        return [reply.data]
 
-    def _answer(
-        self, environ: dict[str, Any], request_id: str
-    ) -> tuple[bytes, Answer, Options] | None:
-        """The answer's body, the answer and what was asked; None for a form that is left to
-        Flask, whose body is put back.
+    def _answer(self, environ: dict[str, Any], context: RequestContext) -> Reply | None:
+        """Return the answer to a frame or to its error; None for a form that is left to Flask,
+        whose body is put back."""
+        try:
+            reply = self._recognize(environ, context)
+        except Exception as error:  # noqa: BLE001 - answered as Flask's handler of errors does
+            reply = self._reply_to(error, context)
+            if not drain_body(environ, reply):
+                reply.headers.append(("Connection", "close"))
+        if reply is not None:
+            self._log_later(reply, context, environ, self._log.log)
+        return reply
 
-        Errors are those of /v1/recognize, and of Werkzeug for a body that can't be taken.
-        """
-        settings = self._settings
-        if environ["CONTENT_TYPE"].startswith(FORM):
+    def _recognize(self, environ: dict[str, Any], context: RequestContext) -> Reply | None:
+        """Return a frame's answer; None for a form that is left to Flask. Raises what /v1/recognize
+        does, and an HTTPException for a body that can't be taken."""
+        if environ["CONTENT_TYPE"].startswith(MULTIPART):
             read = self._form(environ)
             if read is None:
                 return None
@@ -137,24 +135,25 @@ class FastPath:
         else:
             data = raw_image(whole_body(environ, self._most))
             query = parse_frame_options(environ.get("QUERY_STRING", ""))
-        environ[CAMERA] = query.camera
-        age = frame_age_of(query, settings, self._recognizing.clock_skew)
-        asked = options(query, settings, age)
+        context.camera = query.camera
+        asked, age = self._recognizing.options(query)
         recognizer = self._recognizing.recognizer(query.model, query.version, asked.deadline)
-        answer = self._recognizing.answer(recognizer, data, asked, request_id, environ)
-        body = msgspec.json.encode(recognition(answer, query, age, request_id))
-        return body, answer, asked
+        answer = self._recognizing.frame(recognizer, data, asked, environ)
+        body = msgspec.json.encode(recognition(answer, query, age, context.request_id))
+        headers = [("Content-Type", JSON), ("X-Request-Id", context.request_id)]
+        return Reply(200, [*headers, *age_header(answer)], body)
 
     def _form(self, environ: dict[str, Any]) -> tuple[bytes, FrameOptions] | None:
-        """The file and the options of a form; None for one that has no file or has other fields,
-        as `_answer` says.
+        """Return the file and the options of a form; None for one that has no file or has other
+        fields, whose body is put back.
 
         Flask's request would take four times as long, to look into what no camera sends.
         """
         whole, boundary = whole_body(environ, self._most), boundary_of(environ["CONTENT_TYPE"])
         fields: dict[str, str] = {}
         files: list[tuple[str, bytes]] = []
-        for segment, data, text in parts(whole, boundary, self._most_parts) if boundary else ():
+        most_parts = self._settings.max_form_parts
+        for segment, data, text in parts(whole, boundary, most_parts) if boundary else ():
             if text is None:
                 files.append((segment.name, data))
             else:
@@ -167,3 +166,103 @@ class FastPath:
         if fields:
             query = to_options(FrameOptions, {**fields, **query_values(asked)})
         return only_image(files), query
+
+    def _refuse(self, environ: dict[str, Any], context: RequestContext) -> Reply | None:
+        """Return the refusal of a frame that can't be admitted; None if it may be.
+
+        A form or JSON whose query string names no camera may be, since the body may name one. The
+        log learns how many were refused, since a line of each would cost more than the refusal.
+        """
+        error = self._refusal(environ, context)
+        if error is None or not _body_read(environ, self._most):
+            context.options = None
+            return None
+        reply = self._reply_to(error, context)
+        self._log_later(reply, context, environ, self._log.count)
+        return reply
+
+    def _refusal(self, environ: dict[str, Any], context: RequestContext) -> LinesideError | None:
+        """Return why the frame can't be admitted, if so, and note in `context` what it asks."""
+        in_body = environ.get("CONTENT_TYPE", "").startswith(TYPES_WITH_OPTIONS)
+        try:
+            query = parse_frame_options(environ.get("QUERY_STRING", ""))
+            if (in_body and not query.camera) or not self._serves(query):
+                return None
+            asked = options(query, self._settings, frame_age_of(query, self._settings))
+        except (LinesideError, ValueError):
+            return None  # the route says what is wrong with it
+        context.options = asked
+        # A deadline that the body may name is not known yet.
+        known = not in_body or query.deadline_ms is not None
+        try:
+            self._admission.check(
+                asked.deadline if known else math.inf,
+                asked.camera,
+                latest_only=asked.latest_only,
+            )
+        except LinesideError as error:
+            # Else its frames and it would keep each other, and the request, until garbage is looked
+            # for.
+            return error.with_traceback(None)
+        return None
+
+    def _serves(self, query: FrameOptions) -> bool:
+        """Return whether the model that `query` names is in memory; what to say of another is the
+        route's."""
+        if query.model is None:
+            return query.version is None
+        model = self._recognizing.store.served().get(query.model)
+        return model is not None and query.version in (None, model.manifest.version)
+
+    def _reply_to(self, error: Exception, context: RequestContext) -> Reply:
+        context.is_frame = True
+        return reply_to(error, context, "POST", RULE, foreign=False, most=self._most)
+
+    def _log_later(
+        self,
+        reply: Reply,
+        context: RequestContext,
+        environ: dict[str, Any],
+        log: Callable[..., None],
+    ) -> None:
+        """Have `log` count the request a moment after its answer."""
+        at, seconds = time.time(), time.perf_counter() - context.started
+        address, asked = environ.get("REMOTE_ADDR"), environ.get("QUERY_STRING", "")
+
+        def run() -> None:
+            names = _names(asked) if context.error_code else {}
+            done = self._log.complete(
+                context,
+                reply.status,
+                method="POST",
+                path=RULE,
+                rule=RULE,
+                address=address,
+                names=names,
+                at=at,
+                seconds=seconds,
+            )
+            log(done)
+            context.failure = None  # its traceback would keep this request until it is collected
+
+        self._afterwards.submit(run)
+
+
+def _names(query_string: str) -> dict[str, str]:
+    try:
+        return query_values(query_string)
+    except ValueError:
+        return {}
+
+
+def _body_read(environ: dict[str, Any], most: int) -> bool:
+    """Read the body, so that the connection can be used again, and return whether that was done;
+    not one of unknown length, nor one that is refused for its own size or for not coming."""
+    length = environ.get("CONTENT_LENGTH") or ""
+    if not length.isdecimal() or int(length) > most:
+        return False
+    try:
+        environ["wsgi.input"].read(int(length))
+    except (RequestTimeout, OverloadedError):
+        return False
+    return True

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast, get_type_hints
 
 import msgspec
-from flask import Response, g, request
+from flask import Response, request
 
 from server.api.recognize.caching import with_age
 from server.api.recognize.input import ImageUrl, JsonFrame, Numbers, read_form, read_frame
@@ -13,8 +13,8 @@ from server.api.recognize.options import EXAMPLE_INPUT, IMAGE_TYPES, FrameOption
 from server.api.recognize.service import RecognitionService
 from server.errors import InvalidFieldError, LinesideError, MissingFieldError
 from server.http.errors import ErrorBody
-from server.http.request_log import CAMERA
 from server.http.routes import FORM, JSON, MULTIPART, Files, to_json
+from server.http.wsgi import current
 from server.recognition.answers import Answer, Options, Prediction
 from server.recognition.tasks.task import all_tasks, find_task
 from server.recognition.tensor_values import real_outputs
@@ -23,8 +23,6 @@ from server.values.wording import LISTED, shown_name
 
 # Returns the image at a URL, by a deadline in seconds of time.monotonic().
 Fetch = Callable[[str, float], bytes]
-# In a WSGI environment, the error of a frame that was worked on before Flask saw the request.
-FAILED = "lineside.failed"
 
 S = TypeVar("S", bound=type[msgspec.Struct])
 
@@ -155,28 +153,22 @@ class RecognizeRoutes:
     )
     def recognize(self) -> Response:
         """Return the labels of one frame, or a model's outputs for numbers."""
-        failed = request.environ.pop(FAILED, None)
-        if failed is not None:
-            try:
-                raise failed
-            finally:
-                del failed  # else error, traceback and this frame would keep each other
         frame, query = read_frame(JsonFrame)
-        request.environ[CAMERA] = query.camera
+        current().camera = query.camera
         options, age = self._recognizing.options(query)
         if isinstance(frame, Numbers):
             return self._numbers(frame.value, query, options)
         recognizer = self._recognizing.recognizer(query.model, query.version, options.deadline)
         data = self._fetch(frame.url, options.deadline) if isinstance(frame, ImageUrl) else frame
-        answer = self._recognizing.frame(recognizer, data, options)
-        return with_age(to_json(recognition(answer, query, age, g.request_id)), answer)
+        answer = self._recognizing.frame(recognizer, data, options, request.environ)
+        return with_age(to_json(recognition(answer, query, age, current().request_id)), answer)
 
     def _numbers(self, value: object, query: FrameOptions, options: Options) -> Response:
         model, inputs = self._recognizing.read_numbers(value, query.model, query.version)
         outcome = self._recognizing.tensors(model, inputs, options)
         return to_json(
             TensorRecognition(
-                request_id=g.request_id,
+                request_id=current().request_id,
                 model=model.manifest.name,
                 model_version=model.manifest.version,
                 outputs=real_outputs(model, outcome),
@@ -197,18 +189,20 @@ class RecognizeRoutes:
         They are answered one after the other, so that a large batch takes its turns with single
         frames. All share one deadline.
         """
+        context = current()
         files = uploaded(self._max_batch)
         query = read_form(FrameOptions)
-        request.environ[CAMERA] = query.camera
+        context.camera = query.camera
         options, age = self._recognizing.options(query)
         recognizer = self._recognizing.recognizer(query.model, query.version, options.deadline)
 
         def one(name: str, data: bytes) -> BatchResult:
             try:
-                answer = self._recognizing.frame(recognizer, data, options)
+                answer = self._recognizing.frame(recognizer, data, options, request.environ)
             except LinesideError as error:
                 self._recognizing.report_error(error)
-                return BatchResult(name, error=ErrorBody(error.code, error.message, g.request_id))
-            return BatchResult(name, recognition(answer, query, age, g.request_id))
+                body = ErrorBody(error.code, error.message, context.request_id)
+                return BatchResult(name, error=body)
+            return BatchResult(name, recognition(answer, query, age, context.request_id))
 
-        return Batch(g.request_id, tuple(one(name, data) for name, data in files))
+        return Batch(context.request_id, tuple(one(name, data) for name, data in files))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flask import g, request
+from flask import request
 from werkzeug.datastructures import RequestCacheControl
 from werkzeug.http import parse_cache_control_header
 
@@ -18,7 +18,8 @@ from server.api.recognize.options import (
 )
 from server.config.settings import Settings
 from server.errors import InvalidFieldError, LinesideError, MissingFieldError, NotReadyError
-from server.http.request_log import ASKED, report_refusal
+from server.http.request_log import report_refusal
+from server.http.wsgi import RequestContext, context_of, current
 from server.observe.metrics import Metrics
 from server.recognition import tensor_model as tensors
 from server.recognition import tensor_values as values
@@ -89,40 +90,23 @@ class RecognitionService:
         recognizer: Recognizer,
         data: bytes,
         options: Options,
-        *,
-        cached_s: int | None = None,
-    ) -> Answer:
-        """Return the answer to an image file of Flask's request. cached_s: seconds for which the
-        answer is cached although the setting `cache` is off. Raises what `Recognizer.recognize`
-        raises."""
-        answer = self.answer(
-            recognizer, data, options, g.request_id, request.environ, cached_s=cached_s
-        )
-        g.log_fields = log_fields(answer, options)
-        return answer
-
-    def answer(
-        self,
-        recognizer: Recognizer,
-        data: bytes,
-        options: Options,
-        request_id: str,
         environ: dict[str, Any],
         *,
         cached_s: int | None = None,
     ) -> Answer:
-        """As `frame`, for a request that may not be Flask's."""
-        environ[ASKED] = recognizer.manifest, options
+        """Return the answer to an image file of the request with the WSGI environment `environ`.
+        cached_s: seconds for which the answer is cached although the setting `cache` is off. Raises
+        what `Recognizer.recognize` raises."""
+        context = self._begin(context_of(environ), recognizer, options)
         if cached_s is not None or self._settings.cache:
             control = parse_cache_control_header(
                 environ.get("HTTP_CACHE_CONTROL"), None, RequestCacheControl
             )
-            answer_id = own_id(environ, request_id)
+            answer_id = own_id(context, context.request_id)
             answer = self.caching.frame(recognizer, data, options, answer_id, control, cached_s)
         else:
-            answer = recognizer.recognize(data, options, request_id)
-
-        self._report_later(answer, options, data, request_id)
+            answer = recognizer.recognize(data, options, context.request_id)
+        self._end(context, answer, options, data)
         return answer
 
     def images(self, model: Model, files: Sequence[bytes], options: Options) -> ModelOutputs:
@@ -131,22 +115,34 @@ class RecognitionService:
         most = self._settings.max_batch
         if not 0 < len(files) <= most:
             raise InvalidFieldError(f"{len(files)} images were sent: 1 to {most} are taken")
-        request.environ[ASKED] = model.manifest, options
-        outcome = tensors.run_images(_image_model(model), files, options, g.request_id)
+        context = self._begin(current(), model, options)
+        outcome = tensors.run_images(_image_model(model), files, options, context.request_id)
         for answer, data in zip(outcome.answers, files, strict=True):
-            self._report_later(answer, options, data, g.request_id)
-            g.log_fields = log_fields(answer, options)
+            self._end(context, answer, options, data)
         return outcome
 
     def tensors(self, model: Model, inputs: Sequence[Tensor], options: Options) -> ModelOutputs:
         """Run input tensors as `tensors.run_tensors` does."""
-        g.log_fields = {"model": f"{model.manifest.name}/{model.manifest.version}"}
-        request.environ[ASKED] = model.manifest, options
+        context = self._begin(current(), model, options)
+        context.log_fields = {"model": f"{model.manifest.name}/{model.manifest.version}"}
         outcome = tensors.run_tensors(model, inputs, options)
         for answer in outcome.answers:
-            self._report_later(answer, options, None, g.request_id)
-            g.log_fields = log_fields(answer, options)
+            self._end(context, answer, options, None)
         return outcome
+
+    def _begin(self, context: RequestContext, model: Model, options: Options) -> RequestContext:
+        context.manifest = model.manifest
+        context.options = options
+        return context
+
+    def _end(
+        self, context: RequestContext, answer: Answer, options: Options, data: bytes | None
+    ) -> None:
+        cached = isinstance(answer, CachedAnswer)
+        self.report_answered(
+            FrameAnswered(time.time(), context.request_id, answer, options, data, cached)
+        )
+        context.log_fields = log_fields(answer, options)
 
     def read_numbers(
         self, value: object, name: str | None, version: int | None
@@ -203,16 +199,21 @@ class RecognitionService:
         for listener in self._listeners:
             listener(frame)
 
-    def _report_later(
-        self, answer: Answer, options: Options, data: bytes | None, request_id: str
-    ) -> None:
-        cached = isinstance(answer, CachedAnswer)
-        self.report_answered(FrameAnswered(time.time(), request_id, answer, options, data, cached))
-
     def report_error(self, error: LinesideError) -> None:
         """Count and report a frame of this request that got no labels, while others did."""
         self._metrics.refuse(error.code)
-        report_refusal(self._refusals, error.status, error.code, error.message, error.cause)
+        report_refusal(
+            self._refusals,
+            current(),
+            error.status,
+            error.code,
+            error.message,
+            error.cause,
+            request.remote_addr,
+            request.args,
+            at=time.time(),
+            seconds=time.perf_counter() - current().started,
+        )
 
     def report_refused(self, refusal: FrameRefused) -> None:
         """Count and report a frame that got no labels outside of any request."""

@@ -5,37 +5,24 @@ counted or told; a caller is known by the name of its key.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 from werkzeug.datastructures import EnvironHeaders, Headers
 
 from server.config.settings import Settings
 from server.errors import ExpiredError, ForbiddenError, UnauthorizedError
-from server.http.access.caller import NO_KEY, OWNER, Caller, credentials, identify
+from server.http.access.caller import NO_KEY, Caller, credentials, identify
 from server.http.access.open_access import from_loopback, is_loopback
 from server.http.access.origins import OriginCheck
 from server.http.access.tokens import token_reader
 from server.http.routes import ADMIN, OPEN, current_route
+from server.http.wsgi import current
 from server.store.keys import KeyRing, Right
 
 logger = logging.getLogger(__name__)
-
-Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
-# Pages come with everything they need from this server, and no other page may frame them.
-HEADERS = (
-    (
-        "Content-Security-Policy",
-        "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none';"
-        " form-action 'self'; frame-ancestors 'none'",
-    ),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-)
 
 
 class Authenticator:
@@ -166,9 +153,9 @@ def install_auth(app: Flask, settings: Settings, doors: Authenticator) -> None:
         if doors.closed():
             route = current_route()
             rights = route.rights if route else ()
-            g.caller, g.caller_fault = doors.identify(request.headers, rights)
-            if g.caller:
-                request.environ[OWNER] = g.caller.name
+            context = current()
+            context.keys_asked = True
+            context.caller, context.caller_fault = doors.identify(request.headers, rights)
 
     if settings.rate_per_key or settings.rate_per_address or doors.any_rates():
         from server.http.access.rate_limits import limit_rates
@@ -177,13 +164,13 @@ def install_auth(app: Flask, settings: Settings, doors: Authenticator) -> None:
 
     @app.before_request
     def authorize() -> None:
-        closed = "caller" in g
-        doors.authorize(g.get("caller"), g.get("caller_fault", ""), closed=closed)
+        context = current()
+        doors.authorize(context.caller, context.caller_fault, closed=context.keys_asked)
 
     @app.after_request
     def challenge(response: Response) -> Response:
         if response.status_code == 401:
-            error = ', error="invalid_token"' if g.get("caller_fault") else ""
+            error = ', error="invalid_token"' if current().caller_fault else ""
             response.headers["WWW-Authenticate"] = f'Bearer realm="lineside"{error}'
         return response
 
@@ -202,20 +189,3 @@ def install_auth(app: Flask, settings: Settings, doors: Authenticator) -> None:
                 "X-Should-Retry",
             ],
         )
-
-
-class SecureHeaders:
-    """WSGI middleware that adds `HEADERS` to every answer of `app` that lacks them."""
-
-    def __init__(self, app: Wsgi) -> None:
-        self._app = app
-
-    def __call__(
-        self, environ: dict[str, Any], start_response: Callable[..., Any]
-    ) -> Iterable[bytes]:
-        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
-            given = {name for name, _ in headers}
-            added = [header for header in HEADERS if header[0] not in given]
-            return start_response(status, headers + added, *error)
-
-        return self._app(environ, start)

@@ -20,10 +20,6 @@ MOST_CREDENTIALS = 4
 NO_KEY = "send a key as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`"
 
 
-# In a WSGI environment, the name of the caller whose request it is, where it has one.
-OWNER = "lineside.owner"
-
-
 class Caller(msgspec.Struct, frozen=True):
     """name: of the key, or the token's subject, for logs and limits. rate: requests allowed, where
     the key says so itself."""

@@ -8,14 +8,14 @@ draft-ietf-httpapi-ratelimit-headers-10.
 import math
 import time
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 from flask_limiter import ApplicationLimit, Limiter, RequestLimit
 from limits import parse_many
 
 from server.config.settings import Settings
 from server.errors import SettingsError
-from server.http.access.caller import Caller
 from server.http.routes import current_route
+from server.http.wsgi import current
 
 
 def check_rate(text: str, source: str) -> None:
@@ -28,13 +28,8 @@ def check_rate(text: str, source: str) -> None:
         ) from None
 
 
-def _caller() -> Caller | None:
-    caller: Caller | None = g.get("caller")
-    return caller
-
-
 def _key_rate(settings: Settings) -> str:
-    caller = _caller()
+    caller = current().caller
     return (caller.rate if caller else "") or settings.rate_per_key
 
 
@@ -57,9 +52,9 @@ def limit_rates(app: Flask, settings: Settings) -> None:
     limits.append(
         ApplicationLimit(
             lambda: _key_rate(settings),
-            key_function=lambda: caller.name if (caller := _caller()) else "nobody",
+            key_function=lambda: current().caller_name or "nobody",
             scope="key",
-            exempt_when=lambda: _caller() is None or _is_unlimited(),
+            exempt_when=lambda: current().caller is None or _is_unlimited(),
         )
     )
     limiter = Limiter(

@@ -42,7 +42,7 @@ def coding_of(environ: Mapping[str, Any]) -> str:
     return coding
 
 
-def inflate(data: bytes, coding: str, most: int | None, environ: Mapping[str, Any]) -> bytes:
+def inflate(data: bytes, coding: str, most: int | None, environ: dict[str, Any]) -> bytes:
     """`data`, compressed by `coding`, decompressed to at most `most` bytes, which the request holds
     from then on.
 

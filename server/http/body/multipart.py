@@ -7,9 +7,9 @@ files to disk, which an SD card should not see for each frame.
 import io
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 from urllib.parse import unquote
 
 from flask import Flask, Request, Response, request
@@ -24,8 +24,11 @@ from werkzeug.utils import cached_property
 from server.errors import MissingFieldError, OverloadedError
 from server.http.body.charsets import CODECS, codec_of
 from server.http.body.compressed import coding_of, inflate
-from server.http.body.timeout import Answer, TimedBody
+from server.http.body.timeout import TimedBody
 from server.http.body.urlencoded import check_text, parse_urlencoded
+from server.http.errors import Reply
+from server.http.routes import JSON
+from server.http.wsgi import context_of
 
 FORM, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 # As nearly every client writes it; the characters are those of RFC 2046, 5.1.1.
@@ -241,7 +244,7 @@ LONGEST_DRAINED = 10.0
 CHUNK = 1 << 18
 
 
-def whole_body(environ: Mapping[str, Any], most: int | None) -> bytes:
+def whole_body(environ: dict[str, Any], most: int | None) -> bytes:
     """The body of a WSGI request, decompressed, at most `most` bytes.
 
     Raises RequestEntityTooLarge, BadRequest where it ends too early, RequestTimeout and
@@ -252,7 +255,7 @@ def whole_body(environ: Mapping[str, Any], most: int | None) -> bytes:
     return inflate(body, coding, most, environ) if coding else body
 
 
-def _as_sent(environ: Mapping[str, Any], most: int | None) -> bytes:
+def _as_sent(environ: dict[str, Any], most: int | None) -> bytes:
     length = get_content_length(
         environ.get("CONTENT_LENGTH"), environ.get("HTTP_TRANSFER_ENCODING")
     )
@@ -268,6 +271,7 @@ def _as_sent(environ: Mapping[str, Any], most: int | None) -> bytes:
         raise RequestEntityTooLarge
     if len(body) != length:
         raise BadRequest(f"the request's body ended after {len(body)} of {length} bytes")
+    context_of(environ).body_read = True
     return body
 
 
@@ -281,24 +285,32 @@ class FrameRequest(Request):
         """The body. Errors are those of `whole_body`."""
         return io.BytesIO(whole_body(self.environ, self.max_content_length))
 
-    def drain(self) -> bool:
-        """Reads and forgets a body that no one read, so that the client gets to read the answer
-        and may go on using its connection. At most 64 MiB and for 10 s; False where there was more,
-        and for a body that does not come: the connection has to close."""
-        chunked = "HTTP_TRANSFER_ENCODING" in self.environ
-        if "stream" in self.__dict__ or not (self.content_length or chunked):
-            return True
-        left = min(self.content_length or MOST_DRAINED, MOST_DRAINED)
-        end = time.monotonic() + LONGEST_DRAINED
-        try:
-            while time.monotonic() < end:
-                chunk = self.environ["wsgi.input"].read(min(left, CHUNK))
-                left -= len(chunk)
-                if not chunk or not left:
-                    return True
-        except (RequestTimeout, OverloadedError):
-            pass
-        return False
+
+def drain_body(environ: dict[str, Any], reply: Reply | None) -> bool:
+    """Read and forget a body that no one read, so that the client gets to read `reply` and may go
+    on using its connection. If the body takes long to come, `reply` is sent meanwhile, if given.
+
+    At most 64 MiB are read, for 10 s; returns False if there was more, and for a body that does not
+    come: the connection has to close.
+    """
+    body = environ.get("wsgi.input")
+    chunked = "HTTP_TRANSFER_ENCODING" in environ
+    length = get_content_length(environ.get("CONTENT_LENGTH"), None)
+    if context_of(environ).body_read or body is None or not (length or chunked):
+        return True
+    if isinstance(body, TimedBody) and reply is not None:
+        body.decide(reply)
+    left = min(length or MOST_DRAINED, MOST_DRAINED)
+    end = time.monotonic() + LONGEST_DRAINED
+    try:
+        while time.monotonic() < end:
+            chunk = body.read(min(left, CHUNK))
+            left -= len(chunk)
+            if not chunk or not left:
+                return True
+    except (RequestTimeout, OverloadedError):
+        pass
+    return False
 
 
 def take_bodies(app: Flask, max_bytes: int) -> None:
@@ -309,14 +321,10 @@ def take_bodies(app: Flask, max_bytes: int) -> None:
 
     @app.after_request
     def drain(response: Response) -> Response:
-        body = request.environ.get("wsgi.input")
-        if (
-            isinstance(body, TimedBody)
-            and response.mimetype == "application/json"
-            and not response.is_streamed
-        ):
-            headers = (pair for pair in response.headers if pair[0] != "Content-Length")
-            body.decide(Answer(response.status_code, tuple(headers), response.get_data()))
-        if not cast(FrameRequest, request).drain():
+        reply = None
+        if response.mimetype == JSON and not response.is_streamed:
+            headers = [pair for pair in response.headers if pair[0] != "Content-Length"]
+            reply = Reply(response.status_code, headers, response.get_data())
+        if not drain_body(request.environ, reply):
             response.headers["Connection"] = "close"
         return response

@@ -16,7 +16,7 @@ waits a moment; whoever has kept others waiting longest makes room.
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -26,13 +26,9 @@ from werkzeug.exceptions import RequestTimeout
 
 from server.config.thread_budget import MOST_READING
 from server.errors import OverloadedError
-from server.http.access.auth import HEADERS
-from server.http.errors import error_body
-from server.http.probe_reserve import without_body
-from server.http.protocol import PROTOCOL
+from server.http.errors import Reply, error_body
+from server.http.wsgi import SECURITY_HEADERS, Wsgi, context_of, without_body
 from server.system.process import bytes_written, own_sockets, shut_for_reading
-
-Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 # From MANY threads that wait for bodies on, each further one takes the place of the one that has
 # waited longest, where that has had GRACE seconds.
@@ -41,8 +37,6 @@ MANY, GRACE = MOST_READING - 8, 1.0
 LONGEST_WAIT, WAIT_STEP = 1.0, 0.1
 # Bytes that are read at a time of a body that does not say its length.
 PIECE = 1 << 16
-# In a WSGI environment, the Body of the request.
-BODY = "lineside.body"
 # Methods whose requests' bodies no route reads.
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 # Bytes by which an answer to what came too late is made longer.
@@ -58,14 +52,6 @@ DECIDED, LINGERING = 0.3, 2.0
 # Seconds in which the HTTP server has written an answer that it was given, busy as it may be, and
 # between two looks whether it has; LOOKS are made at least, where this process stood still.
 WRITTEN, STEP, LOOKS = 2.0, 0.001, 50
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """The answer to a request whose body decides nothing. data: JSON."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    data: bytes
 
 
 class TimedBody:
@@ -97,13 +83,13 @@ class TimedBody:
         self._left = self._length = int(length) if length.isdecimal() else None
         self.environ: dict[str, Any] | None = environ
         self.since = self.sent = 0.0
-        self.answer: Answer | None = None
+        self.answer: Reply | None = None
         self.answered = False
         self.connection: tuple[int, int] | None = None
         self.error: RequestTimeout | OverloadedError | None = None
         self.held, self.waiting = 0, False
 
-    def decide(self, answer: Answer) -> None:
+    def decide(self, answer: Reply) -> None:
         """Have `answer` sent while the rest of the body is read, if that takes long; the reads end
         soon after."""
         self.answer = answer
@@ -162,10 +148,10 @@ class TimedBody:
         self._bodies.hold(self, self.held + size)
 
 
-def hold(environ: Mapping[str, Any], size: int) -> None:
+def hold(environ: dict[str, Any], size: int) -> None:
     """Counts `size` bytes more as held by a WSGI request until it is answered. Raises
     OverloadedError where there is no room for them."""
-    body: TimedBody | None = environ.get(BODY)
+    body = context_of(environ).body
     if body is not None:
         body.hold_more(size)
 
@@ -202,11 +188,13 @@ class BodyTimeoutMiddleware:
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         chunked = "HTTP_TRANSFER_ENCODING" in environ
-        if PROTOCOL not in environ or (environ.get("CONTENT_LENGTH", "0") == "0" and not chunked):
+        context = context_of(environ)
+        empty = environ.get("CONTENT_LENGTH", "0") == "0" and not chunked
+        if context.protocol is None or empty:
             return self._app(environ, start_response)
         if environ["REQUEST_METHOD"] in WITHOUT_BODY:
             return self._not_waited_for(environ, start_response)
-        body = environ["wsgi.input"] = environ[BODY] = TimedBody(environ, self)
+        body = environ["wsgi.input"] = context.body = TimedBody(environ, self)
         try:
             return self._app(environ, start_response)
         finally:
@@ -381,16 +369,16 @@ class BodyTimeoutMiddleware:
         if body.error is not None and body.connection is not None:
             shut_for_reading(*body.connection)
 
-    def _timeout(self, environ: dict[str, Any], late: TimedBody) -> Answer:
-        request_id = environ["HTTP_X_REQUEST_ID"]
+    def _timeout(self, environ: dict[str, Any], late: TimedBody) -> Reply:
+        request_id = context_of(environ).request_id
         sentence = late.error.description if isinstance(late.error, RequestTimeout) else ""
         foreign = self._is_foreign(environ["PATH_INFO"])
         body = error_body("REQUEST_TIMEOUT", sentence or "", request_id, foreign=foreign)
-        headers = (("Content-Type", "application/json"), ("X-Request-Id", request_id))
-        return Answer(408, headers, msgspec.json.encode(body))
+        headers = [("Content-Type", "application/json"), ("X-Request-Id", request_id)]
+        return Reply(408, headers, msgspec.json.encode(body))
 
     def _send(
-        self, body: TimedBody, environ: dict[str, Any], answer: Answer
+        self, body: TimedBody, environ: dict[str, Any], answer: Reply
     ) -> tuple[int, int] | None:
         """Sends `answer`; returns the connection that it was written to, as
         `TimedBody.connection`, or None if that can't be told or the body has come."""
@@ -400,9 +388,9 @@ class BodyTimeoutMiddleware:
         headers = [
             *answer.headers,
             ("Connection", "close"),
-            *(header for header in HEADERS if header[0].lower() not in given),
+            *(header for header in SECURITY_HEADERS if header[0].lower() not in given),
         ]
-        environ[PROTOCOL].response_bytes(answer.status, headers, data)
+        context_of(environ).protocol.response_bytes(answer.status, headers, data)
         whole = _on_the_wire(answer.status, headers, data)
         give_up, looks, last = time.monotonic() + WRITTEN, 0, list[int]()
         while self._waits(body) and (looks < LOOKS or time.monotonic() < give_up):

@@ -22,7 +22,7 @@ from tiny_models import MakeModel, change_manifest, write_bundle
 from server.config import thread_budget
 from server.config.settings import Settings
 from server.http.body.timeout import MANY
-from server.http.probe_reserve import REFUSED, Reserve
+from server.http.wsgi import Reserve, context_of
 
 BUDGET = (
     thread_budget.MOST_READING,
@@ -67,7 +67,9 @@ def ask(app: Reserve, path: str, method: str = "GET") -> Any:
 def refusing(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
     start("503 SERVICE UNAVAILABLE", [])
     assert environ["wsgi.input"].read() == b""
-    return [environ[REFUSED].code.encode()]
+    refused = context_of(environ).refused
+    assert refused is not None
+    return [refused.code.encode()]
 
 
 def test_last_threads_are_for_probes() -> None:

@@ -14,7 +14,7 @@ from job_workers import await_that
 from routes import API
 from server_process import LiveServer, live_server
 
-from server.http.paths import LONGEST, normal
+from server.http.wsgi import VALUE_BYTES_MAX, normal
 
 GREEN = encode(plain((0, 255, 0)), "JPEG")
 PREFIX = "/line4/cameras"
@@ -95,7 +95,7 @@ def test_encoded_slash_is_a_slash(clients: LiveServer) -> None:
 
 def test_query_that_is_longer_than_any_is_refused(clients: LiveServer) -> None:
     for path in ("/v1/recognize", "/v1/journal", "/classify", "/livez"):
-        query = "&".join(["camera=%41"] * (LONGEST // 8))
+        query = "&".join(["camera=%41"] * (VALUE_BYTES_MAX // 8))
         answer = requests.request(
             "GET" if path in ("/v1/journal", "/livez") else "POST",
             f"{clients.url}{path}?{query}",

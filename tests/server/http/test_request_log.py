@@ -5,10 +5,11 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from flask import Flask, g
+from flask import Flask
 
 from server.http.errors import register_errors
-from server.http.request_log import observe_requests
+from server.http.request_log import RequestLog, observe_requests
+from server.http.wsgi import current
 from server.observe import logs
 from server.observe.logs import LogThrottle
 from server.observe.metrics import Metrics
@@ -29,12 +30,12 @@ def test_a_failure_of_ours_has_one_line_with_its_traceback(
 ) -> None:
     app, metrics = Flask("failing"), Metrics()
     repeats = LogThrottle(2)
-    observe_requests(app, metrics, repeats, [metrics.cameras.refused])
+    observe_requests(app, RequestLog(metrics, repeats, [metrics.cameras.refused]))
     register_errors(app)
 
     @app.get("/fails")
     def fails() -> str:
-        g.is_frame = True
+        current().is_frame = True
         raise ZeroDivisionError("the cause")
 
     listener = logs.start(level, "json")

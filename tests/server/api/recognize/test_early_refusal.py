@@ -16,14 +16,18 @@ from urllib3.util import Retry
 from werkzeug.serving import make_server
 from werkzeug.test import Client, TestResponse
 
-from server.api.recognize.early_refusal import EarlyRefusal
+from server.api.recognize.caching import Caching
+from server.api.recognize.fast_path import FastPath
+from server.api.recognize.service import RecognitionService
 from server.app import create_app
 from server.config.settings import Settings
+from server.engine import Engine
 from server.http.access.auth import Authenticator
+from server.http.request_log import RequestLog
 from server.observe.logs import LogThrottle
-from server.observe.metrics import Metrics
 from server.recognition.admission import Admission
 from server.recognition.answers import FrameRefused
+from server.recorders import open_cache
 from server.store.keys import add_key
 from server.system.background import make_task_queue
 
@@ -65,27 +69,34 @@ class Crowded:
             interpreters=1,
             wide_interpreter=False,
         )
-        app = create_app(settings)
-        self._refused: list[FrameRefused] = []
+        engine = Engine(settings)
+        app = create_app(settings, engine=engine)
+        self._reported: list[FrameRefused] = []
         self._afterwards = make_task_queue("afterwards")
-        gate = EarlyRefusal(
+        recognizing = RecognitionService(
+            engine.store,
+            engine.metrics,
+            settings,
+            caching=Caching(open_cache(app, settings), engine.metrics),
+            afterwards=self._afterwards,
+        )
+        self.app = FastPath(
             app.wsgi_app,
+            recognizing,
             admission,
             settings,
-            Metrics(),
-            LogThrottle(0),
             Authenticator(settings),
+            RequestLog(engine.metrics, LogThrottle(0), [self._reported.append]),
             self._afterwards,
-            [self._refused.append],
-            served=dict,
+            unguarded=["/readyz"],
         )
-        self.app = gate
-        self._client = Client(gate)
+        self._client = Client(self.app)
 
     @property
     def refused(self) -> list[FrameRefused]:
+        """The frames that were refused for want of room, as they were reported."""
         self._afterwards.flush(60)
-        return self._refused
+        return [each for each in self._reported if each.status == 503]
 
     def await_model(self) -> None:
         await_that(lambda: self._client.get("/readyz").status_code == 200, "a loaded model")

@@ -20,7 +20,7 @@ from server_process import LiveServer, live_server
 
 from server.errors import OverloadedError
 from server.http.body.timeout import PIECE, BodyTimeoutMiddleware, hold
-from server.http.protocol import PROTOCOL
+from server.http.wsgi import context_of
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 # Of a body whose end does not come.
@@ -127,8 +127,8 @@ def environ_of(body: bytes, *, length: bool = True) -> dict[str, Any]:
         "REQUEST_METHOD": "POST",
         "PATH_INFO": "/",
         "wsgi.input": stream,
-        PROTOCOL: Granian(),
     }
+    context_of(made).protocol = Granian()
     made |= {"CONTENT_LENGTH": str(len(body))} if length else {"HTTP_TRANSFER_ENCODING": "chunked"}
     return made
 
