@@ -31,7 +31,7 @@ from server.http.access.auth import Authenticator
 from server.http.body.image import FILE_FIELDS, only_image, query_values, raw_image, to_options
 from server.http.body.multipart import boundary_of, drain_body, parts, whole_body
 from server.http.errors import Reply, reply_to
-from server.http.request_log import RequestLog
+from server.http.request_log import Completion, RequestLog
 from server.http.routes import FORM as URLENCODED
 from server.http.routes import FRAMES, JSON, MULTIPART
 from server.http.wsgi import RequestContext, Wsgi, context_of
@@ -121,7 +121,7 @@ class FastPath:
             if not drain_body(environ, reply):
                 reply.headers.append(("Connection", "close"))
         if reply is not None:
-            self._log_later(reply, context, environ, self._log.log)
+            self._log_later(reply, context, environ)
         return reply
 
     def _recognize(self, environ: dict[str, Any], context: RequestContext) -> Reply | None:
@@ -178,7 +178,7 @@ class FastPath:
             context.options = None
             return None
         reply = self._reply_to(error, context)
-        self._log_later(reply, context, environ, self._log.count)
+        self._log_later(reply, context, environ, silent=True)
         return reply
 
     def _refusal(self, environ: dict[str, Any], context: RequestContext) -> LinesideError | None:
@@ -223,29 +223,29 @@ class FastPath:
         reply: Reply,
         context: RequestContext,
         environ: dict[str, Any],
-        log: Callable[..., None],
+        *,
+        silent: bool = False,
     ) -> None:
-        """Have `log` count the request a moment after its answer."""
+        """Have the request counted and logged a moment after its answer; silent: as of
+        `RequestLog.finish`."""
         at, seconds = time.time(), time.perf_counter() - context.started
         address, asked = environ.get("REMOTE_ADDR"), environ.get("QUERY_STRING", "")
 
-        def run() -> None:
-            names = _names(asked) if context.error_code else {}
-            done = self._log.complete(
-                context,
-                reply.status,
+        def log() -> None:
+            done = Completion(
+                status=reply.status,
+                at=at,
+                seconds=seconds,
                 method="POST",
                 path=RULE,
                 rule=RULE,
                 address=address,
-                names=names,
-                at=at,
-                seconds=seconds,
+                names=_names(asked) if context.error_code else {},
             )
-            log(done)
+            self._log.finish(context, done, silent=silent)
             context.failure = None  # its traceback would keep this request until it is collected
 
-        self._afterwards.submit(run)
+        self._afterwards.submit(log)
 
 
 def _names(query_string: str) -> dict[str, str]:

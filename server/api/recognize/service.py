@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flask import request
 from werkzeug.datastructures import RequestCacheControl
 from werkzeug.http import parse_cache_control_header
 
@@ -18,7 +17,7 @@ from server.api.recognize.options import (
 )
 from server.config.settings import Settings
 from server.errors import InvalidFieldError, LinesideError, MissingFieldError, NotReadyError
-from server.http.request_log import report_refusal
+from server.http.request_log import completion, report_refusal
 from server.http.wsgi import RequestContext, context_of, current
 from server.observe.metrics import Metrics
 from server.recognition import tensor_model as tensors
@@ -202,18 +201,8 @@ class RecognitionService:
     def report_error(self, error: LinesideError) -> None:
         """Count and report a frame of this request that got no labels, while others did."""
         self._metrics.refuse(error.code)
-        report_refusal(
-            self._refusals,
-            current(),
-            error.status,
-            error.code,
-            error.message,
-            error.cause,
-            request.remote_addr,
-            request.args,
-            at=time.time(),
-            seconds=time.perf_counter() - current().started,
-        )
+        done = completion(error.status)
+        report_refusal(self._refusals, current(), done, error.code, error.message, error.cause)
 
     def report_refused(self, refusal: FrameRefused) -> None:
         """Count and report a frame that got no labels outside of any request."""
