@@ -22,9 +22,9 @@ from server.errors import (
     ModelNotFoundError,
     NotFoundError,
 )
-from server.http.body.compressed import coding_of, read_body
 from server.http.body.image import read_options
-from server.http.body.json_body import decode_json
+from server.http.body.json_body import decode_json, read_body
+from server.http.body.reading import coding_of
 from server.http.routes import ADMIN, BINARY, KNOWN, TAR, route
 from server.observe.drift import Drift, Signal
 from server.recognition.manifest import Manifest

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from flask import Flask, Response, request
 
-from server.http.access.open_access import from_loopback
+from server.http.access.caller import from_loopback
 from server.http.routes import current_route
 from server.http.wsgi import RequestContext, current
 from server.observe.logs import LogThrottle

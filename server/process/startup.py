@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from server.config import load as config_reading
 from server.config.settings import Settings
 from server.errors import NotReadyError, SettingsError
-from server.http.access.open_access import check_access
+from server.http.access.caller import check_access
 from server.store.bundles.folder import ModelsFolder, models_folder
 from server.store.bundles.layout import versions
 from server.values.wording import counted
@@ -129,9 +129,9 @@ def application(
             log.stop()
             raise
     if os.environ.get("NOTIFY_SOCKET"):
-        from server.process import watchdog
+        from server.process import health
 
-        watchdog.start(settings, os.environ)
+        health.start(settings, os.environ)
     return app
 
 

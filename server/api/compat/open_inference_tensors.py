@@ -15,8 +15,7 @@ import numpy as np
 from flask import Response, request
 
 from server.errors import InvalidFieldError
-from server.http.body.compressed import read_body
-from server.http.body.json_body import decode_base64, decode_json
+from server.http.body.json_body import decode_base64, decode_json, read_body
 from server.recognition import tensor_values as values
 from server.recognition.manifest import Label
 from server.recognition.preprocessing import Tensor, TensorSpec

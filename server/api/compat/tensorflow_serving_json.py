@@ -11,8 +11,7 @@ import msgspec
 from flask import Response
 
 from server.errors import InvalidFieldError
-from server.http.body.compressed import read_body
-from server.http.body.json_body import decode_base64, decode_json
+from server.http.body.json_body import decode_base64, decode_json, read_body
 from server.recognition import tensor_model as tensors
 from server.recognition import tensor_values as values
 from server.recognition.preprocessing import Tensor

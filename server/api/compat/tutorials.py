@@ -13,14 +13,14 @@ from flask import Response, request
 from werkzeug.datastructures import FileStorage
 
 from server.api.jobs import JobIntake
-from server.api.recognize.caching import own_id, with_age
+from server.api.recognize.caching import own_id
 from server.api.recognize.options import (
     EXAMPLE_INPUT,
     FrameOptions,
     frame_route,
     read_frame_options,
 )
-from server.api.recognize.service import RecognitionService
+from server.api.recognize.service import RecognitionService, with_age
 from server.errors import InvalidFieldError, MissingFieldError, NotFoundError
 from server.http.body.image import refuse_text
 from server.http.body.json_body import decode_base64, read_json

@@ -4,7 +4,6 @@ import time
 from contextlib import suppress
 
 import msgspec
-from flask import Response
 from werkzeug.datastructures import RequestCacheControl
 
 from server.config.thread_budget import MOST_SHARING
@@ -141,14 +140,3 @@ def _cached(entry: CacheEntry, seconds: float) -> CachedAnswer:
     fields = msgspec.structs.asdict(entry.answer)
     fields["timing"] = {**dict.fromkeys(STAGES, 0.0), "total": seconds}
     return CachedAnswer(**fields, age=_age(entry))
-
-
-def age_header(answer: Answer) -> tuple[tuple[str, str], ...]:
-    """Return the header Age (RFC 9111, 5.1), in whole seconds, of another request's answer."""
-    return (("Age", str(int(answer.age))),) if isinstance(answer, CachedAnswer) else ()
-
-
-def with_age(response: Response, answer: Answer) -> Response:
-    """Add `age_header` to `response`, and return it."""
-    response.headers.extend(age_header(answer))
-    return response

@@ -21,15 +21,15 @@ from typing import Any
 import msgspec
 from werkzeug.exceptions import RequestTimeout
 
-from server.api.recognize.caching import age_header
 from server.api.recognize.options import FrameOptions, frame_age_of, options, parse_frame_options
 from server.api.recognize.routes import recognition
-from server.api.recognize.service import RecognitionService
+from server.api.recognize.service import RecognitionService, age_header
 from server.config.settings import Settings
 from server.errors import LinesideError, OverloadedError
 from server.http.access.auth import Authenticator
 from server.http.body.image import FILE_FIELDS, only_image, query_values, raw_image, to_options
-from server.http.body.multipart import boundary_of, drain_body, parts, whole_body
+from server.http.body.multipart import boundary_of, parts
+from server.http.body.reading import drain_body, whole_body
 from server.http.errors import Reply, reply_to
 from server.http.request_log import Completion, RequestLog
 from server.http.routes import FORM as URLENCODED

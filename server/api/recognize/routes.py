@@ -7,10 +7,9 @@ from typing import Any, TypeVar, cast, get_type_hints
 import msgspec
 from flask import Response, request
 
-from server.api.recognize.caching import with_age
 from server.api.recognize.input import ImageUrl, JsonFrame, Numbers, read_form, read_frame
 from server.api.recognize.options import EXAMPLE_INPUT, IMAGE_TYPES, FrameOptions, frame_route
-from server.api.recognize.service import RecognitionService
+from server.api.recognize.service import RecognitionService, with_age
 from server.errors import InvalidFieldError, LinesideError, MissingFieldError
 from server.http.errors import ErrorBody
 from server.http.routes import FORM, JSON, MULTIPART, Files, to_json

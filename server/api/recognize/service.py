@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from flask import Response
 from werkzeug.datastructures import RequestCacheControl
 from werkzeug.http import parse_cache_control_header
 
@@ -209,6 +210,17 @@ class RecognitionService:
         self._metrics.refuse(refusal.code)
         for listener in self._refusals:
             listener(refusal)
+
+
+def age_header(answer: Answer) -> tuple[tuple[str, str], ...]:
+    """The header Age (RFC 9111, 5.1), in whole seconds, where `answer` was another request's."""
+    return (("Age", str(int(answer.age))),) if isinstance(answer, CachedAnswer) else ()
+
+
+def with_age(response: Response, answer: Answer) -> Response:
+    """`response` with `age_header`."""
+    response.headers.extend(age_header(answer))
+    return response
 
 
 def log_fields(answer: Answer, options: Options) -> dict[str, object]:

@@ -14,10 +14,16 @@ from werkzeug.datastructures import EnvironHeaders, Headers
 
 from server.config.settings import Settings
 from server.errors import ExpiredError, ForbiddenError, UnauthorizedError
-from server.http.access.caller import NO_KEY, Caller, credentials, identify
-from server.http.access.open_access import from_loopback, is_loopback
+from server.http.access.caller import (
+    NO_KEY,
+    Caller,
+    credentials,
+    from_loopback,
+    identify,
+    is_loopback,
+    token_reader,
+)
 from server.http.access.origins import OriginCheck
-from server.http.access.tokens import token_reader
 from server.http.routes import ADMIN, OPEN, current_route
 from server.http.wsgi import current
 from server.store.keys import KeyRing, Right

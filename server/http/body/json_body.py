@@ -4,13 +4,20 @@ import binascii
 import re
 from typing import TypeVar
 
+from flask import request
+from werkzeug.http import parse_options_header
+
 from server.errors import InvalidFieldError, MissingFieldError
-from server.http.body.compressed import read_body
+from server.http.body.form_text import as_utf8, codec_of
+from server.http.body.timeout import hold
+from server.http.routes import JSON, MULTIPART
 from server.values import json_values
 from server.values.validation import InvalidValueError
 
 T = TypeVar("T")
 
+# Bytes of a number as an object.
+VALUE = 32
 NO_BASE64 = re.compile("[^A-Za-z0-9+/=]")
 
 # Lists and objects in a body, where an object counts as two; 20 images of 224x224 pixels have as
@@ -80,3 +87,25 @@ def _base64_fault(text: str) -> str:
     if "=" in text.rstrip("="):
         return "a = stands before its end"
     return "its length is not a multiple of 4, or its padding is wrong: it may be cut off"
+
+
+def read_body() -> bytes:
+    """This request's body, decompressed, of at most the size that any body may have; JSON in UTF-8.
+
+    What its values will take in memory is counted as held.
+
+    Raises InvalidFieldError for a form and for a charset that is not taken, OverloadedError, and
+    what `whole_body` raises.
+    """
+    if request.mimetype == MULTIPART:
+        raise InvalidFieldError(
+            f"the body is a form, and {request.path} takes JSON: send an object with"
+            f" Content-Type: {JSON}"
+        )
+    data = request.get_data(cache=False)
+    # Each value of a list becomes an object of Python's.
+    hold(request.environ, VALUE * data.count(b","))
+    kind, options = parse_options_header(request.content_type)
+    if kind.lower() == JSON and (charset := options.get("charset")):
+        return as_utf8(data, codec_of(charset, "the body"))
+    return data

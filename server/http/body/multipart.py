@@ -1,4 +1,4 @@
-"""Request bodies in memory: read once, multipart split without copying more than each part.
+"""Forms in memory, multipart ones split without copying more than each part.
 
 Werkzeug's own multipart parser takes ten times as long for a camera's frame, and spools larger
 files to disk, which an SD card should not see for each frame.
@@ -6,33 +6,27 @@ files to disk, which an SD card should not see for each frame.
 
 import io
 import re
-import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 from urllib.parse import unquote
 
 from flask import Flask, Request, Response, request
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 from werkzeug.datastructures import FileStorage, MultiDict
-from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
-from werkzeug.sansio.utils import get_content_length
 from werkzeug.utils import cached_property
 
-from server.errors import MissingFieldError, OverloadedError
-from server.http.body.charsets import CODECS, codec_of
-from server.http.body.compressed import coding_of, inflate
-from server.http.body.timeout import TimedBody
-from server.http.body.urlencoded import check_text, parse_urlencoded
+from server.errors import MissingFieldError
+from server.http.body.form_text import CODECS, check_text, codec_of, parse_urlencoded
+from server.http.body.reading import drain_body, whole_body
 from server.http.errors import Reply
-from server.http.routes import JSON
-from server.http.wsgi import context_of
+from server.http.routes import FORM, JSON, MULTIPART
 
-FORM, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 # As nearly every client writes it; the characters are those of RFC 2046, 5.1.1.
-BOUNDARY = re.compile(FORM + r"; ?boundary=([A-Za-z0-9'()+_,./:=?-]{1,70})")
+BOUNDARY = re.compile(MULTIPART + r"; ?boundary=([A-Za-z0-9'()+_,./:=?-]{1,70})")
 # Types of parts that are text unless they have a file's name.
 TEXT = re.compile(r"text/|application/(json|xml|x-www-form-urlencoded)$|[a-z]+/[^/]*\+(json|xml)$")
 # Bytes at the start of a body in which an image has a zero byte, and no form has one.
@@ -72,7 +66,7 @@ def boundary_of(content_type: str) -> str:
     if found := BOUNDARY.fullmatch(content_type):
         return found[1]
     kind, options = parse_options_header(content_type)
-    if kind.lower() != FORM:
+    if kind.lower() != MULTIPART:
         return ""
     codec_of(options.get("charset", ""), "the form")
     return options.get("boundary", "")
@@ -217,7 +211,7 @@ class FormParser(FormDataParser):
     ) -> tuple[IO[bytes], Form, Files]:
         options = options or {}
         most = self.max_form_parts or 1000
-        if mimetype == URLENCODED:
+        if mimetype == FORM:
             codec = codec_of(options.get("charset", ""), "the form")
             body = stream.read()
             if b"\0" in body[:BINARY_WITHIN]:
@@ -227,7 +221,7 @@ class FormParser(FormDataParser):
                     " with Content-Type: image/jpeg, or as the multipart field `file`"
                 )
             return io.BytesIO(), Form(parse_urlencoded(body, codec, most)), Files()
-        if mimetype != FORM:
+        if mimetype != MULTIPART:
             return stream, Form(), Files()
         codec_of(options.get("charset", ""), "the form")
         body, boundary = stream.read(), options.get("boundary", "")
@@ -235,44 +229,6 @@ class FormParser(FormDataParser):
             raise BadRequest("the multipart body's Content-Type names no boundary")
         form, files = split_multipart(body, boundary, most)
         return io.BytesIO(), form, files
-
-
-# A client still sending when its connection closes sees a broken pipe instead of its answer.
-MOST_DRAINED = 64 << 20
-# Seconds; each of many pieces may come in time, and all together still take hours.
-LONGEST_DRAINED = 10.0
-CHUNK = 1 << 18
-
-
-def whole_body(environ: dict[str, Any], most: int | None) -> bytes:
-    """The body of a WSGI request, decompressed, at most `most` bytes.
-
-    Raises RequestEntityTooLarge, BadRequest where it ends too early, RequestTimeout and
-    OverloadedError as `server.http.body.timeout` says, and what `inflate` raises.
-    """
-    coding = coding_of(environ)
-    body = _as_sent(environ, most)
-    return inflate(body, coding, most, environ) if coding else body
-
-
-def _as_sent(environ: dict[str, Any], most: int | None) -> bytes:
-    length = get_content_length(
-        environ.get("CONTENT_LENGTH"), environ.get("HTTP_TRANSFER_ENCODING")
-    )
-    if length is None:
-        # A chunked body tells its length by ending, so one byte more than may be is read.
-        body: bytes = environ["wsgi.input"].read(-1 if most is None else most + 1)
-        length = len(body)
-    elif most is not None and length > most:
-        raise RequestEntityTooLarge
-    else:
-        body = environ["wsgi.input"].read(length)
-    if most is not None and len(body) > most:
-        raise RequestEntityTooLarge
-    if len(body) != length:
-        raise BadRequest(f"the request's body ended after {len(body)} of {length} bytes")
-    context_of(environ).body_read = True
-    return body
 
 
 class FrameRequest(Request):
@@ -284,33 +240,6 @@ class FrameRequest(Request):
     def stream(self) -> IO[bytes]:
         """The body. Errors are those of `whole_body`."""
         return io.BytesIO(whole_body(self.environ, self.max_content_length))
-
-
-def drain_body(environ: dict[str, Any], reply: Reply | None) -> bool:
-    """Read and forget a body that no one read, so that the client gets to read `reply` and may go
-    on using its connection. If the body takes long to come, `reply` is sent meanwhile, if given.
-
-    At most 64 MiB are read, for 10 s; returns False if there was more, and for a body that does not
-    come: the connection has to close.
-    """
-    body = environ.get("wsgi.input")
-    chunked = "HTTP_TRANSFER_ENCODING" in environ
-    length = get_content_length(environ.get("CONTENT_LENGTH"), None)
-    if context_of(environ).body_read or body is None or not (length or chunked):
-        return True
-    if isinstance(body, TimedBody) and reply is not None:
-        body.decide(reply)
-    left = min(length or MOST_DRAINED, MOST_DRAINED)
-    end = time.monotonic() + LONGEST_DRAINED
-    try:
-        while time.monotonic() < end:
-            chunk = body.read(min(left, CHUNK))
-            left -= len(chunk)
-            if not chunk or not left:
-                return True
-    except (RequestTimeout, OverloadedError):
-        pass
-    return False
 
 
 def take_bodies(app: Flask, max_bytes: int) -> None:

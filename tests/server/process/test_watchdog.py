@@ -15,7 +15,7 @@ from server_process import ROOT, LiveServer, free_port, live_server
 from tiny_models import change_manifest
 
 from server.config.settings import Settings
-from server.process.watchdog import due_s, notify, watch
+from server.process.health import due_s, notify, watch
 
 # Microseconds; the server says twice as often that it lives.
 DUE_USEC = 200_000

@@ -9,7 +9,7 @@ import pytest
 
 from server.config.load import load
 from server.errors import BundleError, SettingsError
-from server.http.access.tokens import _read
+from server.http.access.caller import _read
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import digest, read_bundle, read_labels
 from server.recognition.sample import read_sample

@@ -9,7 +9,7 @@ from sites import NOW, Site, make_app
 
 from server.config.settings import Settings
 from server.errors import StartError
-from server.http.access.open_access import check_access
+from server.http.access.caller import check_access
 from server.store.keys import add_key
 
 

@@ -26,8 +26,7 @@ from sites import Site, make_app, paths
 
 from server.config.settings import Settings
 from server.errors import SettingsError
-from server.http.access.open_access import check_access
-from server.http.access.tokens import token_reader
+from server.http.access.caller import check_access, token_reader
 from server.http.routes import ADMIN
 from server.values.wording import hide_secrets
 

@@ -16,8 +16,8 @@ from server_process import LiveServer
 from werkzeug.exceptions import BadRequest
 
 from server.errors import InvalidFieldError
+from server.http.body.form_text import LONGEST_TEXT, parse_urlencoded
 from server.http.body.multipart import FAULTS, MOST_LINES, parts
-from server.http.body.urlencoded import LONGEST_TEXT, parse_urlencoded
 
 GREEN = encode(plain((0, 255, 0)), "JPEG")
 BATCH, JOBS = "/v1/recognize/batch", "/v1/jobs"

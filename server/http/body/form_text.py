@@ -1,9 +1,11 @@
-"""Forms as application/x-www-form-urlencoded, in memory that grows no faster than the body.
+"""The text of forms: its charset, and application/x-www-form-urlencoded, in memory that grows no
+faster than the body.
 
 The standard library makes an object of each escape and each field before anyone can count them.
 """
 
 import binascii
+import codecs
 import re
 from urllib.parse import unquote_plus
 
@@ -11,6 +13,15 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from server.errors import InvalidFieldError
 
+# The charsets in which text is taken: UTF-8, of which US-ASCII is a part, and Latin-1. Python knows
+# a hundred more, by name. Some of them need a time that grows by the square of the text's length,
+# and no client of this field sends one.
+CODECS = {
+    **dict.fromkeys(("", "utf-8", "utf8", "us-ascii", "ascii"), "utf-8"),
+    **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin-1", "latin1"), "latin-1"),
+}
+# Letters of a charset's name that an error message repeats.
+CHARSET_SHOWN = 40
 # Bytes of a field's text, but for an image's, which may be as long as the body.
 LONGEST_TEXT = 65_536
 # Fields that hold an image as text.
@@ -64,3 +75,21 @@ def _unquote_long(name: str, raw: bytes) -> str:
         raise InvalidFieldError(f"the field {name} has a % that is not followed by two digits")
     raw = raw.replace(b"=", b"%3D").replace(b"+", b" ").replace(b"%", b"=")
     return binascii.a2b_qp(raw).decode("ascii", "replace")
+
+
+def codec_of(charset: str, what: str) -> str:
+    """The codec, `utf-8` or `latin-1`, of `what` that says to be in `charset`; UTF-8 where it says
+    nothing. Raises InvalidFieldError for any other charset."""
+    codec = CODECS.get(charset.strip().lower())
+    if codec is None:
+        raise InvalidFieldError(
+            f"{what} has the charset {charset[:CHARSET_SHOWN]!r}, and UTF-8 or ISO-8859-1 is taken"
+        )
+    return codec
+
+
+def as_utf8(data: bytes, codec: str) -> bytes:
+    """`data`, text in `codec`, as UTF-8 without a byte order mark."""
+    if codec != "utf-8":
+        return data.decode(codec).encode()
+    return data.removeprefix(codecs.BOM_UTF8)
