@@ -232,4 +232,5 @@ def test_a_result_file_is_rendered_as_a_page(tmp_path: Path) -> None:
     page = path.with_suffix(".md").read_text()
     assert "| Flask + gunicorn | full | 50.0 | - | - | 1.0 | 2.0 | - |" in page
     assert "mosec could not be measured: no wheel for this" in page
+    assert "## The HTTP front" in page
     assert path.with_suffix(".png").stat().st_size > 1000

@@ -27,6 +27,10 @@ answers, refusals included. First answer: from the process's start to the first 
 Installed: the files in site-packages of an environment that holds nothing else."""
 
 
+# What was decided by measurements of their own, which no run makes again.
+DECISIONS = Path(__file__).with_name("decisions.md")
+
+
 def _number(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
@@ -244,4 +248,5 @@ def write(result: Result, path: Path, chart: Path) -> None:
         lines += [*clients(result), *costs(result)]
     if result.get("alone"):
         lines += [*turns(result), *overload(result), *growth(result)]
+    lines.append(DECISIONS.read_text(encoding="utf-8"))
     path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
