@@ -27,7 +27,7 @@ HTTP_CODES = {
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """What went wrong: a stable code for programs, a sentence for people."""
+    """An error: a stable code for programs, a sentence for people."""
 
     code: str
     message: str
@@ -64,9 +64,9 @@ def error_body(
 
 
 def retry_header(error: LinesideError, options: Options | None = None) -> tuple[str, str]:
-    """What a 503 says of trying again: Retry-After (RFC 9110, 10.2.3) in whole seconds, at least 1;
-    or `X-Should-Retry: false` where that can't help, so that no client sends a stale frame again.
-    options: what was asked of the frame, as far as that is known."""
+    """Return the header of a 503 on trying again: Retry-After (RFC 9110, 10.2.3) in whole seconds,
+    at least 1; or `X-Should-Retry: false` if that can't help, so that no client sends a stale frame
+    again. options: what was asked of the frame, as far as that is known."""
     seconds = max(1, math.ceil(error.retry_after or 0))
     curable = error.retryable
     if options is not None and options.from_capture:

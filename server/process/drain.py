@@ -1,4 +1,4 @@
-"""Stopping without losing a request: what SIGTERM means before the HTTP server closes.
+"""Stopping without losing a request: drains connections before the HTTP server closes.
 
 A server that closes at once loses two kinds of requests: those whose connection the kernel has
 accepted and the server has not, and those that arrive on a kept-alive connection at the moment it
@@ -22,9 +22,9 @@ from typing import Any
 from server.http.wsgi import Wsgi, context_of
 from server.system.process import end_with_parent, own_sockets, seconds_silent
 
-# Seconds: with no request for QUIET, and nobody connected who sent something within LONGEST, the
-# clients have left; LONGEST is also how long they are given.
-QUIET, LONGEST, STEP = 0.1, 1.0, 0.01
+# The clients have left if no request came for QUIET_S, and nobody is connected who sent something
+# within LEAVING_S; LEAVING_S is also how long they are given.
+QUIET_S, LEAVING_S, STEP_S = 0.1, 1.0, 0.01
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 # setsockopt's numbers from Linux's asm-generic/socket.h, absent from Python's socket module.
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
@@ -69,7 +69,7 @@ class Draining:
         return self._app(environ, start)
 
     def drain(self, port: int) -> None:
-        """Returns when the server may close: clients were asked to leave, no connection is let in
+        """Return when the server may close: clients were asked to leave, no connection is let in
         any more, and all that were let in have been taken over."""
         self.leaving.set()
         _until(lambda: self._quiet(port))
@@ -83,19 +83,20 @@ class Draining:
             listener.close()
 
     def _quiet(self, port: int) -> bool:
-        return time.monotonic() - self.last >= QUIET and not in_use(port)
+        return time.monotonic() - self.last >= QUIET_S and not in_use(port)
 
 
 def _until(done: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + LONGEST
+    give_up = time.monotonic() + LEAVING_S
     while not done() and time.monotonic() < give_up:
-        time.sleep(STEP)
+        time.sleep(STEP_S)
 
 
 def in_use(port: int) -> bool:
-    """Whether a client that is connected to `port` came, or sent something, within LONGEST."""
+    """Return whether a client that is connected to `port` came, or sent something, within
+    LEAVING_S."""
     for _, sock in own_sockets():
-        if seconds_silent(sock) < LONGEST:
+        if seconds_silent(sock) < LEAVING_S:
             with suppress(OSError):
                 if sock.getsockname()[1] == port:
                     return True
@@ -103,19 +104,20 @@ def in_use(port: int) -> bool:
 
 
 def listening_sockets(port: int) -> list[socket.socket]:
-    """This process's sockets that listen on `port`, as duplicates to be closed by the caller."""
-    found = []
+    """Return this process's sockets that listen on `port`, as duplicates to be closed by the
+    caller."""
+    listeners = []
     for _, candidate in own_sockets():
         with suppress(OSError):
             listens = candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
             if listens and candidate.getsockname()[1] == port:
                 # Not candidate.dup(), which makes the one socket behind both wait in accept().
-                found.append(socket.socket(fileno=os.dup(candidate.fileno())))
-    return found
+                listeners.append(socket.socket(fileno=os.dup(candidate.fileno())))
+    return listeners
 
 
 def drop_new_connections(listener: socket.socket) -> None:
-    """Makes the kernel drop what would open a new connection to `listener` (socket(7)).
+    """Make the kernel drop what would open a new connection to `listener` (socket(7)).
 
     Connections that it has let in already stay as they are. A kernel built without socket filters
     goes on letting new ones in.
@@ -128,7 +130,7 @@ def drop_new_connections(listener: socket.socket) -> None:
 
 
 def accept_again(listener: socket.socket, backlog: int) -> None:
-    """Makes `listener` let new connections in, also if a worker that was about to stop had closed
+    """Make `listener` let new connections in, also if a worker that was about to stop had closed
     it to them. Raises OSError."""
     with suppress(OSError):  # there is no filter
         listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
@@ -136,8 +138,8 @@ def accept_again(listener: socket.socket, backlog: int) -> None:
 
 
 def not_yet_accepted(listener: socket.socket) -> int:
-    """Connections that the kernel has let in and the server has not yet taken over; 0 where the
-    kernel, or what emulates it, doesn't tell."""
+    """Return how many connections the kernel has let in and the server has not yet taken over; 0 if
+    the kernel, or what emulates it, does not say."""
     try:
         info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_UNACKED + 4)
         return int(struct.unpack_from("I", info, TCPI_UNACKED)[0])

@@ -19,8 +19,8 @@ STARTING_S, UNWATCHED_S = 0.05, 60.0
 
 
 class Probe:
-    """Asks the server of `settings` on a connection that it keeps, so that it is answered even
-    where no new connection is let in. `timeout_s` bounds each step of an exchange."""
+    """Asks the server of `settings` on a connection that it keeps, so that it is answered even if
+    no new connection is let in. `timeout_s` bounds each step of an exchange."""
 
     def __init__(self, settings: Settings, timeout_s: float) -> None:
         host = ANYWHERE.get(settings.host, settings.host)
@@ -33,7 +33,8 @@ class Probe:
         self._connection.close()
 
     def ask(self, path: str) -> tuple[int, bytes]:
-        """Status and body of GET `path`. Raises OSError or HTTPException where no answer came."""
+        """Return status and body of GET `path`. Raises OSError or HTTPException if no answer
+        came."""
         try:
             self._connection.request("GET", path)
             answer = self._connection.getresponse()
@@ -44,28 +45,28 @@ class Probe:
 
 
 def health(settings: Settings, timeout_s: float = 5.0) -> tuple[bool, str]:
-    """Whether the server of `settings` is ready for frames, and a sentence that says so or why
-    not. For the health checks of containers, which have no curl."""
-    where = f"{settings.host}:{settings.port}"
+    """Return whether the server of `settings` is ready for frames, and a sentence that says so or
+    why not. For the health checks of containers, which have no curl."""
+    address = f"{settings.host}:{settings.port}"
     with Probe(settings, timeout_s) as probe:
         try:
             status, body = probe.ask("/readyz")
         except (OSError, http.client.HTTPException) as error:
-            return False, f"no answer from {where}: {error}"
+            return False, f"no answer from {address}: {error}"
     if status == 200:
-        return True, f"{where} is ready{_crashes(body)}"
+        return True, f"{address} is ready{_crashes(body)}"
     try:
         reason = json.loads(body)["error"]["message"]
     except (ValueError, KeyError, TypeError):
         reason = "it is no Lineside server"
-    return False, f"{where} answers {status}: {reason}"
+    return False, f"{address} answers {status}: {reason}"
 
 
 def _crashes(body: bytes) -> str:
-    """What the answer of /readyz says of workers that crashed, as the end of a sentence."""
+    """Return what the answer of /readyz says of workers that crashed, as the end of a sentence."""
     try:
-        told = json.loads(body)
-        count, last = told["worker_crashes"], told["last_worker_crash"]
+        answer = json.loads(body)
+        count, last = answer["worker_crashes"], answer["last_worker_crash"]
         return f"; its worker crashed {count} times, last at {last['at']} by {last['signal']}"
     except (ValueError, KeyError, TypeError):
         return ""
@@ -78,15 +79,15 @@ def _crashes(body: bytes) -> str:
 
 
 def notify(address: str, message: str) -> None:
-    """Sends `message` to the service manager's socket at `address`: a path, or a name in the
-    abstract namespace that begins with @. Raises OSError where nobody listens there."""
+    """Send `message` to the service manager's socket at `address`: a path, or a name in the
+    abstract namespace that begins with @. Raises OSError if nobody listens there."""
     name = "\0" + address[1:] if address.startswith("@") else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
         manager.sendto(message.encode(), name)
 
 
 def due_s(environ: Mapping[str, str]) -> float | None:
-    """Seconds within which a sign of life is due; None where this server is not watched."""
+    """Return the seconds within which a sign of life is due; None if this server is not watched."""
     watched = environ.get("WATCHDOG_PID", "")
     if watched and watched not in (str(os.getpid()), str(os.getppid())):
         return None
@@ -95,9 +96,9 @@ def due_s(environ: Mapping[str, str]) -> float | None:
 
 
 def watch(settings: Settings, address: str, due: float | None, ended: threading.Event) -> None:
-    """Says READY=1 with the first answer of /livez, and WATCHDOG=1 with every later one, twice as
-    often as is `due` (seconds; None: no more than READY=1), until `ended`. Without an answer it
-    says nothing, so that the manager restarts the service."""
+    """Send READY=1 with the first answer of /livez, and WATCHDOG=1 with every later one, twice as
+    often as is `due` (seconds; None: no more than READY=1), until `ended`. Without an answer,
+    send nothing, so that the manager restarts the service."""
     pause = (due or UNWATCHED_S) / 2
     message, step = "READY=1", STARTING_S
     with Probe(settings, timeout_s=pause) as probe:
@@ -122,7 +123,7 @@ def watch(settings: Settings, address: str, due: float | None, ended: threading.
 
 
 def start(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Starts the watch in a thread of its own, for the life of the process, where a service manager
+    """Start the watch in a thread of its own, for the life of the process, if a service manager
     asked for it."""
     address = environ.get("NOTIFY_SOCKET")
     if address:

@@ -39,7 +39,7 @@ native: Any = _granian  # whose type stubs are behind it
 MAX_CONNECTIONS, BACKLOG = 4096, 1024
 # File descriptors beside those of connections.
 OTHER_FILES = 512
-# What the environment of every request has beside what Granian tells of it (PEP 3333).
+# The environment of every request, beside what Granian says of it (PEP 3333).
 ALWAYS: dict[str, Any] = {
     "SCRIPT_NAME": "",
     "SERVER_SOFTWARE": "Granian",
@@ -48,19 +48,19 @@ ALWAYS: dict[str, Any] = {
     "wsgi.multithread": True,
     "wsgi.multiprocess": False,
     "wsgi.run_once": False,
-    # Not of the standard: a body ends by itself, which Werkzeug has to be told.
+    # Not of the standard: a body ends by itself, which Werkzeug has to know.
     "wsgi.input_terminated": True,
 }
 
 
 def listening_socket(host: str, port: int, handover: Handover | None = None) -> socket.socket:
-    """What listens on `host`:`port`, so that frames wait while the rest starts, and a second server
-    is refused at once: with sockets of Granian's own both would get the port, and each a part of
-    the frames.
+    """Return a socket that listens on `host`:`port`, so that frames wait while the rest starts, and
+    a second server is refused at once: with sockets of Granian's own both would get the port, and
+    each a part of the frames.
 
     With `handover`, the socket outlives this worker: what a worker before this one left there is
     taken if it has this address, and else a new one is left. Connections that came in between wait
-    in its queue. Raises StartError where the port can't be had.
+    in its queue. Raises StartError if the port can't be had.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -87,7 +87,8 @@ def listening_socket(host: str, port: int, handover: Handover | None = None) -> 
 
 
 def _inherited_socket(address: Any, handover: Handover | None) -> socket.socket | None:
-    """The listening socket that a worker before this one left, if it is bound to `address`."""
+    """Return the listening socket that a worker before this one left, if it is bound to
+    `address`."""
     number = handover.inherited(PORT) if handover else None
     if number is None:
         return None
@@ -101,7 +102,8 @@ def _inherited_socket(address: Any, handover: Handover | None) -> socket.socket 
 
 
 def most_connections() -> int:
-    """How many connections may be open at once, with as many files as this process may open."""
+    """Return how many connections may be open at once, with as many files as this process may
+    open."""
     wanted, (soft, hard) = MAX_CONNECTIONS + OTHER_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -1,4 +1,4 @@
-"""What happens before the first frame: settings and bundles checked, the process set up."""
+"""The start, before the first frame: checks settings and bundles, and sets the process up."""
 
 import gc
 import logging
@@ -37,7 +37,7 @@ def preflight(settings: Settings) -> ModelsFolder:
     """Checks what can be checked without loading a model; returns the models folder.
 
     Imports nothing heavy, so that a server that can't start says so at once. Raises StartError
-    where the doors are open to strangers, or where no version of the default model is intact.
+    if strangers could come in, or if no version of the default model is intact.
     """
     check_access(settings)
     models = models_folder(settings)
@@ -63,7 +63,7 @@ def check_values(settings: Settings) -> None:
 
 
 def check_origins(settings: Settings) -> None:
-    """Raises SettingsError where `cors_origins` names what no browser sends as an Origin (RFC 6454,
+    """Raise SettingsError if `cors_origins` names what no browser sends as an Origin (RFC 6454,
     7)."""
     for origin in settings.cors_origins:
         if origin != "*" and not ORIGIN.fullmatch(origin):
@@ -74,8 +74,8 @@ def check_origins(settings: Settings) -> None:
 
 
 def check_hosts(settings: Settings) -> None:
-    """Raises SettingsError where an image_url may be fetched from what is no host, a webhook sent
-    to one, or where the broker is none that is known."""
+    """Raise SettingsError if an image_url may be fetched from what is no host, a webhook sent
+    to one, or if the broker is none that is known."""
     lists = {
         "image_url_hosts": settings.image_url_hosts,
         "webhook_hosts": settings.webhook_hosts,
@@ -90,13 +90,13 @@ def check_hosts(settings: Settings) -> None:
 
 
 def check_broker(settings: Settings) -> None:
-    """Raises SettingsError where `broker_url` is not of Redis."""
+    """Raise SettingsError if `broker_url` is not of Redis."""
     if settings.broker_url and not BROKER.fullmatch(settings.broker_url):
         raise SettingsError("broker_url should be redis://HOST:PORT/NUMBER, rediss://... or empty")
 
 
 def check_cache(settings: Settings) -> None:
-    """Raises SettingsError where the cache's Redis has no address."""
+    """Raise SettingsError if the cache's Redis has no address."""
     if settings.cache_url:
         from server.store.cache.redis_backend import check_url
 
@@ -113,7 +113,7 @@ def application(
     process set up. Without `settings`, those of the environment. root: where the machine's `sys`
     and `proc` lie. handover: what workers leave to each other. models: the folder as `preflight`
     has read it. Raises StartError."""
-    with _all_objects_kept():
+    with _without_garbage_collection():
         from server.observe import logs
         from server.store.crashes import CrashGuard
         from server.system import process
@@ -136,10 +136,10 @@ def application(
 
 
 @contextmanager
-def _all_objects_kept() -> Iterator[None]:
-    """Looks for no garbage meanwhile, nor later among what was made: imports make objects by the
-    hundred thousand, all to stay. Going through them takes a tenth of the start, and would hold
-    up frames for 40 ms."""
+def _without_garbage_collection() -> Iterator[None]:
+    """Disable garbage collection during the start, then freeze the objects created so far: imports
+    create hundreds of thousands, which live until exit. Scanning them takes a tenth of the start,
+    and would stall frames for 40 ms."""
     gc.disable()
     try:
         yield
@@ -181,7 +181,7 @@ def _put_together(
 def check(settings: Settings) -> Iterator[str]:
     """Loads what would be served and yields a line for each finding.
 
-    Raises StartError, or NotReadyError, where the server would not come up.
+    Raises StartError, or NotReadyError, if the server would not come up.
     """
     from server.engine import make_store
     from server.observe import logs
@@ -223,15 +223,15 @@ def check(settings: Settings) -> Iterator[str]:
         )
         for failure in store.failures(name):
             yield f"{name}/{failure.version} is refused: {failure.reason}"
-    yield from _named_in_vain(settings, labels)
+    yield from _absent_names(settings, labels)
 
 
-def _named_in_vain(settings: Settings, labels: Collection[str]) -> Iterator[str]:
+def _absent_names(settings: Settings, labels: Collection[str]) -> Iterator[str]:
     """A line for each model and label that `settings` names and that is not there, though it may
     come later."""
-    found = versions(Path(settings.models))
+    models = versions(Path(settings.models))
     for name in settings.preload:
-        if name not in found:
+        if name not in models:
             yield f"preload: there is no model {name}"
     for label in settings.samples_labels:
         if label not in labels:

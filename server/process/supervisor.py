@@ -13,10 +13,10 @@ from multiprocessing.process import BaseProcess
 from server.system.handover import Crash, Handover
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
-# Seconds: before the port is ours, a worker that dies younger would die again, and again.
-TOO_YOUNG = 5.0
+# Before the port is ours, a worker that dies younger would die again, and again.
+TOO_YOUNG_S = 5.0
 # Seconds before the second replacement, doubled with each further one up to the last.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+RESTART_DELAY_S, RESTART_DELAY_MAX_S = 0.5, 30.0
 # Seconds of life after which a worker counts as well, so that its replacement starts at once.
 STEADY_S = 300.0
 # A service manager's patience (sd_watchdog_enabled(3)) over this is the longest pause.
@@ -28,10 +28,9 @@ def supervise(serve: Callable[[], int], handover: Handover | None = None) -> int
 
     SIGTERM and SIGINT are handed on to the worker. A worker that a signal ends unasked is replaced,
     however often, at once the first time and then after a pause that grows. Before a worker has
-    left the listening socket in `handover`, the replacement of one that dies younger than TOO_YOUNG
-    seconds is not replaced: 1 is returned, as also if a worker that was asked to stop had to be
-    killed. 0 is returned if the stop is asked for during a pause.
-    """
+    left the listening socket in `handover`, the replacement of one that dies younger than
+    TOO_YOUNG_S seconds is not replaced: 1 is returned, as also if a worker that was asked to stop
+    had to be killed. 0 is returned if the stop is asked for during a pause."""
     handover = handover or Handover()
     signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, signal.SIGCHLD))
     replaced, pause = False, 0.0
@@ -48,14 +47,14 @@ def supervise(serve: Callable[[], int], handover: Handover | None = None) -> int
         handover.collect()
         handover.crashed(Crash(time.time(), _name(-code), worker.pid or 0))
         age = time.monotonic() - started
-        if replaced and age < TOO_YOUNG and not handover.holds_port:
+        if replaced and age < TOO_YOUNG_S and not handover.holds_port:
             _say(f"{_name(-code)}; giving up, since the one before it died too")
             return 1
         pause = 0.0 if age > STEADY_S else pause
         _say(f"{_name(-code)}; starting another" + (f" in {pause:g} s" if pause else ""))
         if pause and signal.sigtimedwait(STOPPING, pause):
             return 0
-        pause = min(max(FIRST_PAUSE_S, pause * 2), _longest_pause())
+        pause = min(max(RESTART_DELAY_S, pause * 2), _longest_pause())
         replaced = True
 
 
@@ -70,11 +69,11 @@ def _say(fate: str) -> None:
 
 
 def _longest_pause() -> float:
-    """LONGEST_PAUSE_S, or less if the service manager would restart the service before."""
+    """RESTART_DELAY_MAX_S, or less if the service manager would restart the service before."""
     due = os.environ.get("WATCHDOG_USEC", "")
     if due.isdigit() and int(due):
-        return min(LONGEST_PAUSE_S, int(due) / 1e6 / WATCHDOG_SHARE)
-    return LONGEST_PAUSE_S
+        return min(RESTART_DELAY_MAX_S, int(due) / 1e6 / WATCHDOG_SHARE)
+    return RESTART_DELAY_MAX_S
 
 
 def _watch(worker: BaseProcess, handover: Handover) -> bool:
@@ -106,7 +105,7 @@ def _reap_others(worker: int) -> None:
 
 
 def _work(serve: Callable[[], int]) -> None:
-    # STOPPING stay blocked, here and in every thread to come, until `drain_before_stop` waits for
+    # STOPPING stay blocked, here and in every thread to come, until `http_server.run` waits for
     # them: a thread that was begun before would swallow them.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD,))
     sys.exit(serve())

@@ -1,7 +1,7 @@
-"""Closed doors: who may come in, how often, and what every answer tells browsers.
+"""Authentication: decides for each request who sent it and what that caller may do.
 
 Keys and tokens are asked for off the loopback, and wherever there are any. They are never logged,
-counted or told; a caller is known by the name of its key.
+counted or sent back; a caller is known by the name of its key.
 """
 
 import logging
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 class Authenticator:
     """Decides for each request whether it needs a caller, and which.
 
-    Raises KeysError or SettingsError where keys or tokens can't be used as set.
+    Raises KeysError or SettingsError if keys or tokens can't be used as set.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -48,20 +48,20 @@ class Authenticator:
         )
 
     def closed(self) -> bool:
-        """Whether a key or token is asked for."""
+        """Return whether a key or token is asked for."""
         return self._always or (self._auth == "auto" and self._ring.present())
 
     def usable_keys(self) -> int:
-        """How many API keys open anything now."""
+        """Return how many API keys open anything now."""
         return self._ring.usable()
 
     def locked(self) -> bool:
-        """Whether nobody can come in: a key is asked for, none is usable, and no tokens are
+        """Return whether nobody can come in: a key is asked for, none is usable, and no tokens are
         taken."""
         return self.closed() and self._read_token is None and not self._ring.usable()
 
     def _hint(self) -> str:
-        """What the answer to a caller without a valid key says beside that."""
+        """Return the end of the answer to a caller without a valid key."""
         if not self.locked():
             return ""
         return (
@@ -70,7 +70,7 @@ class Authenticator:
         )
 
     def any_rates(self) -> bool:
-        """Whether a key has a rate of its own."""
+        """Return whether a key has a rate of its own."""
         return any(key.rate for key in self._ring.current())
 
     def identify(self, headers: Headers, rights: Iterable[Right]) -> tuple[Caller | None, str]:
@@ -107,7 +107,7 @@ class Authenticator:
         return caller is not None and not caller.rights.isdisjoint(rights), caller
 
     def authorize(self, caller: Caller | None, fault: str, *, closed: bool) -> None:
-        """Raises UnauthorizedError or ForbiddenError where this request may not go on."""
+        """Raise UnauthorizedError or ForbiddenError if this request may not go on."""
         if request.url_rule is None or request.method == "OPTIONS":
             return  # there is nothing, or a browser asks what it may send
         route = current_route()
@@ -124,11 +124,11 @@ class Authenticator:
             raise ForbiddenError(f"{caller.name} has no right to this; it needs {needs}")
 
     def open_to(self, address: str | None) -> bool:
-        """Whether `address` may come in while no key is asked for."""
+        """Return whether `address` may come in while no key is asked for."""
         return self._auth != "auto" or from_loopback(address)
 
     def _check_unguarded(self, rights: tuple[str, ...] | None) -> None:
-        """Raise where a request without a key comes from another machine, or may be that of another
+        """Raise if a request without a key comes from another machine, or may be that of another
         site's page in a browser."""
         page = rights == OPEN
         if not page and not self.open_to(request.remote_addr):
@@ -139,9 +139,9 @@ class Authenticator:
 
 
 def install_auth(app: Flask, settings: Settings, doors: Authenticator) -> None:
-    """Lets only those in who may come in, and no more often than they may.
+    """Let only those in who may come in, and no more often than they may.
 
-    Raises SettingsError where rates can't be used as set.
+    Raises SettingsError if rates can't be used as set.
     """
     if settings.auth == "off":
         fields = {"address": settings.host}

@@ -37,8 +37,8 @@ NO_KEY = "send a key as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`"
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """name: of the key, or the token's subject, for logs and limits. rate: requests allowed, where
-    the key says so itself."""
+    """name: of the key, or the token's subject, for logs and limits. rate: requests allowed, if the
+    key has a rate of its own."""
 
     name: str
     rights: frozenset[Right]
@@ -49,21 +49,22 @@ ReadToken: TypeAlias = Callable[[str], Caller]
 
 
 def credentials(headers: Headers) -> list[str]:
-    """All keys and tokens among a request's headers: of `Authorization: Bearer ...` (RFC 6750, 2.1)
-    and `X-API-Key`. What is empty or of another scheme is a proxy's or a login's, not ours."""
-    found = []
+    """Return all keys and tokens among a request's headers: of `Authorization: Bearer ...` (RFC
+    6750, 2.1) and `X-API-Key`. What is empty or of another scheme is a proxy's or a login's, not
+    ours."""
+    secrets = []
     for header in headers.getlist("Authorization"):
         for part in header.split(","):  # as servers join what came in several lines
             scheme, _, value = part.strip().partition(" ")
             if scheme.lower() == "bearer":
-                found.append(value.strip())
+                secrets.append(value.strip())
     for header in headers.getlist("X-API-Key"):
-        found += [part.strip() for part in header.split(",")]
-    return list(dict.fromkeys(secret for secret in found if secret))[:CREDENTIALS_MAX]
+        secrets += [part.strip() for part in header.split(",")]
+    return list(dict.fromkeys(secret for secret in secrets if secret))[:CREDENTIALS_MAX]
 
 
 def identify(secret: str, ring: KeyRing, read_token: ReadToken | None) -> Caller:
-    """Whose `secret` is. Raises UnauthorizedError where it is nobody's, or has expired."""
+    """Return whose `secret` is. Raises UnauthorizedError if it is nobody's, or has expired."""
     if len(secret) > SECRET_CHARACTERS_MAX or not secret.isascii():
         raise UnauthorizedError("the key or token is not valid")
     if secret.startswith(PREFIX) or read_token is None:
@@ -84,7 +85,7 @@ def _read(path: str) -> bytes:
 
 
 def _key(settings: Settings) -> bytes:
-    """The verified content of `jwt_key_file`. Raises SettingsError."""
+    """Return the verified content of `jwt_key_file`. Raises SettingsError."""
     from jwt.algorithms import RSAAlgorithm, has_crypto
     from jwt.exceptions import InvalidKeyError
 
@@ -109,10 +110,10 @@ def _key(settings: Settings) -> bytes:
 
 
 def token_reader(settings: Settings) -> ReadToken | None:
-    """A function from a token to its caller; None where no tokens are taken.
+    """Return a function from a token to its caller; None if no tokens are taken.
 
     It raises UnauthorizedError. Signature, `exp`, `iss`, `aud` and `nbf` are checked; rights are
-    the words of the claim `scope` (RFC 8693, 4.2) that name one. Raises SettingsError where a
+    the words of the claim `scope` (RFC 8693, 4.2) that name one. Raises SettingsError if a
     setting is missing or the key is unusable.
     """
     if not settings.jwt_algorithm:
@@ -151,7 +152,7 @@ def token_reader(settings: Settings) -> ReadToken | None:
 
 
 def _name(subject: object) -> str:
-    """What a token's caller is called, one name a subject. Raises UnauthorizedError."""
+    """Return the name of a token's caller, one a subject. Raises UnauthorizedError."""
     text = str(subject)
     try:
         whole = text.encode()
@@ -164,13 +165,13 @@ def _name(subject: object) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens at `host`. Raises StartError for a
-    name that means nothing."""
+    """Return whether only this machine reaches a server that listens at `host`. Raises StartError
+    for a name that means nothing."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
         raise StartError(f"can't listen on {host}: {error.strerror}") from None
-    return all(ip_address(address[4][0]).is_loopback for address in found)
+    return all(ip_address(address[4][0]).is_loopback for address in addresses)
 
 
 def from_loopback(address: str | None) -> bool:
@@ -179,8 +180,8 @@ def from_loopback(address: str | None) -> bool:
 
 
 def check_access(settings: Settings) -> None:
-    """Raises StartError where this server would be open to others without anyone having said so,
-    or where keys or tokens can't be used as set."""
+    """Raise StartError if this server would be open to others without anyone having said so, or if
+    keys or tokens can't be used as set."""
     ring, reader = KeyRing(Path(settings.keys_file)), token_reader(settings)
     if settings.auth == "off" or ring.current() or reader is not None:
         return

@@ -32,10 +32,10 @@ MOST_REMEMBERED = 64
 def parse_host(text: str) -> tuple[str, int | None] | None:
     """Return the name in lower case, or the address, and the port of a Host header (RFC 9110, 7.2);
     None for what is no such header. Never raises."""
-    found = HOST.fullmatch(text) if len(text) <= LONGEST else None
-    if found is None:
+    host = HOST.fullmatch(text) if len(text) <= LONGEST else None
+    if host is None:
         return None
-    return found[1].strip("[]").rstrip(".").lower(), int(found[2]) if found[2] else None
+    return host[1].strip("[]").rstrip(".").lower(), int(host[2]) if host[2] else None
 
 
 def parse_origin(text: str) -> tuple[str, int] | None:

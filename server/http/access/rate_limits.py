@@ -1,4 +1,4 @@
-"""Rate limits per key and per address: Flask-Limiter, told in the standard's header fields.
+"""Rate limits per key and per address: Flask-Limiter, with the header fields of the standard.
 
 Windows move with each request, so that a limit holds over any stretch of time, not only between
 the ticks of a clock. `RateLimit` and `RateLimit-Policy` are those of the IETF's
@@ -19,7 +19,7 @@ from server.http.wsgi import current
 
 
 def check_rate(text: str, source: str) -> None:
-    """Raises SettingsError where `text` is no rate such as 100/second."""
+    """Raise SettingsError if `text` is no rate such as 100/second."""
     try:
         parse_many(text)
     except ValueError:
@@ -34,7 +34,7 @@ def _key_rate(settings: Settings) -> str:
 
 
 def limit_rates(app: Flask, settings: Settings) -> None:
-    """Makes `app` answer 429 to callers that ask too often, before their rights are looked at, so
+    """Make `app` answer 429 to callers that ask too often, before their rights are looked at, so
     that keys can't be tried at any speed. Raises SettingsError for what is no rate."""
     limits = []
     if settings.rate_per_address:
@@ -70,12 +70,12 @@ def limit_rates(app: Flask, settings: Settings) -> None:
 
     @app.after_request
     def tell(response: Response) -> Response:
-        told = [_fields(limiter, limit) for limit in limiter.current_limits]
-        if told:
-            response.headers["RateLimit-Policy"] = ", ".join(policy for policy, _, _ in told)
-            response.headers["RateLimit"] = ", ".join(state for _, state, _ in told)
+        states = [_fields(limiter, limit) for limit in limiter.current_limits]
+        if states:
+            response.headers["RateLimit-Policy"] = ", ".join(policy for policy, _, _ in states)
+            response.headers["RateLimit"] = ", ".join(state for _, state, _ in states)
         if response.status_code == 429:
-            response.headers["Retry-After"] = str(max((wait for _, _, wait in told), default=1))
+            response.headers["Retry-After"] = str(max((wait for _, _, wait in states), default=1))
         return response
 
 
@@ -85,7 +85,8 @@ def _is_unlimited() -> bool:
 
 
 def _fields(limiter: Limiter, limit: RequestLimit) -> tuple[str, str, int]:
-    """The limit's policy, its state, and the whole seconds until it lets a request through."""
+    """Return the limit's policy, its state, and the whole seconds until it lets a request
+    through."""
     window = limiter.limiter.get_window_stats(limit.limit, *limit.request_args)
     seconds = max(0, math.ceil(window.reset_time - time.time()))
     name, quota = limit.request_args[-1], limit.limit.amount

@@ -23,7 +23,7 @@ CODECS = {
 # Letters of a charset's name that an error message repeats.
 CHARSET_SHOWN = 40
 # Bytes of a field's text, but for an image's, which may be as long as the body.
-LONGEST_TEXT = 65_536
+TEXT_BYTES_MAX = 65_536
 # Fields that hold an image as text.
 IMAGE_TEXTS = frozenset({"image_base64"})
 NO_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -32,18 +32,18 @@ SHOWN = 64
 
 
 def check_text(name: str, size: int) -> None:
-    """Raises InvalidFieldError where a form's field `name` has more bytes of text than any field
-    can need."""
-    if size > LONGEST_TEXT and name not in IMAGE_TEXTS:
+    """Raise InvalidFieldError if a form's field `name` has more bytes of text than any field can
+    need."""
+    if size > TEXT_BYTES_MAX and name not in IMAGE_TEXTS:
         raise InvalidFieldError(
-            f"the field {name[:SHOWN]} has {size:,} bytes of text, and at most {LONGEST_TEXT:,} are"
-            " taken: send an image as a file, or as base64 in image_base64"
+            f"the field {name[:SHOWN]} has {size:,} bytes of text, and at most {TEXT_BYTES_MAX:,}"
+            " are taken: send an image as a file, or as base64 in image_base64"
         )
 
 
 def parse_urlencoded(body: bytes, codec: str, max_fields: int) -> list[tuple[str, str]]:
-    """The fields of a form in the order in which they were sent (WHATWG URL, 5.1), its text in
-    `codec`.
+    """Return the fields of a form in the order in which they were sent (WHATWG URL, 5.1), its text
+    in `codec`.
 
     Raises RequestEntityTooLarge beyond `max_fields`, InvalidFieldError naming a field that is too
     long or malformed.
@@ -55,11 +55,11 @@ def parse_urlencoded(body: bytes, codec: str, max_fields: int) -> list[tuple[str
         raw_name, _, raw = pair.partition(b"=")
         if not pair:
             continue
-        if len(raw_name) > LONGEST_TEXT:
+        if len(raw_name) > TEXT_BYTES_MAX:
             check_text("", len(raw_name))
         name = _unquote(raw_name, codec)
         check_text(name, len(raw))
-        long = len(raw) > LONGEST_TEXT
+        long = len(raw) > TEXT_BYTES_MAX
         fields.append((name, _unquote_long(name, raw) if long else _unquote(raw, codec)))
     return fields
 
@@ -78,8 +78,8 @@ def _unquote_long(name: str, raw: bytes) -> str:
 
 
 def codec_of(charset: str, what: str) -> str:
-    """The codec, `utf-8` or `latin-1`, of `what` that says to be in `charset`; UTF-8 where it says
-    nothing. Raises InvalidFieldError for any other charset."""
+    """Return the codec, `utf-8` or `latin-1`, of `what` that says to be in `charset`; UTF-8 if it
+    says nothing. Raises InvalidFieldError for any other charset."""
     codec = CODECS.get(charset.strip().lower())
     if codec is None:
         raise InvalidFieldError(
@@ -89,7 +89,7 @@ def codec_of(charset: str, what: str) -> str:
 
 
 def as_utf8(data: bytes, codec: str) -> bytes:
-    """`data`, text in `codec`, as UTF-8 without a byte order mark."""
+    """Return `data`, text in `codec`, as UTF-8 without a byte order mark."""
     if codec != "utf-8":
         return data.decode(codec).encode()
     return data.removeprefix(codecs.BOM_UTF8)

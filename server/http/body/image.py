@@ -34,7 +34,7 @@ BASE64_IMAGE = re.compile(
 
 
 def need_length(request: Request) -> None:
-    """Raises LengthRequiredError where `request` says neither its body's length nor that it comes
+    """Raise LengthRequiredError if `request` says neither its body's length nor that it comes
     in chunks: by RFC 9112, 6.3 it has no body then, which its sender can hardly have meant."""
     environ = request.environ
     if "CONTENT_LENGTH" not in environ and "HTTP_TRANSFER_ENCODING" not in environ:
@@ -42,9 +42,9 @@ def need_length(request: Request) -> None:
 
 
 def read_image(request: Request) -> bytes:
-    """The image of `request`: multipart field `file` or `image`, or the raw body.
+    """Return the image of `request`: multipart field `file` or `image`, or the raw body.
 
-    Raises MissingFieldError where there is none.
+    Raises MissingFieldError if there is none.
     """
     kind = request.mimetype
     if kind == "multipart/form-data":
@@ -61,21 +61,23 @@ def read_image(request: Request) -> bytes:
 
 
 def only_image(files: Iterable[tuple[str, bytes]]) -> bytes:
-    """The image among a form's files, given by field. Raises MissingFieldError where there is none,
-    InvalidFieldError where there are several: one that nobody looked at might show a bad part."""
+    """Return the image among a form's files, each with its field's name. Raises MissingFieldError
+    if there is none, InvalidFieldError if there are several: one that nobody looked at might show a
+    bad part."""
     files = list(files)
-    found = [data for name, data in files if name in FILE_FIELDS]
-    if not found:
+    images = [data for name, data in files if name in FILE_FIELDS]
+    if not images:
         raise MissingFieldError(no_file(name for name, _ in files))
-    if len(found) > 1:
+    if len(images) > 1:
         raise InvalidFieldError(
-            f"the form has {len(found)} images, and this takes one; /v1/recognize/batch takes more"
+            f"the form has {len(images)} images, and this takes one; /v1/recognize/batch takes more"
         )
-    return found[0]
+    return images[0]
 
 
 def no_file(files: Iterable[str], fields: Iterable[str] = (), wanted: str = "") -> str:
-    """Says that a form has no file that is taken, and which fields came, of files and of text."""
+    """Return a sentence that a form has no file that is taken, and which fields came, of files and
+    of text."""
     fields = list(fields)
     if any(name.startswith(("{", "[")) for name in fields):
         return (
@@ -91,7 +93,7 @@ def no_file(files: Iterable[str], fields: Iterable[str] = (), wanted: str = "") 
 
 
 def raw_image(data: bytes) -> bytes:
-    """`data`, a raw body. Raises MissingFieldError where it is empty, and what `refuse_text`
+    """Return `data`, a raw body. Raises MissingFieldError if it is empty, and what `refuse_text`
     raises."""
     if not data:
         raise MissingFieldError(
@@ -102,7 +104,7 @@ def raw_image(data: bytes) -> bytes:
 
 
 def refuse_text(data: bytes) -> None:
-    """Raises MediaTypeError where `data`, a raw body, is JSON or base64 and its Content-Type does
+    """Raise MediaTypeError if `data`, a raw body, is JSON or base64 and its Content-Type does
     not say so."""
     if JSON_BODY.match(data):
         raise MediaTypeError(
@@ -116,7 +118,7 @@ def refuse_text(data: bytes) -> None:
 
 
 def read_options(kind: type[T], request: Request) -> T:
-    """`kind` from the query string and, where the body is a form, from its fields.
+    """Read `kind` from the query string and, if the body is a form, from its fields.
 
     Raises InvalidFieldError naming a value that can't be used. Names that `kind` does not have are
     left alone: Lineside's own routes refuse them before, by `refuse_unknown`.
@@ -128,15 +130,15 @@ def read_options(kind: type[T], request: Request) -> T:
 
 
 def refuse_unknown(given: Iterable[str], known: Collection[str]) -> None:
-    """Raises InvalidFieldError for a name of `given` that is not `known`, naming the nearest."""
+    """Raise InvalidFieldError for a name of `given` that is not `known`, naming the nearest."""
     for name in given:
         if name not in known and name != IGNORED:
             raise InvalidFieldError(unknown_name(name, known))
 
 
 def query_values(text: str) -> dict[str, str]:
-    """The values of a WSGI environment's QUERY_STRING, as `Request.args` has them; the first of
-    those of one name."""
+    """Return the values of a WSGI environment's QUERY_STRING, as `Request.args` has them; the first
+    of those of one name."""
     pairs = parse_qsl(
         text.encode("latin1").decode(), keep_blank_values=True, errors="werkzeug.url_quote"
     )
@@ -144,7 +146,7 @@ def query_values(text: str) -> dict[str, str]:
 
 
 def to_options(kind: type[T], values: Mapping[str, str]) -> T:
-    """`kind` from text values. Raises InvalidFieldError as `read_options` does."""
+    """Read `kind` from text values. Raises InvalidFieldError as `read_options` does."""
     if not values:
         return kind()
     known = {name: values[name] for name in kind.__struct_fields__ if values.get(name)}

@@ -20,14 +20,15 @@ T = TypeVar("T")
 VALUE = 32
 NO_BASE64 = re.compile("[^A-Za-z0-9+/=]")
 
-# Lists and objects in a body, where an object counts as two; 20 images of 224x224 pixels have as
+# Lists and objects in a body, of which an object counts as two; 20 images of 224x224 pixels have as
 # many lists. They take up to 50 times their text's memory, and all of the time that it takes to
 # make them no other frame is answered. Texts take up to 18 times, and numbers 10 times.
 MOST_NESTED, MOST_TEXTS, MOST_VALUES = 1_000_000, 1_000_000, 10_000_000
 
 
 def decode_json(kind: type[T], data: bytes, *, name: str = "", not_finite: bool = False) -> T:
-    """`data` as a value of `kind`, within the bounds of any body; else as `json_values.decode`.
+    """Return `data` as a value of `kind`, within the bounds of any body; else as
+    `json_values.decode`.
 
     Raises InvalidFieldError that names what is wrong, MissingFieldError for no data.
     """
@@ -41,7 +42,7 @@ def decode_json(kind: type[T], data: bytes, *, name: str = "", not_finite: bool 
 
 
 def _check_size(data: bytes) -> None:
-    """Raises InvalidFieldError where the values of `data` would take too much memory, which is
+    """Raise InvalidFieldError if the values of `data` would take too much memory, which is
     known before any is made."""
     if len(data) <= MOST_NESTED:
         return
@@ -57,13 +58,13 @@ def _check_size(data: bytes) -> None:
 
 
 def read_json(kind: type[T]) -> T:
-    """This request's body as `kind`. Errors are those of `decode_json` and `read_body`."""
+    """Read this request's body as `kind`. Errors are those of `decode_json` and `read_body`."""
     return decode_json(kind, read_body())
 
 
 def decode_base64(text: str, field: str) -> bytes:
-    """The bytes that `text` stands for: base64 (RFC 4648, 4), with line ends (RFC 2045, 6.8) or as
-    a data: URL (RFC 2397). Raises InvalidFieldError naming `field`."""
+    """Return the bytes that `text` stands for: base64 (RFC 4648, 4), with line ends (RFC 2045, 6.8)
+    or as a data: URL (RFC 2397). Raises InvalidFieldError naming `field`."""
     if text.startswith("data:"):
         head, comma, text = text.partition(",")
         if not comma or not head.endswith(";base64"):
@@ -77,22 +78,21 @@ def decode_base64(text: str, field: str) -> bytes:
 
 
 def _base64_fault(text: str) -> str:
-    """What is wrong with `text`, which is no base64."""
-    if found := NO_BASE64.search(text):
-        if found[0] in "-_":
+    """Return why `text` is no base64."""
+    if wrong := NO_BASE64.search(text):
+        if wrong[0] in "-_":
             return (
-                f"{found[0]} stands for a letter of the URL-safe kind; send + and / in their place"
+                f"{wrong[0]} stands for a letter of the URL-safe kind; send + and / in their place"
             )
-        return f"the character {found[0]!r} at {found.start()} is not of its alphabet"
+        return f"the character {wrong[0]!r} at {wrong.start()} is not of its alphabet"
     if "=" in text.rstrip("="):
         return "a = stands before its end"
     return "its length is not a multiple of 4, or its padding is wrong: it may be cut off"
 
 
 def read_body() -> bytes:
-    """This request's body, decompressed, of at most the size that any body may have; JSON in UTF-8.
-
-    What its values will take in memory is counted as held.
+    """Return this request's body, decompressed, of at most the size that any body may have; JSON in
+    UTF-8. Count the memory that its values will take as held.
 
     Raises InvalidFieldError for a form and for a charset that is not taken, OverloadedError, and
     what `whole_body` raises.

@@ -59,12 +59,13 @@ Files = MultiDict[str, FileStorage]
 
 
 def boundary_of(content_type: str) -> str:
-    """The boundary that a Content-Type of multipart/form-data names; '' without, and for others.
+    """Return the boundary that a Content-Type of multipart/form-data names; '' without, and for
+    others.
 
     Raises InvalidFieldError for a charset that is not taken.
     """
-    if found := BOUNDARY.fullmatch(content_type):
-        return found[1]
+    if plain := BOUNDARY.fullmatch(content_type):
+        return plain[1]
     kind, options = parse_options_header(content_type)
     if kind.lower() != MULTIPART:
         return ""
@@ -73,8 +74,8 @@ def boundary_of(content_type: str) -> str:
 
 
 class Part(NamedTuple):
-    """What is said of one part of a form. filename, content_type: '' where none is given. charset:
-    of a field's text."""
+    """The headers of one part of a form. filename, content_type: '' if none is given. charset: of a
+    field's text."""
 
     name: str
     filename: str
@@ -106,23 +107,23 @@ class _Parser(PushMultipartParser):
 
 
 def parts(body: bytes, boundary: str, max_parts: int) -> Iterator[tuple[Part, bytes, str | None]]:
-    """The parts of a multipart/form-data body (RFC 7578): what is said of each, its bytes, and a
-    field's text; None for a file's.
+    """Yield the parts of a multipart/form-data body (RFC 7578): the headers of each, its bytes, and
+    the text of a field; None for a file.
 
     A part is a file if it names one, in whichever charset and by either kind of name, or if its
-    type is none of text. Raises BadRequest where the body is not a form, RequestEntityTooLarge
+    type is none of text. Raises BadRequest if the body is not a form, RequestEntityTooLarge
     beyond `max_parts`, InvalidFieldError for a field whose charset is not taken or whose text is
     too long.
     """
     if not body:
         return
-    found = list(_split(body, boundary, max_parts))
+    segments = list(_split(body, boundary, max_parts))
     default = ""
-    for (part, is_file), data in found:
+    for (part, is_file), data in segments:
         if part.name == CHARSET_FIELD and not is_file:
             default = data[:LONGEST_CHARSET].decode("ascii", "replace")
             codec_of(default, "the form")
-    for (part, is_file), data in found:
+    for (part, is_file), data in segments:
         if is_file:
             yield part, data, None
             continue
@@ -155,7 +156,7 @@ def _split(body: bytes, boundary: str, max_parts: int) -> Iterator[tuple[tuple[P
 
 
 def _part(segment: MultipartSegment) -> tuple[Part, bool]:
-    """What is said of a part, and whether it is a file."""
+    """Return the headers of a part, and True if it is a file."""
     filename, content_type = segment.filename, segment.content_type or ""
     if filename is None or "*" in filename:
         filename = _other_filename(segment.header("Content-Disposition", ""), filename)
@@ -167,9 +168,9 @@ def _part(segment: MultipartSegment) -> tuple[Part, bool]:
 
 
 def _other_filename(disposition: str, filename: str | None) -> str | None:
-    """The file's name where it is written otherwise than as `filename="..."`; None where there is
+    """Return the file's name if it is written otherwise than as `filename="..."`; None if there is
     none. One in a charset that is not taken stays as it is written: it is only shown."""
-    if not any(found[1] for found in QUOTED_OR_FILENAME.finditer(disposition)):
+    if not any(match[1] for match in QUOTED_OR_FILENAME.finditer(disposition)):
         return filename
     extended = EXTENDED.search(disposition)
     if extended is None:
@@ -179,7 +180,7 @@ def _other_filename(disposition: str, filename: str | None) -> str | None:
 
 
 def _text(raw: str) -> str:
-    """`raw`, read byte by byte, as UTF-8 where it is that; without control characters."""
+    """Return `raw`, read byte by byte, as UTF-8 if it is that; without control characters."""
     if raw.isascii() and raw.isprintable():
         return raw
     with suppress(UnicodeError):
@@ -188,7 +189,7 @@ def _text(raw: str) -> str:
 
 
 def split_multipart(body: bytes, boundary: str, max_parts: int) -> tuple[Form, Files]:
-    """The fields and files of a multipart/form-data body. Errors are those of `parts`."""
+    """Return the fields and files of a multipart/form-data body. Errors are those of `parts`."""
     form, files = Form(), Files()
     for part, data, text in parts(body, boundary, max_parts):
         if text is not None:
@@ -238,12 +239,12 @@ class FrameRequest(Request):
 
     @cached_property
     def stream(self) -> IO[bytes]:
-        """The body. Errors are those of `whole_body`."""
+        """Read the body. Errors are those of `whole_body`."""
         return io.BytesIO(whole_body(self.environ, self.max_content_length))
 
 
 def take_bodies(app: Flask, max_bytes: int) -> None:
-    """Makes `app` read bodies of at most `max_bytes` in memory, and drain those it refuses."""
+    """Make `app` read bodies of at most `max_bytes` in memory, and drain those it refuses."""
     app.request_class = FrameRequest
     app.config["MAX_CONTENT_LENGTH"] = max_bytes
     app.config["MAX_FORM_MEMORY_SIZE"] = max_bytes

@@ -37,8 +37,8 @@ CHUNK = 1 << 18
 
 
 def coding_of(environ: Mapping[str, Any]) -> str:
-    """The content coding of a WSGI request's body; '' without. Raises ContentCodingError for one
-    that is not taken."""
+    """Return the content coding of a WSGI request's body; '' without. Raises ContentCodingError for
+    one that is not taken."""
     coding: str = environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
     if coding in ("", "identity"):
         return ""
@@ -51,8 +51,8 @@ def coding_of(environ: Mapping[str, Any]) -> str:
 
 
 def inflate(data: bytes, coding: str, most: int | None, environ: dict[str, Any]) -> bytes:
-    """`data`, compressed by `coding`, decompressed to at most `most` bytes, which the request holds
-    from then on.
+    """Return `data`, compressed by `coding`, decompressed to at most `most` bytes. The request
+    holds them from then on.
 
     Raises InvalidFieldError for damaged data, BodyTooLargeError, and OverloadedError as
     `server.http.body.timeout` says.
@@ -81,9 +81,9 @@ def inflate(data: bytes, coding: str, most: int | None, environ: dict[str, Any])
 
 
 def whole_body(environ: dict[str, Any], most: int | None) -> bytes:
-    """The body of a WSGI request, decompressed, at most `most` bytes.
+    """Read the body of a WSGI request, decompressed, of at most `most` bytes.
 
-    Raises RequestEntityTooLarge, BadRequest where it ends too early, RequestTimeout and
+    Raises RequestEntityTooLarge, BadRequest if it ends too early, RequestTimeout and
     OverloadedError as `server.http.body.timeout` says, and what `inflate` raises.
     """
     coding = coding_of(environ)
@@ -96,7 +96,7 @@ def _as_sent(environ: dict[str, Any], most: int | None) -> bytes:
         environ.get("CONTENT_LENGTH"), environ.get("HTTP_TRANSFER_ENCODING")
     )
     if length is None:
-        # A chunked body tells its length by ending, so one byte more than may be is read.
+        # A chunked body has no length before its end, so one byte more than may be is read.
         body: bytes = environ["wsgi.input"].read(-1 if most is None else most + 1)
         length = len(body)
     elif most is not None and length > most:

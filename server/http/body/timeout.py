@@ -1,15 +1,15 @@
-"""Request bodies on their way in: how long a thread waits for one, how many threads do, and how
-much of all bodies is in memory.
+"""Request bodies on their way in: limits the time that a thread waits for one, the threads that
+wait, and the memory of all bodies.
 
 The HTTP server's read of a body ends when the body does, so a client that stops sending would keep
-a thread for as long as it likes, and a few dozen of them every thread there is. The server offers
-no limit, nor does it tell a request's connection. But a request may be answered from any thread,
-and the kernel tells how much was written to each connection. So what came too late is answered from
-here, by an answer of a length like no other's, and the connection on which that was written is
-shut for reading, which ends the read.
+a thread for as long as it likes, and a few dozen of them every thread there is. The server has no
+limit for it, and does not say which connection a request came on. But a request may be answered
+from any thread, and the kernel counts the bytes written to each connection. So what came too late
+is answered from here, by an answer of a length like no other's, and the connection on which that
+was written is shut for reading, which ends the read.
 
-A body's bytes are counted before they are read, by its Content-Length or, where that is not said,
-as they come, and until its request is answered. Whoever would bring more than there is room for
+A body's bytes are counted before they are read, by its Content-Length or, if there is none, as they
+come, and until its request is answered. Whoever would bring more than there is room for
 waits a moment; whoever has kept others waiting longest makes room.
 """
 
@@ -31,27 +31,27 @@ from server.http.wsgi import SECURITY_HEADERS, Wsgi, context_of, without_body
 from server.system.process import bytes_written, own_sockets, shut_for_reading
 
 # From MANY threads that wait for bodies on, each further one takes the place of the one that has
-# waited longest, where that has had GRACE seconds.
-MANY, GRACE = MOST_READING - 8, 1.0
-# Seconds for which a body waits for room in memory, and between two looks for whom to give up.
-LONGEST_WAIT, WAIT_STEP = 1.0, 0.1
-# Bytes that are read at a time of a body that does not say its length.
-PIECE = 1 << 16
+# waited longest, if that has had GRACE_S seconds.
+MANY, GRACE_S = MOST_READING - 8, 1.0
+# How long a body waits for room in memory, and the time between two looks for whom to give up.
+ROOM_TIMEOUT_S, ROOM_STEP_S = 1.0, 0.1
+# Bytes that are read at a time of a body without a length.
+PIECE_BYTES = 1 << 16
 # Methods whose requests' bodies no route reads.
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 # Bytes by which an answer to what came too late is made longer.
 PADDING = range(2000, 8000)
 # The headers that the HTTP server adds, a date has always as many letters, and the phrases of its
-# first line where they are not Python's.
+# first line that are not Python's.
 PHRASES = {413: "Payload Too Large", 422: "Unprocessable Entity"}
 ADDED = (("Server", "granian"), ("Date", "Thu, 01 Jan 1970 00:00:00 GMT"))
 # Seconds that a piece of the body of a request that is already decided has to come before the
 # client gets the answer, and that the rest has then before the connection is shut: a client that
 # reads only once it has sent everything would else see a broken connection, not the answer.
-DECIDED, LINGERING = 0.3, 2.0
-# Seconds in which the HTTP server has written an answer that it was given, busy as it may be, and
-# between two looks whether it has; LOOKS are made at least, where this process stood still.
-WRITTEN, STEP, LOOKS = 2.0, 0.001, 50
+DECIDED_TIMEOUT_S, LINGER_S = 0.3, 2.0
+# How long the HTTP server may take to write an answer, and the time between two looks for it;
+# LOOKS_MIN are made at least, in case this process stood still.
+WRITE_TIMEOUT_S, LOOK_STEP_S, LOOKS_MIN = 2.0, 0.001, 50
 
 
 class TimedBody:
@@ -98,19 +98,19 @@ class TimedBody:
         """Return when to stop waiting for this body, of those that have `seconds` to come."""
         if self.answer is None:
             return self.since + seconds
-        return self.sent + LINGERING if self.sent else self.since + min(DECIDED, seconds)
+        return self.sent + LINGER_S if self.sent else self.since + min(DECIDED_TIMEOUT_S, seconds)
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes; fewer only at the body's end.
+        """Read at most `size` bytes; fewer only at the body's end.
 
-        Raises RequestTimeout where they do not come in time, OverloadedError where too many
-        threads wait for bodies or too much of them is in memory.
+        Raises RequestTimeout if they do not come in time, OverloadedError if too many threads
+        wait for bodies or too much of them is in memory.
         """
         if self._left is not None:
             size = min(size, self._left)
             if not size:
                 return b""
-        self._bodies.begin(self, size if self._left is not None else min(size, PIECE))
+        self._bodies.begin(self, size if self._left is not None else min(size, PIECE_BYTES))
         try:
             data = self._unknown(size) if self._left is None else self._known(size)
         finally:
@@ -132,11 +132,11 @@ class TimedBody:
         came = 0
         while came < size and self.error is None:
             try:
-                self._bodies.hold(self, min(size, came + PIECE))
+                self._bodies.hold(self, min(size, came + PIECE_BYTES))
             except OverloadedError:
                 pieces.clear()  # which the error's traceback would keep
                 raise
-            piece = self._read(min(PIECE, size - came))
+            piece = self._read(min(PIECE_BYTES, size - came))
             if not piece:
                 break
             pieces.append(piece)
@@ -149,8 +149,8 @@ class TimedBody:
 
 
 def hold(environ: dict[str, Any], size: int) -> None:
-    """Counts `size` bytes more as held by a WSGI request until it is answered. Raises
-    OverloadedError where there is no room for them."""
+    """Count `size` bytes more as held by a WSGI request until it is answered. Raises
+    OverloadedError if there is no room for them."""
     body = context_of(environ).body
     if body is not None:
         body.hold_more(size)
@@ -205,7 +205,7 @@ class BodyTimeoutMiddleware:
     def _not_waited_for(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        """Answers a request whose body means nothing (RFC 9110, 9.3) as if it had none, and has its
+        """Answer a request whose body means nothing (RFC 9110, 9.3) as if it had none, and have its
         connection closed, on which the body may still come."""
         return self._app(*without_body(environ, start_response))
 
@@ -237,8 +237,8 @@ class BodyTimeoutMiddleware:
             del self._reading[body]
 
     def hold(self, body: TimedBody, size: int) -> None:
-        """Counts `size` bytes in all as held by `body`, or as many as it holds if those are more.
-        Raises OverloadedError where there is no room for them."""
+        """Count `size` bytes in all as held by `body`, or as many as it holds if those are more.
+        Raises OverloadedError if there is no room for them."""
         with self._lock:
             if not self._take(body, size):
                 raise self._too_much(body)
@@ -249,10 +249,10 @@ class BodyTimeoutMiddleware:
         body.waiting, now = True, body.since
         try:
             while not self._take(body, size):
-                if now - body.since >= LONGEST_WAIT:
+                if now - body.since >= ROOM_TIMEOUT_S:
                     raise self._too_much(body)
                 self._free(self._held + size - body.held - self._most_bytes, now)
-                self._room.wait(WAIT_STEP)
+                self._room.wait(ROOM_STEP_S)
                 now = time.monotonic()
         finally:
             body.waiting = False
@@ -262,7 +262,7 @@ class BodyTimeoutMiddleware:
         self._reading[body] = None
 
     def _take(self, body: TimedBody, size: int) -> bool:
-        """Counts `size` bytes as held by `body` if there is room; what is more than all that there
+        """Count `size` bytes as held by `body` if there is room; what is more than all that there
         may be, once there is nothing else."""
         more = min(size, self._most_bytes) - body.held
         if more <= 0:
@@ -282,12 +282,12 @@ class BodyTimeoutMiddleware:
         return body.error
 
     def _free(self, size: int, now: float) -> None:
-        """Gives up bodies that were waited for long enough, the longest first, until those that
+        """Give up bodies that were waited for long enough, the longest first, until those that
         were given up hold `size` bytes."""
         for other in self._reading:
             if size <= 0:
                 break
-            if other.waiting or now - other.since < GRACE:
+            if other.waiting or now - other.since < GRACE_S:
                 continue
             if other.error is None:
                 self._give_up(other, now)
@@ -302,13 +302,13 @@ class BodyTimeoutMiddleware:
                 self._room.notify_all()
 
     def _make_room(self, body: TimedBody) -> None:
-        """Gives up the body that is waited for longest; else raises OverloadedError."""
+        """Give up the body that is waited for longest; else raise OverloadedError."""
         longest = next(
             (other for other in self._reading if other.error is None and not other.waiting), None
         )
         if (
             longest is None
-            or body.since - longest.since < GRACE
+            or body.since - longest.since < GRACE_S
             or len(self._reading) >= MOST_READING
         ):
             body.error = OverloadedError(
@@ -326,7 +326,7 @@ class BodyTimeoutMiddleware:
         self._late.append(body)
 
     def _watch(self) -> None:
-        """Life of the thread that answers what came too late."""
+        """Run the thread that answers what came too late."""
         left = 0.0
         while True:
             self._wake.wait(left)
@@ -338,7 +338,7 @@ class BodyTimeoutMiddleware:
                     self._answer(body)
 
     def _collect(self, now: float) -> tuple[list[TimedBody], float]:
-        """The bodies that are late at `now`, and the seconds until another one may be."""
+        """Return the bodies that are late at `now`, and the seconds until another one may be."""
         with self._lock:
             self._next = now + self._seconds
             for body in self._reading:
@@ -357,7 +357,7 @@ class BodyTimeoutMiddleware:
             return late, self._next - now
 
     def _answer(self, body: TimedBody) -> None:
-        """Answers in place of the thread that waits for `body`, and ends its wait, unless the rest
+        """Answer in place of the thread that waits for `body`, and end its wait, unless the rest
         of the body is still to be drained."""
         environ = body.environ
         if environ is None:
@@ -380,8 +380,8 @@ class BodyTimeoutMiddleware:
     def _send(
         self, body: TimedBody, environ: dict[str, Any], answer: Reply
     ) -> tuple[int, int] | None:
-        """Sends `answer`; returns the connection that it was written to, as
-        `TimedBody.connection`, or None if that can't be told or the body has come."""
+        """Send `answer`. Return the connection that it was written to, as
+        `TimedBody.connection`, or None if that is not known or the body has come."""
         data = answer.data + b" " * random.choice(PADDING)
         before = {number: bytes_written(sock) for number, sock in own_sockets()}
         given = {name.lower() for name, _ in answer.headers}
@@ -392,18 +392,18 @@ class BodyTimeoutMiddleware:
         ]
         context_of(environ).protocol.response_bytes(answer.status, headers, data)
         whole = _on_the_wire(answer.status, headers, data)
-        give_up, looks, last = time.monotonic() + WRITTEN, 0, list[int]()
-        while self._waits(body) and (looks < LOOKS or time.monotonic() < give_up):
-            found = [
+        give_up, looks, last = time.monotonic() + WRITE_TIMEOUT_S, 0, list[int]()
+        while self._waits(body) and (looks < LOOKS_MIN or time.monotonic() < give_up):
+            numbers = [
                 number
                 for number, sock in own_sockets()
                 if number in before and bytes_written(sock) - before[number] == whole
             ]
             # Another connection's answers may chance to be as long: so at two looks, and alone.
-            if len(found) == 1 and found == last:
-                return found[0], before[found[0]] + whole
-            last, looks = found, looks + 1
-            time.sleep(STEP)
+            if len(numbers) == 1 and numbers == last:
+                return numbers[0], before[numbers[0]] + whole
+            last, looks = numbers, looks + 1
+            time.sleep(LOOK_STEP_S)
         return None
 
     def _waits(self, body: TimedBody) -> bool:
@@ -412,7 +412,7 @@ class BodyTimeoutMiddleware:
 
 
 def _on_the_wire(status: int, headers: Sequence[tuple[str, str]], data: bytes) -> int:
-    """The bytes that an answer takes in all, as the HTTP server writes it."""
+    """Return the bytes that an answer takes in all, as the HTTP server writes it."""
     first = f"HTTP/1.1 {status} {PHRASES.get(status) or HTTPStatus(status).phrase}\r\n"
     lines = (*headers, *ADDED, ("Content-Length", str(len(data))))
     head = sum(len(f"{name}: {value}\r\n") for name, value in lines)

@@ -47,7 +47,7 @@ from server.process import supervisor
 
 # The machine may take long to write a core file, or to start what takes it; 1 rules out both.
 resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
-supervisor.TOO_YOUNG = 600
+supervisor.TOO_YOUNG_S = 600
 sys.exit(supervisor.supervise(os.abort))
 """
 

@@ -19,7 +19,7 @@ from job_workers import await_that
 from server_process import LiveServer, live_server
 
 from server.errors import OverloadedError
-from server.http.body.timeout import PIECE, BodyTimeoutMiddleware, hold
+from server.http.body.timeout import PIECE_BYTES, BodyTimeoutMiddleware, hold
 from server.http.wsgi import context_of
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
@@ -156,7 +156,7 @@ def test_body_larger_than_all_is_read_alone() -> None:
 @pytest.mark.parametrize("length", [True, False])
 def test_what_two_requests_hold_is_added_up(length: bool) -> None:
     """Read or unpacked, while another request holds its body."""
-    size = 4 * PIECE
+    size = 4 * PIECE_BYTES
     going, go = threading.Event(), threading.Event()
 
     def keep(environ: dict[str, Any], _: object) -> list[bytes]:
@@ -167,9 +167,9 @@ def test_what_two_requests_hold_is_added_up(length: bool) -> None:
 
     def unpack(environ: dict[str, Any], _: object) -> list[bytes]:
         environ["wsgi.input"].read(100)
-        hold(environ, size - PIECE)
+        hold(environ, size - PIECE_BYTES)
         with pytest.raises(OverloadedError, match="bodies_mb"):
-            hold(environ, 2 * PIECE)
+            hold(environ, 2 * PIECE_BYTES)
         return []
 
     bodies = BodyTimeoutMiddleware(
@@ -180,7 +180,7 @@ def test_what_two_requests_hold_is_added_up(length: bool) -> None:
         assert going.wait(60)
         for _ in range(3):
             assert served(bodies, environ_of(bytes(100), length=length) | {"app": unpack}) == []
-        again = environ_of(bytes(size + 2 * PIECE), length=length) | {
+        again = environ_of(bytes(size + 2 * PIECE_BYTES), length=length) | {
             "app": lambda environ, _: [environ["wsgi.input"].read(2 * size)]
         }
         with pytest.raises(OverloadedError):

@@ -16,7 +16,7 @@ from server_process import LiveServer
 from werkzeug.exceptions import BadRequest
 
 from server.errors import InvalidFieldError
-from server.http.body.form_text import LONGEST_TEXT, parse_urlencoded
+from server.http.body.form_text import TEXT_BYTES_MAX, parse_urlencoded
 from server.http.body.multipart import FAULTS, MOST_LINES, parts
 
 GREEN = encode(plain((0, 255, 0)), "JPEG")
@@ -122,7 +122,7 @@ OTHERS = [
 @pytest.mark.parametrize("path", ["/v1/recognize", BATCH, JOBS, "/classify", "/predict"])
 def test_any_other_charset_is_refused(clients: LiveServer, path: str, charset: str) -> None:
     head = b'Content-Disposition: form-data; name="camera"'
-    text = b"a" * LONGEST_TEXT
+    text = b"a" * TEXT_BYTES_MAX
     bodies = [
         (form(head + f"\r\nContent-Type: text/plain; charset={charset}".encode(), text), ""),
         (form(b'Content-Disposition: form-data; name="_charset_"', charset.encode()), ""),
@@ -309,7 +309,7 @@ def test_long_urlencoded_image_is_as_it_was_sent() -> None:
     body = requests.models.RequestEncodingMixin._encode_params({"image_base64": letters}).encode()
     assert parse_urlencoded(body, "utf-8", 1) == [("image_base64", letters)]
     with pytest.raises(InvalidFieldError, match="image_base64 has a %"):
-        parse_urlencoded(b"image_base64=%4" + b"g" * LONGEST_TEXT, "utf-8", 1)
+        parse_urlencoded(b"image_base64=%4" + b"g" * TEXT_BYTES_MAX, "utf-8", 1)
 
 
 @pytest.mark.parametrize("field", ["camera", "parameters", "unknown", "n" * 100_000])

@@ -19,7 +19,7 @@ from requests.adapters import HTTPAdapter
 from server_process import LiveServer, live_server
 
 from server.config.thread_budget import MOST_READING
-from server.http.body.timeout import GRACE, MANY
+from server.http.body.timeout import GRACE_S, MANY
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 PATH = "/v1/recognize"
@@ -161,7 +161,7 @@ def test_a_good_camera_takes_the_place_of_the_slowest(colors: object) -> None:
             began = time.monotonic()
             slow = [stack.enter_context(begin(server)) for _ in range(MANY + 1)]
             told = select.select(slow, [], [], 60)[0]
-            if time.monotonic() - began >= GRACE:
+            if time.monotonic() - began >= GRACE_S:
                 return False
             (refused,) = told
             assert answer(refused)[0].status == 503
