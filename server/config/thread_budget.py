@@ -2,7 +2,7 @@
 
 A request keeps one thread from its first line to the end of its answer. So whatever a request may
 wait for is bounded by a number here, and the server has at least as many threads as all of them
-together. Beside them it has some for probes: `server.http.probe_reserve` lets no other request have
+together. Beside them it has some for probes: `server.http.wsgi.Reserve` lets no other request have
 those, so that a probe is answered even if all else waits.
 
 | waits for | at most | refused beyond with |
