@@ -213,12 +213,12 @@ class RecognitionService:
 
 
 def age_header(answer: Answer) -> tuple[tuple[str, str], ...]:
-    """The header Age (RFC 9111, 5.1), in whole seconds, where `answer` was another request's."""
+    """Return the header Age (RFC 9111, 5.1), in whole seconds, of another request's answer."""
     return (("Age", str(int(answer.age))),) if isinstance(answer, CachedAnswer) else ()
 
 
 def with_age(response: Response, answer: Answer) -> Response:
-    """`response` with `age_header`."""
+    """Add `age_header` to `response`, and return it."""
     response.headers.extend(age_header(answer))
     return response
 
