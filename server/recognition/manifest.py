@@ -61,6 +61,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pad: grey level 0..255 of letterbox bars.
     dtype: of the model's input tensor; `uint8` and `int8` are quantised by the tensor's own scale
         and zero point after the scaling above.
+    zero_inputs: names of further inputs of the model, which get zeros for each frame, such as the
+        state of an LSTM.
     """
 
     width: Positive
@@ -73,6 +75,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     decode: Literal["scaled", "exact"] = "scaled"
     pad: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
     dtype: Literal["float32", "float16", "uint8", "int8"] = "float32"
+    zero_inputs: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:

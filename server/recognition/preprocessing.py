@@ -49,6 +49,25 @@ def dequantize(tensor: Tensor, spec: TensorSpec) -> NDArray[np.float32]:
     return (tensor.astype(np.float32) - spec.zero_point) * np.float32(spec.scale)
 
 
+class Placement(msgspec.Struct, frozen=True):
+    """Where a frame lies in the model's input.
+
+    size: width and height of the frame as sent, upright, in pixels. scale, offset: along x and y,
+    input = frame * scale + offset, both in pixels from the left and upper edge. visible: left, top,
+    right and bottom of the part of the input that shows the frame and no bars.
+    """
+
+    size: tuple[int, int]
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+    visible: tuple[float, float, float, float]
+
+    def to_frame(self, boxes: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Turns boxes [n, 4] (left, top, right, bottom) in the input to the frame's pixels."""
+        offset, scale = np.array(self.offset * 2), np.array(self.scale * 2)
+        return np.asarray((boxes - offset) / scale, np.float64)
+
+
 def _resize(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixels:
     width, height = size
     if pixels.shape[1::-1] == size:
@@ -69,14 +88,12 @@ def _resize(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixels
     return np.asarray(out, np.uint8)
 
 
-def _centre(pixels: Pixels, recipe: Recipe) -> Pixels:
-    """Returns the largest centred part of the recipe's aspect ratio. What lies outside is never
-    resized, so that a long and narrow image needs no more memory than another."""
-    height, width = pixels.shape[:2]
+def _centre(width: int, height: int, recipe: Recipe) -> tuple[int, int, int, int]:
+    """Returns left, top, width and height of an image's largest centred part of the recipe's
+    aspect ratio."""
     ratio = max(recipe.width / width, recipe.height / height)
     wide, high = max(1, round(recipe.width / ratio)), max(1, round(recipe.height / ratio))
-    top, left = (height - high) // 2, (width - wide) // 2
-    return pixels[top : top + high, left : left + wide]
+    return (width - wide) // 2, (height - high) // 2, wide, high
 
 
 def _pad(pixels: Pixels, recipe: Recipe) -> Pixels:
@@ -94,13 +111,45 @@ def to_input_pixels(pixels: Pixels, recipe: Recipe) -> Pixels:
     """Resizes RGB uint8 [h, w, 3] to uint8 [recipe.height, recipe.width, recipe.channels] in the
     recipe's colour order, not yet scaled."""
     if recipe.resize == "crop":
-        pixels, size = _centre(pixels, recipe), (recipe.width, recipe.height)
+        # What lies outside is never resized, so that a long and narrow image needs no more memory
+        # than another.
+        left, top, width, height = _centre(pixels.shape[1], pixels.shape[0], recipe)
+        pixels = pixels[top : top + height, left : left + width]
+        size = recipe.width, recipe.height
     else:
         size = scaled_size(pixels.shape[1], pixels.shape[0], recipe)
     pixels = _pad(_resize(pixels, size, recipe.interpolation), recipe)
     if recipe.color == "gray":
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)[..., None]
     return pixels[..., ::-1] if recipe.color == "bgr" else pixels
+
+
+def placement(size: tuple[int, int], decoded: tuple[int, int], recipe: Recipe) -> Placement:
+    """Returns where `to_input_pixels` puts a frame.
+
+    size: width and height of the frame as sent, upright. decoded: those of its decoded pixels,
+    which are fewer if a JPEG was decoded at a part of its size; the last column and row then stand
+    for less than a pixel's worth of the frame, so that places are exact to one decoded pixel.
+    """
+    inside = recipe.width, recipe.height
+    if recipe.resize == "crop":
+        left, top, wide, high = _centre(*decoded, recipe)
+        scale = inside[0] / wide, inside[1] / high
+        offset = -left * scale[0], -top * scale[1]
+    else:
+        resized = scaled_size(*decoded, recipe)
+        scale = resized[0] / decoded[0], resized[1] / decoded[1]
+        offset = (inside[0] - resized[0]) // 2, (inside[1] - resized[1]) // 2
+    x, y = (
+        (max(0.0, offset[i]), min(float(inside[i]), offset[i] + decoded[i] * scale[i]))
+        for i in (0, 1)
+    )
+    return Placement(
+        size,
+        (scale[0] * decoded[0] / size[0], scale[1] * decoded[1] / size[1]),
+        offset,
+        (x[0], y[0], x[1], y[1]),
+    )
 
 
 def mean_grey(pixels: Pixels) -> float:

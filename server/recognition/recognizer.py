@@ -15,10 +15,12 @@ from server.recognition.answers import Answer, Options
 from server.recognition.interpreter import Interpreter, InterpreterPool
 from server.recognition.manifest import Bundle, Label, Recipe
 from server.recognition.preprocessing import (
+    Placement,
     Tensor,
     TensorSpec,
     apply_table,
     mean_grey,
+    placement,
     scaling_table,
     to_input_pixels,
 )
@@ -47,7 +49,7 @@ class Stage:
 
 class StageTimer:
     """Seconds of each stage of one frame; `on_stage` is called with each as it ends. `brightness`
-    and `warnings` are the `Answer`'s, `size` the frame's width and height, once they are known."""
+    and `warnings` are the `Answer`'s, `placement` the frame's, once they are known."""
 
     def __init__(self, on_stage: OnStage | None = None) -> None:
         self._on_stage = on_stage
@@ -55,7 +57,7 @@ class StageTimer:
         self.seconds: dict[str, float] = {}
         self.brightness: float | None = None
         self.warnings: tuple[frame.ImageWarning, ...] = ()
-        self.size: tuple[int, int] | None = None
+        self.placement: Placement | None = None
 
     def stage(self, name: str) -> Stage:
         """Returns a context that is timed as the stage `name`."""
@@ -97,7 +99,7 @@ class LoadedModel:
 
     def make_answer(self, values: Any, options: Options, timer: StageTimer) -> Answer:
         """Makes the answer from `values`, which `reader.decode` returned."""
-        result = self.reader.result(values, options, timer.size)
+        result = self.reader.result(values, options, timer.placement)
         verdict = self.reader.verdict(result)
         return Answer(
             self.manifest.name,
@@ -133,8 +135,12 @@ class Recognizer(LoadedModel):
         self.recipe = _need_recipe(bundle)
         super().__init__(bundle, pool, admission, on_stage)
         self.limits, self._guard = limits, guard
-        _check_recipe(bundle, self.recipe, pool.inputs[0])
-        self._table = scaling_table(self.recipe, pool.inputs[0])
+        self._image = _check_recipe(bundle, self.recipe, pool.inputs)
+        self._table = scaling_table(self.recipe, self._image)
+        self._zeros = [
+            None if spec is self._image else np.full(spec.shape, spec.zero_point, spec.dtype)
+            for spec in pool.inputs
+        ]
         self._watched = self.manifest.baseline is not None
 
     def recognize(self, data: bytes, options: Options, request_id: str = "") -> Answer:
@@ -181,7 +187,9 @@ class Recognizer(LoadedModel):
         guard = partial(self._guard.reading, sender=sender) if self._guard and sender else None
         with timer.stage("decode"):
             decoded = frame.decode_frame(data, self.recipe, limits or self.limits, guard)
-        timer.warnings, timer.size = decoded.warnings, decoded.size
+        timer.warnings = decoded.warnings
+        height, width = decoded.pixels.shape[:2]
+        timer.placement = placement(decoded.size, (width, height), self.recipe)
         # How long an image takes to decode is its sender's choice, and no estimate foresees it.
         self.admission.check_in_time(deadline)
         with timer.stage("preprocess"):
@@ -191,16 +199,20 @@ class Recognizer(LoadedModel):
             tensor = apply_table(pixels, self._table)
         alone = self.admission.alone
         with self.pool.lease(alone=alone) as interpreter, timer.stage("inference"):
-            return interpreter.run([tensor])
+            return interpreter.run(self._inputs(tensor))
+
+    def _inputs(self, image: Tensor) -> list[Tensor]:
+        """Returns the model's inputs in its order: the image, and zeros for the others."""
+        return [image if zeros is None else zeros for zeros in self._zeros]
 
     def warm_up(self) -> None:
         """Runs each interpreter once on an empty input, so that the first frame pays no first-use
         cost of the kernels. Raises BundleError if the output is not finite."""
-        spec = self.pool.inputs[0]
-        empty = np.zeros([1, *spec.shape[1:]], spec.dtype)
+        spec = self._image
+        empty = self._inputs(np.zeros([1, *spec.shape[1:]], spec.dtype))
 
         def run(interpreter: Interpreter) -> None:
-            outputs = interpreter.run([empty])
+            outputs = interpreter.run(empty)
             try:
                 # Infinite logits make numpy warn; decode raises for their result.
                 with np.errstate(invalid="ignore"):
@@ -223,7 +235,8 @@ class Recognizer(LoadedModel):
             path = self.bundle.folder / golden.file
             try:
                 data = read_plain_file(path, IMAGE_MAX)
-                outputs = self.outputs(data, StageTimer(), limits=limits)
+                timer = StageTimer()
+                outputs = self.outputs(data, timer, limits=limits)
                 with np.errstate(invalid="ignore"):
                     values = self.reader.decode(outputs)
             except (OSError, LinesideError) as error:
@@ -232,7 +245,7 @@ class Recognizer(LoadedModel):
                 raise BundleError(
                     f"golden frame {path}: the model's output is not finite"
                 ) from None
-            if fault := self.reader.golden_fault(golden, values):
+            if fault := self.reader.golden_fault(golden, values, timer.placement):
                 raise BundleError(f"golden frame {path} {fault}")
 
 
@@ -243,8 +256,17 @@ def _need_recipe(bundle: Bundle) -> Recipe:
     return recipe
 
 
-def _check_recipe(bundle: Bundle, recipe: Recipe, spec: TensorSpec) -> None:
-    """Raises BundleError if the recipe does not make the input `spec`."""
+def _check_recipe(bundle: Bundle, recipe: Recipe, inputs: tuple[TensorSpec, ...]) -> TensorSpec:
+    """Returns the input that takes the image. Raises BundleError if the recipe does not make it,
+    or says nothing of another input."""
+    unknown = set(recipe.zero_inputs) - {spec.name for spec in inputs}
+    images = [spec for spec in inputs if spec.name not in recipe.zero_inputs]
+    if unknown or len(images) != 1:
+        raise BundleError(
+            f"{bundle.folder}: the model takes {', '.join(spec.name for spec in inputs)}: the"
+            " recipe's zero_inputs names all of them but the image"
+        )
+    [spec] = images
     shape, made = spec.shape[1:], (recipe.height, recipe.width, recipe.channels)
     if shape != made or spec.dtype != recipe.dtype:
         raise BundleError(
@@ -252,3 +274,4 @@ def _check_recipe(bundle: Bundle, recipe: Recipe, spec: TensorSpec) -> None:
             f" {spec.dtype} {list(shape)} (height, width, channels): set the recipe's"
             " dtype, height, width and color to that"
         )
+    return spec

@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from server.recognition.manifest import LABELS, MANIFEST, MODEL, Manifest, Recipe
+from server.recognition.manifest import LABELS, MANIFEST, MODEL, Recipe
+from server.recognition.tasks import load_task
 
 SIDE = 32
 COLORS = ("red", "green", "blue")
@@ -29,6 +30,8 @@ def _layers(tf: Any, kind: str) -> Callable[[Any], Any]:
     widen = tf.constant(np.random.default_rng(1).normal(0, 0.1, (1, 1, 3, 96)), tf.float32)
 
     def run(image: Any) -> Any:
+        if kind == "bright_map":
+            return tf.cast(tf.reduce_mean(image, 3) > 0.5, tf.int64)
         means = tf.reduce_mean(image, [1, 2])
         if kind == "slow":
             # Work that leaves its input's means as they are.
@@ -81,7 +84,8 @@ def _convert(tf: Any, kind: str) -> bytes:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """A function from a kind to the file of that model: `colors`, `logits`, `sigmoid`, `int8`,
-    `uint8`, `two_outputs`, `slow` (10 ms on a PC), or one whose output is not finite: `nan`, or
+    `uint8`, `two_outputs`, `slow` (10 ms on a PC), `bright_map` (1 for
+    each bright pixel, else 0), or one whose output is not finite: `nan`, or
     `nan_if_bright`, not for a black image; or one that works for minutes on any but a black
     image: `endless_if_bright`. Skips where tensorflow is absent."""
     folder = tmp_path_factory.mktemp("tiny_models")
@@ -128,7 +132,8 @@ def write_bundle(
         "quantization": "float32",
         **manifest,
     }
-    (folder / MANIFEST).write_bytes(msgspec.json.encode(Manifest(**fields)))
+    kind = load_task(fields.get("task", "classify")).manifest_type
+    (folder / MANIFEST).write_bytes(msgspec.json.encode(kind(**fields)))
     return folder
 
 

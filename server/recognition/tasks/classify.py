@@ -18,7 +18,7 @@ from server.recognition.manifest import (
     Manifest,
     VerdictPolicy,
 )
-from server.recognition.preprocessing import Tensor, TensorSpec, dequantize
+from server.recognition.preprocessing import Placement, Tensor, TensorSpec, dequantize
 from server.recognition.tasks import TaskName
 from server.recognition.tasks.task import (
     CONFIDENCE_BINS,
@@ -87,14 +87,16 @@ class ClassReader(Reader[Probabilities]):
         return values
 
     def result(
-        self, values: Probabilities, options: Options, size: tuple[int, int] | None = None
+        self, values: Probabilities, options: Options, placement: Placement | None = None
     ) -> Result:
         """Returns the `options.top_k` most probable labels of at least `options.threshold`."""
         first = top_k(values, self.bundle.labels, options.top_k, -math.inf)
         shown = tuple(each for each in first if each.probability >= options.threshold)
         return Result(first[0], shown)
 
-    def golden_fault(self, golden: Golden, values: Probabilities) -> str:
+    def golden_fault(
+        self, golden: Golden, values: Probabilities, placement: Placement | None = None
+    ) -> str:
         """Compares the best label and its probability."""
         best = top_k(values, self.bundle.labels, 1, -math.inf)[0]
         off = abs(best.probability - golden.probability)
@@ -110,12 +112,12 @@ class Classify(Task):
     """Frames of one thing each, which a label names."""
 
     name: TaskName = "classify"
-    metrics = (
+    metrics: tuple[TaskMetric, ...] = (
         TaskMetric("predictions_total", "Frames by their best label", ("label",)),
         TaskMetric("confidence", "Probability of the best label", buckets=SHARES),
     )
-    sample_reasons = ("label", "threshold", "uncertain")
-    drift_signals = ("class", "confidence")
+    sample_reasons: tuple[str, ...] = ("label", "threshold", "uncertain")
+    drift_signals: tuple[str, ...] = ("class", "confidence")
 
     def make_reader(self, bundle: Bundle, pool: InterpreterPool) -> ClassReader:
         """Raises BundleError unless the model has one output, with a label for each class."""

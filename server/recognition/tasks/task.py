@@ -14,7 +14,7 @@ import msgspec
 from server.recognition.answers import Answer, Options, Prediction
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Baseline, Bundle, Golden, Manifest, VerdictPolicy
-from server.recognition.preprocessing import Tensor
+from server.recognition.preprocessing import Placement, Tensor
 from server.recognition.tasks import TASK_NAMES, TaskName, load_task
 
 CONFIDENCE_BINS = 10
@@ -110,9 +110,9 @@ class Reader(Generic[V]):
         held. Raises NotFiniteError."""
         raise NotImplementedError
 
-    def result(self, values: V, options: Options, size: tuple[int, int] | None = None) -> Result:
-        """Says what `values` mean for a caller with `options`. size: width and height of the frame
-        as sent, upright, in pixels; None for tensors."""
+    def result(self, values: V, options: Options, placement: Placement | None = None) -> Result:
+        """Says what `values` mean for a caller with `options`. placement: of the frame in the
+        model's input; None for tensors."""
         raise NotImplementedError
 
     def verdict(self, result: Result) -> Verdict | None:
@@ -120,7 +120,7 @@ class Reader(Generic[V]):
         policy = self.bundle.manifest.verdict
         return None if policy is None else apply_verdict_policy(result, policy)
 
-    def golden_fault(self, golden: Golden, values: V) -> str:
+    def golden_fault(self, golden: Golden, values: V, placement: Placement | None = None) -> str:
         """Says how a golden frame's values differ from what they should be; '' if they do not."""
         raise NotImplementedError
 

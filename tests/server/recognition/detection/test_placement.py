@@ -1,0 +1,116 @@
+"""Boxes come back in the frame's own pixels, whatever was done to it on the way to the model."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from tiny_models import RECIPE, SIDE, MakeModel, write_bundle
+
+from server.recognition import frame
+from server.recognition.admission import Admission
+from server.recognition.answers import Options
+from server.recognition.detection.manifest import DetectionOutputs
+from server.recognition.interpreter import InterpreterPool
+from server.recognition.manifest import read_bundle
+from server.recognition.recognizer import Recognizer
+from server.recognition.tensor_model import make_model
+
+RESIZES = ("stretch", "letterbox", "crop")
+# EXIF's tag 0x0112.
+ORIENTATION = 0x0112
+
+
+@pytest.fixture(scope="module")
+def finders(
+    tiny_model: MakeModel, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Any, Recognizer]:
+    """Models that find the bright part of a frame, by (resize, decode)."""
+    models, found = tmp_path_factory.mktemp("finders"), {}
+    for resize in RESIZES:
+        for decode in ("scaled", "exact"):
+            folder: Path = write_bundle(
+                models / f"{resize}-{decode}" / "1",
+                tiny_model("bright_map"),
+                labels=("dark", "bright"),
+                recipe=msgspec.structs.replace(RECIPE, resize=resize, decode=decode, pad=0),
+                task="detect",
+                detection=DetectionOutputs(
+                    convention="class_map", background=0, score_threshold=0.001
+                ),
+            )
+            bundle = read_bundle(folder)
+            pool = InterpreterPool(bundle.model_path, 1)
+            model = make_model(bundle, pool, Admission(1, 1), frame.Limits())
+            assert isinstance(model, Recognizer)
+            found[resize, decode] = model
+    return found
+
+
+@settings(max_examples=150)
+@given(
+    width=st.integers(40, 700),
+    height=st.integers(40, 700),
+    left=st.floats(0, 0.6),
+    top=st.floats(0, 0.6),
+    across=st.floats(0.2, 0.4),
+    down=st.floats(0.2, 0.4),
+    orientation=st.integers(1, 8),
+    resize=st.sampled_from(RESIZES),
+    decode=st.sampled_from(["scaled", "exact"]),
+    kind=st.sampled_from(["JPEG", "PNG"]),
+)
+def test_boxes_are_in_the_frames_own_pixels(
+    finders: dict[Any, Recognizer],
+    width: int,
+    height: int,
+    left: float,
+    top: float,
+    across: float,
+    down: float,
+    orientation: int,
+    resize: str,
+    decode: str,
+    kind: str,
+) -> None:
+    """To one and a half pixels of the model's input, which is all that this model can tell."""
+    stored = np.zeros((height, width, 3), np.uint8)
+    x, y = round(left * width), round(top * height)
+    stored[y : y + round(down * height), x : x + round(across * width)] = 255
+    picture = Image.fromarray(stored)
+    exif = picture.getexif()
+    exif[ORIENTATION] = orientation
+    file = io.BytesIO()
+    picture.save(file, kind, exif=exif.tobytes(), **({"quality": 95} if kind == "JPEG" else {}))
+    file.seek(0)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(file)))[..., 0] > 127
+    high, wide = upright.shape
+    if resize == "crop":
+        side = min(wide, high)
+        seen = (wide - side) / 2, (high - side) / 2, (wide + side) / 2, (high + side) / 2
+    else:
+        seen = 0.0, 0.0, float(wide), float(high)
+    rows, columns = np.flatnonzero(upright.any(axis=1)), np.flatnonzero(upright.any(axis=0))
+    want = (
+        max(float(columns[0]), seen[0]),
+        max(float(rows[0]), seen[1]),
+        min(columns[-1] + 1.0, seen[2]),
+        min(rows[-1] + 1.0, seen[3]),
+    )
+    pixel = {
+        "stretch": (wide / SIDE, high / SIDE),
+        "letterbox": (max(wide, high) / SIDE,) * 2,
+        "crop": (min(wide, high) / SIDE,) * 2,
+    }[resize]
+    if want[2] - want[0] < 3 * pixel[0] or want[3] - want[1] < 3 * pixel[1]:
+        return  # too little of it is seen
+    answer = finders[resize, decode].recognize(file.getvalue(), Options())
+    [one] = answer.details
+    got = one.box[0], one.box[1], one.box[0] + one.box[2], one.box[1] + one.box[3]
+    for i in range(4):
+        assert abs(got[i] - want[i]) <= 1.5 * pixel[i % 2] + 1, (got, want)
