@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-CGROUPS = "sys/fs/cgroup"
+CGROUP, SELF = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -50,8 +50,8 @@ def cgroup_usage(root: Path, machine: int | None = None) -> Usage | None:
     """
     usages = [
         usage
-        for folder, names in _folders(root)
-        if (usage := _usage(folder, names)) is not None
+        for folder, is_v1 in _cgroup_folders(_below(root, CGROUP), _below(root, SELF), "memory")
+        if (usage := _usage(folder, V1 if is_v1 else V2)) is not None
         and (machine is None or usage.limit < machine)
     ]
     return min(usages, key=lambda usage: usage.limit, default=None)
@@ -66,24 +66,57 @@ def _usage(folder: Path, names: _Names) -> Usage | None:
     return Usage(max(0, used - inactive), limit)
 
 
-def _folders(root: Path) -> Iterator[tuple[Path, _Names]]:
-    """Yield the folders of this process's memory cgroup and of those around it (cgroups(7)). A
-    container may see the path of outside, of which only the top exists inside."""
-    for line in (read_text(root / "proc/self/cgroup") or "").splitlines():
+def _below(root: Path, path: Path) -> Path:
+    return root / path.relative_to("/")
+
+
+def available_cores(cgroup: Path = CGROUP, own: Path = SELF) -> int:
+    """Return the cores that the scheduler's affinity and the quotas of the process's cgroup and of
+    all those above it leave, at least 1. A quota that is not whole is rounded up.
+
+    cgroup: the mounted root, with cpu.max of version 2 (`QUOTA PERIOD` in microseconds, or `max`),
+    or cpu/cpu.cfs_quota_us and cpu.cfs_period_us of version 1. own: the file that names the
+    process's cgroups (cgroups(7)); in a container, these may not be visible. Source: the kernel's
+    Documentation/admin-guide/cgroup-v2.rst.
+    """
+    cores = len(os.sched_getaffinity(0))
+    roots = [(cgroup, False), (cgroup / "cpu", True)]
+    for folder, is_v1 in [*roots, *_cgroup_folders(cgroup, own, "cpu")]:
+        quota, period = _read_quota(folder, is_v1)
+        if quota > 0 and period > 0:
+            cores = min(cores, math.ceil(quota / period))
+    return max(1, cores)
+
+
+def _read_quota(folder: Path, is_v1: bool) -> tuple[int, int]:
+    """Return the microseconds of processor time in each period, and those of the period; (0, 0)
+    if the cgroup has no limit, or is not there."""
+    if is_v1:
+        words = [read_text(folder / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")]
+    else:
+        words = (read_text(folder / "cpu.max") or "").split()
+    try:
+        return int(words[0]), int(words[1])
+    except (ValueError, IndexError):
+        return 0, 0
+
+
+def _cgroup_folders(mounted: Path, own: Path, controller: str) -> Iterator[tuple[Path, bool]]:
+    """Yield the folders of this process's cgroup for `controller` and of those around it, each with
+    True for version 1 (cgroups(7)). A container may see the path of outside, of which only the top
+    exists inside."""
+    for line in (read_text(own) or "").splitlines():
         parts = line.split(":", 2)
         if len(parts) != 3 or not parts[2].startswith("/"):
             continue
         number, controllers, path = parts
-        if "memory" in controllers.split(","):
-            base, names = root / CGROUPS / "memory", V1
-        elif number == "0" and not controllers:
-            base, names = root / CGROUPS, V2
-        else:
+        is_v1 = controller in controllers.split(",")
+        if not is_v1 and (number != "0" or controllers):
             continue
         inside = PurePosixPath(path).relative_to("/")
         for place in (inside, *inside.parents):
             if ".." not in place.parts:
-                yield base / place, names
+                yield (mounted / controller if is_v1 else mounted) / place, is_v1
 
 
 def read_text(path: Path) -> str | None:
@@ -112,50 +145,3 @@ def read_fields(path: Path) -> dict[str, int]:
         if number and number[0].isdecimal():
             fields[name] = int(number[0])
     return fields
-
-
-CGROUP, SELF = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-
-
-def available_cores(cgroup: Path = CGROUP, own: Path = SELF) -> int:
-    """Return the cores that the scheduler's affinity and the quotas of the process's cgroup and of
-    all those above it leave, at least 1. A quota that is not whole is rounded up.
-
-    cgroup: the mounted root, with cpu.max of version 2 (`QUOTA PERIOD` in microseconds, or `max`),
-    or cpu/cpu.cfs_quota_us and cpu.cfs_period_us of version 1. own: the file that names the
-    process's cgroups (cgroups(7)); in a container, these may not be visible. Source: the kernel's
-    Documentation/admin-guide/cgroup-v2.rst.
-    """
-    cores = len(os.sched_getaffinity(0))
-    for quota, period in _quotas(cgroup, own):
-        if quota > 0 and period > 0:
-            cores = min(cores, math.ceil(quota / period))
-    return max(1, cores)
-
-
-def _quotas(cgroup: Path, own: Path) -> Iterator[tuple[int, int]]:
-    """Yield (quota, period) of every cgroup that has them: microseconds of processor time in each
-    period of microseconds."""
-    for controllers, path in _paths(own):
-        for folder in (path, *path.parents):
-            inside = str(folder).lstrip("/")
-            try:
-                if not controllers:
-                    words = (cgroup / inside / "cpu.max").read_text().split()
-                else:
-                    at = cgroup / "cpu" / inside
-                    names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-                    words = [(at / name).read_text() for name in names]
-                yield int(words[0]), int(words[1])
-            except (OSError, ValueError, IndexError):
-                continue  # not there, or without a limit
-
-
-def _paths(own: Path) -> list[tuple[str, PurePosixPath]]:
-    """Return the process's cgroups that may limit it, and both roots, as (controllers, path)."""
-    paths = [("", PurePosixPath("/")), ("cpu", PurePosixPath("/"))]
-    for line in (read_text(own) or "").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers or "cpu" in controllers.split(","):
-            paths.append((controllers, PurePosixPath(path)))
-    return paths
