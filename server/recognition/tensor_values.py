@@ -16,8 +16,8 @@ NUMBERS = frozenset({bool, int, float})
 
 
 def to_array(value: object, name: str) -> Tensor:
-    """Returns a number, or lists of numbers nested as deep as the tensor has dimensions -> an
-    array.
+    """Makes an array of a number, or of lists of numbers nested as deep as the tensor has
+    dimensions.
 
     Raises InvalidFieldError, naming `name`, for lists of unequal lengths and anything that is not
     a number.
@@ -88,7 +88,7 @@ def quantize(array: Tensor, spec: TensorSpec, name: str) -> Tensor:
 
 
 def to_real_values(tensor: Tensor, spec: TensorSpec) -> Tensor:
-    """Returns a model's tensor -> real values; other than quantised ones stay as they are."""
+    """Turns a model's tensor to real values; one that is not quantised stays as it is."""
     real: NDArray[np.float32] | Tensor = dequantize(tensor, spec) if spec.quantized else tensor
     return real
 

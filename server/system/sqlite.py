@@ -35,8 +35,8 @@ class DatabaseDamagedError(sqlite3.DatabaseError):
 
 
 def is_damage(error: BaseException) -> bool:
-    """Returns whether the file itself is what is wrong, and not its disk, its lock or its
-    rights."""
+    """Returns whether the file itself is damaged, and not its disk, its lock or its rights at
+    fault."""
     if isinstance(error, DatabaseDamagedError):
         return True
     code = getattr(error, "sqlite_errorcode", None) or 0
@@ -116,7 +116,7 @@ def open_database(
     synchronous: Literal["FULL", "NORMAL"] = "FULL",
     upgrades: tuple[str, ...] = (),
 ) -> sqlite3.Connection:
-    """Returns the database at `path` in autocommit mode, made by `schema` if it is new, usable from
+    """Opens the database at `path` in autocommit mode, made by `schema` if it is new, usable from
     any thread that holds the caller's lock.
 
     With FULL a committed transaction is on the disk; with NORMAL the last ones may be lost to a

@@ -163,7 +163,7 @@ def _side(stored: bytes) -> int:
 
 
 def _read_size(kind: bytes, data: bytes) -> tuple[int, int]:
-    """Returns width and height by the picture's own header."""
+    """Reads width and height from the picture's own header."""
     if kind == LOSSLESS and len(data) > LOSSLESS_HEADER.size:
         signature, bits = LOSSLESS_HEADER.unpack_from(data)
         # 14 bits each, one for alpha, and a version that is 0.
