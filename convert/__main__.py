@@ -20,6 +20,7 @@ COMMANDS = {
     "keras": ("convert.cli.models", "a .keras or .h5 file or a SavedModel"),
     "saved-model": ("convert.cli.models", "one signature of a SavedModel"),
     "tflite": ("convert.cli.models", "a float32 .tflite"),
+    "detector": ("convert.cli.detector", "a .tflite that finds objects in a frame"),
     "pytorch": ("convert.cli.models", "a PyTorch module or exported program"),
     "iris": ("convert.cli.iris", "a small model of plain numbers, from scikit-learn's data"),
     "train": ("convert.cli.train", "a classifier trained on a folder of photographs"),

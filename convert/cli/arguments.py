@@ -32,8 +32,10 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text} is not a number or a fraction") from None
 
 
-def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = None) -> None:
-    """Add the options of the bundle's place, its quantisation and its validation."""
+def add_place_arguments(
+    parser: argparse.ArgumentParser, name: str | None = None
+) -> argparse._ArgumentGroup:
+    """Add the options of where the bundle goes and where it comes from; return their group."""
     where = parser.add_argument_group("bundle")
     where.add_argument(
         "--out", type=Path, default=Path("models"), help="folder of the bundles (models)"
@@ -42,6 +44,12 @@ def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = Non
     where.add_argument("--version", type=version, help="from 1 on (the next free one)")
     where.add_argument("--source", default="", help="where the model comes from, for bundle.json")
     where.add_argument("--license", default="", help="of the model, for bundle.json")
+    return where
+
+
+def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = None) -> None:
+    """Add the options of the bundle's place, its quantisation and its validation."""
+    where = add_place_arguments(parser, name)
     where.add_argument("--accept", metavar="LABEL", nargs="+", help="labels of a good part")
     where.add_argument("--min-probability", type=float, help="below it the verdict is unsure (0.5)")
     how = parser.add_argument_group("quantisation")
@@ -89,11 +97,13 @@ def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = Non
     every.add_argument("--plot", type=Path, help="PNG of accuracy on the frames against latency")
 
 
-def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of how an image is fed to a model that does not say so itself."""
+def add_recipe_arguments(parser: argparse.ArgumentParser, *, output: bool = True) -> None:
+    """Add the options of how an image is fed to a model that does not say so itself, and what its
+    `output` is."""
     recipe = parser.add_argument_group("recipe: how an image is fed to the model")
     recipe.add_argument(
         "--scale",
+        "--input-scale",
         type=number,
         nargs="+",
         help="tensor = pixel * scale + offset (1/255 is a number)",
@@ -106,7 +116,8 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     )
     recipe.add_argument("--decode", choices=("scaled", "exact"))
     recipe.add_argument("--pad", type=int, help="grey level of letterbox bars")
-    recipe.add_argument("--output", choices=OUTPUTS, help="what the model's output is")
+    if output:
+        recipe.add_argument("--output", choices=OUTPUTS, help="what the model's output is")
 
 
 def recipe_values(args: argparse.Namespace) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def read_tflite(data: bytes) -> Tflite:
     shape = replace(
         shape, readings=readings, scales_inside=readings == ("0..255",), mobilenet=mobilenet
     )
-    return Tflite(data, shape, _mode(parsed), dtype)
+    return Tflite(data, shape, mode_of(parsed), dtype)
 
 
 def _readings(dtype: str, scale: float, zero_point: int) -> tuple[str, ...]:
@@ -88,7 +88,8 @@ def _readings(dtype: str, scale: float, zero_point: int) -> tuple[str, ...]:
     )
 
 
-def _mode(parsed: Any) -> Mode:
+def mode_of(parsed: Any) -> Mode:
+    """Return how the weights are quantised. Raises ConvertError for 16-bit activations."""
     graph, kinds = parsed.subgraphs[0], schema.TensorType
     makers = {int(i): op for op in graph.operators for i in op.outputs}
     modes: set[Mode] = set()
