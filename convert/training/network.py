@@ -28,9 +28,9 @@ def build(classes: int, alpha: float, size: int, weights: Weights) -> Any:
     not available.
     """
     keras = tensorflow().keras
-    base = _base(keras, alpha, size, "imagenet" if weights == "imagenet" else "none")
+    base = backbone(keras, alpha, size, "imagenet" if weights == "imagenet" else "none")
     if weights == "slice":
-        _slice(_base(keras, 1.0, 224, "imagenet"), base)
+        _slice(backbone(keras, 1.0, 224, "imagenet"), base)
     head = keras.layers.Dense(classes, kernel_initializer="zeros", name=HEAD)
     return keras.Model(base.input, head(base.output))
 
@@ -58,7 +58,7 @@ def freeze(model: Any, *, pretrained: bool) -> None:
         layer.trainable = tuned and not (pretrained and normalises)
 
 
-def _base(keras: Any, alpha: float, size: int, weights: Literal["imagenet", "none"]) -> Any:
+def backbone(keras: Any, alpha: float, size: int, weights: Literal["imagenet", "none"]) -> Any:
     if size < 32:
         raise ConvertError(f"--size {size} is too small: MobileNetV2 takes at least 32 pixels")
     if weights == "imagenet":

@@ -1,0 +1,69 @@
+"""The anomaly model as .tflite: it computes what the statistics say, at the size of a bundle."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from convert.anomaly import statistics
+from convert.anomaly.network import CHANNELS, DEPTH, FEATURES, MAP, SCORE, SIZE, AnomalyNetwork
+from server.recognition.interpreter import Interpreter
+
+THRESHOLD = 2.0
+
+
+def surfaces(count: int, seed: int) -> NDArray[np.float32]:
+    """Grained surfaces of a random tone, as the model takes them."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for _ in range(count):
+        grain = cv2.GaussianBlur(rng.normal(0, 60, (SIZE, SIZE, 3)).astype(np.float32), (0, 0), 2)
+        out.append((grain + rng.uniform(90, 160)) / 127.5 - 1)
+    return np.asarray(np.stack(out), np.float32)
+
+
+def run(model: bytes, frames: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
+    interpreter = Interpreter(Path("model.tflite"), 1, model)
+    answers = [interpreter.run([frame[None]]) for frame in frames]
+    return {
+        spec.signature: np.stack([answer[i] for answer in answers])
+        for i, spec in enumerate(interpreter.outputs)
+    }
+
+
+@pytest.fixture(scope="module")
+def made(tf: Any, keras_home: Path) -> tuple[bytes, bytes, NDArray[np.float32], NDArray[np.float32]]:
+    """The float and the quantised model of ImageNet weights, and the scores and maps of NumPy."""
+    network = AnomalyNetwork()
+    frames = surfaces(32, 1)
+    features = run(network.feature_model(), frames)[FEATURES].reshape(32, -1, CHANNELS)
+    deviation = features.reshape(-1, CHANNELS).std(axis=0)
+    projection = statistics.projection(CHANNELS, DEPTH, deviation)
+    fitted = statistics.fit(features[:24] @ projection)
+    maps = fitted.maps(features[24:] @ projection)
+    float_model, quantised = network.anomaly_model(projection, fitted, THRESHOLD)
+    return float_model, quantised, frames[24:], maps / (maps + THRESHOLD)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_model_computes_what_numpy_does(made: Any, which: int) -> None:
+    maps = made[3]
+    answers = run(made[which], made[2])
+
+    np.testing.assert_allclose(answers[MAP].reshape(maps.shape), maps, atol=0.05)
+    np.testing.assert_allclose(answers[SCORE].reshape(-1), maps.max(axis=(1, 2)), atol=0.05)
+
+
+def test_score_is_the_largest_value_of_the_map(made: Any) -> None:
+    answers = run(made[1], made[2])
+    np.testing.assert_allclose(
+        answers[SCORE].reshape(-1), answers[MAP].reshape(len(made[2]), -1).max(axis=1), rtol=1e-6
+    )
+
+
+def test_quantised_model_is_far_smaller_than_float(made: Any) -> None:
+    assert len(made[1]) < 0.4 * len(made[0])
