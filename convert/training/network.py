@@ -59,6 +59,9 @@ def freeze(model: Any, *, pretrained: bool) -> None:
 
 
 def backbone(keras: Any, alpha: float, size: int, weights: Literal["imagenet", "none"]) -> Any:
+    """MobileNetV2 without its classifier, a `keras.Model` [batch, size, size, 3] -> [batch,
+    channels]. Raises ConvertError if there are no such weights or they can't be had."""
+    file = None
     if size < 32:
         raise ConvertError(f"--size {size} is too small: MobileNetV2 takes at least 32 pixels")
     if weights == "imagenet":
@@ -69,14 +72,15 @@ def backbone(keras: Any, alpha: float, size: int, weights: Literal["imagenet", "
                 f" {', '.join(map(str, SIZES))}; --weights slice or none needs no such file"
             )
         name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{alpha}_{size}_no_top.h5"
-        require_file(name, WEIGHTS_URL + name)
+        # By its path: Keras reads KERAS_HOME once, when it is imported.
+        file = str(require_file(name, WEIGHTS_URL + name))
     with suppress_native_output():
         return keras.applications.MobileNetV2(
             input_shape=(size, size, 3),
             alpha=alpha,
             include_top=False,
             pooling="avg",
-            weights=None if weights == "none" else weights,
+            weights=file,
         )
 
 
