@@ -184,6 +184,7 @@ class JobIntake:
             part=query.part,
             captured_age=age if query.captured_at else None,
             expires=expires,
+            heatmap=query.heatmap,
         )
         context = current()
         owner = context.caller.name if context.caller else None
@@ -273,7 +274,9 @@ def _result(job: JobRecord, outcome: FrameOutcome) -> Recognition | None:
         return None
     ask = job.ask
     captured = None if ask.captured_age is None else "given"
-    query = FrameOptions(camera=ask.camera, part=ask.part, captured_at=captured)
+    query = FrameOptions(
+        camera=ask.camera, part=ask.part, captured_at=captured, heatmap=ask.heatmap
+    )
     return recognition(outcome.answer, query, ask.captured_age or 0.0, job.request_id)
 
 

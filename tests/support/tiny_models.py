@@ -50,6 +50,10 @@ def _layers(tf: Any, kind: str) -> Callable[[Any], Any]:
             return tf.nn.softmax(tf.math.log(-1.0 - means))
         if kind == "nan_if_bright":
             return tf.nn.softmax(tf.math.log(0.5 - means))
+        if kind == "spots":
+            # An anomaly model: what is bright is no good, at 8 x 8 pixels a place.
+            places = tf.nn.avg_pool2d(tf.reduce_mean(image, 3, keepdims=True), 8, 8, "VALID")
+            return {"score": tf.reduce_max(places, [1, 2, 3]), "map": places}
         if kind == "two_outputs":
             return tf.nn.softmax(logits), logits
         return tf.nn.softmax(logits)
@@ -84,10 +88,10 @@ def _convert(tf: Any, kind: str) -> bytes:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """A function from a kind to the file of that model: `colors`, `logits`, `sigmoid`, `int8`,
-    `uint8`, `two_outputs`, `slow` (10 ms on a PC), `bright_map` (1 for
-    each bright pixel, else 0), or one whose output is not finite: `nan`, or
-    `nan_if_bright`, not for a black image; or one that works for minutes on any but a black
-    image: `endless_if_bright`. Skips where tensorflow is absent."""
+    `uint8`, `two_outputs`, `spots` (an anomaly model), `slow` (10 ms on a PC), `bright_map` (1 for
+    each bright pixel, else 0), or one whose output is not finite: `nan`, or `nan_if_bright`, not
+    for a black image; or one that works for minutes on any but a black image: `endless_if_bright`.
+    Skips where tensorflow is absent."""
     folder = tmp_path_factory.mktemp("tiny_models")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -34,6 +34,7 @@ class FrameOptions(msgspec.Struct, frozen=True, kw_only=True):
     threshold: least probability of a label in the answer. camera, part: names that come back in
     the answer; frames of cameras take turns. captured_at: Unix seconds, or RFC 3339 with a zone.
     deadline_ms: milliseconds from `captured_at`, else from arrival, in which an answer is wanted.
+    heatmap: an anomaly model's answer has its map as a picture too.
     """
 
     model: Name | None = None
@@ -44,6 +45,7 @@ class FrameOptions(msgspec.Struct, frozen=True, kw_only=True):
     part: Name | None = None
     captured_at: Annotated[str, Meta(max_length=64, extra=NUMBER_TOO)] | None = None
     deadline_ms: Annotated[float, Meta(gt=0, le=600_000)] | None = None
+    heatmap: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError, which msgspec makes a ValidationError, for a key or token in the wrong

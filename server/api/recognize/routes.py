@@ -94,6 +94,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 def recognition(answer: Answer, query: FrameOptions, age: float, request_id: str) -> Recognition:
     """Return `answer` as the API answers it; `age` is the frame's on arrival, in seconds."""
+    own = find_task(answer.task).answer_fields(answer)
     return Recognition(
         request_id=request_id,
         model=answer.model,
@@ -108,7 +109,7 @@ def recognition(answer: Answer, query: FrameOptions, age: float, request_id: str
         timing_ms={k: round(v * 1000, 3) for k, v in answer.timing.items()},
         captured_age_ms=round(age * 1000, 3) if query.captured_at else None,
         warnings=tuple(each.message for each in answer.warnings) or msgspec.UNSET,
-        **find_task(answer.task).answer_fields(answer),
+        **{name: value for name, value in own.items() if name != "heatmap" or query.heatmap},
     )
 
 

@@ -7,7 +7,7 @@ Modules are imported when first needed: bundle.json names its task before the re
 from importlib import import_module
 from typing import Any, Literal, get_args
 
-TaskName = Literal["classify", "detect", "tensor"]
+TaskName = Literal["classify", "detect", "anomaly", "tensor"]
 TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
 
 

@@ -65,6 +65,7 @@ class JobOptions(msgspec.Struct, frozen=True):
     part: str | None = None
     captured_age: float | None = None
     expires: float | None = None
+    heatmap: bool = False
 
 
 class JobError(msgspec.Struct, frozen=True):

@@ -1,0 +1,266 @@
+"""anomaly: how unlike the good frames a frame is, and where, from a model that learned from good
+frames alone."""
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+import cv2
+import msgspec
+import numpy as np
+from msgspec import UNSET, UnsetType
+from numpy.typing import NDArray
+
+from server.errors import BundleError
+from server.recognition.answers import Answer, Options, Prediction
+from server.recognition.interpreter import InterpreterPool
+from server.recognition.manifest import Bundle, Golden, Manifest, Share, VerdictPolicy
+from server.recognition.preprocessing import Placement, Tensor, dequantize
+from server.recognition.tasks import TaskName
+from server.recognition.tasks.classify import Classify
+from server.recognition.tasks.task import (
+    SHARES,
+    NotFiniteError,
+    Reader,
+    Result,
+    SampleWishes,
+    TaskMetric,
+    Verdict,
+)
+
+GOOD, ANOMALY = "good", "anomaly"
+LABELS = (GOOD, ANOMALY)
+SCORE, MAP = "score", "map"
+# The model's own scale: `convert` puts the threshold there.
+THRESHOLD = 0.5
+# The map is so many times larger where regions are looked for: a box is finer than a place. Odd, so
+# that each place's own value is among those between places.
+MAGNIFICATION = 5
+MAX_REGIONS = 20
+
+
+class AnomalySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an anomaly bundle was made, and what it was found to do.
+
+    false_rejects: share of good frames that the threshold was chosen to reject. learned_from: good
+    frames. held_back_rejected: share of good frames above the threshold, each by statistics of the
+    others. auroc, pixel_auroc, good_rejected, bad_caught: on validation frames, None without.
+    details: names a file of the bundle that holds everything else.
+    """
+
+    false_rejects: Share
+    learned_from: int
+    held_back_rejected: Share
+    auroc: Share | None = None
+    auroc_interval: tuple[Share, Share] | None = None
+    pixel_auroc: Share | None = None
+    good_rejected: Share | None = None
+    bad_caught: Share | None = None
+    details: str | None = None
+
+
+class AnomalyManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """bundle.json of an anomaly model; labels.txt holds good and anomaly. The verdict is unsure
+    within `verdict.min_probability` - 0.5 of the threshold."""
+
+    anomaly: AnomalySettings | None = None
+
+
+class Region(msgspec.Struct, frozen=True):
+    """A part of the frame above the threshold. box: left, top, width and height in pixels of the
+    frame as sent, upright. score: the highest in it, 0.5 to 1."""
+
+    box: tuple[int, int, int, int]
+    score: float
+
+
+class AnomalyDetails(msgspec.Struct, frozen=True):
+    """score, threshold: 0..1; the frame is an anomaly above the threshold. regions: the highest
+    score first. heatmap: an 8-bit grey PNG of scores, 0 to 255 for 0 to 1, base64."""
+
+    score: float
+    threshold: float
+    regions: tuple[Region, ...]
+    heatmap: str
+
+
+class AnomalyAnswer(msgspec.Struct, frozen=True):
+    """`score` and `threshold` in 0..1, and the regions above it in pixels of the frame as sent."""
+
+    score: float
+    threshold: float
+    regions: tuple[Region, ...]
+
+
+class AnomalyFields(msgspec.Struct, frozen=True, kw_only=True):
+    """Fields of the answer. heatmap: a grey PNG of scores as base64, 255 for 1, if asked for."""
+
+    anomaly: AnomalyAnswer | UnsetType = UNSET
+    heatmap: Annotated[str, msgspec.Meta(extra_json_schema={"format": "byte"})] | UnsetType = UNSET
+
+
+class AnomalyValues(msgspec.Struct, frozen=True):
+    """score: 0..1. map: scores of places, float32 [height, width]."""
+
+    score: float
+    map: NDArray[np.float32]
+
+
+class AnomalyReader(Reader[AnomalyValues]):
+    """Reads the outputs that a signature names `score` [1] and `map` [1, height, width, 1]."""
+
+    def __init__(self, bundle: Bundle, pool: InterpreterPool) -> None:
+        """Raises BundleError unless the model has these outputs, and labels.txt these labels."""
+        super().__init__(bundle, pool)
+        names = [spec.signature for spec in pool.outputs]
+        if sorted(names) != sorted((SCORE, MAP)):
+            raise BundleError(
+                f"{bundle.folder}: an anomaly model has the outputs {SCORE} and {MAP}; this one has"
+                f" {', '.join(name or 'one without a name' for name in names)}"
+            )
+        self._score, self._map = names.index(SCORE), names.index(MAP)
+        shape = pool.outputs[self._map].shape
+        if len(shape) != 4 or shape[0] != 1 or shape[3] != 1 or min(shape) < 1:
+            raise BundleError(
+                f"{bundle.folder}: the output {MAP} is {list(shape)}; it should be [1, height,"
+                " width, 1]"
+            )
+        if tuple(label.name for label in bundle.labels) != LABELS:
+            raise BundleError(
+                f"{bundle.folder}: the labels of an anomaly model are {' and '.join(LABELS)}"
+            )
+
+    def decode(self, outputs: Sequence[Tensor]) -> AnomalyValues:
+        """Raises NotFiniteError."""
+        score, places = (
+            dequantize(outputs[i], self.pool.outputs[i]) for i in (self._score, self._map)
+        )
+        if not (np.isfinite(score).all() and np.isfinite(places).all()):
+            raise NotFiniteError
+        value = min(1.0, max(0.0, float(score.reshape(-1)[0])))
+        return AnomalyValues(value, places[0, :, :, 0])
+
+    def result(
+        self, values: AnomalyValues, options: Options, placement: Placement | None = None
+    ) -> Result:
+        """Returns the two labels, the likelier one first, and the regions; without a `placement`,
+        their boxes are in pixels of the model's input."""
+        both = (
+            Prediction(0, GOOD, 1 - values.score),
+            Prediction(1, ANOMALY, values.score),
+        )
+        first = sorted(both, key=lambda each: -each.probability)[: options.top_k]
+        shown = tuple(each for each in first if each.probability >= options.threshold)
+        height, width = values.map.shape
+        large = cv2.resize(values.map, (width * MAGNIFICATION, height * MAGNIFICATION))
+        details = AnomalyDetails(
+            round(values.score, 6),
+            THRESHOLD,
+            self._regions(large, placement) if values.score > THRESHOLD else (),
+            _grey_png(large),
+        )
+        return Result(first[0], shown, details)
+
+    def verdict(self, result: Result) -> Verdict | None:
+        """Judges by the score: `anomaly` above the threshold, `no_anomaly` below it, and
+        `near_threshold` within the policy's band about it, which is unsure."""
+        policy = self.bundle.manifest.verdict
+        if policy is None:
+            return None
+        score = result.details.score
+        if not result.predictions:
+            return Verdict("unsure", "no_label")
+        if abs(score - THRESHOLD) < policy.min_probability - THRESHOLD:
+            return Verdict("unsure", "near_threshold")
+        if score > THRESHOLD:
+            return Verdict("fail", "anomaly")
+        return Verdict("pass", "no_anomaly")
+
+    def golden_fault(
+        self, golden: Golden, values: AnomalyValues, placement: Placement | None = None
+    ) -> str:
+        """Compares the side of the threshold, and the label's probability."""
+        label = ANOMALY if values.score > THRESHOLD else GOOD
+        probability = values.score if golden.label == ANOMALY else 1 - values.score
+        off = abs(probability - golden.probability)
+        if label == golden.label and off <= golden.tolerance:
+            return ""
+        return (
+            f"should be {golden.label} at {golden.probability:.3f}"
+            f" but this model's anomaly score is {values.score:.3f}"
+        )
+
+    def _regions(self, scores: NDArray[Any], placement: Placement | None) -> tuple[Region, ...]:
+        """Connected parts above the threshold, at most MAX_REGIONS, the highest score first."""
+        above = (scores > THRESHOLD).astype(np.uint8)
+        count, marks, parts, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+        height, width = self.pool.inputs[0].shape[1:3]
+        boxes = parts[1:count, :4].astype(np.float32)
+        boxes[:, 2:] += boxes[:, :2]
+        boxes *= np.array([width / scores.shape[1], height / scores.shape[0]] * 2, np.float32)
+        limits = (width, height) if placement is None else placement.size
+        edges = boxes if placement is None else placement.to_frame(boxes)
+        edges = np.clip(np.rint(edges), 0, limits * 2).astype(int)
+        found = [
+            Region(
+                (left, top, max(1, right - left), max(1, bottom - top)),
+                round(float(scores[marks == number].max()), 6),
+            )
+            for number, (left, top, right, bottom) in enumerate(edges.tolist(), 1)
+        ]
+        return tuple(sorted(found, key=lambda region: -region.score)[:MAX_REGIONS])
+
+
+def _grey_png(scores: NDArray[Any]) -> str:
+    levels = np.clip(np.rint(scores * 255), 0, 255).astype(np.uint8)
+    _, data = cv2.imencode(".png", levels)
+    return base64.b64encode(data.tobytes()).decode()
+
+
+class Anomaly(Classify):
+    """Frames that are good or not; the labels and their probabilities follow from the score."""
+
+    name: TaskName = "anomaly"
+    scores_labels = False
+    manifest_type = AnomalyManifest
+    answer_type = AnomalyFields
+    metrics = (
+        *Classify.metrics,
+        TaskMetric("anomaly_score", "Anomaly scores; the threshold is 0.5", buckets=SHARES),
+    )
+    sample_reasons = ("label", "threshold", "uncertain")
+
+    def make_reader(self, bundle: Bundle, pool: InterpreterPool) -> Any:
+        """Raises BundleError as AnomalyReader does."""
+        return AnomalyReader(bundle, pool)
+
+    def answer_fields(self, answer: Answer) -> Mapping[str, Any]:
+        """Returns score, threshold and regions, and the heat map."""
+        details = _details(answer)
+        shown = AnomalyAnswer(details.score, details.threshold, details.regions)
+        return {"anomaly": shown, "heatmap": details.heatmap}
+
+    def observe(self, answer: Answer) -> Iterator[tuple[str, tuple[str, ...], float]]:
+        """Counts the label, and the score."""
+        yield from super().observe(answer)
+        yield "anomaly_score", (), _details(answer).score
+
+    def sample_reason(
+        self, answer: Answer, wishes: SampleWishes, policy: VerdictPolicy | None
+    ) -> str | None:
+        """Goes by the label, and by how near the score is to the threshold."""
+        if answer.best.label in wishes.labels:
+            return "label"
+        if wishes.margin and abs(_details(answer).score - THRESHOLD) <= wishes.margin:
+            return "threshold"
+        return "uncertain" if answer.best.probability < wishes.below else None
+
+
+def _details(answer: Answer) -> AnomalyDetails:
+    """The details of an answer, which jobs and the cache keep as plain values."""
+    if isinstance(answer.details, AnomalyDetails):
+        return answer.details
+    return msgspec.convert(answer.details, AnomalyDetails)
+
+
+TASK = Anomaly()
