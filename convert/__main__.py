@@ -24,6 +24,10 @@ COMMANDS = {
     "pytorch": ("convert.cli.models", "a PyTorch module or exported program"),
     "iris": ("convert.cli.iris", "a small model of plain numbers, from scikit-learn's data"),
     "train": ("convert.cli.train", "a classifier trained on a folder of photographs"),
+    "train-anomaly": (
+        "convert.cli.train_anomaly",
+        "a model that finds defects, learned from good frames alone",
+    ),
     "evaluate": ("convert.cli.evaluation", "a bundle judged on labelled frames"),
     "compare": ("convert.cli.evaluation", "several bundles on the same frames"),
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,8 +37,9 @@ BLUR = np.array([1.0, 4.0, 6.0, 4.0, 1.0], np.float32) / 16
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Good frames in numbers. centred = features - mean; code = pooled(centred) @ encoder; residual =
-    centred - code @ decoder; distance of a place = root mean square of residual @ whitening.
+    """Good frames in numbers. centred = features - mean; code = pooled(centred) @ encoder;
+    residual = centred - code @ decoder; distance of a place = root mean square of residual @
+    whitening.
 
     mean: [places, depth]. encoder: [coarse places * depth, code]. decoder: [code, places * depth].
     whitening: [places, depth, depth].
@@ -51,7 +53,8 @@ class Statistics:
     def residuals(self, features: Floats) -> Floats:
         """What the code of each frame leaves: [frames, places, depth] of the same."""
         centred = features - self.mean
-        return centred - (pooled(centred) @ self.encoder @ self.decoder).reshape(features.shape)
+        usual = pooled(centred) @ self.encoder @ self.decoder
+        return np.asarray(centred - usual.reshape(features.shape), np.float32)
 
     def maps(self, features: Floats) -> Floats:
         """Distances from good, smoothed: [frames, places, depth] -> [frames, SIDE, SIDE]."""
@@ -156,7 +159,7 @@ def projection(channels: int, depth: int, deviation: Floats, seed: int = 0) -> F
     return np.asarray(basis / scale[:, None], np.float32)
 
 
-def threshold_of(scores: Floats, false_rejects: float) -> float:
+def threshold_of(scores: NDArray[Any], false_rejects: float) -> float:
     """The score that a share `false_rejects` of good frames exceeds, from held-back ones.
 
     The order statistic that holds for a frame yet to come: the ceil((n + 1)(1 - share))-th of n

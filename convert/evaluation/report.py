@@ -34,13 +34,22 @@ def files(proof: Evaluation) -> dict[str, bytes]:
     }
 
 
-def page(proof: Evaluation, found: dict[str, Any], confusion: bytes) -> str:
-    """Render one HTML page that contains its styles and pictures."""
+def template_of(file: Path) -> jinja2.Template:
+    """A page's template, with the style and the filters `percent` and `uri` of all reports."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader([file.parent, TEMPLATE.parent]),
     )
     environment.filters |= {"percent": _percent, "uri": _uri}
-    template = environment.from_string(TEMPLATE.read_text("utf-8"))
+    return environment.get_template(file.name)
+
+
+def page(proof: Evaluation, found: dict[str, Any], confusion: bytes) -> str:
+    """Render one HTML page that contains its styles and pictures."""
+    template = template_of(TEMPLATE)
     worst = [
         {**found["per_frame"][i], "picture": thumbnail(proof, i)} for i in found["most_different"]
     ]

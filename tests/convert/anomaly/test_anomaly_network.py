@@ -36,7 +36,9 @@ def run(model: bytes, frames: NDArray[np.float32]) -> Mapping[str, NDArray[np.fl
 
 
 @pytest.fixture(scope="module")
-def made(tf: Any, keras_home: Path) -> tuple[bytes, bytes, NDArray[np.float32], NDArray[np.float32]]:
+def made(
+    tf: Any, keras_home: Path
+) -> tuple[bytes, bytes, NDArray[np.float32], NDArray[np.float32]]:
     """The float and the quantised model of ImageNet weights, and the scores and maps of NumPy."""
     network = AnomalyNetwork()
     frames = surfaces(32, 1)

@@ -1,0 +1,287 @@
+"""From a folder of good frames to a checked anomaly bundle."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from convert import bundle_writer
+from convert.anomaly import report
+from convert.anomaly.evaluation import Alternative, contaminated, learning_curve
+from convert.anomaly.network import CHANNELS, DEPTH, FEATURES, MAP, SCORE, SIZE, AnomalyNetwork
+from convert.anomaly.statistics import SIDE, Floats, fit, held_out_maps, projection, threshold_of
+from convert.data.dataset import Dataset
+from convert.data.frames import decoded, float_spec
+from convert.errors import ConvertError
+from convert.evaluation import metrics
+from convert.quantization.tune import Latency, measure
+from convert.sources import imagenet
+from convert.terminal import Terminal
+from convert.training.network import Weights
+from server.recognition.interpreter import Interpreter
+from server.recognition.manifest import GOLDEN, Baseline, Golden, Label, VerdictPolicy
+from server.recognition.preprocessing import apply_table, mean_grey, scaling_table, to_input_pixels
+from server.recognition.tasks.anomaly import ANOMALY, GOOD, AnomalyManifest, AnomalySettings
+from server.system.resources import available_cores
+from server.values.wording import counted
+
+# Fewer say nothing of how good frames differ.
+MIN_FRAMES = 10
+# A golden frame near the threshold would fail on a processor whose kernels round otherwise.
+GOLDEN_MARGIN, GOLDEN_EACH = 0.03, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnomalyOptions:
+    """What is asked of an anomaly bundle.
+
+    good: image files of good frames. validation: frames by class, of which `good_class` are good
+    and all others are not; None without. masks: by class and file name, white on the defect.
+    false_rejects: share of good frames, 0..1, that may be called anomalies. unsure: half the width
+    of the band of scores about 0.5 whose verdict is unsure. out, name, version: as in Request.
+    """
+
+    good: tuple[Path, ...]
+    out: Path
+    name: str
+    version: int | None = None
+    validation: Dataset | None = None
+    good_class: str = GOOD
+    masks: Path | None = None
+    false_rejects: float = 0.01
+    unsure: float = 0.02
+    weights: Weights = "imagenet"
+    seed: int = 0
+    source: str = ""
+    license: str = ""
+    seconds: float = 4.0
+
+    def __post_init__(self) -> None:
+        """Raises ConvertError for a value out of its range, and frames that won't do."""
+        if not 0.0005 <= self.false_rejects <= 0.5:
+            raise ConvertError(
+                f"--false-rejects {self.false_rejects:g} should be from 0.0005 to 0.5"
+            )
+        if not 0 <= self.unsure <= 0.4:
+            raise ConvertError(f"--unsure {self.unsure:g} should be from 0 to 0.4")
+        if len(self.good) < MIN_FRAMES:
+            raise ConvertError(
+                f"{counted(len(self.good), 'good frame')}: at least {MIN_FRAMES} are needed, and"
+                " 200 or more are better"
+            )
+        if self.validation and self.good_class not in self.validation.classes:
+            raise ConvertError(
+                f"--validate has the classes {', '.join(self.validation.classes)}, and none of"
+                f" them is {self.good_class}: name the class of good frames with --good-class"
+            )
+        if self.masks and not self.validation:
+            raise ConvertError("--masks does nothing without --validate FOLDER")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Frames through a model. features: [frames, places, CHANNELS]. brightness: mean grey level
+    0..255, [frames]."""
+
+    features: Floats
+    brightness: Floats
+
+
+def build(options: AnomalyOptions, terminal: Terminal) -> Path:
+    """Learns, judges and writes the bundle; returns its folder.
+
+    Raises ConvertError for frames that can't be read or occur twice, and where the place is taken.
+    """
+    version = options.version or bundle_writer.next_version(options.out, options.name)
+    bundle_writer.check_free(options.out, options.name, version)
+    judged = tuple(item.path for item in options.validation.frames) if options.validation else ()
+    check_repeated(options.good, judged)
+    network = AnomalyNetwork(options.weights)
+    model = network.feature_model()
+    learned = _seen(model, options.good, terminal, "Looking at the good frames")
+    deviation = learned.features.reshape(-1, CHANNELS).std(axis=0)
+    turn = projection(CHANNELS, DEPTH, deviation, options.seed)
+    features = np.asarray(learned.features @ turn, np.float32)
+    terminal.say(f"learning from {counted(len(features), 'good frame')}")
+    fitted = fit(features, options.seed)
+    held = held_out_maps(features, options.seed).max(axis=(1, 2))
+    raw = threshold_of(held, options.false_rejects)
+    # The model's own arithmetic is rounded; its scores on the same frames say by how much.
+    sample = options.good[:: max(1, len(options.good) // 50)]
+    _, rough = network.anomaly_model(turn, fitted, raw)
+    scores, _ = _answers(rough, sample)
+    exact = fitted.scores(features[:: max(1, len(options.good) // 50)])
+    raw *= float(np.median(scores / np.maximum(1 - scores, 1e-6) * raw / np.maximum(exact, 1e-9)))
+    _, quantised = network.anomaly_model(turn, fitted, raw)
+    terminal.say(
+        f"threshold from frames held back in turns: {options.false_rejects:.2%} of good ones are"
+        f" to score above 0.5; model of {len(quantised) / 1e6:.2f} MB"
+    )
+    held_scores = np.asarray(held / (held + raw), np.float32)
+    outcome = _judge(options, quantised, held_scores, terminal)
+    if options.validation:
+        seen = _seen(model, judged, terminal, "Looking at the validation frames")
+        others = np.asarray(seen.features @ turn, np.float32)
+        truth = report.is_bad(options.validation, options.good_class)
+        good, bad = others[~truth], others[truth]
+    else:
+        good = bad = features[:0]
+    rate, seed = options.false_rejects, options.seed
+    terminal.say("trying fewer good frames, and bad ones among them")
+    curve = learning_curve(features, good, bad, rate, seed)
+    mixed = contaminated(features, good, bad, rate, seed)
+    return _write(options, version, quantised, outcome, learned.brightness, curve, mixed, terminal)
+
+
+def check_repeated(good: Sequence[Path], judged: Sequence[Path]) -> None:
+    """Raises ConvertError for a file that is twice among the good frames, or in both sets: held
+    back it would have been learned after all."""
+    seen: dict[str, Path] = {}
+    for paths, where in ((good, "twice among the good frames"), (judged, "in both sets")):
+        mine: dict[str, Path] = {}
+        for path in paths:
+            try:
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise ConvertError(f"{path} can't be read: {error.strerror}") from None
+            if digest in (mine if paths is good else seen):
+                first = (mine if paths is good else seen)[digest]
+                raise ConvertError(f"the same picture is {where}: {first} = {path}")
+            mine[digest] = path
+        seen |= mine
+
+
+def _runs(
+    model: bytes, paths: Sequence[Path], on_image: Callable[[], object] = lambda: None
+) -> list[tuple[dict[str, Floats], float]]:
+    """The outputs by their signature's names, and the brightness, of each frame."""
+    recipe = imagenet.recipe(SIZE)
+    table = scaling_table(recipe, float_spec(recipe))
+    threads = available_cores()
+    interpreters = [Interpreter(Path("model.tflite"), 1, model) for _ in range(threads)]
+    names = [spec.signature for spec in interpreters[0].outputs]
+
+    def one(job: tuple[int, Path]) -> tuple[dict[str, Floats], float]:
+        number, path = job
+        pixels = to_input_pixels(decoded(path, recipe), recipe)
+        outputs = interpreters[number % threads].run([apply_table(pixels, table)])
+        on_image()
+        return dict(zip(names, outputs, strict=True)), mean_grey(pixels)
+
+    with ThreadPoolExecutor(threads) as workers:
+        try:
+            return list(workers.map(one, enumerate(paths)))
+        finally:
+            workers.shutdown(cancel_futures=True)
+
+
+def _seen(model: bytes, paths: Sequence[Path], terminal: Terminal, text: str) -> Seen:
+    with terminal.bar(text, len(paths)) as advance:
+        found = _runs(model, paths, advance)
+    features = np.stack([outputs[FEATURES].reshape(-1, CHANNELS) for outputs, _ in found])
+    return Seen(features, np.array([brightness for _, brightness in found], np.float32))
+
+
+def _answers(model: bytes, paths: Sequence[Path]) -> tuple[Floats, Floats]:
+    """Scores [frames] and maps [frames, SIDE, SIDE] of an anomaly model."""
+    found = [outputs for outputs, _ in _runs(model, paths)]
+    scores = np.array([float(outputs[SCORE].reshape(-1)[0]) for outputs in found], np.float32)
+    maps = np.stack([outputs[MAP].reshape(SIDE, SIDE) for outputs in found])
+    return scores, np.asarray(maps, np.float32)
+
+
+def _judge(
+    options: AnomalyOptions, model: bytes, held: Floats, terminal: Terminal
+) -> report.AnomalyEvaluation:
+    scores, maps = np.empty(0, np.float32), np.empty((0, SIDE, SIDE), np.float32)
+    if options.validation:
+        terminal.say(f"judging the model on {len(options.validation.frames)} frames")
+        scores, maps = _answers(model, [item.path for item in options.validation.frames])
+    latency: Latency = measure({"model": model}, seconds=options.seconds)["model"]
+    return report.AnomalyEvaluation(
+        options.validation, options.good_class, options.masks, held, scores, maps, latency,
+        len(model), options.false_rejects, options.unsure,
+    )  # fmt: skip
+
+
+def _write(
+    options: AnomalyOptions,
+    version: int,
+    model: bytes,
+    outcome: report.AnomalyEvaluation,
+    brightness: Floats,
+    curve: list[Alternative],
+    mixed: Alternative | None,
+    terminal: Terminal,
+) -> Path:
+    found = report.details(outcome, f"{options.name} {version}", len(options.good), curve, mixed)
+    for line in report.lines(found):
+        terminal.say(line)
+    golden, files = _golden(options, outcome, model)
+    certainty = np.maximum(outcome.held, 1 - outcome.held)
+    above = float((outcome.held > 0.5).mean())
+    manifest = AnomalyManifest(
+        name=options.name,
+        version=version,
+        task="anomaly",
+        sha256={},
+        recipe=imagenet.recipe(SIZE),
+        quantization="dynamic",
+        source=options.source,
+        license=options.license,
+        verdict=VerdictPolicy(accept=(GOOD,), min_probability=0.5 + options.unsure),
+        anomaly=AnomalySettings(
+            false_rejects=options.false_rejects,
+            learned_from=len(options.good),
+            **report.summary(found),
+        ),
+        golden=golden,
+        baseline=Baseline(
+            classes={GOOD: 1 - above, ANOMALY: above},
+            confidence=metrics.shares(certainty, 10, 1.0),
+            brightness=metrics.shares(brightness, 16, 256.0),
+        ),
+    )
+    files |= report.files(outcome, found)
+    labels = (Label(GOOD), Label(ANOMALY))
+    folder = bundle_writer.write_bundle(options.out, manifest, model, labels, files)
+    terminal.say(f"wrote {folder}")
+    terminal.say(
+        f"to serve it: LINESIDE_MODELS={options.out} LINESIDE_MODEL={options.name} scripts/serve"
+    )
+    return folder
+
+
+def _golden(
+    options: AnomalyOptions, outcome: report.AnomalyEvaluation, model: bytes
+) -> tuple[tuple[Golden, ...], dict[str, bytes | Path]]:
+    """Typical good frames, and the worst bad ones of the validation; without one, good frames that
+    were learned from."""
+    if options.validation:
+        paths = [item.path for item in options.validation.frames]
+        scores, bad = outcome.scores, report.is_bad(options.validation, options.good_class)
+    else:
+        paths = list(options.good[:: max(1, len(options.good) // 20)])
+        scores, _ = _answers(model, paths)
+        bad = np.zeros(len(paths), bool)
+    sides = (
+        (GOOD, np.flatnonzero(~bad & (scores < 0.5 - GOLDEN_MARGIN)), 1 - scores),
+        (ANOMALY, np.flatnonzero(bad & (scores > 0.5 + GOLDEN_MARGIN)), scores),
+    )
+    golden: list[Golden] = []
+    files: dict[str, bytes | Path] = {}
+    for label, places, certainty in sides:
+        # Good ones from the middle: the lowest scores are of the dullest frames.
+        order = places[np.argsort(-certainty[places], kind="stable")]
+        start = len(order) // 2 if label == GOOD else 0
+        for number, i in enumerate(order[start : start + GOLDEN_EACH], 1):
+            file = f"{GOLDEN}/{label}-{number}{paths[i].suffix.lower()}"
+            files[file] = paths[i]
+            golden.append(Golden(file=file, label=label, probability=float(certainty[i])))
+    return tuple(golden), files
