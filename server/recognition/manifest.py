@@ -21,6 +21,8 @@ from server.system.files import MODEL_MAX, open_plain_file, read_plain_file
 from server.values import json_values
 from server.values.validation import InvalidValueError
 
+# Name of the output of a classifier that says how familiar a frame is.
+FAMILIARITY = "familiarity"
 MANIFEST, MODEL, LABELS, GOLDEN = "bundle.json", "model.tflite", "labels.txt", "golden"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # The longest marks first: that of UTF-32 begins with that of UTF-16.
@@ -147,12 +149,28 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tolerance: Share = 0.1
 
 
+class Familiarity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the output FAMILIARITY was made.
+
+    false_unfamiliar: share of frames like those learned from that the threshold was chosen to call
+    unfamiliar. learned_from: frames. held_back, held_back_unfamiliar: frames that were not learned
+    from, or by the others only, and the share of them below the threshold.
+    """
+
+    false_unfamiliar: Share
+    learned_from: int
+    held_back: int
+    held_back_unfamiliar: Share
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """bundle.json.
 
     sha256: hex digest of every file of the bundle but bundle.json, by its path in the bundle.
     output: what the model's output is: `probabilities`, or `logits` that the server turns into
         probabilities by softmax (`sigmoid` for independent labels).
+    familiarity: of a classifier whose last output says how like the frames that it learned from a
+        frame is: 0.5 at the threshold, below it the frame is unfamiliar; None without that output.
     """
 
     format: Literal[1] = 1
@@ -166,6 +184,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     source: str = ""
     license: str = ""
     report: Report | None = None
+    familiarity: Familiarity | None = None
     verdict: VerdictPolicy | None = None
     baseline: Baseline | None = None
     golden: tuple[Golden, ...] = ()

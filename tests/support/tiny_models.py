@@ -54,6 +54,10 @@ def _layers(tf: Any, kind: str) -> Callable[[Any], Any]:
             # An anomaly model: what is bright is no good, at 8 x 8 pixels a place.
             places = tf.nn.avg_pool2d(tf.reduce_mean(image, 3, keepdims=True), 8, 8, "VALID")
             return {"score": tf.reduce_max(places, [1, 2, 3]), "map": places}
+        if kind == "familiar":
+            # What is brighter is the more familiar.
+            brightest = tf.reduce_max(image, [1, 2, 3])[:, None]
+            return {"answer": tf.nn.softmax(logits), "familiarity": brightest}
         if kind == "two_outputs":
             return tf.nn.softmax(logits), logits
         return tf.nn.softmax(logits)
@@ -88,10 +92,10 @@ def _convert(tf: Any, kind: str) -> bytes:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """A function from a kind to the file of that model: `colors`, `logits`, `sigmoid`, `int8`,
-    `uint8`, `two_outputs`, `spots` (an anomaly model), `slow` (10 ms on a PC), `bright_map` (1 for
-    each bright pixel, else 0), or one whose output is not finite: `nan`, or `nan_if_bright`, not
-    for a black image; or one that works for minutes on any but a black image: `endless_if_bright`.
-    Skips where tensorflow is absent."""
+    `uint8`, `two_outputs`, `spots` (an anomaly model), `familiar` (the brighter the more),
+    `slow` (10 ms on a PC), `bright_map` (1 for each bright pixel, else 0), or one whose output is
+    not finite: `nan`, or `nan_if_bright`, not for a black image; or one that works for minutes on
+    any but a black image: `endless_if_bright`. Skips where tensorflow is absent."""
     folder = tmp_path_factory.mktemp("tiny_models")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,15 +1,19 @@
 """classify: one label for a frame, by the probability of each."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from server.errors import BundleError
 from server.recognition.answers import Answer, Options, Prediction
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import (
+    FAMILIARITY,
     LABELS,
     Baseline,
     Bundle,
@@ -30,6 +34,7 @@ from server.recognition.tasks.task import (
     SampleWishes,
     Task,
     TaskMetric,
+    Verdict,
     bin_of,
 )
 from server.values.wording import counted
@@ -38,6 +43,8 @@ Probabilities = NDArray[np.float32]
 
 # Its sigmoid is 2e-35; the exponential of much smaller ones overflows float32.
 MIN_LOGIT = np.float32(-80)
+# Familiarity at the threshold; `convert` scales it so.
+FAMILIAR = 0.5
 # Up to as many labels are picked out one by one faster than a thousand are sorted.
 PICKED_LABELS_MAX = 16
 
@@ -76,29 +83,69 @@ def top_k(
     )
 
 
-class ClassReader(Reader[Probabilities]):
-    """Reads the probabilities of the labels from a model's first output."""
+class ClassValues(msgspec.Struct, frozen=True):
+    """probabilities: float32 [labels]. familiarity: 0..1; None if the model has no such output."""
 
-    def decode(self, outputs: Sequence[Tensor]) -> Probabilities:
-        """Returns float32 [labels]. Raises NotFiniteError."""
+    probabilities: Probabilities
+    familiarity: float | None = None
+
+
+class FamiliarityFields(msgspec.Struct, frozen=True, kw_only=True):
+    """familiar: False if the frame is unlike those that the model learned from; its labels then
+    mean nothing, and its verdict is unsure. familiarity: 0..1, the threshold is 0.5. Both absent
+    if the model can't say."""
+
+    familiar: bool | UnsetType = UNSET
+    familiarity: float | UnsetType = UNSET
+
+
+class ClassReader(Reader[ClassValues]):
+    """Reads the probabilities of the labels from a model's first output, and how familiar the frame
+    is from a last one called FAMILIARITY."""
+
+    def __init__(self, bundle: Bundle, pool: InterpreterPool) -> None:
+        super().__init__(bundle, pool)
+        self._has_familiarity = has_familiarity(pool)
+
+    def decode(self, outputs: Sequence[Tensor]) -> ClassValues:
+        """Raises NotFiniteError."""
         values = to_probabilities(outputs[0], self.pool.outputs[0], self.bundle.manifest)
-        if not np.isfinite(values).all():
+        familiarity = None
+        if self._has_familiarity:
+            familiarity = float(outputs[-1].reshape(-1)[0])
+        if not (np.isfinite(values).all() and math.isfinite(familiarity or 0.0)):
             raise NotFiniteError
-        return values
+        return ClassValues(values, familiarity)
 
     def result(
-        self, values: Probabilities, options: Options, placement: Placement | None = None
+        self, values: ClassValues, options: Options, placement: Placement | None = None
     ) -> Result:
         """Returns the `options.top_k` most probable labels of at least `options.threshold`."""
-        first = top_k(values, self.bundle.labels, options.top_k, -math.inf)
+        first = top_k(values.probabilities, self.bundle.labels, options.top_k, -math.inf)
         shown = tuple(each for each in first if each.probability >= options.threshold)
-        return Result(first[0], shown)
+        details = None
+        if values.familiarity is not None:
+            familiarity = round(values.familiarity, 6)
+            details = FamiliarityFields(familiar=familiarity >= FAMILIAR, familiarity=familiarity)
+        return Result(first[0], shown, details)
+
+    def verdict(self, result: Result) -> Verdict | None:
+        """Judges by the policy, but an unfamiliar frame is unsure, by the rule `unfamiliar`."""
+        verdict = super().verdict(result)
+        if verdict is not None and result.details is not None and not result.details.familiar:
+            return Verdict("unsure", "unfamiliar")
+        return verdict
 
     def golden_fault(
-        self, golden: Golden, values: Probabilities, placement: Placement | None = None
+        self, golden: Golden, values: ClassValues, placement: Placement | None = None
     ) -> str:
-        """Compares the best label and its probability."""
-        best = top_k(values, self.bundle.labels, 1, -math.inf)[0]
+        """Compares the best label and its probability, and that the frame is familiar."""
+        if values.familiarity is not None and values.familiarity < FAMILIAR:
+            return (
+                f"should be {golden.label}, but it is unlike the frames that this model learned"
+                f" from: its familiarity is {values.familiarity:.3f}"
+            )
+        best = top_k(values.probabilities, self.bundle.labels, 1, -math.inf)[0]
         off = abs(best.probability - golden.probability)
         if best.label == golden.label and off <= golden.tolerance:
             return ""
@@ -115,17 +162,25 @@ class Classify(Task):
     metrics: tuple[TaskMetric, ...] = (
         TaskMetric("predictions_total", "Frames by their best label", ("label",)),
         TaskMetric("confidence", "Probability of the best label", buckets=SHARES),
+        TaskMetric("unfamiliar_frames_total", "Frames unlike those that the model learned from"),
     )
-    sample_reasons: tuple[str, ...] = ("label", "threshold", "uncertain")
+    answer_type: type[msgspec.Struct] | None = FamiliarityFields
+    sample_reasons: tuple[str, ...] = ("label", "unfamiliar", "threshold", "uncertain")
     drift_signals: tuple[str, ...] = ("class", "confidence")
 
     def make_reader(self, bundle: Bundle, pool: InterpreterPool) -> ClassReader:
-        """Raises BundleError unless the model has one output, with a label for each class."""
-        folder = bundle.folder
-        if len(pool.inputs) != 1 or len(pool.outputs) != 1:
+        """Raises BundleError unless the model has one output with a label for each class, and at
+        most another for how familiar a frame is, which it has if bundle.json says so."""
+        folder, familiarity = bundle.folder, has_familiarity(pool)
+        if len(pool.inputs) != 1 or len(pool.outputs) != 1 + familiarity:
             raise BundleError(
                 f"{folder}: a classifier has one input and one output; this model has"
                 f" {len(pool.inputs)} and {len(pool.outputs)}"
+            )
+        if bundle.manifest.familiarity is not None and not familiarity:
+            raise BundleError(
+                f"{folder}: bundle.json says that the model's last output is {FAMILIARITY}, one"
+                " float32; it has none"
             )
         classes = math.prod(pool.outputs[0].shape[1:] or pool.outputs[0].shape)
         if not bundle.labels:
@@ -140,16 +195,27 @@ class Classify(Task):
             )
         return ClassReader(bundle, pool)
 
+    def answer_fields(self, answer: Answer) -> Mapping[str, Any]:
+        """Returns whether the frame is familiar, and how much, if the model can say."""
+        details = _familiarity(answer)
+        if details is None:
+            return {}
+        return {"familiar": details.familiar, "familiarity": details.familiarity}
+
     def observe(self, answer: Answer) -> Iterator[tuple[str, tuple[str, ...], float]]:
         """Counts the best label, and its probability."""
         yield "predictions_total", (answer.best.label,), 1
         yield "confidence", (), answer.best.probability
+        if unfamiliar(answer):
+            yield "unfamiliar_frames_total", (), 1
 
     def sample_reason(
         self, answer: Answer, wishes: SampleWishes, policy: VerdictPolicy | None
     ) -> str | None:
-        """Goes by the best label and its probability."""
+        """Goes by the best label and its probability, if the frame is familiar."""
         probability = answer.best.probability
+        if unfamiliar(answer):
+            return "unfamiliar"
         if answer.best.label in wishes.labels:
             return "label"
         near = policy is not None and abs(probability - policy.min_probability) <= wishes.margin
@@ -173,6 +239,28 @@ class Classify(Task):
                 lambda answer: bin_of(answer.best.probability, CONFIDENCE_BINS, 1.0),
             )
         return signals
+
+
+def has_familiarity(pool: InterpreterPool) -> bool:
+    """Returns whether the model's last output says how familiar a frame is."""
+    last = pool.outputs[-1]
+    named = FAMILIARITY in (last.name, last.signature)
+    return named and last.dtype == "float32" and math.prod(last.shape) == 1
+
+
+def _familiarity(answer: Answer) -> FamiliarityFields | None:
+    """Returns what an answer says of familiarity; jobs and the cache keep it as plain values."""
+    if isinstance(answer.details, FamiliarityFields):
+        return answer.details
+    if isinstance(answer.details, Mapping) and "familiar" in answer.details:
+        return msgspec.convert(answer.details, FamiliarityFields)
+    return None
+
+
+def unfamiliar(answer: Answer) -> bool:
+    """Returns whether the model can say that the frame is unlike those that it learned from."""
+    details = _familiarity(answer)
+    return details is not None and details.familiar is False
 
 
 TASK = Classify()

@@ -20,6 +20,7 @@ class TensorTask(Classify):
     name: TaskName = "tensor"
     takes_images = False
     needs_labels = False
+    answer_type = None
 
     def make_reader(self, bundle: Bundle, pool: InterpreterPool) -> ClassReader:
         """Raises BundleError if a dimension other than the batch is open, or if labels and the
