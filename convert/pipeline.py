@@ -17,6 +17,7 @@ from convert.errors import ConvertError, GateError, TooFewFramesError
 from convert.evaluation import report
 from convert.evaluation.evaluate import Model, evaluate
 from convert.evaluation.results import Evaluation, accuracy_drop, sentence, summary
+from convert.familiarity import MIN_FRAMES, FamiliarModel, add_familiarity
 from convert.golden import baseline, golden_and_sample_frames
 from convert.quantization.correction import MAX_FRAMES
 from convert.quantization.integer import IO_DTYPES
@@ -184,8 +185,17 @@ def build(request: Request, progress: Progress = print) -> Path:
     if plan is not None:
         files[PLAN] = msgspec.json.format(msgspec.json.encode(plan.to_dict()), indent=2) + b"\n"
     if request.validation is not None:
+        familiar = _familiar(request, request.validation, model, progress)
+        if familiar is not None:
+            model = familiar.data
+            manifest = msgspec.structs.replace(manifest, familiarity=familiar.settings)
         found = evaluate_pair(
-            request, request.validation, model, f"{request.name} {version}", progress
+            request,
+            request.validation,
+            model,
+            f"{request.name} {version}",
+            progress,
+            familiar.of_validation if familiar else None,
         )
         check_accuracy(found.proof, request, target)
         manifest = found.add_to(manifest)
@@ -221,10 +231,46 @@ class ValidationArtifacts:
         )
 
 
+def _familiar(
+    request: Request, validation: Dataset, model: bytes, progress: Progress
+) -> FamiliarModel | None:
+    """Return the model with its output of familiarity, unless it stays as it is or can't have one;
+    `progress` says which."""
+    if request.quantized:
+        return None
+    familiar = add_familiarity(
+        model,
+        result_recipe(request),
+        request.calibration,
+        [item.path for item in validation.frames],
+    )
+    if familiar is None:
+        progress(
+            "familiarity: none, because the model has no convolution in its middle or there are"
+            f" fewer than {MIN_FRAMES} frames; it will name a label for whatever it is shown"
+        )
+        return None
+    settings = familiar.settings
+    progress(
+        f"familiarity: of {settings.held_back} frames held back"
+        f" {settings.held_back_unfamiliar:.2%} are called unfamiliar"
+        f" (stated: {settings.false_unfamiliar:.2%})"
+    )
+    return familiar
+
+
 def evaluate_pair(
-    request: Request, validation: Dataset, model: bytes, title: str, progress: Progress
+    request: Request,
+    validation: Dataset,
+    model: bytes,
+    title: str,
+    progress: Progress,
+    familiarity: NDArray[np.float32] | None = None,
 ) -> ValidationArtifacts:
-    """Evaluate both models on the validation frames, and choose golden and sample frames."""
+    """Evaluate both models on the validation frames, and choose golden and sample frames.
+
+    familiarity: of each validation frame, if the model answers it.
+    """
     both = "the model" if request.quantized else "both models"
     progress(f"judging {both} on {len(validation.frames)} frames")
     recipe, labels = request.recipe, request.labels
@@ -239,7 +285,7 @@ def evaluate_pair(
     )
     proof = replace(proof, chose_epoch=request.chose_epoch, accept=request.accept)
     progress(sentence(proof))
-    kept = golden_and_sample_frames(proof, request.samples)
+    kept = golden_and_sample_frames(proof, request.samples, familiarity)
     if not kept.golden:
         progress("no frame is right and sure enough (0.6) to be golden")
     return ValidationArtifacts(

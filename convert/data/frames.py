@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +38,15 @@ def float_spec(recipe: Recipe) -> TensorSpec:
 
 
 def tensors(
-    frames: Sequence[Path] | NDArray[np.uint8], recipe: Recipe
-) -> Iterator[NDArray[np.float32]]:
-    """Yield frames as a float model's input, float32 [1, height, width, channels].
+    frames: Sequence[Path] | NDArray[np.uint8], recipe: Recipe, spec: TensorSpec | None = None
+) -> Iterator[NDArray[Any]]:
+    """Yield frames as a model's input, [1, height, width, channels].
 
     frames: image files, or pixels that `to_input_pixels` made, uint8 [frames, height, width,
-    channels]. Raises ConvertError that names a file that is not a readable image.
+    channels]. spec: the model's input; that of a float model if None. Raises ConvertError that
+    names a file that is not a readable image.
     """
-    table = scaling_table(recipe, float_spec(recipe))
+    table = scaling_table(recipe, spec or float_spec(recipe))
     for item in frames:
         if isinstance(item, Path):
             yield apply_table(to_input_pixels(decoded(item, recipe), recipe), table)

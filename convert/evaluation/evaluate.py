@@ -74,7 +74,7 @@ class Runner:
         """`to_input_pixels`'s pixels -> probabilities, float32 [classes]."""
         tensor = apply_table(pixels, self._table)
         with self.pool.lease() as interpreter:
-            [output] = interpreter.run([tensor])
+            output = interpreter.run([tensor])[0]
         return classify.to_probabilities(output, self.pool.outputs[0], self._manifest)
 
 
