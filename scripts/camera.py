@@ -63,7 +63,7 @@ def frames(count: int, seed: int, width: int, height: int, quality: int) -> list
 
 
 def names(camera: str, cameras: int) -> list[str]:
-    """What each of `cameras` cameras is called: `camera`, with a number if there are several."""
+    """Return the names of `cameras` cameras: `camera`, with a number if there are several."""
     if cameras == 1:
         return [camera]
     width = len(str(cameras))
@@ -158,28 +158,26 @@ def _keep_memory() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns 0, or 1 when nothing was written or no frame was answered."""
     parser = _parser()
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     _keep_memory()
-    size = (given.width, given.height, given.quality)
+    size = (args.width, args.height, args.quality)
     started = time.monotonic()
-    if given.command == "write":
+    if args.command == "write":
         try:
-            count = write(given.folder, given.per_class, given.seed, *size)
+            count = write(args.folder, args.per_class, args.seed, *size)
         except OSError as error:
             print(f"cannot write the pictures: {error}", file=sys.stderr)
             return 1
-        print(f"{count} pictures in {given.folder}, {time.monotonic() - started:.1f} s")
+        print(f"{count} pictures in {args.folder}, {time.monotonic() - started:.1f} s")
         return 0
     try:
-        server = target(given.url, given.api_key, given.timeout, given.deadline_ms)
+        server = target(args.url, args.api_key, args.timeout, args.deadline_ms)
     except ValueError as error:
         parser.error(str(error))
-    made = frames(given.count, given.seed, *size)
-    connections = given.connections or (4 if given.bursts else 1)
-    due = due_times(given.count, given.rate, given.bursts)
-    tally = post(
-        made, due, server, names(given.camera, given.cameras), connections, given.deadline_ms
-    )
+    made = frames(args.count, args.seed, *size)
+    connections = args.connections or (4 if args.bursts else 1)
+    due = due_times(args.count, args.rate, args.bursts)
+    tally = post(made, due, server, names(args.camera, args.cameras), connections, args.deadline_ms)
     print(tally.summary())
     return 0 if tally.right + tally.wrong else 1
 

@@ -93,7 +93,8 @@ class Spoiler:
     """Draws requests, most of them spoilt in one to four ways, by `rng`."""
 
     def __init__(self, rng: random.Random, seeds: Seeds) -> None:
-        self._rng, self._seeds = rng, seeds
+        self._rng = rng
+        self._seeds = seeds
         self.mix: Counter[str] = Counter()
         self._ways: tuple[Callable[[Request], Request], ...] = (
             self._method,
@@ -270,18 +271,18 @@ def in_process(app: Callable[..., Any]) -> Ask:
             "wsgi.input": io.BytesIO(request.body),
             "wsgi.input_terminated": True,
         }
-        said: list[tuple[str, list[tuple[str, str]]]] = []
+        starts: list[tuple[str, list[tuple[str, str]]]] = []
         started = time.thread_time()
-        pieces = app(environ, lambda status, headers, *_: said.append((status, headers)))
+        pieces = app(environ, lambda status, headers, *_: starts.append((status, headers)))
         try:
             body = b"".join(pieces)
         finally:
             if close := getattr(pieces, "close", None):
                 close()
-        status, headers = said[-1]
+        status, headers = starts[-1]
         seconds = time.thread_time() - started
-        told = {name.lower(): value for name, value in headers}
-        return Answer(int(status.split()[0]), told, body, seconds)
+        header_map = {name.lower(): value for name, value in headers}
+        return Answer(int(status.split()[0]), header_map, body, seconds)
 
     return ask
 
@@ -310,10 +311,10 @@ def over_http(url: str) -> Ask:
             return Answer(200, {}, b"", 0.0)
         finally:
             connection.close()
-        told = {name.lower(): value for name, value in response.getheaders()}
-        if response.status in (400, 408, 414, 431) and "x-request-id" not in told:
+        header_map = {name.lower(): value for name, value in response.getheaders()}
+        if response.status in (400, 408, 414, 431) and "x-request-id" not in header_map:
             return Answer(200, {}, b"", 0.0)  # the HTTP server's own
-        return Answer(response.status, told, body, (time.monotonic() - started) / 5)
+        return Answer(response.status, header_map, body, (time.monotonic() - started) / 5)
 
     return ask
 
@@ -326,7 +327,7 @@ def applications(folder: Path) -> list[Ask]:
     from server.store.keys import RIGHTS, add_key
 
     logging.getLogger("lineside").addHandler(logging.NullHandler())
-    found = []
+    asks = []
     for name in ("open", "closed"):
         data = folder / name
         shutil.copytree(ROOT / "models", data / "models")
@@ -346,25 +347,25 @@ def applications(folder: Path) -> list[Ask]:
         )
         app = create_app(settings)
         ask = in_process(app.wsgi_app)
-        found.append(with_key(ask, key) if key else ask)
-    return found
+        asks.append(with_key(ask, key) if key else ask)
+    return asks
 
 
 def with_key(ask: Ask, key: str) -> Ask:
-    """`ask`, with `key` where a request has no credential."""
+    """Return `ask`, which sends `key` if a request has no credential."""
 
-    def asked(request: Request) -> Answer:
+    def ask_with_key(request: Request) -> Answer:
         if "Authorization" not in request.headers:
             request.headers.setdefault("X-API-Key", key)
         return ask(request)
 
-    return asked
+    return ask_with_key
 
 
 def findings(
     asks: list[Ask], count: int, seed: int, mix: Counter[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Asks `count` spoilt requests in turns; yields what is wrong. mix: is told the ways in which
+    """Asks `count` spoilt requests in turns; yields what is wrong. mix: counts the ways in which
     they were spoilt, and the statuses that came."""
     rng = random.Random(seed)
     seeds = Seeds(rng, ROOT / "models")

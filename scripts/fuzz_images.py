@@ -39,7 +39,7 @@ EXACT = Recipe(width=1, height=1, decode="exact")
 LIMITS = Limits(max_pixels=1_000_000)
 # Grey levels by which two right pictures differ: rounding of a colour, of CMYK, of chroma.
 TOLERANCE = {"JPEG": 2, "PNG": 0, "BMP": 1, "WEBP": 0, "TIFF": 2, "PPM": 1}
-# What Pillow says of files that are not damaged, but of a kind that it does not read.
+# Pillow's messages for files that are not damaged, but of a kind that it does not read.
 UNSUPPORTED = ("Unsupported BMP bitfields layout", "Unsupported BMP pixel depth (2)")
 DAMAGES = ("flip", "zeros", "cut", "repeat", "swap", "noise", "field", "repaired")
 NUMBERS = (0, 1, 2, 3, 4, 7, 8, 15, 16, 255, 256, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
@@ -166,16 +166,16 @@ def _work(
     seed: int,
     numbers: Sequence[int],
     at: "Synchronized[int]",
-    tell: Callable[[object], None],
+    report: Callable[[object], None],
 ) -> None:
     process.configure_process()
     warnings.simplefilter("ignore")
     for number in numbers:
         at.value = number
         kind, how, data = case(format_, seed, number)
-        if found := compare(data, format_):
-            tell(Finding(format_, kind, how, number, *found))
-    tell(None)
+        if difference := compare(data, format_):
+            report(Finding(format_, kind, how, number, *difference))
+    report(None)
 
 
 def run(format_: str, seed: int, count: int) -> Iterator[Finding]:
@@ -192,8 +192,8 @@ def run(format_: str, seed: int, count: int) -> Iterator[Finding]:
         send.close()
         ended = False
         try:
-            while (found := receive.recv()) is not None:
-                yield found
+            while (finding := receive.recv()) is not None:
+                yield finding
             ended = True
         except EOFError:
             pass
@@ -216,14 +216,14 @@ def main() -> int:
     total = 0
     for format_ in formats:
         faults: Counter[str] = Counter()
-        for found in run(format_, options.seed, options.count):
-            faults[found.fault] += 1
-            where = f"{format_} {found.number} {found.kind} {found.damage}"
-            print(f"{where}: {found.fault}, {found.detail}")
+        for finding in run(format_, options.seed, options.count):
+            faults[finding.fault] += 1
+            where = f"{format_} {finding.number} {finding.kind} {finding.damage}"
+            print(f"{where}: {finding.fault}, {finding.detail}")
             if options.keep:
                 options.keep.mkdir(parents=True, exist_ok=True)
-                data = case(format_, options.seed, found.number)[2]
-                (options.keep / f"{format_}-{options.seed}-{found.number}").write_bytes(data)
+                data = case(format_, options.seed, finding.number)[2]
+                (options.keep / f"{format_}-{options.seed}-{finding.number}").write_bytes(data)
         print(f"{format_}: {options.count} files, {dict(faults) or 'no findings'}")
         total += sum(faults.values())
     return 1 if total else 0

@@ -8,7 +8,7 @@ from server.system.handover import Handover
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command, `serve` where none is named, the server in a process that is watched.
+    """Runs a command, `serve` if none is named. The server runs in a process that is watched.
 
     Exit code: 0 well, 1 a server that could not start or go on, 2 wrong use.
     """

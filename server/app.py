@@ -221,9 +221,9 @@ def create_app(
         "journal": journal is not None,
     }
     at_end: list[Callable[[], object]] = [
-        # The jobs first: all others still hear of the frames that they answer.
+        # The jobs first: all others are still notified of the frames that they answer.
         jobs.close,
-        # Then what was answered goes to the recorders, before they close.
+        # Then the recorders get all that was answered, before they close.
         engine.afterwards.flush,
         *([sampler.close] if sampler else []),
         *([journal.close] if journal else []),

@@ -29,7 +29,7 @@ class LinesideError(Exception):
 
     @property
     def reason(self) -> str:
-        """What is counted: `cause`, else `code`."""
+        """The name under which the error is counted: `cause`, else `code`."""
         return self.cause or self.code
 
 
@@ -80,7 +80,7 @@ class JobFinishedError(ConflictError):
 
 
 class VersionExistsError(ConflictError):
-    """Another content lies under the version's number; versions do not change in place."""
+    """The version's number is taken by other content; versions do not change in place."""
 
     code = "VERSION_EXISTS"
 
@@ -172,7 +172,7 @@ class JournalUnreadableError(LinesideError):
 
 
 class StorageError(LinesideError):
-    """What a caller asked to be kept can't be written: the disk is full or read-only."""
+    """Data that a caller asked to be kept can't be written: the disk is full or read-only."""
 
     code, status = "STORAGE_FAILED", 503
 
@@ -190,7 +190,7 @@ class BrokerUnavailableError(LinesideError):
 
 
 def status_of(code: str) -> int:
-    """The HTTP status of the error of this code; 500 if no error has it."""
+    """Return the HTTP status of the error of this code; 500 if no error has it."""
     kinds = [LinesideError]
     for kind in kinds:
         if kind.code == code:

@@ -49,7 +49,7 @@ def make_sampler(
     if not samples_on(settings, keys_asked_for=keys_asked_for):
         return None
     from server.store.samples.folder import SampleFolder
-    from server.store.samples.sampler import LOST, Policy, Sampler
+    from server.store.samples.sampler import LOSS_REASONS, Policy, Sampler
 
     folder = SampleFolder(Path(settings.data) / SAMPLES, int(settings.samples_mb * 1e6))
     policy = Policy(
@@ -69,7 +69,7 @@ def make_sampler(
     # There from the start, so that Prometheus sees the first one as an increase.
     for reason in get_args(Reason):
         metrics.samples.labels(reason)
-    for reason in LOST:
+    for reason in LOSS_REASONS:
         metrics.samples_lost.labels(reason)
     metrics.samples_bytes.set_function(lambda: folder.size)
     return sampler

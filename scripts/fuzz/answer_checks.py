@@ -1,5 +1,5 @@
-"""What every answer of the server must hold: a documented status and code, the shape of its route,
-and no library's own words."""
+"""Checks every answer of the server: a documented status and code, the shape of its route, and no
+library's own words."""
 
 import json
 import re
@@ -13,7 +13,7 @@ FOREIGN = foreign_pattern(declared_routes())
 README = Path(__file__).parents[2] / "README.md"
 # Statuses of answers that are no errors.
 WELL = frozenset({200, 202, 204, 304, 308})
-# What Python and the libraries say of what went wrong, and we do not.
+# Words of Python and the libraries that our own messages never have.
 LIBRARY = re.compile(
     r"\b[A-Z][A-Za-z]+(?:Error|Exception|Warning|Interrupt)\b"
     r"|Traceback| object at 0x|<class |codec can't|'(?:utf-?8|ascii|latin-1|charmap)' codec"
@@ -31,18 +31,18 @@ ROW = re.compile(r"^\| ([0-9, ]+) \| ([`A-Z_, ]+) \|", re.M)
 
 def documented() -> frozenset[tuple[int, str]]:
     """The pairs of status and code in the README's table of errors."""
-    found = set()
+    documented_pairs = set()
     for statuses, codes in ROW.findall(README.read_text("utf-8")):
         numbers, names = re.findall("[0-9]+", statuses), re.findall("[A-Z_]+", codes)
         # A row of several statuses has a code for each.
         pairs = zip(numbers * (len(names) if len(numbers) == 1 else 1), names, strict=True)
-        found |= {(int(status), code) for status, code in pairs}
-    return frozenset(found)
+        documented_pairs |= {(int(status), code) for status, code in pairs}
+    return frozenset(documented_pairs)
 
 
 def sentence_of(body: bytes) -> tuple[str, str]:
     """The code ('' on routes of other protocols) and the sentence of an error's body. Raises
-    ValueError where it has the shape of none."""
+    ValueError if it has the shape of none."""
     answer = json.loads(body)
     if not isinstance(answer, dict) or set(answer) != {"error"}:
         raise ValueError(f"no error's shape: {body[:200]!r}")
@@ -61,7 +61,8 @@ def fault_of(
     body: bytes,
     pairs: frozenset[tuple[int, str]],
 ) -> str:
-    """What is wrong with an answer of the route at `path`, whose slashes are single; '' if nothing.
+    """Return the fault of an answer of the route at `path`, whose slashes are single; '' if
+    nothing.
 
     headers: by lower-case name. pairs: as `documented` has them.
     """
@@ -82,6 +83,6 @@ def fault_of(
     if not code and status not in {known for known, _ in pairs}:
         return f"status {status} is not documented"
     # A path is repeated as it was sent.
-    if found := LIBRARY.search(sentence.replace(path, "")):
-        return f"a library's words: {found[0]!r}"
+    if match := LIBRARY.search(sentence.replace(path, "")):
+        return f"a library's words: {match[0]!r}"
     return "" if sentence else "no sentence"

@@ -65,12 +65,12 @@ def image(kind: str, rng: random.Random) -> bytes:
 
 def archive(model: Path) -> bytes:
     """The newest version of a model as the tar archive that /upload takes."""
-    found = io.BytesIO()
-    with tarfile.open(fileobj=found, mode="w") as tar:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
         for file in sorted((model / "1").iterdir()):
             if file.is_file():
                 tar.add(file, file.name)
-    return found.getvalue()
+    return buffer.getvalue()
 
 
 def form(parts: list[tuple[str, str | None, bytes]]) -> bytes:

@@ -42,14 +42,14 @@ def assemble(
         body += part + b"\0" * (len(part) % 2)
     kind = LONG8 if big else LONG
     offsets, sizes = (TILE_OFFSETS, TILE_SIZES) if tiled else (STRIP_OFFSETS, STRIP_SIZES)
-    found: Tags = {
+    own_tags: Tags = {
         offsets: (kind, [at for at, _ in places]),
         sizes: (kind, [size for _, size in places]),
     }
     return Tiff(
         header(begin + len(body), order, big)
         + body
-        + directory(found | tags, begin + len(body), order, big),
+        + directory(own_tags | tags, begin + len(body), order, big),
         places,
     )
 
@@ -204,7 +204,7 @@ def write(
                     part = (part.astype(np.int64) - before) % (1 << bits)
                 row = -(-part.shape[1] * part.shape[2] * bits // 8)
                 parts.append(pack(pack_samples(part, bits, order), row, part.shape[1]))
-    found: Tags = {
+    own_tags: Tags = {
         WIDTH: (LONG, [width]),
         HEIGHT: (LONG, [height]),
         BITS: (SHORT, [bits] * channels),
@@ -214,9 +214,9 @@ def write(
         PLANAR: (SHORT, [2 if planar else 1]),
     }
     if predictor:
-        found[PREDICTOR] = (SHORT, [2])
+        own_tags[PREDICTOR] = (SHORT, [2])
     if tile:
-        found |= {TILE_WIDTH: (LONG, [tile[0]]), TILE_HEIGHT: (LONG, [tile[1]])}
+        own_tags |= {TILE_WIDTH: (LONG, [tile[0]]), TILE_HEIGHT: (LONG, [tile[1]])}
     else:
-        found[ROWS] = (LONG, [rows])
-    return assemble(found | (tags or {}), parts, order, big, tile is not None)
+        own_tags[ROWS] = (LONG, [rows])
+    return assemble(own_tags | (tags or {}), parts, order, big, tile is not None)

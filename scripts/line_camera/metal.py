@@ -1,4 +1,4 @@
-"""How the turned metal looks: relief, anisotropic highlights, walls of holes, broken edges."""
+"""The look of the turned metal: relief, anisotropic highlights, walls of holes, broken edges."""
 
 from dataclasses import dataclass
 
@@ -81,8 +81,8 @@ def _scratch_mask(ring: Ring, view: View, window: Window) -> Field:
     """Scratches drawn at twice the size, 0 to 1; pressure, and so width, fades at both ends."""
     canvas = np.zeros((window.height * 2, window.width * 2), dtype=np.uint8)
     for path, width in ring.scratches:
-        seen = (view.pixels(path) - (window.left, window.top) + 0.25) * 2 * 16
-        points = np.round(seen).astype(np.int32)
+        points = (view.pixels(path) - (window.left, window.top) + 0.25) * 2 * 16
+        points = np.round(points).astype(np.int32)
         thick = max(2, round(width * view.scale * 2))
         cv2.polylines(canvas, [points], False, 235, max(1, round(thick * 0.6)), cv2.LINE_AA, 4)
         cv2.polylines(canvas, [points[5:-5]], False, 255, thick, cv2.LINE_AA, 4)

@@ -109,11 +109,11 @@ def _dust(rng: np.random.Generator, picture: Field, unit: float) -> None:
             cv2.LINE_AA,
             4,
         )
-    found = cv2.findNonZero(mask)
-    if found is None:
+    points = cv2.findNonZero(mask)
+    if points is None:
         return
     # OpenCV 4 answers N x 1 x 2, OpenCV 5 N x 2.
-    columns, rows = np.asarray(found).reshape(-1, 2).T
+    columns, rows = np.asarray(points).reshape(-1, 2).T
     share = mask[rows, columns].astype(np.float32) * np.float32(0.45 / 255.0)
     under = picture[:, rows, columns]
     picture[:, rows, columns] = under + share * (np.float32(rng.choice((0.05, 0.5, 0.8))) - under)

@@ -229,7 +229,7 @@ def make(kind: str, rng: np.random.Generator) -> Ring:
         )
     if kind == "missing_hole":
         missing = ring.hole_angles[int(rng.integers(HOLES))]
-        left = tuple(a for a in ring.hole_angles if a != missing)
+        angles = tuple(a for a in ring.hole_angles if a != missing)
         # Now and then the centre drill has been there and the drill has not.
-        return replace(ring, hole_angles=left, punched=(missing,) if rng.random() < 0.25 else ())
+        return replace(ring, hole_angles=angles, punched=(missing,) if rng.random() < 0.25 else ())
     return ring

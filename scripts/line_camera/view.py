@@ -1,4 +1,4 @@
-"""Where the camera and the lamps are, and which point of the part each pixel sees."""
+"""The places of the camera and the lamps, and the point of the part that each pixel sees."""
 
 from dataclasses import dataclass
 
@@ -53,16 +53,16 @@ class View:
 
     def pixels(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """The pixels (u, v) that see the N x 2 points of the top face, N x 2."""
-        seen = np.column_stack([points, np.ones(len(points))]) @ self.to_pixel.T
-        projected: NDArray[np.float64] = seen[:, :2] / seen[:, 2:]
+        pixels = np.column_stack([points, np.ones(len(points))]) @ self.to_pixel.T
+        projected: NDArray[np.float64] = pixels[:, :2] / pixels[:, 2:]
         return projected
 
     def window(self, reach: float, width: int, height: int) -> Window:
         """The pixels of a width x height picture within `reach` radii of the axis."""
         corners = np.array([(sx * reach, sy * reach) for sx in (-1, 1) for sy in (-1, 1)])
-        seen = self.pixels(corners)
-        left, top = np.maximum(np.floor(seen.min(axis=0)), 0).astype(int)
-        right, bottom = np.minimum(np.ceil(seen.max(axis=0)), (width, height)).astype(int)
+        pixels = self.pixels(corners)
+        left, top = np.maximum(np.floor(pixels.min(axis=0)), 0).astype(int)
+        right, bottom = np.minimum(np.ceil(pixels.max(axis=0)), (width, height)).astype(int)
         return Window(int(left), int(top), int(right - left), int(bottom - top))
 
 

@@ -13,13 +13,11 @@ from server.http.wsgi import current
 from server.store.audit import Audit, Change, now
 from server.store.bundles.repository import BundleRepository
 
-PAGE = 100
-
 
 class AuditQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """limit: most changes, the newest first."""
+    """The query of /v1/audit. limit: most changes, the newest first."""
 
-    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = PAGE
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
 
 
 class AuditPage(msgspec.Struct, frozen=True):

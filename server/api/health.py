@@ -14,7 +14,7 @@ from server.system.clock import clock_fault, rfc3339
 
 
 class LastCrash(msgspec.Struct, frozen=True):
-    """at: RFC 3339. signal: its name, such as SIGSEGV."""
+    """The last crash of a worker. at: RFC 3339. signal: its name, such as SIGSEGV."""
 
     at: str
     signal: str

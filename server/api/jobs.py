@@ -63,7 +63,8 @@ class JobJson(JsonFrame, frozen=True, kw_only=True):
 
 
 class JobQuery(msgspec.Struct, frozen=True):
-    """status: only jobs in it. limit: most jobs of a page. before: `next` of the page before."""
+    """Filters of the list of jobs. status: only jobs in it. limit: most jobs of a page. before:
+    `next` of the page before."""
 
     status: State | None = None
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
@@ -94,7 +95,7 @@ class JobFrame(msgspec.Struct, frozen=True):
 
 
 class JobProgress(msgspec.Struct, frozen=True):
-    """frames: of the job; done: of them, those with a result or an error."""
+    """The progress of a job. frames: of the job; done: of them, those with a result or an error."""
 
     frames: int
     done: int
@@ -209,7 +210,7 @@ def visible_owner() -> str | None:
 
 
 def _check_right() -> None:
-    """Raises ForbiddenError without the right of frames: administrators see and cancel jobs, and
+    """Raise ForbiddenError without the right of frames: administrators see and cancel jobs, and
     make none."""
     caller = current().caller
     if caller is not None and "recognize" not in caller.rights:

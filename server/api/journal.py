@@ -9,7 +9,7 @@ from flask import Response, request
 from msgspec import Meta
 
 from server.api.recognize.deadlines import parse_instant
-from server.config.thread_budget import MOST_EXPORTING
+from server.config.thread_budget import EXPORTING_REQUESTS_MAX
 from server.errors import NotFoundError, OverloadedError
 from server.http.body.image import read_options
 from server.http.routes import ADMIN, JSON, route, to_json
@@ -25,7 +25,7 @@ MEDIA: dict[str, Format] = {
 }
 CONTENT: dict[Format, str] = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 # Rows of a page: without `limit`, and at most.
-PAGE, PAGE_MAX = 100, 1000
+PAGE_ROWS, PAGE_ROWS_MAX = 100, 1000
 # Seconds that a reader waits for the rows of this moment to be written, to a disk that may be slow.
 SETTLE_TIMEOUT_S = 10.0
 
@@ -78,7 +78,7 @@ def _file(
     if not exports.acquire(blocking=False):
         reader.close()
         raise OverloadedError(
-            f"{MOST_EXPORTING} files of the journal are being sent", retry_after=5
+            f"{EXPORTING_REQUESTS_MAX} files of the journal are being sent", retry_after=5
         )
     pages = reader.pages(query.order or "oldest", query.limit, query.cursor)
     response = Response(ENCODERS[form](pages), content_type=CONTENT[form])
@@ -93,7 +93,7 @@ class JournalRoutes:
 
     def __init__(self, journal: Journal | None) -> None:
         self._journal = journal
-        self._exports = threading.BoundedSemaphore(MOST_EXPORTING)
+        self._exports = threading.BoundedSemaphore(EXPORTING_REQUESTS_MAX)
 
     @route(
         "GET",
@@ -117,7 +117,7 @@ class JournalRoutes:
         reader = JournalReader(journal.path, wanted, journal.doubt)
         if form != "json":
             return _file(reader, query, form, self._exports)
-        limit = min(query.limit or PAGE, PAGE_MAX)
+        limit = min(query.limit or PAGE_ROWS, PAGE_ROWS_MAX)
         with closing(reader):
             rows = reader.page(query.order or "newest", limit, query.cursor)
         return to_json(JournalPage(tuple(rows), rows[-1].id if len(rows) == limit else None))

@@ -48,7 +48,7 @@ SAMPLE_TYPES = {
     ".webp": "image/webp",
 }
 # Bytes that an archive's own headers may have, beside its files.
-ARCHIVE_HEADERS = 2_000_000
+ARCHIVE_HEADERS_BYTES_MAX = 2_000_000
 
 
 class SampleFrames(msgspec.Struct, frozen=True):
@@ -235,7 +235,7 @@ class UploadRoutes:
             raise ContentCodingError("send the tar archive as it is, without Content-Encoding")
         if request.mimetype not in (TAR, BINARY, ""):
             raise MediaTypeError(f"send the tar archive as {TAR}, not as {request.mimetype}")
-        if length > self._max_bytes + ARCHIVE_HEADERS:
+        if length > self._max_bytes + ARCHIVE_HEADERS_BYTES_MAX:
             raise BodyTooLargeError(
                 f"the archive has {length / 1e6:.1f} MB, and max_bundle_mb is"
                 f" {self._max_bytes / 1e6:g}"

@@ -175,7 +175,7 @@ class Description:
             "tags": [route.group.tag],
             "summary": route.summary,
             "operationId": re.sub(r"\W+", "_", f"{method}{route.path}").strip("_"),
-            # What a caller signs in with, one of the list.
+            # One of these is enough to sign in.
             "security": [] if route.rights == OPEN else [{KEY: []}, {TOKEN: []}],
             "parameters": parameters,
             "responses": self._responses(route),

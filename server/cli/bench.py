@@ -47,7 +47,15 @@ SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
 JPEG_QUALITY = 90
 START_TIMEOUT_S = 60.0
 # Settings that the measured server shares with the one that is to come.
-MEASURED = ("models", "model", "version", "recipe", "max_pixels", "max_side", "wide_interpreter")
+SHARED_SETTINGS = (
+    "models",
+    "model",
+    "version",
+    "recipe",
+    "max_pixels",
+    "max_side",
+    "wide_interpreter",
+)
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -79,9 +87,9 @@ def find_frames(bundle: Bundle) -> Frames:
 
     Raises BundleError if the bundle has none that can be read.
     """
-    shown = sorted((bundle.folder / "samples").glob("*"))
-    shown += [bundle.folder / golden.file for golden in bundle.manifest.golden]
-    for path in shown:
+    paths = sorted((bundle.folder / "samples").glob("*"))
+    paths += [bundle.folder / golden.file for golden in bundle.manifest.golden]
+    for path in paths:
         pixels = cv2.imread(str(path))
         if pixels is not None:
             return {"sample": path.read_bytes()} | {
@@ -182,7 +190,7 @@ def served(settings: Settings, proposed: dict[str, int | float]) -> Iterator[int
     port = free_port()
     environ = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
     own = to_environ(settings)
-    environ |= {key: own[key] for name in MEASURED if (key := PREFIX + name.upper()) in own}
+    environ |= {key: own[key] for name in SHARED_SETTINGS if (key := PREFIX + name.upper()) in own}
     with tempfile.TemporaryDirectory(prefix="lineside-bench-") as data:
         values = proposed | {"port": port, "host": "127.0.0.1", "data": data, "journal": "false"}
         values |= {"keys_file": f"{data}/keys.jsonl", "auth": "off", "log_level": "error"}

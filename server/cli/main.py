@@ -19,8 +19,8 @@ from server.errors import LinesideError, SettingsError, StartError
 from server.system.handover import Handover
 
 
-def _parser(asked: str) -> argparse.ArgumentParser:
-    """Return the parser of all commands. Only the command `asked` gets flags of settings, since
+def _parser(chosen: str) -> argparse.ArgumentParser:
+    """Return the parser of all commands. Only the command `chosen` gets flags of settings, since
     making them for all would slow every start."""
     parser = argparse.ArgumentParser(
         prog="python -m server", description="Lineside: recognition for the production line."
@@ -52,7 +52,7 @@ def _parser(asked: str) -> argparse.ArgumentParser:
     )
     for command in (serve, check, health, worker, bench):
         command.add_argument("--config", type=Path, help="TOML file of settings")
-        for row in describe_settings() if command.prog.endswith(f" {asked}") else ():
+        for row in describe_settings() if command.prog.endswith(f" {chosen}") else ():
             text = (
                 f"{row.help} ({row.unit + ', ' if row.unit else ''}default {row.default or 'none'})"
             )
@@ -162,8 +162,8 @@ def main(argv: Sequence[str], handover: Handover | None = None) -> int:
 
     handover: what a server's worker leaves to its successor.
     """
-    asked = next((word for word in argv if not word.startswith("-")), "")
-    args = _parser(asked).parse_args(argv)
+    chosen = next((word for word in argv if not word.startswith("-")), "")
+    args = _parser(chosen).parse_args(argv)
     try:
         if args.command == "settings":
             return _print_settings()

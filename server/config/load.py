@@ -91,14 +91,14 @@ def as_text(value: object) -> str:
 def to_environ(settings: Settings) -> dict[str, str]:
     """Returns the environment from which `load` makes `settings` again, for a process of this
     server's."""
-    found = {}
+    environ = {}
     for name in Settings.__struct_fields__:
         value = getattr(settings, name)
         if isinstance(value, Recipe):
-            found[PREFIX + name.upper()] = msgspec.json.encode(value).decode()
+            environ[PREFIX + name.upper()] = msgspec.json.encode(value).decode()
         elif value is not None:
-            found[PREFIX + name.upper()] = as_text(value)
-    return found
+            environ[PREFIX + name.upper()] = as_text(value)
+    return environ
 
 
 def settings_file(environ: Mapping[str, str], file: Path | None = None) -> Path | None:

@@ -33,7 +33,7 @@ def _help(text: str, unit: str = "", **bounds: Any) -> Meta:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The server's settings; `config_table.described()` lists them with their help."""
+    """The server's settings; `describe_settings` lists them with their help."""
 
     host: Annotated[str, _help("address to listen on", min_length=1)] = "127.0.0.1"
     port: Annotated[int, _help("port to listen on", ge=1, le=65535)] = 8080
@@ -335,7 +335,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def image_limits(self) -> Limits:
-        """What is taken of images."""
+        """The limits of the images that are taken."""
         return Limits(self.max_pixels, self.max_side, self.image_formats, self.significant_bits)
 
     @property

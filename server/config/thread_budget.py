@@ -8,32 +8,39 @@ those, so that a probe is answered even if all else waits.
 | waits for | at most | refused beyond with |
 |---|---|---|
 | an interpreter: it works, or waits its turn | slots + max_waiting | 503 OVERLOADED |
-| its body, or room for it in memory | MOST_READING | 503 OVERLOADED |
-| the same frame in another request's hand | MOST_SHARING | (is worked on itself) |
-| a model that is loaded for it | MOST_LOADING | 503 NOT_READY |
-| the image at its image_url | MOST_FETCHING | 503 OVERLOADED |
-| its client to take in a journal's file | MOST_EXPORTING | 503 OVERLOADED |
-| files, locks, Redis: jobs, journal, samples, cache, changes of version | OTHERS | 503 OVERLOADED |
-| nothing: probes | PROBES | |
+| its body, or room for it in memory | READING_REQUESTS_MAX | 503 OVERLOADED |
+| the same frame in another request's hand | SHARING_REQUESTS_MAX | (is worked on itself) |
+| a model that is loaded for it | LOADING_REQUESTS_MAX | 503 NOT_READY |
+| the image at its image_url | FETCHING_REQUESTS_MAX | 503 OVERLOADED |
+| its client to take in a journal's file | EXPORTING_REQUESTS_MAX | 503 OVERLOADED |
+| files, locks, Redis: jobs, journal, samples, versions | OTHER_REQUESTS_MAX | 503 OVERLOADED |
+| nothing: probes | PROBE_THREADS | |
 """
 
-MOST_READING = 56
-MOST_SHARING = 16
-MOST_LOADING = 16
-MOST_FETCHING = 4
-MOST_EXPORTING = 4
+READING_REQUESTS_MAX = 56
+SHARING_REQUESTS_MAX = 16
+LOADING_REQUESTS_MAX = 16
+FETCHING_REQUESTS_MAX = 4
+EXPORTING_REQUESTS_MAX = 4
 # No kind of these is bounded by itself: all requests together are, by `most_requests`.
-OTHERS = 16
-PROBES = 8
+OTHER_REQUESTS_MAX = 16
+PROBE_THREADS = 8
 
 
 def most_requests(slots: int, max_waiting: int) -> int:
-    """Requests that are no probes and may have a thread at the same time; `slots` frames are worked
-    on at once, `max_waiting` wait for that."""
-    bounded = MOST_READING + MOST_SHARING + MOST_LOADING + MOST_FETCHING + MOST_EXPORTING
-    return slots + max_waiting + bounded + OTHERS
+    """Return the number of requests, probes aside, that may have a thread at the same time: `slots`
+    frames are worked on, `max_waiting` wait for that."""
+    bounded = (
+        READING_REQUESTS_MAX
+        + SHARING_REQUESTS_MAX
+        + LOADING_REQUESTS_MAX
+        + FETCHING_REQUESTS_MAX
+        + EXPORTING_REQUESTS_MAX
+    )
+    return slots + max_waiting + bounded + OTHER_REQUESTS_MAX
 
 
 def threads(slots: int, max_waiting: int) -> int:
-    """Threads of the HTTP server. It starts them on demand and ends idle ones."""
-    return most_requests(slots, max_waiting) + PROBES
+    """Return the number of threads of the HTTP server. It starts them on demand and ends idle
+    ones."""
+    return most_requests(slots, max_waiting) + PROBE_THREADS

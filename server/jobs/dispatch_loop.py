@@ -31,7 +31,7 @@ IDLE_MAX_S = 600.0
 
 
 class DispatchLoop:
-    """Runs the rounds of a dispatcher, which is made anew if the broker is lost."""
+    """Runs the rounds of a dispatcher, and makes a new one if the broker is lost."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class DispatchLoop:
             wake: set when there is something to do before the next round is due.
             stopping: set when `run` is to return.
             take_over: makes a dispatcher; raises BrokerLostError.
-            cancelled: jobs that the workers are still to be told to skip.
+            cancelled: jobs that the workers must skip, and have not been notified of.
         """
         self._settings = settings
         self._table = table

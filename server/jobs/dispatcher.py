@@ -68,14 +68,14 @@ class Listener(Protocol):
     """Is notified of what was stored in the table."""
 
     def began(self, jobs: list[str]) -> None:
-        """These jobs run from now on."""
+        """Note that these jobs run from now on."""
 
     def answered(self, frame: OpenFrame, outcome: FrameOutcome, data: bytes | None) -> None:
-        """A frame has its outcome; its options name the model it was sent to, if it was. data: as
-        received, if `wants_data` and still stored."""
+        """Note that a frame has its outcome; its options name the model it was sent to, if it was.
+        data: as received, if `wants_data` and still stored."""
 
     def finished(self, jobs: list[JobRecord]) -> None:
-        """These jobs have ended."""
+        """Note that these jobs have ended."""
 
     @property
     def wants_data(self) -> bool:
@@ -191,7 +191,7 @@ class Dispatcher:
             gone: names of workers that have died.
         """
         while self._cancelled:
-            # Taken out once the broker knows: if it can't be told now, a later round does.
+            # Taken out once the broker has it: a later round tries again if it can't be reached.
             self._cancel(self._cancelled[0])
             self._cancelled.popleft()
         if self._suspects:
@@ -238,7 +238,8 @@ class Dispatcher:
                 continue
             if flight.report is None:
                 begun[flight.frame.job] = True
-            flight.report, flight.heard = report, now
+            flight.report = report
+            flight.heard = now
             self._last_report = now
             self._silent_since.pop(report.worker, None)
             if report.state != "running":
@@ -301,7 +302,7 @@ class Dispatcher:
                     del self._in_flight[flight.frame.key]
 
     def _miss(self, flight: InFlightFrame, wall: float) -> None:
-        """The worker that took this frame did not find it: have it sent again, if it is stored."""
+        """Have a frame sent again, if it is stored: the worker that took it did not find it."""
         key = flight.frame.key
         if not self._broker.carries and (fault := self._unreadable(flight.frame)) is not None:
             self._store([(flight.resolved, FrameOutcome(fault=fault))], wall)
@@ -345,7 +346,7 @@ class Dispatcher:
         return None
 
     def _lose(self, flight: InFlightFrame, wall: float) -> None:
-        """The worker that had this frame is gone, or its report is: have the frame sent again."""
+        """Have a frame sent again: the worker that had it is gone, or its report is."""
         frame = flight.frame
         losses = self._table.lost(*frame.key)
         fields = {
@@ -393,7 +394,7 @@ class Dispatcher:
             elif task is not None:
                 flight = InFlightFrame(frame, task, now)
                 report = known.get(frame.task)
-                # What this server's predecessor sent to a worker is not sent again.
+                # A frame that this server's predecessor sent to a worker is not sent again.
                 taken = report is not None and report.state in ("running", "done")
                 if taken or self._submit(flight, wall):
                     self._in_flight[frame.key] = flight

@@ -1,4 +1,4 @@
-"""What happens to jobs is passed on: to metrics, to listeners of frames, and to webhooks."""
+"""Passes on what happens to jobs: to metrics, to listeners of frames, and to webhooks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class JobEvents:
-    """Notified by the dispatcher, in its thread."""
+    """Listens to the dispatcher, in its thread."""
 
     def __init__(
         self,
@@ -72,12 +72,12 @@ class JobEvents:
         self._metrics.jobs.labels(state).inc()
 
     def began(self, jobs: list[str]) -> None:
-        """These jobs run from now on."""
+        """Note that these jobs run from now on."""
         for _ in jobs:
             self.count("running")
 
     def answered(self, frame: OpenFrame, outcome: FrameOutcome, data: bytes | None) -> None:
-        """A frame has its outcome."""
+        """Note that a frame has its outcome."""
         if outcome.fault is not None:
             self._on_refusal(_refusal(frame, outcome.fault))
             return
@@ -90,7 +90,7 @@ class JobEvents:
             self._on_answer(FrameAnswered(time.time(), frame.request_id, answer, options, data))
 
     def finished(self, jobs: list[JobRecord]) -> None:
-        """These jobs have ended."""
+        """Note that these jobs have ended."""
         for job in jobs:
             self.count(job.state)
             if job.webhook is not None and self._delivery is not None:

@@ -1,5 +1,5 @@
-"""What the server and its workers send each other of a frame. It imports no Celery, since servers
-without a job never import that."""
+"""The messages about a frame between the server and its workers. It imports no Celery, since
+servers without a job never import that."""
 
 from typing import Literal
 
@@ -36,7 +36,8 @@ class FrameTask(msgspec.Struct, frozen=True):
 
 
 class FrameReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far a worker is with a frame. worker: HOST:PID. beat: rises with every second of work.
+    """The progress of a worker with a frame. worker: HOST:PID. beat: rises with every second of
+    work.
 
     state: `running`, in `stage`; `done`, with the outcome; `dropped` if its job was cancelled;
     `missing` if the broker no longer had the frame.

@@ -314,8 +314,8 @@ def run(settings: Settings) -> NoReturn:
     app = make_celery(settings)
     reporter = FrameReporter(app, settings)
     make_task(app, reporter, WorkerModels(settings, reporter.stage_ended))
-    # One frame in this process, since the model's threads take the cores. What workers tell each
-    # other is off, since a dispatcher reads their reports, and each exchange costs a small device.
+    # One frame in this process, since the model's threads take the cores. Messages between workers
+    # are off: a dispatcher reads their reports, and each exchange costs a small device.
     worker = app.Worker(
         pool_cls="solo",
         concurrency=1,
@@ -340,7 +340,8 @@ def run(settings: Settings) -> NoReturn:
         log.stop()
         raise
     if not shutdown.requested:
-        # Celery returns if the broker answers with an error; whoever started it starts another.
+        # Celery returns if the broker answers with an error; the starter of this worker starts
+        # another.
         logger.error("worker ended by itself", extra={"fields": {"pid": os.getpid()}})
     shutdown.end()
 

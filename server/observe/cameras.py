@@ -1,4 +1,4 @@
-"""Frames by camera: how they ended, whose clock is ahead, and whose images may be read wrongly."""
+"""Frames by camera: their results, clocks that are ahead, and images that may be read wrongly."""
 
 import logging
 import threading
@@ -18,7 +18,7 @@ RESULTS: tuple[Result, ...] = ("answered", "bad", "refused", "failed")
 # Statuses of frames that were in order, and for which there was no room or no time.
 REFUSALS = (429, 503)
 OTHER = "other"
-# Between two lines of one camera.
+# Seconds between two lines of one camera.
 SKEW_LOG_INTERVAL_S = 600.0
 SUSPECT_LOG_INTERVAL_S = 60.0
 # Callers choose the names: suspect frames of the cameras beyond are logged as of one.
@@ -83,13 +83,13 @@ class Cameras:
         self._known: dict[str, _Series] = {}
         self._other: _Series | None = None
 
-    def answered(self, seen: FrameAnswered) -> None:
+    def answered(self, event: FrameAnswered) -> None:
         """Counts an answered frame; a `server.recognition.answers.Listener`."""
-        if camera := seen.options.camera:
+        if camera := event.options.camera:
             series = self._known.get(camera)
             if series is None or not series.was_answered:
                 series = self._claim(camera)
-            self._count(series, "answered", seen.at)
+            self._count(series, "answered", event.at)
 
     def refused(self, refusal: FrameRefused) -> None:
         """Counts a frame that got an error; a `server.recognition.answers.RefusalListener`."""
@@ -186,7 +186,7 @@ class ClockSkew:
     def note(
         self, camera: str, ahead: float, tolerated: float, cause: Callable[[], str] = str
     ) -> None:
-        """A frame of `camera` came whose clock is `ahead` seconds; not ahead if 0 or less.
+        """Notes a frame of `camera`, whose clock is ahead by `ahead` seconds; 0 or less: not ahead.
 
         tolerated: seconds up to which there is no line in the log. cause: says what may be wrong.
         """
@@ -230,18 +230,18 @@ class SuspectFrames:
         for warning in WARNINGS:
             counter.labels(warning.reason)
 
-    def __call__(self, seen: FrameAnswered) -> None:
-        for warning in seen.answer.warnings:
+    def __call__(self, event: FrameAnswered) -> None:
+        for warning in event.answer.warnings:
             self._counter.labels(warning.reason).inc()
-            if self._may_log(seen.options.camera, warning.reason):
+            if self._may_log(event.options.camera, warning.reason):
                 fields = {
                     "reason": warning.reason,
                     "message": warning.message,
-                    "request_id": seen.request_id,
-                    "model": f"{seen.answer.model}/{seen.answer.version}",
+                    "request_id": event.request_id,
+                    "model": f"{event.answer.model}/{event.answer.version}",
                 }
-                if seen.options.camera:
-                    fields["camera"] = seen.options.camera
+                if event.options.camera:
+                    fields["camera"] = event.options.camera
                 logger.warning("suspect frame", extra={"fields": fields})
 
     def _may_log(self, camera: str, reason: str) -> bool:

@@ -109,7 +109,7 @@ class ModelDrift:
         for signal, expected in self._expected.items():
             self._first[signal] = bins
             bins += len(expected)
-        self._seen = Histogram(bins, window_s)
+        self._histogram = Histogram(bins, window_s)
         self._lock = threading.Lock()
 
     def add(self, answer: Answer, now: float) -> None:
@@ -120,13 +120,13 @@ class ModelDrift:
             if (place := self._bins[signal](answer)) is not None
         ]
         with self._lock:
-            self._seen.add(bins, now)
+            self._histogram.add(bins, now)
 
     def indices(self, now: float) -> dict[Signal, float]:
         """The stability index by signal, of those with enough frames in the window."""
         with self._lock:
-            self._seen.advance(now)
-            all_counts = list(self._seen.counts)
+            self._histogram.advance(now)
+            all_counts = list(self._histogram.counts)
         indices: dict[Signal, float] = {}
         for signal, expected in self._expected.items():
             start = self._first[signal]
@@ -169,9 +169,9 @@ class Drift(Collector):
         self._lock = threading.Lock()
         self._models: dict[str, tuple[int, ModelDrift | None]] = {}
 
-    def __call__(self, seen: FrameAnswered) -> None:
+    def __call__(self, event: FrameAnswered) -> None:
         """Counts one frame; another's answer counts too, since the line has shown it again."""
-        answer = seen.answer
+        answer = event.answer
         version, model = self._models.get(answer.model, (0, None))
         if version != answer.version:
             model = self._begin(answer.model, answer.version)
@@ -181,7 +181,7 @@ class Drift(Collector):
     def _begin(self, name: str, version: int) -> ModelDrift | None:
         manifest = self._manifest_of(name, version)
         if manifest is None:
-            return None  # the last frames of a version that was let go
+            return None  # the last frames of a version that was unloaded
         with self._lock:
             known, model = self._models.get(name, (0, None))
             if known != version:
@@ -193,8 +193,8 @@ class Drift(Collector):
         return model
 
     def of(self, name: str, version: int) -> dict[Signal, float] | None:
-        """The stability index by signal of a model's version; without the signals that have too
-        few frames, and None where nothing is measured."""
+        """The stability index by signal of a model's version; without the signals that have too few
+        frames, and None if nothing is measured."""
         known, model = self._models.get(name, (0, None))
         return model.indices(self._clock()) if model is not None and known == version else None
 

@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 LOGGER = "server"
 WAITING_LINES_MAX = 10_000
 LINES_PER_WRITE = 100
-# Between two writes; lines of a warning or worse don't wait.
+# Seconds between two writes; lines of a warning or worse don't wait.
 WRITE_INTERVAL_S = 0.1
-# For which a stop waits for a reader that takes nothing.
+# Seconds for which a stop waits for a reader that takes nothing.
 STOP_TIMEOUT_S = 5.0
 THROTTLE_WINDOW_S = 60.0
 # Error code and route of a request that failed.
@@ -57,7 +57,7 @@ class TextFormatter(logging.Formatter):
 
 
 def _shown(value: object) -> str:
-    """`value` within a line of text, of which it makes no second one."""
+    """Returns `value` as text without line breaks."""
     text = str(value)
     return text if text.isprintable() else repr(text)
 
@@ -100,7 +100,8 @@ class LogWriter(logging.Handler):
                 self._stream.write(text)
                 self._stream.flush()
         with self.lock or nullcontext():
-            dropped, self._dropped = self._dropped, 0
+            dropped = self._dropped
+            self._dropped = 0
         if dropped:
             fields = {"fields": {"lines": dropped}}
             logging.getLogger(LOGGER).warning("log lines dropped", extra=fields)
@@ -185,7 +186,8 @@ class LogThrottle:
         """Logs how many requests of each kind were left out since the last summary. To be called
         once more before the log ends."""
         with self._lock:
-            omitted, self._omitted = self._omitted, Counter()
+            omitted = self._omitted
+            self._omitted = Counter()
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = None
@@ -212,14 +214,16 @@ class ProblemLog:
     def failed(self, reason: str, *, event: str = "", **fields: object) -> None:
         """Logs a failure, as `event` if it is given, unless the one before it was logged."""
         with self._lock:
-            first, self._reason = not self._reason, reason
+            first = not self._reason
+            self._reason = reason
         if first:
             logger.error(event or self._begins, extra={"fields": {"reason": reason, **fields}})
 
     def went_well(self, **fields: object) -> bool:
         """Logs the end of the failures, if there were any, and returns whether there were."""
         with self._lock:
-            reason, self._reason = self._reason, ""
+            reason = self._reason
+            self._reason = ""
         if reason:
             logger.info(self._ends, extra={"fields": {"after": reason, **fields}})
         return bool(reason)

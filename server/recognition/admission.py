@@ -48,7 +48,8 @@ class Estimate:
     __slots__ = ("measured", "seconds")
 
     def __init__(self) -> None:
-        self.seconds, self.measured = 0.0, -math.inf
+        self.seconds = 0.0
+        self.measured = -math.inf
 
     def learn(self, took: float, now: float) -> None:
         # The age counts from this frame's start: one slow frame is no reason to forget all before
@@ -104,13 +105,13 @@ class Waiter(Generic[T]):
     A plain lock as an event of one waiter takes a fifth of the work of threading.Event.
     """
 
-    __slots__ = ("came", "camera", "deadline", "done", "error", "queued", "result", "work")
+    __slots__ = ("arrived_at", "camera", "deadline", "done", "error", "queued", "result", "work")
 
-    def __init__(self, work: Work[T], camera: str, deadline: float, came: float) -> None:
+    def __init__(self, work: Work[T], camera: str, deadline: float, arrived_at: float) -> None:
         self.work = work
         self.camera = camera
         self.deadline = deadline
-        self.came = came
+        self.arrived_at = arrived_at
         self.done = threading.Lock()
         self.done.acquire()
         self.queued = True
@@ -135,7 +136,9 @@ class Admission:
     def __init__(
         self, slots: int, max_waiting: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.slots, self.max_waiting, self._clock = slots, max_waiting, clock
+        self.slots = slots
+        self.max_waiting = max_waiting
+        self._clock = clock
         self._lock = threading.Lock()
         self._slot_passed = threading.Condition(self._lock)
         self._passed_on = self._idle = self._threads = 0
@@ -256,7 +259,7 @@ class Admission:
         """Works on a frame that has a slot, and learns how long it took, unless it failed."""
         started = self._clock()
         try:
-            waiter.result = waiter.work(started - waiter.came)
+            waiter.result = waiter.work(started - waiter.arrived_at)
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that called run
             waiter.error = error
         else:

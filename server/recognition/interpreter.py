@@ -108,12 +108,16 @@ class InterpreterPool:
 
         Raises BundleError as Interpreter does.
         """
-        self.model, self.size, self.threads, self.wide = model, size, threads, wide
+        self.model = model
+        self.size = size
+        self.threads = threads
+        self.wide = wide
         self._free = threading.Condition()
         content = _read(model)
         self._idle = [Interpreter(model, threads, content) for _ in range(size)]
         self._wide = [Interpreter(model, wide, content)] if wide else []
-        self.inputs, self.outputs = self._idle[0].inputs, self._idle[0].outputs
+        self.inputs = self._idle[0].inputs
+        self.outputs = self._idle[0].outputs
 
     @property
     def busy(self) -> int:
@@ -127,16 +131,16 @@ class InterpreterPool:
         alone: no other frame is being worked on, so the wide interpreter is lent if there is one.
         """
         with self._free:
-            shelf = self._wide if alone and self._wide else self._idle
-            while not shelf:
+            interpreters = self._wide if alone and self._wide else self._idle
+            while not interpreters:
                 self._free.wait()
-            interpreter = shelf.pop()
+            interpreter = interpreters.pop()
         try:
             yield interpreter
         finally:
             with self._free:
-                shelf.append(interpreter)
-                self._free.notify_all()  # those that wait may want different shelves
+                interpreters.append(interpreter)
+                self._free.notify_all()  # threads that wait may want the other list
 
     def each(self, use: Callable[[Interpreter], object]) -> None:
         """Lends every interpreter once, all of them at the same time, to `use`."""

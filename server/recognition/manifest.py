@@ -48,7 +48,7 @@ class Label(msgspec.Struct, frozen=True):
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an image becomes the model's input.
+    """The steps that make the model's input of an image.
 
     width, height: the model's input in pixels.
     color: channel order; `gray` feeds one channel.

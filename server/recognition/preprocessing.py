@@ -50,7 +50,7 @@ def dequantize(tensor: Tensor, spec: TensorSpec) -> NDArray[np.float32]:
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """Where a frame lies in the model's input.
+    """The place of a frame in the model's input.
 
     size: width and height of the frame as sent, upright, in pixels. scale, offset: along x and y,
     input = frame * scale + offset, both in pixels from the left and upper edge. visible: left, top,
@@ -82,8 +82,8 @@ def _resize(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixels
     most = max(0, math.floor(math.log2(max(ratios))))
     across, down = (min(most, max(0, math.ceil(math.log2(ratio)))) for ratio in ratios)
     out = cv2.resize(pixels, (width << across, height << down), interpolation=cv2.INTER_LINEAR)
-    for left in reversed(range(most)):
-        size = width << min(left, across), height << min(left, down)
+    for halvings in reversed(range(most)):
+        size = width << min(halvings, across), height << min(halvings, down)
         out = cv2.resize(out, size, interpolation=cv2.INTER_AREA)
     return np.asarray(out, np.uint8)
 
@@ -111,7 +111,7 @@ def to_input_pixels(pixels: Pixels, recipe: Recipe) -> Pixels:
     """Resizes RGB uint8 [h, w, 3] to uint8 [recipe.height, recipe.width, recipe.channels] in the
     recipe's colour order, not yet scaled."""
     if recipe.resize == "crop":
-        # What lies outside is never resized, so that a long and narrow image needs no more memory
+        # Pixels outside are never resized, so that a long and narrow image needs no more memory
         # than another.
         left, top, width, height = _centre(pixels.shape[1], pixels.shape[0], recipe)
         pixels = pixels[top : top + height, left : left + width]

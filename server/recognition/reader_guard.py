@@ -35,18 +35,16 @@ MAGIC = b"lineside frames1"
 # A slot's first page: 1 while a frame is held, the length of what is known about it, and of it.
 SLOT = struct.Struct("<QQQ")
 PAGE = mmap.PAGESIZE
-MAX_ABOUT = 2048
-# Bytes of a frame whose memory goes back to the kernel at once.
-LARGE = 1 << 16
-# This module, also while it runs as __main__.
-MODULE = "server.recognition.reader_guard"
+ABOUT_BYTES_MAX = 2048
+# The memory of a frame of more bytes goes back to the kernel at once.
+RELEASE_MIN_BYTES = 1 << 16
 # A trial that takes longer is ended, and its frame counts as harmless.
-TRIAL_S = 60.0
+TRIAL_TIMEOUT_S = 60.0
 
 
 class Sender(NamedTuple):
-    """Whose frame is read: `camera` and `request_id`, empty if unknown; deadline: until when an
-    answer is of use, in seconds of time.monotonic()."""
+    """The sender of the frame that is read. camera, request_id: empty if unknown. deadline: until
+    when an answer is of use, in seconds of time.monotonic()."""
 
     camera: str
     request_id: str
@@ -77,8 +75,8 @@ class FramesInHand:
 
     def __init__(self, slots: int, frame_bytes: int, inherited: int | None = None) -> None:
         """Uses the memory behind the descriptor `inherited` if it has just these slots, else new
-        memory. `left` holds the frames that it has from before, in slots that stay taken until
-        `release`. Raises OSError."""
+        memory. `held_frames` are those that it has from before, in slots that stay taken
+        until `release`. Raises OSError."""
         self._stride = PAGE + -(-frame_bytes // PAGE) * PAGE
         self._frame_bytes = frame_bytes
         size = PAGE + slots * self._stride
@@ -92,18 +90,18 @@ class FramesInHand:
             os.ftruncate(self.descriptor, size)
             os.pwrite(self.descriptor, layout, 0)
         self._memory = mmap.mmap(self.descriptor, size)
-        self.left = tuple(self._held(slots))
-        taken = {frame.slot for frame in self.left}
-        self._free = deque(slot for slot in range(slots) if slot not in taken)
+        self.held_frames = tuple(self._read_held(slots))
+        held_slots = {frame.slot for frame in self.held_frames}
+        self._free = deque(slot for slot in range(slots) if slot not in held_slots)
 
     def _start(self, slot: int) -> int:
         return PAGE + slot * self._stride
 
-    def _held(self, slots: int) -> Iterator[HeldFrame]:
+    def _read_held(self, slots: int) -> Iterator[HeldFrame]:
         for slot in range(slots):
             start = self._start(slot)
-            held, about_size, size = SLOT.unpack_from(self._memory, start)
-            if held == 1 and about_size <= MAX_ABOUT and size <= self._frame_bytes:
+            state, about_size, size = SLOT.unpack_from(self._memory, start)
+            if state == 1 and about_size <= ABOUT_BYTES_MAX and size <= self._frame_bytes:
                 text = self._memory[start + SLOT.size : start + SLOT.size + about_size]
                 data = self._memory[start + PAGE : start + PAGE + size]
                 yield HeldFrame(slot, data, json.loads(text))
@@ -113,7 +111,7 @@ class FramesInHand:
         """Holds a frame, an image file's bytes, for the block. Holds nothing if it has more bytes
         than a slot, or if all slots are taken."""
         text = json.dumps(about).encode()
-        if len(data) > self._frame_bytes or len(text) > MAX_ABOUT:
+        if len(data) > self._frame_bytes or len(text) > ABOUT_BYTES_MAX:
             yield
             return
         try:
@@ -131,13 +129,13 @@ class FramesInHand:
             self._clear(slot, len(data))
 
     def release(self, frame: HeldFrame) -> None:
-        """Forgets one of `left`."""
+        """Forgets one of `held_frames`."""
         self._clear(frame.slot, len(frame.data))
 
     def _clear(self, slot: int, size: int) -> None:
         start = self._start(slot)
         SLOT.pack_into(self._memory, start, 0, 0, 0)
-        if size > LARGE:
+        if size > RELEASE_MIN_BYTES:
             with suppress(OSError):
                 self._memory.madvise(mmap.MADV_REMOVE, start + PAGE, -(-size // PAGE) * PAGE)
         self._free.append(slot)
@@ -152,8 +150,8 @@ class DecodeTrial:
     """The process that decodes `data`, an image file's bytes, within `limits`."""
 
     def __init__(self, data: bytes, limits: Limits) -> None:
-        """Starts it. Raises OSError."""
-        self._until = time.monotonic() + TRIAL_S
+        """Starts the process. Raises OSError."""
+        self._until = time.monotonic() + TRIAL_TIMEOUT_S
         frame = os.memfd_create("lineside-trial")
         try:
             view = memoryview(data)
@@ -204,7 +202,7 @@ def _confine() -> None:
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CPU, (int(TRIAL_S), int(TRIAL_S) + 1))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(TRIAL_TIMEOUT_S), int(TRIAL_TIMEOUT_S) + 1))
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     with suppress(OSError):

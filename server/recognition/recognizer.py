@@ -38,7 +38,8 @@ class Stage:
     __slots__ = ("_name", "_start", "_timer")
 
     def __init__(self, timer: "StageTimer", name: str) -> None:
-        self._timer, self._name = timer, name
+        self._timer = timer
+        self._name = name
 
     def __enter__(self) -> None:
         self._start = time.perf_counter()
@@ -87,8 +88,12 @@ class LoadedModel:
         admission: Admission,
         on_stage: OnStage | None = None,
     ) -> None:
-        self.bundle, self.pool, self.admission, self.on_stage = bundle, pool, admission, on_stage
-        self.manifest, self.labels = bundle.manifest, bundle.labels
+        self.bundle = bundle
+        self.pool = pool
+        self.admission = admission
+        self.on_stage = on_stage
+        self.manifest = bundle.manifest
+        self.labels = bundle.labels
         self.task = find_task(bundle.manifest.task)
         self.reader = self.task.make_reader(bundle, pool)
 
@@ -134,7 +139,8 @@ class Recognizer(LoadedModel):
         """guard: makes contexts around the readers of images other than JPEG."""
         self.recipe = _need_recipe(bundle)
         super().__init__(bundle, pool, admission, on_stage)
-        self.limits, self._guard = limits, guard
+        self.limits = limits
+        self._guard = guard
         self._image = _check_recipe(bundle, self.recipe, pool.inputs)
         self._table = scaling_table(self.recipe, self._image)
         self._zeros = [
@@ -190,7 +196,7 @@ class Recognizer(LoadedModel):
         timer.warnings = decoded.warnings
         height, width = decoded.pixels.shape[:2]
         timer.placement = placement(decoded.size, (width, height), self.recipe)
-        # How long an image takes to decode is its sender's choice, and no estimate foresees it.
+        # The sender's choice of image decides how long decoding takes, so no estimate foresees it.
         self.admission.check_in_time(deadline)
         with timer.stage("preprocess"):
             pixels = to_input_pixels(decoded.pixels, self.recipe)

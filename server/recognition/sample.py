@@ -38,7 +38,7 @@ SUFFIXES: dict[MediaType, str] = {
     "image/tiff": ".tiff",
     "image/x-portable-anymap": ".ppm",
 }
-# By the format of `frame.read_header`.
+# Media types by the format of `frame.read_header`.
 MEDIA_TYPES: dict[str, MediaType] = {
     "JPEG": "image/jpeg",
     "PNG": "image/png",

@@ -150,7 +150,7 @@ def find_tensor(specs: Sequence[TensorSpec], name: str) -> TensorSpec | None:
     return next((spec for spec in specs if name in (spec.name, spec.signature)), None)
 
 
-def match_inputs(model: Model, given: Mapping[str, Tensor]) -> list[Tensor]:
+def match_inputs(model: Model, tensors: Mapping[str, Tensor]) -> list[Tensor]:
     """Tensors by name -> the model's inputs in its order, each with its rows.
 
     A tensor without the batch dimension counts as one row. Raises InvalidFieldError naming the
@@ -158,12 +158,14 @@ def match_inputs(model: Model, given: Mapping[str, Tensor]) -> list[Tensor]:
     """
     specs, rows = model.pool.inputs, batched(model)
     names = ", ".join(spec.signature or spec.name for spec in specs)
-    for name in given:
+    for name in tensors:
         if find_tensor(specs, name) is None:
             raise InvalidFieldError(f"there is no input {name}: the model takes {names}")
     inputs = []
     for spec in specs:
-        tensor = next((t for name, t in given.items() if name in (spec.name, spec.signature)), None)
+        tensor = next(
+            (t for name, t in tensors.items() if name in (spec.name, spec.signature)), None
+        )
         if tensor is None:
             raise InvalidFieldError(f"the input {spec.signature or spec.name} is missing")
         inputs.append(_fit_one(tensor, spec, rows))

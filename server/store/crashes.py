@@ -5,7 +5,7 @@ more in a process of its own, and only one that ends that process too is refused
 stood beside it is answered. A suspect that comes again meanwhile waits for the verdict.
 
 `data/crashed/` holds two files of each frame, named by the sha256 of its bytes: the frame as it
-came, and a `.json` with a `CrashedFrame`. Whoever removes the `.json` lets the frame in again.
+came, and a `.json` with a `CrashedFrame`. Removing the `.json` lets the frame in again.
 """
 
 import hashlib
@@ -179,7 +179,7 @@ class CrashGuard:
         """Logs the crash that this worker follows, and tries the suspects, in a thread."""
         if not self.crashes or self._in_hand is None:
             return
-        crash, suspects = self.crashes[-1], self._in_hand.left
+        crash, suspects = self.crashes[-1], self._in_hand.held_frames
         fields = {
             "at": rfc3339(crash.at),
             "signal": crash.signal,
@@ -226,16 +226,16 @@ class CrashGuard:
     def _try(
         self, in_hand: FramesInHand, suspects: dict[str, list[HeldFrame]], crash: Crash
     ) -> None:
-        for sha256, held in suspects.items():
+        for sha256, copies in suspects.items():
             decided = True
             try:
-                decided = self._judge(sha256, held[0], crash, alone=len(suspects) == 1)
+                decided = self._judge(sha256, copies[0], crash, alone=len(suspects) == 1)
             except OSError as error:
                 fields = {"reason": str(error)}
                 logger.error("a frame can't be tried", extra={"fields": fields})
             finally:
                 # One that is not kept is tried again by the worker after this one.
-                for each in held if decided else ():
+                for each in copies if decided else ():
                     in_hand.release(each)
                 with self._lock:
                     self._pending.pop(sha256).set()

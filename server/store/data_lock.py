@@ -25,8 +25,8 @@ PREDECESSOR_TIMEOUT_S, POLL_INTERVAL_S = 10.0, 0.05
 
 
 class DataLock(NamedTuple):
-    """descriptor: of the lock's file, which must stay open; None if there can be no lock. fault:
-    why the folder's file system gives none, or empty."""
+    """The lock of the folder `data`. descriptor: of the lock's file, which must stay open; None if
+    there can be no lock. fault: why the folder's file system gives none, or empty."""
 
     descriptor: int | None
     fault: str = ""

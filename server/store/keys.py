@@ -32,7 +32,7 @@ RIGHTS: tuple[Right, ...] = ("recognize", "admin", "metrics")
 # The prefix lets people, scanners for leaked secrets, and our own log lines recognize a key.
 PREFIX = "ls_"
 RATE = "^([1-9][0-9]*/(second|minute|hour|day))?$"
-# Of a file: when it was last changed, its bytes, its inode.
+# The state of a file: when it was last changed, its bytes, its inode.
 Stamp = tuple[int, int, int]
 # Seconds for which a file that is rewritten in place is given to become whole.
 SETTLE_S = 2.0
@@ -198,8 +198,8 @@ class KeyRing:
     stays so. The log says so once, and once that it is over. A key that was added counts at once.
 
     `_lock` guards what follows it. `_settled` is the state of the file that `_keys` are of, and
-    `_seen` the last one, since `_since` in seconds of time.monotonic(). Raises KeysError where the
-    file can't be read at the start.
+    `_last_stamp` the last one, since `_since` in seconds of time.monotonic(). Raises KeysError if
+    the file can't be read at the start.
     """
 
     def __init__(self, path: Path) -> None:
@@ -207,7 +207,7 @@ class KeyRing:
         self._name = os.fspath(path)
         self._lock = threading.Lock()
         self._there = False
-        self._seen: Stamp | None = UNSETTLED
+        self._last_stamp: Stamp | None = UNSETTLED
         self._since = 0.0
         self._problem = ProblemLog(
             "keys file unusable, keys stay as before", "keys file is whole again"
@@ -231,8 +231,8 @@ class KeyRing:
             return self._keys
 
     def _read(self, stamp: Stamp | None, now: float) -> None:
-        if stamp != self._seen:
-            self._seen = stamp
+        if stamp != self._last_stamp:
+            self._last_stamp = stamp
             self._since = now
         try:
             keys = read_keys(self.path)
@@ -248,9 +248,9 @@ class KeyRing:
             self._settled = stamp if quiet else UNSETTLED
             return
         present = {key.sha256 for key in keys}
-        gone = tuple(key for key in self._keys if key.sha256 not in present)
+        missing = tuple(key for key in self._keys if key.sha256 not in present)
         settled = whole or quiet
-        self._keys = keys if settled else (*keys, *gone)
+        self._keys = keys if settled else (*keys, *missing)
         self._settled = stamp if settled else UNSETTLED
         if settled:
             self._problem.went_well(file=self._name, keys=len(keys))

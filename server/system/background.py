@@ -1,4 +1,4 @@
-"""A bounded queue of work with a thread of its own, so that whoever brings work does not wait."""
+"""A bounded queue of work with a thread of its own, so that callers do not wait."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ TASKS_MAX = 1000
 # Between two frames the processor's caches are full of the model, and the same few lines of ours
 # take three times as long as if they are run again at once: tasks are collected for so long.
 COLLECT_TASKS_S = 0.02
-# Within so long, queued tasks are done, however busy the machine is.
+# Seconds within which queued tasks are done, however busy the machine is.
 TASKS_TIMEOUT_S = 10.0
 
 
@@ -189,8 +189,8 @@ def make_task_queue(name: str) -> BackgroundQueue[Task]:
 
 
 def in_order(queue: BackgroundQueue[Task], listener: Callable[[T], None]) -> Callable[[T], None]:
-    """Return `listener`, called by `queue`: it hears of answers and of errors in the order in which
-    they came."""
+    """Return `listener`, called by `queue`: it is notified of answers and of errors in the order in
+    which they came."""
 
     def submit(event: T) -> None:
         queue.submit(partial(listener, event))
@@ -204,5 +204,5 @@ def _run_tasks(tasks: deque[Task]) -> None:
         try:
             task()
         except Exception:
-            # The answer is out: only the log can tell.
+            # The answer was sent already, so the fault is only logged.
             logger.exception("an answer could not be counted")

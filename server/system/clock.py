@@ -24,10 +24,11 @@ def rfc3339(seconds: float) -> str:
 
 class ClockGuard:
     """Compares the time of day with the monotonic clock, and logs its jumps, so that nothing is
-    deleted by its age after one. `kept`: what stays meanwhile, for the log. For one thread."""
+    deleted by its age after one. `protected`: what stays meanwhile,
+    for the log. For one thread."""
 
-    def __init__(self, kept: str) -> None:
-        self._kept = kept
+    def __init__(self, protected: str) -> None:
+        self._protected = protected
         self._ahead: float | None = None
         self._jumped = -math.inf
 
@@ -41,7 +42,7 @@ class ClockGuard:
         self._ahead = ahead
         if abs(jump) > JUMP_MIN_S:
             self._jumped = now
-            fields = {"seconds": round(jump), "kept": self._kept, "for_s": SETTLE_S}
+            fields = {"seconds": round(jump), "kept": self._protected, "for_s": SETTLE_S}
             logger.warning("the clock jumped, nothing goes by its age", extra={"fields": fields})
         return now - self._jumped >= SETTLE_S
 

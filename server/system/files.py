@@ -82,8 +82,8 @@ def _remove_other_kind(path: Path) -> None:
 
 
 def set_aside(path: Path, companions: Sequence[str] = ()) -> Path | None:
-    """Renames what lies at `path`, whatever it is, to NAME.damaged-TIME, with the files beside it
-    whose names end in one of `companions` more; returns the new path, None if nothing was there.
+    """Renames the file or folder at `path` to NAME.damaged-TIME, with the files beside it whose
+    names end in one of `companions` more; returns the new path, None if nothing was there.
 
     Of one name SET_ASIDE_MAX are kept; what was set aside before those is removed, but for folders
     that hold something. Raises OSError.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 # The name of the listening socket among the descriptors.
 PORT = "port"
 # Crashes that are remembered with time and signal; older ones are only counted.
-CRASHES_KEPT = 20
+CRASHES_MAX = 20
 
 
 class Crash(NamedTuple):
@@ -21,7 +21,8 @@ class Crash(NamedTuple):
 
 
 class Handover:
-    """What outlives a worker: descriptors that it left for its successor, and the crashes so far.
+    """Holds what outlives a worker: descriptors that it left for its successor, and the crashes so
+    far.
 
     A worker sends its descriptors through a socket pair and never waits; the supervisor takes them
     up when the worker has ended, and the next worker inherits them by the fork.
@@ -71,7 +72,7 @@ class Handover:
     def crashed(self, crash: Crash) -> None:
         """Called by the supervisor: counts and remembers the end of a worker."""
         self.count += 1
-        self.crashes = [*self.crashes, crash][-CRASHES_KEPT:]
+        self.crashes = [*self.crashes, crash][-CRASHES_MAX:]
 
     @property
     def holds_port(self) -> bool:

@@ -67,15 +67,15 @@ def parse_allowed(entry: str, setting: str = "image_url_hosts") -> HostRule:
     network = _network(entry)
     if network is not None:
         return HostRule(entry, network, None)
-    found = ENTRY.fullmatch(entry)
-    network = _network(found["host"].strip("[]")) if found else None
-    if found is None or (network is None and not NAME.fullmatch(found["host"])):
+    match = ENTRY.fullmatch(entry)
+    network = _network(match["host"].strip("[]")) if match else None
+    if match is None or (network is None and not NAME.fullmatch(match["host"])):
         raise SettingsError(
             f"{setting} can't hold {entry!r}: a host name, an address or NETWORK/BITS, each"
             " with or without :PORT"
         )
     return HostRule(
-        found["host"].lower().rstrip("."), network, int(found["port"]) if found["port"] else None
+        match["host"].lower().rstrip("."), network, int(match["port"]) if match["port"] else None
     )
 
 
@@ -100,7 +100,8 @@ class OutboundConnections:
     """
 
     def __init__(self, field: str, setting: str, entries: tuple[str, ...]) -> None:
-        self.field, self._setting = field, setting
+        self.field = field
+        self._setting = setting
         self._allowed = tuple(parse_allowed(entry, setting) for entry in entries)
         # Resolving a name can't be given a time limit; done by other threads, it can be left.
         self._resolvers = ThreadPoolExecutor(RESOLVER_THREADS, "resolve")
@@ -123,7 +124,7 @@ class OutboundConnections:
                 sock = stack.enter_context(
                     self._tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
                 )
-            # What a slow peer keeps open beyond its time is shut; the blocked read then ends.
+            # Shuts a connection that a slow peer keeps open too long; the blocked read then ends.
             timer = threading.Timer(time_left(deadline), _shut, (sock,))
             stack.callback(timer.cancel)
             timer.start()
@@ -155,10 +156,10 @@ class OutboundConnections:
 
     def _resolve(self, host: str, port: int, deadline: float) -> Address:
         """Returns the first address of `host`, if it is public or listed."""
-        found = self._resolvers.submit(
+        addresses = self._resolvers.submit(
             socket.getaddrinfo, host, port, type=socket.SOCK_STREAM
         ).result(time_left(deadline))
-        address = ip_address(str(found[0][4][0]).partition("%")[0])
+        address = ip_address(str(addresses[0][4][0]).partition("%")[0])
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         listed = any(

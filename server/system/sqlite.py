@@ -13,20 +13,20 @@ from typing import Literal
 
 from server.system.files import make_folder
 
-# What lies beside a database of this kind: the log of what was written ahead, and its index.
+# The files beside a database of this kind: the write-ahead log, and its index.
 COMPANIONS = ("-wal", "-shm")
 # The index's place among the files, and the bytes that it has at least
 # (https://sqlite.org/walformat.html#the_wal_index_file_format).
 INDEX, INDEX_MIN_BYTES = 2, 32_768
-# Bytes that the log keeps on the disk when it begins anew.
-LOG_KEPT = 16 << 20
+# Bytes that the log may keep on the disk when SQLite starts it again.
+LOG_BYTES_MAX = 16 << 20
 # Primary and extended result codes (sqlite.org/rescode.html) of a file that is no database, or no
 # longer a whole one.
 DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 SHORT = sqlite3.SQLITE_IOERR_SHORT_READ
-# What `OpenFiles.lost` says of a file that has become shorter.
+# The answer of `OpenFiles.lost` for a file that has become shorter.
 CUT = "was cut"
-# What SQLite says of statements whose tables are gone.
+# How SQLite's messages about missing tables begin.
 OTHER_TABLES = ("no such table", "no such column")
 
 
@@ -76,26 +76,26 @@ def check_place(path: Path) -> None:
 def check_tables(connection: sqlite3.Connection, schema: str) -> None:
     """Raises DatabaseDamagedError if the database holds something and lacks a table or a column of
     `schema`, and other sqlite3.Error if it can't be read."""
-    held = _columns(connection)
-    if not held:
+    columns_now = _columns(connection)
+    if not columns_now:
         return
     with sqlite3.connect(":memory:") as model:
         model.executescript(schema)
         wanted = _columns(model)
     model.close()
     for table, columns in wanted.items():
-        if missing := columns - held.get(table, set()):
+        if missing := columns - columns_now.get(table, set()):
             raise DatabaseDamagedError(f"its table {table} has no column {min(missing)}")
 
 
 def check_whole(path: Path) -> None:
-    """Reads all of the database at `path`, which this process has open, as it lies on the disk: an
-    open connection sees what it has in memory. Raises sqlite3.Error, of which `is_damage` tells
-    that it is damaged."""
+    """Reads all of the database at `path`, which this process has open, from the disk: an open
+    connection sees what it has in memory. Raises sqlite3.Error; `is_damage` says whether the file
+    is damaged."""
     with closing(sqlite3.connect(path, timeout=1.0, isolation_level=None)) as connection:
-        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        raise DatabaseDamagedError(f"{path.name} is damaged: {found}")
+        result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if result != "ok":
+        raise DatabaseDamagedError(f"{path.name} is damaged: {result}")
 
 
 def _columns(connection: sqlite3.Connection) -> dict[str, set[str]]:
@@ -104,10 +104,10 @@ def _columns(connection: sqlite3.Connection) -> dict[str, set[str]]:
         "SELECT t.name, c.name FROM sqlite_schema t, pragma_table_info(t.name) c"
         " WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite_%'"
     )
-    found: dict[str, set[str]] = {}
+    columns: dict[str, set[str]] = {}
     for table, column in rows:
-        found.setdefault(table, set()).add(column)
-    return found
+        columns.setdefault(table, set()).add(column)
+    return columns
 
 
 def open_database(
@@ -119,10 +119,10 @@ def open_database(
     """Opens the database at `path` in autocommit mode, made by `schema` if it is new, usable from
     any thread that holds the caller's lock.
 
-    With FULL a committed transaction is on the disk; with NORMAL the last ones may be lost to a
-    cut of power, and the file stays whole (https://sqlite.org/wal.html). upgrades: statements that
-    add to a file of an earlier release what it lacks, and fail on one that lacks nothing. Raises
-    sqlite3.Error, of which `is_damage` tells a file that can't be used, or OSError.
+    With FULL a committed transaction is on the disk; with NORMAL the last ones may be lost to a cut
+    of power, and the file stays whole (https://sqlite.org/wal.html). upgrades: statements that add
+    to a file of an earlier release what it lacks, and fail on one that lacks nothing. Raises
+    OSError, and sqlite3.Error; `is_damage` says whether the file itself is at fault.
     """
     make_folder(path.parent)
     check_place(path)
@@ -131,8 +131,8 @@ def open_database(
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA foreign_keys = ON")
-        # What a burst made the log grow to is given back to the disk.
-        connection.execute(f"PRAGMA journal_size_limit = {LOG_KEPT}")
+        # The log may have grown in a burst: its room goes back to the disk.
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_MAX}")
         _upgrade(connection, upgrades)
         check_tables(connection, schema)
         connection.executescript(schema)
@@ -147,7 +147,7 @@ def _upgrade(connection: sqlite3.Connection, upgrades: tuple[str, ...]) -> None:
         try:
             connection.execute(statement)
         except sqlite3.OperationalError as error:
-            # Of no such table: the file is new, or another's. Of a duplicate: it has it already.
+            # No such table: the file is new, or another's. Duplicate column: it has it already.
             if not str(error).startswith((*OTHER_TABLES, "duplicate column name")):
                 raise
 
@@ -155,42 +155,46 @@ def _upgrade(connection: sqlite3.Connection, upgrades: tuple[str, ...]) -> None:
 class OpenFiles:
     """The files of an open database as they were when it was opened; to be asked before each use.
 
-    log_kept: bytes to which SQLite itself may cut the log.
+    log_bytes: bytes to which SQLite itself may cut the log.
     """
 
-    def __init__(self, path: Path, log_kept: int = LOG_KEPT) -> None:
-        self._log_kept = log_kept
+    def __init__(self, path: Path, log_bytes: int = LOG_BYTES_MAX) -> None:
+        self._log_bytes = log_bytes
         self._files = [(str(file), file.name) for file in files_of(path)]
-        self._seen = [_look(file) for file, _ in self._files]
+        self._last_status = [_look(file) for file, _ in self._files]
 
     def still_named(self) -> bool:
-        """Returns whether the database itself is still what lies at its path."""
+        """Returns whether the database itself is still the file at its path."""
         now = _look(self._files[0][0])
-        return now is not None and self._seen[0] is not None and now[:2] == self._seen[0][:2]
+        return (
+            now is not None
+            and self._last_status[0] is not None
+            and now[:2] == self._last_status[0][:2]
+        )
 
     def lost(self) -> str:
         """Says what happened to them since, '' if nothing did; takes a few microseconds.
 
-        An index that was cut is made as long as it was, for SQLite to write it anew: it lies in the
-        memory of this process, which would end at a touch of what is no longer there. Raises
-        OSError if it can't be.
+        An index that was cut is extended to its old length, and SQLite writes it again: it is
+        mapped into this process, which would crash if it read beyond the end. Raises OSError if
+        that fails.
         """
         for number, (file, name) in enumerate(self._files):
-            before, now = self._seen[number], _look(file)
+            before, now = self._last_status[number], _look(file)
             if now is None and before is not None:
                 return f"{name} was deleted"
             if now is None or before is None:
-                self._seen[number] = now
+                self._last_status[number] = now
                 continue
             if now[:2] != before[:2]:
                 return f"{name} was replaced"
             if number == INDEX and now[2] < before[2]:
                 os.truncate(file, before[2])
                 continue
-            least = before[2] if number == 0 else min(before[2], self._log_kept)
+            least = before[2] if number == 0 else min(before[2], self._log_bytes)
             if now[2] < least:
                 return f"{name} {CUT}"
-            self._seen[number] = now
+            self._last_status[number] = now
         return ""
 
 

@@ -72,8 +72,8 @@ def _malformed(data: bytes, name: str, error: Exception) -> InvalidValueError:
     at = None
     if isinstance(error, json.JSONDecodeError):
         at = len(error.doc[: error.pos].encode())
-    elif found := AT_BYTE.search(str(error)):
-        at = int(found[1])
+    elif match := AT_BYTE.search(str(error)):
+        at = int(match[1])
     elif isinstance(error, msgspec.DecodeError) and not isinstance(error, msgspec.ValidationError):
         hint = ", or a \\u escape in it is half of a pair" if HALF_OF_A_PAIR.search(data) else ""
         return InvalidValueError(f"{no_json}: it ends too early{hint}")

@@ -15,7 +15,14 @@ from typing import Any, TypeVar, cast
 import msgspec
 from msgspec import inspect
 
-from server.values.wording import SHOWN, counted, join_path, shown, shown_name, unknown_name
+from server.values.wording import (
+    SHOWN_CHARS_MAX,
+    counted,
+    join_path,
+    shown,
+    shown_name,
+    unknown_name,
+)
 
 T = TypeVar("T")
 
@@ -87,8 +94,8 @@ def _takes_null(kind: inspect.Type) -> bool:
 def _without_null(kind: inspect.Type) -> inspect.Type:
     """Returns `kind` without null, which messages about an optional field leave out."""
     if isinstance(kind, inspect.UnionType):
-        left = tuple(each for each in kind.types if not isinstance(each, inspect.NoneType))
-        return left[0] if len(left) == 1 else inspect.UnionType(left)
+        others = tuple(each for each in kind.types if not isinstance(each, inspect.NoneType))
+        return others[0] if len(others) == 1 else inspect.UnionType(others)
     return kind
 
 
@@ -137,7 +144,7 @@ def _tidied_fields(values: Mapping[Any, Any], kind: inspect.StructType, text: bo
 
 
 def _from_text(value: str, kinds: set[type], text: bool) -> Any:
-    if kinds & {inspect.IntType, inspect.FloatType} and len(value) <= SHOWN:
+    if kinds & {inspect.IntType, inspect.FloatType} and len(value) <= SHOWN_CHARS_MAX:
         if NUMBER.fullmatch(value):
             if re.fullmatch("[+-]?[0-9]+", value):
                 return int(value)
@@ -172,10 +179,10 @@ def _problem(value: Any, kind: inspect.Type, path: str) -> str | None:
                 return problem
         if isinstance(choice, inspect.DictType) and isinstance(value, Mapping):
             items = list(value.items())[:CHECKED_ITEMS_MAX]
-            found_ = (
+            problems = (
                 _problem(v, choice.value_type, join_path(path, shown_name(k))) for k, v in items
             )
-            return next(filter(None, found_), None)
+            return next(filter(None, problems), None)
         if _fits(value, choice):
             return None
     return f"{path or 'the body'} should be {_may_be(kind)}, not {_shown_beside(value, choices)}"
@@ -271,7 +278,7 @@ def _long_enough(value: Any, kind: Any) -> bool:
 
 def _shown_beside(value: object, choices: list[inspect.Type]) -> str:
     """Says what `value` is, for a sentence on what it should be; its length, if that is wrong."""
-    if isinstance(value, str) and len(value) > SHOWN:
+    if isinstance(value, str) and len(value) > SHOWN_CHARS_MAX:
         return f"text of {counted(len(value), 'character')}"
     if isinstance(value, list) and any(isinstance(each, _LISTS) for each in choices):
         return f"a list of {counted(len(value), 'item')}"

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 # Characters of a value or a name that a sentence shows; known names that it lists.
-SHOWN, LISTED = 64, 30
+SHOWN_CHARS_MAX, LISTED_NAMES_MAX = 64, 30
 # Characters of an error's sentence that the log and the journal keep.
 SENTENCE_MAX_CHARS = 300
 
@@ -45,13 +45,13 @@ def unknown_name(name: str, known: Iterable[str], parent: str = "") -> str:
         return f"{path} is not known here: this takes no options"
     near = nearest(name, known)
     meant = f", did you mean {join_path(parent, near)}?" if near else "."
-    listed = ", ".join(known[:LISTED]) + ", ..." * (len(known) > LISTED)
+    listed = ", ".join(known[:LISTED_NAMES_MAX]) + ", ..." * (len(known) > LISTED_NAMES_MAX)
     return f"{path} is not known here{meant} Known: {listed}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Returns the one of `known` that `name` is most like, if it is like any."""
-    if len(name) > SHOWN:
+    if len(name) > SHOWN_CHARS_MAX:
         return None
     matches = difflib.get_close_matches(name.lower(), list(known), 1)
     return matches[0] if matches else None
@@ -72,7 +72,11 @@ def shown(value: object) -> str:
     if isinstance(value, str):
         return repr(_shortened(hide_secrets(value)))
     if isinstance(value, int):
-        return str(value) if abs(value) < 10**SHOWN else f"a number of over {SHOWN} digits"
+        return (
+            str(value)
+            if abs(value) < 10**SHOWN_CHARS_MAX
+            else f"a number of over {SHOWN_CHARS_MAX} digits"
+        )
     if isinstance(value, float):
         return repr(value)
     return "an object" if isinstance(value, Mapping) else "a list"
@@ -84,7 +88,7 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+    return text if len(text) <= SHOWN_CHARS_MAX else text[:SHOWN_CHARS_MAX] + "..."
 
 
 def join_path(path: str, name: str) -> str:

@@ -53,7 +53,7 @@ TYPES = {
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Why a version is in its state."""
+    """The reason for a version's state."""
 
     error_code: str = "OK"
     error_message: str = ""

@@ -33,7 +33,7 @@ from server.store.jobs.records import JobRecord
 # Seconds for which the tutorial's route keeps an answer, whatever `cache_s` is.
 CACHED_S = 60
 # Labels of a task's result.
-LABELS = 5
+TASK_LABELS = 5
 STAGES = {
     "decode": "Decoding image...",
     "preprocess": "Preprocessing image...",
@@ -188,7 +188,7 @@ def _file_of(field: str) -> FileStorage:
 
 
 def _labels(predictions: tuple[Prediction, ...]) -> tuple[TaskLabel, ...]:
-    return tuple(TaskLabel(p.label, f"{p.probability:.4f}") for p in predictions[:LABELS])
+    return tuple(TaskLabel(p.label, f"{p.probability:.4f}") for p in predictions[:TASK_LABELS])
 
 
 def _result(job: JobRecord) -> TaskResult:
@@ -240,7 +240,7 @@ class TutorialRoutes:
     def _take(self, field: str) -> str:
         """Take the file in `field`; return the task's id. Raises MissingFieldError."""
         file = _file_of(field)
-        query = read_frame_options(LABELS)
+        query = read_frame_options(TASK_LABELS)
         return self._intake.images([(file.filename or field, file.stream.read())], query)
 
     @_frame_route(
@@ -348,7 +348,7 @@ class TutorialRoutes:
         body = read_json(TaskBody)
         if (body.image_base64 is None) == (body.input is None):
             raise MissingFieldError("send either `image_base64` or `input`")
-        query = read_frame_options(LABELS)
+        query = read_frame_options(TASK_LABELS)
         if body.image_base64 is None:
             task = self._intake.numbers(body.input, query)
         else:

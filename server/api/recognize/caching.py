@@ -6,7 +6,7 @@ from contextlib import suppress
 import msgspec
 from werkzeug.datastructures import RequestCacheControl
 
-from server.config.thread_budget import MOST_SHARING
+from server.config.thread_budget import SHARING_REQUESTS_MAX
 from server.errors import LinesideError
 from server.http.wsgi import RequestContext
 from server.observe.metrics import Metrics
@@ -32,7 +32,7 @@ class Caching:
 
     def __init__(self, cache: AnswerCache, metrics: Metrics) -> None:
         self._cache = cache
-        self._in_work = SingleFlight[CacheEntry](MOST_SHARING)
+        self._in_work = SingleFlight[CacheEntry](SHARING_REQUESTS_MAX)
         self._count = {
             result: metrics.cache_lookups.labels(result).inc
             for result in ("hit", "miss", "shared", "bypass", "error")
@@ -131,7 +131,7 @@ class Caching:
 
 
 def _age(entry: CacheEntry) -> float:
-    """Seconds; 0 if the clock went back."""
+    """Return its age in seconds; 0 if the clock went back."""
     return max(0.0, time.time() - entry.at)
 
 

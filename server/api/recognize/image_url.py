@@ -9,7 +9,7 @@ import time
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from urllib.parse import SplitResult, urljoin
 
-from server.config.thread_budget import MOST_FETCHING
+from server.config.thread_budget import FETCHING_REQUESTS_MAX
 from server.errors import BodyTooLargeError, DeadlineExceededError, ImageUrlError, OverloadedError
 from server.system.outbound import OutboundConnections, time_left
 
@@ -17,7 +17,7 @@ REDIRECTS_MAX = 3
 
 
 class ImageFetcher:
-    """Fetches images from the hosts that `entries` list; at most MOST_FETCHING at the same time.
+    """Fetches images from the hosts that `entries` list; at most FETCHING_REQUESTS_MAX at once.
 
     max_bytes: of an image. seconds: for all of one fetch, redirects included. Raises SettingsError
     for an entry that can't be understood.
@@ -25,8 +25,9 @@ class ImageFetcher:
 
     def __init__(self, entries: tuple[str, ...], max_bytes: int, seconds: float) -> None:
         self._outgoing = OutboundConnections("image_url", "image_url_hosts", entries)
-        self._max_bytes, self._seconds = max_bytes, seconds
-        self._free = threading.BoundedSemaphore(MOST_FETCHING)
+        self._max_bytes = max_bytes
+        self._seconds = seconds
+        self._free = threading.BoundedSemaphore(FETCHING_REQUESTS_MAX)
 
     def __call__(self, url: str, wanted_by: float = math.inf) -> bytes:
         """Return the bytes at `url`, fetched by `wanted_by` (seconds of time.monotonic()).
@@ -36,7 +37,7 @@ class ImageFetcher:
         ImageUrlError if there is no image.
         """
         if not self._free.acquire(blocking=False):
-            raise OverloadedError(f"{MOST_FETCHING} image_urls are being fetched already")
+            raise OverloadedError(f"{FETCHING_REQUESTS_MAX} image_urls are being fetched already")
         deadline = min(time.monotonic() + self._seconds, wanted_by)
         try:
             for _ in range(REDIRECTS_MAX + 1):

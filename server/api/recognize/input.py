@@ -106,7 +106,7 @@ def read_form(kind: type[T], more: Collection[str] = ()) -> T:
 
 
 def _with_query(frame: F) -> F:
-    """The query string goes before the body, as it does for forms."""
+    """Replace fields by those of the query string, which goes first, as it does for forms."""
     own = set(frame.__struct_fields__) - {*SOURCES, "input", "parameters"}
     sent = {k: v for k, v in request.args.to_dict().items() if k in own and v}
     query = to_options(type(frame), sent)

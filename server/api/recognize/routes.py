@@ -18,7 +18,7 @@ from server.recognition.answers import Answer, Options, Prediction
 from server.recognition.tasks.task import all_tasks, find_task
 from server.recognition.tensor_values import real_outputs
 from server.store.cache.answers import CachedAnswer
-from server.values.wording import LISTED, shown_name
+from server.values.wording import LISTED_NAMES_MAX, shown_name
 
 # Returns the image at a URL, by a deadline in seconds of time.monotonic().
 Fetch = Callable[[str, float], bytes]
@@ -121,7 +121,7 @@ def uploaded(max_files: int) -> list[tuple[str, bytes]]:
         for name, file in request.files.items(multi=True)
     ]
     if not files:
-        texts = ", ".join(map(shown_name, list(request.form)[:LISTED]))
+        texts = ", ".join(map(shown_name, list(request.form)[:LISTED_NAMES_MAX]))
         has = f"; it has the text fields {texts}" if texts else ""
         raise MissingFieldError(
             f"the form has no file{has}: send one or more, as multipart/form-data"

@@ -17,7 +17,7 @@ from server.errors import (
 )
 from server.values import validation
 from server.values.validation import InvalidValueError
-from server.values.wording import LISTED, shown_name, unknown_name
+from server.values.wording import LISTED_NAMES_MAX, shown_name, unknown_name
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -84,7 +84,7 @@ def no_file(files: Iterable[str], fields: Iterable[str] = (), wanted: str = "") 
             "the body is JSON, not a form: send it with the header Content-Type: application/json"
         )
     came = [
-        f"{kind} {', '.join(shown_name(name) for name in names[:LISTED])}"
+        f"{kind} {', '.join(shown_name(name) for name in names[:LISTED_NAMES_MAX])}"
         for kind, names in (("files", list(files)), ("text fields", fields))
         if names
     ]

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 from werkzeug.exceptions import RequestTimeout
 
-from server.config.thread_budget import MOST_READING
+from server.config.thread_budget import READING_REQUESTS_MAX
 from server.errors import OverloadedError
 from server.http.errors import Reply, error_body
 from server.http.wsgi import SECURITY_HEADERS, Wsgi, context_of, without_body
@@ -32,7 +32,7 @@ from server.system.process import bytes_written, own_sockets, shut_for_reading
 
 # From MANY threads that wait for bodies on, each further one takes the place of the one that has
 # waited longest, if that has had GRACE_S seconds.
-MANY, GRACE_S = MOST_READING - 8, 1.0
+MANY, GRACE_S = READING_REQUESTS_MAX - 8, 1.0
 # How long a body waits for room in memory, and the time between two looks for whom to give up.
 ROOM_TIMEOUT_S, ROOM_STEP_S = 1.0, 0.1
 # Bytes that are read at a time of a body without a length.
@@ -309,7 +309,7 @@ class BodyTimeoutMiddleware:
         if (
             longest is None
             or body.since - longest.since < GRACE_S
-            or len(self._reading) >= MOST_READING
+            or len(self._reading) >= READING_REQUESTS_MAX
         ):
             body.error = OverloadedError(
                 f"{len(self._reading)} requests wait for their bodies, which is the most",

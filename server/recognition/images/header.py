@@ -1,4 +1,4 @@
-"""What an image file says of itself before it is decoded, and the limits that a server sets for it.
+"""The header of an image file, read before it is decoded, and a server's limits for images.
 
 Imports nothing heavy: settings are read before the process is set up for NumPy and OpenCV.
 """

@@ -248,7 +248,7 @@ class Inflater:
 
     def __init__(self, parts: list[memoryview]) -> None:
         self._zlib = zlib.decompressobj()
-        # Of what it was given, zlib copies what it did not need yet, with every read.
+        # With every read, zlib copies the input that it has not used yet.
         self._parts = (
             part[at : at + INFLATE_INPUT_BYTES]
             for part in parts

@@ -29,7 +29,7 @@ BITS, RAW_BITS, PLAIN, COLORS = 1, 4, (1, 2, 3), (3, 6)
 SPACE = b" \t\n\v\f\r"
 DIGITS = b"0123456789"
 # Samples that are scaled at a time.
-BLOCK = 1 << 18
+BLOCK_SAMPLES = 1 << 18
 
 
 class _Layout(NamedTuple):
@@ -209,7 +209,7 @@ def _to_levels(samples: NDArray[Any], white: int, significant_bits: int) -> NDAr
         return np.asarray(samples, np.uint8)
     scale = ((np.arange(white + 1) * 510 + white) // (2 * white)).astype(np.uint8)
     levels = np.empty(len(samples), np.uint8)
-    # By the block, since numpy takes eight bytes for every index.
-    for start in range(0, len(samples), BLOCK):
-        levels[start : start + BLOCK] = scale[samples[start : start + BLOCK]]
+    # Block by block, since numpy takes eight bytes for every index.
+    for start in range(0, len(samples), BLOCK_SAMPLES):
+        levels[start : start + BLOCK_SAMPLES] = scale[samples[start : start + BLOCK_SAMPLES]]
     return levels

@@ -28,7 +28,7 @@ LOSSLESS_HEADER, LOSSLESS_SIGNATURE = struct.Struct("<BI"), 0x2F
 # Without so many bytes of its end, no picture that libwebp encodes decodes.
 TAIL = {LOSSY: 4, LOSSLESS: 1}
 # OpenCV takes no smaller file.
-MIN_SIZE = 32
+FILE_BYTES_MIN = 32
 
 
 class _Picture(NamedTuple):
@@ -64,7 +64,7 @@ def decode(data: bytes, header: Header) -> Pixels:
     chunks = _last_chunk(picture.kind, picture.data)
     if picture.alpha:
         chunks = _extended(picture) + _chunk(ALPHA, picture.alpha) + chunks
-    return decode_by_opencv(_file(chunks).ljust(MIN_SIZE, b"\0"), "WEBP")
+    return decode_by_opencv(_file(chunks).ljust(FILE_BYTES_MIN, b"\0"), "WEBP")
 
 
 def _decodes(data: bytes) -> bool:

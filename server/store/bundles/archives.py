@@ -22,7 +22,7 @@ MEMBERS_MAX, HEADERS_MAX = 1000, 3100
 PAX_BYTES_MAX, NAME_BYTES_MAX = 65_536, 1024
 # Digits of a number in a PAX header.
 DIGITS_MAX = 15
-# By the two bytes that each begins with.
+# Compressions by the two bytes that each begins with.
 COMPRESSIONS = {
     b"\x1f\x8b": "gzip",
     b"BZ": "bzip2",
@@ -77,8 +77,8 @@ class ArchiveReader:
         self._files_max = files_max
         self._buffer = b""
         self._headers = self._members = 0
-        # Of the member in hand: bytes of its content and of the padding behind it.
-        self._left = self._padding = 0
+        # Bytes of the current member that are not read yet: its content, and the padding behind it.
+        self._unread = self._padding = 0
         self._room = files_max
 
     def __iter__(self) -> Iterator[Member]:
@@ -92,7 +92,7 @@ class ArchiveReader:
             member = self._member(header, kind, extension)
             extension = _Extension()
             yield member
-            while self._left:
+            while self._unread:
                 self.content()
             self._take(self._padding)
         if extension.name is not None or extension.size is not None:
@@ -101,8 +101,8 @@ class ArchiveReader:
 
     def content(self) -> bytes:
         """The next piece of the content of the member in hand; b'' at its end."""
-        piece = self._take_some(min(self._left, CHUNK_BYTES))
-        self._left -= len(piece)
+        piece = self._take_some(min(self._unread, CHUNK_BYTES))
+        self._unread -= len(piece)
         return piece
 
     def _header(self) -> bytes | None:
@@ -167,7 +167,7 @@ class ArchiveReader:
                 f"the files of the archive have more than max_bundle_mb,"
                 f" {self._files_max / 1e6:g} MB"
             )
-        self._left = size
+        self._unread = size
         self._padding = -size % BLOCK_BYTES
         return Member(name, size, is_folder)
 
@@ -194,7 +194,8 @@ class ArchiveReader:
             self._buffer = self._stream.read(CHUNK_BYTES)
             if not self._buffer:
                 raise _refused("it ends in the middle")
-        piece, self._buffer = self._buffer[:size], self._buffer[size:]
+        piece = self._buffer[:size]
+        self._buffer = self._buffer[size:]
         return piece
 
 

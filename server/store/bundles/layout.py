@@ -37,8 +37,8 @@ def versions_of(folder: Path, name: str) -> tuple[int, ...]:
 
 
 def versions(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Names and their versions, newest first, in a folder of bundles. Raises BundleError where it
-    is not a folder, or holds nothing that could be a bundle."""
+    """Return the names and their versions, newest first, in a folder of bundles. Raises BundleError
+    if it is not a folder, or holds nothing that could be a bundle."""
     if not folder.is_dir():
         raise BundleError(f"the models folder {folder} does not exist")
     all_numbers = {path.name: versions_of(folder, path.name) for path in sorted(folder.iterdir())}

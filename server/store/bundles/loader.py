@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from server.config.thread_budget import MOST_LOADING
+from server.config.thread_budget import LOADING_REQUESTS_MAX
 from server.errors import BundleError, NotReadyError, VersionRefusedError
 from server.recognition.manifest import Bundle
 from server.store.bundles.folder import ModelsFolder
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Measures of a model's size that are remembered, the least ones.
-MEASURES = 3
+MEASURES_MAX = 3
 
 Load: TypeAlias = "Callable[[Bundle], Model]"
 
@@ -57,14 +57,14 @@ class MeasuredSize:
     @property
     def is_sure(self) -> bool:
         """True once it was measured often enough to refuse the model by it."""
-        return len(self._measures) >= MEASURES
+        return len(self._measures) >= MEASURES_MAX
 
     def add(self, content: Fingerprint, size: int) -> None:
         """Notes that the files `content` took `size` bytes."""
         if content != self._content:
             self._content = content
             self._measures = []
-        self._measures = sorted([*self._measures, size])[:MEASURES]
+        self._measures = sorted([*self._measures, size])[:MEASURES_MAX]
 
 
 class VersionLoader:
@@ -147,7 +147,7 @@ class OnDemandLoader:
 
     def __init__(self, load: Callable[[str], Model]) -> None:
         self._load = load
-        self._places = threading.BoundedSemaphore(MOST_LOADING)
+        self._places = threading.BoundedSemaphore(LOADING_REQUESTS_MAX)
         self._lock = threading.Lock()
         self._loads: dict[str, Future[Model]] = {}
         self._thread = ThreadPoolExecutor(1, "cold-load")
@@ -156,7 +156,9 @@ class OnDemandLoader:
         """Returns `name`, loaded. Raises NotReadyError if that takes more than `seconds` or if too
         many requests wait already, and what `load` raises."""
         if not self._places.acquire(blocking=False):
-            raise NotReadyError(f"{MOST_LOADING} requests wait for models already", retry_after=1)
+            raise NotReadyError(
+                f"{LOADING_REQUESTS_MAX} requests wait for models already", retry_after=1
+            )
         try:
             return self._start(name).result(max(0.0, seconds))
         except TimeoutError:

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Seen: TypeAlias = Mapping[str, Mapping[int, Fingerprint]]
+# The files of each version, by model.
+Fingerprints: TypeAlias = Mapping[str, Mapping[int, Fingerprint]]
 
 
 class BundleRepository:
@@ -126,8 +127,8 @@ class BundleRepository:
         present = history.present()
         if history.pinned is None or not present:
             return f"{history.folder} holds no version"
-        held = ", ".join(map(str, present))
-        return f"{history.folder} holds no version {history.pinned}; it holds {held}"
+        numbers = ", ".join(map(str, present))
+        return f"{history.folder} holds no version {history.pinned}; it holds {numbers}"
 
     def refresh(self, name: str) -> Model:
         """Looks at models/NAME again and swaps in the newest version that may serve.
@@ -184,29 +185,29 @@ class BundleRepository:
 
     def watch(self, seconds: float, stop: threading.Event) -> None:
         """Looks for newer versions every `seconds` until `stop` is set."""
-        seen: Seen = {}
+        fingerprints: Fingerprints = {}
         while not stop.wait(seconds):
-            seen = self.look(seen)
+            fingerprints = self.look(fingerprints)
 
-    def look(self, seen: Seen) -> Seen:
+    def look(self, before: Fingerprints) -> Fingerprints:
         """Looks once at the folders of loaded models: newer versions are swapped in. A folder that
         can't be looked at is logged, and looked at again the next time.
 
-        seen: what the look before returned. A version is tried when its files are as they were
+        before: the result of the last look. A version is tried when its files are as they were
         then, so that one being copied is left alone, and not again until they change.
         """
-        seen_now = dict(seen)
+        now = dict(before)
         for name in (*self.served(), *(() if self.ready()[0] else (self.default,))):
             try:
                 with suppress(NotReadyError), self._turn_to_load():
-                    seen_now[name] = self._look_at(name, seen.get(name, {}))
+                    now[name] = self._look_at(name, before.get(name, {}))
             except (LinesideError, StartError, OSError) as error:
                 fields = {"model": name, "reason": str(error)}
                 logger.warning("model can't be looked at", extra={"fields": fields})
-        return seen_now
+        return now
 
-    def _look_at(self, name: str, seen: Mapping[int, Fingerprint]) -> dict[int, Fingerprint]:
-        """Returns the versions of `name` that may serve; a newer one that `seen` had as well is
+    def _look_at(self, name: str, before: Mapping[int, Fingerprint]) -> dict[int, Fingerprint]:
+        """Returns the versions of `name` that may serve; a newer one that `before` had as well is
         swapped in. To be called with the turn to load, since a rollback passes over what it
         leaves."""
         history = self._models.history(name)
@@ -214,7 +215,7 @@ class BundleRepository:
         now = {n: fingerprint(history.folder / str(n)) for n in order}
         serving = self._serving.version(name)
         newer = [n for n in order if serving is None or n > serving]
-        fresh = self._adopt(history, [n for n in newer if seen.get(n) == now[n]])
+        fresh = self._adopt(history, [n for n in newer if before.get(n) == now[n]])
         if fresh is not None:
             self._on_taken_over(name, serving, fresh.manifest.version)
         return now

@@ -26,10 +26,9 @@ if TYPE_CHECKING:
     from server.recognition.tensor_model import Model
 
 Reason = Literal["swap", "memory"]
-# For which a model waits for its turn to be loaded, and for the memory of those unloaded.
+# Seconds that a model waits for its turn to be loaded, and for the memory of those unloaded.
 LOAD_TIMEOUT_S = 30.0
-# After which references that hold one another are looked for, should a frame's error have left
-# some.
+# Seconds after which reference cycles are searched for: a frame's error may have left some.
 CYCLE_SEARCH_DELAY_S = 1.0
 
 
@@ -45,8 +44,9 @@ class Unloaded(msgspec.Struct, frozen=True):
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """memory: bytes that all models together may take, 0 for no limit. copies: how often a model
-    holds its weights, in the file and in each interpreter, for a first guess at what it takes."""
+    """The memory limit of the models. memory: bytes that all models together may take, 0 for no
+    limit. copies: how often a model holds its weights, in the file and in each interpreter, for a
+    first guess at what it takes."""
 
     memory: int = 0
     copies: int = 1
@@ -95,8 +95,8 @@ class ResidentModels:
             )
 
     def retire(self, model: Model, reason: Reason) -> None:
-        """Notes that `model` no longer serves. When its last holder lets it go, its memory is
-        given back to the kernel, and the listener is notified."""
+        """Notes that `model` no longer serves. Once its last holder releases it, its memory goes
+        back to the kernel, and the listener is notified."""
         gone: queue.SimpleQueue[InterpreterPool] = queue.SimpleQueue()
         # Unlike an event's or a lock's methods, put() may be called wherever the garbage collector
         # happens to run. The pool outlives the model by this, so that what takes the memory is
@@ -124,7 +124,7 @@ class ResidentModels:
                 gone.get(timeout=CYCLE_SEARCH_DELAY_S).close()
                 break
             except queue.Empty:
-                # What was there when the server started is not looked through otherwise.
+                # Else objects from before the server started would not be searched.
                 gc.unfreeze()
                 gc.collect()
                 gc.freeze()

@@ -38,7 +38,7 @@ def remove_partial_uploads(models: Path) -> None:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Returns what lies in `folder`; nothing if it is no folder, or gone."""
+    """Returns the entries of `folder`; none if it is no folder, or gone."""
     try:
         return list(folder.iterdir())
     except OSError:
@@ -68,7 +68,7 @@ def import_archive(models: Path, name: str, archive: Stream, most: int) -> tuple
 
     most: bytes that all files together may have. Raises VersionRefusedError for an archive that is
     no intact bundle of `name`, VersionExistsError, or StorageError if it can't be written, and what
-    reading `archive` raises; whichever is raised, nothing of it stays.
+    reading `archive` raises; nothing of it stays after an error.
     """
     if not NAME.fullmatch(name):
         raise VersionRefusedError(f"a model can't be named {name!r}")

@@ -50,8 +50,8 @@ def check_url(url: str) -> None:
 
 
 class _PlainBytes(RedisSerializer):
-    """Bytes as they are. This override must stay: cachelib's own unpickles whatever lies in Redis,
-    and so runs what anyone who can write there put in."""
+    """Bytes as they are. This override must stay: cachelib's own unpickles the values in Redis,
+    and so runs code of anyone who can write there."""
 
     def dumps(self, value: Any, protocol: int = 0) -> bytes:
         return bytes(value)

@@ -105,7 +105,8 @@ class JobFile:
                 raise
             rebuild(self._path, None, str(error))
             connection = open_database(self._path, SCHEMA, upgrades=UPGRADES)
-        self._connection, self._files = connection, OpenFiles(self._path)
+        self._connection = connection
+        self._files = OpenFiles(self._path)
         return connection
 
     def _usable(self) -> sqlite3.Connection:
@@ -116,7 +117,8 @@ class JobFile:
         return self._open()
 
     def _rebuild(self, reason: str) -> sqlite3.Connection:
-        old, self._connection = self._connection, None
+        old = self._connection
+        self._connection = None
         rebuild(self._path, old, reason)
         return self._open()
 

@@ -40,8 +40,8 @@ CREATE TABLE IF NOT EXISTS contents (
     data BLOB NOT NULL, PRIMARY KEY (job, number)
 );
 """
-# What files of earlier releases lack: the checksum of a frame's content, null for those that they
-# wrote. They can use a file that has it.
+# Adds what files of earlier releases lack: the checksum of a frame's content, null for frames of
+# those releases. They can use a file that has it.
 UPGRADES = ("ALTER TABLE frames ADD COLUMN crc32 INTEGER",)
 COLUMNS = (
     "number, id, state, owner, request_id, created, started, finished, ask, fault, webhook,"
@@ -69,8 +69,8 @@ class JobOptions(msgspec.Struct, frozen=True):
 
 
 class JobError(msgspec.Struct, frozen=True):
-    """Why there is no answer: the code that the synchronous route would have given, or one of
-    jobs, and a sentence."""
+    """The reason for which there is no answer: the code that the synchronous route would have
+    given, or one of jobs, and a sentence."""
 
     code: str
     message: str
@@ -86,7 +86,7 @@ class NumbersAnswer(msgspec.Struct, frozen=True):
 
 
 class FrameOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How one frame ended: exactly one of the three is set."""
+    """The end of one frame: exactly one of the three is set."""
 
     answer: Answer | None = None
     numbers: NumbersAnswer | None = None

@@ -44,10 +44,10 @@ UNREADABLE = (sqlite3.Error, ValueError, TypeError, OverflowError)
 
 
 class Salvage(msgspec.Struct):
-    """How many jobs were kept as they were, failed since frames of theirs are gone, or were lost.
-    complete: there can't have been others."""
+    """The number of jobs that were kept intact, failed since frames of theirs are gone, or were
+    lost. complete: there can't have been others."""
 
-    kept: int = 0
+    intact: int = 0
     failed: int = 0
     lost: int = 0
     complete: bool = True
@@ -107,7 +107,7 @@ def _report(path: Path, reason: str, moved: Path | None, salvage: Salvage) -> No
         "path": str(path),
         "reason": reason,
         "moved_to": str(moved) if moved else None,
-        "jobs_kept": salvage.kept,
+        "jobs_kept": salvage.intact,
         "jobs_failed": salvage.failed,
     }
     logger.error("the table of jobs was rebuilt", extra={"fields": fields})
@@ -165,7 +165,7 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> Salvage:
         except UNREADABLE:
             sound = False
         if sound:
-            salvage.kept += 1
+            salvage.intact += 1
         else:
             salvage.failed += 1
             frames, contents = [], []

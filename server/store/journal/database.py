@@ -16,8 +16,8 @@ from server.system.sqlite import (
 )
 
 PAGE_BYTES = 4096
-# Rows of one INSERT. Each statement lets go of Python's lock and takes it again, which under load
-# costs more than the statement does; the values of as many are far below SQLite's 32,766.
+# Rows of one INSERT. Each statement releases Python's lock and takes it again, which under load
+# costs more than the statement does. Their values are far fewer than SQLite's limit of 32,766.
 ROWS_PER_INSERT = 50
 # Rows that one DELETE takes, so that no transaction grows long.
 ROWS_PER_DELETE = 200
@@ -38,11 +38,11 @@ _OLDEST = _DELETE.format(where="true", order="id")
 class JournalFile:
     """The file at `path`, opened by the thread that uses it.
 
-    Written ahead (WAL): whoever reads never waits, and what was committed outlives kill -9; after a
-    cut of power the last moments may be missing, and nothing is damaged (`synchronous = NORMAL`,
+    Written ahead (WAL): readers never wait, and what was committed outlives kill -9; after a cut of
+    power the last moments may be missing, and nothing is damaged (`synchronous = NORMAL`,
     sqlite.org/wal.html). `trim_to_size` keeps it within `most_bytes`, beside `wal_bytes` written
-    ahead.
-    Methods raise sqlite3.Error, and OSError; `is_damage` says which of them mean a damaged file.
+    ahead. Methods raise sqlite3.Error, and OSError; `is_damage` says which of them mean a damaged
+    file.
     """
 
     def __init__(self, path: Path, most_bytes: int, wal_bytes: int) -> None:
@@ -78,7 +78,7 @@ class JournalFile:
     def _add_columns(self) -> None:
         """Adds the columns that a predecessor of this program did not have, all or none."""
         missing = self._missing()
-        if not missing or "id" in missing:  # of which the latter is no journal
+        if not missing or "id" in missing:  # without `id` it is no journal
             return
         run = self._base.execute
         run("BEGIN IMMEDIATE")
@@ -115,13 +115,13 @@ class JournalFile:
             raise
 
     def delete_older_than(self, time: float) -> bool:
-        """Lets some of the rows go that are older than `time`, Unix seconds; whether more may be
-        left."""
+        """Deletes some of the rows that are older than `time`, Unix seconds. Returns whether more
+        may be left."""
         return self._base.execute(_TOO_OLD, (time,)).rowcount == ROWS_PER_DELETE
 
     def trim_to_size(self) -> bool:
-        """Lets some of the oldest rows go if there are more than the size has room for, which is
-        used again; whether there may still be too many."""
+        """Deletes some of the oldest rows if the size has no room for all; their room is used
+        again. Returns whether there may still be too many."""
         if self._in_use() <= self._most:
             return False
         return self._base.execute(_OLDEST).rowcount > 0

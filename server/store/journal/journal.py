@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 # Rows that wait to be written: of 200 frames a second those of 50 s, in about 10 MB.
 WAITING_ROWS_MAX = 10_000
-# Between two turns of the thread: each writes whole pages, however few rows there are.
+# Seconds between two turns of the thread: each writes whole pages, however few rows there are.
 TURN_INTERVAL_S = 2.0
-# For which the last rows are written when the server stops.
+# Seconds for which the last rows are written when the server stops.
 STOP_TIMEOUT_S = 10.0
 
 
@@ -51,8 +51,8 @@ class Journal:
             idle_s=TURN_INTERVAL_S,
         )
 
-    def answered(self, seen: FrameAnswered) -> None:
-        self._take(answered(seen))
+    def answered(self, event: FrameAnswered) -> None:
+        self._take(answered(event))
 
     def refused(self, refusal: FrameRefused) -> None:
         self._take(refused(refusal))

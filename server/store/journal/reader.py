@@ -38,8 +38,8 @@ CELL = re.compile(
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which rows: those for which all that is given holds. since, until: Unix seconds, the first
-    included, the second not."""
+    """Filters of rows, which must all hold. since, until: Unix seconds, the first included, the
+    second not."""
 
     camera: Text | None = None
     part: Text | None = None

@@ -12,10 +12,10 @@ OK = 200
 
 
 class Row(msgspec.Struct, frozen=True):
-    """time: RFC 3339, UTC. label, probability: the best. status: HTTP's. code: the error's.
-    cached: whether the answer was another request's. *_ms: milliseconds by stage, and in all.
-    reason: the message of a failed request; address: its sender's. What is not known,
-    or does not apply, is null."""
+    """One row. time: RFC 3339, UTC. label, probability: the best. status: HTTP's. code: the
+    error's. cached: whether the answer was another request's. *_ms: milliseconds by stage, and in
+    all. reason: the message of a failed request; address: its sender's. What is not known, or does
+    not apply, is null."""
 
     id: int
     time: str
@@ -63,13 +63,13 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
 
 
-def answered(seen: FrameAnswered) -> Values:
+def answered(event: FrameAnswered) -> Values:
     """The row of an answered frame."""
-    answer, options = seen.answer, seen.options
+    answer, options = event.answer, event.options
     timing = answer.timing.get
     return (
-        round(seen.at, 3),
-        seen.request_id,
+        round(event.at, 3),
+        event.request_id,
         options.camera or None,
         options.part or None,
         answer.model,
@@ -77,7 +77,7 @@ def answered(seen: FrameAnswered) -> Values:
         answer.best.label,
         round(answer.best.probability, 6),
         answer.verdict,
-        seen.cached,
+        event.cached,
         OK,
         None,
         *(_milliseconds(timing(stage)) for stage in (*STAGES, "total")),

@@ -30,12 +30,12 @@ DELETES_MAX = 100
 # Seconds between two looks at the rows' age.
 AGE_CHECK_INTERVAL_S = 60.0
 DAY_S = 86_400.0
-# What SQLite can't keep, such as half of a surrogate pair, however often it is tried.
+# Errors for values that SQLite can never keep, such as half of a surrogate pair.
 UNUSABLE = (ValueError, OverflowError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
 FAILURES = (sqlite3.Error, OSError)
 MINUTE_S = 60.0
-# What the calling thread has handed to the kernel to be written (proc_pid_io(5)); without it, where
-# a kernel does not account for tasks, steps count as what they were expected to write.
+# The bytes that the calling thread has handed to the kernel to be written (proc_pid_io(5)). If the
+# kernel does not account for tasks, steps count as what they were expected to write.
 ACCOUNT = "/proc/thread-self/io"
 
 
@@ -52,8 +52,8 @@ def thread_wrote() -> int | None:
 class WriteBudget:
     """At most `per_minute` bytes in any 60 seconds; 0: no limit. For one thread.
 
-    A step may write a quarter of it, and as much again if that makes SQLite take its log into
-    its file; so it begins only where half of it is left.
+    A step may write a quarter of it, and as much again if that makes SQLite take its log into its
+    file; so it begins only if half of it is left.
     """
 
     def __init__(self, per_minute: int, wrote: Callable[[], int | None] = thread_wrote) -> None:
@@ -87,8 +87,8 @@ class WriteBudget:
 
 
 class JournalLimits(msgspec.Struct, frozen=True):
-    """days: age of the oldest row; 0: no limit. bytes: of the file and what is written ahead of
-    it. per_minute: bytes written; 0: no limit."""
+    """The limits of the journal. days: age of the oldest row; 0: no limit. bytes: of the file and
+    what is written ahead of it. per_minute: bytes written; 0: no limit."""
 
     days: float
     bytes: int
@@ -128,7 +128,8 @@ class Loss:
     def take(self) -> int:
         """Those since the last time."""
         with self._lock:
-            since, self._since = self._since, 0
+            since = self._since
+            self._since = 0
         return since
 
 
@@ -161,7 +162,7 @@ class Writer:
         self._clock = ClockGuard("rows of the journal")
 
     def turn(self, rows: deque[Values], wall: float, now: float, *, last: bool = False) -> None:
-        """Writes the rows that wait, as far as the budget allows, and lets old ones go.
+        """Writes the rows that wait, as far as the budget allows, and deletes old ones.
 
         wall: Unix seconds. now: seconds of time.monotonic(). last: there is no later turn, so that
         the budget does not count. What can't be written now stays in `rows`.
@@ -240,7 +241,7 @@ class Writer:
                 taken.popleft()
 
     def _forget(self, file: JournalFile, wall: float, now: float) -> None:
-        """Lets old rows go, once a minute, unless a jump of the clock may have made them old."""
+        """Deletes old rows, once a minute, unless a jump of the clock may have made them old."""
         settled = self._clock.is_stable(wall, now)
         if not settled or not self._bounds.days or now - self._looked < AGE_CHECK_INTERVAL_S:
             return
@@ -250,7 +251,7 @@ class Writer:
 
     def _forget_some(self, forget: Callable[[], bool], now: float) -> bool:
         """Calls `forget` until it says that no more are left to go, as often as the budget and the
-        rows that come meanwhile allow; whether more may be left."""
+        rows that come meanwhile allow. Returns whether more may be left."""
         for _ in range(DELETES_MAX):
             if not self._budget.room(now):
                 return True
@@ -260,7 +261,7 @@ class Writer:
         return True
 
     def _failed(self, error: Exception) -> None:
-        """Closes the file: a fault of an open file may be gone with one opened anew."""
+        """Closes the file: a fault of an open file may be gone once it is opened again."""
         self.close()
         reason = str(error)
         if is_damage(error):

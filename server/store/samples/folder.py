@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 SAMPLES_MAX = 20_000
 # The frame was decoded before, under the limits that hold.
 ANY_SIZE = Limits(max_pixels=1 << 62, max_side=1 << 31)
-# Files that are ours to remove; whatever else lies in the folder is left alone.
+# Files that are ours to remove; all other files in the folder are left alone.
 OURS = re.compile(r"\.?[0-9]{9}-[0-9a-f]{16}\.[a-z]+(\.new)?")
 
 
@@ -45,7 +45,7 @@ class TooLargeError(Exception):
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """How much a folder holds: samples, those with a label, the bytes of disk that they take and
+    """The content of a folder: samples, those with a label, the bytes of disk that they take and
     may take."""
 
     samples: int
@@ -54,14 +54,14 @@ class Contents(msgspec.Struct, frozen=True):
     cap_bytes: int
 
 
-def describe(seen: FrameAnswered, reason: Reason, name: str, image: MediaType) -> Sample:
+def describe(event: FrameAnswered, reason: Reason, name: str, image: MediaType) -> Sample:
     """The sample of the ID `name` that an answered frame becomes."""
-    answer, options = seen.answer, seen.options
+    answer, options = event.answer, event.options
     return Sample(
         id=name,
-        at=round(seen.at, 3),
+        at=round(event.at, 3),
         reason=reason,
-        request_id=seen.request_id,
+        request_id=event.request_id,
         model=answer.model,
         model_version=answer.version,
         camera=options.camera or None,
@@ -70,15 +70,15 @@ def describe(seen: FrameAnswered, reason: Reason, name: str, image: MediaType) -
         predictions=answer.predictions,
         verdict=answer.verdict,
         image=image,
-        bytes=len(seen.data or b""),
+        bytes=len(event.data or b""),
     )
 
 
 class SampleFolder:
     """The samples in `folder`, which together take at most `cap` bytes of disk.
 
-    `_lock` guards the index and the files: whoever changes one of them holds it. What is there
-    is learned by `open`; until then, asking raises NotReadyError.
+    `_lock` guards the index and the files: a thread that changes one of them holds it. What is
+    there is learned by `open`; until then, asking raises NotReadyError.
     """
 
     def __init__(self, folder: Path, cap: int) -> None:
@@ -119,7 +119,7 @@ class SampleFolder:
         self._make_room(0)
 
     def _set_aside_other_kind(self) -> None:
-        """Makes way for the folder if a file, or a link to nowhere, lies in its place."""
+        """Makes way for the folder if a file, or a link to nowhere, is in its place."""
         if os.path.lexists(self.folder) and not self.folder.is_dir():
             fields = {"path": str(self.folder), "moved_to": str(set_aside(self.folder))}
             logger.error("the folder of samples is begun anew", extra={"fields": fields})
@@ -174,20 +174,20 @@ class SampleFolder:
                 )
             self._remove(name)
 
-    def add(self, seen: FrameAnswered, reason: Reason) -> bool:
+    def add(self, event: FrameAnswered, reason: Reason) -> bool:
         """Keeps a frame; False if its very bytes are kept already.
 
         Raises OSError if it can't be written, TooLargeError if it is larger than the cap.
         """
-        assert seen.data is not None
-        digest = hashlib.sha256(seen.data).hexdigest()[:16]
-        image = MEDIA_TYPES[read_header(seen.data, ANY_SIZE).format]
+        assert event.data is not None
+        digest = hashlib.sha256(event.data).hexdigest()[:16]
+        image = MEDIA_TYPES[read_header(event.data, ANY_SIZE).format]
         with self._lock:
             if not self._opened or self._look() != self._inode:
                 self._open()
             if self._index.holds(digest):
                 return False
-            sample = describe(seen, reason, f"{self._index.last + 1:09}-{digest}", image)
+            sample = describe(event, reason, f"{self._index.last + 1:09}-{digest}", image)
             text = msgspec.json.encode(sample)
             # ID.json twice: a label is kept by writing a new one beside the old, under the cap too.
             size = on_disk(sample.bytes) + 2 * on_disk(len(text))
@@ -198,7 +198,7 @@ class SampleFolder:
             self._remove_scraps()
             self._make_room(size)
             try:
-                self._write(sample.image_name, seen.data)
+                self._write(sample.image_name, event.data)
                 self._write(f"{sample.id}.json", text)
             except OSError:
                 self._scraps.append(self.folder / sample.image_name)

@@ -4,7 +4,7 @@ import msgspec
 
 from server.recognition.sample import SUFFIXES, Reason, Sample
 
-# What a file takes on most file systems is a multiple of this.
+# Most file systems give files disk in multiples of this.
 BLOCK_BYTES = 4096
 
 

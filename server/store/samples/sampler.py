@@ -22,13 +22,13 @@ from server.system.background import BackgroundQueue
 
 logger = logging.getLogger(__name__)
 
-# Why a frame that should have been kept was not.
-LOST = ("busy", "disk", "too_large", "error")
+# Reasons for which a frame that should have been kept was not.
+LOSS_REASONS = ("busy", "disk", "too_large", "error")
 MINUTE_S = 60.0
-# Of frames that wait for the disk; one that is larger waits alone.
+# Bytes of the frames that wait for the disk; a larger frame waits alone.
 WAITING_BYTES_MAX = 32_000_000
 WAITING_FRAMES_MAX = 1000
-# For which the frames that wait are kept when the server stops.
+# Seconds for which waiting frames are kept when the server stops.
 STOP_TIMEOUT_S = 5.0
 # A frame that waits for the disk, why it is kept, and when it came.
 WaitingFrame: TypeAlias = tuple[FrameAnswered, Reason, float]
@@ -53,7 +53,7 @@ class Sampler:
 
     manifest_of: the manifest of the version of a model that serves. on_kept is called with each
     frame's reason; on_lost, with the reason why one that should have been kept was not: one of
-    LOST.
+    LOSS_REASONS.
     `_lock` guards `_times`, when the last frames came, in seconds of `clock`, and
     `_waiting_bytes`, of the frames that wait for the disk.
     """
@@ -84,28 +84,28 @@ class Sampler:
         self._queue = BackgroundQueue("samples", self._work, capacity=WAITING_FRAMES_MAX)
         self._queue.wake()
 
-    def __call__(self, seen: FrameAnswered) -> None:
+    def __call__(self, event: FrameAnswered) -> None:
         """Hands the frame over if it is to be kept. Those without an image, and those that are
         answered from the cache, which were here before, are not."""
-        if seen.data is None or seen.cached:
+        if event.data is None or event.cached:
             return
         now = self._clock()
         with self._lock:
             has_room = self._has_room(now)
         if not has_room:  # before anything is asked that only a frame to be kept needs
             return
-        manifest = self._manifest_of(seen.answer.model, seen.answer.version)
+        manifest = self._manifest_of(event.answer.model, event.answer.version)
         verdict = manifest.verdict if manifest else None
-        reason = self._policy.reason(seen.answer, verdict, self._draw())
+        reason = self._policy.reason(event.answer, verdict, self._draw())
         if reason is None:
             return
-        size = len(seen.data)
+        size = len(event.data)
         with self._lock:
             if not self._has_room(now) or self._queue.closed:
                 return
             self._times.append(now)
             fits = not self._waiting_bytes or self._waiting_bytes + size <= WAITING_BYTES_MAX
-            if fits and self._queue.submit((seen, reason, now)):
+            if fits and self._queue.submit((event, reason, now)):
                 self._waiting_bytes += size
                 return
         self._on_lost("busy")
@@ -127,34 +127,34 @@ class Sampler:
             except OSError as error:
                 self._failed(error)
         while frames:
-            seen, reason, came = frames.popleft()
+            event, reason, arrived_at = frames.popleft()
             with self._lock:
-                self._waiting_bytes -= len(seen.data or b"")
+                self._waiting_bytes -= len(event.data or b"")
             try:
-                self._keep(seen, reason, came)
+                self._keep(event, reason, arrived_at)
             except Exception:
                 # Else the frames after it would wait for the next turn.
-                fields = self._fields() | {"request_id": seen.request_id}
+                fields = self._fields() | {"request_id": event.request_id}
                 logger.exception("a sample can't be kept", extra={"fields": fields})
                 self._on_lost("error")
 
-    def _keep(self, seen: FrameAnswered, reason: Reason, came: float) -> None:
+    def _keep(self, event: FrameAnswered, reason: Reason, arrived_at: float) -> None:
         try:
-            kept = self.folder.add(seen, reason)
+            added = self.folder.add(event, reason)
         except TooLargeError:
             self._on_lost("too_large")
         except OSError as error:
             self._failed(error)
             self._on_lost("disk")
         else:
-            if kept:
+            if added:
                 self._on_kept(reason)
                 self._problem.went_well(**self._fields())
                 return
             # Its bytes were there already, so it does not count for its minute. Its time is no
             # longer there if later frames have pushed it out: its minute is over.
             with self._lock, suppress(ValueError):
-                self._times.remove(came)
+                self._times.remove(arrived_at)
 
     def _failed(self, error: OSError) -> None:
         self._problem.failed(error.strerror or str(error), **self._fields())

@@ -25,12 +25,12 @@ from server.http.body.timeout import MANY
 from server.http.wsgi import Reserve, context_of
 
 BUDGET = (
-    thread_budget.MOST_READING,
-    thread_budget.MOST_SHARING,
-    thread_budget.MOST_LOADING,
-    thread_budget.MOST_FETCHING,
-    thread_budget.MOST_EXPORTING,
-    thread_budget.OTHERS,
+    thread_budget.READING_REQUESTS_MAX,
+    thread_budget.SHARING_REQUESTS_MAX,
+    thread_budget.LOADING_REQUESTS_MAX,
+    thread_budget.FETCHING_REQUESTS_MAX,
+    thread_budget.EXPORTING_REQUESTS_MAX,
+    thread_budget.OTHER_REQUESTS_MAX,
 )
 # Bytes of a file that takes long to verify and no disk.
 LONG = 60_000_000_000
@@ -180,17 +180,21 @@ def test_probes_are_answered_while_all_else_waits(
             head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n"
             client.sendall(head.encode())
         forever = "deadline_ms=600000"
-        keep(f"/v1/recognize?model=slow&{forever}", thread_budget.MOST_LOADING, data=b"\xff\xd8")
+        keep(
+            f"/v1/recognize?model=slow&{forever}",
+            thread_budget.LOADING_REQUESTS_MAX,
+            data=b"\xff\xd8",
+        )
         fetched = {"image_url": f"http://127.0.0.1:{silent}/a.jpg", "deadline_ms": 600_000}
-        keep("/v1/recognize", thread_budget.MOST_FETCHING, json=fetched)
+        keep("/v1/recognize", thread_budget.FETCHING_REQUESTS_MAX, json=fetched)
         keep(f"/v1/recognize?{forever}", 9, data=huge)
-        sharing = thread_budget.MOST_SHARING + 1
+        sharing = thread_budget.SHARING_REQUESTS_MAX + 1
         keep(f"/api/recognize_cached?{forever}", sharing, files={"file": huge})
         # They wait for their turn to load.
-        keep("/v1/models/slow/load", thread_budget.OTHERS)
+        keep("/v1/models/slow/load", thread_budget.OTHER_REQUESTS_MAX)
         waiting = (
-            MANY + thread_budget.MOST_LOADING + thread_budget.MOST_FETCHING + 9
-        ) + thread_budget.OTHERS
+            MANY + thread_budget.LOADING_REQUESTS_MAX + thread_budget.FETCHING_REQUESTS_MAX + 9
+        ) + thread_budget.OTHER_REQUESTS_MAX
         await_that(lambda: server.threads() - before >= waiting, "all of them to wait")
         for _ in range(10):
             for path in sorted(PROBE_PATHS):

@@ -44,7 +44,7 @@ def left_by(held: list[bytes], done: list[bytes]) -> FramesInHand:
 
 def test_what_was_in_hand_outlives_the_process() -> None:
     frames = left_by([b"one", LARGE], done=[b"before", LARGE])
-    assert sorted((each.data, each.about["camera"]) for each in frames.left) == sorted(
+    assert sorted((each.data, each.about["camera"]) for each in frames.held_frames) == sorted(
         [(b"one", "c0"), (LARGE, "c1")]
     )
     frames.close()
@@ -52,16 +52,16 @@ def test_what_was_in_hand_outlives_the_process() -> None:
 
 def test_frames_left_keep_their_slots_until_released() -> None:
     frames = left_by([b"one"] * SLOTS, done=[])
-    assert len(frames.left) == SLOTS
+    assert len(frames.held_frames) == SLOTS
     with frames.hold(b"no room", {}):
         again = FramesInHand(SLOTS, FRAME_BYTES, os.dup(frames.descriptor))
-        assert {each.data for each in again.left} == {b"one"}
+        assert {each.data for each in again.held_frames} == {b"one"}
         again.close()
-    for each in frames.left:
+    for each in frames.held_frames:
         frames.release(each)
     with frames.hold(b"new", {}):
         again = FramesInHand(SLOTS, FRAME_BYTES, os.dup(frames.descriptor))
-        assert [each.data for each in again.left] == [b"new"]
+        assert [each.data for each in again.held_frames] == [b"new"]
         again.close()
     frames.close()
 
@@ -69,7 +69,7 @@ def test_frames_left_keep_their_slots_until_released() -> None:
 def test_memory_of_other_slots_is_not_used_and_freed() -> None:
     frames = left_by([LARGE], done=[])
     other = FramesInHand(SLOTS + 1, FRAME_BYTES, frames.descriptor)
-    assert other.left == ()
+    assert other.held_frames == ()
     assert other.descriptor != frames.descriptor
     assert os.fstat(frames.descriptor).st_blocks == 0
     other.close()
@@ -79,7 +79,7 @@ def test_frame_that_is_too_large_is_not_held() -> None:
     frames = FramesInHand(SLOTS, FRAME_BYTES)
     with frames.hold(LARGE + b"x", {}), frames.hold(b"x", {"camera": "c" * 5000}):
         again = FramesInHand(SLOTS, FRAME_BYTES, os.dup(frames.descriptor))
-        assert again.left == ()
+        assert again.held_frames == ()
         again.close()
     frames.close()
 

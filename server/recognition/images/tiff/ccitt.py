@@ -54,7 +54,7 @@ BLACK = """
 0000001010100 0000001010101 0000001011010 0000001011011 0000001100100 0000001100101
 """
 # Codes of the runs 1792, 1856 ... 2560 of either colour (table 3b).
-EITHER = """
+BOTH_COLORS = """
 00000001000 00000001100 00000001101 000000010010 000000010011 000000010100 000000010101
 000000010110 000000010111 000000011100 000000011101 000000011110 000000011111
 """
@@ -89,7 +89,7 @@ def decode_group4(data: bytes, width: int, rows: int, max_changes: int) -> NDArr
 def _tables() -> tuple[list[tuple[int, int]], list[list[tuple[int, int]]]]:
     """Returns the modes by the next 7 bits, and the runs of white and black by the next 13, each
     with the number of bits of its code, 0 if there is no such code."""
-    both = {code: 1792 + 64 * number for number, code in enumerate(EITHER.split())}
+    both = {code: 1792 + 64 * number for number, code in enumerate(BOTH_COLORS.split())}
     runs = [
         {
             code: number if number < 64 else 64 * (number - 63)

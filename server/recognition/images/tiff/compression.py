@@ -26,8 +26,9 @@ LZW_ENDS: NDArray[np.int64] = np.cumsum(LZW_WIDTHS)
 LZW_STARTS: NDArray[np.int64] = LZW_ENDS - LZW_WIDTHS
 # The codes before which the width grows: libtiff before 4.2 did not let it grow for an End there.
 LZW_STEPS = np.flatnonzero(np.diff(LZW_WIDTHS)) + 1
-# Fewer codes than these, or of more bytes on average, are copied code by code.
-FEW_CODES, LONG_CODES = 100, 16
+# NumPy copies this many codes or more, of this many bytes or fewer on average, all at once. Others
+# are copied code by code.
+VECTOR_CODES_MIN, VECTOR_CODE_BYTES_MAX = 100, 16
 JPEG_BEGIN, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # Adobe's segment up to its last byte, which says how colours are stored.
 ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"
@@ -62,7 +63,7 @@ def unpack_bits(data: bytes, row: int, most: int) -> bytearray:
     row of `row` bytes, as the specification asks, and no encoder writes two literal runs of one
     byte in place of one of two: zeros where data was look so."""
     raw = bytearray()
-    at, left, single = 0, row, False
+    at, room, single = 0, row, False
     while at < len(data) and len(raw) < most:
         code = data[at]
         if code < 128:
@@ -78,12 +79,12 @@ def unpack_bits(data: bytes, row: int, most: int) -> bytearray:
             continue
         if len(piece) < number:
             raise _damaged("PackBits", "ends within a run")
-        if number > left:
+        if number > room:
             raise _damaged("PackBits", "has a run over the end of a row")
-        if code == 0 and single and left < row:
+        if code == 0 and single and room < row:
             raise _damaged("PackBits", "has two runs in place of one")
         single = code == 0
-        left = left - number or row
+        room = room - number or row
         raw += piece
     # Some programs fill up to an even number of bytes.
     if len(data) - at > 1:
@@ -155,7 +156,7 @@ def _expand(codes: NDArray[np.int64], raw: bytearray) -> None:
     The code 258 + j stands for what the code j behind the Clear stands for and one byte more, so
     that it repeats the bytes from where these begin.
     """
-    if len(codes) < FEW_CODES:
+    if len(codes) < VECTOR_CODES_MIN:
         _expand_singly(codes, raw)
         return
     literal = codes < CLEAR
@@ -163,7 +164,7 @@ def _expand(codes: NDArray[np.int64], raw: bytearray) -> None:
     lengths = _distances(origins)[0] + 1
     ends = np.cumsum(lengths)
     total = int(ends[-1])
-    if total > LONG_CODES * len(codes):
+    if total > VECTOR_CODE_BYTES_MAX * len(codes):
         _expand_singly(codes, raw)
         return
     starts = ends - lengths

@@ -41,7 +41,7 @@ from server.recognition.images.tiff.layout import (
 
 SIGNATURES = TIFF_SIGNATURES
 # Samples that are converted at a time.
-BLOCK = 1 << 18
+BLOCK_SAMPLES = 1 << 18
 # Changes of colour in a picture of CCITT data, of which a page of text has some 100,000.
 MAX_CHANGES = 1 << 22
 REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
@@ -56,7 +56,7 @@ def read_header(data: bytes) -> Header:
     layout = read_layout(data)
     mode = COLORS[layout.kind.photometric][1]
     kind = layout.kind
-    # Of inks, 16 bits are always all used.
+    # All 16 bits of an ink are always used.
     bits = 16 if kind.bits == 16 and kind.photometric != CMYK else 8
     return Header("TIFF", mode, layout.width, layout.height, layout.orientation, bits)
 
@@ -141,7 +141,7 @@ def _convert(
     kind = layout.kind
     rows = min(place.rows, layout.height - place.top)
     columns = min(place.columns, layout.width - place.left)
-    step = max(1, BLOCK // (place.columns * kind.samples))
+    step = max(1, BLOCK_SAMPLES // (place.columns * kind.samples))
     for start in range(0, rows, step):
         end = min(rows, start + step)
         planes = [_unpack(raw[start:end], layout, place.columns) for raw in raws]

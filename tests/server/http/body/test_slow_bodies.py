@@ -18,7 +18,7 @@ from job_workers import await_that
 from requests.adapters import HTTPAdapter
 from server_process import LiveServer, live_server
 
-from server.config.thread_budget import MOST_READING
+from server.config.thread_budget import READING_REQUESTS_MAX
 from server.http.body.timeout import GRACE_S, MANY
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
@@ -119,7 +119,7 @@ def test_slow_clients_keep_neither_probes_nor_cameras_out(colors: object) -> Non
         statuses = Counter(response.status for response in told)
         assert set(statuses) <= {408, 503}
         # Each that is late was waited for as long as it may be.
-        assert 0 < statuses[408] <= MOST_READING * rounds
+        assert 0 < statuses[408] <= READING_REQUESTS_MAX * rounds
         assert refused >= statuses[503]
         return rounds == 1 and statuses[503] > 0
 

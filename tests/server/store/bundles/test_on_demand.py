@@ -12,7 +12,7 @@ import pytest
 from job_workers import await_that
 from tiny_models import MakeModel, write_bundle
 
-from server.config.thread_budget import MOST_LOADING
+from server.config.thread_budget import LOADING_REQUESTS_MAX
 from server.errors import ModelNotFoundError, NotReadyError
 from server.recognition.admission import Admission
 from server.recognition.frame import Limits
@@ -70,11 +70,11 @@ def test_frame_waits_for_model_until_its_deadline(store: BundleRepository, disk:
 
 
 def test_a_bounded_number_of_requests_waits_for_models(store: BundleRepository, disk: Disk) -> None:
-    with ThreadPoolExecutor(MOST_LOADING) as requests:
-        waiting = [requests.submit(store.get, "slow") for _ in range(MOST_LOADING)]
+    with ThreadPoolExecutor(LOADING_REQUESTS_MAX) as requests:
+        waiting = [requests.submit(store.get, "slow") for _ in range(LOADING_REQUESTS_MAX)]
         left = store._on_demand._places  # nothing else tells that all of them wait
         await_that(lambda: left._value == 0, "all requests to wait")
-        with pytest.raises(NotReadyError, match=f"{MOST_LOADING} requests wait for models"):
+        with pytest.raises(NotReadyError, match=f"{LOADING_REQUESTS_MAX} requests wait for models"):
             store.get("other")
         disk.there.set()
         assert {answer.result(30).manifest.name for answer in waiting} == {"slow"}
