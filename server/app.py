@@ -85,8 +85,6 @@ def image_fetcher(settings: Settings) -> Fetch:
 def make_jobs(
     settings: Settings, service: RecognitionService, metrics: Metrics, guard: CrashGuard
 ) -> Jobs:
-    """The jobs of this server."""
-
     def render(job: JobRecord) -> bytes:
         return msgspec.json.encode(job_detail(job, prefix=settings.url_prefix))
 
@@ -102,7 +100,7 @@ def make_jobs(
 
 
 def bare_app(settings: Settings) -> Flask:
-    """An application without routes, that takes bodies within the limits of `settings`."""
+    """Return an application without routes, that takes bodies within the limits of `settings`."""
     app = Flask("server", static_folder=None)
     # Flask takes FLASK_DEBUG from the environment, where it may be left from someone's work.
     app.debug = False
@@ -161,7 +159,7 @@ def create_app(
     engine: Engine | None = None,
     log: LogWriter | None = None,
 ) -> Flask:
-    """The WSGI application; without `settings`, those of the environment.
+    """Return the WSGI application; without `settings`, those of the environment.
 
     engine: what recognises; it is begun to be loaded once all is put together, unless it has been.
     log: is stopped at the process's end, after all else. Raises StartError if settings or the

@@ -39,7 +39,7 @@ def make_store(
     audit: Audit | None = None,
     models: ModelsFolder | None = None,
 ) -> BundleRepository:
-    """Return the model repository of `settings`, whose models share `admission`.
+    """Returns the model repository of `settings`, whose models share `admission`.
 
     metrics: counts loads and stages, the latter by `afterwards`, if it is given. guard: stands
     around the readers of images. audit: keeps which versions take over by themselves. models: the
@@ -122,7 +122,8 @@ def start_loading(
 
 
 def make_metrics(settings: Settings, root: Path) -> Metrics:
-    """The metrics of this server and of the machine whose `sys` and `proc` lie in `root`."""
+    """Returns the metrics of this server and of the machine whose `sys` and `proc` lie in
+    `root`."""
     metrics = Metrics(settings.max_cameras)
     folders = {"data": Path(settings.data), "models": Path(settings.models)}
     metrics.registry.register(DeviceCollector(folders, root))

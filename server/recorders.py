@@ -96,7 +96,7 @@ def log_faults(settings: Settings) -> None:
 
 
 def open_journal(settings: Settings, metrics: Metrics) -> Journal | None:
-    """The journal of `settings`; None if it is switched off."""
+    """Return the journal of `settings`; None if it is switched off."""
     if not settings.journal:
         return None
     bounds = JournalLimits(

@@ -163,7 +163,6 @@ class JobIntake:
         return self._submit((frame,), query, webhook)
 
     def fetched(self, image: ImageUrl) -> bytes:
-        """Return the image at a URL."""
         return self._fetch(image.url, math.inf)
 
     def _submit(

@@ -100,7 +100,6 @@ class VersionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def describe(store: BundleRepository, name: str, numbers: tuple[int, ...], drift: Drift) -> Model:
-    """Return the model `name` as the API answers it."""
     recognizer = store.served().get(name)
     return Model(
         name=name,

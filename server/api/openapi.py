@@ -129,7 +129,6 @@ class Description:
         self._refs = dict(zip(types, refs, strict=True))
 
     def document(self) -> dict[str, Any]:
-        """Return the OpenAPI document."""
         paths: dict[str, dict[str, Any]] = {}
         for route in self._routes:
             paths.setdefault(route.path, {})[route.method.lower()] = self._operation(route)

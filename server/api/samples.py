@@ -79,15 +79,14 @@ class LabelBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def sample_answer(sample: Sample) -> SampleAnswer:
-    """Return `sample` as the API answers it."""
     fields: dict[str, Any] = msgspec.structs.asdict(sample)
     labelled_at = None if sample.labelled_at is None else rfc3339(sample.labelled_at)
     return SampleAnswer(**{**fields, "at": rfc3339(sample.at), "labelled_at": labelled_at})
 
 
 def check_label(label: str, sample: Sample, store: BundleRepository, *, new: bool) -> None:
-    """Raises InvalidFieldError if `label` is none of the model's, unless it is a `new` one that
-    can name a class."""
+    """Raise InvalidFieldError if `label` is none of the model's, unless it is a `new` one that can
+    name a class."""
     known = _labels_of(sample, store)
     if label in known:
         return

@@ -107,7 +107,7 @@ class Steps:
     """One bundle's steps of a frame, each to be timed by itself."""
 
     def __init__(self, bundle: Bundle, limits: frame.Limits) -> None:
-        """Raises BundleError for a model that takes no images."""
+        """Raise BundleError for a model that takes no images."""
         if bundle.manifest.recipe is None:
             raise BundleError(
                 f"{bundle.folder} takes numbers, not images: there is no frame to time"

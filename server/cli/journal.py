@@ -30,7 +30,6 @@ FILTERS = {
 
 
 def add_parser(commands: Any) -> None:
-    """Add the command `journal` to the commands of `python -m server`."""
     journal = commands.add_parser("journal", help="print what was answered, also without a server")
     for name, text in FILTERS.items():
         journal.add_argument(

@@ -11,7 +11,6 @@ from server.store.keys import RIGHTS, Key, Right, add_key, expired, read_keys, r
 
 
 def add_parser(commands: Any) -> None:
-    """Add the command `key` to the commands of `python -m server`."""
     key = commands.add_parser("key", help="make, list and revoke API keys")
     actions = key.add_subparsers(dest="action", metavar="ACTION", required=True)
     add = actions.add_parser("add", help="make a key and print it, this once")

@@ -111,7 +111,8 @@ def settings_file(environ: Mapping[str, str], file: Path | None = None) -> Path 
 def load(
     environ: Mapping[str, str], flags: Mapping[str, str] | None = None, file: Path | None = None
 ) -> Settings:
-    """Settings from `file` (or the one LINESIDE_CONFIG names), `environ` and `flags` (by name).
+    """Returns the settings from `file` (or the one LINESIDE_CONFIG names), `environ` and `flags`
+    (by name).
 
     Raises SettingsError for an unknown key, an unusable value or a missing file.
     """

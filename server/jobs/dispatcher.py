@@ -111,7 +111,6 @@ class JobSuspects:
             self._trials[frame.key] = (frame, data, DecodeTrial(data, self._guard.limits))
 
     def is_on_trial(self, key: tuple[str, int]) -> bool:
-        """Return True while the frame is being tried."""
         return key in self._trials
 
     def collect(self) -> None:
@@ -207,7 +206,6 @@ class Dispatcher:
         return moved
 
     def close(self) -> None:
-        """Close the connections to the broker."""
         self._broker.close()
 
     def tidy(self) -> None:

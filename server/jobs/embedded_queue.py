@@ -108,7 +108,6 @@ class QueueFile:
         return self._do(lambda connection: connection.execute(statement, values).fetchall())
 
     def close(self) -> None:
-        """Close the file."""
         with self._lock:
             self._connection.close()
 
@@ -171,7 +170,6 @@ class Transport(virtual.Transport):
         self.file: QueueFile
 
     def driver_version(self) -> str:
-        """Return the version of SQLite."""
         return sqlite3.sqlite_version
 
     def establish_connection(self) -> Any:
@@ -193,12 +191,10 @@ class Backend(KeyValueStoreBackend):
         self._file = QueueFile(Path(self.app.conf.broker_transport_options["path"]))
 
     def get(self, key: str | bytes) -> bytes | None:
-        """Return the value, or None."""
         rows = self._file.run("SELECT value FROM results WHERE key = ?", bytes_to_str(key))
         return rows[0][0] if rows else None
 
     def mget(self, keys: Iterable[str | bytes]) -> Iterator[bytes | None]:
-        """As `get`, of several."""
         return (self.get(key) for key in keys)
 
     def set(self, key: str | bytes, value: str | bytes) -> None:
@@ -211,7 +207,6 @@ class Backend(KeyValueStoreBackend):
         )
 
     def delete(self, key: str | bytes) -> None:
-        """Remove the value, if there is one."""
         self._file.run("DELETE FROM results WHERE key = ?", bytes_to_str(key))
 
     def cleanup(self) -> None:

@@ -68,16 +68,13 @@ class JobEvents:
         self._metrics.jobs_pending.set_function(ask)
 
     def count(self, state: State) -> None:
-        """Count a job that has come into this state."""
         self._metrics.jobs.labels(state).inc()
 
     def began(self, jobs: list[str]) -> None:
-        """Note that these jobs run from now on."""
         for _ in jobs:
             self.count("running")
 
     def answered(self, frame: OpenFrame, outcome: FrameOutcome, data: bytes | None) -> None:
-        """Note that a frame has its outcome."""
         if outcome.fault is not None:
             self._on_refusal(_refusal(frame, outcome.fault))
             return
@@ -90,7 +87,6 @@ class JobEvents:
             self._on_answer(FrameAnswered(time.time(), frame.request_id, answer, options, data))
 
     def finished(self, jobs: list[JobRecord]) -> None:
-        """Note that these jobs have ended."""
         for job in jobs:
             self.count(job.state)
             if job.webhook is not None and self._delivery is not None:

@@ -80,7 +80,6 @@ def read_report(data: bytes) -> FrameReport | None:
 
 
 def report_key(task: str) -> str:
-    """Return the key of an attempt's report."""
     return f"lineside-report-{task}"
 
 

@@ -164,7 +164,6 @@ class Broker:
         return reports
 
     def close(self) -> None:
-        """Close the connections."""
         with self._broker_errors():
             self._app.close()
 

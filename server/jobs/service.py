@@ -128,7 +128,6 @@ class Jobs:
     def page(
         self, owner: str | None, state: State | None, before: int | None, limit: int
     ) -> list[JobRecord]:
-        """As `JobTable.page`."""
         table = self._existing()
         return table.page(owner, state, before, limit) if table else []
 

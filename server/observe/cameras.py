@@ -26,7 +26,7 @@ SUSPECT_CAMERAS_MAX = 256
 
 
 def result_of(status: int) -> Result:
-    """Return how a frame ended that was answered with the error `status`: refused, failed by our
+    """Returns how a frame ended that was answered with the error `status`: refused, failed by our
     fault, or bad by the sender's."""
     if status in REFUSALS:
         return "refused"
@@ -112,7 +112,7 @@ class Cameras:
         count()
 
     def _claim(self, camera: str) -> _Series:
-        """The series of a camera whose frame was answered."""
+        """Returns the series of a camera whose frame was answered."""
         with self._lock:
             series = self._known.get(camera)
             if series is None and self._make_room():
@@ -123,7 +123,7 @@ class Cameras:
         return self._shared()
 
     def _unanswered(self, camera: str, refusal: FrameRefused) -> _Series:
-        """The series of a camera of which no frame was answered so far."""
+        """Returns the series of a camera of which no frame was answered so far."""
         with self._lock:
             if camera in self._known:
                 return self._known[camera]
@@ -202,7 +202,8 @@ class ClockSkew:
             logger.warning(event, extra={"fields": fields})
 
     def _series(self, camera: str, to_log: bool) -> tuple[str, bool]:
-        """The series of `camera`, and whether a line of it is due, which then counts as written."""
+        """Returns the series of `camera`, and whether a line of it is due, which then counts as
+        written."""
         with self._lock:
             named = len(self._logged) - (OTHER in self._logged)
             if camera not in self._logged and (not camera or named >= self._most):
@@ -245,7 +246,7 @@ class SuspectFrames:
                 logger.warning("suspect frame", extra={"fields": fields})
 
     def _may_log(self, camera: str, reason: str) -> bool:
-        """Return whether the last line for this camera and reason is a minute old."""
+        """Returns whether the last line for this camera and reason is a minute old."""
         key = camera, reason
         if key not in self._logged and len(self._logged) >= SUSPECT_CAMERAS_MAX:
             key = "", reason

@@ -23,7 +23,7 @@ ABSOLUTE_ZERO_C = -273.15
 
 
 def temperatures(root: Path) -> dict[str, float]:
-    """Degrees Celsius by the kind of thermal zone, the hottest of each (the kernel's
+    """Return the degrees Celsius by the kind of thermal zone, the hottest of each (the kernel's
     Documentation/driver-api/thermal/sysfs-api.rst: `temp` is in thousandths)."""
     hottest: dict[str, float] = {}
     for zone in root.glob("sys/class/thermal/thermal_zone*"):
@@ -76,7 +76,7 @@ def thermal_throttles(root: Path) -> int | None:
 
 
 def disk(folder: Path) -> tuple[int, int] | None:
-    """Free and all bytes of the file system that holds `folder`, or will once it is made."""
+    """Return free and all bytes of the file system that holds `folder`, or will once it is made."""
     for place in (folder, *folder.parents):
         try:
             usage = shutil.disk_usage(place)

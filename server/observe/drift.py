@@ -33,7 +33,7 @@ BASELINE_FRAMES = 300
 
 
 def stability_index(expected: Sequence[float], actual: Sequence[float]) -> float:
-    """The population stability index of two histograms over the same bins, each in frames:
+    """Returns the population stability index of two histograms over the same bins, each in frames:
     sum((a - e) * ln(a / e)) of their shares, 0 or more; below 0.1 little has changed, above 0.25
     much (Siddiqi, «Credit risk scorecards», 2006).
 
@@ -123,7 +123,7 @@ class ModelDrift:
             self._histogram.add(bins, now)
 
     def indices(self, now: float) -> dict[Signal, float]:
-        """The stability index by signal, of those with enough frames in the window."""
+        """Returns the stability index by signal, of those with enough frames in the window."""
         with self._lock:
             self._histogram.advance(now)
             all_counts = list(self._histogram.counts)
@@ -137,7 +137,7 @@ class ModelDrift:
 
 
 def _brightness(baseline: Baseline) -> dict[str, DriftSignal]:
-    """The signal of any task that takes images, if the bundle has it."""
+    """Returns the signal of any task that takes images, if the bundle has it."""
     if len(baseline.brightness) != BRIGHTNESS_BINS:
         return {}
 
@@ -193,8 +193,8 @@ class Drift(Collector):
         return model
 
     def of(self, name: str, version: int) -> dict[Signal, float] | None:
-        """The stability index by signal of a model's version; without the signals that have too few
-        frames, and None if nothing is measured."""
+        """Returns the stability index by signal of a model's version; without the signals that have
+        too few frames, and None if nothing is measured."""
         known, model = self._models.get(name, (0, None))
         return model.indices(self._clock()) if model is not None and known == version else None
 

@@ -84,7 +84,6 @@ class LogWriter(logging.Handler):
         return self._queue.waiting
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Leaves `record` to the thread."""
         if record.exc_info:
             # A traceback holds its frames, and they hold the request's body.
             record.exc_text = logging.Formatter().formatException(record.exc_info)

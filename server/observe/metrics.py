@@ -132,7 +132,6 @@ class Metrics:
         self.crashed_frames.set_function(frames)
 
     def loaded(self, manifest: Manifest, seconds: float) -> None:
-        """Notes that a version was loaded in `seconds`."""
         self.model_load.labels(manifest.name, str(manifest.version)).set(seconds)
 
     def finished(self, route: str, status: int, seconds: float) -> None:
@@ -170,7 +169,7 @@ class Metrics:
         return child  # type: ignore[return-value]
 
     def render(self) -> bytes:
-        """The text exposition format, version 0.0.4."""
+        """Returns the text exposition format, version 0.0.4."""
         return generate_latest(self.registry)
 
 

@@ -149,12 +149,10 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """Frames waiting at this moment."""
         return self._waiting
 
     @property
     def busy(self) -> int:
-        """Frames being worked on at this moment."""
         return self._busy
 
     @property

@@ -129,7 +129,6 @@ class FramesInHand:
             self._clear(slot, len(data))
 
     def release(self, frame: HeldFrame) -> None:
-        """Forgets one of `held_frames`."""
         self._clear(frame.slot, len(frame.data))
 
     def _clear(self, slot: int, size: int) -> None:

@@ -77,7 +77,6 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def image_name(self) -> str:
-        """The image file's name."""
         return self.id + SUFFIXES[self.image]
 
 

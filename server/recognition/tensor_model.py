@@ -151,7 +151,7 @@ def find_tensor(specs: Sequence[TensorSpec], name: str) -> TensorSpec | None:
 
 
 def match_inputs(model: Model, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    """Tensors by name -> the model's inputs in its order, each with its rows.
+    """Returns the model's inputs in its order, each with its rows, from `tensors` by name.
 
     A tensor without the batch dimension counts as one row. Raises InvalidFieldError naming the
     input that is missing, unknown or of another shape.

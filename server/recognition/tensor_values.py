@@ -94,7 +94,6 @@ def to_real_values(tensor: Tensor, spec: TensorSpec) -> Tensor:
 
 
 def names_of(specs: tuple[TensorSpec, ...]) -> str:
-    """Returns the tensors' names for people."""
     return ", ".join(spec.signature or spec.name for spec in specs)
 
 

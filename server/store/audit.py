@@ -45,7 +45,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def now() -> str:
-    """This moment, as `Change.at`."""
+    """Returns this moment, as `Change.at`."""
     return rfc3339(time.time())
 
 
@@ -98,7 +98,7 @@ class Audit:
             sync(self._folder)
 
     def newest(self, limit: int) -> tuple[Change, ...]:
-        """The last `limit` changes, the newest first. Raises OSError."""
+        """Returns the last `limit` changes, the newest first. Raises OSError."""
         with self._lock:
             return tuple(islice(self._read(), limit))
 

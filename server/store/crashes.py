@@ -53,7 +53,7 @@ CRASHES_ALONE_MAX = 2
 
 
 def sha256_of(data: bytes) -> str:
-    """The name of the frame with these bytes: 64 hex digits."""
+    """Returns the name of the frame with these bytes: 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -105,7 +105,7 @@ class CrashedFrames:
         return bool(self._frames)
 
     def get(self, sha256: str) -> CrashedFrame | None:
-        """Return the frame whose bytes have this hex digest, if it is known."""
+        """Returns the frame whose bytes have this hex digest, if it is known."""
         with self._lock:
             with suppress(OSError):
                 if os.stat(self._folder).st_mtime_ns != self._stamp:
@@ -113,8 +113,8 @@ class CrashedFrames:
             return self._frames.get(sha256)
 
     def keep(self, frame: CrashedFrame, data: bytes) -> bool:
-        """Remembers a frame and its bytes. False if that can't be written (logged): it is then
-        remembered for the life of this process."""
+        """Remembers a frame and its bytes. Returns False if that can't be written (logged): it is
+        then remembered for the life of this process."""
         suffix = next((end for start, end in SUFFIXES if data.startswith(start)), ".bin")
         frame = msgspec.structs.replace(frame, file=frame.sha256 + suffix)
         with self._lock:
@@ -150,7 +150,6 @@ class CrashedFrames:
 
 
 def refusal(sha256: str) -> str:
-    """Return the message for the sender of a refused frame."""
     return (
         "this image ended the process that read it, so it is not read again; it is kept in the data"
         f" folder as crashed/{sha256[:16]}..."
@@ -199,7 +198,6 @@ class CrashGuard:
 
     @contextmanager
     def reading(self, data: bytes, sender: Sender) -> Iterator[None]:
-        """As `ReaderGuard.reading`."""
         if self._pending or self.frames.any:
             self.check(data, sender.deadline)
         about = {"camera": sender.camera, "request_id": sender.request_id}
@@ -241,7 +239,7 @@ class CrashGuard:
                     self._pending.pop(sha256).set()
 
     def _judge(self, sha256: str, suspect: HeldFrame, crash: Crash, *, alone: bool) -> bool:
-        """Tries a suspect; False if what came of it could not be kept."""
+        """Tries a suspect; returns False if the result could not be kept."""
         ended_by = DecodeTrial(suspect.data, self.limits).wait()
         if not ended_by and not (alone and crash.signal in FAULT_SIGNALS):
             return True
@@ -261,8 +259,8 @@ class CrashGuard:
         )
 
     def refuse(self, frame: CrashedFrame, data: bytes) -> bool:
-        """Keeps a frame aside, and logs that it is refused from now on, if it is. False if it could
-        not be kept."""
+        """Keeps a frame aside, and logs that it is refused from now on, if it is. Returns False if
+        it could not be kept."""
         if frame.refused:
             fields = {
                 "sha256": frame.sha256,

@@ -64,12 +64,12 @@ def lock_data(folder: Path, handover: Handover | None = None) -> DataLock:
 
 
 def _own_pid(handover: Handover | None) -> int:
-    """The process that the user started."""
+    """Returns the process that the user started."""
     return os.getppid() if handover else os.getpid()
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Return whether `descriptor` is still the file at `path`."""
+    """Returns whether `descriptor` is still the file at `path`."""
     with suppress(OSError):
         return os.path.samestat(os.fstat(descriptor), path.stat())
     return False

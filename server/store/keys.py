@@ -56,12 +56,11 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 def digest(secret: str) -> str:
-    """sha256 of a key, as 64 hex digits."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """The keys in the file `path`; none if there is no such file. Raises KeysError."""
+    """Returns the keys in the file `path`; none if there is no such file. Raises KeysError."""
     try:
         lines = read_plain_file(path).splitlines()
     except FileNotFoundError:
@@ -97,7 +96,7 @@ def _lock_path(path: Path) -> Path:
 
 
 def _stamp(path: Path | str) -> Stamp | None:
-    """The state of the file; None if it is missing."""
+    """Returns the state of the file; None if it is missing."""
     try:
         status = os.stat(path)
     except OSError:
@@ -119,7 +118,8 @@ def _change(path: Path, lock: IO[bytes], keys: Iterable[Key]) -> None:
 
 
 def _written_whole(path: Path) -> Stamp | None:
-    """The state in which a command of ours wrote the file last; None if that is not known."""
+    """Returns the state in which a command of ours wrote the file last; None if that is not
+    known."""
     try:
         stamp: Stamp = msgspec.json.decode(read_plain_file(_lock_path(path)), type=Stamp)
     except (OSError, msgspec.DecodeError):
@@ -256,18 +256,18 @@ class KeyRing:
             self._problem.went_well(file=self._name, keys=len(keys))
 
     def usable(self) -> int:
-        """Return the number of keys that have not expired."""
+        """Returns the number of keys that have not expired."""
         return sum(not expired(key) for key in self.current())
 
     def present(self) -> bool:
-        """Return whether there is a keys file, or was since the start: who revokes the last key or
+        """Returns whether there is a keys file, or was since the start: who revokes the last key or
         takes the file away does not mean to let everyone in."""
         self.current()
         return self._there
 
     def find(self, secret: str) -> Key | None:
-        """The key that `secret` is. Takes the same time for every secret of a length: all keys are
-        compared, each in constant time."""
+        """Returns the key that `secret` is. Takes the same time for every secret of a length: all
+        keys are compared, each in constant time."""
         sha256, match = digest(secret), None
         for key in self.current():
             if hmac.compare_digest(key.sha256, sha256):
@@ -276,7 +276,7 @@ class KeyRing:
 
 
 def _read_at_start(path: Path) -> tuple[Stamp | None, tuple[Key, ...]]:
-    """The file's state and its keys, once somebody who is just writing it is done. Raises
+    """Returns the file's state and its keys, once somebody who is just writing it is done. Raises
     KeysError."""
     give_up = time.monotonic() + SETTLE_S
     while True:
@@ -295,5 +295,4 @@ def _read_at_start(path: Path) -> tuple[Stamp | None, tuple[Key, ...]]:
 
 
 def expired(key: Key, now: datetime | None = None) -> bool:
-    """Return whether the key's time is over."""
     return key.expires is not None and key.expires <= (now or datetime.now(UTC))

@@ -175,7 +175,7 @@ class OutboundConnections:
 
 
 def is_public(address: Address) -> bool:
-    """Return whether `address` belongs to the public internet. An IPv6 address that leads to an
+    """Returns whether `address` belongs to the public internet. An IPv6 address that leads to an
     IPv4 one (IPv4-mapped, NAT64, 6to4) counts as that one."""
     if isinstance(address, IPv6Address):
         embedded = _embedded(address)

@@ -98,7 +98,6 @@ def _metadata(spec: TensorSpec, rows: bool) -> TensorMetadata:
 
 
 def model_metadata(model: Model) -> ModelMetadata:
-    """Return `model` as the protocol describes it."""
     rows = tensors.batched(model)
     return ModelMetadata(
         model.manifest.name,

@@ -164,7 +164,7 @@ def _wrong_count(item: InferInput, count: int) -> InvalidFieldError:
 
 
 def _check_elements(item: InferInput, most: int) -> None:
-    """Raises InvalidFieldError for more elements than `most`, before any is made."""
+    """Raise InvalidFieldError for more elements than `most`, before any is made."""
     if _count(item) > most:
         raise InvalidFieldError(
             f"{_count(item)} elements were sent in {item.name}: 1 to {most} are taken of BYTES"

@@ -175,8 +175,6 @@ def _with(ending: str) -> tuple[str, ...]:
 
 
 class TensorFlowServingRoutes:
-    """The protocol's routes."""
-
     def __init__(self, recognizing: RecognitionService) -> None:
         self._recognizing = recognizing
         self._store = recognizing.store

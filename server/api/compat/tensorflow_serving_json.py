@@ -52,7 +52,7 @@ def read_serving(kind: type[T]) -> T:
 
 
 def check_signature(name: str, known: Sequence[str] = ("", DEFAULT_SIGNATURE)) -> None:
-    """Raises InvalidFieldError for a signature other than the `known` ones."""
+    """Raise InvalidFieldError for a signature other than the `known` ones."""
     if name not in known:
         raise InvalidFieldError(
             f"Serving signature name: {shown(name)} not found in signature def; there is"

@@ -71,7 +71,7 @@ def _wrong_unit(text: str, instant: float) -> str:
 
 
 def check_clock(age: float, max_skew: float, captured_at: str) -> None:
-    """Raises ClockAheadError for a frame of `age` seconds whose clock is ahead by more than
+    """Raise ClockAheadError for a frame of `age` seconds whose clock is ahead by more than
     `max_skew` seconds, since no deadline can be counted from such a clock."""
     if age < -max_skew:
         raise ClockAheadError(

@@ -48,7 +48,7 @@ class FrameOptions(msgspec.Struct, frozen=True, kw_only=True):
     heatmap: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError, which msgspec makes a ValidationError, for a key or token in the wrong
+        """Raise ValueError, which msgspec makes a ValidationError, for a key or token in the wrong
         place, since names are counted, kept and shown."""
         for field in ("camera", "part"):
             if looks_secret(getattr(self, field) or ""):

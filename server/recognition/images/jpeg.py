@@ -283,7 +283,8 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _cmyk_to_rgb(pixels: Pixels) -> Pixels:
-    """Inks as Adobe stores them in JPEG, 255 for none, [h, w, 4] -> RGB: ink times black."""
+    """Converts inks as Adobe stores them in JPEG, 255 for none, [h, w, 4] -> RGB: ink times
+    black."""
     converted: Pixels = np.empty((*pixels.shape[:2], 3), np.uint8)
     for row in range(0, len(pixels), CONVERTED_ROWS):
         inks = pixels[row : row + CONVERTED_ROWS]

@@ -195,8 +195,8 @@ def _check_number(number: int, layout: _Layout) -> None:
 
 
 def _to_levels(samples: NDArray[Any], white: int, significant_bits: int) -> NDArray[np.uint8]:
-    """Samples 0..white as levels 0..255. Raises UndecodableImageError for a sample above `white`,
-    and, if `white` is 65535, for one of more than `significant_bits`."""
+    """Returns samples 0..white as levels 0..255. Raises UndecodableImageError for a sample above
+    `white`, and, if `white` is 65535, for one of more than `significant_bits`."""
     largest = int(samples.max())
     if largest > white:
         raise UndecodableImageError(

@@ -82,7 +82,7 @@ class ArchiveReader:
         self._room = files_max
 
     def __iter__(self) -> Iterator[Member]:
-        """Each member; the end is one of the archive itself, with nothing behind it."""
+        """Yields each member, up to the end of the archive; nothing may follow it."""
         extension = _Extension()
         while (header := self._header()) is not None:
             kind = header[156:157]
@@ -100,13 +100,14 @@ class ArchiveReader:
         self._check_end()
 
     def content(self) -> bytes:
-        """The next piece of the content of the member in hand; b'' at its end."""
+        """Returns the next piece of the content of the member in hand; b'' at its end."""
         piece = self._take_some(min(self._unread, CHUNK_BYTES))
         self._unread -= len(piece)
         return piece
 
     def _header(self) -> bytes | None:
-        """The next header; None at the first of the two blocks of zeros that end an archive."""
+        """Returns the next header; None at the first of the two blocks of zeros that end an
+        archive."""
         first = not self._headers
         if first:
             self._check_not_compressed()
@@ -213,8 +214,8 @@ def _has_checksum(header: bytes) -> bool:
 
 
 def _octal(field: bytes, what: str) -> int:
-    """A number of a header: octal digits between spaces and zeros. Base 256, for files beyond 8 GB,
-    is refused."""
+    """Returns a number of a header: octal digits between spaces and zeros. Base 256, for files
+    beyond 8 GB, is refused."""
     digits = field.strip(b" \0")
     if digits.strip(b"01234567"):
         raise _refused(f"a {what} is not a number")

@@ -32,7 +32,7 @@ class ModelsFolder:
         recipe: Recipe | None = None,
         pinned: int | None = None,
     ) -> None:
-        """Raises BundleError if the folder holds no bundle, or several models and `default` is not
+        """Raise BundleError if the folder holds no bundle, or several models and `default` is not
         among them."""
         self.path = path
         self._recipe = recipe

@@ -27,7 +27,7 @@ Fingerprint: TypeAlias = tuple[tuple[str, int, int], ...]
 
 
 def versions_of(folder: Path, name: str) -> tuple[int, ...]:
-    """The versions of `name` in a folder of bundles, newest first; none for an unknown
+    """Return the versions of `name` in a folder of bundles, newest first; none for an unknown
     name."""
     path = folder / name
     if not NAME.fullmatch(name) or not path.is_dir():
@@ -51,10 +51,10 @@ def versions(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
-    """The bundle in `folder`, or a bare model.tflite there, fed by `recipe`.
+    """Return the bundle in `folder`, or a bare model.tflite there, fed by `recipe`.
 
-    Raises BundleError if it is incomplete or damaged, or if what lies around a bare model
-    says that it is a bundle whose copy is under way.
+    Raises BundleError if it is incomplete or damaged, or if what lies around a bare model says that
+    it is a bundle whose copy is under way.
     """
     if (folder / MANIFEST).exists() or not (folder / MODEL).is_file():
         bundle = read_bundle(folder)
@@ -97,7 +97,7 @@ def task_of(folder: Path) -> TaskName:
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """Path, size and time of change (ns) of every file in `folder`: shows, without reading
+    """Return path, size and time of change (ns) of every file in `folder`: shows, without reading
     them, whether a version has changed."""
     files = []
     for path in sorted(folder.rglob("*")):

@@ -60,7 +60,6 @@ class MeasuredSize:
         return len(self._measures) >= MEASURES_MAX
 
     def add(self, content: Fingerprint, size: int) -> None:
-        """Notes that the files `content` took `size` bytes."""
         if content != self._content:
             self._content = content
             self._measures = []

@@ -77,19 +77,20 @@ class BundleRepository:
         return False, f"the model {self.default} is being loaded"
 
     def memory(self) -> dict[str, int]:
-        """Bytes in memory by model, versions included that only finish their last frames."""
+        """Returns the bytes in memory by model, versions included that only finish their last
+        frames."""
         return self._serving.residents.by_name()
 
     def get(
         self, name: str | None = None, version: int | None = None, until: float | None = None
     ) -> Model:
-        """The model that serves `name` (the default if None), loaded now if need be.
+        """Returns the model that serves `name` (the default if None), loaded now if need be.
 
         It stays in memory for as long as the caller holds it, whatever serves meanwhile. until:
         when a wait for it ends, in seconds of time.monotonic; LOAD_TIMEOUT_S from now if None.
         Raises ModelNotFoundError for an unknown name or a version that does not serve,
-        NotReadyError while the default or, for longer than that, another is being loaded, and if
-        no version of the model may serve.
+        NotReadyError while the default or, for longer than that, another is being loaded, and if no
+        version of the model may serve.
         """
         name = name or self.default
         model = self._serving.get(name)
@@ -224,12 +225,13 @@ class BundleRepository:
         return self._serving.all()
 
     def manifest_of(self, name: str, version: int) -> Manifest | None:
-        """The manifest of this version, None if it does not serve."""
+        """Returns the manifest of this version, None if it does not serve."""
         model = self._serving.all().get(name)
         return model.manifest if model and model.manifest.version == version else None
 
     def tensor_models(self) -> tuple[str, ...]:
-        """The names, in their order, of the models that take only tensors, loaded or not."""
+        """Returns the names, in their order, of the models that take only tensors, loaded or
+        not."""
         return tuple(
             name
             for name, numbers in versions(self.folder).items()
@@ -237,18 +239,19 @@ class BundleRepository:
         )
 
     def task(self, name: str, newest: int) -> TaskName:
-        """The task of the version that serves, else of the version `newest`."""
+        """Returns the task of the version that serves, else of the version `newest`."""
         model = self._serving.all().get(name)
         return model.manifest.task if model else task_of(self.folder / name / str(newest))
 
     def passed_over(self, name: str) -> tuple[int, ...]:
-        """The versions on disk that are newer than the one that serves, and that a person passed
-        over, newest first."""
+        """Returns the versions on disk that are newer than the one that serves, and that a person
+        passed over, newest first."""
         serving = self._serving.version(name)
         return () if serving is None else self._models.history(name).passed_over(serving)
 
     def failures(self, name: str) -> tuple[Failure, ...]:
-        """The versions of `name` on disk that were refused when last tried, newest first."""
+        """Returns the versions of `name` on disk that were refused when last tried, newest
+        first."""
         with suppress(ModelNotFoundError):
             return self._models.history(name).failures()
         return ()

@@ -85,8 +85,8 @@ class ResidentModels:
         return sizes
 
     def staying(self, name: str | None = None) -> int:
-        """Bytes of the models that serve, or of `name` alone: what stays when the others have
-        gone."""
+        """Returns the bytes of the models that serve, or of `name` alone: what stays when the
+        others have gone."""
         with self._changed:
             return sum(
                 size
@@ -164,7 +164,7 @@ class ServingModels:
         self._turns = itertools.count()
 
     def get(self, name: str) -> Model | None:
-        """The model that serves `name`, marked as used now."""
+        """Returns the model that serves `name`, marked as used now."""
         with self._lock:
             model = self._serving.get(name)
             if model is not None:
@@ -172,12 +172,11 @@ class ServingModels:
             return model
 
     def all(self) -> dict[str, Model]:
-        """The models that serve, by name."""
         with self._lock:
             return dict(self._serving)
 
     def version(self, name: str) -> int | None:
-        """The version of `name` that serves, or None."""
+        """Returns the version of `name` that serves, or None."""
         with self._lock:
             model = self._serving.get(name)
             return model.manifest.version if model else None

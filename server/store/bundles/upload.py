@@ -89,8 +89,8 @@ def import_archive(models: Path, name: str, archive: Stream, most: int) -> tuple
 
 @contextmanager
 def _partial_folder(model: Path) -> Iterator[Path]:
-    """A new folder in `model` for the length of the block, locked so that nobody takes it for a
-    leftover. Raises OSError."""
+    """Makes a new folder in `model` for the length of the block, locked so that nobody takes it for
+    a leftover. Raises OSError."""
     folder, lock = _make_partial_folder(model)
     try:
         yield folder
@@ -115,8 +115,8 @@ def _make_partial_folder(model: Path) -> tuple[Path, int]:
 
 
 def _unpack_bundle(archive: Stream, folder: Path, most: int, name: str) -> Manifest:
-    """The manifest of the bundle of `name` that `archive` holds and nothing else, unpacked into
-    `folder`, every file checked against its sha256."""
+    """Returns the manifest of the bundle of `name` that `archive` holds and nothing else, unpacked
+    into `folder`, every file checked against its sha256."""
     unpacked = _unpack(archive, folder, most)
     try:
         manifest = read_bundle(folder).manifest
@@ -154,8 +154,8 @@ def _unpack(archive: Stream, folder: Path, most: int) -> set[str]:
 
 
 def _plain(name: str) -> str:
-    """A file's name in an archive as its path in the bundle. Raises VersionRefusedError for one
-    that could lead out of it."""
+    """Returns a file's name in an archive as its path in the bundle. Raises VersionRefusedError for
+    one that could lead out of it."""
     path = PurePosixPath(name.removeprefix("./"))
     if (
         path.is_absolute()

@@ -120,7 +120,6 @@ class AnswerCache:
             return None  # not written by this program: as good as absent, and soon written over
 
     def put(self, key: CacheKey, entry: CacheEntry) -> None:
-        """Keep an answer."""
         self.open().set(f"answer:{key.key}", msgspec.msgpack.encode(entry), key.seconds)
 
     def link(self, request_id: str, key: CacheKey, entry: CacheEntry) -> None:

@@ -49,7 +49,6 @@ class MemoryCache(BaseCache):
 
     @property
     def size(self) -> int:
-        """Bytes in use at this moment."""
         return self._size
 
     def get(self, key: str) -> bytes | None:

@@ -44,7 +44,6 @@ class JobFile:
             self._open()
 
     def close(self) -> None:
-        """Close the file."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()

@@ -64,7 +64,6 @@ class JobTable:
         self._file = JobFile(folder / FILE)
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def add(self, job: NewJob, now: float | None = None) -> None:

@@ -98,7 +98,7 @@ class JournalReader:
             raise
 
     def _span(self, wanted: Filter) -> tuple[int, int]:
-        """The ids between which all wanted rows of this moment lie."""
+        """Returns the ids between which all wanted rows of this moment lie."""
         (version,) = self._run("PRAGMA user_version")[0]
         if version == 0:
             return 1, 0  # made a moment ago
@@ -120,7 +120,8 @@ class JournalReader:
         return (1, 0) if first is None else (first, last)
 
     def page(self, order: Order, limit: int, cursor: int | None = None) -> list[Row]:
-        """At most `limit` rows in `order`, beginning behind the row whose id is `cursor`."""
+        """Returns at most `limit` rows in `order`, beginning behind the row whose id is
+        `cursor`."""
         if self._base is None or self.first > self.last:
             return []
         first, last, way = self.first, self.last, "ASC"
@@ -139,7 +140,7 @@ class JournalReader:
     def pages(
         self, order: Order, limit: int | None = None, cursor: int | None = None
     ) -> Iterator[list[Row]]:
-        """All rows there were when this reader was made, at most `limit`, some at a time."""
+        """Yields all rows there were when this reader was made, at most `limit`, some at a time."""
         wanted = limit
         while wanted is None or wanted > 0:
             size = ROWS_PER_PAGE if wanted is None else min(ROWS_PER_PAGE, wanted)
@@ -201,7 +202,7 @@ def _row(values: Sequence[Any]) -> Row:
 
 
 def as_csv(pages: Iterator[list[Row]]) -> Iterator[bytes]:
-    """The rows as comma-separated values (RFC 4180) with a line of names, UTF-8.
+    """Yields the rows as comma-separated values (RFC 4180) with a line of names, UTF-8.
 
     A text that a spreadsheet would run as a formula gets an apostrophe before it, also behind a
     character at which the spreadsheet may split the line.
@@ -224,7 +225,7 @@ def _cell(value: object) -> object:
 
 
 def as_jsonl(pages: Iterator[list[Row]]) -> Iterator[bytes]:
-    """The rows as JSON, one a line (jsonlines.org)."""
+    """Yields the rows as JSON, one a line (jsonlines.org)."""
     encoder = msgspec.json.Encoder()
     for rows in pages:
         yield encoder.encode_lines(rows)

@@ -64,7 +64,7 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def answered(event: FrameAnswered) -> Values:
-    """The row of an answered frame."""
+    """Return the row of an answered frame."""
     answer, options = event.answer, event.options
     timing = answer.timing.get
     return (
@@ -87,7 +87,7 @@ def answered(event: FrameAnswered) -> Values:
 
 
 def refused(refusal: FrameRefused) -> Values:
-    """The row of a frame that got no labels."""
+    """Return the row of a frame that got no labels."""
     return (
         round(refusal.at, 3),
         refusal.request_id,

@@ -40,8 +40,8 @@ ACCOUNT = "/proc/thread-self/io"
 
 
 def thread_wrote() -> int | None:
-    """Bytes that this thread has written so far, to files of any kind; None if the kernel does
-    not say."""
+    """Returns the bytes that this thread has written so far, to files of any kind; None if the
+    kernel does not say."""
     with suppress(OSError, ValueError), open(ACCOUNT, "rb") as file:
         for line in file:
             if line.startswith(b"wchar:"):
@@ -62,8 +62,8 @@ class WriteBudget:
         self._steps: deque[tuple[float, int]] = deque()
 
     def room(self, now: float) -> float:
-        """Bytes that a step at `now`, in seconds of time.monotonic(), may write; 0 if it has to
-        wait."""
+        """Returns the bytes that a step at `now`, in seconds of time.monotonic(), may write; 0 if
+        it has to wait."""
         if not self.per_minute:
             return math.inf
         while self._steps and self._steps[0][0] <= now - MINUTE_S:
@@ -126,7 +126,7 @@ class Loss:
         self._on_lost(rows)
 
     def take(self) -> int:
-        """Those since the last time."""
+        """Returns the number of rows since the last call."""
         with self._lock:
             since = self._since
             self._since = 0
@@ -205,7 +205,7 @@ class Writer:
         return self._file
 
     def _write_some(self, file: JournalFile, rows: deque[Values], now: float, last: bool) -> bool:
-        """One transaction; False if the budget has no room for it."""
+        """Writes one transaction. Returns False if the budget has no room for it."""
         room = math.inf if last else self._budget.room(now)
         if not room:
             return False
@@ -296,5 +296,5 @@ class Writer:
 
 
 def _size(row: Values) -> int:
-    """Bytes that the row takes, somewhat too many rather than too few."""
+    """Returns the bytes that the row takes, somewhat too many rather than too few."""
     return ROW_BYTES + sum(2 * len(value) for value in row if isinstance(value, str))

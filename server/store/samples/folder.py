@@ -55,7 +55,7 @@ class Contents(msgspec.Struct, frozen=True):
 
 
 def describe(event: FrameAnswered, reason: Reason, name: str, image: MediaType) -> Sample:
-    """The sample of the ID `name` that an answered frame becomes."""
+    """Returns the sample of the ID `name` that an answered frame becomes."""
     answer, options = event.answer, event.options
     return Sample(
         id=name,
@@ -92,7 +92,6 @@ class SampleFolder:
 
     @property
     def size(self) -> int:
-        """Bytes of disk that the samples take."""
         return self._index.bytes
 
     def open(self) -> None:
@@ -125,7 +124,7 @@ class SampleFolder:
             logger.error("the folder of samples is begun anew", extra={"fields": fields})
 
     def _look(self) -> tuple[int, int] | None:
-        """Device and inode of the folder; None if there is none."""
+        """Returns device and inode of the folder; None if there is none."""
         with suppress(OSError):
             status = self.folder.stat()
             return status.st_dev, status.st_ino
@@ -224,8 +223,8 @@ class SampleFolder:
             return Contents(len(index), index.labelled, index.bytes, self.cap)
 
     def find(self, wanted: Filter, before: str, limit: int) -> tuple[list[Sample], str | None]:
-        """At most `limit` samples that `wanted` admits, newest first, all older than the one of
-        the ID `before` ('': any), and the ID to go on from, None at the end.
+        """Returns at most `limit` samples that `wanted` admits, newest first, all older than the
+        one of the ID `before` ('': any), and the ID to go on from, None at the end.
 
         Raises NotReadyError.
         """
@@ -247,7 +246,7 @@ class SampleFolder:
             return None  # removed since, or changed by hand
 
     def get(self, name: str) -> Sample:
-        """The sample with the ID `name`. Raises NotFoundError, NotReadyError."""
+        """Returns the sample with the ID `name`. Raises NotFoundError, NotReadyError."""
         with self._lock:
             return self._held(name)
 
@@ -259,7 +258,7 @@ class SampleFolder:
         return sample
 
     def image(self, sample: Sample) -> bytes:
-        """The image file as it was received. Raises NotFoundError."""
+        """Returns the image file as it was received. Raises NotFoundError."""
         try:
             return read_plain_file(self.folder / sample.image_name, IMAGE_MAX)
         except OSError:

@@ -9,7 +9,7 @@ BLOCK_BYTES = 4096
 
 
 def on_disk(size: int) -> int:
-    """Bytes of disk that a file of `size` bytes takes."""
+    """Returns the bytes of disk that a file of `size` bytes takes."""
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
@@ -106,7 +106,7 @@ class SampleIndex:
         self.labelled += sign * (entry.label is not None)
 
     def next_out(self, spare: str = "") -> str | None:
-        """The sample that goes first if room is needed: the oldest without a label, since a
+        """Returns the sample that goes first if room is needed: the oldest without a label, since a
         label is a person's work; if all have one, the oldest. Never `spare`."""
         oldest = None
         for name, entry in self._entries.items():
@@ -118,8 +118,8 @@ class SampleIndex:
         return oldest
 
     def find(self, wanted: Filter, before: str = "") -> list[str]:
-        """The IDs that `wanted` admits, newest first; only those older than the ID `before`, if
-        one is given."""
+        """Returns the IDs that `wanted` admits, newest first; only those older than the ID
+        `before`, if one is given."""
         return [
             name
             for name in reversed(self._entries)

@@ -134,7 +134,7 @@ def _read_codes(padded: bytes, at: int, bits: int) -> tuple[NDArray[np.int64], b
 def _take_codes(
     window: NDArray[np.uint8], starts: NDArray[np.int64], widths: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Numbers of `widths` bits that begin at the bits `starts` of `window`."""
+    """Returns the numbers of `widths` bits that begin at the bits `starts` of `window`."""
     byte = starts >> 3
     wide = window[byte].astype(np.int64) << 16
     wide |= window[byte + 1].astype(np.int64) << 8

@@ -171,7 +171,8 @@ def _unpack(raw: NDArray[np.uint8], layout: Layout, columns: int) -> NDArray[Any
 
 
 def _to_rgb(samples: NDArray[Any], kind: Kind, significant_bits: int) -> Pixels:
-    """Samples [rows, columns, samples of a pixel] -> grey levels that fit [rows, columns, 3]."""
+    """Converts samples [rows, columns, samples of a pixel] -> grey levels that fit [rows, columns,
+    3]."""
     if kind.opaque and (samples[..., kind.colors] != kind.white).any():
         raise refuse("colours that are multiplied by an alpha channel")
     colors = samples[..., : kind.colors]

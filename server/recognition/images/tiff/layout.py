@@ -315,7 +315,7 @@ def _check_parts(
 
 
 def _merge(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans (begin, end) as those that do not overlap."""
+    """Returns spans (begin, end) as those that do not overlap."""
     merged: list[tuple[int, int]] = []
     for begin, end in sorted(spans):
         if merged and begin <= merged[-1][1]:
