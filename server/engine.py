@@ -121,15 +121,6 @@ def start_loading(
     return thread
 
 
-def make_metrics(settings: Settings, root: Path) -> Metrics:
-    """Returns the metrics of this server and of the machine whose `sys` and `proc` lie in
-    `root`."""
-    metrics = Metrics(settings.max_cameras)
-    folders = {"data": Path(settings.data), "models": Path(settings.models)}
-    metrics.registry.register(DeviceCollector(folders, root))
-    return metrics
-
-
 class Engine:
     """Recognition without the HTTP around it: the models of `store`, which share `admission`
     and report to `metrics`, by `afterwards`.
@@ -148,7 +139,9 @@ class Engine:
     ) -> None:
         self.guard = guard or CrashGuard(settings)
         self.audit = Audit(Path(settings.data))
-        self.metrics = make_metrics(settings, root)
+        self.metrics = Metrics(settings.max_cameras)
+        folders = {"data": Path(settings.data), "models": Path(settings.models)}
+        self.metrics.registry.register(DeviceCollector(folders, root))
         self.metrics.watch_crashes(self.guard.crash_count, lambda: len(self.guard.frames))
         self.admission = Admission(settings.slots, settings.max_waiting)
         self.metrics.watch(self.admission)

@@ -13,9 +13,8 @@ from server.observe.metrics import Metrics
 from server.recognition.sample import Reason
 from server.store.bundles.repository import BundleRepository
 from server.store.cache.answers import AnswerCache
-from server.store.journal.journal import Journal
 from server.store.journal.schema import FILE
-from server.store.journal.writer import JournalLimits
+from server.store.journal.writer import Journal, JournalLimits
 from server.system.clock import clock_fault
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from server.config.thread_budget import EXPORTING_REQUESTS_MAX
 from server.errors import NotFoundError, OverloadedError
 from server.http.body.image import read_options
 from server.http.routes import ADMIN, JSON, route, to_json
-from server.store.journal.journal import Journal
 from server.store.journal.reader import ENCODERS, Filter, Format, JournalReader, Order
 from server.store.journal.schema import Row
+from server.store.journal.writer import Journal
 
 MEDIA: dict[str, Format] = {
     "application/json": "json",

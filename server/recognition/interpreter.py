@@ -110,7 +110,6 @@ class InterpreterPool:
         """
         self.model = model
         self.size = size
-        self.threads = threads
         self.wide = wide
         self._free = threading.Condition()
         content = _read(model)
@@ -156,10 +155,3 @@ class InterpreterPool:
         with self._free:
             self._idle.clear()
             self._wide.clear()
-
-    def __repr__(self) -> str:
-        return (
-            f"<InterpreterPool {self.model.name}: {self.busy} of"
-            f" {self.size + bool(self.wide)} busy,"
-            f" {self.threads} threads each>"
-        )

@@ -20,10 +20,17 @@ from server_process import ROOT, environ_without_coverage
 from server.errors import JournalUnreadableError
 from server.observe.logs import LOGGER
 from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options, Prediction
-from server.store.journal.journal import WAITING_ROWS_MAX, Journal
 from server.store.journal.reader import Filter, JournalReader
 from server.store.journal.schema import Row, Values, answered
-from server.store.journal.writer import JournalLimits, Loss, WriteBudget, Writer, thread_wrote
+from server.store.journal.writer import (
+    WAITING_ROWS_MAX,
+    Journal,
+    JournalLimits,
+    Loss,
+    WriteBudget,
+    Writer,
+    thread_wrote,
+)
 
 BOUNDS = JournalLimits(days=30, bytes=64_000_000)
 
@@ -431,7 +438,7 @@ KILLED = """
 import sys, threading
 sys.path[:0] = [{tests!r}]
 from pathlib import Path
-from server.store.journal.journal import Journal
+from server.store.journal.writer import Journal
 from test_journal_writing import BOUNDS, observation
 journal = Journal(Path(sys.argv[1]), BOUNDS, lambda rows: None)
 number = int(sys.argv[2])
