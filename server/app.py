@@ -41,13 +41,7 @@ from server.observe.cameras import SuspectFrames
 from server.observe.logs import LogThrottle, LogWriter
 from server.observe.metrics import Metrics
 from server.recognition.answers import Listener
-from server.recorders import (
-    log_faults,
-    make_drift,
-    make_sampler,
-    open_cache,
-    open_journal,
-)
+from server.recorders import log_faults, make_drift, make_sampler, open_cache, open_journal
 from server.store.crashes import CrashGuard
 from server.store.jobs.records import JobRecord
 from server.system.background import in_order
@@ -154,10 +148,7 @@ def put_before(
 
 
 def create_app(
-    settings: Settings | None = None,
-    *,
-    engine: Engine | None = None,
-    log: LogWriter | None = None,
+    settings: Settings | None = None, *, engine: Engine | None = None, log: LogWriter | None = None
 ) -> Flask:
     """Return the WSGI application; without `settings`, those of the environment.
 

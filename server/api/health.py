@@ -39,15 +39,7 @@ class HealthRoutes:
         self._metrics = metrics
         self._guard = guard
 
-    @route(
-        "GET",
-        "/livez",
-        rights=OPEN,
-        probe=True,
-        quiet=True,
-        unlimited=True,
-        unguarded=True,
-    )
+    @route("GET", "/livez", rights=OPEN, probe=True, quiet=True, unlimited=True, unguarded=True)
     def livez(self) -> Health:
         """Return whether the server answers."""
         return Health()

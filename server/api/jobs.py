@@ -20,13 +20,7 @@ from server.api.recognize.options import (
     frame_age_of,
     frame_route,
 )
-from server.api.recognize.routes import (
-    Fetch,
-    Recognition,
-    TensorRecognition,
-    recognition,
-    uploaded,
-)
+from server.api.recognize.routes import Fetch, Recognition, TensorRecognition, recognition, uploaded
 from server.api.recognize.service import RecognitionService
 from server.config.settings import Settings
 from server.errors import ForbiddenError, JobNotFoundError
@@ -139,7 +133,7 @@ class JobIntake:
         self.jobs = jobs
         self._recognizing = recognizing
         self._settings = settings
-        self._fetch = fetch
+        self.fetch = fetch
 
     def images(
         self, files: Sequence[tuple[str, bytes]], query: FrameOptions, webhook: str | None = None
@@ -161,9 +155,6 @@ class JobIntake:
         query = msgspec.structs.replace(query, model=model.manifest.name)
         frame = NewFrame("input", "numbers", msgspec.json.encode(value))
         return self._submit((frame,), query, webhook)
-
-    def fetched(self, image: ImageUrl) -> bytes:
-        return self._fetch(image.url, math.inf)
 
     def _submit(
         self, frames: tuple[NewFrame, ...], query: FrameOptions, webhook: str | None
@@ -329,21 +320,15 @@ class JobRoutes:
             if isinstance(frame, Numbers):
                 job = self._intake.numbers(frame.value, query, query.webhook)
             else:
-                data = self._intake.fetched(frame) if isinstance(frame, ImageUrl) else frame
-                job = self._intake.images([("image", data)], query, query.webhook)
+                if isinstance(frame, ImageUrl):
+                    frame = self._intake.fetch(frame.url, math.inf)
+                job = self._intake.images([("image", frame)], query, query.webhook)
         url = status_url(job, request.root_path)
         answer = to_json(JobAccepted(job, "pending", url), 202)
         answer.headers["Location"] = url
         return answer
 
-    @route(
-        "GET",
-        "/v1/jobs",
-        rights=JOBS,
-        group=_GROUP,
-        query=JobQuery,
-        errors=(400, 503),
-    )
+    @route("GET", "/v1/jobs", rights=JOBS, group=_GROUP, query=JobQuery, errors=(400, 503))
     def page(self) -> JobPage:
         """Return the jobs of this caller, newest first."""
         query = read_options(JobQuery, request)

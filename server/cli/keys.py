@@ -54,12 +54,7 @@ def run(args: argparse.Namespace, path: Path) -> int:
         if expires and expires <= now:
             raise KeysError(f"--expires can't be {args.expires!r}: that moment has passed")
         secret = add_key(
-            path,
-            args.name,
-            _rights(args.rights),
-            now=now,
-            expires=expires,
-            rate=args.rate,
+            path, args.name, _rights(args.rights), now=now, expires=expires, rate=args.rate
         )
         print(secret)
         print(f"{path} holds only its hash: this is the one time it is shown", file=sys.stderr)

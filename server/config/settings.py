@@ -48,12 +48,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _help("only version of `model` that may serve; 0: the newest that verifies", ge=0)
     ] = 0
     preload: Annotated[
-        tuple[str, ...],
-        _help("models loaded at the start beside `model`; others on first use"),
+        tuple[str, ...], _help("models loaded at the start beside `model`; others on first use")
     ] = ()
     models_memory_mb: Annotated[
-        float,
-        _help("all models together; the least recently used go; 0: no limit", "MB", ge=0),
+        float, _help("all models together; the least recently used go; 0: no limit", "MB", ge=0)
     ] = 0.0
     watch_models_s: Annotated[
         float,
@@ -72,8 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, _help("size of the journal beyond which its oldest rows go", "MB", ge=1)
     ] = 256.0
     journal_write_mb_per_minute: Annotated[
-        float,
-        _help("most that the journal writes, for SD cards; 0: no limit", "MB/minute", ge=0),
+        float, _help("most that the journal writes, for SD cards; 0: no limit", "MB/minute", ge=0)
     ] = 0.0
     cache: Annotated[
         bool,
@@ -147,8 +144,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         bool, _help("one interpreter more, over all cores, for a frame that comes alone")
     ] = True
     frames_at_once: Annotated[
-        int,
-        _help("frames worked on at once; 0: as many as interpreters", "frames", ge=0, le=512),
+        int, _help("frames worked on at once; 0: as many as interpreters", "frames", ge=0, le=512)
     ] = 0
     max_waiting: Annotated[
         int, _help("frames that may wait while all interpreters are busy", "frames", ge=0, le=1024)
@@ -264,8 +260,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = ""
     max_cameras: Annotated[
-        int,
-        _help("cameras with metrics of their own; the others share `other`", "cameras", ge=0),
+        int, _help("cameras with metrics of their own; the others share `other`", "cameras", ge=0)
     ] = 64
     samples: Annotated[
         Literal["auto", "on", "off"],

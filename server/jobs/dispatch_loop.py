@@ -78,9 +78,7 @@ class WorkerProcesses:
                 logger.warning("worker died", extra={"fields": {"pid": pid, "code": code}})
         while len(self._running) < self._wanted and now >= self._not_before:
             process = subprocess.Popen(
-                [sys.executable, "-m", "server", "worker"],
-                env=self._env,
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "server", "worker"], env=self._env, stdin=subprocess.DEVNULL
             )
             self._running[process.pid] = (process, now)
             logger.info("worker started", extra={"fields": {"pid": process.pid}})

@@ -169,9 +169,6 @@ class Transport(virtual.Transport):
         self._path = Path(client.transport_options["path"])
         self.file: QueueFile
 
-    def driver_version(self) -> str:
-        return sqlite3.sqlite_version
-
     def establish_connection(self) -> Any:
         """Open the file. Raises sqlite3.Error or OSError."""
         self.file = QueueFile(self._path)

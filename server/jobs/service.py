@@ -240,12 +240,7 @@ class Jobs:
             from server.jobs.dispatch_loop import DispatchLoop
 
             DispatchLoop(
-                self._settings,
-                table,
-                self._wake,
-                self._stopping,
-                self._take_over,
-                self._cancelled,
+                self._settings, table, self._wake, self._stopping, self._take_over, self._cancelled
             ).run()
         except Exception:
             logger.exception("jobs are dispatched no more until the next start")

@@ -92,10 +92,7 @@ class DeviceCollector(Collector):
     """Reads the machine whenever Prometheus asks, and only then."""
 
     def __init__(
-        self,
-        folders: Mapping[str, Path],
-        root: Path = Path("/"),
-        vcgencmd: str | None = "vcgencmd",
+        self, folders: Mapping[str, Path], root: Path = Path("/"), vcgencmd: str | None = "vcgencmd"
     ) -> None:
         """folders: those whose disks are reported, by name. root: where `sys` and `proc` lie.
         vcgencmd: the command, None for none."""

@@ -178,9 +178,7 @@ class ModelsCollector(Collector):
     reported again."""
 
     def __init__(
-        self,
-        served: Callable[[], Mapping[str, Model]],
-        memory: Callable[[], Mapping[str, int]],
+        self, served: Callable[[], Mapping[str, Model]], memory: Callable[[], Mapping[str, int]]
     ) -> None:
         """served: the models that serve, by name. memory: bytes by name, of those as well that
         only finish their last frames."""

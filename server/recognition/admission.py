@@ -17,12 +17,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from server.errors import (
-    DeadlineExceededError,
-    LinesideError,
-    OverloadedError,
-    SupersededError,
-)
+from server.errors import DeadlineExceededError, LinesideError, OverloadedError, SupersededError
 
 # A frame may wait only if its deadline leaves this factor times the expected wait: a frame that is
 # refused at its deadline waited for nothing. A shorter queue keeps the slots as busy as a longer
@@ -202,7 +197,7 @@ class Admission:
         own = len(self._queues.get(camera, ()))
         if self._busy < self.slots or self._waiting < self.max_waiting or (latest_only and own):
             return
-        if self._longest_queue() <= own + 1:
+        if max(map(len, self._queues.values()), default=0) <= own + 1:
             raise self._overloaded_error()
 
     def _enter(self, waiter: Waiter[T], latest_only: bool) -> bool:
@@ -223,9 +218,6 @@ class Admission:
                 self._waiting += 1
             queue.append(waiter)
             return True
-
-    def _longest_queue(self) -> int:
-        return max(map(len, self._queues.values()), default=0)
 
     def _expected(self, camera: str, latest_only: bool, now: float) -> float:
         """Returns the seconds until a frame of `camera` that came `now` would be answered."""

@@ -108,7 +108,6 @@ class InterpreterPool:
 
         Raises BundleError as Interpreter does.
         """
-        self.model = model
         self.size = size
         self.wide = wide
         self._free = threading.Condition()

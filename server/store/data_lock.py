@@ -55,17 +55,14 @@ def lock_data(folder: Path, handover: Handover | None = None) -> DataLock:
         os.close(descriptor)
         raise
     with suppress(OSError):  # the lock holds without its holder's name
+        # Of the process that the user started.
+        pid = os.getppid() if handover else os.getpid()
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{_own_pid(handover)}\n".encode(), 0)
+        os.pwrite(descriptor, f"{pid}\n".encode(), 0)
     if handover:
         with suppress(OSError):
             handover.leave(LOCK, descriptor)
     return DataLock(descriptor)
-
-
-def _own_pid(handover: Handover | None) -> int:
-    """Returns the process that the user started."""
-    return os.getppid() if handover else os.getpid()
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

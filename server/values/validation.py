@@ -224,7 +224,6 @@ def _problem_of_items(value: list[Any], kind: Any, path: str) -> str | None:
 
 
 _LISTS = inspect.ListType | inspect.VarTupleType | inspect.TupleType
-_NUMBERS = inspect.IntType | inspect.FloatType
 
 
 def _fits(value: Any, kind: inspect.Type) -> bool:

@@ -160,12 +160,7 @@ class OpenInferenceRoutes:
         """Return a model's tensors."""
         return model_metadata(self._store.get(name, version))
 
-    @_route(
-        "GET",
-        *(f"{_MODEL}/ready", f"{_VERSION}/ready"),
-        rights=KNOWN,
-        errors=(404, 503),
-    )
+    @_route("GET", *(f"{_MODEL}/ready", f"{_VERSION}/ready"), rights=KNOWN, errors=(404, 503))
     def model_ready(self, name: str, version: int | None = None) -> ModelReady:
         """Return whether a model can infer."""
         return ModelReady(self._store.get(name, version).manifest.name)

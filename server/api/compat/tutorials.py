@@ -258,11 +258,7 @@ class TutorialRoutes:
         answer = self._answer("file", 3)
         return with_age(to_json(_three(answer)), answer)
 
-    @_frame_route(
-        "/api/recognize_cached",
-        body=_FILE,
-        answer=RecognizedThree,
-    )
+    @_frame_route("/api/recognize_cached", body=_FILE, answer=RecognizedThree)
     def recognize_cached(self) -> Response:
         """Return the three best labels, and keep them for 60 seconds."""
         answer = self._answer("file", 3, cached_s=CACHED_S)

@@ -7,13 +7,7 @@ from threading import Lock
 from server.config.settings import Settings
 from server.errors import BundleError, ModelNotFoundError
 from server.recognition.manifest import Bundle, Recipe
-from server.store.bundles.layout import (
-    Fingerprint,
-    fingerprint,
-    open_bundle,
-    versions,
-    versions_of,
-)
+from server.store.bundles.layout import Fingerprint, fingerprint, open_bundle, versions, versions_of
 from server.store.bundles.version_history import VersionHistory
 
 
@@ -26,11 +20,7 @@ class ModelsFolder:
     """
 
     def __init__(
-        self,
-        path: Path,
-        default: str,
-        recipe: Recipe | None = None,
-        pinned: int | None = None,
+        self, path: Path, default: str, recipe: Recipe | None = None, pinned: int | None = None
     ) -> None:
         """Raise BundleError if the folder holds no bundle, or several models and `default` is not
         among them."""

@@ -113,11 +113,7 @@ class ResidentModels:
         ).start()
 
     def _release(
-        self,
-        token: int,
-        reason: Reason,
-        gone: queue.SimpleQueue[InterpreterPool],
-        since: float,
+        self, token: int, reason: Reason, gone: queue.SimpleQueue[InterpreterPool], since: float
     ) -> None:
         while True:
             try:

@@ -56,8 +56,9 @@ class SingleFlight(Generic[T]):
                 return work(), False
             if own:
                 return self._do(key, call, work), False
+            seconds = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
             try:
-                ended = call.ended.wait(_seconds_until(deadline))
+                ended = call.ended.wait(seconds)
             finally:
                 with self._lock:
                     self._waiting -= 1
@@ -97,7 +98,3 @@ class SingleFlight(Generic[T]):
             with self._lock:
                 del self._calls[key]
             call.ended.set()
-
-
-def _seconds_until(deadline: float) -> float:
-    return min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)

@@ -198,14 +198,8 @@ def frame_of(row: Sequence[Any]) -> FrameRecord:
     number, name, kind, state, losses, outcome = row
     if state not in STATES:
         raise DatabaseDamagedError("a frame has a state that there is not")
-    return FrameRecord(
-        number=number,
-        name=name,
-        kind=kind,
-        state=state,
-        losses=losses,
-        outcome=_decode(outcome, FrameOutcome) if outcome else None,
-    )
+    decoded = _decode(outcome, FrameOutcome) if outcome else None
+    return FrameRecord(number, name, kind, state, losses, decoded)
 
 
 def decode_options(data: bytes) -> JobOptions:

@@ -12,7 +12,6 @@ from server.system.sqlite import (
     OpenFiles,
     check_place,
     check_tables,
-    check_whole,
 )
 
 PAGE_BYTES = 4096
@@ -122,14 +121,10 @@ class JournalFile:
     def trim_to_size(self) -> bool:
         """Deletes some of the oldest rows if the size has no room for all; their room is used
         again. Returns whether there may still be too many."""
-        if self._in_use() <= self._most:
+        used_pages = self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")
+        if used_pages * self._number("PRAGMA page_size") <= self._most:
             return False
         return self._base.execute(_OLDEST).rowcount > 0
-
-    def _in_use(self) -> int:
-        return (
-            self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")
-        ) * self._number("PRAGMA page_size")
 
     def lost(self) -> str:
         """Says why the file is not the one at `path` any more, or not whole; '' if it is."""
@@ -138,10 +133,6 @@ class JournalFile:
     def cut(self) -> bool:
         """Says whether bytes are missing from a file that is still there."""
         return self._files.still_named() and self._files.lost().endswith(CUT)
-
-    def check(self) -> None:
-        """Reads all of it from the disk. Raises sqlite3.DatabaseError if it is damaged."""
-        check_whole(self.path)
 
     def close(self) -> None:
         """Closes the file; the last to do so takes what was written ahead into it."""

@@ -24,7 +24,7 @@ from server.store.journal.schema import Values, answered, refused
 from server.system.background import BackgroundQueue
 from server.system.clock import ClockGuard
 from server.system.files import set_aside
-from server.system.sqlite import COMPANIONS, DatabaseDamagedError, is_damage
+from server.system.sqlite import COMPANIONS, DatabaseDamagedError, check_whole, is_damage
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ class Writer:
         file = self._open(now)
         if self._doubted.is_set():
             self._doubted.clear()
-            file.check()
+            check_whole(file.path)
         while rows and self._write_some(file, rows, now, last):
             pass
         self._forget(file, wall, now)

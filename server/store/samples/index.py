@@ -38,17 +38,14 @@ class Entry(msgspec.Struct, frozen=True):
     predicted: str
     label: str | None
 
+    @property
+    def labelled(self) -> bool:
+        return self.label is not None
+
     def passes(self, wanted: Filter) -> bool:
         return all(
-            value is None or value == mine
-            for value, mine in (
-                (wanted.reason, self.reason),
-                (wanted.model, self.model),
-                (wanted.camera, self.camera),
-                (wanted.predicted, self.predicted),
-                (wanted.label, self.label),
-                (wanted.labelled, self.label is not None),
-            )
+            getattr(wanted, name) in (None, getattr(self, name))
+            for name in Filter.__struct_fields__
         )
 
 
@@ -103,7 +100,7 @@ class SampleIndex:
 
     def _count(self, entry: Entry, sign: int) -> None:
         self.bytes += sign * entry.size
-        self.labelled += sign * (entry.label is not None)
+        self.labelled += sign * entry.labelled
 
     def next_out(self, spare: str = "") -> str | None:
         """Returns the sample that goes first if room is needed: the oldest without a label, since a

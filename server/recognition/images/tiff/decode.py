@@ -16,12 +16,7 @@ from server.errors import UndecodableImageError
 from server.recognition.images.header import TIFF_SIGNATURES, Header
 from server.recognition.images.pixels import Pixels, to_8_bits
 from server.recognition.images.tiff.ccitt import decode_group4
-from server.recognition.images.tiff.compression import (
-    decode_jpeg,
-    decode_lzw,
-    inflate,
-    unpack_bits,
-)
+from server.recognition.images.tiff.compression import decode_jpeg, decode_lzw, inflate, unpack_bits
 from server.recognition.images.tiff.layout import (
     CMYK,
     COLORS,
