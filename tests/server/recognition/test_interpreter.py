@@ -88,9 +88,7 @@ def test_leases_are_exclusive_and_counted(tiny_model: MakeModel) -> None:
     with pool.lease() as one, pool.lease() as other:
         assert one is not other
         assert pool.busy == 2
-        assert "2 of 2 busy" in repr(pool)
     assert pool.busy == 0
-    assert "colors.tflite: 0 of 2 busy" in repr(pool)
 
 
 def test_the_one_given_back_last_is_lent_first(tiny_model: MakeModel) -> None:
@@ -141,7 +139,6 @@ def test_a_lone_frame_gets_the_wide_interpreter(tiny_model: MakeModel) -> None:
         # What one thread answers and what two answer is the same.
         np.testing.assert_array_equal(narrow.run([tensor(1)])[0], wide.run([tensor(1)])[0])
         assert pool.busy == 2
-        assert "2 of 2 busy" in repr(pool)
     with pool.lease(alone=True):
         assert pool.busy == 1
 
