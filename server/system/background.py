@@ -126,7 +126,7 @@ class BackgroundQueue(Generic[T]):
         """
         if self._thread is None:
             return True
-        if self._thread is threading.current_thread():
+        if self.is_own_thread():
             return False
         waiting = bool(self._items)  # looked at first: items are taken out only in a turn
         with self._turned:
@@ -136,6 +136,10 @@ class BackgroundQueue(Generic[T]):
             wanted = self._turns + 1 + self._working
             self.wake()
             return self._turned.wait_for(lambda: self._turns >= wanted, timeout_s)
+
+    def is_own_thread(self) -> bool:
+        """Return True if the caller runs in the queue's thread."""
+        return self._thread is threading.current_thread()
 
     def close(self, timeout_s: float) -> int:
         """Take no more items, run a last turn and end the thread.
@@ -193,7 +197,10 @@ def in_order(queue: BackgroundQueue[Task], listener: Callable[[T], None]) -> Cal
     which they came."""
 
     def submit(event: T) -> None:
-        queue.submit(partial(listener, event))
+        if queue.is_own_thread():
+            listener(event)  # submitted again, it would come after events that are newer
+        else:
+            queue.submit(partial(listener, event))
 
     return submit
 

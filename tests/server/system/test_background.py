@@ -13,7 +13,7 @@ from job_workers import await_that
 from server_process import live_server
 from tiny_models import MakeModel, write_bundle
 
-from server.system.background import TASKS_MAX, BackgroundQueue, make_task_queue
+from server.system.background import TASKS_MAX, BackgroundQueue, in_order, make_task_queue
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
 
@@ -49,6 +49,15 @@ def test_tasks_run_unasked_and_in_order() -> None:
     queue.submit(last.set)
     assert last.wait(60)
     assert done == list(range(100))
+
+
+def test_event_of_a_task_comes_before_later_events() -> None:
+    queue, events = make_task_queue("test"), list[str]()
+    listener = in_order(queue, events.append)
+    queue.submit(lambda: listener("of the first task"))
+    listener("later")
+    assert queue.flush(60)
+    assert events == ["of the first task", "later"]
 
 
 def test_flush_waits_for_all_items_submitted() -> None:
