@@ -96,7 +96,7 @@ def make_jobs(
 def bare_app(settings: Settings) -> Flask:
     """Return an application without routes, that takes bodies within the limits of `settings`."""
     app = Flask("server", static_folder=None)
-    # Flask takes FLASK_DEBUG from the environment, where it may be left from someone's work.
+    # Flask takes FLASK_DEBUG from the environment, and somebody may have set it there.
     app.debug = False
     take_bodies(app, int(settings.max_body_mb * 1_000_000))
     app.config["MAX_FORM_PARTS"] = settings.max_form_parts

@@ -41,8 +41,8 @@ def make_store(
 ) -> BundleRepository:
     """Returns the model repository of `settings`, whose models share `admission`.
 
-    metrics: counts loads and stages, the latter by `afterwards`, if it is given. guard: stands
-    around the readers of images. audit: keeps which versions take over by themselves. models: the
+    metrics: counts loads and stages, the latter by `afterwards`, if it is given. guard: protects
+    the readers of images. audit: records which versions take over by themselves. models: the
     folder, if it was read already.
     """
     limits = settings.image_limits
@@ -122,12 +122,12 @@ def start_loading(
 
 
 class Engine:
-    """Recognition without the HTTP around it: the models of `store`, which share `admission`
-    and report to `metrics`, by `afterwards`.
+    """Recognition without the HTTP around it: the models of `store`, which share `admission` and
+    report to `metrics`, by `afterwards`.
 
-    It may begin to load while the rest of a server is still being imported. root: where the
-    machine's `sys` and `proc` lie. guard: of the frames that must not be read. Raises StartError
-    if the models folder is unusable.
+    It may begin to load while the rest of a server is still being imported. root: the folder of the
+    machine's `sys` and `proc`. guard: of the frames that must not be read. Raises StartError if the
+    models folder is unusable.
     """
 
     def __init__(

@@ -92,7 +92,7 @@ def interlaced(pixels: NDArray[Any]) -> bytes:
 
 
 def animated(file: bytes, width: int, height: int) -> bytes:
-    """The PNG `file` as an animation of two frames, of which the second is one pixel."""
+    """The PNG `file` as an animation of two frames; the second is one pixel."""
     place = struct.pack(">II", width, height) + bytes(14)
     pixel = zlib.compress(bytes(8))
     first = chunk(b"acTL", struct.pack(">II", 2, 0)) + chunk(b"fcTL", bytes(4) + place)

@@ -68,8 +68,8 @@ def directory(
     big: bool = False,
     after: int = 0,
 ) -> bytes:
-    """A directory that stands at `at`, with its values behind it. A mapping is sorted by its tags.
-    after: where the next one stands."""
+    """A directory at the offset `at`, with its values behind it. A mapping is sorted by its tags.
+    after: the offset of the next one."""
     entries = sorted(tags.items()) if isinstance(tags, Mapping) else list(tags)
     count, entry, offset, inline = ("Q", "HHQ", "Q", 8) if big else ("H", "HHI", "I", 4)
     size = struct.calcsize("<" + count) + len(entries) * (struct.calcsize("<" + entry) + inline)

@@ -125,7 +125,7 @@ def _scars(mask: NDArray[np.uint8], rng: np.random.Generator, along_x: bool, uni
 
 
 def _stains(rng: np.random.Generator, height: int, width: int, unit: float) -> Field:
-    """Dirt in clouds and oil in drops: factors, 1 where the belt is clean."""
+    """Dirt in clouds and oil in drops: factors, 1 for a clean belt."""
     rows, columns = height // 4, width // 4
     dirt = smoothstep(clouds(rng, (rows, columns), rng.uniform(8, 40) * unit) * 0.5 - 0.1)
     factor = 1.0 - rng.uniform(0.0, 0.45) * dirt

@@ -74,7 +74,7 @@ class Throughput(msgspec.Struct, frozen=True):
 
 
 def stage_of(seconds: list[float]) -> Stage:
-    """Return the milliseconds of a stage that took these `seconds`, of which two are needed."""
+    """Return the milliseconds of a stage that took these `seconds`, two or more."""
     p90 = statistics.quantiles(seconds, n=10)[8]
     return Stage(round(statistics.median(seconds) * 1000, 3), round(p90 * 1000, 3))
 

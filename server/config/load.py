@@ -27,7 +27,7 @@ PREFIX = "LINESIDE_"
 CONFIG = "LINESIDE_CONFIG"
 # Settings that hold a password or a secret, or may.
 SECRET = frozenset({"broker_url", "cache_url", "webhook_secret"})
-# The beginning of a table in a TOML file: what follows belongs to it, so settings stand before.
+# The beginning of a table in a TOML file. All that follows belongs to it, so settings come before.
 TABLE = re.compile(r"[ \t]*\[", re.MULTILINE)
 
 

@@ -123,7 +123,7 @@ class Cameras:
         return self._shared()
 
     def _unanswered(self, camera: str, refusal: FrameRefused) -> _Series:
-        """Returns the series of a camera of which no frame was answered so far."""
+        """Returns the series of a camera without an answered frame so far."""
         with self._lock:
             if camera in self._known:
                 return self._known[camera]

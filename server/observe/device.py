@@ -94,7 +94,7 @@ class DeviceCollector(Collector):
     def __init__(
         self, folders: Mapping[str, Path], root: Path = Path("/"), vcgencmd: str | None = "vcgencmd"
     ) -> None:
-        """folders: those whose disks are reported, by name. root: where `sys` and `proc` lie.
+        """folders: those whose disks are reported, by name. root: the folder of `sys` and `proc`.
         vcgencmd: the command, None for none."""
         self._folders = {name: folder.absolute() for name, folder in folders.items()}
         self._root = root

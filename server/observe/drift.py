@@ -170,7 +170,7 @@ class Drift(Collector):
         self._models: dict[str, tuple[int, ModelDrift | None]] = {}
 
     def __call__(self, event: FrameAnswered) -> None:
-        """Counts one frame; another's answer counts too, since the line has shown it again."""
+        """Counts one frame; a cached answer counts too, since the line has shown it again."""
         answer = event.answer
         version, model = self._models.get(answer.model, (0, None))
         if version != answer.version:

@@ -40,7 +40,7 @@ class Options(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True):
     """The answer to one frame.
 
-    best: the label that stands for the frame, whatever threshold `predictions` had to pass.
+    best: the label that represents the frame, also if it is below the threshold of `predictions`.
     verdict, verdict_reason: by the bundle's policy, and the rule that decided; None without one.
     timing: seconds by stage, and `total`. brightness: mean grey level 0..255 of the pixels that the
     model saw; None for tensors, and if the bundle has no baseline to compare it with. warnings:

@@ -125,11 +125,11 @@ def to_input_pixels(pixels: Pixels, recipe: Recipe) -> Pixels:
 
 
 def placement(size: tuple[int, int], decoded: tuple[int, int], recipe: Recipe) -> Placement:
-    """Returns where `to_input_pixels` puts a frame.
+    """Returns the place at which `to_input_pixels` puts a frame.
 
     size: width and height of the frame as sent, upright. decoded: those of its decoded pixels,
-    which are fewer if a JPEG was decoded at a part of its size; the last column and row then stand
-    for less than a pixel's worth of the frame, so that places are exact to one decoded pixel.
+    which are fewer if a JPEG was decoded at a part of its size; the last column and row then cover
+    less than a pixel's worth of the frame, so that places are exact to one decoded pixel.
     """
     inside = recipe.width, recipe.height
     if recipe.resize == "crop":

@@ -185,10 +185,10 @@ class Recognizer(LoadedModel):
     ) -> tuple[Tensor, ...]:
         """Runs the model on an image file's bytes, and returns its outputs as they are.
 
-        sender: whose frame it is; None for one of the bundle's own, which no guard stands around.
-        limits: those of this image, if they are others than for all. The caller holds a slot of
-        `admission`. Errors are those of `frame.decode`, and DeadlineExceededError for an image that
-        took longer to decode than until `deadline`.
+        sender: of the frame; None for one of the bundle's own, which needs no guard. limits: those
+        of this image, if they are others than for all. The caller holds a slot of `admission`.
+        Errors are those of `frame.decode`, and DeadlineExceededError for an image that took longer
+        to decode than until `deadline`.
         """
         guard = partial(self._guard.reading, sender=sender) if self._guard and sender else None
         with timer.stage("decode"):

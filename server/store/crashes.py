@@ -1,8 +1,8 @@
 """Frames that end the worker: found after a crash, tried alone, and refused from then on.
 
 Frames that were in hand of native readers when a worker died are suspects. Each is decoded once
-more in a process of its own, and only one that ends that process too is refused: a good frame that
-stood beside it is answered. A suspect that comes again meanwhile waits for the verdict.
+more in a process of its own, and only one that ends that process too is refused: a good frame
+beside it is answered. A suspect that comes again meanwhile waits for the verdict.
 
 `data/crashed/` holds two files of each frame, named by the sha256 of its bytes: the frame as it
 came, and a `.json` with a `CrashedFrame`. Removing the `.json` lets the frame in again.
@@ -164,7 +164,7 @@ class CrashGuard:
     """
 
     def __init__(self, settings: Settings, handover: Handover | None = None) -> None:
-        """handover: where frames in hand outlive this process; without, only frames that are
+        """handover: keeps frames in hand beyond this process; without it, only frames that are
         refused already are known."""
         self.frames = CrashedFrames(Path(settings.data))
         self.limits = settings.image_limits

@@ -137,7 +137,7 @@ def _keep_owner(descriptor: int, path: Path) -> None:
 SMALL_FILE_MAX = 16 << 20
 # Bytes of a model: FlatBuffers address no more.
 MODEL_MAX = 2 << 30
-# Bytes of an image file that lies in a bundle or among the samples.
+# Bytes of an image file of a bundle or a sample.
 IMAGE_MAX = 256 << 20
 
 _KINDS = {

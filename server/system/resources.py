@@ -1,5 +1,5 @@
-"""Cores and memory that this process may use, and readers of the kernel's small files, any of which
-may be absent, unreadable, or have content that is new to us."""
+"""Cores and memory that this process may use, and readers of the kernel's small files. Any of these
+files may be absent, unreadable, or have content that is new to us."""
 
 import math
 import os
@@ -103,8 +103,8 @@ def _read_quota(folder: Path, is_v1: bool) -> tuple[int, int]:
 
 def _cgroup_folders(mounted: Path, own: Path, controller: str) -> Iterator[tuple[Path, bool]]:
     """Yield the folders of this process's cgroup for `controller` and of those around it, each with
-    True for version 1 (cgroups(7)). A container may see the path of outside, of which only the top
-    exists inside."""
+    True for version 1 (cgroups(7)). A container may see the path outside of it; only the top exists
+    inside."""
     for line in (read_text(own) or "").splitlines():
         parts = line.split(":", 2)
         if len(parts) != 3 or not parts[2].startswith("/"):

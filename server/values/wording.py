@@ -19,8 +19,8 @@ def hide_secrets(text: str) -> str:
 
 
 def looks_secret(text: str) -> bool:
-    """Returns whether a name has what looks like a key or token in it. Unlike in a log line, where
-    too much may be hidden, a key is one only at the beginning of a word: a camera may be called
+    """Returns whether a name has what looks like a key or token in it. A log line may hide too
+    much, a name may not: a key counts only at the beginning of a word: a camera may be called
     wheels_..."""
     # This alone rules out nearly every name, at a tenth of the time.
     if "ls_" not in text and "eyJ" not in text:

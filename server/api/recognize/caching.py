@@ -26,7 +26,7 @@ def own_id(context: RequestContext, request_id: str) -> str:
 class Caching:
     """`cache` in front of the models, by the request's Cache-Control (RFC 9111, 5.2.1):
 
-    `no-cache`: computed anew, and kept. `no-store`: not kept. `max-age`: no older answer will do.
+    `no-cache`: computed again, and kept. `no-store`: not kept. `max-age`: no older answer will do.
     A cache that can't be asked is as good as empty, and counted.
     """
 

@@ -9,7 +9,7 @@ from server.system.clock import clock_fault
 from server.values.validation import NUMBER
 from server.values.wording import shown
 
-# RFC 3339, 5.6: T and Z may be small, and a space may stand for the T.
+# RFC 3339, 5.6: T and Z may be small, and a space may replace the T.
 _DATE_AND_TIME = (
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(?P<seconds>:[0-9]{2}(\.[0-9]+)?)?"
 )

@@ -226,7 +226,7 @@ def _zeros_in_scan(data: bytes) -> bool:
         elif marker in FRAMES and marker not in (BASELINE, SEQUENTIAL):
             return False
         elif marker == SCAN:
-            # The components' tables stand behind their ids.
+            # The components' tables follow their ids.
             table = segment[2] & 15 if len(segment) > 2 else 0
             if first_codes.get(table) == END_OF_BLOCK:
                 return False

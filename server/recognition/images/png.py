@@ -111,8 +111,8 @@ def decode(data: bytes, header: Header, significant_bits: int = 0) -> Pixels:
     """Returns a PNG's pixels as RGB, uint8 [height, width, 3]; alpha is dropped, 16-bit samples are
     reduced to the upper 8 of their `significant_bits` (0: of all 16).
 
-    Raises UndecodableImageError for a chunk whose CRC is wrong or that stands where it can't, and
-    for rows that are damaged, or fewer or more than the header declares.
+    Raises UndecodableImageError for a chunk whose CRC is wrong or that is in a wrong place, and for
+    rows that are damaged, or fewer or more than the header declares.
     """
     ihdr, palette, packed = _picture(data)
     plain = _rebuilt(ihdr, palette, packed)
@@ -244,7 +244,7 @@ def _rows(ihdr: bytes, packed: list[memoryview]) -> Iterator[bytes]:
 
 
 class Inflater:
-    """Reads a zlib stream that lies in several parts."""
+    """Reads a zlib stream that is in several parts."""
 
     def __init__(self, parts: list[memoryview]) -> None:
         self._zlib = zlib.decompressobj()

@@ -50,7 +50,7 @@ class Stream(Protocol):
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A file of `size` bytes, or a folder. name: as it stands in the archive."""
+    """A file of `size` bytes, or a folder. name: as in the archive."""
 
     name: str
     size: int

@@ -67,7 +67,7 @@ class MeasuredSize:
 
 
 class VersionLoader:
-    """Loads versions of `folder` into `serving`; for the thread whose turn it is to load."""
+    """Loads versions of `folder` into `serving`; for the one thread that may load."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """The live model repository: versions verified, loaded, warmed up, checked, then swapped in.
 
-It decides which version of which model is loaded when, and which one is unloaded; `Load` decides
-what a version must pass before it serves.
+It decides when a version of a model is loaded or unloaded; `Load` decides what it must pass before
+it serves.
 """
 
 from __future__ import annotations
@@ -287,8 +287,8 @@ class BundleRepository:
         return None
 
     def _activate(self, history: VersionHistory, version: int, *, back: bool = False) -> Model:
-        """Serves `version`, anew if its files changed, and keeps the choice. On the way `back`, the
-        version that was left is forgotten, so that the next step goes further back."""
+        """Serves `version`, loaded again if its files changed, and keeps the choice. On the way
+        `back`, the version that was left is forgotten, so that the next step goes further back."""
         content = fingerprint(history.folder / str(version))
         serving = self._serving.get(history.name)
         if serving is None:

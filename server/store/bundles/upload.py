@@ -178,8 +178,8 @@ def _write(reader: ArchiveReader, path: Path) -> None:
 
 
 def _settle(folder: Path, target: Path) -> bool:
-    """Gives the unpacked version its name, at once and whole; False if it was there already.
-    Its bundle.json holds the sha256 of all else, so that it stands for the content."""
+    """Gives the unpacked version its name, at once and whole; False if it was there already. Its
+    bundle.json holds the sha256 of all else, so that it identifies the content."""
     if not target.exists():
         folder.chmod(0o755)
         for made in (folder, *filter(Path.is_dir, folder.iterdir())):

@@ -105,8 +105,8 @@ class VersionHistory:
     if it is not None.
 
     `_lock` guards `_failures`, `_choice` and `_stamp`, the state of the file that `_choice` was
-    read from or written to. All else is for the thread whose turn it is to load; `content` is the
-    files of the version that serves.
+    read from or written to. All else is for the one thread that may load; `content` is the files of
+    the version that serves.
     """
 
     def __init__(self, folder: Path, pinned: int | None = None) -> None:

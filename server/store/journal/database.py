@@ -25,7 +25,7 @@ LOCK_TIMEOUT_S = 1.0
 
 _PLACES = f"({', '.join('?' for _ in COLUMNS[1:])})"
 _INSERT = f"INSERT INTO answers ({', '.join(COLUMNS[1:])}) VALUES "
-# The newest row stays, so that ids go on where they were.
+# The newest row stays, so that ids go on from there.
 _DELETE = (
     "DELETE FROM answers WHERE id IN (SELECT id FROM answers WHERE {where} ORDER BY {order}"
     f" LIMIT {ROWS_PER_DELETE}) AND id < (SELECT max(id) FROM answers)"

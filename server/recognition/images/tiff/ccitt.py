@@ -158,7 +158,7 @@ class _Reader:
         return line
 
     def read_end(self) -> None:
-        """Reads the end code, behind which no more than the rest of two bytes may stand."""
+        """Reads the end code, which no more than the rest of two bytes may follow."""
         first = self._at >> 3
         word = int.from_bytes(self._data[first : first + 4].ljust(4, b"\0"), "big")
         end = (word >> (8 - (self._at & 7))) & 0xFFFFFF

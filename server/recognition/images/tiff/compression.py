@@ -1,6 +1,6 @@
 """Decompression of one strip or tile of a TIFF.
 
-Each function knows how much there may be and where the end must stand, and raises
+Each function knows how much there may be and where the end must be, and raises
 UndecodableImageError for anything else: libtiff fills up what is missing, and goes on.
 """
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from server.errors import UndecodableImageError
 from server.recognition.images import jpeg
 
-# Bytes of a deflate stream at a time, so that it never lies in memory twice.
+# Bytes of a deflate stream at a time, so that it is never in memory twice.
 INFLATE_INPUT_BYTES, INFLATE_OUTPUT_BYTES = 1 << 16, 1 << 18
 # LZW (TIFF 6.0, section 13): codes of 9 to 12 bits, most significant first.
 CLEAR, END, FIRST_FREE = 256, 257, 258
@@ -207,8 +207,8 @@ def decode_jpeg(
     [rows, columns * samples of a pixel].
 
     tables: the tag JPEGTables, may be empty; shape: columns, rows and samples of a pixel (1 or 3)
-    that the part must have; full_height: rows that it may have instead, of which the first are
-    taken; is_ycbcr: whether colours are stored as YCbCr, else as RGB.
+    that the part must have; full_height: rows that it may have instead, and the first are taken;
+    is_ycbcr: whether colours are stored as YCbCr, else as RGB.
 
     Raises UndecodableImageError if the data is damaged or of another size.
     """

@@ -37,7 +37,7 @@ from server.recognition.images.tiff.layout import (
 SIGNATURES = TIFF_SIGNATURES
 # Samples that are converted at a time.
 BLOCK_SAMPLES = 1 << 18
-# Changes of colour in a picture of CCITT data, of which a page of text has some 100,000.
+# Changes of colour in a picture of CCITT data; a page of text has some 100,000.
 MAX_CHANGES = 1 << 22
 REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 

@@ -26,8 +26,8 @@ RATIONAL = 5
 
 class _Form(NamedTuple):
     """The layout of numbers. order: of bytes, < or >; start: place of the first directory's offset;
-    offset, length, entry: struct's formats of an offset, of the number of entries, and
-    of an entry without its value; inline: bytes of a value that stands in its entry."""
+    offset, length, entry: struct's formats of an offset, of the number of entries, and of an entry
+    without its value; inline: bytes of a value that is in its entry."""
 
     order: str
     start: int
@@ -206,7 +206,7 @@ def _check_first(directory: Directory) -> None:
 
 
 def _is_extra(directory: Directory) -> bool:
-    """Returns whether a further picture is a thumbnail or a mask, by tags that stand in their
+    """Returns whether a further picture is a thumbnail or a mask, by tags that are in their
     entries."""
     for tag in (SUBFILE, OLD_SUBFILE):
         if tag in directory.entries and directory.entries[tag].number != 1:
