@@ -20,12 +20,12 @@ BLOCKS = re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL)
 COMMANDS = [line[2:] for block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
 # Commands that other tests execute, by how they begin, and that no test can.
 ELSEWHERE = {
-    "LINESIDE_HOST=0.0.0.0 scripts/serve": "tests/server/test_closed_doors.py",
-    "ls plain/": "tests/server/test_bare_model.py",
-    "python -m server check --models plain": "tests/server/test_bare_model.py",
+    "LINESIDE_HOST=0.0.0.0 scripts/serve": "tests/server/http/access/test_access_on_live_server.py",
+    "ls plain/": "tests/server/store/bundles/test_bare_model.py",
+    "python -m server check --models plain": "tests/server/store/bundles/test_bare_model.py",
     "LINESIDE_BROKER_URL=": "tests/server/jobs/test_kills.py",
     "LINESIDE_SAMPLES=on scripts/serve": "tests/server/api/test_samples.py",
-    "python -m convert train": "tests/convert/test_train_samples.py",
+    "python -m convert train": "tests/convert/data/test_labelled_samples.py",
     "prometheus ": "tests/deploy/test_watched.py",
     "sudo scripts/install": "tests/scripts/test_install.py",
     "docker ": "tests/deploy/test_packages.py",

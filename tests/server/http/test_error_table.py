@@ -32,7 +32,7 @@ TESTS = ROOT / "tests" / "server"
 RECOGNIZE = "/v1/recognize"
 # What is given where a fault has to be made first: by a test of this name, in that file.
 ELSEWHERE = {
-    "BROKER_UNAVAILABLE": "jobs/workers/test_kills.py",
+    "BROKER_UNAVAILABLE": "jobs/test_kills.py",
     "DEADLINE_EXCEEDED": "api/recognize/test_recognize.py",
     "FORBIDDEN": "http/access/test_authentication.py",
     "IMAGE_URL_FAILED": "api/recognize/test_image_url.py",
