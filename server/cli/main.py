@@ -189,13 +189,16 @@ def run_for_reader(command: Callable[[], int]) -> int:
     pipe before its end; 1, with a sentence, if its output can't be written. Raises what `command`
     raises otherwise."""
     code = 0
+    ended: SystemExit | None = None
     try:
-        code = command()
+        try:
+            code = command()
+        except SystemExit as error:  # argparse's, after --help
+            ended = error
         if sys.stdout is not None:  # else it was closed before the start
             sys.stdout.flush()
-    except SystemExit:
-        if not _drop_unread():
-            raise
+        if ended and not _drop_unread():
+            raise ended
     except BrokenPipeError:
         if not _drop_unread():
             raise  # it was another pipe
