@@ -225,7 +225,9 @@ def test_right_key_repeats_refused_frame_then_is_gone(closed: Closed, closed_pag
     use(closed_page, closed.add("shift", "recognize"))
     assert labels(closed_page)[0] == "blue"
     sync_api.expect(closed_page.locator("#key-form")).to_be_hidden()
-    closed_page.wait_for_function("document.querySelector('#samples img')?.naturalWidth === 40")
+    # Not wait_for_function: it evaluates its text in the page, which the policy forbids.
+    sample = closed_page.locator("#samples img").first
+    sync_api.expect(sample).to_have_js_property("naturalWidth", 40)
     closed_page.get_by_role("button", name="red").click()
     sync_api.expect(closed_page.locator("#labels .name").first).to_have_text("red")
     closed_page.get_by_role("button", name="Forget the key").click()

@@ -51,7 +51,10 @@ def test_keys_outlive_an_upgrade(upgraded: LiveServer) -> None:
 def test_choice_of_version_outlives_an_upgrade(upgraded: LiveServer) -> None:
     before, now = ANSWERS["models"], ask(upgraded, "/v1/models/colors")
     assert (now["serving"], now["versions"]) == (2, [3, 2, 1])
-    assert now["manifest"].items() >= before["manifest"].items()
+    # What is new has its default, in the recipe too.
+    old, new = before["manifest"], now["manifest"]
+    assert {**new, "recipe": None}.items() >= {**old, "recipe": None}.items()
+    assert new["recipe"].items() >= old["recipe"].items()
 
 
 def test_journal_outlives_an_upgrade(upgraded: LiveServer) -> None:
