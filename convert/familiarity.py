@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from convert.anomaly.statistics import Floats, folds, threshold_of
 from convert.data.frames import tensors
 from convert.quantization.graph import kind_of
+from convert.sources.shapes import layout_of
 from server.recognition.interpreter import Interpreter
 from server.recognition.manifest import FAMILIARITY, Recipe
 from server.recognition.manifest import Familiarity as Settings
@@ -143,11 +144,12 @@ class _Editor:
         image = self._graph.tensors[self._graph.inputs[0]].shape
         if len(image) != 4:
             return None
+        height = image[1 if layout_of(image) == "nhwc" else 2]
         ends: dict[str, int] = {}
         for op in self._graph.operators:
             kind, output = kind_of(self._model, op), int(op.outputs[0])
             shape = self._graph.tensors[output].shape
-            if len(shape) == 4 and shape[1] >= max(LEAST_SIDE, image[1] / STRIDE):
+            if len(shape) == 4 and shape[1] >= max(LEAST_SIDE, height / STRIDE):
                 ends[kind] = output
         return ends.get("ADD", ends.get("CONV_2D"))
 

@@ -32,15 +32,15 @@ def input_range(recipe: Recipe) -> tuple[float, float]:
 
 
 def float_spec(recipe: Recipe) -> TensorSpec:
-    """Return the input of a float model that `recipe` feeds one frame: float32 [1, height, width,
-    channels]."""
-    return TensorSpec("input", (1, recipe.height, recipe.width, recipe.channels), "float32")
+    """Return the input of a float model that `recipe` feeds one frame: float32 [1,
+    *recipe.shape]."""
+    return TensorSpec("input", (1, *recipe.shape), "float32")
 
 
 def tensors(
     frames: Sequence[Path] | NDArray[np.uint8], recipe: Recipe, spec: TensorSpec | None = None
 ) -> Iterator[NDArray[Any]]:
-    """Yield frames as a model's input, [1, height, width, channels].
+    """Yield frames as a model's input, [1, *recipe.shape].
 
     frames: image files, or pixels that `to_input_pixels` made, uint8 [frames, height, width,
     channels]. spec: the model's input; that of a float model if None. Raises ConvertError that
@@ -49,6 +49,7 @@ def tensors(
     table = scaling_table(recipe, spec or float_spec(recipe))
     for item in frames:
         if isinstance(item, Path):
-            yield apply_table(to_input_pixels(decoded(item, recipe), recipe), table)
+            pixels = to_input_pixels(decoded(item, recipe), recipe)
         else:
-            yield apply_table(np.asarray(item), table)
+            pixels = np.asarray(item)
+        yield apply_table(pixels, table, recipe.layout)

@@ -72,7 +72,7 @@ class Runner:
 
     def run(self, pixels: Pixels) -> Probabilities:
         """`to_input_pixels`'s pixels -> probabilities, float32 [classes]."""
-        tensor = apply_table(pixels, self._table)
+        tensor = apply_table(pixels, self._table, self.recipe.layout)
         with self.pool.lease() as interpreter:
             output = interpreter.run([tensor])[0]
         return classify.to_probabilities(output, self.pool.outputs[0], self._manifest)

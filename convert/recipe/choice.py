@@ -184,6 +184,7 @@ def default_recipe(shape: Shape) -> Recipe:
         color="gray" if shape.channels == 1 else "rgb",
         scale=reading.scale,
         offset=reading.offset,
+        layout=shape.layout,
     )
 
 

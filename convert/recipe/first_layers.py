@@ -106,7 +106,7 @@ class TensorFlowOpening:
 
 
 class LiteOpening:
-    """The opening of a .tflite of one float32 image.
+    """The opening of a .tflite of one float32 image, whose channels may come first.
 
     Raises ValueError if the image reaches no operator with weights.
     """
@@ -138,6 +138,8 @@ class LiteOpening:
     def __call__(self, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """float32 [1, height, width, channels] -> the tensors that reach weights."""
         [taken] = self._interpreter.get_input_details()
+        if tuple(taken["shape"]) != image.shape:
+            image = np.ascontiguousarray(image.transpose(0, 3, 1, 2))
         self._interpreter.set_tensor(taken["index"], image)
         self._interpreter.invoke()
         return [np.asarray(self._interpreter.get_tensor(i), np.float32) for i in self._entries]

@@ -1,6 +1,7 @@
 """A float32 classifier's tensors, read from its .tflite."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from convert.errors import ConvertError
 from convert.quantization.graph import kind_of, operators, parse
 from convert.terminal import suppress_native_output
+from server.recognition.manifest import Layout
 
 Output = Literal["probabilities", "logits", "sigmoid"]
 
@@ -20,7 +22,8 @@ _SCALING_KINDS = frozenset({"MUL", "DIV", "ADD", "SUB"})
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A classifier's tensors: input [1, height, width, channels], output [1, classes].
+    """A classifier's tensors: input [1, height, width, channels] or, if `layout` is nchw, [1,
+    channels, height, width]; output [1, classes].
 
     scales_inside: it scales or shifts the pixels before all else, as far as is known. output: how
     its last operator leaves the values. readings: names in `input_readings.READINGS` of the ways
@@ -36,6 +39,17 @@ class Shape:
     output: Output
     readings: tuple[str, ...] | None = None
     mobilenet: bool = False
+    layout: Layout = "nhwc"
+
+
+def layout_of(shape: Sequence[int]) -> Layout | None:
+    """Return the order of dimensions of an input tensor's `shape`; None if it is no image of 1 or 3
+    channels."""
+    if len(shape) != 4:
+        return None
+    if shape[3] in (1, 3):
+        return "nhwc"
+    return "nchw" if shape[1] in (1, 3) else None
 
 
 def describe(model: bytes) -> Shape:
@@ -61,11 +75,13 @@ def describe_parsed(model: bytes, parsed: Any) -> Shape:
     image = [int(n) for n in taken[0]["shape"]]
     if any(size < 0 for size in taken[0]["shape_signature"][1:]):
         raise ConvertError("the model takes images of any size: convert it for one size first")
-    if len(image) != 4 or image[3] not in (1, 3):
+    layout = layout_of(image)
+    if layout is None:
         raise ConvertError(
-            f"the model takes {image}; it must take [1, height, width, channels] with 1 or 3"
-            " channels"
+            f"the model takes {image}; it must take [1, height, width, channels] or [1, channels,"
+            " height, width] with 1 or 3 channels"
         )
+    first_side = 1 if layout == "nhwc" else 2
     if len(taken) != 1 or len(answers) != 1:
         raise ConvertError(
             f"the model has {len(taken)} inputs and {len(answers)} outputs; a classifier has one of"
@@ -84,15 +100,16 @@ def describe_parsed(model: bytes, parsed: Any) -> Shape:
     graph = parsed.subgraphs[0]
     first = next((op for op in graph.operators if graph.inputs[0] in op.inputs), None)
     return Shape(
-        height=image[1],
-        width=image[2],
-        channels=image[3],
+        height=image[first_side],
+        width=image[first_side + 1],
+        channels=image[3 if layout == "nhwc" else 1],
         classes=answer[-1],
         scales_inside=first is not None and kind_of(parsed, first) in _SCALING_KINDS,
         # LOGISTIC values are probabilities already, each label's own.
         output="probabilities"
         if _ends_in_probabilities(parsed) or (answer[-1] > 1 and _adds_up(interpreter))
         else "logits",
+        layout=layout,
     )
 
 

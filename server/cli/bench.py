@@ -124,7 +124,7 @@ class Steps:
         start = time.perf_counter()
         pixels = frame.decode(data, self.recipe, self._limits)
         decoded = time.perf_counter()
-        tensor = apply_table(to_input_pixels(pixels, self.recipe), self._table)
+        tensor = apply_table(to_input_pixels(pixels, self.recipe), self._table, self.recipe.layout)
         if took is not None:
             took["decode"].append(decoded - start)
             took["preprocess"].append(time.perf_counter() - decoded)

@@ -37,6 +37,7 @@ _MARKS = (
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=8192)]
+Layout = Literal["nhwc", "nchw"]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -61,6 +62,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     decode: `scaled` lets a JPEG be decoded at 1/2, 1/4 or 1/8, never below what the resize needs;
         `exact` decodes every pixel.
     pad: grey level 0..255 of letterbox bars.
+    layout: order of the input tensor's dimensions: `nhwc` is height, width, channels, as TensorFlow
+        has them; `nchw` is channels, height, width, as PyTorch has them.
     dtype: of the model's input tensor; `uint8` and `int8` are quantised by the tensor's own scale
         and zero point after the scaling above.
     zero_inputs: names of further inputs of the model, which get zeros for each frame, such as the
@@ -76,6 +79,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     offset: float | tuple[float, float, float] = 0.0
     decode: Literal["scaled", "exact"] = "scaled"
     pad: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
+    layout: Layout = "nhwc"
     dtype: Literal["float32", "float16", "uint8", "int8"] = "float32"
     zero_inputs: tuple[str, ...] = ()
 
@@ -83,6 +87,13 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def channels(self) -> int:
         """Channels of the tensor: 1 for gray, else 3."""
         return 1 if self.color == "gray" else 3
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The tensor's dimensions after the first, in the order of `layout`."""
+        if self.layout == "nchw":
+            return self.channels, self.height, self.width
+        return self.height, self.width, self.channels
 
 
 class VerdictPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.recognition.frame import Pixels, scaled_size
-from server.recognition.manifest import Recipe
+from server.recognition.manifest import Layout, Recipe
 
 Tensor = NDArray[Any]
 
@@ -180,26 +180,33 @@ def scaling_table(recipe: Recipe, spec: TensorSpec) -> Tensor:
     return np.clip(np.rint(real), info.min, info.max).astype(spec.dtype)
 
 
-def apply_table(pixels: Pixels, table: Tensor) -> Tensor:
-    """Turns uint8 [h, w, c] to table's dtype [1, h, w, c]; looks each value up in its channel's
-    column.
+def apply_table(pixels: Pixels, table: Tensor, layout: Layout = "nhwc") -> Tensor:
+    """Turns uint8 [h, w, c] to table's dtype, [1, h, w, c] or, if `layout` is nchw, [1, c, h, w];
+    looks each value up in its channel's column.
 
     A look-up gives the same bits on every processor; a multiplication and an addition may be fused
     on some."""
-    if table.dtype == np.uint8 and np.array_equal(table[:, 0], np.arange(256)):
+    # OpenCV looks up any 16 bits, but not as halves of floats.
+    columns = table.view(np.int16) if table.dtype == np.float16 else table
+    height, width, channels = pixels.shape
+    if layout == "nchw":
+        pixels = np.ascontiguousarray(pixels)
+        out = np.empty((1, channels, height, width), columns.dtype)
+        for c in range(channels):
+            column = np.ascontiguousarray(columns[:, c])
+            cv2.LUT(cv2.extractChannel(pixels, c), column, dst=out[0, c])
+    elif table.dtype == np.uint8 and np.array_equal(table[:, 0], np.arange(256)):
         return np.ascontiguousarray(pixels)[None]
-    if (table == table[:, :1]).all():
-        if table.dtype == np.float16:
-            return table[:, 0][pixels][None]
-        return np.asarray(cv2.LUT(pixels, np.ascontiguousarray(table[:, 0])))[None].reshape(
-            1, *pixels.shape
-        )
-    return np.stack([table[:, c][pixels[..., c]] for c in range(table.shape[1])], axis=-1)[None]
+    else:
+        same = (table == table[:, :1]).all()
+        lookup = np.ascontiguousarray(columns[:, 0] if same else columns[None])
+        out = np.asarray(cv2.LUT(pixels, lookup)).reshape(1, height, width, channels)
+    return out.view(table.dtype)
 
 
 def to_tensor(pixels: Pixels, recipe: Recipe, spec: TensorSpec) -> Tensor:
-    """Turns RGB uint8 [h, w, 3] to the model's input [1, recipe.height, recipe.width, channels].
+    """Turns RGB uint8 [h, w, 3] to the model's input [1, *recipe.shape].
 
     dtype and quantisation are `spec`'s; values follow `scaling_table`.
     """
-    return apply_table(to_input_pixels(pixels, recipe), scaling_table(recipe, spec))
+    return apply_table(to_input_pixels(pixels, recipe), scaling_table(recipe, spec), recipe.layout)

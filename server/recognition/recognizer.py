@@ -202,7 +202,7 @@ class Recognizer(LoadedModel):
             pixels = to_input_pixels(decoded.pixels, self.recipe)
             if self._watched:
                 timer.brightness = mean_grey(pixels)
-            tensor = apply_table(pixels, self._table)
+            tensor = apply_table(pixels, self._table, self.recipe.layout)
         alone = self.admission.alone
         with self.pool.lease(alone=alone) as interpreter, timer.stage("inference"):
             return interpreter.run(self._inputs(tensor))
@@ -273,11 +273,12 @@ def _check_recipe(bundle: Bundle, recipe: Recipe, inputs: tuple[TensorSpec, ...]
             " recipe's zero_inputs names all of them but the image"
         )
     [spec] = images
-    shape, made = spec.shape[1:], (recipe.height, recipe.width, recipe.channels)
-    if shape != made or spec.dtype != recipe.dtype:
+    shape = spec.shape[1:]
+    if shape != recipe.shape or spec.dtype != recipe.dtype:
+        order = "channels, height, width" if recipe.layout == "nchw" else "height, width, channels"
         raise BundleError(
-            f"{bundle.folder}: the recipe makes {recipe.dtype} {list(made)} but the model takes"
-            f" {spec.dtype} {list(shape)} (height, width, channels): set the recipe's"
-            " dtype, height, width and color to that"
+            f"{bundle.folder}: the recipe makes {recipe.dtype} {list(recipe.shape)} ({order}) but"
+            f" the model takes {spec.dtype} {list(shape)}: set the recipe's dtype, height, width,"
+            " color and layout to that"
         )
     return spec

@@ -178,6 +178,22 @@ def test_bundle_scales_what_the_model_expects_scaled(tf: Any, folder: Path, name
     assert answers(folder) == pytest.approx(expected(folder, model, reading), abs=1e-3)
 
 
+def test_tflite_with_channels_first_is_served(tf: Any, folder: Path) -> None:
+    """Its first operators are run to find its reading, and bundle.json says its layout."""
+    model = network(tf, tf.keras.layers.Rescaling(1 / 255))
+    first = tf.keras.Sequential(
+        [tf.keras.layers.Input((3, SIDE, SIDE)), tf.keras.layers.Permute((2, 3, 1)), model]
+    )
+    with suppress_native_output():
+        first.export(folder / "first", verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "first"))
+        (folder / "m.tflite").write_bytes(converter.convert())
+    assert converted(folder, "m.tflite") == 0
+    recipe = load(folder / "models" / "m" / "1").recipe
+    assert (recipe.layout, recipe.scale) == ("nchw", 1.0)
+    assert answers(folder) == pytest.approx(expected(folder, model), abs=0.02)
+
+
 def test_whole_numbers_as_input_are_pixels(tf: Any, folder: Path) -> None:
     layers = tf.keras.layers
     image = layers.Input((SIDE, SIDE, 3), dtype="uint8")

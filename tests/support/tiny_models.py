@@ -67,20 +67,26 @@ def _layers(tf: Any, kind: str) -> Callable[[Any], Any]:
 
 def _convert(tf: Any, kind: str) -> bytes:
     module = tf.Module()
-    function = tf.function(
-        _layers(tf, kind), input_signature=[tf.TensorSpec([1, SIDE, SIDE, 3], tf.float32)]
-    )
+    channels_first, kind = kind.startswith("nchw_"), kind.removeprefix("nchw_")
+    layers, shape = _layers(tf, kind), [1, SIDE, SIDE, 3]
+    if channels_first:
+        shape = [1, 3, SIDE, SIDE]
+
+    def run(image: Any) -> Any:
+        return layers(tf.transpose(image, [0, 2, 3, 1]) if channels_first else image)
+
+    function = tf.function(run, input_signature=[tf.TensorSpec(shape, tf.float32)])
     concrete = function.get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module)
     if kind in ("int8", "uint8"):
         rng = np.random.default_rng(0)
 
         def calibration() -> Iterator[list[Any]]:
-            yield [np.zeros((1, SIDE, SIDE, 3), np.float32)]
-            yield [np.ones((1, SIDE, SIDE, 3), np.float32)]
+            yield [np.zeros(shape, np.float32)]
+            yield [np.ones(shape, np.float32)]
             for _ in range(20):
-                color = rng.random((1, 1, 1, 3), np.float32)
-                yield [np.broadcast_to(color, (1, SIDE, SIDE, 3)).copy()]
+                color = rng.random([3 if side == 3 else 1 for side in shape], np.float32)
+                yield [np.broadcast_to(color, shape).copy()]
 
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = calibration
@@ -95,7 +101,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     `uint8`, `two_outputs`, `spots` (an anomaly model), `familiar` (the brighter the more),
     `slow` (10 ms on a PC), `bright_map` (1 for each bright pixel, else 0), or one whose output is
     not finite: `nan`, or `nan_if_bright`, not for a black image; or one that works for minutes on
-    any but a black image: `endless_if_bright`. Skips where tensorflow is absent."""
+    any but a black image: `endless_if_bright`. With `nchw_` before it, its channels come first.
+    Skips where tensorflow is absent."""
     folder = tmp_path_factory.mktemp("tiny_models")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

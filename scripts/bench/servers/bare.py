@@ -40,7 +40,7 @@ class Steps:
     def run(self, data: bytes, *, alone: bool = False) -> tuple[Tensor, ...]:
         """An image file's bytes -> the model's outputs; `alone` as InterpreterPool.lease has it."""
         pixels = frame.decode(data, self.recipe, self._limits)
-        tensor = apply_table(to_input_pixels(pixels, self.recipe), self._table)
+        tensor = apply_table(to_input_pixels(pixels, self.recipe), self._table, self.recipe.layout)
         with self.pool.lease(alone=alone) as interpreter:
             return interpreter.run([tensor])
 

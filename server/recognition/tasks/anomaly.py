@@ -194,7 +194,9 @@ class AnomalyReader(Reader[AnomalyValues]):
         """Connected parts above the threshold, at most MAX_REGIONS, the highest score first."""
         above = (scores > THRESHOLD).astype(np.uint8)
         count, marks, parts, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
-        height, width = self.pool.inputs[0].shape[1:3]
+        recipe = self.bundle.manifest.recipe
+        assert recipe is not None
+        height, width = recipe.height, recipe.width
         boxes = parts[1:count, :4].astype(np.float32)
         boxes[:, 2:] += boxes[:, :2]
         boxes *= np.array([width / scores.shape[1], height / scores.shape[0]] * 2, np.float32)

@@ -117,6 +117,21 @@ def test_a_quantised_input_follows_the_formula(dtype: str, scale: float, zero_po
     np.testing.assert_array_equal(to_tensor(pixels, made, spec)[0], want)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "int8"])
+@pytest.mark.parametrize("color", ["rgb", "bgr", "gray"])
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_layout_only_moves_the_channels(dtype: str, color: str, by_channel: bool) -> None:
+    fields: dict[str, Any] = {"color": color, "dtype": dtype, "width": 24}
+    if by_channel and color != "gray":
+        fields |= {"scale": (0.5, 0.25, 0.125), "offset": (-1.0, 3.0, 0.125)}
+    spec, pixels = TensorSpec("image", (), dtype), picture(90, 70)
+    last = to_tensor(pixels, recipe(**fields), spec)
+    first = to_tensor(pixels, recipe(**fields, layout="nchw"), spec)
+    assert first.dtype == last.dtype
+    np.testing.assert_array_equal(first, last.transpose(0, 3, 1, 2))
+    assert first.flags.c_contiguous
+
+
 def test_a_plain_uint8_input_takes_the_pixels_as_they_are() -> None:
     pixels = picture(32, 32)
     spec = TensorSpec("image", (1, 32, 32, 3), "uint8")

@@ -1,6 +1,7 @@
 """Boxes come back in the frame's own pixels, whatever was done to it on the way to the model."""
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from server.recognition.recognizer import Recognizer
 from server.recognition.tensor_model import make_model
 
 RESIZES = ("stretch", "letterbox", "crop")
+DECODES = ("scaled", "exact")
+LAYOUTS = ("nhwc", "nchw")
 # EXIF's tag 0x0112.
 ORIENTATION = 0x0112
 
@@ -30,25 +33,25 @@ ORIENTATION = 0x0112
 def finders(
     tiny_model: MakeModel, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[Any, Recognizer]:
-    """Models that find the bright part of a frame, by (resize, decode)."""
+    """Models that find the bright part of a frame, by (resize, decode, layout)."""
     models, found = tmp_path_factory.mktemp("finders"), {}
-    for resize in RESIZES:
-        for decode in ("scaled", "exact"):
-            folder: Path = write_bundle(
-                models / f"{resize}-{decode}" / "1",
-                tiny_model("bright_map"),
-                labels=("dark", "bright"),
-                recipe=msgspec.structs.replace(RECIPE, resize=resize, decode=decode, pad=0),
-                task="detect",
-                detection=DetectionOutputs(
-                    convention="class_map", background=0, score_threshold=0.001
-                ),
-            )
-            bundle = read_bundle(folder)
-            pool = InterpreterPool(bundle.model_path, 1)
-            model = make_model(bundle, pool, Admission(1, 1), frame.Limits())
-            assert isinstance(model, Recognizer)
-            found[resize, decode] = model
+    for fields in itertools.product(RESIZES, DECODES, LAYOUTS):
+        resize, decode, layout = fields
+        folder: Path = write_bundle(
+            models / "-".join(fields) / "1",
+            tiny_model("bright_map" if layout == "nhwc" else "nchw_bright_map"),
+            labels=("dark", "bright"),
+            recipe=msgspec.structs.replace(
+                RECIPE, resize=resize, decode=decode, layout=layout, pad=0
+            ),
+            task="detect",
+            detection=DetectionOutputs(convention="class_map", background=0, score_threshold=0.001),
+        )
+        bundle = read_bundle(folder)
+        pool = InterpreterPool(bundle.model_path, 1)
+        model = make_model(bundle, pool, Admission(1, 1), frame.Limits())
+        assert isinstance(model, Recognizer)
+        found[fields] = model
     return found
 
 
@@ -62,7 +65,8 @@ def finders(
     down=st.floats(0.2, 0.4),
     orientation=st.integers(1, 8),
     resize=st.sampled_from(RESIZES),
-    decode=st.sampled_from(["scaled", "exact"]),
+    decode=st.sampled_from(DECODES),
+    layout=st.sampled_from(LAYOUTS),
     kind=st.sampled_from(["JPEG", "PNG"]),
 )
 def test_boxes_are_in_the_frames_own_pixels(
@@ -76,6 +80,7 @@ def test_boxes_are_in_the_frames_own_pixels(
     orientation: int,
     resize: str,
     decode: str,
+    layout: str,
     kind: str,
 ) -> None:
     """To one and a half pixels of the model's input, which is all that this model can tell."""
@@ -109,7 +114,7 @@ def test_boxes_are_in_the_frames_own_pixels(
     }[resize]
     if want[2] - want[0] < 3 * pixel[0] or want[3] - want[1] < 3 * pixel[1]:
         return  # too little of it is seen
-    answer = finders[resize, decode].recognize(file.getvalue(), Options())
+    answer = finders[resize, decode, layout].recognize(file.getvalue(), Options())
     [one] = answer.details
     got = one.box[0], one.box[1], one.box[0] + one.box[2], one.box[1] + one.box[3]
     for i in range(4):
