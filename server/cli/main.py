@@ -13,8 +13,9 @@ from typing import Any, TextIO
 from server import __version__
 from server.cli import journal as journal_command
 from server.cli import keys as keys_command
-from server.config.load import describe_settings, load, settings_file
+from server.config.load import arrays_of_tables, describe_settings, load, settings_file
 from server.config.settings import Settings
+from server.config.tables import describe_tables
 from server.errors import LinesideError, SettingsError, StartError
 from server.system.handover import Handover
 
@@ -153,6 +154,13 @@ def _print_settings() -> int:
     for row in describe_settings():
         cells = (f"`{row.name}`", f"`{row.env}`", f"`{row.flag}`", row.type, row.default, row.unit)
         print("| " + " | ".join([*cells, row.help]) + " |")
+    for array, kinds in arrays_of_tables().items():
+        print(f"\n| key of `[[{array}]]` | of kind | type | default | unit | what |")
+        print("|---|---|---|---|---|---|")
+        for key in describe_tables(kinds):
+            of_kind = ", ".join(key.kinds) or "all"
+            cells = (f"`{key.name}`", of_kind, key.type, key.default, key.unit, key.help)
+            print("| " + " | ".join(cells) + " |")
     return 0
 
 

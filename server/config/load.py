@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from server.config.settings import LISTS, Settings
+from server.config.tables import Table, as_text, read_tables, table_kinds, type_name
 from server.errors import SettingsError
 from server.recognition.manifest import Recipe
 from server.system.files import beside, read_plain_file
@@ -65,6 +66,8 @@ def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
         raise SettingsError(
             f"{source}: there is no such setting; `python -m server settings` lists them"
         )
+    if kinds_of_tables := table_kinds(kinds[name]):
+        return read_tables(value, name, kinds_of_tables, source.removesuffix(f": {name}"))
     try:
         if not strict and isinstance(value, str) and name == "recipe":
             return json_values.decode(value.encode(), kinds[name], name=name)
@@ -79,22 +82,14 @@ def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
         raise SettingsError(f"{source} can't be {shown}: {why}") from None
 
 
-def as_text(value: object) -> str:
-    """Returns a setting that is no table, as the environment gives it; '' for none."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return ",".join(value)
-    return "" if value is None else str(value)
-
-
 def to_environ(settings: Settings) -> dict[str, str]:
     """Returns the environment from which `load` makes `settings` again, for a process of this
     server's."""
     environ = {}
     for name in Settings.__struct_fields__:
         value = getattr(settings, name)
-        if isinstance(value, Recipe):
+        tables = isinstance(value, tuple) and any(isinstance(each, Table) for each in value)
+        if tables or isinstance(value, Recipe):
             environ[PREFIX + name.upper()] = msgspec.json.encode(value).decode()
         elif value is not None:
             environ[PREFIX + name.upper()] = as_text(value)
@@ -141,20 +136,6 @@ class Described(msgspec.Struct, frozen=True):
     help: str
 
 
-def _type_name(field: msgspec.inspect.Field) -> str:
-    kind = field.type.type if isinstance(field.type, msgspec.inspect.Metadata) else field.type
-    if isinstance(kind, msgspec.inspect.LiteralType):
-        return " or ".join(str(value) for value in kind.values)
-    names = {
-        "BoolType": "true or false",
-        "IntType": "whole number",
-        "FloatType": "number",
-        "StrType": "text",
-        "VarTupleType": "list",
-    }
-    return names.get(type(kind).__name__, "table")
-
-
 def describe_settings() -> list[Described]:
     """Returns the settings table, in the order of `Settings`."""
     rows = []
@@ -168,13 +149,19 @@ def describe_settings() -> list[Described]:
                 field.name,
                 PREFIX + field.name.upper(),
                 "--" + field.name.replace("_", "-"),
-                _type_name(field),
+                type_name(hints[field.name]),
                 as_text(field.default),
                 (meta.extra or {}).get("unit", ""),
                 meta.description or "",
             )
         )
     return rows
+
+
+def arrays_of_tables() -> dict[str, dict[str, type[Table]]]:
+    """Return the settings that are arrays of tables, each with the types of its tables by kind."""
+    hints = get_type_hints(Settings, include_extras=True)
+    return {name: kinds for name, hint in hints.items() if (kinds := table_kinds(hint))}
 
 
 def merge_settings(text: str, values: Mapping[str, int | float]) -> str:

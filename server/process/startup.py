@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from server.config import load as config_reading
 from server.config.settings import Settings
+from server.config.tables import check_files
 from server.errors import NotReadyError, SettingsError
 from server.http.access.caller import check_access
 from server.store.bundles.folder import ModelsFolder, models_folder
@@ -51,6 +52,8 @@ def check_values(settings: Settings) -> None:
     check_hosts(settings)
     check_cache(settings)
     check_origins(settings)
+    for array in config_reading.arrays_of_tables():
+        check_files(array, getattr(settings, array))
     if settings.allowed_hosts:
         from server.http.access.origins import OriginCheck
 
