@@ -2,7 +2,12 @@
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from server.recognition.recognizer import Recognizer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder models/NAME/VERSION")
     parser.add_argument(
-        "frames", type=Path, metavar="FOLDER", help="one sub-folder a class, or CSV"
+        "frames",
+        type=Path,
+        metavar="FOLDER",
+        help="one sub-folder a class, or CSV; for a detector a COCO JSON file, or a folder with it"
+        " or with YOLO's or Pascal VOC's files",
     )
     parser.add_argument(
         "--against", type=Path, metavar="FILE", help="float32 .tflite to compare with"
@@ -54,7 +63,10 @@ def _evaluate(args: argparse.Namespace) -> int:
     from convert.terminal import suppress_native_output
 
     with suppress_native_output():
-        bundle = load(args.bundle).bundle
+        recognizer = load(args.bundle)
+    bundle = recognizer.bundle
+    if bundle.manifest.task == "detect":
+        return _evaluate_detector(args, recognizer)
     model = from_bundle(bundle)
     reference = None
     if args.against:
@@ -81,14 +93,37 @@ def _evaluate(args: argparse.Namespace) -> int:
     print(sentence(proof))
     print(class_table(proof))
     if args.report:
-        try:
-            args.report.mkdir(parents=True, exist_ok=True)
-            for name, data in report.files(proof).items():
-                (args.report / name).write_bytes(data)
-        except OSError as error:
-            raise ConvertError(f"{args.report} can't be written: {error.strerror}") from None
-        print(f"wrote {args.report / report.HTML}")
+        _write_report(args.report, report.files(proof))
     return 0
+
+
+def _evaluate_detector(args: argparse.Namespace, recognizer: "Recognizer") -> int:
+    from convert.detection.annotations import read_annotations
+    from convert.detection.evaluation import evaluate_detector
+    from convert.errors import ConvertError
+
+    if args.against:
+        raise ConvertError(
+            "--against is for classifiers: evaluate the other detector's bundle on the same frames"
+        )
+    proof = evaluate_detector(recognizer, read_annotations(args.frames, recognizer.labels))
+    print("\n".join(proof.lines()))
+    if args.report:
+        _write_report(args.report, proof.files())
+    return 0
+
+
+def _write_report(folder: Path, files: Mapping[str, bytes]) -> None:
+    from convert.errors import ConvertError
+    from convert.evaluation.report import HTML
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+    except OSError as error:
+        raise ConvertError(f"{folder} can't be written: {error.strerror}") from None
+    print(f"wrote {folder / HTML}")
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -13,6 +13,8 @@ import numpy as np
 from convert import bundle_writer
 from convert.data.dataset import PICTURES, images
 from convert.data.frames import decoded
+from convert.detection import evaluation
+from convert.detection.annotations import AnnotatedFrame, Annotations, find_annotations
 from convert.detection.decide import Answers, Decision, Reading, decide, decide_shapes
 from convert.detection.model import Detector
 from convert.errors import ConvertError
@@ -22,7 +24,7 @@ from convert.recipe.choice import recipe_with
 from convert.recipe.readings import READINGS, SIGNED, picture_of_all_levels
 from server.recognition import frame
 from server.recognition.admission import Admission
-from server.recognition.answers import Answer, Options
+from server.recognition.answers import Answer
 from server.recognition.detection.manifest import (
     DetectionBaseline,
     DetectionGolden,
@@ -58,7 +60,8 @@ class DetectorOptions:
     """Everything that is asked of a detector's bundle.
 
     labels: of the classes, in order. given, recipe: fields of DetectionOutputs and of Recipe that
-    the user named. frames: a folder of pictures as the camera sends them, with objects on them.
+    the user named. frames: a folder of pictures as the camera sends them, with objects on them,
+    or a COCO file.
     """
 
     labels: tuple[Label, ...]
@@ -82,7 +85,11 @@ def build(
     """
     version = options.version or bundle_writer.next_version(options.out, options.name)
     bundle_writer.check_free(options.out, options.name, version)
-    paths = _pictures(options.frames)
+    annotations = find_annotations(options.frames, options.labels) if options.frames else None
+    if annotations is None:
+        paths = _pictures(options.frames)
+    else:
+        paths = [each.path for each in annotations.frames]
     decision, recipe = _read(detector, options, paths)
     made = decision.outputs
     progress(
@@ -112,7 +119,7 @@ def build(
         )
     files: dict[str, bytes | Path] = {}
     if paths:
-        manifest, files = _prove(detector, manifest, options.labels, paths, progress)
+        manifest, files = _prove(detector, manifest, options.labels, paths, annotations, progress)
     else:
         progress(
             "no --validate: how the outputs are read was seen on test pictures alone, and the"
@@ -234,10 +241,11 @@ def _prove(
     manifest: DetectionManifest,
     labels: tuple[Label, ...],
     paths: Sequence[Path],
+    annotations: Annotations | None,
     progress: Callable[[str], object],
 ) -> tuple[DetectionManifest, dict[str, bytes | Path]]:
-    """Run the model on the frames as the server does; return the manifest with golden frames and
-    baseline, and the files of the golden frames."""
+    """Run the model on the frames as the server does; return the manifest with golden frames,
+    baseline and figures, and the files of golden frames and report."""
     nothing = DetectionBaseline(classes={}, confidence=(), brightness=())
     watched = msgspec.structs.replace(manifest, baseline=nothing)
     with tempfile.TemporaryDirectory() as folder:
@@ -245,7 +253,7 @@ def _prove(
         bundle.model_path.write_bytes(detector.data)
         pool = InterpreterPool(bundle.model_path, 1)
         model = Recognizer(bundle, pool, Admission(1, 1), frame.Limits())
-        answers = [model.recognize(path.read_bytes(), Options()) for path in paths]
+        answers = evaluation.answer_frames(model, paths)
     objects = Counter(each.label for answer in answers for each in detections_of(answer))
     listed = ", ".join(f"{label} {count}" for label, count in objects.most_common(20))
     progress(f"{counted(len(paths), 'frame')}: {listed or 'nothing found'}")
@@ -274,7 +282,21 @@ def _prove(
             float(COUNT_BINS),
         ),
     )
-    return msgspec.structs.replace(manifest, golden=golden, baseline=baseline), files
+    judged = evaluation.DetectorEvaluation(
+        manifest,
+        tuple(label.name for label in labels),
+        annotations.frames if annotations else tuple(AnnotatedFrame(path, ()) for path in paths),
+        answers,
+        annotations,
+        len(detector.data),
+    )
+    for line in judged.lines() if annotations else ():
+        progress(line)
+    files |= judged.files()
+    proven = msgspec.structs.replace(
+        manifest, golden=golden, baseline=baseline, validation=judged.validation()
+    )
+    return proven, files
 
 
 def _golden(

@@ -44,10 +44,16 @@ class Model:
 
 
 def from_bundle(bundle: Bundle) -> Model:
-    """Return the model of a classifier's bundle, named NAME/VERSION."""
+    """Return the model of a classifier's bundle, named NAME/VERSION. Raises ConvertError for a
+    bundle of another task."""
     manifest = bundle.manifest
-    assert manifest.recipe is not None
     name = f"{manifest.name}/{manifest.version}"
+    if manifest.task != "classify":
+        raise ConvertError(
+            f"{name} has the task {manifest.task}: `evaluate` takes classifiers and detectors,"
+            " `compare` takes classifiers"
+        )
+    assert manifest.recipe is not None
     data = bundle.model_path.read_bytes()
     return Model(name, data, manifest.recipe, manifest.output, bundle.labels)
 

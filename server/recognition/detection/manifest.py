@@ -108,10 +108,26 @@ class DetectionBaseline(Baseline, frozen=True, kw_only=True, forbid_unknown_fiel
     count: tuple[float, ...] = ()
 
 
+class DetectionValidation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a detector was found to do on frames, by the boxes that it answers.
+
+    images, objects: frames, and annotated objects on them. map50, map: mean average precision 0..1
+    at an overlap of 0.5, and the mean of those at 0.5 to 0.95; None without annotations. details:
+    names a file of the bundle that holds everything else.
+    """
+
+    images: int
+    objects: int
+    map50: Share | None = None
+    map: Share | None = None
+    details: str | None = None
+
+
 class DetectionManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """bundle.json of a detector."""
 
     detection: DetectionOutputs
+    validation: DetectionValidation | None = None
     verdict: DetectionPolicy | None = None
     baseline: DetectionBaseline | None = None
     golden: tuple[DetectionGolden, ...] = ()
