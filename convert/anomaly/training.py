@@ -24,9 +24,15 @@ from convert.sources import imagenet
 from convert.terminal import Terminal
 from convert.training.network import Weights
 from server.recognition.interpreter import Interpreter
-from server.recognition.manifest import GOLDEN, Baseline, Golden, Label, VerdictPolicy
+from server.recognition.manifest import GOLDEN, Baseline, Golden, Label
 from server.recognition.preprocessing import apply_table, mean_grey, scaling_table, to_input_pixels
-from server.recognition.tasks.anomaly import ANOMALY, GOOD, AnomalyManifest, AnomalySettings
+from server.recognition.tasks.anomaly import (
+    ANOMALY,
+    GOOD,
+    AnomalyManifest,
+    AnomalyPolicy,
+    AnomalySettings,
+)
 from server.system.resources import available_cores
 from server.values.wording import counted
 
@@ -235,7 +241,7 @@ def _write(
         quantization="dynamic",
         source=options.source,
         license=options.license,
-        verdict=VerdictPolicy(accept=(GOOD,), min_probability=0.5 + options.unsure),
+        verdict=AnomalyPolicy(min_probability=0.5 + options.unsure),
         anomaly=AnomalySettings(
             false_rejects=options.false_rejects,
             learned_from=len(options.good),

@@ -5,6 +5,8 @@ import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import UNSET
+
 from convert.cli.arguments import (
     add_place_arguments,
     add_recipe_arguments,
@@ -85,6 +87,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{text} so many objects",
         )
     verdict.add_argument("--min-probability", type=float, help="of an object that decides (0.5)")
+    verdict.add_argument(
+        "--verdict-region",
+        type=number,
+        nargs=4,
+        metavar=("LEFT", "TOP", "WIDTH", "HEIGHT"),
+        help="in shares of the frame: objects with the centre of their box outside do not count",
+    )
     add_recipe_arguments(parser, output=False)
 
 
@@ -161,8 +170,10 @@ def _policy(args: argparse.Namespace, labels: "tuple[Label, ...]") -> "Detection
     for option, named in (("accept", args.accept), ("forbid", args.forbid), *counts.items()):
         _check_labels(f"--{option}", named or (), labels)
     if not (args.accept or args.forbid or any(counts.values())):
-        if args.min_probability is not None:
-            raise ConvertError("--min-probability does nothing without a rule, such as --accept")
+        for option in ("min_probability", "verdict_region"):
+            if getattr(args, option) is not None:
+                name = option.replace("_", "-")
+                raise ConvertError(f"--{name} does nothing without a rule, such as --accept")
         return None
     return DetectionPolicy(
         accept=tuple(args.accept or ()),
@@ -171,6 +182,7 @@ def _policy(args: argparse.Namespace, labels: "tuple[Label, ...]") -> "Detection
         minimum=counts["minimum"],
         maximum=counts["maximum"],
         min_probability=least,
+        region=tuple(args.verdict_region) if args.verdict_region else UNSET,
     )
 
 

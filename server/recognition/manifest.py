@@ -101,10 +101,16 @@ class VerdictPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     accept: labels that pass; any other label fails.
     min_probability: below it the verdict is `unsure`, whatever the label.
+    min_familiarity: below it a frame is unfamiliar, and its verdict is `unsure`; only for a model
+        with FAMILIARITY. Absent: 0.5, where `convert` puts the threshold. It can't be switched off:
+        0.4 lets a frame be 1.5 times as far from the learned ones as 0.5 does.
     """
 
     accept: tuple[str, ...]
     min_probability: Share = 0.5
+    min_familiarity: Annotated[float, msgspec.Meta(ge=0.4, le=0.95)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
 
 
 class ClassReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -211,6 +217,11 @@ class Bundle(msgspec.Struct, frozen=True):
     @property
     def model_path(self) -> Path:
         return self.folder / MODEL
+
+    def model_sha256(self) -> str:
+        """Returns the sha256 of the model's file, which is read if no bundle.json gives it. Raises
+        OSError."""
+        return self.manifest.sha256.get(MODEL) or digest(self.model_path)
 
 
 def digest(path: Path) -> str:

@@ -13,7 +13,7 @@ from server.recognition import frame
 from server.recognition.admission import Admission
 from server.recognition.answers import Answer, Options
 from server.recognition.interpreter import Interpreter, InterpreterPool
-from server.recognition.manifest import Bundle, Label, Recipe
+from server.recognition.manifest import Bundle, Label, Recipe, VerdictPolicy
 from server.recognition.preprocessing import (
     Placement,
     Tensor,
@@ -25,7 +25,7 @@ from server.recognition.preprocessing import (
     to_input_pixels,
 )
 from server.recognition.reader_guard import ReaderGuard, Sender
-from server.recognition.tasks.task import NotFiniteError, find_task
+from server.recognition.tasks.task import NotFiniteError, Reader, find_task
 from server.system.files import IMAGE_MAX, read_plain_file
 
 STAGES = ("decode", "preprocess", "wait", "inference")
@@ -78,7 +78,7 @@ class LoadedModel:
     """A verified bundle with its interpreters, and the reader that its task has for their outputs.
     `admission` is shared by all models of a server.
 
-    Raises BundleError if the task can't read this model's outputs.
+    Raises BundleError if the task can't read this model's outputs, or judge by its policy.
     """
 
     def __init__(
@@ -96,16 +96,31 @@ class LoadedModel:
         self.labels = bundle.labels
         self.task = find_task(bundle.manifest.task)
         self.reader = self.task.make_reader(bundle, pool)
+        policy = bundle.manifest.verdict
+        if policy and (fault := self.task.policy_fault(policy, bundle, "verdict")):
+            raise BundleError(f"{bundle.folder}: {fault}")
 
     @property
     def scored_labels(self) -> tuple[Label, ...]:
         """The labels, if the model's first output holds a score for each of them, else none."""
         return self.labels if self.task.scores_labels else ()
 
-    def make_answer(self, values: Any, options: Options, timer: StageTimer) -> Answer:
-        """Makes the answer from `values`, which `reader.decode` returned."""
-        result = self.reader.result(values, options, timer.placement)
-        verdict = self.reader.verdict(result)
+    def use_policy(self, policy: VerdictPolicy | None) -> None:
+        """Judges by `policy` from the next frame on; by the bundle's if it is None."""
+        self.reader = self.reader.with_policy(policy or self.manifest.verdict)
+
+    def make_answer(
+        self,
+        values: Any,
+        options: Options,
+        timer: StageTimer,
+        reader: Reader[Any] | None = None,
+    ) -> Answer:
+        """Makes the answer from `values`, which `reader.decode` returned; judges by the policy of
+        `reader`, if it is given, else by the one in force."""
+        reader = reader or self.reader
+        result = reader.result(values, options, timer.placement)
+        verdict = reader.verdict(result)
         return Answer(
             self.manifest.name,
             self.manifest.version,
@@ -149,9 +164,15 @@ class Recognizer(LoadedModel):
         ]
         self._watched = self.manifest.baseline is not None
 
-    def recognize(self, data: bytes, options: Options, request_id: str = "") -> Answer:
+    def recognize(
+        self,
+        data: bytes,
+        options: Options,
+        request_id: str = "",
+        reader: Reader[Any] | None = None,
+    ) -> Answer:
         """Answers an image file's bytes. request_id: of the request that it came with, for records
-        of a crash.
+        of a crash. reader: as in `make_answer`.
 
         Errors are those of `Admission.run` and `frame.decode`, and ModelOutputError for an output
         that is not finite; whichever is raised, no slot and no interpreter stays lent.
@@ -173,7 +194,7 @@ class Recognizer(LoadedModel):
         values = self.admission.run(
             work, options.deadline, options.camera, latest_only=options.latest_only
         )
-        return self.make_answer(values, options, timer)
+        return self.make_answer(values, options, timer, reader)
 
     def outputs(
         self,

@@ -1,7 +1,9 @@
 """Frames that come again: answered from the cache, or together with the same frame in work."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 from werkzeug.datastructures import RequestCacheControl
@@ -57,20 +59,23 @@ class Caching:
             seconds: for which the answer is kept; `cache_s` without.
         """
         started = time.perf_counter()
-        key = self._cache.key(recognizer, data, options, seconds)
+        # Key and answer go by one policy, whatever is put in force meanwhile.
+        reader = recognizer.reader
+        key = self._cache.key(recognizer, reader, data, options, seconds)
+        recognize = partial(recognizer.recognize, data, options, reader=reader)
         if control.no_cache:
             self._count["bypass"]()
-            answer = recognizer.recognize(data, options)
+            answer = recognize()
             if not control.no_store:
                 self._link(request_id, key, self._put(key, answer))
             return answer
         entry, result = self._look(key, control.max_age)
         if entry is None and control.no_store:
             self._count[result]()
-            return recognizer.recognize(data, options)
+            return recognize()
         if entry is None:
             try:
-                entry, result = self._compute(recognizer, key, data, options, control.max_age)
+                entry, result = self._compute(key, recognize, options.deadline, control.max_age)
             except LinesideError:
                 self._count[result]()
                 raise
@@ -82,10 +87,9 @@ class Caching:
 
     def _compute(
         self,
-        recognizer: Recognizer,
         key: CacheKey,
-        data: bytes,
-        options: Options,
+        recognize: Callable[[], Answer],
+        deadline: float,
         max_age: int | None,
     ) -> tuple[CacheEntry, str]:
         """Return a new answer, or that of the same frame in work, and the result: `miss`, `error`,
@@ -96,9 +100,9 @@ class Caching:
             nonlocal result
             # Another thread may have ended between the caller's look and this one.
             entry, result = self._look(key, max_age)
-            return entry or self._put(key, recognizer.recognize(data, options))
+            return entry or self._put(key, recognize())
 
-        entry, shared = self._in_work.run(key.key, work, options.deadline)
+        entry, shared = self._in_work.run(key.key, work, deadline)
         return entry, "shared" if shared else result
 
     def recent(self, request_id: str) -> tuple[Answer, float] | None:

@@ -10,6 +10,7 @@ Convention: TypeAlias = Literal[
     "post_process", "yolov5", "yolov8", "nms", "fomo", "blazeface", "class_map"
 ]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1000)]
+Side = Annotated[float, msgspec.Meta(gt=0, le=1)]
 # x, y, width, height in pixels.
 Box: TypeAlias = tuple[float, float, float, float]
 
@@ -73,6 +74,8 @@ class DetectionPolicy(VerdictPolicy, frozen=True, kw_only=True, forbid_unknown_f
     expected, minimum, maximum: how many objects of a label a part has: exactly, at least, at most.
     forbidden: labels of which one object fails.
     min_probability: if an object of a lower probability decides, the verdict is `unsure`.
+    region: left, top, width and height in shares of the frame as sent, upright; an object with the
+        centre of its box outside is in the answer, and does not count for the verdict.
     """
 
     accept: tuple[str, ...] = ()
@@ -80,6 +83,7 @@ class DetectionPolicy(VerdictPolicy, frozen=True, kw_only=True, forbid_unknown_f
     minimum: dict[str, Count] = msgspec.field(default_factory=dict)
     maximum: dict[str, Count] = msgspec.field(default_factory=dict)
     forbidden: tuple[str, ...] = ()
+    region: tuple[Share, Share, Side, Side] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def named(self) -> tuple[str, ...]:

@@ -59,16 +59,29 @@ class AnomalySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     details: str | None = None
 
 
-class AnomalyManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """bundle.json of an anomaly model; labels.txt holds good and anomaly. The verdict is unsure
-    within `verdict.min_probability` - 0.5 of the threshold."""
+class AnomalyPolicy(VerdictPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The policy that turns an anomaly score into a verdict.
 
+    accept: `good` alone.
+    threshold: score above which a frame is an anomaly. The probability of `anomaly` is 0.5 there,
+        and in a straight line 0 and 1 at the scores 0 and 1.
+    min_probability: below it the verdict is `unsure`: a band about the threshold.
+    """
+
+    accept: tuple[str, ...] = (GOOD,)
+    threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] = THRESHOLD
+
+
+class AnomalyManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """bundle.json of an anomaly model; labels.txt holds good and anomaly."""
+
+    verdict: AnomalyPolicy | None = None
     anomaly: AnomalySettings | None = None
 
 
 class Region(msgspec.Struct, frozen=True):
     """A part of the frame above the threshold. box: left, top, width and height in pixels of the
-    frame as sent, upright. score: the highest in it, 0.5 to 1."""
+    frame as sent, upright. score: the highest in it, from the threshold to 1."""
 
     box: tuple[int, int, int, int]
     score: float
@@ -145,18 +158,20 @@ class AnomalyReader(Reader[AnomalyValues]):
     ) -> Result:
         """Returns the two labels, the likelier one first, and the regions; without a `placement`,
         their boxes are in pixels of the model's input."""
-        both = (
-            Prediction(0, GOOD, 1 - values.score),
-            Prediction(1, ANOMALY, values.score),
-        )
+        threshold = self.policy.threshold if self.policy else THRESHOLD
+        if values.score > threshold:
+            anomaly = 0.5 + 0.5 * (values.score - threshold) / (1 - threshold)
+        else:
+            anomaly = 0.5 * values.score / threshold
+        both = (Prediction(0, GOOD, 1 - anomaly), Prediction(1, ANOMALY, anomaly))
         first = sorted(both, key=lambda each: -each.probability)[: options.top_k]
         shown = tuple(each for each in first if each.probability >= options.threshold)
         height, width = values.map.shape
         large = cv2.resize(values.map, (width * MAGNIFICATION, height * MAGNIFICATION))
         details = AnomalyDetails(
             round(values.score, 6),
-            THRESHOLD,
-            self._regions(large, placement) if values.score > THRESHOLD else (),
+            threshold,
+            self._regions(large, threshold, placement) if values.score > threshold else (),
             _grey_png(large),
         )
         return Result(first[0], shown, details)
@@ -164,15 +179,13 @@ class AnomalyReader(Reader[AnomalyValues]):
     def verdict(self, result: Result) -> Verdict | None:
         """Judges by the score: `anomaly` above the threshold, `no_anomaly` below it, and
         `near_threshold` within the policy's band about it, which is unsure."""
-        policy = self.bundle.manifest.verdict
-        if policy is None:
+        if self.policy is None:
             return None
-        score = result.details.score
         if not result.predictions:
             return Verdict("unsure", "no_label")
-        if abs(score - THRESHOLD) < policy.min_probability - THRESHOLD:
+        if result.best.probability < self.policy.min_probability:
             return Verdict("unsure", "near_threshold")
-        if score > THRESHOLD:
+        if result.best.label == ANOMALY:
             return Verdict("fail", "anomaly")
         return Verdict("pass", "no_anomaly")
 
@@ -190,9 +203,11 @@ class AnomalyReader(Reader[AnomalyValues]):
             f" but this model's anomaly score is {values.score:.3f}"
         )
 
-    def _regions(self, scores: NDArray[Any], placement: Placement | None) -> tuple[Region, ...]:
+    def _regions(
+        self, scores: NDArray[Any], threshold: float, placement: Placement | None
+    ) -> tuple[Region, ...]:
         """Connected parts above the threshold, at most MAX_REGIONS, the highest score first."""
-        above = (scores > THRESHOLD).astype(np.uint8)
+        above = (scores > threshold).astype(np.uint8)
         count, marks, parts, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
         recipe = self.bundle.manifest.recipe
         assert recipe is not None
@@ -225,6 +240,7 @@ class Anomaly(Classify):
     name: TaskName = "anomaly"
     scores_labels = False
     manifest_type = AnomalyManifest
+    policy_type = AnomalyPolicy
     answer_type = AnomalyFields
     metrics = (
         *Classify.metrics,
@@ -235,6 +251,12 @@ class Anomaly(Classify):
     def make_reader(self, bundle: Bundle, pool: InterpreterPool) -> Any:
         """Raises BundleError as AnomalyReader does."""
         return AnomalyReader(bundle, pool)
+
+    def policy_fault(self, policy: AnomalyPolicy, bundle: Bundle, name: str) -> str:
+        """Says which field does not suit an anomaly model."""
+        if set(policy.accept) != {GOOD}:
+            return f'{name}.accept should be ["{GOOD}"]: the score decides about an anomaly'
+        return super().policy_fault(policy, bundle, name)
 
     def answer_fields(self, answer: Answer) -> Mapping[str, Any]:
         """Returns score, threshold and regions, and the heat map."""
@@ -253,7 +275,8 @@ class Anomaly(Classify):
         """Goes by the label, and by how near the score is to the threshold."""
         if answer.best.label in wishes.labels:
             return "label"
-        if wishes.margin and abs(_details(answer).score - THRESHOLD) <= wishes.margin:
+        details = _details(answer)
+        if wishes.margin and abs(details.score - details.threshold) <= wishes.margin:
             return "threshold"
         return "uncertain" if answer.best.probability < wishes.below else None
 

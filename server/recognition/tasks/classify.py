@@ -92,8 +92,8 @@ class ClassValues(msgspec.Struct, frozen=True):
 
 class FamiliarityFields(msgspec.Struct, frozen=True, kw_only=True):
     """familiar: False if the frame is unlike those that the model learned from; its labels then
-    mean nothing, and its verdict is unsure. familiarity: 0..1, the threshold is 0.5. Both absent
-    if the model can't say."""
+    mean nothing, and its verdict is unsure. familiarity: 0..1, the threshold is 0.5, or the
+    policy's `min_familiarity`. Both absent if the model can't say."""
 
     familiar: bool | UnsetType = UNSET
     familiarity: float | UnsetType = UNSET
@@ -126,7 +126,9 @@ class ClassReader(Reader[ClassValues]):
         details = None
         if values.familiarity is not None:
             familiarity = round(values.familiarity, 6)
-            details = FamiliarityFields(familiar=familiarity >= FAMILIAR, familiarity=familiarity)
+            least = self.policy.min_familiarity if self.policy else UNSET
+            familiar = familiarity >= (FAMILIAR if least is UNSET else least)
+            details = FamiliarityFields(familiar=familiar, familiarity=familiarity)
         return Result(first[0], shown, details)
 
     def verdict(self, result: Result) -> Verdict | None:

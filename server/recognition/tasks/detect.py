@@ -33,6 +33,7 @@ from server.recognition.tasks.task import (
     SampleWishes,
     TaskMetric,
     Verdict,
+    unknown_label,
 )
 from server.values.wording import counted
 
@@ -42,6 +43,8 @@ NOTHING = Prediction(-1, "", 0.0)
 GOLDEN_IOU_MIN = 0.9
 # Bins of the drift signal `count`: 0, 1, ... 14 objects, and more.
 COUNT_BINS = 16
+# Shares such as 0.7 and 0.3 may add up to a little more than 1.
+ROUNDING = 1e-9
 # Conventions whose models leave no overlapping boxes.
 WITHOUT_OVERLAPS = frozenset({"post_process", "nms", "fomo", "class_map"})
 
@@ -69,9 +72,11 @@ class DetectionFields(msgspec.Struct, frozen=True):
 
 
 class Detections(Result, frozen=True):
-    """found: all objects, whatever threshold the caller gave for those in `details`."""
+    """found: all objects, whatever threshold the caller gave for those in `details`. size: width
+    and height of the frame that their boxes are in."""
 
     found: tuple[Detection, ...] = ()
+    size: tuple[float, float] = (1, 1)
 
 
 def detections_of(answer: Answer) -> tuple[Detection, ...]:
@@ -81,13 +86,23 @@ def detections_of(answer: Answer) -> tuple[Detection, ...]:
     return msgspec.convert(answer.details, tuple[Detection, ...])
 
 
-def judge(found: Sequence[Detection], policy: DetectionPolicy) -> Verdict:
-    """Applies the policy to all objects, and to those of at least its `min_probability`; if the
-    two disagree, the verdict is `unsure`.
+def judge(
+    found: Sequence[Detection], policy: DetectionPolicy, size: tuple[float, float] = (1, 1)
+) -> Verdict:
+    """Applies the policy to all objects in its region of a frame of `size`, and to those of at
+    least its `min_probability`; if the two disagree, the verdict is `unsure`.
 
     The rules, by their reason and in their order: `forbidden`, `expected`, `minimum`, `maximum`,
     `no_label`, `not_accepted`; `accept` or `counts` if none of them failed.
     """
+    if policy.region is not msgspec.UNSET:
+        left, top, width, height = np.multiply(policy.region, (*size, *size))
+        found = [
+            each
+            for each in found
+            if left <= each.box[0] + each.box[2] / 2 <= left + width
+            and top <= each.box[1] + each.box[3] / 2 <= top + height
+        ]
     sure = [each for each in found if each.probability >= policy.min_probability]
     verdict = _apply_rules(sure, policy)
     if verdict.verdict != _apply_rules(found, policy).verdict:
@@ -120,14 +135,13 @@ class DetectionReader(Reader[Values]):
     def __init__(self, bundle: Bundle, pool: InterpreterPool) -> None:
         super().__init__(bundle, pool)
         manifest = cast(DetectionManifest, bundle.manifest)
-        self.recipe, self.policy = manifest.detection, manifest.verdict
+        self.recipe = manifest.detection
         taken = manifest.recipe
         size = (taken.width, taken.height) if taken else (1, 1)
         specs = _output_specs(bundle, pool)
         self.layout = Layout(self.recipe, size, specs, len(bundle.labels))
         self._anchors = reading.make_anchors(self.recipe.anchors, size)
         _check_shapes(bundle, self.layout, len(self._anchors))
-        _check_policy(bundle, self.policy)
         self._read = self._reader()
 
     def _reader(self) -> Callable[[Sequence[Tensor]], Values | None]:
@@ -167,7 +181,8 @@ class DetectionReader(Reader[Values]):
             if each.class_id not in labels:
                 labels[each.class_id] = _prediction(each)
         best = _prediction(found[0]) if found else NOTHING
-        return Detections(best, tuple(labels.values())[: options.top_k], shown, found)
+        size = placement.size if placement else self.layout.size
+        return Detections(best, tuple(labels.values())[: options.top_k], shown, found, size)
 
     def _detections(self, values: Values, placement: Placement | None) -> tuple[Detection, ...]:
         recipe, labels = self.recipe, self.bundle.labels
@@ -198,7 +213,8 @@ class DetectionReader(Reader[Values]):
         """Judges a frame by all its objects."""
         if self.policy is None:
             return None
-        return judge(cast(Detections, result).found, self.policy)
+        objects = cast(Detections, result)
+        return judge(objects.found, self.policy, objects.size)
 
     def golden_fault(
         self, golden: Golden, values: Values, placement: Placement | None = None
@@ -291,31 +307,39 @@ def _check_shapes(bundle: Bundle, layout: Layout, anchors: int) -> None:
         )
 
 
-def _check_policy(bundle: Bundle, policy: DetectionPolicy | None) -> None:
-    if policy is None:
-        return
-    if not policy.named:
-        raise BundleError(f"{bundle.folder}: the verdict has no rule, so that any frame would pass")
-    names = {label.name for label in bundle.labels}
-    for name in policy.named:
-        if name not in names:
-            raise BundleError(f"{bundle.folder}: the verdict names {name}, which labels.txt lacks")
-
-
 class Detect(Classify):
     """Frames of several things, each with a label and a place."""
 
     name: TaskName = "detect"
     scores_labels = False
     manifest_type = DetectionManifest
+    policy_type = DetectionPolicy
     answer_type = DetectionFields
     metrics = (TaskMetric("detections_total", "Objects by their label", ("label",)),)
     drift_signals = ("class", "confidence", "count")
 
     def make_reader(self, bundle: Bundle, pool: InterpreterPool) -> DetectionReader:  # type: ignore[override]
-        """Raises BundleError unless the outputs have the shapes of the bundle's convention, and
-        the policy is one of the bundle's labels."""
+        """Raises BundleError unless the outputs have the shapes of the bundle's convention."""
         return DetectionReader(bundle, pool)
+
+    def policy_fault(self, policy: DetectionPolicy, bundle: Bundle, name: str) -> str:
+        """Says which field names an unknown label, that no frame or any frame would pass, or that
+        the region is not in the frame."""
+        if not policy.named:
+            return f"{name} has no rule, so that any frame would pass"
+        for field in ("expected", "minimum", "maximum", "forbidden"):
+            if fault := unknown_label(f"{name}.{field}", getattr(policy, field), bundle):
+                return fault
+        if policy.region is not msgspec.UNSET:
+            left, top, width, height = policy.region
+            if max(left + width, top + height) > 1 + ROUNDING:
+                return f"{name}.region reaches beyond the frame, where a share is more than 1"
+        for label in policy.named:
+            least = max(policy.minimum.get(label, 0), policy.expected.get(label, 0))
+            most = min(policy.maximum.get(label, least), policy.expected.get(label, least))
+            if least > (0 if label in policy.forbidden else most):
+                return f"{name} contradicts itself about {label}: no frame would pass"
+        return super().policy_fault(policy, bundle, name)
 
     def answer_fields(self, answer: Answer) -> Mapping[str, Any]:
         """Returns the objects."""

@@ -5,17 +5,21 @@ the server does with that result.
 loaded version.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import cache
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from server.recognition.answers import Answer, Options, Prediction
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Baseline, Bundle, Golden, Manifest, VerdictPolicy
 from server.recognition.preprocessing import Placement, Tensor
 from server.recognition.tasks import TASK_NAMES, TaskName, load_task
+from server.values.validation import InvalidValueError, convert
+from server.values.wording import nearest, shown_name
 
 CONFIDENCE_BINS = 10
 # Buckets of a histogram of shares 0..1.
@@ -84,7 +88,7 @@ def bin_of(value: float, bins: int, top: float) -> int:
 
 
 def apply_verdict_policy(result: Result, policy: VerdictPolicy) -> Verdict:
-    """Applies the bundle's policy to the best label.
+    """Applies `policy` to the best label.
 
     The rules, by their reason and in their order: `no_label`, `min_probability`, `accept`,
     `not_accepted`. A frame without a label in its answer is no good part, whatever its best guess.
@@ -98,12 +102,43 @@ def apply_verdict_policy(result: Result, policy: VerdictPolicy) -> Verdict:
     return Verdict("fail", "not_accepted")
 
 
+def unknown_label(field: str, named: Iterable[str], bundle: Bundle) -> str:
+    """Says that `field` of a policy names a label that the bundle does not have; '' if it does
+    not."""
+    known = [label.name for label in bundle.labels]
+    for name in named:
+        if name not in known:
+            near = nearest(name, known)
+            meant = f": did you mean {near}?" if near else ""
+            return f"{field} names {shown_name(name)}, which labels.txt lacks{meant}"
+    return ""
+
+
+def read_policy(value: object, bundle: Bundle) -> VerdictPolicy:
+    """Reads a policy for `bundle` from plain values, called `policy`. Raises InvalidValueError that
+    names the field."""
+    task = find_task(bundle.manifest.task)
+    policy = convert(value, task.policy_type, name="policy")
+    if fault := task.policy_fault(policy, bundle, "policy"):
+        raise InvalidValueError(fault)
+    return policy
+
+
 class Reader(Generic[V]):
     """Reads the outputs of one loaded version. `V`: the numbers that `decode` makes of them."""
 
     def __init__(self, bundle: Bundle, pool: InterpreterPool) -> None:
         """Raises BundleError if bundle, labels and tensors do not belong together."""
         self.bundle, self.pool = bundle, pool
+        # The policy in force; None if frames are not judged.
+        self.policy: Any = bundle.manifest.verdict
+
+    def with_policy(self, policy: VerdictPolicy | None) -> Self:
+        """Returns a reader of the same version that judges by `policy`. This one goes on with its
+        own, so that a frame in work is read and judged by one policy."""
+        reader = copy(self)
+        reader.policy = policy
+        return reader
 
     def decode(self, outputs: Sequence[Tensor]) -> V:
         """Turns the model's outputs, in its order and dtypes, to real numbers; runs with a slot
@@ -116,9 +151,8 @@ class Reader(Generic[V]):
         raise NotImplementedError
 
     def verdict(self, result: Result) -> Verdict | None:
-        """Judges a frame by the bundle's policy; None if it has none."""
-        policy = self.bundle.manifest.verdict
-        return None if policy is None else apply_verdict_policy(result, policy)
+        """Judges a frame by the policy in force; None if there is none."""
+        return None if self.policy is None else apply_verdict_policy(result, self.policy)
 
     def golden_fault(self, golden: Golden, values: V, placement: Placement | None = None) -> str:
         """Says how a golden frame's values differ from what they should be; '' if they do not."""
@@ -135,6 +169,7 @@ class Task:
     # The model's first output holds a score for each label: protocols may ask for its best classes.
     scores_labels = True
     manifest_type: type[Manifest] = Manifest
+    policy_type: type[VerdictPolicy] = VerdictPolicy
     # Fields of /v1/recognize's answer beside those of any task, each with the default UNSET; a
     # struct. `answer_fields` fills them.
     answer_type: type[msgspec.Struct] | None = None
@@ -145,6 +180,13 @@ class Task:
     def make_reader(self, bundle: Bundle, pool: InterpreterPool) -> Reader[Any]:
         """Makes the reader of a loaded version. Raises BundleError as Reader does."""
         raise NotImplementedError
+
+    def policy_fault(self, policy: Any, bundle: Bundle, name: str) -> str:
+        """Says what keeps `policy`, of `policy_type` and called `name`, from judging the frames of
+        `bundle`; '' if nothing does."""
+        if policy.min_familiarity is not UNSET and bundle.manifest.familiarity is None:
+            return f"{name}.min_familiarity needs a model that says how familiar a frame is"
+        return unknown_label(f"{name}.accept", policy.accept, bundle)
 
     def answer_fields(self, answer: Answer) -> Mapping[str, Any]:
         """Returns the values of `answer_type`. `answer.details` is a mapping of plain values if the

@@ -1,8 +1,8 @@
 """Answers kept for a while, so that a frame that comes again costs no inference.
 
 A key is made of everything that an answer depends on: the image's bytes, the model with its version
-and the digests of its files, the options, and the program that made it. It never depends on a name
-or address under which a frame came.
+and the digests of its files, the verdict policy in force, the options, and the program that made
+it. It never depends on a name or address under which a frame came.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from flask import Flask
@@ -19,8 +19,8 @@ from flask import Flask
 from server import __version__
 from server.config.settings import Settings
 from server.recognition.answers import Answer, Options
-from server.recognition.manifest import MODEL, digest
 from server.recognition.recognizer import Recognizer
+from server.recognition.tasks.task import Reader
 
 if TYPE_CHECKING:
     from flask_caching import Cache
@@ -56,8 +56,8 @@ class AnswerCache:
 
     The backend is Flask-Caching's, opened when it is first used, or by `open`: in memory up to
     `cache_mb`, or in the Redis at `cache_url`. `_lock` guards `_identities`, the digest of each
-    model in use, and the opening. Everything that asks the backend raises CacheDownError if it
-    can't be asked.
+    model in use with its policy, by reader, and the opening. Everything that asks the backend
+    raises CacheDownError if it can't be asked.
     """
 
     def __init__(self, app: Flask, settings: Settings) -> None:
@@ -65,7 +65,9 @@ class AnswerCache:
         self._settings = settings
         self._lock = threading.Lock()
         self._backend: Cache | None = None
-        self._identities: weakref.WeakKeyDictionary[Recognizer, bytes] = weakref.WeakKeyDictionary()
+        self._identities: weakref.WeakKeyDictionary[Reader[Any], bytes] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def open(self) -> Cache:
         """Return the backend, imported and set up once: 6 ms, and 80 ms for Redis.
@@ -97,16 +99,21 @@ class AnswerCache:
         return backend
 
     def key(
-        self, recognizer: Recognizer, data: bytes, options: Options, seconds: int | None = None
+        self,
+        recognizer: Recognizer,
+        reader: Reader[Any],
+        data: bytes,
+        options: Options,
+        seconds: int | None = None,
     ) -> CacheKey:
-        """Return the key of the answer to the image file `data`, kept for `seconds`, or `cache_s`
-        without.
+        """Return the key of the answer to the image file `data` by the policy of `reader`, kept
+        for `seconds`, or `cache_s` without.
 
         Answers kept for another time have other keys: nobody gets one older than asked for.
         """
         seconds = self._settings.cache_s if seconds is None else seconds
         settings = f"{options.top_k} {options.threshold!r} {seconds} ".encode()
-        parts = hashlib.sha256(data).digest() + self._identity(recognizer) + settings
+        parts = hashlib.sha256(data).digest() + self._identity(recognizer, reader) + settings
         return CacheKey(hashlib.sha256(parts).hexdigest(), seconds)
 
     def get(self, key: str) -> CacheEntry | None:
@@ -134,19 +141,24 @@ class AnswerCache:
         key = self.open().get(f"request:{request_id}")
         return self.get(key.decode("latin-1")) if key else None
 
-    def _identity(self, recognizer: Recognizer) -> bytes:
-        """Return the sha256 of the model's description, its files' digests included, and of how
-        images are read for it."""
+    def _identity(self, recognizer: Recognizer, reader: Reader[Any]) -> bytes:
+        """Return the sha256 of the model's description, its files' digests included, of the policy
+        in force, and of how images are read for it."""
         with self._lock:
-            identity = self._identities.get(recognizer)
+            identity = self._identities.get(reader)
         if identity is None:
             bundle = recognizer.bundle
-            # A bare model has no bundle.json that gives its digest.
-            file = bundle.manifest.sha256.get(MODEL) or digest(bundle.model_path)
             description = msgspec.msgpack.encode(
-                (__version__, file, bundle.manifest, bundle.labels, recognizer.limits)
+                (
+                    __version__,
+                    bundle.model_sha256(),
+                    bundle.manifest,
+                    bundle.labels,
+                    reader.policy,
+                    recognizer.limits,
+                )
             )
             identity = hashlib.sha256(description).digest()
             with self._lock:
-                self._identities[recognizer] = identity
+                self._identities[reader] = identity
         return identity

@@ -157,12 +157,14 @@ def test_options_say_what_the_file_does_not_show(tmp_path: Path) -> None:
     model = constant_detector([nothing, BOXES, floats([0]), nothing])
     options = (
         "--outputs 1 3 0 2 --box-unit share --scale 1/255 --score-threshold 0.4 --expect nut=4"
+        " --verdict-region 1/4 0 0.5 1"
     )
     assert convert(tmp_path, model, *options.split()) == 0
     manifest = written(tmp_path)
     assert manifest["detection"]["outputs"] == [1, 3, 0, 2]
     assert manifest["detection"]["score_threshold"] == 0.4
     assert manifest["verdict"]["expected"] == {"nut": 4}
+    assert manifest["verdict"]["region"] == [0.25, 0, 0.5, 1]
 
 
 @pytest.mark.parametrize("kind", ["metadata.json", "temp_meta.txt", "labels.txt"])

@@ -16,13 +16,17 @@ from tiny_models import RECIPE, MakeModel, change_manifest, write_bundle
 
 from server.errors import BundleError
 from server.recognition.admission import Admission
+from server.recognition.answers import Options
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import VerdictPolicy, read_bundle
-from server.recognition.tasks.anomaly import ANOMALY, GOOD, LABELS
+from server.recognition.manifest import read_bundle
+from server.recognition.recognizer import Recognizer
+from server.recognition.tasks.anomaly import ANOMALY, GOOD, LABELS, AnomalyPolicy
+from server.recognition.tasks.task import read_policy
 from server.recognition.tensor_model import make_model
+from server.values.validation import InvalidValueError
 
-POLICY = VerdictPolicy(accept=(GOOD,), min_probability=0.55)
+POLICY = AnomalyPolicy(min_probability=0.55)
 
 
 def spotted(level: int, box: tuple[int, int, int, int] = (80, 40, 40, 20)) -> bytes:
@@ -138,9 +142,46 @@ def test_scores_are_counted(server: LiveServer) -> None:
     assert 'lineside_predictions_total{label="anomaly",model="surface"}' in text
 
 
-def load(folder: Path) -> None:
+def load(folder: Path) -> Recognizer:
     bundle = read_bundle(folder)
-    make_model(bundle, InterpreterPool(bundle.model_path, 1), Admission(1, 1), Limits())
+    pool = InterpreterPool(bundle.model_path, 1)
+    model = make_model(bundle, pool, Admission(1, 1), Limits())
+    assert isinstance(model, Recognizer)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("level", "verdict", "label"),
+    [
+        (0, "pass", GOOD),
+        (133, "pass", GOOD),
+        (194, "unsure", GOOD),
+        (209, "unsure", ANOMALY),
+        (230, "fail", ANOMALY),
+        (255, "fail", ANOMALY),
+    ],
+)
+def test_threshold_of_the_policy_decides(
+    surface: Path, level: int, verdict: str, label: str
+) -> None:
+    """The label is as sure as the score is far from the threshold, here 0.8; the score stays."""
+    model = load(surface / "surface" / "1")
+    model.use_policy(AnomalyPolicy(threshold=0.8, min_probability=0.55))
+    answer = model.recognize(spotted(level), Options())
+    assert (answer.verdict, answer.best.label) == (verdict, label)
+    details = answer.details
+    assert (details.threshold, bool(details.regions)) == (0.8, label == ANOMALY)
+    assert details.score == pytest.approx(level / 255, abs=0.02)
+    anomaly = np.interp(details.score, [0, 0.8, 1], [0, 0.5, 1])
+    sure = anomaly if label == ANOMALY else 1 - anomaly
+    assert answer.best.probability == pytest.approx(sure, abs=1e-5)
+    model.check_golden()
+
+
+def test_policy_that_accepts_anomalies_is_refused(surface: Path) -> None:
+    bundle = read_bundle(surface / "surface" / "1")
+    with pytest.raises(InvalidValueError, match=r'^policy.accept should be \["good"\]'):
+        read_policy({"accept": [GOOD, ANOMALY]}, bundle)
 
 
 @pytest.mark.parametrize(

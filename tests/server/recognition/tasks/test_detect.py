@@ -93,6 +93,38 @@ def test_verdict_follows_the_rules(
     assert judge(some(*objects), policy) == Verdict(verdict, reason)
 
 
+@pytest.mark.parametrize(
+    ("region", "size", "verdict"),
+    [
+        # The centre of the box [40, 15, 20, 20] is 50, 25.
+        ((0, 0, 1, 1), (80, 60), "pass"),
+        ((0.6, 0.4, 0.2, 0.2), (80, 60), "pass"),
+        ((0.625, 0.4, 0.2, 0.2), (80, 60), "pass"),
+        ((0.65, 0.4, 0.2, 0.2), (80, 60), "fail"),
+        ((0.6, 0.5, 0.2, 0.2), (80, 60), "fail"),
+        ((0, 0, 0.6, 1), (80, 60), "fail"),
+        ((0, 0, 0.6, 1), (160, 60), "pass"),
+    ],
+)
+def test_only_objects_in_the_region_count(region: Any, size: Any, verdict: str) -> None:
+    policy = DetectionPolicy(expected={"screw": 1}, region=region)
+    screw = Detection(0, "screw", 0.9, (40, 15, 20, 20))
+    assert judge([screw], policy, size).verdict == verdict
+
+
+def test_region_is_in_shares_of_the_frame_as_sent(finder: Any) -> None:
+    """The answer has the objects outside too."""
+    right, left = (
+        DetectionPolicy(forbidden=("bright",), min_probability=0.01, region=region)
+        for region in ((0.5, 0.0, 0.5, 1.0), (0.0, 0.0, 0.5, 1.0))
+    )
+    model = load(finder(verdict=right))
+    assert model.recognize(square(), Options()).verdict_reason == "forbidden"
+    model.use_policy(left)
+    answer = model.recognize(square(), Options())
+    assert (answer.verdict, len(answer.details)) == ("pass", 1)
+
+
 def test_answer_has_boxes_of_the_frame(finder: Any) -> None:
     answer = load(finder()).recognize(square(), Options())
     [one] = answer.details
@@ -154,6 +186,22 @@ def test_golden_frames_compare_boxes(finder: Any, detections: Any, fault: str | 
         ),
         ({"verdict": DetectionPolicy()}, "has no rule"),
         ({"verdict": DetectionPolicy(expected={"screw": 1})}, "screw, which labels.txt lacks"),
+        (
+            {"verdict": DetectionPolicy(forbidden=("dark",), region=(0.5, 0, 0.6, 1))},
+            "verdict.region reaches beyond the frame",
+        ),
+        (
+            {"verdict": DetectionPolicy(minimum={"dark": 2}, maximum={"dark": 1})},
+            "verdict contradicts itself about dark",
+        ),
+        (
+            {"verdict": DetectionPolicy(expected={"dark": 1}, forbidden=("dark",))},
+            "verdict contradicts itself about dark",
+        ),
+        (
+            {"verdict": DetectionPolicy(accept=("dark",), min_familiarity=0.6)},
+            "verdict.min_familiarity needs a model that says how familiar",
+        ),
     ],
 )
 def test_bundle_that_does_not_fit_is_refused(finder: Any, fields: Any, words: str) -> None:

@@ -12,9 +12,11 @@ from tiny_models import COLORS, RECIPE, MakeModel, change_manifest, write_bundle
 
 from server.errors import BundleError
 from server.recognition.admission import Admission
+from server.recognition.answers import Options
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Familiarity, VerdictPolicy, read_bundle
+from server.recognition.recognizer import Recognizer
 from server.recognition.tensor_model import make_model
 
 FAMILIARITY = Familiarity(
@@ -72,9 +74,26 @@ def test_unfamiliar_frames_are_counted(server: LiveServer) -> None:
     assert 'lineside_unfamiliar_frames_total{model="plain"}' not in text
 
 
-def load(folder: Path) -> None:
+def load(folder: Path) -> Recognizer:
     bundle = read_bundle(folder)
-    make_model(bundle, InterpreterPool(bundle.model_path, 1), Admission(1, 1), Limits())
+    pool = InterpreterPool(bundle.model_path, 1)
+    model = make_model(bundle, pool, Admission(1, 1), Limits())
+    assert isinstance(model, Recognizer)
+    return model
+
+
+def test_familiarity_of_the_policy_decides(tiny_model: MakeModel, tmp_path: Path) -> None:
+    policy = VerdictPolicy(accept=("green",), min_familiarity=0.7)
+    folder = write_bundle(
+        tmp_path / "x" / "1", tiny_model("familiar"), familiarity=FAMILIARITY, verdict=policy
+    )
+    model = load(folder)
+    frame = encode(plain((0, 150, 0)), "PNG")
+    answer = model.recognize(frame, Options())
+    assert (answer.verdict_reason, answer.details.familiar) == ("unfamiliar", False)
+    model.use_policy(VerdictPolicy(accept=("green",)))
+    answer = model.recognize(frame, Options())
+    assert (answer.verdict, answer.details.familiar) == ("pass", True)
 
 
 def test_promise_that_the_model_does_not_keep_is_refused(
