@@ -21,6 +21,7 @@ from server.api.models import ModelRoutes, SampleFrameRoutes, UploadRoutes
 from server.api.recognize.caching import Caching
 from server.api.recognize.fast_path import FastPath
 from server.api.recognize.input import no_fetch
+from server.api.recognize.pictures import Pictures
 from server.api.recognize.routes import Fetch, RecognizeRoutes
 from server.api.recognize.service import RecognitionService
 from server.api.samples import SampleRoutes
@@ -104,12 +105,12 @@ def bare_app(settings: Settings) -> Flask:
 
 
 def frame_routes(
-    settings: Settings, service: RecognitionService, jobs: Jobs, fetch: Fetch
+    settings: Settings, service: RecognitionService, jobs: Jobs, fetch: Fetch, pictures: Pictures
 ) -> list[object]:
     """Return the routes by which frames come, to be answered at once or later."""
     intake, most = JobIntake(jobs, service, settings, fetch), settings.max_batch
     return [
-        RecognizeRoutes(service, most, fetch),
+        RecognizeRoutes(service, most, fetch, pictures),
         JobRoutes(intake, most),
         TutorialRoutes(service, intake),
         OpenInferenceRoutes(service, most),
@@ -187,10 +188,10 @@ def create_app(
         refusals=in_turn,
     )
     jobs = make_jobs(settings, service, metrics, engine.guard)
-    auditor = Auditor(engine.audit, store)
+    auditor, pictures = Auditor(engine.audit, store), Pictures()
     table.add(
         app,
-        *frame_routes(settings, service, jobs, image_fetcher(settings)),
+        *frame_routes(settings, service, jobs, image_fetcher(settings), pictures),
         ModelRoutes(store, drift, auditor),
         UploadRoutes(Path(settings.models), int(settings.max_bundle_mb * 1e6), auditor),
         SampleFrameRoutes(store),
@@ -212,6 +213,7 @@ def create_app(
     at_end: list[Callable[[], object]] = [
         # The jobs first: all others are still notified of the frames that they answer.
         jobs.close,
+        pictures.close,
         # Then the recorders get all that was answered, before they close.
         engine.afterwards.flush,
         *([sampler.close] if sampler else []),

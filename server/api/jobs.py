@@ -12,7 +12,7 @@ from flask import Response, request
 from msgspec import Meta
 
 from server.api.recognize.deadlines import time_left
-from server.api.recognize.input import ImageUrl, JsonFrame, Numbers, read_form, read_frame
+from server.api.recognize.input import FrameBody, ImageUrl, Numbers, read_form, read_frame
 from server.api.recognize.options import (
     EXAMPLE_INPUT,
     IMAGE_TYPES,
@@ -50,7 +50,7 @@ class JobForm(FrameOptions, frozen=True, kw_only=True):
     webhook: Annotated[str, Meta(max_length=2048)] | None = None
 
 
-class JobJson(JsonFrame, frozen=True, kw_only=True):
+class JobJson(FrameBody, frozen=True, kw_only=True):
     """A job of one frame as JSON."""
 
     webhook: Annotated[str, Meta(max_length=2048)] | None = None

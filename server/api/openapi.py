@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -58,6 +58,12 @@ HEADERS: dict[str, Schema] = {
         "schema": _TEXT,
     },
     "RateLimit-Policy": {"description": "each limit", "schema": _TEXT},
+    "X-Model": {"description": "of a picture: the model and its version", "schema": _TEXT},
+    "X-Verdict": {"description": "of a picture: the verdict; absent if null", "schema": _TEXT},
+    "X-Verdict-Reason": {
+        "description": "of a picture: the rule that decided; absent without a verdict",
+        "schema": _TEXT,
+    },
     "WWW-Authenticate": {"description": "how to sign in (RFC 6750)", "schema": _TEXT},
 }
 HEADERS_OF: dict[int, tuple[str, ...]] = {
@@ -65,6 +71,7 @@ HEADERS_OF: dict[int, tuple[str, ...]] = {
     429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
     503: ("Retry-After", "X-Should-Retry"),
 }
+PICTURE_HEADERS = ("X-Model", "X-Verdict", "X-Verdict-Reason")
 
 
 def _is_struct(kind: Any) -> bool:
@@ -113,8 +120,11 @@ def _errors(route: Route) -> list[int]:
     return sorted(statuses)
 
 
-def _headers(status: int) -> dict[str, Schema]:
-    names = ("X-Request-Id", *HEADERS_OF.get(status, ()))
+def _headers(status: int, media: Collection[str] = ()) -> dict[str, Schema]:
+    """Return the headers of an answer. media: its types; one that may be a picture in place of JSON
+    has some of the JSON's fields in its headers."""
+    pictures = PICTURE_HEADERS if {JSON, "image/jpeg"} <= set(media) else ()
+    names = ("X-Request-Id", *HEADERS_OF.get(status, ()), *pictures)
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
@@ -204,7 +214,7 @@ class Description:
         if route.answers:
             responses["200"] = {
                 "description": "OK",
-                "headers": _headers(200),
+                "headers": _headers(200, route.answers),
                 "content": {
                     media: {"schema": self._alternatives(kinds)}
                     for media, kinds in route.answers.items()

@@ -12,6 +12,7 @@ those, so that a probe is answered even if all else waits.
 | the same frame in another request's hand | SHARING_REQUESTS_MAX | (is worked on itself) |
 | a model that is loaded for it | LOADING_REQUESTS_MAX | 503 NOT_READY |
 | the image at its image_url | FETCHING_REQUESTS_MAX | 503 OVERLOADED |
+| its answer as a picture, drawn by one thread | DRAWING_REQUESTS_MAX | 503 OVERLOADED |
 | its client to take in a journal's file | EXPORTING_REQUESTS_MAX | 503 OVERLOADED |
 | files, locks, Redis: jobs, journal, samples, versions | OTHER_REQUESTS_MAX | 503 OVERLOADED |
 | nothing: probes | PROBE_THREADS | |
@@ -21,6 +22,7 @@ READING_REQUESTS_MAX = 56
 SHARING_REQUESTS_MAX = 16
 LOADING_REQUESTS_MAX = 16
 FETCHING_REQUESTS_MAX = 4
+DRAWING_REQUESTS_MAX = 4
 EXPORTING_REQUESTS_MAX = 4
 # No kind of these is bounded by itself: all requests together are, by `most_requests`.
 OTHER_REQUESTS_MAX = 16
@@ -35,6 +37,7 @@ def most_requests(slots: int, max_waiting: int) -> int:
         + SHARING_REQUESTS_MAX
         + LOADING_REQUESTS_MAX
         + FETCHING_REQUESTS_MAX
+        + DRAWING_REQUESTS_MAX
         + EXPORTING_REQUESTS_MAX
     )
     return slots + max_waiting + bounded + OTHER_REQUESTS_MAX

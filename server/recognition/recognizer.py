@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from server.errors import BundleError, LinesideError, ModelOutputError
 from server.recognition import frame
 from server.recognition.admission import Admission
 from server.recognition.answers import Answer, Options
+from server.recognition.drawing import draw, to_jpeg
 from server.recognition.interpreter import Interpreter, InterpreterPool
 from server.recognition.manifest import Bundle, Label, Recipe, VerdictPolicy
 from server.recognition.preprocessing import (
@@ -227,6 +229,20 @@ class Recognizer(LoadedModel):
         alone = self.admission.alone
         with self.pool.lease(alone=alone) as interpreter, timer.stage("inference"):
             return interpreter.run(self._inputs(tensor))
+
+    def drawn(self, data: bytes, answer: Answer, options: Options, request_id: str = "") -> bytes:
+        """Returns an image file's frame, upright and at full size, with its `answer` drawn on it,
+        as a JPEG file. The caller needs no slot. Errors are those of `frame.decode`."""
+        sender = Sender(options.camera, request_id, options.deadline)
+        guard = partial(self._guard.reading, sender=sender) if self._guard else None
+        whole = msgspec.structs.replace(self.recipe, decode="exact")
+        pixels = frame.decode(data, whole, self.limits, guard)
+        overlay = msgspec.structs.replace(
+            self.task.overlay(answer),
+            verdict=answer.verdict,
+            verdict_reason=answer.verdict_reason,
+        )
+        return to_jpeg(draw(pixels, overlay))
 
     def _inputs(self, image: Tensor) -> list[Tensor]:
         """Returns the model's inputs in its order: the image, and zeros for the others."""

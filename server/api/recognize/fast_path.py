@@ -101,6 +101,9 @@ class FastPath:
         return (
             environ.get("CONTENT_TYPE", "").startswith(TYPES)
             and not self._limited
+            # Of a picture, or of one perhaps.
+            and "image/jpeg" not in environ.get("HTTP_ACCEPT", "").lower()
+            and "render" not in environ.get("QUERY_STRING", "")
             and ("CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ)
             and not (self._settings.cors_origins and "HTTP_ORIGIN" in environ)
         )

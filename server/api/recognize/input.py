@@ -30,7 +30,7 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threshold: Threshold | None = None
 
 
-class JsonFrame(FrameOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FrameBody(FrameOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A frame as JSON or as form fields: one of `image_base64` (a data: URL is taken too),
     `image_url` (if the operator has allowed its host) and, for a model that takes numbers,
     `input` (a tensor as nested lists, or an object of them by input name)."""
@@ -41,8 +41,14 @@ class JsonFrame(FrameOptions, frozen=True, kw_only=True, forbid_unknown_fields=T
     parameters: Parameters | None = None
 
 
+class JsonFrame(FrameBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As FrameBody. render: as of `RecognizeOptions`."""
+
+    render: bool | None = None
+
+
 T = TypeVar("T", bound=msgspec.Struct)
-F = TypeVar("F", bound=JsonFrame)
+F = TypeVar("F", bound=FrameBody)
 
 
 class ImageUrl(msgspec.Struct, frozen=True):
@@ -126,7 +132,7 @@ def _with_parameters(fields: T, parameters: Parameters, sent: Mapping[str, objec
     return msgspec.structs.replace(fields, **values)
 
 
-def _source(frame: JsonFrame) -> Frame:
+def _source(frame: FrameBody) -> Frame:
     sources = {
         name: value
         for name in ("image_base64", "image_url", "input")

@@ -55,6 +55,13 @@ class FrameOptions(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"`{field}` looks like a key: send that as a header, never a name")
 
 
+class RecognizeOptions(FrameOptions, frozen=True, kw_only=True):
+    """Those of one frame that is answered at once. render: the answer is the frame as a JPEG, with
+    boxes, heat map and verdict drawn on it; without, the header Accept decides."""
+
+    render: bool | None = None
+
+
 # Declares a handler that takes frames, or numbers, whose options are in the query string too.
 frame_route = partial(
     route,

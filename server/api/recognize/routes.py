@@ -2,13 +2,27 @@
 request, each with its own result or error."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar, cast, get_type_hints
 
 import msgspec
 from flask import Response, request
 
-from server.api.recognize.input import ImageUrl, JsonFrame, Numbers, read_form, read_frame
-from server.api.recognize.options import EXAMPLE_INPUT, IMAGE_TYPES, FrameOptions, frame_route
+from server.api.recognize.input import (
+    ImageUrl,
+    JsonFrame,
+    Numbers,
+    read_form,
+    read_frame,
+)
+from server.api.recognize.options import (
+    EXAMPLE_INPUT,
+    IMAGE_TYPES,
+    FrameOptions,
+    RecognizeOptions,
+    frame_route,
+)
+from server.api.recognize.pictures import JPEG, Pictures, wants_picture
 from server.api.recognize.service import RecognitionService, with_age
 from server.errors import InvalidFieldError, LinesideError, MissingFieldError
 from server.http.errors import ErrorBody
@@ -109,7 +123,11 @@ def recognition(answer: Answer, query: FrameOptions, age: float, request_id: str
         timing_ms={k: round(v * 1000, 3) for k, v in answer.timing.items()},
         captured_age_ms=round(age * 1000, 3) if query.captured_at else None,
         warnings=tuple(each.message for each in answer.warnings) or msgspec.UNSET,
-        **{name: value for name, value in own.items() if name != "heatmap" or query.heatmap},
+        **{
+            name: value
+            for name, value in own.items()
+            if query.heatmap or not name.startswith("heatmap")
+        },
     )
 
 
@@ -135,13 +153,17 @@ class RecognizeRoutes:
     """Frames that are answered at once. max_batch: files of one batch. fetch: returns the image at
     a URL."""
 
-    def __init__(self, recognizing: RecognitionService, max_batch: int, fetch: Fetch) -> None:
+    def __init__(
+        self, recognizing: RecognitionService, max_batch: int, fetch: Fetch, pictures: Pictures
+    ) -> None:
         self._recognizing = recognizing
+        self._pictures = pictures
         self._max_batch = max_batch
         self._fetch = fetch
 
     @frame_route(
         "/v1/recognize",
+        query=RecognizeOptions,
         body={
             MULTIPART: Files(("file", "image"), JsonFrame),
             **dict.fromkeys(IMAGE_TYPES, bytes),
@@ -149,19 +171,30 @@ class RecognizeRoutes:
             FORM: JsonFrame,
         },
         example={"input": EXAMPLE_INPUT, "model": "iris", "parameters": {"top_k": 1}},
-        answer=(Recognition, TensorRecognition),
+        answer={JSON: (Recognition, TensorRecognition), JPEG: bytes},
     )
     def recognize(self) -> Response:
-        """Return the labels of one frame, or a model's outputs for numbers."""
+        """Return the labels of one frame, also as a picture, or a model's outputs for numbers."""
         frame, query = read_frame(JsonFrame)
+        drawn = wants_picture(query.render, request.headers.get("Accept", ""))
         current().camera = query.camera
         options, age = self._recognizing.options(query)
         if isinstance(frame, Numbers):
+            if query.render:
+                raise InvalidFieldError("`render` draws on an image, and `input` has numbers")
             return self._numbers(frame.value, query, options)
         recognizer = self._recognizing.recognizer(query.model, query.version, options.deadline)
-        data = self._fetch(frame.url, options.deadline) if isinstance(frame, ImageUrl) else frame
-        answer = self._recognizing.frame(recognizer, data, options, request.environ)
-        return with_age(to_json(recognition(answer, query, age, current().request_id)), answer)
+        request_id = current().request_id
+        with self._pictures.place() if drawn else nullcontext():
+            data = (
+                self._fetch(frame.url, options.deadline) if isinstance(frame, ImageUrl) else frame
+            )
+            answer = self._recognizing.frame(recognizer, data, options, request.environ)
+            if drawn:
+                response = self._pictures.respond(recognizer, data, answer, options, request_id)
+            else:
+                response = to_json(recognition(answer, query, age, request_id))
+        return with_age(response, answer)
 
     def _numbers(self, value: object, query: FrameOptions, options: Options) -> Response:
         model, inputs = self._recognizing.read_numbers(value, query.model, query.version)

@@ -191,7 +191,10 @@ def install_auth(app: Flask, settings: Settings, doors: Authenticator) -> None:
                 "RateLimit",
                 "RateLimit-Policy",
                 "Retry-After",
+                "X-Model",
                 "X-Request-Id",
                 "X-Should-Retry",
+                "X-Verdict",
+                "X-Verdict-Reason",
             ],
         )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from server.errors import BundleError
 from server.recognition.answers import Answer, Options, Prediction
+from server.recognition.drawing import Box, HeatMap, Mark, Overlay
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle, Golden, Manifest, Share, VerdictPolicy
 from server.recognition.preprocessing import Placement, Tensor, dequantize
@@ -37,6 +38,8 @@ THRESHOLD = 0.5
 # that each place's own value is among those between places.
 MAGNIFICATION = 5
 MAX_REGIONS = 20
+# Of the marks of regions: red on a frame.
+REGION_KIND = 4
 
 
 class AnomalySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,12 +92,15 @@ class Region(msgspec.Struct, frozen=True):
 
 class AnomalyDetails(msgspec.Struct, frozen=True):
     """score, threshold: 0..1; the frame is an anomaly above the threshold. regions: the highest
-    score first. heatmap: an 8-bit grey PNG of scores, 0 to 255 for 0 to 1, base64."""
+    score first. heatmap: an 8-bit grey PNG of scores, 0 to 255 for 0 to 1, base64. heatmap_box: of
+    the whole of it in pixels of the frame as sent, upright; it may reach beyond the frame, or cover
+    a part of it. None if that is not known."""
 
     score: float
     threshold: float
     regions: tuple[Region, ...]
     heatmap: str
+    heatmap_box: Box | None = None
 
 
 class AnomalyAnswer(msgspec.Struct, frozen=True):
@@ -106,10 +112,12 @@ class AnomalyAnswer(msgspec.Struct, frozen=True):
 
 
 class AnomalyFields(msgspec.Struct, frozen=True, kw_only=True):
-    """Fields of the answer. heatmap: a grey PNG of scores as base64, 255 for 1, if asked for."""
+    """Fields of the answer. heatmap: a grey PNG of scores as base64, 255 for 1, if asked for.
+    heatmap_box: left, top, width and height of all of it in pixels of the frame as sent."""
 
     anomaly: AnomalyAnswer | UnsetType = UNSET
     heatmap: Annotated[str, msgspec.Meta(extra_json_schema={"format": "byte"})] | UnsetType = UNSET
+    heatmap_box: Box | UnsetType = UNSET
 
 
 class AnomalyValues(msgspec.Struct, frozen=True):
@@ -173,6 +181,7 @@ class AnomalyReader(Reader[AnomalyValues]):
             threshold,
             self._regions(large, threshold, placement) if values.score > threshold else (),
             _grey_png(large),
+            self._input_box(placement) if placement else None,
         )
         return Result(first[0], shown, details)
 
@@ -202,6 +211,14 @@ class AnomalyReader(Reader[AnomalyValues]):
             f"should be {golden.label} at {golden.probability:.3f}"
             f" but this model's anomaly score is {values.score:.3f}"
         )
+
+    def _input_box(self, placement: Placement) -> Box:
+        """The place of the model's whole input in the frame."""
+        recipe = self.bundle.manifest.recipe
+        assert recipe is not None
+        corners = placement.to_frame(np.array([[0, 0, recipe.width, recipe.height]], np.float32))
+        left, top, right, bottom = corners[0].round(2).tolist()
+        return left, top, right - left, bottom - top
 
     def _regions(
         self, scores: NDArray[Any], threshold: float, placement: Placement | None
@@ -262,7 +279,22 @@ class Anomaly(Classify):
         """Returns score, threshold and regions, and the heat map."""
         details = _details(answer)
         shown = AnomalyAnswer(details.score, details.threshold, details.regions)
-        return {"anomaly": shown, "heatmap": details.heatmap}
+        box = details.heatmap_box or UNSET
+        return {"anomaly": shown, "heatmap": details.heatmap, "heatmap_box": box}
+
+    def overlay(self, answer: Answer) -> Overlay:
+        """Returns the scores as a heat map, the regions, and the frame's score."""
+        details = _details(answer)
+        grey = np.frombuffer(base64.b64decode(details.heatmap), np.uint8)
+        levels = cv2.imdecode(grey, cv2.IMREAD_GRAYSCALE)
+        scores = np.asarray(levels, np.float32) / np.float32(255)
+        return Overlay(
+            lines=(f"anomaly score {details.score:.2f}",),
+            marks=tuple(
+                Mark(each.box, f"{each.score:.2f}", REGION_KIND) for each in details.regions
+            ),
+            heat=HeatMap(scores, details.threshold, details.heatmap_box),
+        )
 
     def observe(self, answer: Answer) -> Iterator[tuple[str, tuple[str, ...], float]]:
         """Counts the label, and the score."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from server.errors import BundleError
 from server.recognition.answers import Answer, Options, Prediction
+from server.recognition.drawing import Overlay
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import (
     FAMILIARITY,
@@ -203,6 +204,15 @@ class Classify(Task):
         if details is None:
             return {}
         return {"familiar": details.familiar, "familiarity": details.familiarity}
+
+    def overlay(self, answer: Answer) -> Overlay:
+        """Returns the best label, and whether the frame is familiar."""
+        overlay, details = super().overlay(answer), _familiarity(answer)
+        if details is None:
+            return overlay
+        word = "familiar" if details.familiar else "unfamiliar"
+        line = f"{word} {details.familiarity:.2f}"
+        return msgspec.structs.replace(overlay, lines=(*overlay.lines, line))
 
     def observe(self, answer: Answer) -> Iterator[tuple[str, tuple[str, ...], float]]:
         """Counts the best label, and its probability."""

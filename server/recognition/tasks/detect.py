@@ -20,6 +20,7 @@ from server.recognition.detection.manifest import (
     DetectionPolicy,
 )
 from server.recognition.detection.outputs import Candidates, Layout
+from server.recognition.drawing import Mark, Overlay
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Baseline, Bundle, Golden, VerdictPolicy
 from server.recognition.preprocessing import Placement, Tensor
@@ -84,6 +85,14 @@ def detections_of(answer: Answer) -> tuple[Detection, ...]:
     if all(isinstance(each, Detection) for each in answer.details):
         return cast(tuple[Detection, ...], answer.details)
     return msgspec.convert(answer.details, tuple[Detection, ...])
+
+
+def marks_of(objects: Sequence[Detection]) -> tuple[Mark, ...]:
+    """Returns the boxes of objects as they are drawn, the most probable ones last, on top."""
+    return tuple(
+        Mark(each.box, f"{each.label} {each.probability:.2f}", each.class_id)
+        for each in reversed(objects)
+    )
 
 
 def judge(
@@ -344,6 +353,11 @@ class Detect(Classify):
     def answer_fields(self, answer: Answer) -> Mapping[str, Any]:
         """Returns the objects."""
         return {"detections": detections_of(answer)}
+
+    def overlay(self, answer: Answer) -> Overlay:
+        """Returns a box for each object, in the colour of its label, and how many there are."""
+        objects = detections_of(answer)
+        return Overlay(lines=(counted(len(objects), "object"),), marks=marks_of(objects))
 
     def observe(self, answer: Answer) -> Iterator[tuple[str, tuple[str, ...], float]]:
         """Counts the objects of each label."""

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from server.recognition.answers import Answer, Options, Prediction
+from server.recognition.drawing import Overlay
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Baseline, Bundle, Golden, Manifest, VerdictPolicy
 from server.recognition.preprocessing import Placement, Tensor
@@ -192,6 +193,13 @@ class Task:
         """Returns the values of `answer_type`. `answer.details` is a mapping of plain values if the
         answer was kept by a job or the cache."""
         return {}
+
+    def overlay(self, answer: Answer) -> Overlay:
+        """Returns what is drawn over the frame, without the verdict; by default the best label of
+        the answer. `answer.details` is as in `answer_fields`."""
+        best = answer.predictions[:1]
+        named = tuple(f"{each.label} {each.probability:.2f}" for each in best)
+        return Overlay(lines=named or ("no label",))
 
     def observe(self, answer: Answer) -> Iterator[tuple[str, tuple[str, ...], float]]:
         """Yields (metric, labels beside the model, value) of one answered frame: a counter grows by

@@ -29,6 +29,7 @@ BUDGET = (
     thread_budget.SHARING_REQUESTS_MAX,
     thread_budget.LOADING_REQUESTS_MAX,
     thread_budget.FETCHING_REQUESTS_MAX,
+    thread_budget.DRAWING_REQUESTS_MAX,
     thread_budget.EXPORTING_REQUESTS_MAX,
     thread_budget.OTHER_REQUESTS_MAX,
 )

@@ -115,6 +115,23 @@ def test_heatmap_is_a_picture_of_the_scores(server: LiveServer) -> None:
     assert np.unravel_index(picture.argmax(), picture.shape)[1] > picture.shape[1] // 2
 
 
+def test_heatmap_box_is_the_frame(server: LiveServer) -> None:
+    assert recognize(server, spotted(230), heatmap="true")["heatmap_box"] == [0, 0, 160, 80]
+    assert "heatmap_box" not in recognize(server, spotted(230))
+
+
+def test_picture_has_the_heat_map(server: LiveServer) -> None:
+    """The bright place is hot, the rest of the frame is as it was."""
+    answer = server.recognize(spotted(230), render="true")
+    drawn = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert drawn is not None
+    assert drawn.shape == (160, 320, 3)
+    red, _, blue = drawn[100, 200].astype(int)
+    assert red - blue > 60
+    assert drawn[140, 60].max() < 20
+    assert answer.headers["X-Verdict-Reason"] == "anomaly"
+
+
 def test_heatmap_that_is_no_boolean_is_refused(server: LiveServer) -> None:
     answer = server.recognize(spotted(0), heatmap="perhaps")
     assert answer.status_code == 400
