@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable
 from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from flask import Flask
@@ -18,6 +19,7 @@ from server.api.health import HealthRoutes
 from server.api.jobs import JobIntake, JobRoutes, job_detail
 from server.api.journal import JournalRoutes
 from server.api.models import ModelRoutes, SampleFrameRoutes, UploadRoutes
+from server.api.outputs import OutputRoutes
 from server.api.recognize.caching import Caching
 from server.api.recognize.fast_path import FastPath
 from server.api.recognize.input import no_fetch
@@ -43,9 +45,13 @@ from server.observe.logs import LogThrottle, LogWriter
 from server.observe.metrics import Metrics
 from server.recognition.answers import Listener
 from server.recorders import log_faults, make_drift, make_sampler, open_cache, open_journal
+from server.store.bundles.repository import BundleRepository
 from server.store.crashes import CrashGuard
 from server.store.jobs.records import JobRecord
 from server.system.background import in_order
+
+if TYPE_CHECKING:
+    from server.line.outputs.service import Outputs
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +98,15 @@ def make_jobs(
         render,
     )
     return Jobs(settings, service.store, events, guard)
+
+
+def make_outputs(settings: Settings, metrics: Metrics, store: BundleRepository) -> "Outputs | None":
+    """Return what sends verdicts to the outputs of `settings`; None if there are none."""
+    if not settings.output:
+        return None
+    from server.line.outputs.service import Outputs
+
+    return Outputs(settings, metrics, lambda: store.ready()[0])
 
 
 def bare_app(settings: Settings) -> Flask:
@@ -165,7 +180,12 @@ def create_app(
     app = bare_app(settings)
     log_faults(settings)
     journal = open_journal(settings, metrics)
-    refusals = [metrics.cameras.refused, *([journal.refused] if journal else [])]
+    outputs = make_outputs(settings, metrics, store)
+    refusals = [
+        metrics.cameras.refused,
+        *([journal.refused] if journal else []),
+        *([outputs.refused] if outputs else []),
+    ]
     in_turn = [in_order(engine.afterwards, listener) for listener in refusals]
     request_log = RequestLog(metrics, log_throttle, in_turn)
     observe_requests(app, request_log)
@@ -186,6 +206,7 @@ def create_app(
         caching=Caching(open_cache(app, settings), metrics),
         afterwards=engine.afterwards,
         refusals=in_turn,
+        before_answer=(outputs.answered,) if outputs else (),
     )
     jobs = make_jobs(settings, service, metrics, engine.guard)
     auditor, pictures = Auditor(engine.audit, store), Pictures()
@@ -197,6 +218,7 @@ def create_app(
         SampleFrameRoutes(store),
         JournalRoutes(journal),
         AuditRoutes(engine.audit),
+        OutputRoutes(outputs.states if outputs else tuple),
         HealthRoutes(store, metrics, engine.guard),
         SampleRoutes(sampler.folder if sampler else None, store),
         ConsoleRoutes(),
@@ -218,6 +240,7 @@ def create_app(
         engine.afterwards.flush,
         *([sampler.close] if sampler else []),
         *([journal.close] if journal else []),
+        *([outputs.close] if outputs else []),
         # The log last, since all others write to it.
         log_throttle.summarize,
         *([log.stop] if log else []),
@@ -226,5 +249,7 @@ def create_app(
     # Unlike atexit's, this is run at the end of a forked worker too.
     Finalize(None, shut_down, args=(at_end,), exitpriority=0)
     engine.start()
+    if outputs:
+        outputs.start()
     jobs.resume()
     return app

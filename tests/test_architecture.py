@@ -13,7 +13,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("process",),
     ("app",),
     ("api",),
-    ("http", "jobs", "engine", "recorders"),
+    ("http", "jobs", "line", "engine", "recorders"),
     ("store",),
     ("observe", "config"),
     ("recognition",),

@@ -244,6 +244,32 @@ def _cameras() -> list[Panel]:
     ]
 
 
+def _outputs() -> list[Panel]:
+    return [
+        graph(
+            "Messages by result",
+            "Messages a second of each output: delivered, tries that failed, dropped, expired",
+            units.CountsPerSecond,
+            (
+                f"sum by (output, result) (rate(lineside_output_messages_total{{{HERE}}}{RATE}))",
+                "{{output}} {{result}}",
+            ),
+        ),
+        graph(
+            "Messages waiting",
+            "Messages that the other side of an output does not have yet",
+            units.NoUnit,
+            (f"lineside_output_waiting{{{HERE}}}", "{{output}} {{instance}}"),
+        ),
+        graph(
+            "Outputs connected",
+            "1 while the other side of an output is there",
+            units.NoUnit,
+            (f"lineside_output_connected{{{HERE}}}", "{{output}} {{instance}}"),
+        ),
+    ]
+
+
 def line() -> Dashboard:
     """Make the dashboard for the operator on shift and the engineer of the model."""
     return board(
@@ -256,5 +282,6 @@ def line() -> Dashboard:
             "Results": [*_labels(), *_without_labels()],
             "Confidence": _confidence(),
             "Cameras": _cameras(),
+            "Outputs": _outputs(),
         },
     )

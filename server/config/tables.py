@@ -77,14 +77,15 @@ def _tag(kind: type[Table]) -> str:
 def read_tables(
     value: object, array: str, kinds: Mapping[str, type[Table]], source: str
 ) -> tuple[Table, ...]:
-    """Return the tables of the setting `array`, given as a list of mappings, or as JSON text.
+    """Return the tables of the setting `array`, given as a list of mappings, or as JSON text, of
+    which the empty one has none.
 
     source: the file, variable or flag that `value` is from. Raises SettingsError, which names the
     source, the table and its key.
     """
     if isinstance(value, str):
         try:
-            value = json_values.decode(value.encode(), list[dict[str, Any]], name=array)
+            value = json_values.decode(value.encode() or b"[]", list[dict[str, Any]], name=array)
         except InvalidValueError as error:
             raise SettingsError(f"{source} can't be read: {error}") from None
     if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):

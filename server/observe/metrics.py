@@ -100,6 +100,19 @@ class Metrics:
             "journal_lost_total", "Rows that the journal could not keep"
         )
 
+        self.output_messages = self._counter(
+            "output_messages_total",
+            "Messages by result: delivered, failed (tries), dropped (too many), expired (too old)",
+            "output",
+            "result",
+        )
+        self.output_waiting = self._gauge(
+            "output_waiting", "Messages that the other side does not have yet", "output"
+        )
+        self.output_connected = self._gauge(
+            "output_connected", "1 while the other side of an output is there", "output"
+        )
+
         self.jobs = self._counter("jobs_total", "Jobs that have come into a state", "state")
         self.jobs_pending = self._gauge("jobs_pending", "Jobs that wait or run")
 

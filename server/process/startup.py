@@ -54,6 +54,10 @@ def check_values(settings: Settings) -> None:
     check_origins(settings)
     for array in config_reading.arrays_of_tables():
         check_files(array, getattr(settings, array))
+    if settings.output:
+        from server.line.outputs.service import check_installed
+
+        check_installed(settings)
     if settings.allowed_hosts:
         from server.http.access.origins import OriginCheck
 

@@ -33,7 +33,8 @@ def device(sample: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A live server on a made-up Raspberry Pi, that has seen enough frames to tell of drift, and
     a job."""
     root = raspberry_pi(tmp_path_factory.mktemp("machine"))
-    settings = {"samples": "on", "drift_min_frames": 1}
+    output = '[{"name": "plc", "kind": "mqtt", "host": "127.0.0.1", "port": 1}]'
+    settings = {"samples": "on", "drift_min_frames": 1, "output": output}
     with live_server("-m", "tests.support.serve_machine", str(root), **settings) as running:
         with requests.Session() as session:
             for _ in range(ENOUGH_FOR_DRIFT):

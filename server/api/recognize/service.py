@@ -42,7 +42,8 @@ from server.system.background import BackgroundQueue, Task
 
 class RecognitionService:
     """Runs the models of `store`. Reports each answer to `metrics`, to the request's log line and,
-    by `afterwards`, to `listeners`; each frame without labels to `refusals`. `caching` stands in
+    by `afterwards`, to `listeners`; each frame without labels to `refusals`. The listeners
+    `before_answer` are called before a frame is answered. `caching` stands in
     front: of every image file if the setting `cache` is on, else of those whose route keeps
     answers."""
 
@@ -56,6 +57,7 @@ class RecognitionService:
         caching: Caching,
         afterwards: BackgroundQueue[Task],
         refusals: Sequence[RefusalListener] = (),
+        before_answer: Sequence[Listener] = (),
     ) -> None:
         self.store = store
         self.clock_skew = metrics.clock_skew
@@ -65,6 +67,7 @@ class RecognitionService:
         self._listeners = tuple(listeners)
         self._afterwards = afterwards
         self._refusals = tuple(refusals)
+        self._before_answer = tuple(before_answer)
 
     def options(self, query: FrameOptions) -> tuple[Options, float]:
         """Return the options of a frame that has arrived now, and the frame's age in seconds.
@@ -191,7 +194,10 @@ class RecognitionService:
         return bool(self._listeners)
 
     def report_answered(self, frame: FrameAnswered) -> None:
-        """Count an answered frame and report it to the listeners, soon after."""
+        """Report an answered frame to the listeners: to some now, to the others soon, when it is
+        counted too."""
+        for listener in self._before_answer:
+            listener(frame)
         self._afterwards.submit(lambda: self._report(frame))
 
     def _report(self, frame: FrameAnswered) -> None:

@@ -62,6 +62,7 @@ def test_tables_are_read_from_toml_and_json() -> None:
     assert tables == (Bell(name="hall", host="h", every_s=2.0, labels=("a",)), Lamp(name="gate"))
     text = '[{"name": "gate", "kind": "lamp"}]'
     assert read_tables(text, "signal", KINDS, "LINESIDE_SIGNAL") == (Lamp(name="gate"),)
+    assert read_tables("", "signal", KINDS, "LINESIDE_SIGNAL") == ()
 
 
 BELL = '[[signal]]\nname = "hall"\nkind = "bell"\nhost = "h"\n'

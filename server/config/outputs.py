@@ -1,0 +1,152 @@
+"""The tables `[[output]]`: where verdicts go, which of them, and in what form."""
+
+import re
+from typing import Annotated, Literal
+
+from server.config.tables import FILE, SECRET, Table, key_help
+from server.errors import SettingsError
+from server.values.template import TextTemplate
+
+# The fields of a message, in the order in which a message without a template has them.
+FIELDS = (
+    *("stream", "seq", "redelivered", "at", "request_id", "camera", "part", "model", "version"),
+    *("label", "class_id", "probability", "verdict", "reason", "error", "cached"),
+)
+# Fields that may be in a topic: the others differ from message to message.
+TOPIC_FIELDS = ("camera", "model", "label", "verdict")
+# How a frame ended: the four verdicts of an answer, `none` without a policy, and `error` if the
+# frame was refused or failed.
+Outcome = Literal["pass", "fail", "unsure", "none", "error"]
+TOPIC = re.compile(r"[^+#\x00]+")
+
+Port = Annotated[int, key_help("port of the other side", ge=1, le=65535)]
+Host = Annotated[str, key_help("name or address of the other side", min_length=1)]
+
+
+class OutputTable(Table, frozen=True, kw_only=True):
+    """The keys that all outputs have."""
+
+    cameras: Annotated[tuple[str, ...], key_help("cameras whose frames are sent; empty: all")] = ()
+    models: Annotated[tuple[str, ...], key_help("models whose frames are sent; empty: all")] = ()
+    verdicts: Annotated[
+        tuple[Outcome, ...],
+        key_help(
+            "verdicts that are sent: pass, fail, unsure, none (the model has no policy), error"
+            " (the frame was refused or failed); empty: all"
+        ),
+    ] = ()
+    labels: Annotated[
+        tuple[str, ...],
+        key_help("best labels of frames that are sent; empty: all, also frames without a label"),
+    ] = ()
+    max_waiting: Annotated[
+        int,
+        key_help(
+            "messages that wait while the other side is away; beyond, the oldest are dropped",
+            "messages",
+            ge=1,
+            le=1_000_000,
+        ),
+    ] = 100_000
+    max_age_s: Annotated[
+        float, key_help("age beyond which a waiting message is dropped; 0: no limit", "s", ge=0)
+    ] = 86_400.0
+    heartbeat_s: Annotated[
+        float,
+        key_help(
+            "time between two signs that the server can judge; they stop if it can't",
+            "s",
+            ge=0.1,
+            le=60,
+        ),
+    ] = 1.0
+
+
+class MessageOutput(OutputTable, frozen=True, kw_only=True):
+    """The keys of outputs whose messages are text."""
+
+    payload: Annotated[
+        str,
+        key_help(
+            "template of a message, with the places $" + ", $".join(FIELDS) + "; a text that"
+            " begins with { or [ is JSON, with places without quotes; empty: a JSON object of all"
+        ),
+    ] = ""
+
+    def __post_init__(self) -> None:
+        check_template(self.payload, FIELDS, "payload")
+
+
+def check_template(text: str, known: tuple[str, ...], key: str) -> TextTemplate:
+    """Return the template of a key. Raises SettingsError if it can't be used."""
+    try:
+        return TextTemplate(text, known, key)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+class MqttOutput(MessageOutput, frozen=True, kw_only=True, tag="mqtt"):
+    """Publishes to an MQTT broker, with QoS 1."""
+
+    host: Host
+    port: Port = 1883
+    topic: Annotated[
+        str,
+        key_help("topic of a verdict, with the places $" + ", $".join(TOPIC_FIELDS), min_length=1),
+    ] = "lineside/$camera/verdict"
+    status_topic: Annotated[
+        str,
+        key_help(
+            "topic that says online or offline, retained; offline also if the server can't judge,"
+            " and by the broker (last will) if it is gone",
+            min_length=1,
+        ),
+    ] = "lineside/status"
+    retain: Annotated[
+        bool, key_help("the broker keeps the last verdict of each topic for new subscribers")
+    ] = True
+    username: Annotated[str, key_help("user at the broker; empty: none")] = ""
+    password: Annotated[str, key_help("its password", "", SECRET)] = ""
+    tls: Annotated[bool, key_help("TLS; the broker's certificate is checked")] = False
+    tls_ca_file: Annotated[
+        str, key_help("certificates in PEM that sign the broker's; empty: the system's", "", FILE)
+    ] = ""
+    tls_cert_file: Annotated[
+        str, key_help("this server's certificate in PEM, if the broker asks for one", "", FILE)
+    ] = ""
+    tls_key_file: Annotated[str, key_help("the key of that certificate, in PEM", "", FILE)] = ""
+    discovery_prefix: Annotated[
+        str, key_help("topic prefix of Home Assistant's discovery, as homeassistant; empty: off")
+    ] = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        topic = check_template(self.topic, TOPIC_FIELDS, "topic")
+        if topic.is_json or not TOPIC.fullmatch(self.topic):
+            raise SettingsError(f"topic can't be {self.topic!r}: a topic has no +, # or braces")
+        if not TOPIC.fullmatch(self.status_topic):
+            raise SettingsError(
+                f"status_topic can't be {self.status_topic!r}: a topic has no + or #"
+            )
+        files = {
+            "tls_ca_file": self.tls_ca_file,
+            "tls_cert_file": self.tls_cert_file,
+            "tls_key_file": self.tls_key_file,
+        }
+        for key, path in files.items():
+            if path and not self.tls:
+                raise SettingsError(f"{key} needs tls = true")
+        if bool(self.tls_cert_file) != bool(self.tls_key_file):
+            raise SettingsError("tls_cert_file and tls_key_file need each other")
+        if self.password and not self.username:
+            raise SettingsError("password needs a username")
+        payload = check_template(self.payload, FIELDS, "payload")
+        if (
+            self.discovery_prefix
+            and self.payload
+            and not (payload.is_json and re.search(r'"verdict"\s*:\s*\$\{?verdict\b', self.payload))
+        ):
+            raise SettingsError('discovery_prefix needs a payload of JSON with "verdict": $verdict')
+
+
+Outputs = tuple[MqttOutput, ...]

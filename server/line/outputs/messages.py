@@ -1,0 +1,102 @@
+"""A verdict as outputs send it: made of an answered or a failed frame, kept as MessagePack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from server.config.outputs import FIELDS, Outcome, OutputTable
+from server.recognition.answers import FrameAnswered, FrameRefused
+from server.system.clock import rfc3339
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one frame ended. at: Unix seconds. verdict: None if the model has no policy, or the frame
+    was refused or failed; then `error` is the code."""
+
+    at: float
+    request_id: str
+    camera: str = ""
+    part: str = ""
+    model: str = ""
+    version: int = 0
+    label: str | None = None
+    class_id: int | None = None
+    probability: float | None = None
+    verdict: str | None = None
+    reason: str | None = None
+    error: str | None = None
+    cached: bool = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """The verdict, `none` or `error`."""
+        if self.error is not None:
+            return "error"
+        return self.verdict or "none"  # type: ignore[return-value]
+
+
+def of_answer(frame: FrameAnswered) -> Event:
+    answer, options = frame.answer, frame.options
+    return Event(
+        at=frame.at,
+        request_id=frame.request_id,
+        camera=options.camera,
+        part=options.part,
+        model=answer.model,
+        version=answer.version,
+        label=answer.best.label,
+        class_id=answer.best.class_id,
+        probability=answer.best.probability,
+        verdict=answer.verdict,
+        reason=answer.verdict_reason,
+        cached=frame.cached,
+    )
+
+
+def of_refusal(frame: FrameRefused) -> Event:
+    return Event(
+        at=frame.at,
+        request_id=frame.request_id,
+        camera=frame.camera,
+        part=frame.part,
+        model=frame.model,
+        version=frame.version,
+        error=frame.code,
+    )
+
+
+def is_wanted(table: OutputTable, event: Event) -> bool:
+    """Return whether the filters of `table` all let `event` through."""
+    return (
+        (not table.cameras or event.camera in table.cameras)
+        and (not table.models or event.model in table.models)
+        and (not table.verdicts or event.outcome in table.verdicts)
+        and (not table.labels or event.label in table.labels)
+    )
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One event on its way to one output.
+
+    stream, seq: together they name the message. seq counts the messages of this output from 1,
+    without gaps but for those that were dropped. redelivered: it may have been sent before, with
+    the same seq.
+    """
+
+    stream: str
+    seq: int
+    redelivered: bool
+    event: Event
+
+    def fields(self) -> dict[str, Any]:
+        """Return the values of FIELDS, in their order."""
+        event = self.event
+        values = {name: getattr(event, name) for name in FIELDS if name in EVENT_FIELDS}
+        values |= {"stream": self.stream, "seq": self.seq, "redelivered": self.redelivered}
+        values["at"] = rfc3339(event.at)
+        return {name: values[name] for name in FIELDS}
+
+
+EVENT_FIELDS = frozenset(Event.__struct_fields__)

@@ -1,0 +1,115 @@
+"""The outputs of one server: which frames go to which of them, and the state of each."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from server.config.outputs import MqttOutput, OutputTable
+from server.config.settings import Settings
+from server.errors import SettingsError
+from server.line.outputs.base import Delivery, Output, OutputState
+from server.line.outputs.messages import Event, is_wanted, of_answer, of_refusal
+from server.line.outputs.outbox import FILE, Bounds, Outbox
+from server.observe.metrics import Metrics
+from server.recognition.answers import FrameAnswered, FrameRefused
+
+# The module and the requirements file of each kind of output that needs a package of its own.
+EXTRAS: Mapping[str, str] = {"mqtt": "paho"}
+REQUIREMENTS = Path(__file__).parents[2]
+RESULTS = ("delivered", "failed", "dropped", "expired")
+
+
+def kind_of(table: OutputTable) -> str:
+    return str(table.__struct_config__.tag)
+
+
+def check_installed(settings: Settings) -> None:
+    """Raise SettingsError, with the command that installs it, if an output needs a package that is
+    not there."""
+    for table in settings.output:
+        kind = kind_of(table)
+        extra = kind.partition("-")[0]
+        if extra in EXTRAS and find_spec(EXTRAS[extra]) is None:
+            file = REQUIREMENTS / f"requirements-{extra}.txt"
+            command = f"{sys.executable} -m pip install -r {file}"
+            if find_spec("pip") is None:  # as scripts/install makes it
+                command = f"sudo scripts/install --with {extra}"
+            raise SettingsError(
+                f"[[output]] {table.name}: kind {kind} needs a package that is not installed:"
+                f" {command}"
+            )
+
+
+def make_output(table: OutputTable) -> Output:
+    """Return the other side that `table` describes. Its package is imported now."""
+    match table:
+        case MqttOutput():
+            from server.line.outputs.mqtt import Mqtt
+
+            return Mqtt(table)
+    raise AssertionError(f"no output of kind {kind_of(table)}")
+
+
+class Outputs:
+    """Sends how each frame ended to the outputs of `settings`.
+
+    `answered` is called before a frame is answered, `refused` after it. ready: whether the server
+    can judge.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, ready: Callable[[], bool]) -> None:
+        self._tables = settings.output
+        bounds = {table.name: Bounds(table.max_waiting, table.max_age_s) for table in self._tables}
+
+        def count(name: str, result: str, messages: int) -> None:
+            metrics.output_messages.labels(name, result).inc(messages)
+
+        self._outbox = Outbox(Path(settings.data) / FILE, bounds, count)
+        self._deliveries = {
+            table.name: Delivery(
+                table.name,
+                kind_of(table),
+                make_output(table),
+                self._outbox,
+                table.heartbeat_s,
+                partial(count, table.name),
+                ready,
+            )
+            for table in self._tables
+        }
+        for name, delivery in self._deliveries.items():
+            # There from the start, so that Prometheus sees the first one as an increase.
+            for result in RESULTS:
+                metrics.output_messages.labels(name, result)
+            metrics.output_waiting.labels(name).set_function(partial(self._outbox.count, name))
+            metrics.output_connected.labels(name).set_function(delivery.is_connected)
+
+    def start(self) -> None:
+        """Connect, and send what an earlier process left."""
+        for delivery in self._deliveries.values():
+            delivery.start()
+
+    def answered(self, frame: FrameAnswered) -> None:
+        self._put(of_answer(frame))
+
+    def refused(self, frame: FrameRefused) -> None:
+        if frame.let_in:
+            self._put(of_refusal(frame))
+
+    def _put(self, event: Event) -> None:
+        names = [table.name for table in self._tables if is_wanted(table, event)]
+        if names:
+            self._outbox.put(names, event)
+            for name in names:
+                self._deliveries[name].wake()
+
+    def states(self) -> Sequence[OutputState]:
+        return [delivery.state() for delivery in self._deliveries.values()]
+
+    def close(self) -> None:
+        """Send what can be sent at once, disconnect, and keep the rest for the next start."""
+        for delivery in self._deliveries.values():
+            delivery.close()
+        self._outbox.close()
