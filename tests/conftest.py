@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 from clients import client_models, clients
+from detector_bundles import detector_bundles
 from hypothesis import HealthCheck, settings
 from job_workers import departed
 from server_process import ROOT, SHARED, LiveServer, live_server
 from tiny_models import colors, tiny_model
 
-__all__ = ["client_models", "clients", "colors", "departed", "tiny_model"]
+__all__ = ["client_models", "clients", "colors", "departed", "detector_bundles", "tiny_model"]
 
 # How long an example takes says nothing on a machine that others use too.
 settings.register_profile("lineside", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -268,11 +268,9 @@ def _prove(
     baseline = DetectionBaseline(
         classes={
             label: count / len(answers)
-            for label, count in Counter(answer.best.label for answer in answers).items()
+            for label, count in Counter(answer.label for answer in answers).items()
         },
-        confidence=metrics.shares(
-            np.array([answer.best.probability for answer in answers]), 10, 1.0
-        ),
+        confidence=metrics.shares(np.array([answer.probability for answer in answers]), 10, 1.0),
         brightness=metrics.shares(
             np.array([answer.brightness or 0.0 for answer in answers]), 16, 256.0
         ),

@@ -47,7 +47,7 @@ class SampleAnswer(msgspec.Struct, frozen=True, kw_only=True):
     model_version: int
     camera: str | None
     part: str | None
-    best: Prediction
+    best: Prediction | None
     predictions: tuple[Prediction, ...]
     verdict: str | None
     image: MediaType

@@ -61,7 +61,8 @@ function showAnswer(answer, round) {
   if (answer.recognized) {
     showLabels(answer.predictions);
   } else {
-    showError("no label is probable enough to be named");
+    const nothing = "nothing that the model knows was found in the frame";
+    showError(answer.detections ? nothing : "no label is probable enough to be named");
   }
   if (answer.verdict) {
     byId("verdict").textContent = answer.verdict;

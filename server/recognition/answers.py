@@ -40,7 +40,8 @@ class Options(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True):
     """The answer to one frame.
 
-    best: the label that represents the frame, also if it is below the threshold of `predictions`.
+    best: the label that represents the frame, also if it is below the threshold of `predictions`;
+    None if the frame shows nothing that has a label.
     verdict, verdict_reason: by the bundle's policy, and the rule that decided; None without one.
     timing: seconds by stage, and `total`. brightness: mean grey level 0..255 of the pixels that the
     model saw; None for tensors, and if the bundle has no baseline to compare it with. warnings:
@@ -49,7 +50,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     model: str
     version: int
-    best: Prediction
+    best: Prediction | None
     predictions: tuple[Prediction, ...]
     verdict: str | None
     timing: dict[str, float]
@@ -58,6 +59,16 @@ class Answer(msgspec.Struct, frozen=True):
     verdict_reason: str | None = None
     task: TaskName = "classify"
     details: Any = None
+
+    @property
+    def label(self) -> str:
+        """The best label, or ''."""
+        return self.best.label if self.best else ""
+
+    @property
+    def probability(self) -> float:
+        """The best label's probability, 0 without one."""
+        return self.best.probability if self.best else 0.0
 
 
 class FrameAnswered(msgspec.Struct, frozen=True):

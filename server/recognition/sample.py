@@ -55,7 +55,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """ID.json: a frame that was kept, why, and what was answered.
 
     at: when it was answered, in Unix seconds. image, bytes: the type and size of the image file.
-    best: the most probable label, whatever threshold `predictions` had to pass. label: what a
+    best: the most probable label, whatever threshold `predictions` had to pass; None if the frame
+    shows nothing that has one. label: what a
     person said that it shows, at `labelled_at`.
     """
 
@@ -67,7 +68,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     model_version: int
     camera: str | None
     part: str | None
-    best: Prediction
+    best: Prediction | None
     predictions: tuple[Prediction, ...]
     verdict: str | None
     image: MediaType

@@ -77,17 +77,18 @@ class Recent(msgspec.Struct, frozen=True):
 
 class Predicted(msgspec.Struct, frozen=True):
     """/predict's answer to an image; `class_id` is the label's outside name, such as a WordNet id,
-    or its number if it has none."""
+    or its number if it has none. Both are null if the image shows nothing that has a label."""
 
-    class_id: str
-    class_name: str
+    class_id: str | None = None
+    class_name: str | None = None
 
 
 class FeaturePrediction(msgspec.Struct, frozen=True):
-    """/predict's answer to features: the best label, its number, each label's probability."""
+    """/predict's answer to features: the best label and its number, both null if there is none, and
+    each label's probability."""
 
-    prediction: str
-    class_index: int
+    prediction: str | None
+    class_index: int | None
     confidence: dict[str, float]
 
 
@@ -298,7 +299,8 @@ class TutorialRoutes:
             refuse_text(request.get_data())
         answer = self._answer("file", 1)
         best = answer.best
-        return with_age(to_json(Predicted(best.id or str(best.class_id), best.label)), answer)
+        name = Predicted(best.id or str(best.class_id), best.label) if best else Predicted()
+        return with_age(to_json(name), answer)
 
     def _numbers(self, body: PredictBody) -> dict[str, Any] | FeaturePrediction:
         """Return the outputs for `input`, or the labels for `features`."""
@@ -317,7 +319,9 @@ class TutorialRoutes:
         answer = outcome.answers[0]
         by_number = sorted(answer.predictions, key=lambda prediction: prediction.class_id)
         return FeaturePrediction(
-            answer.best.label, answer.best.class_id, {p.label: p.probability for p in by_number}
+            answer.best.label if answer.best else None,
+            answer.best.class_id if answer.best else None,
+            {p.label: p.probability for p in by_number},
         )
 
     @_route("GET", "/api/model/info", rights=KNOWN, errors=(503,))

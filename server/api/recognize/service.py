@@ -233,8 +233,8 @@ def log_fields(answer: Answer, options: Options) -> dict[str, object]:
     """Return what a request's log line says of its answer and its frame."""
     fields: dict[str, object] = {
         "model": f"{answer.model}/{answer.version}",
-        "label": answer.best.label,
-        "probability": round(answer.best.probability, 4),
+        "label": answer.label or None,
+        "probability": round(answer.probability, 4) if answer.best else None,
     }
     if options.camera:
         fields["camera"] = options.camera

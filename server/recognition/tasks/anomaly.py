@@ -190,7 +190,7 @@ class AnomalyReader(Reader[AnomalyValues]):
         `near_threshold` within the policy's band about it, which is unsure."""
         if self.policy is None:
             return None
-        if not result.predictions:
+        if not result.predictions or result.best is None:
             return Verdict("unsure", "no_label")
         if result.best.probability < self.policy.min_probability:
             return Verdict("unsure", "near_threshold")
@@ -305,12 +305,12 @@ class Anomaly(Classify):
         self, answer: Answer, wishes: SampleWishes, policy: VerdictPolicy | None
     ) -> str | None:
         """Goes by the label, and by how near the score is to the threshold."""
-        if answer.best.label in wishes.labels:
+        if answer.label in wishes.labels:
             return "label"
         details = _details(answer)
         if wishes.margin and abs(details.score - details.threshold) <= wishes.margin:
             return "threshold"
-        return "uncertain" if answer.best.probability < wishes.below else None
+        return "uncertain" if answer.probability < wishes.below else None
 
 
 def _details(answer: Answer) -> AnomalyDetails:

@@ -216,8 +216,8 @@ class Classify(Task):
 
     def observe(self, answer: Answer) -> Iterator[tuple[str, tuple[str, ...], float]]:
         """Counts the best label, and its probability."""
-        yield "predictions_total", (answer.best.label,), 1
-        yield "confidence", (), answer.best.probability
+        yield "predictions_total", (answer.label,), 1
+        yield "confidence", (), answer.probability
         if unfamiliar(answer):
             yield "unfamiliar_frames_total", (), 1
 
@@ -225,10 +225,10 @@ class Classify(Task):
         self, answer: Answer, wishes: SampleWishes, policy: VerdictPolicy | None
     ) -> str | None:
         """Goes by the best label and its probability, if the frame is familiar."""
-        probability = answer.best.probability
+        probability = answer.probability
         if unfamiliar(answer):
             return "unfamiliar"
-        if answer.best.label in wishes.labels:
+        if answer.label in wishes.labels:
             return "label"
         near = policy is not None and abs(probability - policy.min_probability) <= wishes.margin
         if near and wishes.margin:
@@ -243,12 +243,12 @@ class Classify(Task):
             # One bin more, for labels that the validation never gave.
             signals["class"] = DriftSignal(
                 (*baseline.classes.values(), 0.0),
-                lambda answer: places.get(answer.best.label, len(places)),
+                lambda answer: places.get(answer.label, len(places)),
             )
         if len(baseline.confidence) == CONFIDENCE_BINS:
             signals["confidence"] = DriftSignal(
                 baseline.confidence,
-                lambda answer: bin_of(answer.best.probability, CONFIDENCE_BINS, 1.0),
+                lambda answer: bin_of(answer.probability, CONFIDENCE_BINS, 1.0),
             )
         return signals
 

@@ -38,8 +38,6 @@ from server.recognition.tasks.task import (
 )
 from server.values.wording import counted
 
-# Best "label" of a frame that shows no object.
-NOTHING = Prediction(-1, "", 0.0)
 # A golden frame's boxes overlap by at least this much with what they should be.
 GOLDEN_IOU_MIN = 0.9
 # Bins of the drift signal `count`: 0, 1, ... 14 objects, and more.
@@ -189,7 +187,7 @@ class DetectionReader(Reader[Values]):
         for each in shown:
             if each.class_id not in labels:
                 labels[each.class_id] = _prediction(each)
-        best = _prediction(found[0]) if found else NOTHING
+        best = _prediction(found[0]) if found else None
         size = placement.size if placement else self.layout.size
         return Detections(best, tuple(labels.values())[: options.top_k], shown, found, size)
 

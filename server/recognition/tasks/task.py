@@ -36,12 +36,12 @@ class NotFiniteError(ValueError):
 class Result(msgspec.Struct, frozen=True):
     """What one frame shows.
 
-    best: the label that stands for the frame in journal, log, samples and metrics. predictions:
-    labels for the answer, best first. details: what the task knows beyond these, of its
-    `details_type`, or None.
+    best: the label that stands for the frame in journal, log, samples and metrics; None if it shows
+    nothing that has one. predictions: labels for the answer, best first. details: what the task
+    knows beyond these, or None.
     """
 
-    best: Prediction
+    best: Prediction | None
     predictions: tuple[Prediction, ...]
     details: Any = None
 
@@ -94,7 +94,7 @@ def apply_verdict_policy(result: Result, policy: VerdictPolicy) -> Verdict:
     The rules, by their reason and in their order: `no_label`, `min_probability`, `accept`,
     `not_accepted`. A frame without a label in its answer is no good part, whatever its best guess.
     """
-    if not result.predictions:
+    if not result.predictions or result.best is None:
         return Verdict("unsure", "no_label")
     if result.best.probability < policy.min_probability:
         return Verdict("unsure", "min_probability")

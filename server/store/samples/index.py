@@ -85,7 +85,7 @@ class SampleIndex:
             sample.reason,
             sample.model,
             sample.camera,
-            sample.best.label,
+            sample.best.label if sample.best else "",
             sample.label,
         )
         self._entries[sample.id] = entry

@@ -10,40 +10,22 @@ import flatbuffers
 import msgspec
 import numpy as np
 import pytest
+from detector_bundles import (
+    BOXES,
+    CLASSES,
+    COUNT,
+    FREE,
+    LABELS,
+    SCORES,
+    SIDE,
+    floats,
+    rows_of_6,
+    yolo,
+)
 from detector_models import constant_detector
 from numpy.typing import NDArray
 
 from convert.__main__ import main
-
-SIDE = 64
-# Boxes of YOLO's grids of 8, 16 and 32 pixels in 64 x 64, with one anchor.
-FREE = 64 + 16 + 4
-LABELS = ("bolt", "nut", "washer")
-
-
-def floats(values: Any) -> NDArray[np.float32]:
-    return np.asarray(values, np.float32)
-
-
-def yolo(boxes: int, values: int, unit: float = SIDE, best: float = 0.9) -> NDArray[np.float32]:
-    """Boxes in rows: one is an object of the last class, in the middle."""
-    rows = np.full((boxes, values), 0.01, np.float32)
-    rows[:, :2] = np.linspace(0.05, 0.95, boxes)[:, None] * unit
-    rows[7] = 0.01
-    rows[7, :4] = floats([0.5, 0.5, 0.25, 0.25]) * unit
-    rows[7, 4] = rows[7, -1] = best
-    return rows[None]
-
-
-def rows_of_6(score: float = 0.9, unit: float = SIDE) -> NDArray[np.float32]:
-    rows = np.zeros((1, 300, 6), np.float32)
-    rows[0, 0] = (*floats([0.375, 0.375, 0.625, 0.625]) * unit, score, 2)
-    rows[0, 1] = (*floats([0.1, 0.1, 0.2, 0.2]) * unit, 0.1, 1)
-    return rows
-
-
-BOXES = floats([[[0.375, 0.375, 0.625, 0.625], [0, 0, 0.1, 0.1]]])
-CLASSES, SCORES, COUNT = floats([[2, 0]]), floats([[0.9, 0.1]]), floats([2])
 
 
 def convert(

@@ -84,6 +84,7 @@ def test_evaluation_sees_what_the_server_answers(
     predictions = predict([from_bundle(recognizer.bundle)], paths).probabilities[0]
     for path, row in zip(paths, predictions, strict=True):
         best = recognizer.recognize(path.read_bytes(), Options()).best
+        assert best is not None
         assert (best.class_id, best.probability) == (int(row.argmax()), float(row.max()))
 
 

@@ -34,7 +34,7 @@ def test_rows_and_labels(iris: Model) -> None:
     inputs = match_inputs(iris, {"features": np.array([SETOSA, VIRGINICA], np.float32)})
     outcome = run_tensors(iris, inputs, Options(top_k=2))
     assert outcome.outputs[0].shape == (2, 3)
-    assert [answer.best.label for answer in outcome.answers] == ["setosa", "virginica"]
+    assert [answer.label for answer in outcome.answers] == ["setosa", "virginica"]
     assert all(len(answer.predictions) == 2 for answer in outcome.answers)
 
 
@@ -99,7 +99,7 @@ def test_an_image_model_takes_its_tensor_too(colors: Path) -> None:
     red[..., 0] = 1
     (spec,) = model.pool.inputs
     outcome = run_tensors(model, match_inputs(model, {spec.name: red}), Options())
-    assert outcome.answers[0].best.label == "red"
+    assert outcome.answers[0].label == "red"
 
 
 def test_a_model_of_plain_numbers_may_have_no_labels(tiny_model: MakeModel, tmp_path: Path) -> None:

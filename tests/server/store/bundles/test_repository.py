@@ -283,8 +283,8 @@ def test_quantised_model_uses_its_own_scales(
     recipe = msgspec.structs.replace(RECIPE, dtype=dtype)
     write_bundle(tmp_path / "colors" / "1", tiny_model(dtype), recipe=recipe, quantization="int8")
     answer = recognize(store_of(tmp_path), "colors", GREEN)
-    assert answer.best.label == "green"
-    assert answer.best.probability > 0.98
+    assert answer.label == "green"
+    assert answer.probability > 0.98
 
 
 @pytest.mark.parametrize("output", ["logits", "sigmoid"])
@@ -293,8 +293,8 @@ def test_raw_outputs_are_read_as_the_manifest_says(
 ) -> None:
     write_bundle(tmp_path / "colors" / "1", tiny_model(output), output=output)
     answer = recognize(store_of(tmp_path), "colors", GREEN)
-    assert answer.best.label == "green"
-    assert answer.best.probability > 0.99
+    assert answer.label == "green"
+    assert answer.probability > 0.99
     assert sum(p.probability for p in answer.predictions) < 1.001
 
 
@@ -307,7 +307,7 @@ def test_bare_model_is_served_by_the_settings_recipe(tiny_model: MakeModel, tmp_
     with pytest.raises(NotReadyError, match="set `recipe`"):
         store_of(tmp_path).load("bare")
     answer = recognize(store_of(tmp_path, recipe=RECIPE), "bare", RED)
-    assert (answer.model, answer.version, answer.best.label) == ("bare", 7, "red")
+    assert (answer.model, answer.version, answer.label) == ("bare", 7, "red")
 
 
 def test_a_half_copied_bundle_is_no_bare_model(
