@@ -185,13 +185,13 @@ def test_threshold_of_the_policy_decides(
     model = load(surface / "surface" / "1")
     model.use_policy(AnomalyPolicy(threshold=0.8, min_probability=0.55))
     answer = model.recognize(spotted(level), Options())
-    assert (answer.verdict, answer.best.label) == (verdict, label)
+    assert (answer.verdict, answer.label) == (verdict, label)
     details = answer.details
     assert (details.threshold, bool(details.regions)) == (0.8, label == ANOMALY)
     assert details.score == pytest.approx(level / 255, abs=0.02)
     anomaly = np.interp(details.score, [0, 0.8, 1], [0, 0.5, 1])
     sure = anomaly if label == ANOMALY else 1 - anomaly
-    assert answer.best.probability == pytest.approx(sure, abs=1e-5)
+    assert answer.probability == pytest.approx(sure, abs=1e-5)
     model.check_golden()
 
 
