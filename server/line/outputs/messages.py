@@ -39,6 +39,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def of_answer(frame: FrameAnswered) -> Event:
     answer, options = frame.answer, frame.options
+    best = answer.best
     return Event(
         at=frame.at,
         request_id=frame.request_id,
@@ -46,9 +47,9 @@ def of_answer(frame: FrameAnswered) -> Event:
         part=options.part,
         model=answer.model,
         version=answer.version,
-        label=answer.best.label,
-        class_id=answer.best.class_id,
-        probability=answer.best.probability,
+        label=best.label if best else None,
+        class_id=best.class_id if best else None,
+        probability=best.probability if best else None,
         verdict=answer.verdict,
         reason=answer.verdict_reason,
         cached=frame.cached,

@@ -182,7 +182,7 @@ FAULTS = {
     "swapped labels": "labels.txt is damaged: its sha256 differs",
     "swapped labels, digests made anew": "should be red at 1.000 but this model says green",
     "wrong sha256": "model.tflite is damaged: its sha256 differs",
-    "int8 with a float recipe": "makes float32 [32, 32, 3] (height, width, channels) but the model takes int8",
+    "int8 with a float recipe": "(height, width, channels) but the model takes int8",
     "two outputs": "this model has 1 and 2",
     "half copied": "has no bundle.json",
     "cut short": "model.tflite is damaged: its sha256 differs",

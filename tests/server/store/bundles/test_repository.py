@@ -253,7 +253,7 @@ def test_which_model_is_the_default(tiny_model: MakeModel, bundle: Path) -> None
             {"recipe": Recipe(width=48, height=32)},
             r"\[32, 48, 3\] .*but the model takes",
         ),
-        ("colors", {"recipe": Recipe(width=32, height=32, color="gray")}, r"\[32, 32, 1\] \(height"),
+        ("colors", {"recipe": Recipe(width=32, height=32, color="gray")}, r"\[32, 32, 1\] \(h"),
         (
             "int8",
             {"quantization": "int8"},
