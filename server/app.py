@@ -45,7 +45,6 @@ from server.observe.logs import LogThrottle, LogWriter
 from server.observe.metrics import Metrics
 from server.recognition.answers import Listener
 from server.recorders import log_faults, make_drift, make_sampler, open_cache, open_journal
-from server.store.bundles.repository import BundleRepository
 from server.store.crashes import CrashGuard
 from server.store.jobs.records import JobRecord
 from server.system.background import in_order
@@ -100,13 +99,18 @@ def make_jobs(
     return Jobs(settings, service.store, events, guard)
 
 
-def make_outputs(settings: Settings, metrics: Metrics, store: BundleRepository) -> "Outputs | None":
+def make_outputs(settings: Settings, engine: Engine) -> "Outputs | None":
     """Return what sends verdicts to the outputs of `settings`; None if there are none."""
     if not settings.output:
         return None
     from server.line.outputs.service import Outputs
 
-    return Outputs(settings, metrics, lambda: store.ready()[0])
+    return Outputs(
+        settings,
+        engine.metrics,
+        ready=lambda: engine.store.ready()[0],
+        busy=lambda: engine.admission.busy > 0,
+    )
 
 
 def bare_app(settings: Settings) -> Flask:
@@ -180,7 +184,7 @@ def create_app(
     app = bare_app(settings)
     log_faults(settings)
     journal = open_journal(settings, metrics)
-    outputs = make_outputs(settings, metrics, store)
+    outputs = make_outputs(settings, engine)
     refusals = [
         metrics.cameras.refused,
         *([journal.refused] if journal else []),

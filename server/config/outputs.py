@@ -20,6 +20,13 @@ Outcome = Literal["pass", "fail", "unsure", "none", "error"]
 TOPIC = re.compile(r"[^+#\x00]+")
 
 Port = Annotated[int, key_help("port of the other side", ge=1, le=65535)]
+Acknowledge = Annotated[
+    bool,
+    key_help(
+        "each result stays until the PLC has taken it, so that none is missed; false: the newest"
+        " takes its place"
+    ),
+]
 Host = Annotated[str, key_help("name or address of the other side", min_length=1)]
 
 
@@ -149,4 +156,25 @@ class MqttOutput(MessageOutput, frozen=True, kw_only=True, tag="mqtt"):
             raise SettingsError('discovery_prefix needs a payload of JSON with "verdict": $verdict')
 
 
-Outputs = tuple[MqttOutput, ...]
+class ModbusServerOutput(OutputTable, frozen=True, kw_only=True, tag="modbus-server"):
+    """A Modbus TCP server that a PLC polls."""
+
+    host: Annotated[str, key_help("address to listen on", min_length=1)] = "127.0.0.1"
+    port: Annotated[int, key_help("port to listen on", ge=1, le=65535)] = 502
+    acknowledge: Acknowledge = True
+
+
+class ModbusClientOutput(OutputTable, frozen=True, kw_only=True, tag="modbus-client"):
+    """Writes into a PLC over Modbus TCP."""
+
+    host: Host
+    port: Port = 502
+    device_id: Annotated[int, key_help("unit identifier of the PLC", ge=0, le=255)] = 1
+    first_coil: Annotated[int, key_help("first of 8 coils that are written", ge=0, le=65_528)] = 0
+    first_register: Annotated[
+        int, key_help("first of 56 holding registers that are written", ge=0, le=65_480)
+    ] = 0
+    acknowledge: Acknowledge = True
+
+
+Outputs = tuple[MqttOutput | ModbusServerOutput | ModbusClientOutput, ...]

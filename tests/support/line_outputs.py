@@ -1,8 +1,10 @@
 """Other sides of outputs, for tests: Debian's mosquitto, a subscriber, and a cable to cut."""
 
 import json
+import os
 import queue
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -12,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_workers import await_that
+from job_workers import await_that, children
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
-from server_process import free_port
+from server_process import LiveServer, free_port
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 
@@ -154,6 +156,16 @@ def subscriber(port: int, topic: str = "lineside/#", **login: str) -> Iterator[S
         yield one
     finally:
         one.close()
+
+
+def kill_worker(server: LiveServer) -> None:
+    """Ends the worker as nothing can catch it, and waits for the next one."""
+    before = server.worker_pid()
+    os.kill(before, signal.SIGKILL)
+    await_that(
+        lambda: [pid for pid in children(server.process.pid) if pid != before], "a new worker"
+    )
+    server.await_ready()
 
 
 def check_stream(taken: Sequence[dict[str, Any]], parts: Sequence[str]) -> None:

@@ -6,7 +6,12 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from server.config.outputs import MqttOutput, OutputTable
+from server.config.outputs import (
+    ModbusClientOutput,
+    ModbusServerOutput,
+    MqttOutput,
+    OutputTable,
+)
 from server.config.settings import Settings
 from server.errors import SettingsError
 from server.line.outputs.base import Delivery, Output, OutputState
@@ -16,7 +21,7 @@ from server.observe.metrics import Metrics
 from server.recognition.answers import FrameAnswered, FrameRefused
 
 # The module and the requirements file of each kind of output that needs a package of its own.
-EXTRAS: Mapping[str, str] = {"mqtt": "paho"}
+EXTRAS: Mapping[str, str] = {"mqtt": "paho", "modbus": "pymodbus"}
 REQUIREMENTS = Path(__file__).parents[2]
 RESULTS = ("delivered", "failed", "dropped", "expired")
 
@@ -42,13 +47,22 @@ def check_installed(settings: Settings) -> None:
             )
 
 
-def make_output(table: OutputTable) -> Output:
-    """Return the other side that `table` describes. Its package is imported now."""
+def make_output(table: OutputTable, busy: Callable[[], bool]) -> Output:
+    """Return the other side that `table` describes. Its package is imported now. busy: whether
+    a frame is in hand."""
     match table:
         case MqttOutput():
             from server.line.outputs.mqtt import Mqtt
 
             return Mqtt(table)
+        case ModbusServerOutput():
+            from server.line.outputs.modbus import ModbusServer
+
+            return ModbusServer(table, busy)
+        case ModbusClientOutput():
+            from server.line.outputs.modbus import ModbusClient
+
+            return ModbusClient(table, busy)
     raise AssertionError(f"no output of kind {kind_of(table)}")
 
 
@@ -56,10 +70,16 @@ class Outputs:
     """Sends how each frame ended to the outputs of `settings`.
 
     `answered` is called before a frame is answered, `refused` after it. ready: whether the server
-    can judge.
+    can judge. busy: whether a frame is in hand.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        ready: Callable[[], bool],
+        busy: Callable[[], bool],
+    ) -> None:
         self._tables = settings.output
         bounds = {table.name: Bounds(table.max_waiting, table.max_age_s) for table in self._tables}
 
@@ -71,7 +91,7 @@ class Outputs:
             table.name: Delivery(
                 table.name,
                 kind_of(table),
-                make_output(table),
+                make_output(table, busy),
                 self._outbox,
                 table.heartbeat_s,
                 partial(count, table.name),

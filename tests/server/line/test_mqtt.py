@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from images import encode, plain
 from job_workers import await_that
-from line_outputs import cable, check_stream, mosquitto, subscriber, tables
+from line_outputs import cable, check_stream, kill_worker, mosquitto, subscriber, tables
 from server_process import LiveServer, free_port, live_server
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
@@ -91,10 +91,7 @@ def test_nothing_is_missing_after_outage_and_kill(
             taken = reader.take(3)
             line.cut()
             send(parts[3:6])
-            before = server.worker_pid()
-            os.kill(before, signal.SIGKILL)
-            await_that(lambda: server.worker_pid() != before, "a new worker")
-            server.await_ready()
+            kill_worker(server)
             send(parts[6:9])
             assert state(server)["waiting"] in range(6, 10)
             assert "can't be reached" in str(state(server)["last_error"])
