@@ -177,4 +177,28 @@ class ModbusClientOutput(OutputTable, frozen=True, kw_only=True, tag="modbus-cli
     acknowledge: Acknowledge = True
 
 
-Outputs = tuple[MqttOutput | ModbusServerOutput | ModbusClientOutput, ...]
+class WebhookOutput(MessageOutput, frozen=True, kw_only=True, tag="webhook"):
+    """Posts to a URL, signed as the webhooks of jobs are."""
+
+    url: Annotated[
+        str,
+        key_help(
+            "URL that takes each verdict as a POST of JSON, and answers 2xx",
+            pattern=r"^https?://[!-.0-9:;=A-~]+(/[!-~]*)?$",
+            extra_json_schema={"description": "http://HOST[:PORT]/... or https://HOST[:PORT]/..."},
+        ),
+    ]
+    secret: Annotated[
+        str,
+        key_help("what signs, by HMAC-SHA256, as webhook_secret; empty: not signed", "", SECRET),
+    ] = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.payload and not check_template(self.payload, FIELDS, "payload").is_json:
+            raise SettingsError("payload of a webhook is JSON: it begins with { or [")
+        if "@" in self.url.split("/")[2]:
+            raise SettingsError("url can't have a user or a password")
+
+
+Outputs = tuple[MqttOutput | ModbusServerOutput | ModbusClientOutput | WebhookOutput, ...]

@@ -22,8 +22,9 @@ from server.store.jobs.records import FrameOutcome, JobError, JobRecord, OpenFra
 from server.values.wording import kept_sentence
 
 if TYPE_CHECKING:
-    from server.jobs.webhooks import WebhookClient, WebhookDelivery
+    from server.jobs.webhooks import WebhookDelivery
     from server.store.jobs.table import JobTable
+    from server.system.webhook import WebhookClient
 
 
 class JobEvents:
@@ -95,7 +96,7 @@ class JobEvents:
     def webhook_client(self) -> WebhookClient | None:
         """Return the client that posts webhooks; None if they are switched off."""
         if self._client is None and self._settings.webhook_hosts:
-            from server.jobs.webhooks import WebhookClient
+            from server.system.webhook import WebhookClient
 
             self._client = WebhookClient(
                 self._settings.webhook_hosts, self._settings.webhook_secret

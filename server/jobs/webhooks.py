@@ -1,25 +1,19 @@
-"""Webhooks: the end of a job is posted to a URL, signed, and again with back-off until it is
-taken."""
+"""Webhooks: the end of a job is posted to a URL, and again with back-off until it is taken."""
 
-import hashlib
-import hmac
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from http.client import HTTPConnection, HTTPException
 
 from server.config.settings import Settings
-from server.errors import InvalidFieldError, JobsUnavailableError
+from server.errors import JobsUnavailableError
 from server.observe.logs import ProblemLog
 from server.store.jobs.records import JobRecord
 from server.store.jobs.table import JobTable
-from server.system.outbound import OutboundConnections
+from server.system.webhook import WebhookClient
 
 logger = logging.getLogger(__name__)
 
-# Seconds that one delivery may take.
-DELIVERY_TIMEOUT_S = 10.0
 # Seconds after the first failed delivery; doubled with each further one.
 BACK_OFF_MIN_S = 1.0
 BACK_OFF_MAX_S = 300.0
@@ -27,56 +21,11 @@ BACK_OFF_MAX_S = 300.0
 LOOK_INTERVAL_S = 60.0
 # Seconds before another look after the table could not be used.
 RETRY_S = 1.0
-TIMESTAMP_HEADER = "X-Lineside-Timestamp"
-SIGNATURE_HEADER = "X-Lineside-Signature"
-
-
-def signature(secret: str, timestamp: str, body: bytes) -> str:
-    """Return `sha256=` and the hexadecimal HMAC-SHA256 (RFC 2104) of TIMESTAMP.BODY under `secret`,
-    which proves who sent it, and when."""
-    digest = hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256)
-    return f"sha256={digest.hexdigest()}"
 
 
 def pause_after(attempts: int) -> float:
     """Return the seconds to wait after that many failed deliveries: 1, 2, 4 ... 300."""
     return min(BACK_OFF_MAX_S, BACK_OFF_MIN_S * 2.0 ** min(attempts - 1, 20))
-
-
-class WebhookClient:
-    """Posts to the hosts that `hosts` list, signed if there is a `secret`.
-
-    Raises SettingsError for a host that can't be understood.
-    """
-
-    def __init__(self, hosts: tuple[str, ...], secret: str) -> None:
-        self._outbound = OutboundConnections("webhook", "webhook_hosts", hosts)
-        self._secret = secret
-
-    def check(self, url: str) -> None:
-        """Raise InvalidFieldError if nothing may be sent to `url`."""
-        self._outbound.check(url)
-
-    def send(self, url: str, body: bytes) -> str:
-        """Post a JSON body; return why it was not taken, or "". Redirects are not followed."""
-        timestamp = str(int(time.time()))
-        headers = {"Content-Type": "application/json", TIMESTAMP_HEADER: timestamp}
-        if self._secret:
-            headers[SIGNATURE_HEADER] = signature(self._secret, timestamp, body)
-        try:
-            deadline = time.monotonic() + DELIVERY_TIMEOUT_S
-            with self._outbound.connected(url, deadline) as (sock, parts):
-                connection = HTTPConnection(parts.hostname or "", parts.port)
-                connection.sock = sock
-                target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-                connection.request("POST", target, body, {"Host": parts.netloc, **headers})
-                with connection.getresponse() as response:
-                    good = 200 <= response.status < 300
-                    return "" if good else f"it answers {response.status}"
-        except InvalidFieldError as error:
-            return error.message
-        except (OSError, HTTPException) as error:
-            return str(error) or repr(error)
 
 
 class WebhookDelivery:

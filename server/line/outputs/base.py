@@ -102,6 +102,8 @@ class Delivery:
         self._last: tuple[int, float] | None = None
         self._is_open = False
         self._failures = 0
+        # The last delivery failed, whatever the signs of life.
+        self._doubtful = False
         self._next_beat = 0.0
         self._handed = 0
         self._thread = threading.Thread(target=self._run, name=f"output-{name}"[:15], daemon=True)
@@ -170,7 +172,8 @@ class Delivery:
         if now >= self._next_beat:
             self._output.beat(self._ready())
             self._next_beat = now + self._heartbeat_s
-            self._went_well()
+            if not self._doubtful:
+                self._went_well()
 
     def _send_some(self) -> bool:
         """Return whether messages wait that could be sent now."""
@@ -183,7 +186,11 @@ class Delivery:
         ]
         self._handed = max(self._handed, messages[-1].seq)
         timeout_s = min(DELIVERY_TIMEOUT_S, max(0.0, self._next_beat - time.monotonic()))
+        in_doubt, self._doubtful = self._doubtful, True
         seq = self._output.deliver(marked, timeout_s)
+        self._doubtful = in_doubt and not seq
+        if seq:
+            self._went_well()
         if count := self._outbox.delivered(self.name, seq):
             self._last = (seq, time.time())
             self._count("delivered", count)

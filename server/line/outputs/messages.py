@@ -9,6 +9,7 @@ import msgspec
 from server.config.outputs import FIELDS, Outcome, OutputTable
 from server.recognition.answers import FrameAnswered, FrameRefused
 from server.system.clock import rfc3339
+from server.values.template import TextTemplate
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -98,6 +99,12 @@ class Message(msgspec.Struct, frozen=True):
         values |= {"stream": self.stream, "seq": self.seq, "redelivered": self.redelivered}
         values["at"] = rfc3339(event.at)
         return {name: values[name] for name in FIELDS}
+
+
+def payload_of(message: Message, template: TextTemplate | None) -> bytes:
+    """Return the message as `template` has it, or as a JSON object of all fields."""
+    fields = message.fields()
+    return template.render(fields).encode() if template else msgspec.json.encode(fields)
 
 
 EVENT_FIELDS = frozenset(Event.__struct_fields__)

@@ -21,7 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from server import __version__
 from server.config.outputs import FIELDS, TOPIC_FIELDS, MqttOutput, check_template
 from server.line.outputs.base import OutputError
-from server.line.outputs.messages import Message
+from server.line.outputs.messages import Message, payload_of
 
 CONNECT_TIMEOUT_S = 5.0
 # Seconds after which the broker publishes the last will of a server that is silent: 1.5 times this.
@@ -117,7 +117,7 @@ class Mqtt:
         if self._table.discovery_prefix and topic not in self._discovered:
             self._publish(*self._discovery(topic, levels["camera"]), retain=True)
             self._discovered.add(topic)
-        payload = self._payload.render(fields) if self._payload else msgspec.json.encode(fields)
+        payload = payload_of(message, self._payload)
         return self._publish(topic, payload, retain=self._table.retain)
 
     def _publish(self, topic: str, payload: str | bytes, *, retain: bool) -> MQTTMessageInfo:

@@ -11,6 +11,7 @@ from server.config.outputs import (
     ModbusServerOutput,
     MqttOutput,
     OutputTable,
+    WebhookOutput,
 )
 from server.config.settings import Settings
 from server.errors import SettingsError
@@ -63,6 +64,10 @@ def make_output(table: OutputTable, busy: Callable[[], bool]) -> Output:
             from server.line.outputs.modbus import ModbusClient
 
             return ModbusClient(table, busy)
+        case WebhookOutput():
+            from server.line.outputs.webhook import Webhook
+
+            return Webhook(table)
     raise AssertionError(f"no output of kind {kind_of(table)}")
 
 
