@@ -20,6 +20,7 @@ Outcome = Literal["pass", "fail", "unsure", "none", "error"]
 TOPIC = re.compile(r"[^+#\x00]+")
 
 Port = Annotated[int, key_help("port of the other side", ge=1, le=65535)]
+Listen = Annotated[str, key_help("address to listen on", min_length=1)]
 Acknowledge = Annotated[
     bool,
     key_help(
@@ -159,7 +160,7 @@ class MqttOutput(MessageOutput, frozen=True, kw_only=True, tag="mqtt"):
 class ModbusServerOutput(OutputTable, frozen=True, kw_only=True, tag="modbus-server"):
     """A Modbus TCP server that a PLC polls."""
 
-    host: Annotated[str, key_help("address to listen on", min_length=1)] = "127.0.0.1"
+    host: Listen = "127.0.0.1"
     port: Annotated[int, key_help("port to listen on", ge=1, le=65535)] = 502
     acknowledge: Acknowledge = True
 
@@ -201,4 +202,14 @@ class WebhookOutput(MessageOutput, frozen=True, kw_only=True, tag="webhook"):
             raise SettingsError("url can't have a user or a password")
 
 
-Outputs = tuple[MqttOutput | ModbusServerOutput | ModbusClientOutput | WebhookOutput, ...]
+class OpcUaOutput(OutputTable, frozen=True, kw_only=True, tag="opcua"):
+    """An OPC UA server that clients read."""
+
+    host: Listen = "127.0.0.1"
+    port: Annotated[int, key_help("port to listen on", ge=1, le=65535)] = 4840
+    acknowledge: Acknowledge = True
+
+
+Outputs = tuple[
+    MqttOutput | ModbusServerOutput | ModbusClientOutput | OpcUaOutput | WebhookOutput, ...
+]

@@ -20,8 +20,7 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 from server.config.outputs import ModbusClientOutput, ModbusServerOutput, Outcome
 from server.line.outputs.base import OutputError
 from server.line.outputs.messages import Message
-
-logger = logging.getLogger(__name__)
+from server.line.outputs.server_thread import ServerThread
 
 # Bits, in discrete inputs, coils and the first register, the lowest first.
 READY, BUSY, VALID, PASS, FAIL, UNSURE, FAULT, HEARTBEAT = range(8)
@@ -119,37 +118,18 @@ class ModbusServer:
         self._shown = 0
         self._acknowledged = threading.Event()
         self._connections = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._server: ModbusTcpServer | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: ServerThread | None = None
 
     @property
     def connected(self) -> bool:
         return self._connections > 0
 
     def open(self) -> None:
-        started: list[str] = []
-        listening = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, args=(started, listening), name="modbus", daemon=True
-        )
-        self._thread.start()
-        listening.wait()
-        if started:
-            self._thread.join()
-            raise OutputError(started[0])
         self._shown, self._connections = 0, 0
+        self._thread = ServerThread("modbus", self._serve)
+        self._thread.start()
 
-    def _run(self, started: list[str], listening: threading.Event) -> None:
-        try:
-            with asyncio.Runner() as runner:
-                self._loop = runner.get_loop()
-                self._loop.set_exception_handler(_log_failure)
-                runner.run(self._serve(started, listening))
-        finally:
-            listening.set()
-
-    async def _serve(self, started: list[str], listening: threading.Event) -> None:
+    async def _serve(self, listens: Callable[[], None], stop: asyncio.Event) -> None:
         table = self._table
         device = SimDevice(
             0,  # all device ids
@@ -161,20 +141,21 @@ class ModbusServer:
             ),
             action=self._access,
         )
-        self._server = ModbusTcpServer(
+        server = ModbusTcpServer(
             device,
             framer=FramerType.SOCKET,
             address=(table.host, table.port),
             trace_connect=self._count,
         )
         try:
-            await self._server.serve_forever(background=True)
+            await server.serve_forever(background=True)
         except RuntimeError:
-            started.append(f"can't listen on {table.host}:{table.port}")
-            return
+            raise OutputError(f"can't listen on {table.host}:{table.port}") from None
+        listens()
+        try:
+            await stop.wait()
         finally:
-            listening.set()
-        await self._server.serving
+            await server.shutdown()
 
     def _count(self, connected: bool) -> None:
         self._connections += 1 if connected else -1
@@ -211,22 +192,14 @@ class ModbusServer:
         return message.seq
 
     def beat(self, ready: bool) -> None:
-        if self._thread is None or not self._thread.is_alive():
+        if self._thread is None or not self._thread.alive:
             raise OutputError("its server has ended")
         self._image.beat(ready)
 
     def close(self) -> None:
-        loop, server, thread = self._loop, self._server, self._thread
-        if loop is None or server is None or thread is None:
-            return
-        if thread.is_alive():
-            asyncio.run_coroutine_threadsafe(server.shutdown(), loop)
-            thread.join(TIMEOUT_S)
+        if self._thread is not None:
+            self._thread.stop()
         self._connections = 0
-
-
-def _log_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    logger.error("modbus failed", extra={"fields": {"reason": str(context.get("message"))}})
 
 
 class ModbusClient:

@@ -10,6 +10,7 @@ from server.config.outputs import (
     ModbusClientOutput,
     ModbusServerOutput,
     MqttOutput,
+    OpcUaOutput,
     OutputTable,
     WebhookOutput,
 )
@@ -22,7 +23,7 @@ from server.observe.metrics import Metrics
 from server.recognition.answers import FrameAnswered, FrameRefused
 
 # The module and the requirements file of each kind of output that needs a package of its own.
-EXTRAS: Mapping[str, str] = {"mqtt": "paho", "modbus": "pymodbus"}
+EXTRAS: Mapping[str, str] = {"mqtt": "paho", "modbus": "pymodbus", "opcua": "asyncua"}
 REQUIREMENTS = Path(__file__).parents[2]
 RESULTS = ("delivered", "failed", "dropped", "expired")
 
@@ -64,6 +65,10 @@ def make_output(table: OutputTable, busy: Callable[[], bool]) -> Output:
             from server.line.outputs.modbus import ModbusClient
 
             return ModbusClient(table, busy)
+        case OpcUaOutput():
+            from server.line.outputs.opcua import OpcUa
+
+            return OpcUa(table)
         case WebhookOutput():
             from server.line.outputs.webhook import Webhook
 
