@@ -20,6 +20,9 @@ Outcome = Literal["pass", "fail", "unsure", "none", "error"]
 TOPIC = re.compile(r"[^+#\x00]+")
 
 Port = Annotated[int, key_help("port of the other side", ge=1, le=65535)]
+MaxAge = Annotated[
+    float, key_help("age beyond which a waiting message is dropped; 0: no limit", "s", ge=0)
+]
 Listen = Annotated[str, key_help("address to listen on", min_length=1)]
 Acknowledge = Annotated[
     bool,
@@ -56,9 +59,7 @@ class OutputTable(Table, frozen=True, kw_only=True):
             le=1_000_000,
         ),
     ] = 100_000
-    max_age_s: Annotated[
-        float, key_help("age beyond which a waiting message is dropped; 0: no limit", "s", ge=0)
-    ] = 86_400.0
+    max_age_s: MaxAge = 86_400.0
     heartbeat_s: Annotated[
         float,
         key_help(
@@ -210,6 +211,33 @@ class OpcUaOutput(OutputTable, frozen=True, kw_only=True, tag="opcua"):
     acknowledge: Acknowledge = True
 
 
+Line = Annotated[int, key_help("line of the chip that pulses for this verdict; -1: none", ge=-1)]
+
+
+class GpioOutput(OutputTable, frozen=True, kw_only=True, tag="gpio"):
+    """Pulses on GPIO lines."""
+
+    chip: Annotated[str, key_help("device of the GPIO chip", min_length=1)] = "/dev/gpiochip0"
+    pass_line: Line = -1
+    fail_line: Line = -1
+    unsure_line: Line = -1
+    error_line: Line = -1
+    heartbeat_line: Annotated[
+        int, key_help("line that changes while the server can judge; -1: none", ge=-1)
+    ] = -1
+    active_low: Annotated[bool, key_help("an active line is low")] = False
+    pulse_ms: Annotated[float, key_help("length of a pulse", "ms", ge=1, le=1000)] = 50.0
+    # A late pulse would reject another part.
+    max_age_s: MaxAge = 1.0
+
+    def __post_init__(self) -> None:
+        lines = (self.pass_line, self.fail_line, self.unsure_line, self.error_line)
+        used = [line for line in (*lines, self.heartbeat_line) if line >= 0]
+        if not used or len(set(used)) < len(used):
+            raise SettingsError("pass_line and the other lines: set one or more, all different")
+
+
 Outputs = tuple[
-    MqttOutput | ModbusServerOutput | ModbusClientOutput | OpcUaOutput | WebhookOutput, ...
+    MqttOutput | ModbusServerOutput | ModbusClientOutput | OpcUaOutput | WebhookOutput | GpioOutput,
+    ...,
 ]

@@ -162,28 +162,30 @@ def check_files(array: str, tables: tuple[Table, ...]) -> None:
 
 
 def describe_tables(kinds: Mapping[str, type[Table]]) -> Iterator[DescribedKey]:
-    """Yield the keys of an array's tables, in the order of their types, each once."""
-    hints: dict[str, Any] = {}
-    tags: dict[str, list[str]] = {}
-    fields: dict[str, msgspec.structs.FieldInfo] = {}
+    """Yield the keys of an array's tables, in the order of their types; a key that differs between
+    types once for each."""
+    tags: dict[DescribedKey, list[str]] = {}
     for tag, kind in kinds.items():
-        by_name = {field.name: field for field in msgspec.structs.fields(kind)}
+        fields = {field.name: field for field in msgspec.structs.fields(kind)}
         # Those that all tables have come first.
         for key, hint in get_type_hints(kind, include_extras=True).items():
-            hints.setdefault(key, hint)
-            fields.setdefault(key, by_name[key])
-            tags.setdefault(key, []).append(tag)
+            tags.setdefault(_describe_key(fields[key], hint), []).append(tag)
     yield DescribedKey(TAG, (), " or ".join(kinds), "required", "", "decides on the other keys")
-    for key, hint in hints.items():
-        meta = _meta(hint)
-        yield DescribedKey(
-            key,
-            () if len(tags[key]) == len(kinds) else tuple(tags[key]),
-            type_name(hint),
-            "required" if fields[key].required else as_text(fields[key].default),
-            (meta.extra or {}).get("unit", ""),
-            meta.description or "",
-        )
+    for row, of_kinds in tags.items():
+        names = () if len(of_kinds) == len(kinds) else tuple(of_kinds)
+        yield msgspec.structs.replace(row, kinds=names)
+
+
+def _describe_key(field: msgspec.structs.FieldInfo, hint: Any) -> DescribedKey:
+    meta = _meta(hint)
+    return DescribedKey(
+        field.name,
+        (),
+        type_name(hint),
+        "required" if field.required else as_text(field.default),
+        (meta.extra or {}).get("unit", ""),
+        meta.description or "",
+    )
 
 
 def as_text(value: object) -> str:

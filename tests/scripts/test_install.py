@@ -26,7 +26,8 @@ export PYTHON={python} PATH=/usr/local/bin:$PATH
 $PYTHON -m venv --without-pip /opt/lineside/venv
 echo {site} > $(echo /opt/lineside/venv/lib/python3*/site-packages)/tests.pth
 cd {source}
-{{ $PYTHON --version; cat requirements.txt scripts/runtime scripts/slim.py; }} \\
+{{ $PYTHON --version; cat requirements.txt scripts/runtime scripts/slim.py \\
+  server/requirements-mqtt.txt; }} \\
   > /opt/lineside/venv/installed
 cat > /etc/lineside/lineside.toml <<END
 port = {port}
@@ -34,7 +35,7 @@ models = "/var/lib/lineside/models"
 data = "/var/lib/lineside/data"
 keys_file = "/etc/lineside/keys.jsonl"
 END
-scripts/install
+scripts/install --with mqtt
 """
 # An upgrade that passes its self-test, and is no service.
 BROKEN = """

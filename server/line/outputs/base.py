@@ -20,8 +20,6 @@ logger = logging.getLogger(__name__)
 DELIVERY_TIMEOUT_S = 1.0
 # Seconds before the first try to connect again; doubled with each further one.
 BACK_OFF_MIN_S, BACK_OFF_MAX_S = 0.25, 4.0
-# Seconds for which the thread of an output may go on after a stop.
-STOP_TIMEOUT_S = 5.0
 
 
 class OutputError(Exception):
@@ -130,11 +128,15 @@ class Delivery:
             rfc3339(last[1]) if last else None,
         )
 
-    def close(self) -> None:
-        """Send what waits, if the other side takes it at once, and disconnect."""
+    def stop(self) -> None:
+        """Have the thread send what the other side takes at once, disconnect and end."""
         self._closing.set()
         self._wake.set()
-        self._thread.join(STOP_TIMEOUT_S)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the thread's end; not if it was never started."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while not self._closing.is_set():

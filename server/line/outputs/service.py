@@ -1,12 +1,14 @@
 """The outputs of one server: which frames go to which of them, and the state of each."""
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from server.config.outputs import (
+    GpioOutput,
     ModbusClientOutput,
     ModbusServerOutput,
     MqttOutput,
@@ -23,8 +25,15 @@ from server.observe.metrics import Metrics
 from server.recognition.answers import FrameAnswered, FrameRefused
 
 # The module and the requirements file of each kind of output that needs a package of its own.
-EXTRAS: Mapping[str, str] = {"mqtt": "paho", "modbus": "pymodbus", "opcua": "asyncua"}
+EXTRAS: Mapping[str, str] = {
+    "mqtt": "paho",
+    "modbus": "pymodbus",
+    "opcua": "asyncua",
+    "gpio": "gpiod",
+}
 REQUIREMENTS = Path(__file__).parents[2]
+# Seconds for which the threads of the outputs may go on after a stop.
+STOP_TIMEOUT_S = 5.0
 RESULTS = ("delivered", "failed", "dropped", "expired")
 
 
@@ -69,6 +78,10 @@ def make_output(table: OutputTable, busy: Callable[[], bool]) -> Output:
             from server.line.outputs.opcua import OpcUa
 
             return OpcUa(table)
+        case GpioOutput():
+            from server.line.outputs.gpio import Gpio
+
+            return Gpio(table)
         case WebhookOutput():
             from server.line.outputs.webhook import Webhook
 
@@ -140,6 +153,9 @@ class Outputs:
 
     def close(self) -> None:
         """Send what can be sent at once, disconnect, and keep the rest for the next start."""
+        until = time.monotonic() + STOP_TIMEOUT_S
         for delivery in self._deliveries.values():
-            delivery.close()
+            delivery.stop()
+        for delivery in self._deliveries.values():
+            delivery.join(max(0.0, until - time.monotonic()))
         self._outbox.close()

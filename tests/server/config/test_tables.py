@@ -34,6 +34,7 @@ class Lamp(Table, frozen=True, kw_only=True, tag="lamp"):
     """A table of another kind, with a check of its own."""
 
     colour: Annotated[str, key_help("its colour")] = "red"
+    port: Annotated[int, key_help("number of its switch")] = 1
 
     def __post_init__(self) -> None:
         if self.colour == "infrared":
@@ -110,8 +111,11 @@ def test_a_missing_file_names_table_and_key(tmp_path: Path) -> None:
 
 
 def test_keys_are_described_once_with_their_kinds() -> None:
-    rows = {row.name: row for row in describe_tables(KINDS)}
-    assert list(rows) == [
+    described = list(describe_tables(KINDS))
+    switches = [(row.kinds, row.default) for row in described if row.name == "port"]
+    assert switches == [(("bell",), "80"), (("lamp",), "1")]
+    rows = {row.name: row for row in reversed(described)}
+    assert list(dict.fromkeys(row.name for row in described)) == [
         *("kind", "name", "host", "port", "every_s", "password", "labels", "certificate", "colour")
     ]
     assert (rows["kind"].type, rows["name"].default, rows["port"].default) == (

@@ -13,8 +13,10 @@ from server_process import ROOT
 
 from server.config.load import load, to_environ
 from server.errors import SettingsError
+from server.line.outputs.base import OutputError
 from server.line.outputs.messages import Event, is_wanted
 from server.line.outputs.outbox import FILE, Bounds, Outbox
+from server.line.outputs.service import make_output
 from server.values.template import TextTemplate
 
 
@@ -175,6 +177,15 @@ def read(keys: str) -> str:
 def test_keys_of_an_output_are_checked(keys: str, says: str) -> None:
     assert read(keys).startswith(says)
     assert bool(read(keys)) == bool(says)
+
+
+def test_chip_that_is_missing_is_an_error_of_its_output() -> None:
+    keys = '"name": "gate", "kind": "gpio", "chip": "/dev/no-chip"'
+    (table,) = load({"LINESIDE_OUTPUT": f'[{{{keys}, "fail_line": 4}}]'}).output
+    with pytest.raises(OutputError, match="the lines of /dev/no-chip can't be had"):
+        make_output(table, lambda: False).open()
+    with pytest.raises(SettingsError, match="gate: pass_line and the other lines"):
+        load({"LINESIDE_OUTPUT": f'[{{{keys}, "fail_line": 4, "pass_line": 4}}]'})
 
 
 def test_environment_of_a_process_of_ours_has_outputs() -> None:
