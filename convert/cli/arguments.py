@@ -109,6 +109,14 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, *, output: bool = True
         help="tensor = pixel * scale + offset (1/255 is a number)",
     )
     recipe.add_argument("--offset", type=number, nargs="+", help="one number, or one a channel")
+    recipe.add_argument(
+        "--mean",
+        type=number,
+        nargs="+",
+        help="of pixels in 0..1, instead of --scale: tensor = (pixel / 255 - mean) / std, as in"
+        " torchvision",
+    )
+    recipe.add_argument("--std", type=number, nargs="+", help="one number, or one a channel")
     recipe.add_argument("--color", choices=("rgb", "bgr", "gray"))
     recipe.add_argument("--resize", choices=("stretch", "crop", "letterbox"))
     recipe.add_argument(
@@ -124,10 +132,15 @@ def recipe_values(args: argparse.Namespace) -> dict[str, Any]:
     """Return the recipe fields that the user gave.
 
     A scale without an offset gets the offset 0, because the default offset is right only for the
-    default scale. Raises ConvertError for an offset without a scale.
+    default scale. Raises ConvertError for an offset without a scale, and for a mean or deviation
+    that is unusable.
     """
     names = ("scale", "offset", "color", "resize", "interpolation", "decode", "pad")
     values = {name: getattr(args, name) for name in names}
+    if args.mean is not None or args.std is not None:
+        if values["scale"] is not None or values["offset"] is not None:
+            raise ConvertError("--mean and --std say what --scale and --offset say: give one pair")
+        values["scale"], values["offset"] = _scaling(args.mean or [0.0], args.std or [1.0])
     for name in ("scale", "offset"):
         numbers: Sequence[float] | None = values[name]
         if numbers is not None:
@@ -137,6 +150,27 @@ def recipe_values(args: argparse.Namespace) -> dict[str, Any]:
     if values["scale"] is not None and values["offset"] is None:
         values["offset"] = 0.0
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _scaling(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return scale and offset of tensor = (pixel / 255 - mean) / std. Raises ConvertError."""
+    for option, numbers in (("--mean", mean), ("--std", std)):
+        for value in numbers:
+            if not -1 <= value <= 1:
+                raise ConvertError(
+                    f"{option} {value:g} should be from -1 to 1, since it is of pixels in 0..1:"
+                    " divide one of pixels in 0..255 by 255, as in 123.675/255"
+                )
+    if not all(value > 0 for value in std):
+        raise ConvertError("--std takes numbers above 0")
+    if len(mean) != len(std) and min(len(mean), len(std)) > 1:
+        raise ConvertError("--mean and --std take one number each, or one a channel each")
+    channels = max(len(mean), len(std))
+    means, deviations = ([*each] * (channels if len(each) == 1 else 1) for each in (mean, std))
+    return (
+        [1 / (255 * deviation) for deviation in deviations],
+        [-m / d for m, d in zip(means, deviations, strict=True)],
+    )
 
 
 def bundle_options(

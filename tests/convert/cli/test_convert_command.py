@@ -107,6 +107,11 @@ def test_mode_all_prints_one_table(
         (["--accept", "red", "--min-probability", "7"], 1, "--min-probability 7 should be in 0..1"),
         (["--scale", "1", "2"], 1, "the recipe is not usable"),
         (["--offset", "-1"], 1, "--offset needs --scale too"),
+        (["--mean", "123.675"], 1, "--mean 123.675 should be from -1 to 1"),
+        (["--std", "0.2", "0"], 1, "--std takes numbers above 0"),
+        (["--mean", "0.5", "--scale", "1"], 1, "give one pair"),
+        (["--mean", "0.5", "0.5", "--std", "1", "1", "1"], 1, "one a channel each"),
+        (["--mean", "nan"], 1, "--mean nan should be from -1 to 1"),
         (["--scale", "0", "--offset", "1"], 1, "a scale is not 0"),
         (["--scale", "nan", "--offset", "1"], 1, "--scale and --offset take finite numbers"),
         (["--max-accuracy-drop", "0"], 1, "--max-accuracy-drop needs labelled frames"),
@@ -130,7 +135,7 @@ def test_what_goes_wrong_is_one_sentence_and_a_code(
 ) -> None:
     command = ["tflite", str(colours_files / "colours.tflite"), "--out", str(tmp_path)]
     command += ["--labels", str(colours_files / "labels.txt"), *arguments]
-    if not {"--scale", "--offset"} & set(arguments):
+    if not {"--scale", "--offset", "--mean", "--std"} & set(arguments):
         command += ["--scale", "1"]
     assert main(command) == code
     error = capsys.readouterr().err
