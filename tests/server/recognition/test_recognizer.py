@@ -82,6 +82,13 @@ def test_layout_that_the_model_lacks_is_refused(tiny_model: MakeModel, tmp_path:
         load(folder)
 
 
+def test_grey_recipe_with_three_scales_is_refused(tiny_model: MakeModel, tmp_path: Path) -> None:
+    recipe = msgspec.structs.replace(RECIPE, color="gray", scale=(1.0, 2.0, 3.0))
+    folder = write_bundle(tmp_path / "m" / "1", tiny_model("colors"), recipe=recipe)
+    with pytest.raises(BundleError, match="scale and offset are one number each for a grey image"):
+        load(folder)
+
+
 def load(folder: Path) -> Model:
     bundle = read_bundle(folder)
     return make_model(bundle, InterpreterPool(bundle.model_path, 1), Admission(1, 1), Limits())
