@@ -310,8 +310,8 @@ def _check_recipe(bundle: Bundle, recipe: Recipe, inputs: tuple[TensorSpec, ...]
             " recipe's zero_inputs names all of them but the image"
         )
     [spec] = images
-    if recipe.channels == 1 and not all(
-        isinstance(numbers, float) for numbers in (recipe.scale, recipe.offset)
+    if recipe.channels == 1 and any(
+        isinstance(numbers, tuple) for numbers in (recipe.scale, recipe.offset)
     ):
         raise BundleError(
             f"{bundle.folder}: the recipe's scale and offset are one number each for a grey image"
