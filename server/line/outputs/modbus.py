@@ -42,6 +42,8 @@ READ_DISCRETE, READ_INPUT = 2, 4
 # The holding register in which a PLC acknowledges.
 ACKNOWLEDGED = 0
 TIMEOUT_S = 3.0
+# Connections of PLCs at once.
+CONNECTIONS_MAX = 32
 # Seconds between looks whether a PLC has cleared its bit.
 POLL_INTERVAL_S = 0.01
 
@@ -106,6 +108,17 @@ def _text(text: str) -> list[int]:
     return [high << 8 | low for high, low in zip(data[::2], data[1::2], strict=True)]
 
 
+class _BoundedServer(ModbusTcpServer):
+    """A server that closes connections beyond CONNECTIONS_MAX: each takes a file of the process."""
+
+    def callback_new_connection(self) -> Any:
+        full = len(self.active_connections) >= CONNECTIONS_MAX
+        handler = super().callback_new_connection()
+        if full:
+            handler.callback_connected = handler.close
+        return handler
+
+
 class ModbusServer:
     """A server for PLCs that poll. A result stays until it is acknowledged, if `table` says so."""
 
@@ -141,7 +154,7 @@ class ModbusServer:
             ),
             action=self._access,
         )
-        server = ModbusTcpServer(
+        server = _BoundedServer(
             device,
             framer=FramerType.SOCKET,
             address=(table.host, table.port),

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from asyncua import Node, Server, ua
 from asyncua.common.callback import CallbackType
+from asyncua.common.connection import TransportLimits
 
 from server.config.outputs import OpcUaOutput
 from server.line.outputs.base import OutputError
@@ -21,6 +22,11 @@ from server.line.outputs.server_thread import ServerThread
 
 NAMESPACE = "urn:lineside:machine-vision"
 WRITE_TIMEOUT_S = 3.0
+# Of clients: connections at once, and the bytes of what one sends.
+CONNECTIONS_MAX = 32
+LIMITS = TransportLimits(
+    max_recv_buffer=65_535, max_send_buffer=65_535, max_chunk_count=16, max_message_size=1 << 20
+)
 # States of VisionStateMachineType.
 OPERATIONAL, ERROR = "Operational", "Error"
 # The variables of a result: field of a message by browse name.
@@ -74,6 +80,8 @@ class OpcUa:
         server.set_server_name("Lineside")
         server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
         server.allow_remote_admin(False)
+        server.iserver.max_connections = CONNECTIONS_MAX
+        server.limits = LIMITS
         await self._make_nodes(server, await server.register_namespace(NAMESPACE))
         server.subscribe_server_callback(CallbackType.PostWrite, self._written)
         try:

@@ -1,9 +1,10 @@
 """Verdicts to a PLC that polls, and to one that is written to: real Modbus on both sides."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 from server_process import LiveServer, free_port, live_server
 
 from server.config.load import load
+from server.config.outputs import ModbusServerOutput
 from server.line.outputs.modbus import (
     BEATS,
     BITS,
     CAMERA,
+    CONNECTIONS_MAX,
     FAULT,
     HEARTBEAT,
     LABEL,
@@ -30,6 +33,7 @@ from server.line.outputs.modbus import (
     RESULT,
     SEQ,
     VALID,
+    ModbusServer,
 )
 from server.line.outputs.service import Outputs
 from server.observe.metrics import Metrics
@@ -167,6 +171,31 @@ def test_heartbeat_stops_while_nothing_can_judge(tmp_path: Path) -> None:
             assert not poller.poll()[0] >> FAULT & 1
         finally:
             outputs.close()
+
+
+def test_hostile_clients_leave_room_for_the_plc(tmp_path: Path) -> None:
+    """Too many connections are closed, and bytes that are no Modbus change nothing."""
+    table = ModbusServerOutput(name="plc", port=(port := free_port()))
+    server = ModbusServer(table, lambda: False)
+    server.open()
+    server.beat(True)
+    try:
+        with ExitStack() as stack:
+            many = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                for _ in range(CONNECTIONS_MAX + 5)
+            ]
+            for refused in many[CONNECTIONS_MAX:]:
+                refused.settimeout(60)
+                with suppress(ConnectionResetError):
+                    assert refused.recv(1) == b""
+            for number, other in enumerate(many[:CONNECTIONS_MAX]):
+                other.sendall(bytes([0, 1, 0, 0]) + bytes([number]) * 5000)
+        await_that(lambda: not server.connected, "the end of the others")
+        with plc(port) as poller:
+            assert poller.poll()[0] >> READY & 1
+    finally:
+        server.close()
 
 
 class WrittenPlc:
