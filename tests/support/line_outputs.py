@@ -89,18 +89,23 @@ def cable(target: int) -> Iterator[Cable]:
         one.cut()
 
 
+def need_mosquitto() -> str:
+    """The broker's program; skips without one."""
+    if MOSQUITTO is None:
+        pytest.skip("mosquitto is not installed (Debian: apt install mosquitto)")
+    return MOSQUITTO
+
+
 @contextmanager
 def mosquitto(folder: Path, *lines: str) -> Iterator[int]:
     """The port of a broker for the block, with further `lines` of its settings; skips without
     one."""
-    if MOSQUITTO is None:
-        pytest.skip("mosquitto is not installed (Debian: apt install mosquitto)")
-    port = free_port()
+    program, port = need_mosquitto(), free_port()
     config = folder / f"mosquitto-{port}.conf"
     text = [f"listener {port} 127.0.0.1", *(lines or ("allow_anonymous true",)), "user root", ""]
     config.write_text("\n".join(text), "utf-8")
     with (folder / "mosquitto.log").open("w") as log:
-        process = subprocess.Popen([MOSQUITTO, "-c", str(config)], stderr=log, stdout=log)
+        process = subprocess.Popen([program, "-c", str(config)], stderr=log, stdout=log)
     try:
         await_that(lambda: _listens(port), "an answer from mosquitto")
         yield port

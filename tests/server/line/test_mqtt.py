@@ -16,7 +16,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from images import encode, plain
 from job_workers import await_that
-from line_outputs import cable, check_stream, kill_worker, mosquitto, subscriber, tables
+from line_outputs import (
+    cable,
+    check_stream,
+    kill_worker,
+    mosquitto,
+    need_mosquitto,
+    subscriber,
+    tables,
+)
 from server_process import LiveServer, free_port, live_server
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
@@ -124,6 +132,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 def test_tls_login_discovery_and_last_will(colors: Path, tmp_path: Path) -> None:
     """Over TLS with a password; Home Assistant learns of the camera, and of a server that died."""
+    need_mosquitto()
     signed, key = certificate(tmp_path)
     users = tmp_path / "users"
     subprocess.run(["mosquitto_passwd", "-b", "-c", users, "line", "s3cret"], check=True)
