@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from server_process import ROOT
 
+from server.line.outputs.service import EXTRAS
+
 SLIM = ROOT / "scripts" / "slim.py"
 # Installing in fresh roots needs a network, root and minutes.
 ROOTS = "LINESIDE_TEST_ROOTS"
@@ -66,9 +68,11 @@ def test_small_runtime_serves_without_removed_files(site: Path) -> None:
     assert checked.returncode == 0, checked.stderr
     assert "parts/1 (default): dynamic, 6 labels, 6 golden frames right" in checked.stdout
     assert "Created TensorFlow Lite XNNPACK delegate" in checked.stderr
+    # Those that need an extra are imported only if an output asks for them.
+    others = ["server.__main__", *(f"server.line.outputs.{extra}" for extra in EXTRAS)]
     everything = (
         "import importlib, pkgutil, server; [importlib.import_module(m.name)"
-        " for m in pkgutil.walk_packages(server.__path__, 'server.') if '__main__' not in m.name]"
+        f" for m in pkgutil.walk_packages(server.__path__, 'server.') if m.name not in {others}]"
     )
     imported = run(sys.executable, "-S", "-c", everything, PYTHONPATH=str(site))
     assert imported.returncode == 0, imported.stderr
