@@ -3,6 +3,7 @@
     python scripts/camera.py write pictures --per-class 400 --seed 1
     python scripts/camera.py post http://127.0.0.1:8080/v1/recognize --rate 20 --count 200
     python scripts/camera.py post --cameras 20 --rate 1 --deadline-ms 200
+    python scripts/camera.py surfaces pictures/val --per-class 40 --seed 2 --masks pictures/masks
 
 Needs only numpy and OpenCV, not Lineside's server.
 """
@@ -25,6 +26,7 @@ except ModuleNotFoundError as missing:
     )
 from line_camera.parts import CLASSES, SMALLEST, Picture, render
 from line_camera.posting import BURST, Frame, due_times, post, target
+from line_camera.surface import KINDS, render_surface
 
 
 def encode(picture: Picture, rng: np.random.Generator, quality: int) -> bytes:
@@ -49,6 +51,25 @@ def write(folder: Path, per_class: int, seed: int, width: int, height: int, qual
             body = encode(render(kind, rng, width, height), rng, quality)
             (folder / kind / f"{kind}_{number:05d}.jpg").write_bytes(body)
     return per_class * len(CLASSES)
+
+
+def write_surfaces(
+    folder: Path, kinds: Sequence[str], per_class: int, seed: int, masks: Path | None
+) -> int:
+    """Write FOLDER/KIND/KIND_00001.jpg and so on, and MASKS/KIND/KIND_00001.png of defects, white
+    on the defect; returns how many pictures were written. Raises OSError as `write` does."""
+    for kind in kinds:
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for number in range(1, per_class + 1):
+            rng = np.random.default_rng([seed, KINDS.index(kind), number])
+            picture, mask = render_surface(kind, rng)
+            name = f"{kind}_{number:05d}"
+            (folder / kind / f"{name}.jpg").write_bytes(encode(picture, rng, 90))
+            if masks is not None and kind != "good":
+                (masks / kind).mkdir(parents=True, exist_ok=True)
+                _, encoded = cv2.imencode(".png", mask.astype(np.uint8) * 255)
+                (masks / kind / f"{name}.png").write_bytes(encoded.tobytes())
+    return per_class * len(kinds)
 
 
 def frames(count: int, seed: int, width: int, height: int, quality: int) -> list[Frame]:
@@ -112,6 +133,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     writer.add_argument("folder", type=Path, help="where a folder a class is written")
     writer.add_argument("--per-class", type=_positive, default=100, help="pictures of each class")
+    surfaces = commands.add_parser(
+        "surfaces", formatter_class=shows, help="write pictures of flat surfaces into folders"
+    )
+    surfaces.add_argument("folder", type=Path, help="where a folder a kind is written")
+    surfaces.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of surfaces")
+    surfaces.add_argument("--per-class", type=_positive, default=100, help="pictures of each kind")
+    surfaces.add_argument("--seed", type=int, default=1, help="other pictures, the same each time")
+    surfaces.add_argument("--masks", type=Path, help="where the masks of defects are written")
     poster = commands.add_parser(
         "post", parents=[shared], formatter_class=shows, help="post pictures to a server"
     )
@@ -160,11 +189,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(arguments)
     _keep_memory()
-    size = (args.width, args.height, args.quality)
     started = time.monotonic()
-    if args.command == "write":
+    if args.command != "post":
         try:
-            count = write(args.folder, args.per_class, args.seed, *size)
+            if args.command == "write":
+                size = (args.width, args.height, args.quality)
+                count = write(args.folder, args.per_class, args.seed, *size)
+            else:
+                kinds, masks = args.kinds, args.masks
+                count = write_surfaces(args.folder, kinds, args.per_class, args.seed, masks)
         except OSError as error:
             print(f"cannot write the pictures: {error}", file=sys.stderr)
             return 1
@@ -174,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         server = target(args.url, args.api_key, args.timeout, args.deadline_ms)
     except ValueError as error:
         parser.error(str(error))
-    made = frames(args.count, args.seed, *size)
+    made = frames(args.count, args.seed, args.width, args.height, args.quality)
     connections = args.connections or (4 if args.bursts else 1)
     due = due_times(args.count, args.rate, args.bursts)
     tally = post(made, due, server, names(args.camera, args.cameras), connections, args.deadline_ms)

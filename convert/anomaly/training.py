@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from convert.data.dataset import Dataset
 from convert.data.frames import decoded, float_spec
 from convert.errors import ConvertError
 from convert.evaluation import metrics
+from convert.golden import SAMPLES
 from convert.quantization.tune import Latency, measure
 from convert.sources import imagenet
 from convert.terminal import Terminal
@@ -48,6 +49,7 @@ class AnomalyOptions:
 
     good: image files of good frames. validation: frames by class, of which `good_class` are good
     and all others are not; None without. masks: by class and file name, white on the defect.
+    samples: validation frames of each class that are copied into samples/ for people to try.
     false_rejects: share of good frames, 0..1, that may be called anomalies. unsure: half the width
     of the band of scores about 0.5 whose verdict is unsure. out, name, version: as in Request.
     """
@@ -59,6 +61,7 @@ class AnomalyOptions:
     validation: Dataset | None = None
     good_class: str = GOOD
     masks: Path | None = None
+    samples: int = 0
     false_rejects: float = 0.01
     unsure: float = 0.02
     weights: Weights = "imagenet"
@@ -85,8 +88,9 @@ class AnomalyOptions:
                 f"--validate has the classes {', '.join(self.validation.classes)}, and none of"
                 f" them is {self.good_class}: name the class of good frames with --good-class"
             )
-        if self.masks and not self.validation:
-            raise ConvertError("--masks does nothing without --validate FOLDER")
+        for name, wanted in (("masks", self.masks), ("samples", self.samples)):
+            if wanted and not self.validation:
+                raise ConvertError(f"--{name} does nothing without --validate FOLDER")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +258,7 @@ def _write(
             brightness=metrics.shares(brightness, 16, 256.0),
         ),
     )
-    files |= report.files(outcome, found)
+    files |= _samples(options, outcome, files.values()) | report.files(outcome, found)
     labels = (Label(GOOD), Label(ANOMALY))
     folder = bundle_writer.write_bundle(options.out, manifest, model, labels, files)
     terminal.say(f"wrote {folder}")
@@ -262,6 +266,25 @@ def _write(
         f"to serve it: LINESIDE_MODELS={options.out} LINESIDE_MODEL={options.name} scripts/serve"
     )
     return folder
+
+
+def _samples(
+    options: AnomalyOptions, outcome: report.AnomalyEvaluation, taken: Collection[bytes | Path]
+) -> dict[str, bytes | Path]:
+    """Frames of each class from the middle of its scores, none of those `taken`."""
+    files: dict[str, bytes | Path] = {}
+    if options.validation is None:
+        return files
+    frames = options.validation.frames
+    for number, label in enumerate(options.validation.classes):
+        places = [
+            i for i, each in enumerate(frames) if each.label == number and each.path not in taken
+        ]
+        order = sorted(places, key=lambda i: float(outcome.scores[i]))
+        start = max(0, (len(order) - options.samples) // 2)
+        for count, i in enumerate(order[start : start + options.samples], 1):
+            files[f"{SAMPLES}/{label}-{count}{frames[i].path.suffix.lower()}"] = frames[i].path
+    return files
 
 
 def _golden(

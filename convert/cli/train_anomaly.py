@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     proof.add_argument(
         "--masks", type=Path, metavar="FOLDER", help="CLASS/NAME.png, white on the defect"
     )
+    proof.add_argument(
+        "--samples",
+        type=int,
+        default=0,
+        metavar="COUNT",
+        help="validation frames of each class copied into samples/ (0)",
+    )
     proof.add_argument("--seconds", type=float, default=4.0, help="of measuring latency (4)")
     where = parser.add_argument_group("bundle")
     where.add_argument("--out", type=Path, default=Path("models"), help="folder (models)")
@@ -64,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         validation=read_dataset(args.validate) if args.validate else None,
         good_class=args.good_class,
         masks=args.masks,
+        samples=args.samples,
         false_rejects=args.false_rejects,
         unsure=args.unsure,
         weights=args.weights,

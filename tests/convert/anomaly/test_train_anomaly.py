@@ -55,6 +55,7 @@ def made(keras_home: Path, tf: Any, frames: Path, tmp_path_factory: pytest.TempP
     out = tmp_path_factory.mktemp("models")
     arguments = [str(frames / "train" / "good"), "--validate", str(frames / "val")]
     arguments += ["--masks", str(frames / "masks"), "--out", str(out), "--seconds", "0.1"]
+    arguments += ["--samples", "1"]
     assert main(["train-anomaly", *arguments, "--false-rejects", "0.05", "--name", "metal"]) == 0
     return out / "metal" / "1"
 
@@ -65,6 +66,12 @@ def test_bundle_tells_stains_from_good_surfaces(made: Path, frames: Path) -> Non
         for file in (frames / "val" / name).iterdir():
             answer = model.recognize(file.read_bytes(), Options())
             assert (answer.details.score > 0.5) == (side == "above"), file
+
+
+def test_samples_are_of_each_class_and_not_golden(made: Path) -> None:
+    samples = {path.name: path.read_bytes() for path in (made / "samples").iterdir()}
+    assert sorted(samples) == ["good-1.png", "stain-1.png"]
+    assert not {path.read_bytes() for path in (made / "golden").iterdir()} & {*samples.values()}
 
 
 def test_region_lies_on_the_stain(made: Path, frames: Path) -> None:
