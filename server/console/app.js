@@ -2,6 +2,7 @@
 
 import { byId, element, sentence, show } from "./dom.js";
 import { ask, listenForKeys } from "./key.js";
+import { clearOverlay, showOverlay, watchPicture } from "./overlay.js";
 
 const STAGES = ["decode", "preprocess", "wait", "inference", "total"];
 const READY_EVERY_MS = 5000;
@@ -12,7 +13,9 @@ let listing = false; // The models are asked for, maybe until there is a key.
 let listed = false;
 
 function clearAnswer() {
-  for (const id of ["empty", "error", "labels", "timing", "raw", "verdict", "by"]) show(id, false);
+  const parts = ["empty", "error", "labels", "facts", "timing", "raw", "verdict", "by"];
+  for (const id of parts) show(id, false);
+  clearOverlay();
 }
 
 function showNothing() {
@@ -43,17 +46,35 @@ function showLabels(predictions) {
   show("labels", true);
 }
 
-function showTiming(timing, round) {
-  const rows = STAGES.filter((stage) => stage in timing).map((stage) => [stage, timing[stage]]);
-  rows.push(["round trip", round]);
-  byId("timing").replaceChildren(
-    ...rows.map(([name, ms]) => {
+function showRows(id, rows) {
+  byId(id).replaceChildren(
+    ...rows.map(([name, text]) => {
       const row = element("div");
-      row.append(element("dt", name), element("dd", `${ms.toFixed(1)} ms`));
+      row.append(element("dt", name), element("dd", text));
       return row;
     }),
   );
-  show("timing", true);
+  show(id, rows.length > 0);
+}
+
+function showTiming(timing, round) {
+  const rows = STAGES.filter((stage) => stage in timing).map((stage) => [stage, timing[stage]]);
+  rows.push(["round trip", round]);
+  showRows("timing", rows.map(([name, ms]) => [name, `${ms.toFixed(1)} ms`]));
+}
+
+function showFacts({ verdict_reason: reason, familiar, familiarity, anomaly, detections }) {
+  const rows = [];
+  if (reason) rows.push(["decided by", reason.replaceAll("_", " ")]);
+  if (familiar !== undefined) {
+    rows.push(["familiar", `${familiar ? "yes" : "no"}, ${familiarity.toFixed(2)}`]);
+  }
+  if (anomaly) {
+    const { score, threshold } = anomaly;
+    rows.push(["anomaly score", `${score.toFixed(2)}, threshold ${threshold.toFixed(2)}`]);
+  }
+  if (detections) rows.push(["objects", String(detections.length)]);
+  showRows("facts", rows);
 }
 
 function showAnswer(answer, round) {
@@ -64,6 +85,8 @@ function showAnswer(answer, round) {
     const nothing = "nothing that the model knows was found in the frame";
     showError(answer.detections ? nothing : "no label is probable enough to be named");
   }
+  showFacts(answer);
+  showOverlay(answer);
   if (answer.verdict) {
     byId("verdict").textContent = answer.verdict;
     byId("verdict").dataset.verdict = answer.verdict;
@@ -72,7 +95,11 @@ function showAnswer(answer, round) {
   byId("by").textContent = `${answer.model}, version ${answer.model_version}`;
   show("by", true);
   showTiming(answer.timing_ms, round);
-  byId("raw").querySelector("pre").textContent = JSON.stringify(answer, null, 2);
+  byId("raw").querySelector("pre").textContent = JSON.stringify(
+    answer,
+    (name, value) => (name === "heatmap" ? "(a PNG in base64)" : value),
+    2,
+  );
   show("raw", true);
 }
 
@@ -118,7 +145,8 @@ async function recognize(blob, name) {
   let answer;
   try {
     const wanted = () => mine === sent;
-    response = await ask(route(), { method: "POST", body: form }, wanted);
+    const url = `${route()}${route().includes("?") ? "&" : "?"}heatmap=true`;
+    response = await ask(url, { method: "POST", body: form }, wanted);
     answer = await response.json();
   } catch {
     if (mine === sent) showError("the server can't be reached, or did not answer in JSON");
@@ -281,5 +309,6 @@ function listen() {
 }
 
 listenForKeys();
+watchPicture();
 listen();
 watchHealth();

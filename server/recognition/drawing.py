@@ -44,7 +44,7 @@ MARK_COLORS: tuple[Color, ...] = (
 COLD = ((0.0, (24, 40, 120)), (1.0, (96, 200, 255)))
 HOT = ((0.0, (255, 232, 64)), (0.4, (255, 128, 0)), (1.0, (176, 0, 32)))
 # Opacity by score over threshold: low scores leave the frame as it is.
-OPACITY = ((0.5, 0.0), (1.0, 0.3), (1.0 + 1e-6, 0.5), (2.0, 0.7))
+OPACITY = ((0.8, 0.0), (1.0, 0.3), (1.0 + 1e-6, 0.5), (2.0, 0.7))
 # Rows that are coloured at a time, since a large frame has no room for a second one in memory.
 BAND_ROWS = 128
 JPEG_QUALITY = 90

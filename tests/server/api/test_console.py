@@ -35,6 +35,17 @@ DROP = """([name, type, bytes]) => {
   const drop = document.getElementById("drop");
   drop.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
 }"""
+# Pixels of the overlay that are redder than blue, and those that show the picture as it is.
+OVERLAY_COLORS = """() => {
+  const canvas = document.getElementById("overlay");
+  const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let [hot, clear] = [0, 0];
+  for (let i = 0; i < data.length; i += 4) {
+    if (!data[i + 3]) clear += 1;
+    else if (data[i] > data[i + 2] + 60) hot += 1;
+  }
+  return {hot, clear};
+}"""
 PASTE = """([name, type, bytes]) => {
   const data = new DataTransfer();
   data.items.add(new File([new Uint8Array(bytes)], name, {type}));
@@ -134,6 +145,41 @@ def test_a_shipped_sample_clicked_shows_what_it_is(browser: Any, server: LiveSer
     assert page.locator("#verdict").inner_text().lower() == "fail"
     assert page.locator("#by").inner_text() == "parts, version 1"
     page.close()
+
+
+def test_heat_map_is_drawn_over_the_picture(browser: Any, server: LiveServer) -> None:
+    """The canvas lies on the picture, hot on the defect and clear far from it; the answer says why
+    the frame failed."""
+    with opened(browser, server.url) as page:
+        page.wait_for_selector("#samples button")
+        page.select_option("#model", "surface")
+        page.get_by_role("button", name="scratch-1").click()
+        assert labels(page)[0] == "anomaly"
+        overlay = page.locator("#overlay")
+        sync_api.expect(overlay).to_be_visible()
+        box, place = page.locator("#picture").bounding_box(), overlay.bounding_box()
+        assert place == {side: pytest.approx(value, abs=1) for side, value in box.items()}
+        facts = page.locator("#facts").inner_text()
+        assert "anomaly score" in facts
+        assert "decided by" in facts
+        colors = page.evaluate(OVERLAY_COLORS)
+        assert colors["hot"] > 1000
+        assert colors["clear"] > 10_000
+        assert "base64)" in page.locator("#raw pre").text_content()
+        page.get_by_role("button", name="good-1").click()
+        sync_api.expect(page.locator("#verdict")).to_have_text("pass")
+        sync_api.expect(overlay).to_be_visible()
+        assert page.evaluate(OVERLAY_COLORS)["hot"] == 0
+        page.select_option("#model", "parts")
+        page.get_by_role("button", name="chipped").click()
+        sync_api.expect(page.locator("#facts")).to_contain_text("familiar")
+        assert page.evaluate(OVERLAY_COLORS)["hot"] == 0
+
+
+def test_picture_that_no_browser_shows_has_no_overlay(page: Any) -> None:
+    page.evaluate(DROP, ["red.tiff", "image/tiff", [1, 2, 3]])
+    page.wait_for_selector("#error:not([hidden])")
+    assert page.locator("#overlay").is_hidden()
 
 
 def test_an_image_chosen_dropped_and_pasted(page: Any) -> None:
