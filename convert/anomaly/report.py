@@ -31,14 +31,13 @@ from convert.evaluation.report import HTML, JSON, template_of
 from convert.evaluation.results import processor
 from convert.quantization.tune import Latency
 from convert.sources import imagenet
+from server.recognition.drawing import LONGER_SIDE_MIN, HeatMap, Overlay, draw, to_jpeg
 from server.recognition.interpreter import runtime
 from server.recognition.preprocessing import to_input_pixels
 
 TEMPLATE = Path(__file__).with_name("anomaly.html")
 HISTOGRAM_BINS = 40
-WORST, THUMBNAIL = 8, 200
-# Colours of the heat map: fixed, so that two pictures compare. Half-way is the threshold.
-HEAT_SHARE = 0.45
+WORST = 8
 
 
 def is_bad(validation: Dataset, good_class: str) -> NDArray[np.bool_]:
@@ -233,10 +232,7 @@ def picture(outcome: AnomalyEvaluation, index: int) -> bytes:
     assert outcome.validation is not None
     recipe = imagenet.recipe(SIZE)
     pixels = to_input_pixels(decoded(outcome.validation.frames[index].path, recipe), recipe)
-    frame = cv2.resize(pixels, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)[..., ::-1]
-    heat = cv2.resize(outcome.maps[index], (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_CUBIC)
-    levels = np.clip(np.rint(heat * 255), 0, 255).astype(np.uint8)
-    coloured = cv2.applyColorMap(levels, cv2.COLORMAP_TURBO)
-    mixed = cv2.addWeighted(np.ascontiguousarray(frame), 1 - HEAT_SHARE, coloured, HEAT_SHARE, 0)
-    _, data = cv2.imencode(".jpg", np.hstack([frame, mixed]), [cv2.IMWRITE_JPEG_QUALITY, 82])
-    return bytes(data)
+    size = (LONGER_SIDE_MIN, LONGER_SIDE_MIN)
+    frame = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    drawn = draw(frame, Overlay(heat=HeatMap(outcome.maps[index], 0.5)))
+    return to_jpeg(np.hstack([frame, drawn]))
