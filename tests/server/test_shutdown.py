@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from images import encode, plain
-from server_process import live_server
+from server_process import free_port, live_server
 
 from server.app import AT_END, create_app, shut_down
+from server.config.outputs import ModbusServerOutput
 from server.config.settings import Settings
 from server.observe.logs import LogWriter
 from server.store.journal.reader import Filter, JournalReader
@@ -18,15 +19,18 @@ GREEN = encode(plain((0, 255, 0)), "PNG")
 
 def test_parts_of_a_server_end_in_one_order(colors: Path, tmp_path: Path) -> None:
     """Jobs end before those that hear of their frames, and the log after all that write to it."""
-    settings = Settings(models=str(colors), data=str(tmp_path), samples="on")
+    output = ModbusServerOutput(name="plc", port=free_port())
+    settings = Settings(models=str(colors), data=str(tmp_path), samples="on", output=(output,))
     app = create_app(settings, log=LogWriter(io.StringIO()))
     names = [step.__qualname__ for step in app.extensions[AT_END]]
     shut_down(app.extensions[AT_END])
     assert names == [
         "Jobs.close",
+        "ThreadPoolExecutor.shutdown",
         "BackgroundQueue.flush",
         "Sampler.close",
         "Journal.close",
+        "Outputs.close",
         "LogThrottle.summarize",
         "LogWriter.stop",
     ]
