@@ -163,7 +163,8 @@ def _recipe(detector: Detector, reading: Reading, given: Mapping[str, Any]) -> R
     base = Recipe(
         width=width,
         height=height,
-        color="gray" if detector.image.shape[3] == 1 else "rgb",
+        color="gray" if detector.channels == 1 else "rgb",
+        layout=detector.layout,
         dtype=detector.dtype,
         zero_inputs=detector.zero_inputs,
     )

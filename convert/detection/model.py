@@ -20,10 +20,11 @@ from convert.errors import ConvertError
 from convert.recipe.first_layers import LiteOpening
 from convert.recipe.readings import plausible_readings
 from convert.sources.quantized import Dtype, Mode, mode_of
+from convert.sources.shapes import layout_of
 from convert.terminal import suppress_native_output
 from server.errors import BundleError
 from server.recognition.interpreter import Interpreter
-from server.recognition.manifest import Label, parse_labels
+from server.recognition.manifest import Label, Layout, parse_labels
 from server.recognition.preprocessing import TensorSpec
 
 POST_PROCESS = "TFLite_Detection_PostProcess"
@@ -54,10 +55,11 @@ class Metadata:
 class Detector:
     """A .tflite that may be a detector.
 
-    image: the input that takes the image, [1, height, width, channels]. zero_inputs: names of the
-    others. post_process: places among the outputs of boxes, classes, scores and count, if the
-    operator TFLite_Detection_PostProcess makes them. readings: names of `recipe.readings.READINGS`
-    that the first layers of a float model suit.
+    image: the input that takes the image, [1, height, width, channels] or, as Ultralytics exports
+    it since 8.4.83, [1, channels, height, width]. zero_inputs: names of the others. post_process:
+    places among the outputs of boxes, classes, scores and count, if the operator
+    TFLite_Detection_PostProcess makes them. readings: names of `recipe.readings.READINGS` that the
+    first layers of a float model suit.
     """
 
     data: bytes
@@ -71,9 +73,26 @@ class Detector:
     metadata: Metadata
 
     @property
+    def layout(self) -> Layout:
+        """The order of the image's dimensions."""
+        return layout_of(self.image.shape) or "nhwc"
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height of the image."""
-        return self.image.shape[2], self.image.shape[1]
+        height, width, _ = image_sides(self.image)
+        return width, height
+
+    @property
+    def channels(self) -> int:
+        """1 or 3."""
+        return image_sides(self.image)[2]
+
+
+def image_sides(image: TensorSpec) -> tuple[int, int, int]:
+    """Return height, width and channels of an input that takes an image."""
+    _, a, b, c = image.shape
+    return (a, b, c) if layout_of(image.shape) == "nhwc" else (b, c, a)
 
 
 def read_detector(path: Path) -> Detector:
@@ -96,7 +115,7 @@ def read_detector(path: Path) -> Detector:
     readings: tuple[str, ...] = ()
     if image.dtype == "float32" and not zero_inputs:
         with suppress(ValueError), suppress_native_output():
-            readings = plausible_readings(LiteOpening(data), image.shape[1:])  # type: ignore[arg-type]
+            readings = plausible_readings(LiteOpening(data), image_sides(image))
     return Detector(
         data,
         image,
@@ -112,18 +131,12 @@ def read_detector(path: Path) -> Detector:
 
 def _image_input(inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, tuple[str, ...]]:
     """Return the input that takes the image, and the names of the others."""
-    images = [spec for spec in inputs if len(spec.shape) == 4 and spec.shape[3] in (1, 3)]
+    images = [spec for spec in inputs if layout_of(spec.shape)]
     if len(images) != 1:
         shapes = ", ".join(str(list(spec.shape)) for spec in inputs)
-        channels_first = any(len(spec.shape) == 4 and spec.shape[1] in (1, 3) for spec in inputs)
-        why = (
-            " (channels come first, as in PyTorch: export it with channels last)"
-            if channels_first
-            else ""
-        )
         raise ConvertError(
-            f"the model takes {shapes}; one input must be an image [1, height, width, channels]"
-            f" with 1 or 3 channels{why}"
+            f"the model takes {shapes}; one input must be an image [1, height, width, channels] or"
+            " [1, channels, height, width] with 1 or 3 channels"
         )
     [image] = images
     if any(size < 1 for spec in inputs for size in spec.shape[1:]):

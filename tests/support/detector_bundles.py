@@ -116,6 +116,7 @@ TINY_OUTPUTS: dict[str, list[NDArray[Any]]] = {
     "nms_shares": [rows_of_6(unit=1)],
     "ssd_of_tensorflow_1": [BOXES, CLASSES, SCORES, COUNT],
     "ssd_of_tensorflow_2": [SCORES, BOXES, COUNT, CLASSES],
+    "yolov8_channels_first": [yolo(FREE, 7).transpose(0, 2, 1)],
     "fomo": [cells(4)],
 }
 CONVENTIONS = {"ssd": "post_process"}
@@ -154,7 +155,9 @@ def detector_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command = ["--labels", str(labels), "--out", str(folder / "models"), "--name", name]
         if name in TINY_OUTPUTS:
             outputs = [np.ascontiguousarray(out) for out in TINY_OUTPUTS[name]]
-            file.write_bytes(constant_detector(outputs))
+            first = name.endswith("channels_first")
+            shape = (1, 3, SIDE, SIDE) if first else (1, SIDE, SIDE, 3)
+            file.write_bytes(constant_detector(outputs, shape))
             command += ["--scale", "1/255", "--accept", "washer"]
         else:
             file = SHARED / "models" / f"{name}.tflite"

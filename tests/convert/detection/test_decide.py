@@ -23,9 +23,13 @@ from detector_bundles import (
     yolo,
 )
 from detector_models import constant_detector
+from images import encode
 from numpy.typing import NDArray
+from tiny_models import MakeModel
 
 from convert.__main__ import main
+from convert.bundle_writer import load
+from server.recognition.answers import Options
 
 
 def convert(
@@ -232,7 +236,7 @@ def test_damaged_metadata_says_nothing(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ((1, 3, 64, 64), "channels come first"),
+        ((1, 64, 64, 4), "must be an image"),
         ((1, 64), "must be an image"),
     ],
 )
@@ -241,6 +245,25 @@ def test_input_that_is_no_image_is_refused(
 ) -> None:
     assert convert(tmp_path, constant_detector([yolo(FREE, 7)], shape)) == 1
     assert words in capsys.readouterr().err
+
+
+def test_channels_may_come_first(tiny_model: MakeModel, tmp_path: Path) -> None:
+    """As Ultralytics exports them: objects are found where the same model with channels last finds
+    them."""
+    pixels = np.zeros((60, 80, 3), np.uint8)
+    pixels[5:25, 50:70] = 255
+    answers = []
+    for kind in ("nchw_bright_map", "bright_map"):
+        (tmp_path / kind).mkdir()
+        options = ("--scale", "1/255", "--background", "dark")
+        model = tiny_model(kind).read_bytes()
+        assert convert(tmp_path / kind, model, *options, labels=("dark", "bright")) == 0
+        bundle = load(tmp_path / kind / "models" / "model" / "1")
+        answers.append(bundle.recognize(encode(pixels, "PNG"), Options()).details)
+    assert written(tmp_path / "nchw_bright_map")["recipe"]["layout"] == "nchw"
+    [one] = answers[0]
+    assert answers[0] == answers[1]
+    assert one.box == pytest.approx((50, 5, 20, 20), abs=2.5)
 
 
 def test_onnx_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,34 +1,22 @@
 """The page at / in a real browser, as a person uses it."""
 
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from browsers import browser, opened, sync_api
 from clients import frame
 from server_process import LiveServer, live_server
 
 from server.store.keys import Right, add_key, revoke_key
 
-sync_api: Any = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-sync_api.expect.set_options(timeout=60_000)
-CHROMIUM = shutil.which("chromium")
+__all__ = ["browser"]
+
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WRONG = "ls_the-key-of-another-server"
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 DROP = """([name, type, bytes]) => {
   const data = new DataTransfer();
   data.items.add(new File([new Uint8Array(bytes)], name, {type}));
@@ -51,35 +39,6 @@ PASTE = """([name, type, bytes]) => {
   data.items.add(new File([new Uint8Array(bytes)], name, {type}));
   document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data}));
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield chromium
-        chromium.close()
-
-
-@contextmanager
-def opened(browser: Any, url: str) -> Iterator[Any]:
-    """The page of the server at `url`; nothing may be asked of another host, and nothing may go
-    wrong in it."""
-    page = browser.new_page(viewport={"width": 1200, "height": 800})
-    asked: list[str] = []
-    wrong: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
-    page.goto(url)
-    page.wait_for_selector('#health[data-state="ready"]')
-    yield page
-    page.close()
-    assert [at for at in asked if not at.startswith((url, f"blob:{url}"))] == []
-    # The browser itself notes each refused request; the page shows the sentence.
-    assert [text for text in wrong if "the server responded with a status of 4" not in text] == []
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+from browsers import browser, opened, sync_api
 from detector_bundles import DETECTORS, TINY_DETECTORS, TINY_OUTPUTS, bundle_of, picture_of
 from images import encode
 from job_workers import await_that, settled, submit
@@ -18,6 +19,8 @@ from tiny_models import MakeModel, write_bundle
 
 from server.recognition.detection.manifest import DetectionOutputs
 from server.recognition.detection.outputs import overlap
+
+__all__ = ["browser"]
 
 TINY = sorted(TINY_DETECTORS)
 BLACK = encode(np.zeros((60, 80, 3), np.uint8), "PNG")
@@ -217,3 +220,23 @@ def test_cached_answer_has_the_same_objects(detector_bundles: Path) -> None:
         check(name, again)
         assert again["detections"] == first["detections"]
         assert again["verdict_reason"] == first["verdict_reason"] == "accept"
+
+
+def test_page_shows_what_each_detector_finds(
+    browser: Any, detectors: LiveServer, detector_bundles: Path
+) -> None:
+    with opened(browser, detectors.url) as page:
+        for name, detector in DETECTORS.items():
+            if not (detector_bundles / name).exists():
+                continue
+            page.select_option("#model", name)
+            picture = {"name": "a.png", "mimeType": "image/png", "buffer": picture_of(name)}
+            page.set_input_files("#file", picture)
+            sync_api.expect(page.locator("#raw pre")).to_contain_text(f'"model": "{name}"')
+            if detector.wanted:
+                label, probability = detector.wanted[0][:2]
+                sync_api.expect(page.locator("#labels .name").first).to_have_text(label)
+                share = page.locator("#labels .share").first.inner_text()
+                assert float(share.split()[0]) == pytest.approx(100 * probability, abs=4)
+            else:
+                sync_api.expect(page.locator("#error")).to_contain_text("was found in the frame")
