@@ -20,6 +20,7 @@ from server.api.jobs import JobIntake, JobRoutes, job_detail
 from server.api.journal import JournalRoutes
 from server.api.models import ModelRoutes, SampleFrameRoutes, UploadRoutes
 from server.api.outputs import OutputRoutes
+from server.api.policy import PolicyRoutes
 from server.api.recognize.caching import Caching
 from server.api.recognize.fast_path import FastPath
 from server.api.recognize.input import no_fetch
@@ -218,6 +219,7 @@ def create_app(
         app,
         *frame_routes(settings, service, jobs, image_fetcher(settings), pictures),
         ModelRoutes(store, drift, auditor),
+        PolicyRoutes(store, auditor),
         UploadRoutes(Path(settings.models), int(settings.max_bundle_mb * 1e6), auditor),
         SampleFrameRoutes(store),
         JournalRoutes(journal),

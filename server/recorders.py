@@ -61,7 +61,7 @@ def make_sampler(
     sampler = Sampler(
         folder,
         policy,
-        store.manifest_of,
+        store.policy_of,
         lambda reason: metrics.samples.labels(reason).inc(),
         lambda reason: metrics.samples_lost.labels(reason).inc(),
     )

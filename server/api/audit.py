@@ -1,10 +1,11 @@
 """The changes of models: each is recorded as it is made, and GET /v1/audit lists them."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from flask import request
+from msgspec import UNSET, UnsetType
 
 from server.errors import LinesideError, ModelNotFoundError, StorageError
 from server.http.body.image import read_options
@@ -12,6 +13,8 @@ from server.http.routes import ADMIN, route
 from server.http.wsgi import current
 from server.store.audit import Audit, Change, now
 from server.store.bundles.repository import BundleRepository
+
+Policy: TypeAlias = dict[str, Any] | UnsetType | None
 
 
 class AuditQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,11 +37,17 @@ class Auditor:
         self._store = store
 
     def make(
-        self, action: str, model: str, how: Callable[[], object], version: int | None = None
+        self,
+        action: str,
+        model: str,
+        how: Callable[[], object],
+        version: int | None = None,
+        policy: Callable[[], Policy] = lambda: UNSET,
     ) -> None:
-        """Call `how`, which changes `model`, and record the result. Raises what `how` raises. A
-        change of a model that does not exist is not recorded."""
-        before = self._serving(model)
+        """Call `how`, which changes `model`, and record the result, with what `policy` returned
+        before and after. Raises what `how` raises. A change of a model that does not exist is not
+        recorded."""
+        before, policy_before = self._serving(model), policy()
 
         def keep(code: str = "") -> None:
             context = current()
@@ -54,6 +63,8 @@ class Auditor:
                     before=before,
                     after=self._serving(model),
                     code=code,
+                    policy_before=policy_before,
+                    policy_after=policy(),
                 )
             )
 
@@ -79,7 +90,8 @@ class AuditRoutes:
 
     @route("GET", "/v1/audit", rights=ADMIN, query=AuditQuery, errors=(400, 403, 503))
     def read(self) -> AuditPage:
-        """Return who changed which model, when, from where, and what served before and after."""
+        """Return who changed which model or verdict policy, when, from where, and what held before
+        and after."""
         query = read_options(AuditQuery, request)
         try:
             return AuditPage(self._audit.newest(query.limit))

@@ -30,6 +30,7 @@ from server.observe.drift import Drift, Signal
 from server.recognition.manifest import Manifest
 from server.recognition.tasks import TaskName
 from server.store.bundles.layout import versions
+from server.store.bundles.policies import PolicyState, policy_state
 from server.store.bundles.repository import BundleRepository
 from server.store.bundles.upload import import_archive, remove_partial_uploads
 from server.store.bundles.version_history import Failure
@@ -63,7 +64,8 @@ class Model(msgspec.Struct, frozen=True):
     disk, newest first, the one that serves, and those that were refused with the reason.
     model_version_status: the same as TensorFlow Serving answers it. drift: how far the last frames
     are from the bundle's baseline, by signal, as population stability index; without the signals
-    that have too few frames, and null if nothing is measured. note: after a load, the newer
+    that have too few frames, and null if nothing is measured. policy: the verdict policy of the
+    version that serves. note: after a load, the newer
     versions that it skipped and why; else absent."""
 
     name: str
@@ -76,6 +78,7 @@ class Model(msgspec.Struct, frozen=True):
     manifest: Manifest | None
     model_version_status: tuple[VersionStatus, ...]
     drift: dict[Signal, float] | None = None
+    policy: PolicyState | None = None
     note: str | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -112,6 +115,7 @@ def describe(store: BundleRepository, name: str, numbers: tuple[int, ...], drift
         manifest=recognizer.manifest if recognizer else None,
         model_version_status=version_statuses(store, name),
         drift=drift.of(name, recognizer.manifest.version) if recognizer else None,
+        policy=policy_state(recognizer.bundle, recognizer.device_policy) if recognizer else None,
     )
 
 
@@ -127,7 +131,7 @@ class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of a request without options."""
 
 
-def _read(kind: type[T]) -> T:
+def read_change(kind: type[T]) -> T:
     """Return `kind` from this request's JSON body and its query string, which goes first. Raises
     InvalidFieldError."""
     query = read_options(kind, request)
@@ -141,10 +145,10 @@ def _read(kind: type[T]) -> T:
     return msgspec.structs.replace(decode_json(kind, body), **in_query)
 
 
-_MODEL = "/v1/models/<model:name>"
-# Declares a change of the version that serves.
-_change_route = partial(route, "POST", rights=ADMIN, errors=(400, 403, 404, 409, 413, 422, 503))
-_version_route = partial(_change_route, query=VersionBody, body=VersionBody, example={"version": 1})
+MODEL_PATH = "/v1/models/<model:name>"
+# Declares a change of a model.
+change_route = partial(route, "POST", rights=ADMIN, errors=(400, 403, 404, 409, 413, 422, 503))
+_version_route = partial(change_route, query=VersionBody, body=VersionBody, example={"version": 1})
 
 
 class ModelRoutes:
@@ -172,15 +176,15 @@ class ModelRoutes:
         models = (describe(self._store, name, numbers, self._drift) for name, numbers in known)
         return Models(tuple(models))
 
-    @route("GET", _MODEL, rights=KNOWN, errors=(404,))
+    @route("GET", MODEL_PATH, rights=KNOWN, errors=(404,))
     def model(self, name: str) -> Model:
         """Return one model."""
         return self._described(name)
 
-    @_version_route(f"{_MODEL}/load")
+    @_version_route(f"{MODEL_PATH}/load")
     def load(self, name: str) -> Model:
         """Load the newest version on disk, or the one named, and have it serve."""
-        version = _read(VersionBody).version
+        version = read_change(VersionBody).version
         if version is not None:
             return self._activated("load", name, version)
         self._auditor.make("load", name, lambda: self._store.refresh(name))
@@ -191,18 +195,18 @@ class ModelRoutes:
         logger.info("newer versions skipped", extra={"fields": fields})
         return msgspec.structs.replace(self._described(name), note=_note(skipped))
 
-    @_version_route(f"{_MODEL}/activate")
+    @_version_route(f"{MODEL_PATH}/activate")
     def activate(self, name: str) -> Model:
         """Have a version serve, now and after a restart."""
-        version = _read(VersionBody).version
+        version = read_change(VersionBody).version
         if version is None:
             raise InvalidFieldError('which version? Send {"version": 3}')
         return self._activated("activate", name, version)
 
-    @_change_route(f"{_MODEL}/rollback")
+    @change_route(f"{MODEL_PATH}/rollback")
     def rollback(self, name: str) -> Model:
         """Have the version serve again that served before."""
-        _read(NoOptions)
+        read_change(NoOptions)
         self._auditor.make("rollback", name, lambda: self._store.rollback(name))
         return self._described(name)
 
@@ -218,7 +222,7 @@ class UploadRoutes:
 
     @route(
         "POST",
-        f"{_MODEL}/upload",
+        f"{MODEL_PATH}/upload",
         rights=ADMIN,
         body={TAR: bytes, BINARY: bytes},
         errors=(400, 403, 409, 413, 415, 422, 503),
@@ -260,7 +264,7 @@ class SampleFrameRoutes:
         files = sorted(folder.iterdir()) if folder.is_dir() else []
         return model.manifest.name, {p.name: p for p in files if p.suffix.lower() in SAMPLE_TYPES}
 
-    @route("GET", f"{_MODEL}/samples", rights=KNOWN, errors=(404, 503))
+    @route("GET", f"{MODEL_PATH}/samples", rights=KNOWN, errors=(404, 503))
     def samples(self, name: str) -> SampleFrames:
         """Return the names of a model's sample frames."""
         model, files = self._samples(name)
@@ -268,7 +272,7 @@ class SampleFrameRoutes:
 
     @route(
         "GET",
-        f"{_MODEL}/samples/<file>",
+        f"{MODEL_PATH}/samples/<file>",
         rights=KNOWN,
         answer=dict.fromkeys(IMAGE_TYPES, bytes),
         errors=(404, 503),

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from server.errors import (
     JobFinishedError,
@@ -60,8 +60,8 @@ LOADING_MAX_S = 120.0
 
 TOO_LATE = JobError("DEADLINE_EXCEEDED", "the deadline passed before a worker was free")
 
-# Returns the model that serves for a frame now, as (name, version, sha256 of its file).
-Choose = Callable[[OpenFrame], tuple[str, int, str]]
+# Returns the model that serves for a frame now, as the last four fields of a FrameTask.
+Choose = Callable[[OpenFrame], tuple[str, int, str, dict[str, Any] | None]]
 
 
 class Listener(Protocol):
@@ -410,7 +410,7 @@ class Dispatcher:
         if fault := self._fault_of(frame):
             return fault
         try:
-            model, version, sha256 = self._choose(frame)
+            model, version, sha256, policy = self._choose(frame)
         except NotReadyError as error:
             since = self._await_model_since.setdefault(frame.key, now)
             if now - since < LOADING_MAX_S:
@@ -420,7 +420,9 @@ class Dispatcher:
         except LinesideError as error:
             return JobError(error.code, error.message)
         self._await_model_since.pop(frame.key, None)
-        return FrameTask(frame.task, *frame.key, frame.kind, frame.ask, model, version, sha256)
+        return FrameTask(
+            frame.task, *frame.key, frame.kind, frame.ask, model, version, sha256, policy
+        )
 
     def _submit(self, flight: InFlightFrame, wall: float) -> bool:
         """Send the frame; return False if its job has ended meanwhile, or ends since the frame

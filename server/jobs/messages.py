@@ -1,7 +1,7 @@
 """The messages about a frame between the server and its workers. It imports no Celery, since
 servers without a job never import that."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -23,6 +23,7 @@ class FrameTask(msgspec.Struct, frozen=True):
     """One frame to answer, by exactly this version of the model.
 
     task: the name of this attempt. sha256: of the model's file, or "" if its bundle has none.
+    policy: the verdict policy that was set on the server's device; None for the bundle's own.
     """
 
     task: str
@@ -33,6 +34,7 @@ class FrameTask(msgspec.Struct, frozen=True):
     model: str
     version: int
     sha256: str
+    policy: dict[str, Any] | None = None
 
 
 class FrameReport(msgspec.Struct, frozen=True, omit_defaults=True):

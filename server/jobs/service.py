@@ -15,7 +15,9 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
 
 from server.config.settings import Settings
 from server.errors import (
@@ -292,11 +294,13 @@ class Jobs:
         )
         return self._dispatcher
 
-    def _choose(self, frame: OpenFrame) -> tuple[str, int, str]:
+    def _choose(self, frame: OpenFrame) -> tuple[str, int, str, dict[str, Any] | None]:
         from server.recognition.manifest import MODEL
 
-        manifest = self._store.get(frame.ask.model, frame.ask.version).manifest
-        return manifest.name, manifest.version, manifest.sha256.get(MODEL, "")
+        model = self._store.get(frame.ask.model, frame.ask.version)
+        manifest, device = model.manifest, model.device_policy
+        policy = msgspec.to_builtins(device.policy) if device else None
+        return manifest.name, manifest.version, manifest.sha256.get(MODEL, ""), policy
 
 
 def _open_lock(path: Path) -> IO[bytes]:

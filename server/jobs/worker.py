@@ -44,8 +44,9 @@ from server.recognition import tensor_model as tensors
 from server.recognition.admission import Admission
 from server.recognition.answers import Options
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import MODEL
+from server.recognition.manifest import MODEL, DevicePolicy
 from server.recognition.recognizer import OnStage, Recognizer
+from server.recognition.tasks.task import read_policy
 from server.recognition.tensor_model import Model, make_model
 from server.recognition.tensor_values import model_inputs, named_arrays, real_outputs
 from server.store.bundles.layout import open_bundle
@@ -53,6 +54,7 @@ from server.store.jobs.database import FrameReader
 from server.store.jobs.records import FILE, FrameOutcome, JobError, NumbersAnswer
 from server.system import process
 from server.system.process import end_with_parent
+from server.values.validation import InvalidValueError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -111,6 +113,7 @@ class WorkerModels:
         """Return the outcome of one frame: the answer of the synchronous route, or its error."""
         try:
             model = self.get(task.model, task.version, task.sha256)
+            _use_policy(model, task)
             options = Options(
                 top_k=task.ask.top_k,
                 threshold=task.ask.threshold,
@@ -124,6 +127,20 @@ class WorkerModels:
             return FrameOutcome(answer=model.recognize(data, options))
         except LinesideError as error:
             return FrameOutcome(fault=JobError(error.code, error.message))
+
+
+def _use_policy(model: Model, task: FrameTask) -> None:
+    """Judge by the server's policy, whatever this machine's models folder has. Raises
+    ModelNotFoundError if this program can't."""
+    device = None
+    if task.policy is not None:
+        try:
+            device = DevicePolicy(read_policy(task.policy, model.bundle))
+        except InvalidValueError as error:
+            raise ModelNotFoundError(
+                f"the worker can't judge by the server's policy of {task.model}: {error}"
+            ) from None
+    model.use_policy(device)
 
 
 def _answer_numbers(model: Model, data: bytes, options: Options) -> NumbersAnswer:

@@ -113,6 +113,15 @@ class VerdictPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     )
 
 
+class DevicePolicy(msgspec.Struct, frozen=True):
+    """A verdict policy that was set on this device in place of the bundle's. at: when, RFC 3339.
+    caller: the name of the key or token that set it, empty without."""
+
+    policy: VerdictPolicy
+    at: str = ""
+    caller: str = ""
+
+
 class ClassReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One class in a validation: its frames, precision and recall in 0..1."""
 

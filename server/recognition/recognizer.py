@@ -15,7 +15,7 @@ from server.recognition.admission import Admission
 from server.recognition.answers import Answer, Options
 from server.recognition.drawing import draw, to_jpeg
 from server.recognition.interpreter import Interpreter, InterpreterPool
-from server.recognition.manifest import Bundle, Label, Recipe, VerdictPolicy
+from server.recognition.manifest import Bundle, DevicePolicy, Label, Recipe
 from server.recognition.preprocessing import (
     Placement,
     Tensor,
@@ -101,15 +101,18 @@ class LoadedModel:
         policy = bundle.manifest.verdict
         if policy and (fault := self.task.policy_fault(policy, bundle, "verdict")):
             raise BundleError(f"{bundle.folder}: {fault}")
+        self.device_policy: DevicePolicy | None = None
 
     @property
     def scored_labels(self) -> tuple[Label, ...]:
         """The labels, if the model's first output holds a score for each of them, else none."""
         return self.labels if self.task.scores_labels else ()
 
-    def use_policy(self, policy: VerdictPolicy | None) -> None:
-        """Judges by `policy` from the next frame on; by the bundle's if it is None."""
-        self.reader = self.reader.with_policy(policy or self.manifest.verdict)
+    def use_policy(self, device: DevicePolicy | None) -> None:
+        """Judges by the policy of `device` from the next frame on; by the bundle's if it is
+        None."""
+        self.device_policy = device
+        self.reader = self.reader.with_policy(device.policy if device else self.manifest.verdict)
 
     def make_answer(
         self,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -27,10 +28,11 @@ WATCH = "watch"
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One change. at: RFC 3339. action: load, activate, rollback, upload, or watch for a version
-    that took over by itself. version: that was named or sent, null for none. caller: the name of
-    the key or token, empty without. before, after: the version that served, null for none. code: of
-    the error, if the change was refused."""
+    """One change. at: RFC 3339. action: load, activate, rollback, upload, policy, or watch for a
+    version that took over by itself. version: that was named or sent, null for none. caller: the
+    name of the key or token, empty without. before, after: the version that served, null for none.
+    code: of the error, if the change was refused. policy_before, policy_after: of the action
+    policy: the version's verdict policy, null without one or if it can't be read; else absent."""
 
     at: str
     action: str
@@ -42,6 +44,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     before: int | None = None
     after: int | None = None
     code: str = ""
+    policy_before: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+    policy_after: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 def now() -> str:

@@ -1,5 +1,6 @@
 """The model repository on disk: which names and versions there are, and whether they are intact."""
 
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -96,12 +97,18 @@ def task_of(folder: Path) -> TaskName:
         return "classify"
 
 
+def policy_path(folder: Path) -> Path:
+    """Return the file that keeps the verdict policy which was set on this device for the version in
+    `folder`."""
+    return folder.parent / f"policy-{folder.name}.json"
+
+
 def fingerprint(folder: Path) -> Fingerprint:
-    """Return path, size and time of change (ns) of every file in `folder`: shows, without reading
-    them, whether a version has changed."""
+    """Return path, size and time of change (ns) of every file in `folder`, and of the version's
+    policy: shows, without reading them, whether a version has changed."""
     files = []
-    for path in sorted(folder.rglob("*")):
+    for path in (*sorted(folder.rglob("*")), policy_path(folder)):
         with suppress(OSError):  # a file that goes while a copy is under way is another fingerprint
             status = path.stat()
-            files.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
+            files.append((os.path.relpath(path, folder), status.st_size, status.st_mtime_ns))
     return tuple(files)

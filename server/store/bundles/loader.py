@@ -17,6 +17,7 @@ from server.errors import BundleError, NotReadyError, VersionRefusedError
 from server.recognition.manifest import Bundle
 from server.store.bundles.folder import ModelsFolder
 from server.store.bundles.layout import Fingerprint
+from server.store.bundles.policies import load_policy
 from server.store.bundles.serving_models import ServingModels
 from server.store.bundles.version_history import VersionHistory
 from server.system.process import resident, trim_heap
@@ -117,11 +118,13 @@ class VersionLoader:
         """Returns `version`, verified and in memory, but not serving yet. Raises NotReadyError,
         BundleError, and what else opening and loading it may."""
         bundle = self._folder.open(name, version, content)
+        device = load_policy(bundle)
         file = bundle.model_path.stat().st_size
         self._reserve(name, file * self._serving.limit.copies)
         trim_heap()
         started, before = time.perf_counter(), resident()
         recognizer = self._thread.submit(self._load, bundle).result()
+        recognizer.use_policy(device)
         seconds, size = time.perf_counter() - started, max(file, resident() - before)
         return Loaded(recognizer, size, seconds)
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from server.errors import (
+    BundleError,
     LinesideError,
     ModelNotFoundError,
     NothingToRollBackError,
@@ -22,15 +23,24 @@ from server.errors import (
     VersionPinnedError,
     VersionRefusedError,
 )
+from server.recognition.manifest import DevicePolicy
 from server.recognition.tasks import TaskName, load_task
 from server.store.bundles.folder import ModelsFolder
 from server.store.bundles.layout import Fingerprint, fingerprint, task_of, versions
 from server.store.bundles.loader import Load, Loaded, OnDemandLoader, VersionLoader
+from server.store.bundles.policies import (
+    PolicyState,
+    keep_policy,
+    load_policy,
+    make_policy,
+    policy_state,
+    remove_policy,
+)
 from server.store.bundles.serving_models import LOAD_TIMEOUT_S, Limit, ServingModels, Unloaded
 from server.store.bundles.version_history import Failure, VersionHistory
 
 if TYPE_CHECKING:
-    from server.recognition.manifest import Manifest
+    from server.recognition.manifest import Bundle, Manifest, VerdictPolicy
     from server.recognition.tensor_model import Model
 
 logger = logging.getLogger(__name__)
@@ -226,8 +236,71 @@ class BundleRepository:
 
     def manifest_of(self, name: str, version: int) -> Manifest | None:
         """Returns the manifest of this version, None if it does not serve."""
+        model = self._model_of(name, version)
+        return model.manifest if model else None
+
+    def _model_of(self, name: str, version: int) -> Model | None:
         model = self._serving.all().get(name)
-        return model.manifest if model and model.manifest.version == version else None
+        return model if model and model.manifest.version == version else None
+
+    def policy_of(self, name: str, version: int) -> VerdictPolicy | None:
+        """Returns the verdict policy in force, None if there is none or this version does not
+        serve."""
+        model = self._model_of(name, version)
+        return model.reader.policy if model else None
+
+    def policy(self, name: str, version: int | None = None) -> PolicyState:
+        """Returns the state of the verdict policy of a version, by default of the one that serves.
+
+        Raises what `get` raises, and VersionRefusedError if the version or its policy is damaged.
+        """
+        if version is None:
+            version = self.get(name).manifest.version
+        if model := self._model_of(name, version):
+            return policy_state(model.bundle, model.device_policy)
+        bundle = self._open(name, version)
+        try:
+            return policy_state(bundle, load_policy(bundle))
+        except BundleError as error:
+            raise _refused(name, version, error) from None
+
+    def set_policy(
+        self, name: str, version: int, policy: object, at: str = "", caller: str = ""
+    ) -> None:
+        """Judges by `policy`, of plain values, from the next frame of `version` on, also after a
+        restart; by the bundle's if it is None. at, caller: as in DevicePolicy. A version that its
+        damaged policy kept from serving may serve again.
+
+        Raises ModelNotFoundError, InvalidFieldError that names the field, VersionRefusedError for a
+        damaged version, StorageError and NotReadyError, and then changes nothing.
+        """
+        history = self._models.history(name)
+        with self._turn_to_load():
+            if version not in history.present():
+                raise ModelNotFoundError(f"{history.folder} holds no version {version}")
+            model, device = self._model_of(name, version), None
+            if policy is None:
+                remove_policy(history.folder / str(version))
+            else:
+                bundle = model.bundle if model else self._open(name, version)
+                device = DevicePolicy(make_policy(policy, bundle), at, caller)
+                keep_policy(bundle, device)
+            if model:
+                model.use_policy(device)
+            elif history.is_refused(version) and self._serving.version(name) is None:
+                with suppress(NotReadyError):
+                    self._adopt(history, history.order())
+
+    def _open(self, name: str, version: int) -> Bundle:
+        """Returns a bundle that may not be loaded. Raises ModelNotFoundError and
+        VersionRefusedError."""
+        folder = self._models.history(name).folder / str(version)
+        if not folder.is_dir():
+            raise ModelNotFoundError(f"{folder.parent} holds no version {version}")
+        try:
+            return self._models.open(name, version, fingerprint(folder))
+        except BundleError as error:
+            raise _refused(name, version, error) from None
 
     def tensor_models(self) -> tuple[str, ...]:
         """Returns the names, in their order, of the models that take only tensors, loaded or
@@ -300,8 +373,12 @@ class BundleRepository:
         return serving
 
 
+def _refused(name: str, version: int, reason: object) -> VersionRefusedError:
+    return VersionRefusedError(f"version {version} of {name} is refused: {reason}")
+
+
 def _first_reason(history: VersionHistory) -> str:
     failures = history.failures()
     if not failures:
         return f"{history.folder} holds no version that may serve"
-    return f"version {failures[0].version} of {history.name} is refused: {failures[0].reason}"
+    return str(_refused(history.name, failures[0].version, failures[0].reason))

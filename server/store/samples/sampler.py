@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from server.observe.logs import ProblemLog
 from server.recognition.answers import Answer, FrameAnswered
-from server.recognition.manifest import Manifest, VerdictPolicy
+from server.recognition.manifest import VerdictPolicy
 from server.recognition.sample import Reason
 from server.recognition.tasks.task import SampleWishes, find_task
 from server.store.samples.folder import SampleFolder, TooLargeError
@@ -42,7 +42,7 @@ class Policy(SampleWishes, frozen=True, kw_only=True):
     per_minute: int = 10
 
     def reason(self, answer: Answer, verdict: VerdictPolicy | None, draw: float) -> Reason | None:
-        """Returns why a frame is kept, None if it is not. verdict: the bundle's policy, if there is
+        """Returns why a frame is kept, None if it is not. verdict: the policy in force, if there is
         one. draw: a random number of 0..1, 1 excluded."""
         reason = find_task(answer.task).sample_reason(answer, self, verdict)
         return reason or ("random" if draw < self.share else None)
@@ -51,7 +51,7 @@ class Policy(SampleWishes, frozen=True, kw_only=True):
 class Sampler:
     """A listener of answered frames that keeps those `policy` names in `folder`.
 
-    manifest_of: the manifest of the version of a model that serves. on_kept is called with each
+    policy_of: the verdict policy of the version of a model that serves. on_kept is called with each
     frame's reason; on_lost, with the reason why one that should have been kept was not: one of
     LOSS_REASONS.
     `_lock` guards `_times`, when the last frames came, in seconds of `clock`, and
@@ -62,7 +62,7 @@ class Sampler:
         self,
         folder: SampleFolder,
         policy: Policy,
-        manifest_of: Callable[[str, int], Manifest | None],
+        policy_of: Callable[[str, int], VerdictPolicy | None],
         on_kept: Callable[[str], object],
         on_lost: Callable[[str], object],
         *,
@@ -71,7 +71,7 @@ class Sampler:
     ) -> None:
         self.folder = folder
         self._policy = policy
-        self._manifest_of = manifest_of
+        self._policy_of = policy_of
         self._on_kept = on_kept
         self._on_lost = on_lost
         self._clock = clock
@@ -94,8 +94,7 @@ class Sampler:
             has_room = self._has_room(now)
         if not has_room:  # before anything is asked that only a frame to be kept needs
             return
-        manifest = self._manifest_of(event.answer.model, event.answer.version)
-        verdict = manifest.verdict if manifest else None
+        verdict = self._policy_of(event.answer.model, event.answer.version)
         reason = self._policy.reason(event.answer, verdict, self._draw())
         if reason is None:
             return

@@ -68,10 +68,10 @@ class Bench:
         self.dispatcher = Dispatcher(self.table, self._broker, self._choose, self.told, cancelled)
         self._now = 0.0
 
-    def _choose(self, _: OpenFrame) -> tuple[str, int, str]:
+    def _choose(self, _: OpenFrame) -> tuple[str, int, str, None]:
         if self.loading:
             raise NotReadyError("the model is being loaded")
-        return "parts", 3, "00"
+        return "parts", 3, "00", None
 
     def add(self, job: str, frames: int = 1) -> None:
         new = tuple(NewFrame(f"{number}.png", "image", b"data") for number in range(frames))

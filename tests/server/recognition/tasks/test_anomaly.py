@@ -19,7 +19,7 @@ from server.recognition.admission import Admission
 from server.recognition.answers import Options
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import read_bundle
+from server.recognition.manifest import DevicePolicy, read_bundle
 from server.recognition.recognizer import Recognizer
 from server.recognition.tasks.anomaly import ANOMALY, GOOD, LABELS, AnomalyPolicy
 from server.recognition.tasks.task import read_policy
@@ -183,7 +183,7 @@ def test_threshold_of_the_policy_decides(
 ) -> None:
     """The label is as sure as the score is far from the threshold, here 0.8; the score stays."""
     model = load(surface / "surface" / "1")
-    model.use_policy(AnomalyPolicy(threshold=0.8, min_probability=0.55))
+    model.use_policy(DevicePolicy(AnomalyPolicy(threshold=0.8, min_probability=0.55)))
     answer = model.recognize(spotted(level), Options())
     assert (answer.verdict, answer.label) == (verdict, label)
     details = answer.details

@@ -21,7 +21,7 @@ from server.recognition.detection.manifest import (
     GoldenObject,
 )
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import read_bundle
+from server.recognition.manifest import DevicePolicy, read_bundle
 from server.recognition.recognizer import Recognizer
 from server.recognition.tasks.detect import Detection, detections_of, judge
 from server.recognition.tasks.task import Verdict
@@ -120,7 +120,7 @@ def test_region_is_in_shares_of_the_frame_as_sent(finder: Any) -> None:
     )
     model = load(finder(verdict=right))
     assert model.recognize(square(), Options()).verdict_reason == "forbidden"
-    model.use_policy(left)
+    model.use_policy(DevicePolicy(left))
     answer = model.recognize(square(), Options())
     assert (answer.verdict, len(answer.details)) == ("pass", 1)
 

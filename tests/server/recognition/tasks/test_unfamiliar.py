@@ -15,7 +15,7 @@ from server.recognition.admission import Admission
 from server.recognition.answers import Options
 from server.recognition.frame import Limits
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import Familiarity, VerdictPolicy, read_bundle
+from server.recognition.manifest import DevicePolicy, Familiarity, VerdictPolicy, read_bundle
 from server.recognition.recognizer import Recognizer
 from server.recognition.tensor_model import make_model
 
@@ -91,7 +91,7 @@ def test_familiarity_of_the_policy_decides(tiny_model: MakeModel, tmp_path: Path
     frame = encode(plain((0, 150, 0)), "PNG")
     answer = model.recognize(frame, Options())
     assert (answer.verdict_reason, answer.details.familiar) == ("unfamiliar", False)
-    model.use_policy(VerdictPolicy(accept=("green",)))
+    model.use_policy(DevicePolicy(VerdictPolicy(accept=("green",))))
     answer = model.recognize(frame, Options())
     assert (answer.verdict, answer.details.familiar) == ("pass", True)
 

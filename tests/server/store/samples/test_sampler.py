@@ -15,19 +15,12 @@ import pytest
 from observations import jpeg, observation
 
 from server.observe.logs import LOGGER
-from server.recognition.manifest import Manifest, VerdictPolicy
+from server.recognition.manifest import VerdictPolicy
 from server.store.samples.folder import SampleFolder
 from server.store.samples.index import Filter
 from server.store.samples.sampler import Policy, Sampler
 
 VERDICT = VerdictPolicy(accept=("good",), min_probability=0.7)
-MANIFEST = Manifest(
-    name="parts",
-    version=1,
-    sha256={},
-    quantization="float32",
-    verdict=VERDICT,
-)
 ALL = Policy(share=1.0, per_minute=100_000)
 
 
@@ -47,7 +40,7 @@ class Bench:
         self.sampler = Sampler(
             SampleFolder(path, cap),
             policy,
-            lambda name, version: MANIFEST if (name, version) == ("parts", 1) else None,
+            lambda name, version: VERDICT if (name, version) == ("parts", 1) else None,
             lambda reason: self.kept.update([reason]),
             lambda reason: self.lost.update([reason]),
             clock=lambda: self.now,
