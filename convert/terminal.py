@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,6 +42,18 @@ class Terminal:
         with Progress(*columns, console=self._console, disable=not shown) as progress:
             task = progress.add_task(text, total=total, completed=done)
             yield lambda: progress.advance(task)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table's lines; the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from server.recognition.manifest import VerdictPolicy
     from server.recognition.recognizer import Recognizer
 
 
@@ -31,6 +32,24 @@ def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         "--against", type=Path, metavar="FILE", help="float32 .tflite to compare with"
     )
     parser.add_argument("--report", type=Path, metavar="FOLDER", help="where to write the report")
+    parser.add_argument(
+        "--verdict",
+        action="store_true",
+        help="count bad parts that pass and good parts that are refused, as served",
+    )
+    parser.add_argument(
+        "--good-class",
+        default="good",
+        metavar="CLASS",
+        help="with --verdict: sub-folder of good frames (good); a classifier's are those of the"
+        " labels that its policy accepts",
+    )
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="with --verdict: JSON of another policy, with the fields of `verdict` in bundle.json",
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="of measuring latency (4)")
 
 
@@ -65,6 +84,10 @@ def _evaluate(args: argparse.Namespace) -> int:
     with suppress_native_output():
         recognizer = load(args.bundle)
     bundle = recognizer.bundle
+    if args.verdict:
+        return _evaluate_verdicts(args, recognizer)
+    if args.policy:
+        raise ConvertError("--policy does nothing without --verdict")
     if bundle.manifest.task == "detect":
         return _evaluate_detector(args, recognizer)
     model = from_bundle(bundle)
@@ -95,6 +118,39 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.report:
         _write_report(args.report, report.files(proof))
     return 0
+
+
+def _evaluate_verdicts(args: argparse.Namespace, recognizer: "Recognizer") -> int:
+    from convert.errors import ConvertError
+    from convert.evaluation.report import verdict_files
+    from convert.evaluation.verdicts import lines, prove_served
+    from server.recognition.manifest import DevicePolicy
+
+    if args.against:
+        raise ConvertError("--against compares models, and --verdict judges one: give one of them")
+    if args.policy:
+        recognizer.use_policy(DevicePolicy(_read_policy(args.policy, recognizer)))
+    proof = prove_served(recognizer, args.frames, args.good_class)
+    details = proof.details()
+    print("\n".join(lines(details)))
+    if args.report:
+        _write_report(args.report, verdict_files(recognizer, proof, details))
+    return 0
+
+
+def _read_policy(path: Path, recognizer: "Recognizer") -> "VerdictPolicy":
+    from convert.errors import ConvertError
+    from server.recognition.tasks.task import read_policy
+    from server.values import json_values
+    from server.values.validation import InvalidValueError
+
+    try:
+        value = json_values.decode(path.read_bytes(), dict, name="it")
+        return read_policy(value, recognizer.bundle)
+    except OSError as error:
+        raise ConvertError(f"--policy {path} can't be read: {error.strerror}") from None
+    except InvalidValueError as error:
+        raise ConvertError(f"--policy {path}: {error}") from None
 
 
 def _evaluate_detector(args: argparse.Namespace, recognizer: "Recognizer") -> int:

@@ -19,6 +19,7 @@ from convert.detection.decide import Answers, Decision, Reading, decide, decide_
 from convert.detection.model import Detector
 from convert.errors import ConvertError
 from convert.evaluation import metrics
+from convert.evaluation.verdicts import answer_frames
 from convert.golden import MAX_GOLDEN
 from convert.recipe.choice import recipe_with
 from convert.recipe.readings import READINGS, SIGNED, picture_of_all_levels
@@ -254,7 +255,7 @@ def _prove(
         bundle.model_path.write_bytes(detector.data)
         pool = InterpreterPool(bundle.model_path, 1)
         model = Recognizer(bundle, pool, Admission(1, 1), frame.Limits())
-        answers = evaluation.answer_frames(model, paths)
+        answers = answer_frames(model, paths)
     objects = Counter(each.label for answer in answers for each in detections_of(answer))
     listed = ", ".join(f"{label} {count}" for label, count in objects.most_common(20))
     progress(f"{counted(len(paths), 'frame')}: {listed or 'nothing found'}")

@@ -21,13 +21,13 @@ from convert.detection.average_precision import (
     match_class,
     mean_precision,
 )
-from convert.errors import ConvertError
 from convert.evaluation.metrics import wilson
 from convert.evaluation.report import HTML, JSON, template_of
 from convert.evaluation.results import processor
-from server.errors import LinesideError
+from convert.evaluation.verdicts import answer_frames
+from convert.terminal import columns
 from server.recognition import frame
-from server.recognition.answers import Answer, Options
+from server.recognition.answers import Answer
 from server.recognition.detection.manifest import DetectionManifest, DetectionValidation
 from server.recognition.detection.outputs import overlap
 from server.recognition.drawing import Mark, Overlay, draw, to_jpeg
@@ -45,20 +45,6 @@ ROWS_MAX = 30
 # Places in MARK_COLORS of boxes: found and right, found where nothing is, missed, and those in
 # frames without annotations. The page's key has the same colours.
 RIGHT, FALSE, MISSED, PLAIN = 2, 4, 3, 6
-
-
-def answer_frames(model: Recognizer, paths: Sequence[Path]) -> tuple[Answer, ...]:
-    """Return the answer to each picture, as a server gives it. Raises ConvertError that names a
-    picture that can't be read."""
-    answers = []
-    for path in paths:
-        try:
-            answers.append(model.recognize(path.read_bytes(), Options()))
-        except OSError as error:
-            raise ConvertError(f"{path} can't be read: {error.strerror}") from None
-        except LinesideError as error:
-            raise ConvertError(f"{path}: {error.message}") from None
-    return tuple(answers)
 
 
 def evaluate_detector(model: Recognizer, annotations: Annotations) -> "DetectorEvaluation":
@@ -194,10 +180,7 @@ class DetectorEvaluation:
             )
             counts = (str(each[name]) for name in ("found", "missed", "false"))
             rows.append((each["label"], str(each["objects"]), *precision, *counts))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        for row in rows:
-            cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-            out.append("  ".join((row[0].ljust(widths[0]), *cells)))
+        out += columns(rows)
         if (left_out := len(values["classes"]) - ROWS_MAX) > 0:
             out.append(f"... and {counted(left_out, 'class', 'classes')} more")
         return out

@@ -34,6 +34,13 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
     return low, 1.0 if hits == trials else middle + half
 
 
+def rate(count: int, frames: int) -> dict[str, Any]:
+    """Return a count of frames with its share and the share's 95% interval; the share is None for
+    no frames."""
+    share = count / frames if frames else None
+    return {"count": count, "frames": frames, "share": share, "interval": wilson(count, frames)}
+
+
 def ranks(probabilities: Probabilities, truth: Indices) -> Indices:
     """Return the rank of each frame's true class, from 0, ties by class: [frames].
 

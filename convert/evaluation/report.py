@@ -1,6 +1,7 @@
 """report.json, report.html and confusion.png of a proof, as files for the bundle."""
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,15 @@ from convert.data.frames import decoded
 from convert.evaluation import metrics
 from convert.evaluation.charts import confusion_png
 from convert.evaluation.results import Evaluation, class_names, details
+from convert.evaluation.verdicts import PICTURES_MAX, VerdictProof
+from server.recognition.drawing import Overlay, draw
+from server.recognition.frame import Pixels
+from server.recognition.interpreter import runtime
+from server.recognition.recognizer import Recognizer
 
 JSON, HTML, CONFUSION = "report.json", "report.html", "confusion.png"
 TEMPLATE = Path(__file__).with_name("report.html")
+VERDICT_TEMPLATE = Path(__file__).with_name("verdict.html")
 THUMBNAIL = 220
 # Beyond these the page would be slow to open; report.json has them all.
 MAX_ROWS = 2000
@@ -32,6 +39,43 @@ def files(proof: Evaluation) -> dict[str, bytes]:
         CONFUSION: picture,
         HTML: page(proof, found, picture).encode(),
     }
+
+
+def verdict_files(
+    model: Recognizer, proof: VerdictProof, verdict: dict[str, Any]
+) -> dict[str, bytes]:
+    """Return the files of a report on the verdicts of a loaded model alone. verdict: the proof's
+    details. Raises ConvertError if a frame can't be read any more."""
+    found = {
+        "format": 1,
+        "title": f"{model.manifest.name} {model.manifest.version}",
+        "task": model.manifest.task,
+        "runtime": runtime(),
+        "frames": len(proof.frames),
+        "verdict": verdict,
+    }
+    exact = msgspec.structs.replace(model.recipe, decode="exact")
+
+    def picture(index: int) -> bytes:
+        overlay = model.task.overlay(proof.answers[index])
+        drawn = Overlay(marks=overlay.marks, heat=overlay.heat)
+        return small_jpeg(draw(decoded(proof.frames[index].path, exact), drawn))
+
+    text = msgspec.json.format(msgspec.json.encode(found), indent=1)
+    html = template_of(VERDICT_TEMPLATE).render(
+        r=found,
+        policy=msgspec.json.encode(verdict["policy"]).decode(),
+        wrong=wrong_frames(proof, verdict, picture),
+    )
+    return {JSON: text + b"\n", HTML: html.encode()}
+
+
+def wrong_frames(
+    proof: VerdictProof, verdict: dict[str, Any], picture: Callable[[int], bytes]
+) -> list[dict[str, Any]]:
+    """Return the first PICTURES_MAX wrong frames of a proof's details, each with its `picture`."""
+    first = zip(proof.wrong[:PICTURES_MAX], verdict["wrong"], strict=False)
+    return [{**each, "picture": picture(index)} for index, each in first]
 
 
 def template_of(file: Path) -> jinja2.Template:
@@ -65,7 +109,11 @@ def page(proof: Evaluation, found: dict[str, Any], confusion: bytes) -> str:
 
 def thumbnail(proof: Evaluation, index: int) -> bytes:
     """Return the frame as a JPEG whose longer side has at most THUMBNAIL pixels."""
-    pixels = decoded(proof.frames[index].path, proof.recipe)
+    return small_jpeg(decoded(proof.frames[index].path, proof.recipe))
+
+
+def small_jpeg(pixels: Pixels) -> bytes:
+    """Return RGB pixels as a JPEG whose longer side has at most THUMBNAIL pixels."""
     ratio = min(1.0, THUMBNAIL / max(pixels.shape[:2]))
     size = max(1, round(pixels.shape[1] * ratio)), max(1, round(pixels.shape[0] * ratio))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
