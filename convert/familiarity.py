@@ -249,12 +249,10 @@ def read_last(model: bytes, frames: Sequence[Path] | NDArray[np.uint8], recipe: 
 
 @dataclass(frozen=True, slots=True)
 class FamiliarModel:
-    """A model with the output, what bundle.json says of it, and the familiarity 0..1 of each frame
-    of the validation."""
+    """A model with the output, and what bundle.json says of it."""
 
     data: bytes
     settings: Settings
-    of_validation: Floats
 
 
 def add_familiarity(
@@ -288,4 +286,4 @@ def add_familiarity(
         held_back=len(crossed),
         held_back_unfamiliar=float((crossed > gaussian.threshold).mean()),
     )
-    return FamiliarModel(result, settings, read_last(result, validation, recipe)[:, 0])
+    return FamiliarModel(result, settings)

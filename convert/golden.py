@@ -27,19 +27,16 @@ class TravellingFrames:
     files: dict[str, Path]
 
 
-def golden_and_sample_frames(
-    proof: Evaluation, samples: int, familiarity: NDArray[np.float32] | None = None
-) -> TravellingFrames:
+def golden_and_sample_frames(proof: Evaluation, samples: int) -> TravellingFrames:
     """Golden frames, at most one a class and MAX_GOLDEN in all, and `samples` others.
 
     Golden are those that both models get right and the less sure of them is surest about, at
-    MIN_PROBABILITY or more. familiarity: of each frame, 0..1; golden frames have MIN_FAMILIARITY or
-    more. Samples are typical: each class in turn, from the middle of those
-    that are right, by certainty.
+    MIN_PROBABILITY or more, and at MIN_FAMILIARITY or more if the model can say. Samples are
+    typical: each class in turn, from the middle of those that are right, by certainty.
     """
     sure = _certainty(proof)
-    if familiarity is not None:
-        sure = np.where(familiarity >= MIN_FAMILIARITY, sure, -1.0)
+    if proof.familiarity is not None:
+        sure = np.where(proof.familiarity.values >= MIN_FAMILIARITY, sure, -1.0)
     by_class = [_of_class(proof, sure, label) for label in range(len(proof.labels))]
     best = [int(order[0]) for order in by_class if len(order)]
     best = [i for i in best if sure[i] >= MIN_PROBABILITY]

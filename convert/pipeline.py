@@ -17,6 +17,7 @@ from convert.errors import ConvertError, GateError, TooFewFramesError
 from convert.evaluation import report
 from convert.evaluation.evaluate import Model, evaluate
 from convert.evaluation.results import Evaluation, accuracy_drop, sentence, summary
+from convert.evaluation.verdicts import lines
 from convert.familiarity import MIN_FRAMES, FamiliarModel, add_familiarity
 from convert.golden import baseline, golden_and_sample_frames
 from convert.quantization.correction import MAX_FRAMES
@@ -27,6 +28,7 @@ from convert.sources.quantized import read_tflite
 from convert.sources.shapes import Output, describe
 from server.recognition.manifest import (
     Baseline,
+    Familiarity,
     Golden,
     Label,
     Manifest,
@@ -195,7 +197,7 @@ def build(request: Request, progress: Progress = print) -> Path:
             model,
             f"{request.name} {version}",
             progress,
-            familiar.of_validation if familiar else None,
+            manifest.familiarity,
         )
         check_accuracy(found.proof, request, target)
         manifest = found.add_to(manifest)
@@ -265,17 +267,25 @@ def evaluate_pair(
     model: bytes,
     title: str,
     progress: Progress,
-    familiarity: NDArray[np.float32] | None = None,
+    familiarity: Familiarity | None = None,
 ) -> ValidationArtifacts:
     """Evaluate both models on the validation frames, and choose golden and sample frames.
 
-    familiarity: of each validation frame, if the model answers it.
+    familiarity: how the model's output of that name was made, if it has one.
     """
     both = "the model" if request.quantized else "both models"
     progress(f"judging {both} on {len(validation.frames)} frames")
     recipe, labels = request.recipe, request.labels
     proof = evaluate(
-        Model(title, model, result_recipe(request), request.output, labels),
+        Model(
+            title,
+            model,
+            result_recipe(request),
+            request.output,
+            labels,
+            request.verdict,
+            familiarity,
+        ),
         None
         if request.quantized
         else Model("float32", request.float_model, recipe, request.output, labels),
@@ -283,9 +293,12 @@ def evaluate_pair(
         mode=request.mode,
         seconds=request.seconds,
     )
-    proof = replace(proof, chose_epoch=request.chose_epoch, accept=request.accept)
+    proof = replace(proof, chose_epoch=request.chose_epoch)
     progress(sentence(proof))
-    kept = golden_and_sample_frames(proof, request.samples, familiarity)
+    if proof.verdicts is not None:
+        for line in lines(proof.verdicts.details())[:3]:
+            progress(line)
+    kept = golden_and_sample_frames(proof, request.samples)
     if not kept.golden:
         progress("no frame is right and sure enough (0.6) to be golden")
     return ValidationArtifacts(

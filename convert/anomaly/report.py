@@ -29,6 +29,7 @@ from convert.data.frames import decoded
 from convert.errors import ConvertError
 from convert.evaluation.report import HTML, JSON, template_of
 from convert.evaluation.results import processor
+from convert.evaluation.verdicts import PICTURES_MAX, VerdictProof
 from convert.quantization.tune import Latency
 from convert.sources import imagenet
 from server.recognition.drawing import LONGER_SIDE_MIN, HeatMap, Overlay, draw, to_jpeg
@@ -97,6 +98,7 @@ def details(
     learned_from: int,
     curve: Sequence[Alternative],
     mixed: Alternative | None,
+    verdicts: VerdictProof | None,
 ) -> dict[str, Any]:
     """Everything that was found, as plain JSON types. Raises ConvertError as `pixels` does."""
     good, bad = outcome.scores[~outcome.bad], outcome.scores[outcome.bad]
@@ -139,6 +141,8 @@ def details(
             }
             for i, item in enumerate(outcome.validation.frames if outcome.validation else ())
         ],
+        "verdict": verdicts.details() if verdicts else None,
+        "wrong": int(_wrong(outcome).sum()),
         "worst": [int(i) for i in worst(outcome)],
     }
 
@@ -159,10 +163,16 @@ def _classes(outcome: AnomalyEvaluation) -> Any:
 
 
 def worst(outcome: AnomalyEvaluation) -> NDArray[np.intp]:
-    """Validation frames on the wrong side of the threshold, those furthest off first; then the
-    nearest to it, WORST in all."""
+    """Validation frames on the wrong side of the threshold, those furthest off first, PICTURES_MAX
+    at most; then the nearest to it, if these are fewer than WORST."""
+    count = min(PICTURES_MAX, max(WORST, int(_wrong(outcome).sum())))
     off = np.where(outcome.bad, 0.5 - outcome.scores, outcome.scores - 0.5)
-    return np.asarray(np.argsort(-off, kind="stable")[:WORST], np.intp)
+    return np.asarray(np.argsort(-off, kind="stable")[:count], np.intp)
+
+
+def _wrong(outcome: AnomalyEvaluation) -> NDArray[np.bool_]:
+    """True for each validation frame on the wrong side of the threshold."""
+    return np.asarray((outcome.scores > 0.5) != outcome.bad, bool)
 
 
 def summary(found: dict[str, Any]) -> dict[str, Any]:
@@ -223,8 +233,7 @@ def page(outcome: AnomalyEvaluation, found: dict[str, Any]) -> str:
     """One HTML page that needs nothing beside it: styles and pictures are in it."""
     template = template_of(TEMPLATE)
     pictures = [{**found["per_frame"][i], "picture": picture(outcome, i)} for i in found["worst"]]
-    tallest = {name: max([*counts, 1]) for name, counts in found["histograms"].items()}
-    return template.render(r=found, worst=pictures, tallest=tallest)
+    return template.render(r=found, worst=pictures)
 
 
 def picture(outcome: AnomalyEvaluation, index: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,20 +20,23 @@ from convert.data.dataset import Dataset
 from convert.data.frames import decoded, float_spec
 from convert.errors import ConvertError
 from convert.evaluation import metrics
+from convert.evaluation.verdicts import JudgedFrame, VerdictProof, prove
 from convert.golden import SAMPLES
 from convert.quantization.tune import Latency, measure
 from convert.sources import imagenet
 from convert.terminal import Terminal
 from convert.training.network import Weights
-from server.recognition.interpreter import Interpreter
-from server.recognition.manifest import GOLDEN, Baseline, Golden, Label
+from server.recognition.interpreter import Interpreter, InterpreterPool
+from server.recognition.manifest import GOLDEN, Baseline, Bundle, Golden, Label
 from server.recognition.preprocessing import apply_table, mean_grey, scaling_table, to_input_pixels
 from server.recognition.tasks.anomaly import (
     ANOMALY,
     GOOD,
     AnomalyManifest,
     AnomalyPolicy,
+    AnomalyReader,
     AnomalySettings,
+    AnomalyValues,
 )
 from server.system.resources import available_cores
 from server.values.wording import counted
@@ -230,7 +234,10 @@ def _write(
     mixed: Alternative | None,
     terminal: Terminal,
 ) -> Path:
-    found = report.details(outcome, f"{options.name} {version}", len(options.good), curve, mixed)
+    policy = AnomalyPolicy(min_probability=0.5 + options.unsure)
+    verdicts = _verdicts(options, outcome, model, policy)
+    title = f"{options.name} {version}"
+    found = report.details(outcome, title, len(options.good), curve, mixed, verdicts)
     for line in report.lines(found):
         terminal.say(line)
     golden, files = _golden(options, outcome, model)
@@ -245,10 +252,11 @@ def _write(
         quantization="dynamic",
         source=options.source,
         license=options.license,
-        verdict=AnomalyPolicy(min_probability=0.5 + options.unsure),
+        verdict=policy,
         anomaly=AnomalySettings(
             false_rejects=options.false_rejects,
             learned_from=len(options.good),
+            verdict=verdicts.summary() if verdicts else None,
             **report.summary(found),
         ),
         golden=golden,
@@ -266,6 +274,40 @@ def _write(
         f"to serve it: LINESIDE_MODELS={options.out} LINESIDE_MODEL={options.name} scripts/serve"
     )
     return folder
+
+
+def _verdicts(
+    options: AnomalyOptions,
+    outcome: report.AnomalyEvaluation,
+    model: bytes,
+    policy: AnomalyPolicy,
+) -> VerdictProof | None:
+    """Judge the validation frames as a server with this model and policy would."""
+    if options.validation is None:
+        return None
+    manifest = AnomalyManifest(
+        name="x",
+        version=1,
+        task="anomaly",
+        sha256={},
+        recipe=imagenet.recipe(SIZE),
+        quantization="dynamic",
+        verdict=policy,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Bundle(Path(folder), manifest, (Label(GOOD), Label(ANOMALY)))
+        bundle.model_path.write_bytes(model)
+        reader = AnomalyReader(bundle, InterpreterPool(bundle.model_path, 1))
+    classes = options.validation.classes
+    frames = [
+        JudgedFrame(item.path, classes[item.label], classes[item.label] == options.good_class)
+        for item in options.validation.frames
+    ]
+    values = [
+        AnomalyValues(float(score), places)
+        for score, places in zip(outcome.scores, outcome.maps, strict=True)
+    ]
+    return prove(reader, frames, values)
 
 
 def _samples(

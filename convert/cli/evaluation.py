@@ -1,7 +1,6 @@
 """`python -m convert evaluate` and `compare`: bundles on labelled frames."""
 
 import argparse
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,8 +110,6 @@ def _evaluate(args: argparse.Namespace) -> int:
         mode=bundle.manifest.quantization,
         seconds=args.seconds,
     )
-    policy = bundle.manifest.verdict
-    proof = dataclasses.replace(proof, accept=policy.accept if policy else ())
     print(sentence(proof))
     print(class_table(proof))
     if args.report:

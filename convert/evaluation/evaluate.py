@@ -15,12 +15,20 @@ from convert.data.dataset import LabelledFrame
 from convert.data.frames import decoded
 from convert.errors import ConvertError
 from convert.evaluation.metrics import Probabilities
-from convert.evaluation.results import Evaluation, ModelResult
+from convert.evaluation.results import Evaluation, FamiliarityResult, ModelResult
+from convert.evaluation.verdicts import classified_frames, prove
 from convert.quantization.tune import measure
 from convert.sources.shapes import Output
 from server.recognition.frame import Pixels
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import Bundle, Label, Manifest, Recipe
+from server.recognition.manifest import (
+    Bundle,
+    Familiarity,
+    Label,
+    Manifest,
+    Recipe,
+    VerdictPolicy,
+)
 from server.recognition.preprocessing import (
     Tensor,
     apply_table,
@@ -28,19 +36,23 @@ from server.recognition.preprocessing import (
     scaling_table,
     to_input_pixels,
 )
-from server.recognition.tasks import classify
+from server.recognition.tasks.classify import ClassReader, ClassValues
 from server.system.resources import available_cores
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A classifier in memory: its .tflite, how it is fed and read, and its labels in order."""
+    """A classifier in memory: its .tflite, how it is fed and read, and its labels in order.
+    policy: that its answers are judged by. familiarity: how its output of that name was made. Both
+    are None without."""
 
     name: str
     data: bytes
     recipe: Recipe
     output: Output
     labels: tuple[Label, ...]
+    policy: VerdictPolicy | None = None
+    familiarity: Familiarity | None = None
 
 
 def from_bundle(bundle: Bundle) -> Model:
@@ -55,7 +67,15 @@ def from_bundle(bundle: Bundle) -> Model:
         )
     assert manifest.recipe is not None
     data = bundle.model_path.read_bytes()
-    return Model(name, data, manifest.recipe, manifest.output, bundle.labels)
+    return Model(
+        name,
+        data,
+        manifest.recipe,
+        manifest.output,
+        bundle.labels,
+        manifest.verdict,
+        manifest.familiarity,
+    )
 
 
 class Runner:
@@ -69,19 +89,25 @@ class Runner:
             file.write(model.data)
             file.flush()
             self.pool = InterpreterPool(Path(file.name), size)
-        # Only `output` of it is read.
-        self._manifest = Manifest(
-            name="x", version=1, sha256={}, quantization="float32", output=model.output
+        # Only output and policy of it are read.
+        manifest = Manifest(
+            name="x",
+            version=1,
+            sha256={},
+            quantization="float32",
+            output=model.output,
+            verdict=model.policy,
         )
+        self.reader = ClassReader(Bundle(Path("x"), manifest, model.labels), self.pool)
         self.recipe = model.recipe
         self._table: Tensor = scaling_table(model.recipe, self.pool.inputs[0])
 
-    def run(self, pixels: Pixels) -> Probabilities:
-        """`to_input_pixels`'s pixels -> probabilities, float32 [classes]."""
+    def run(self, pixels: Pixels) -> ClassValues:
+        """`to_input_pixels`'s pixels -> what the model says of them, finite or not."""
         tensor = apply_table(pixels, self._table, self.recipe.layout)
         with self.pool.lease() as interpreter:
-            output = interpreter.run([tensor])[0]
-        return classify.to_probabilities(output, self.pool.outputs[0], self._manifest)
+            outputs = interpreter.run([tensor])
+        return self.reader.read(outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +115,14 @@ class Predictions:
     """Several models on the same frames.
 
     probabilities: one float32 [frames, classes] a model. brightness: mean grey level 0..255 of
-    each frame as the first model sees it.
+    each frame as the first model sees it. values, reader: what the first model says of each frame,
+    and what makes verdicts of it.
     """
 
     probabilities: tuple[Probabilities, ...]
     brightness: NDArray[np.float64]
+    values: tuple[ClassValues, ...]
+    reader: ClassReader
 
 
 def predict(models: Sequence[Model], paths: Sequence[Path]) -> Predictions:
@@ -104,7 +133,7 @@ def predict(models: Sequence[Model], paths: Sequence[Path]) -> Predictions:
     threads = available_cores()
     runners = [Runner(model, threads) for model in models]
 
-    def one(path: Path) -> tuple[list[Probabilities], float]:
+    def one(path: Path) -> tuple[list[ClassValues], float]:
         seen: dict[Recipe, Pixels] = {}
         rows = []
         for runner in runners:
@@ -119,8 +148,10 @@ def predict(models: Sequence[Model], paths: Sequence[Path]) -> Predictions:
         stack.callback(workers.shutdown, cancel_futures=True)
         rows = list(workers.map(one, paths))
     return Predictions(
-        tuple(np.stack([row[0][i] for row in rows]) for i in range(len(models))),
+        tuple(np.stack([row[0][i].probabilities for row in rows]) for i in range(len(models))),
         np.array([row[1] for row in rows]),
+        tuple(row[0][0] for row in rows),
+        runners[0].reader,
     )
 
 
@@ -164,4 +195,17 @@ def evaluate(
         answers.brightness,
         result,
         reference_side[0] if reference_side else None,
+        familiarity=_familiarity(model, answers.values),
+        verdicts=prove(
+            answers.reader, classified_frames(frames, model.labels, model.policy), answers.values
+        )
+        if model.policy
+        else None,
     )
+
+
+def _familiarity(model: Model, values: Sequence[ClassValues]) -> FamiliarityResult | None:
+    if model.familiarity is None:
+        return None
+    found = np.array([each.familiarity for each in values], np.float32)
+    return FamiliarityResult(model.familiarity, found)

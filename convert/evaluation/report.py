@@ -1,7 +1,6 @@
 """report.json, report.html and confusion.png of a proof, as files for the bundle."""
 
 import base64
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +64,12 @@ def verdict_files(
     html = template_of(VERDICT_TEMPLATE).render(
         r=found,
         policy=msgspec.json.encode(verdict["policy"]).decode(),
-        wrong=wrong_frames(proof, verdict, picture),
+        wrong=[
+            {**each, "picture": picture(i)}
+            for i, each in list(zip(proof.wrong, verdict["wrong"], strict=True))[:PICTURES_MAX]
+        ],
     )
     return {JSON: text + b"\n", HTML: html.encode()}
-
-
-def wrong_frames(
-    proof: VerdictProof, verdict: dict[str, Any], picture: Callable[[int], bytes]
-) -> list[dict[str, Any]]:
-    """Return the first PICTURES_MAX wrong frames of a proof's details, each with its `picture`."""
-    first = zip(proof.wrong[:PICTURES_MAX], verdict["wrong"], strict=False)
-    return [{**each, "picture": picture(index)} for index, each in first]
 
 
 def template_of(file: Path) -> jinja2.Template:
@@ -97,14 +91,29 @@ def page(proof: Evaluation, found: dict[str, Any], confusion: bytes) -> str:
     worst = [
         {**found["per_frame"][i], "picture": thumbnail(proof, i)} for i in found["most_different"]
     ]
+    if proof.verdicts is not None:
+        places, wrong = list(proof.verdicts.wrong), found["verdict"]["wrong"]
+    else:
+        places, wrong = _wrong_labels(found["per_frame"])
+    shown = list(zip(places, wrong, strict=True))[:PICTURES_MAX]
     return template.render(
         r=found,
         result=found["models"]["result"],
         reference=found["models"].get("float"),
         confusion=confusion,
         worst=worst,
+        all_wrong=wrong,
+        wrong=[{**each, "picture": thumbnail(proof, i)} for i, each in shown],
         max_rows=MAX_ROWS,
     )
+
+
+def _wrong_labels(frames: list[dict[str, Any]]) -> tuple[list[int], list[dict[str, Any]]]:
+    """Return frames whose label is wrong, of a model without verdicts, the surest first."""
+    places = [i for i, each in enumerate(frames) if not each["result"]["right"]]
+    places.sort(key=lambda i: -frames[i]["result"]["probability"])
+    none = {"kind": "label", "score": None, "verdict": None, "reason": None}
+    return places, [{**frames[i], **frames[i]["result"], **none} for i in places]
 
 
 def thumbnail(proof: Evaluation, index: int) -> bytes:

@@ -6,19 +6,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from convert.data.dataset import LabelledFrame
 from convert.evaluation import metrics
 from convert.evaluation.metrics import Indices, Probabilities
+from convert.evaluation.verdicts import VerdictProof
 from convert.quantization.tune import Latency
 from server.recognition.interpreter import runtime
-from server.recognition.manifest import ClassReport, Label, Recipe, Report
+from server.recognition.manifest import ClassReport, Familiarity, Label, Recipe, Report
+from server.recognition.tasks.classify import FAMILIAR
 
 # Beyond these a matrix of mostly zeros would be most of bundle.json, which every start reads.
 MAX_CLASSES_IN_SUMMARY = 100
 WORST = 10
+HISTOGRAM_BINS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +37,22 @@ class ModelResult:
 
 
 @dataclass(frozen=True, slots=True)
+class FamiliarityResult:
+    """How familiar frames are. settings: how the model's output was made. values: 0..1, unfamiliar
+    below 0.5, float32 [frames]."""
+
+    settings: Familiarity
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """A model, and the float model it came from if there is one, on the same labelled frames.
 
     recipe: that the frames were fed by, for showing them. brightness: mean grey level 0..255 of
     each frame's input, [frames]. chose_epoch: the frames chose the epoch of the training that the
-    model is of, so that they flatter it. accept: labels of good parts; without them no answer has a
-    verdict.
+    model is of, so that they flatter it. familiarity: None if the model can't say. verdicts: None
+    without a policy.
     """
 
     title: str
@@ -50,7 +63,8 @@ class Evaluation:
     result: ModelResult
     reference: ModelResult | None = None
     chose_epoch: bool = False
-    accept: tuple[str, ...] = ()
+    familiarity: FamiliarityResult | None = None
+    verdicts: VerdictProof | None = None
 
     @property
     def truth(self) -> Indices:
@@ -136,6 +150,7 @@ def summary(proof: Evaluation, details: str | None) -> Report:
         agreement=float((_predicted(reference) == _predicted(result)).mean())
         if proof.reference
         else None,
+        verdict=proof.verdicts.summary() if proof.verdicts else None,
         details=details,
     )
 
@@ -152,7 +167,9 @@ def details(proof: Evaluation) -> dict[str, Any]:
         "mode": proof.result.mode,
         "frames": len(proof.frames),
         "chose_epoch": proof.chose_epoch,
-        "accept": list(proof.accept),
+        "accept": list(proof.verdicts.policy.accept) if proof.verdicts else [],
+        "verdict": proof.verdicts.details() if proof.verdicts else None,
+        "familiarity": _familiarity(proof.familiarity),
         "labels": list(class_names(proof.labels)),
         "measured_on": {
             "runtime": runtime(),
@@ -204,6 +221,18 @@ def _side(proof: Evaluation, side: ModelResult) -> dict[str, Any]:
         hits = proof.hits(side, k)
         out[f"top{k}"] = {"hits": hits, "share": hits / n, "interval": metrics.wilson(hits, n)}
     return out
+
+
+def _familiarity(result: FamiliarityResult | None) -> dict[str, Any] | None:
+    if result is None:
+        return None
+    counts, _ = np.histogram(result.values, HISTOGRAM_BINS, (0, 1))
+    unfamiliar = int((result.values < FAMILIAR).sum())
+    return {
+        **msgspec.to_builtins(result.settings),
+        "histogram": counts.tolist(),
+        "unfamiliar": metrics.rate(unfamiliar, len(result.values)),
+    }
 
 
 def _agreement(proof: Evaluation) -> dict[str, Any] | None:

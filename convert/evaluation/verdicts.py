@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from convert.data.dataset import labelled, read_dataset
+from convert.data.dataset import LabelledFrame, labelled, read_dataset
 from convert.errors import ConvertError
 from convert.evaluation.metrics import rate
 from convert.terminal import columns
 from server.errors import LinesideError
 from server.recognition.answers import Answer, Options
-from server.recognition.manifest import VerdictPolicy
+from server.recognition.manifest import Label, VerdictPolicy, VerdictReport
 from server.recognition.recognizer import Recognizer
 from server.recognition.tasks.anomaly import AnomalyReader, AnomalyValues
 from server.recognition.tasks.classify import ClassReader
@@ -38,11 +38,13 @@ _SCORES_SHOWN = (0.3, 0.4, 0.46, 0.48, 0.5, 0.52, 0.54, 0.6, 0.7)
 
 @dataclass(frozen=True, slots=True)
 class JudgedFrame:
-    """A frame whose truth is known: the class of its folder, and if a part of it is good."""
+    """A frame whose truth is known: the class of its folder, and if its part is good. class_id: of
+    the label that a classifier should answer, else None."""
 
     path: Path
     label: str
     good: bool
+    class_id: int | None = None
 
     @property
     def file(self) -> str:
@@ -79,9 +81,9 @@ class VerdictProof:
         if verdict == "fail" and frame.good:
             return "refused"
         best = self.results[index].best
-        if best is None or not isinstance(self.reader, ClassReader):
+        if best is None or frame.class_id is None:
             return ""
-        return "label" if best.label != frame.label else ""
+        return "label" if best.class_id != frame.class_id else ""
 
     def _sureness(self, index: int) -> float:
         best = self.results[index].best
@@ -101,6 +103,23 @@ class VerdictProof:
             "curve": self._curve(),
             "wrong": [self._wrong(i) for i in self.wrong],
         }
+
+    def summary(self) -> VerdictReport:
+        """Return the figures for bundle.json."""
+        good, bad = (
+            self._shares(lambda frame: frame.good),
+            self._shares(lambda frame: not frame.good),
+        )
+        return VerdictReport(
+            good=good["frames"],
+            bad=bad["frames"],
+            escapes=bad["pass"]["count"],
+            escapes_interval=bad["pass"]["interval"],
+            refused=good["fail"]["count"],
+            refused_interval=good["fail"]["interval"],
+            good_unsure=good["unsure"]["count"],
+            bad_unsure=bad["unsure"]["count"],
+        )
 
     def _shares(self, chosen: Callable[[JudgedFrame], bool]) -> dict[str, Any]:
         mine = [v for f, v in zip(self.frames, self.verdicts, strict=True) if chosen(f)]
@@ -188,8 +207,11 @@ def verdict_of(reader: Reader[Any], result: Result) -> Verdict:
 def prove(
     reader: Reader[Any], frames: Sequence[JudgedFrame], values: Sequence[Any]
 ) -> VerdictProof:
-    """Judge frames by what `reader.decode` returned for each."""
-    results = tuple(reader.result(each, Options()) for each in values)
+    """Judge frames by what `reader` read for each. Values that are not finite show nothing."""
+    results = tuple(
+        reader.result(each, Options()) if getattr(each, "finite", True) else Result(None, ())
+        for each in values
+    )
     verdicts = tuple(verdict_of(reader, each) for each in results)
     return VerdictProof(reader, reader.policy, tuple(frames), results, verdicts)
 
@@ -211,6 +233,17 @@ def prove_served(model: Recognizer, path: Path, good_class: str) -> VerdictProof
     return VerdictProof(model.reader, model.reader.policy, frames, results, verdicts, answers)
 
 
+def classified_frames(
+    frames: Sequence[LabelledFrame], labels: Sequence[Label], policy: VerdictPolicy
+) -> tuple[JudgedFrame, ...]:
+    """Return a classifier's labelled frames; good ones are of a label that `policy` accepts."""
+    names = [label.name for label in labels]
+    return tuple(
+        JudgedFrame(item.path, names[item.label], names[item.label] in policy.accept, item.label)
+        for item in frames
+    )
+
+
 def _judged_frames(path: Path, model: Recognizer, good_class: str) -> tuple[JudgedFrame, ...]:
     """Return the labelled frames of a folder or CSV. A classifier's good parts are those whose
     label the policy accepts; of other models, those of `good_class`.
@@ -218,11 +251,8 @@ def _judged_frames(path: Path, model: Recognizer, good_class: str) -> tuple[Judg
     Raises ConvertError as `labelled` does, and if no frame is of `good_class`.
     """
     if isinstance(model.reader, ClassReader):
-        accept = model.reader.policy.accept
-        data = labelled(path, model.labels)
-        return tuple(
-            JudgedFrame(item.path, data.classes[item.label], data.classes[item.label] in accept)
-            for item in data.frames
+        return classified_frames(
+            labelled(path, model.labels).frames, model.labels, model.reader.policy
         )
     data = read_dataset(path)
     if good_class not in data.classes:

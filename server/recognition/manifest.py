@@ -130,13 +130,31 @@ class ClassReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     recall: float
 
 
+class VerdictReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Verdicts on labelled frames by the bundle's policy.
+
+    good, bad: frames of good and of bad parts. escapes: bad ones that passed. refused: good ones
+    that failed. good_unsure, bad_unsure: those that are neither. The intervals are 95% Wilson
+    intervals of the shares of `bad` and of `good`.
+    """
+
+    good: int
+    bad: int
+    escapes: int
+    escapes_interval: tuple[float, float]
+    refused: int
+    refused_interval: tuple[float, float]
+    good_unsure: int
+    bad_unsure: int
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Validation of this model and of the float model it came from, on the same frames.
 
     Accuracies are shares in 0..1. `interval` is the 95% Wilson interval of `top1`. `confusion` has
     a row a true class and a column a predicted one, in the order of labels.txt; it is empty for
-    more than 100 labels. `classes` has those that frames were of. `details` names a file of the
-    bundle that holds everything else.
+    more than 100 labels. `classes` has those that frames were of. `verdict` is None without a
+    policy. `details` names a file of the bundle that holds everything else.
     """
 
     images: int
@@ -148,6 +166,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     size_ratio: float | None = None
     latency_ratio: float | None = None
     agreement: float | None = None
+    verdict: VerdictReport | None = None
     details: str | None = None
 
 

@@ -1,5 +1,6 @@
 """Familiarity, added to a quantised .tflite: the first output stays, the last tells strangers."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from convert import pipeline
 from convert.bundle_writer import load
 from convert.data.dataset import labelled
-from convert.familiarity import MIN_FRAMES, add_familiarity, feature_model
+from convert.familiarity import MIN_FRAMES, add_familiarity, feature_model, read_last
 from convert.pipeline import Request
 from convert.quantization.quantize import quantize
 from convert.recipe.choice import default_recipe
@@ -72,7 +73,7 @@ def test_strangers_are_told_and_answers_stay(
         [after.run([frame])[-1].reshape(()) for frame in tensors(noise(20), recipe)]
     )
     assert strangers.max() < 0.5
-    assert (made.of_validation >= 0.5).mean() > 0.9
+    assert (read_last(made.data, paths, recipe) >= 0.5).mean() > 0.9
     for frame in tensors(paths[:5], recipe):
         np.testing.assert_array_equal(before.run([frame])[0], after.run([frame])[0])
 
@@ -100,6 +101,12 @@ def test_bundle_has_it_and_flags_strangers(
     assert (settings.learned_from, settings.false_unfamiliar) == (36, 0.005)
     assert any("called unfamiliar" in line for line in lines)
     assert model.manifest.golden
+    report = json.loads((model.bundle.folder / "report.json").read_text())["familiarity"]
+    assert sum(report["histogram"]) == 36
+    assert sum(report["histogram"][:20]) == report["unfamiliar"]["count"]
+    assert report["false_unfamiliar"] == 0.005
+    page = (model.bundle.folder / "report.html").read_text()
+    assert "Familiarity of the frames of this report" in page
     _, png = cv2.imencode(".png", noise(1)[0])
     assert model.recognize(png.tobytes(), Options()).details.familiar is False
 
@@ -113,6 +120,8 @@ def test_network_without_convolutions_has_none(
     model = load(pipeline.build(request, lines.append))
     assert model.manifest.familiarity is None
     assert any("familiarity: none" in line for line in lines)
+    page = (model.bundle.folder / "report.html").read_text()
+    assert "this model has no output for familiarity" in page
 
 
 def test_few_frames_give_none(network: bytes, recipe: Recipe, colours_frames: Path) -> None:

@@ -15,7 +15,14 @@ from server.errors import BundleError
 from server.recognition.answers import Answer, Options, Prediction
 from server.recognition.drawing import Box, HeatMap, Mark, Overlay
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import Bundle, Golden, Manifest, Share, VerdictPolicy
+from server.recognition.manifest import (
+    Bundle,
+    Golden,
+    Manifest,
+    Share,
+    VerdictPolicy,
+    VerdictReport,
+)
 from server.recognition.preprocessing import Placement, Tensor, dequantize
 from server.recognition.tasks import TaskName
 from server.recognition.tasks.classify import Classify
@@ -47,7 +54,8 @@ class AnomalySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     false_rejects: share of good frames that the threshold was chosen to reject. learned_from: good
     frames. held_back_rejected: share of good frames above the threshold, each by statistics of the
-    others. auroc, pixel_auroc, good_rejected, bad_caught: on validation frames, None without.
+    others. auroc, pixel_auroc, good_rejected, bad_caught, verdict: on validation frames, None
+    without.
     details: names a file of the bundle that holds everything else.
     """
 
@@ -59,6 +67,7 @@ class AnomalySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     pixel_auroc: Share | None = None
     good_rejected: Share | None = None
     bad_caught: Share | None = None
+    verdict: VerdictReport | None = None
     details: str | None = None
 
 

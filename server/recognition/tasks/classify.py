@@ -90,6 +90,12 @@ class ClassValues(msgspec.Struct, frozen=True):
     probabilities: Probabilities
     familiarity: float | None = None
 
+    @property
+    def finite(self) -> bool:
+        """Whether all values are numbers."""
+        numbers = np.isfinite(self.probabilities).all() and math.isfinite(self.familiarity or 0.0)
+        return bool(numbers)
+
 
 class FamiliarityFields(msgspec.Struct, frozen=True, kw_only=True):
     """familiar: False if the frame is unlike those that the model learned from; its labels then
@@ -110,12 +116,15 @@ class ClassReader(Reader[ClassValues]):
 
     def decode(self, outputs: Sequence[Tensor]) -> ClassValues:
         """Raises NotFiniteError."""
-        values = to_probabilities(outputs[0], self.pool.outputs[0], self.bundle.manifest)
-        familiarity = None
-        if self._has_familiarity:
-            familiarity = float(outputs[-1].reshape(-1)[0])
-        if not (np.isfinite(values).all() and math.isfinite(familiarity or 0.0)):
+        values = self.read(outputs)
+        if not values.finite:
             raise NotFiniteError
+        return values
+
+    def read(self, outputs: Sequence[Tensor]) -> ClassValues:
+        """Returns the values of `outputs`, finite or not."""
+        values = to_probabilities(outputs[0], self.pool.outputs[0], self.bundle.manifest)
+        familiarity = float(outputs[-1].reshape(-1)[0]) if self._has_familiarity else None
         return ClassValues(values, familiarity)
 
     def result(

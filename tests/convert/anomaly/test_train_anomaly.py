@@ -91,6 +91,10 @@ def test_manifest_says_what_was_found(made: Path) -> None:
     assert found is not None
     assert (found.learned_from, found.false_rejects) == (30, 0.05)
     assert found.auroc == 1.0
+    verdict = found.verdict
+    assert verdict is not None
+    assert (verdict.good, verdict.bad) == (8, 6)
+    assert verdict.escapes + verdict.bad_unsure <= 1
     assert found.pixel_auroc is not None
     assert found.pixel_auroc > 0.9
     assert {golden.label for golden in manifest.golden} == {"good", "anomaly"}
@@ -107,6 +111,7 @@ def test_report_has_figures_and_pictures(made: Path) -> None:
     assert [each["frames"] for each in report["curve"]] == [20]
     assert report["contaminated"]["bad"] == 2
     page = (made / "report.html").read_text("utf-8")
+    assert "Proof of the verdict" in page
     assert page.count("data:image/jpeg") == 8
     assert "AUROC of pixels" in page
 

@@ -14,6 +14,7 @@ from tiny_models import MakeModel, write_bundle
 
 from convert.__main__ import main
 from convert.bundle_writer import load
+from convert.data.dataset import labelled
 from convert.evaluation import verdicts
 from convert.evaluation.metrics import wilson
 from convert.pipeline import Request, build
@@ -21,6 +22,7 @@ from server.recognition.answers import Options
 from server.recognition.manifest import DevicePolicy, VerdictPolicy
 from server.recognition.recognizer import Recognizer
 from server.recognition.tasks.anomaly import LABELS, AnomalyPolicy
+from server.recognition.tasks.classify import ClassValues
 
 
 @pytest.fixture
@@ -89,6 +91,48 @@ def test_figures_are_those_of_served_answers(
         answers = served(model, frames, good)
         assert counts(point) == {key: answers[key] for key in counts(point)}
     assert len({str(counts(point)) for point in curve["points"]}) > 3
+
+
+def test_report_of_a_bundle_has_the_served_verdicts(
+    request_of: Request, colours_frames: Path
+) -> None:
+    policy = VerdictPolicy(accept=("red",), min_probability=0.9)
+    validation = labelled(colours_frames, request_of.labels)
+    request = replace(request_of, verdict=policy, validation=validation, max_accuracy_drop=100.0)
+    model = load(build(request, lambda _: None))
+    report = json.loads((model.bundle.folder / "report.json").read_text())
+    answers = served(model, colours_frames, "red")
+    assert counts(report["verdict"]) == {key: answers[key] for key in counts(report["verdict"])}
+    summary = model.manifest.report
+    assert summary is not None
+    assert summary.verdict is not None
+    assert summary.verdict.good_unsure == answers[True, "unsure"] > 0
+    assert (summary.verdict.good, summary.verdict.bad) == (12, 24)
+    page = (model.bundle.folder / "report.html").read_text()
+    assert "Proof of the verdict" in page
+    assert "No frame was answered wrongly." in page
+
+
+def test_wrong_labels_are_pictured_without_a_policy(
+    request_of: Request, colours_frames: Path, tmp_path: Path
+) -> None:
+    frames = tmp_path / "frames.csv"
+    rows = [f"{path},green" for path in sorted(colours_frames.glob("red/*"))]
+    frames.write_text("\n".join(["path,label", *rows]))
+    validation = labelled(frames, request_of.labels)
+    request = replace(request_of, validation=validation, max_accuracy_drop=100.0)
+    page = (build(request, lambda _: None) / "report.html").read_text()
+    assert "12 in all" in page
+    # Beside those on which the models differ most.
+    assert page.count("data:image/jpeg") == 12 + 10
+
+
+def test_values_that_are_not_finite_never_pass(colours: Path) -> None:
+    reader = load(colours).reader
+    frames = [verdicts.JudgedFrame(Path("x"), "blue", good=False, class_id=0)]
+    values = [ClassValues(np.full(3, np.nan, np.float32))]
+    [verdict] = verdicts.prove(reader, frames, values).verdicts
+    assert verdict.verdict == "unsure"
 
 
 def test_each_wrong_frame_is_listed_in_order(colours: Path, colours_frames: Path) -> None:
