@@ -9,25 +9,20 @@ so that one invoke answers both, whatever the model was made from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
 from convert.anomaly.statistics import Floats, folds, threshold_of
-from convert.data.frames import tensors
+from convert.quantization.editor import GraphEditor, read_last
 from convert.quantization.graph import kind_of
 from convert.sources.shapes import layout_of
-from server.recognition.interpreter import Interpreter
 from server.recognition.manifest import FAMILIARITY, Recipe
 from server.recognition.manifest import Familiarity as Settings
-from server.system.resources import available_cores
 
 # A layer of at most so few pixels of the image a place, and of at least so many places a side.
 STRIDE, LEAST_SIDE = 16, 4
@@ -38,8 +33,6 @@ MIN_FRAMES = 20
 # Share of familiar frames that may be called unfamiliar.
 FALSE_UNFAMILIAR = 0.005
 _FEATURES = "familiarity_features"
-_FLOAT = schema.TensorType.FLOAT32
-_QUANTISED = (schema.TensorType.INT8, schema.TensorType.UINT8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,34 +124,28 @@ def _keep_dims() -> Any:
     return options
 
 
-class _Editor:
-    """A .tflite being added to."""
-
-    def __init__(self, model: bytes) -> None:
-        self._model = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
-        self._graph = self._model.subgraphs[0]
+class _Editor(GraphEditor):
+    """An editor that finds and adds features."""
 
     def layer(self) -> int | None:
         """The tensor that the features are of: the end of the last residual block at no more than
         STRIDE pixels a place, or else of the last convolution there; None if there is none."""
-        image = self._graph.tensors[self._graph.inputs[0]].shape
+        image = self.graph.tensors[self.graph.inputs[0]].shape
         if len(image) != 4:
             return None
         height = image[1 if layout_of(image) == "nhwc" else 2]
         ends: dict[str, int] = {}
-        for op in self._graph.operators:
-            kind, output = kind_of(self._model, op), int(op.outputs[0])
-            shape = self._graph.tensors[output].shape
+        for op in self.graph.operators:
+            kind, output = kind_of(self.model, op), int(op.outputs[0])
+            shape = self.graph.tensors[output].shape
             if len(shape) == 4 and shape[1] >= max(LEAST_SIDE, height / STRIDE):
                 ends[kind] = output
         return ends.get("ADD", ends.get("CONV_2D"))
 
     def features(self, layer: int) -> int:
         """Adds the mean and deviation of each channel of `layer`: a tensor [1, 2 * channels]."""
-        tensor = self._graph.tensors[layer]
-        shape = [1, *(int(side) for side in tensor.shape[1:])]
-        if tensor.type in _QUANTISED:
-            layer = self.add("DEQUANTIZE", [layer], shape)
+        shape = [1, *self.shape(layer)[1:]]
+        layer = self.real(layer)
         channels = [1, shape[3]]
         axes = self.constant(np.array([1, 2], np.int32))
         mean = self.add("MEAN", [layer, axes], channels, schema.ReducerOptionsT())
@@ -172,79 +159,6 @@ class _Editor:
         join = schema.ConcatenationOptionsT()
         join.axis = 1
         return self.add("CONCATENATION", [mean, deviation], [1, 2 * shape[3]], join)
-
-    def constant(self, values: NDArray[Any]) -> int:
-        """Adds a constant tensor, float32 or int32, and returns its number."""
-        buffer = schema.BufferT()
-        kind = schema.TensorType.INT32 if values.dtype == np.int32 else _FLOAT
-        content = values if values.dtype == np.int32 else values.astype(np.float32)
-        buffer.data = np.frombuffer(content.tobytes(), np.uint8)
-        self._model.buffers.append(buffer)
-        return self._tensor(list(values.shape), kind, len(self._model.buffers) - 1)
-
-    def add(self, kind: str, inputs: list[int], shape: list[int], options: Any = None) -> int:
-        """Adds an operator with one float32 output, and returns the output's number."""
-        output = self._tensor(shape, _FLOAT, 0)
-        op = schema.OperatorT()
-        op.opcodeIndex, op.inputs, op.outputs = self._code(kind), inputs, [output]
-        if options is not None:
-            op.builtinOptions = options
-            name = type(options).__name__.removesuffix("T")
-            op.builtinOptionsType = getattr(schema.BuiltinOptions, name)
-        self._graph.operators.append(op)
-        return output
-
-    def answer(self, tensor: int, name: str) -> None:
-        """Makes a tensor the model's last output, called `name` in its signature too."""
-        self._graph.tensors[tensor].name = name.encode()
-        self._graph.outputs = [*(int(i) for i in self._graph.outputs), tensor]
-        for signature in self._model.signatureDefs or ():
-            entry = schema.TensorMapT()
-            entry.name, entry.tensorIndex = name.encode(), tensor
-            signature.outputs = [*signature.outputs, entry]
-
-    def written(self) -> bytes:
-        """The model with what was added."""
-        return bytes(flatbuffer_utils.convert_object_to_bytearray(self._model))
-
-    def _tensor(self, shape: list[int], kind: int, buffer: int) -> int:
-        tensor = schema.TensorT()
-        tensor.shape, tensor.type, tensor.buffer = shape, kind, buffer
-        tensor.name = f"familiarity/{len(self._graph.tensors)}".encode()
-        self._graph.tensors.append(tensor)
-        return len(self._graph.tensors) - 1
-
-    def _code(self, kind: str) -> int:
-        """The place of an operator's code, which is added if the model has no such operator."""
-        number = getattr(schema.BuiltinOperator, kind)
-        for place, code in enumerate(self._model.operatorCodes):
-            if max(code.builtinCode, code.deprecatedBuiltinCode) == number:
-                return place
-        code = schema.OperatorCodeT()
-        code.builtinCode = number
-        code.deprecatedBuiltinCode = min(number, 127)
-        code.version = 1
-        self._model.operatorCodes.append(code)
-        return len(self._model.operatorCodes) - 1
-
-
-def read_last(model: bytes, frames: Sequence[Path] | NDArray[np.uint8], recipe: Recipe) -> Floats:
-    """The last output of a model for each frame: [frames, values]. frames: as in `tensors`.
-
-    Raises ConvertError naming a file that is not a readable image.
-    """
-    threads = available_cores()
-    interpreters = [Interpreter(Path("model.tflite"), 1, model) for _ in range(threads)]
-    spec = interpreters[0].inputs[0]
-
-    def one(number: int) -> Floats:
-        [frame] = tensors(frames[number : number + 1], recipe, spec)
-        return np.asarray(interpreters[number % threads].run([frame])[-1][0], np.float32)
-
-    with ThreadPoolExecutor(threads) as workers, ExitStack() as stack:
-        # Without it a damaged frame would be reported only after all the others had run.
-        stack.callback(workers.shutdown, cancel_futures=True)
-        return np.stack(list(workers.map(one, range(len(frames)))))
 
 
 @dataclass(frozen=True, slots=True)

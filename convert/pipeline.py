@@ -26,8 +26,11 @@ from convert.quantization.quantize import MODES, Plan, quantize
 from convert.quantization.tune import tune
 from convert.sources.quantized import read_tflite
 from convert.sources.shapes import Output, describe
+from convert.temperature import MIN_FRAMES as MIN_CALIBRATION_FRAMES
+from convert.temperature import CalibratedModel, calibrate, divided
 from server.recognition.manifest import (
     Baseline,
+    Calibration,
     Familiarity,
     Golden,
     Label,
@@ -187,6 +190,9 @@ def build(request: Request, progress: Progress = print) -> Path:
     if plan is not None:
         files[PLAN] = msgspec.json.format(msgspec.json.encode(plan.to_dict()), indent=2) + b"\n"
     if request.validation is not None:
+        calibrated = _calibrated(request, request.validation, model, progress)
+        if calibrated is not None:
+            model = calibrated.data
         familiar = _familiar(request, request.validation, model, progress)
         if familiar is not None:
             model = familiar.data
@@ -198,6 +204,7 @@ def build(request: Request, progress: Progress = print) -> Path:
             f"{request.name} {version}",
             progress,
             manifest.familiarity,
+            calibrated.settings if calibrated else None,
         )
         check_accuracy(found.proof, request, target)
         manifest = found.add_to(manifest)
@@ -231,6 +238,30 @@ class ValidationArtifacts:
             golden=self.golden,
             baseline=self.baseline,
         )
+
+
+def _calibrated(
+    request: Request, validation: Dataset, model: bytes, progress: Progress
+) -> CalibratedModel | None:
+    """Return the model with calibrated probabilities, unless it stays as it is or can't have them;
+    `progress` says which."""
+    if request.quantized:
+        return None
+    paths = [item.path for item in validation.frames]
+    truth = np.array([item.label for item in validation.frames], np.intp)
+    calibrated = calibrate(model, request.output, result_recipe(request), paths, truth)
+    if calibrated is None:
+        progress(
+            "probabilities: as the model gives them, because it does not end with a softmax or with"
+            f" logits, or there are fewer than {MIN_CALIBRATION_FRAMES} frames"
+        )
+        return None
+    settings = calibrated.settings
+    progress(
+        f"probabilities: logits divided by {settings.temperature:.3f}; expected calibration error"
+        f" {settings.error_before:.2%} before, {settings.error_after:.2%} on frames left out"
+    )
+    return calibrated
 
 
 def _familiar(
@@ -268,14 +299,18 @@ def evaluate_pair(
     title: str,
     progress: Progress,
     familiarity: Familiarity | None = None,
+    calibration: Calibration | None = None,
 ) -> ValidationArtifacts:
     """Evaluate both models on the validation frames, and choose golden and sample frames.
 
-    familiarity: how the model's output of that name was made, if it has one.
+    familiarity: how the model's output of that name was made, if it has one. calibration: how its
+    probabilities were calibrated; those of the float model are divided alike.
     """
     both = "the model" if request.quantized else "both models"
     progress(f"judging {both} on {len(validation.frames)} frames")
-    recipe, labels = request.recipe, request.labels
+    recipe, labels, reference = request.recipe, request.labels, request.float_model
+    if calibration is not None:
+        reference = divided(reference, request.output, calibration)
     proof = evaluate(
         Model(
             title,
@@ -286,14 +321,12 @@ def evaluate_pair(
             request.verdict,
             familiarity,
         ),
-        None
-        if request.quantized
-        else Model("float32", request.float_model, recipe, request.output, labels),
+        None if request.quantized else Model("float32", reference, recipe, request.output, labels),
         validation.frames,
         mode=request.mode,
         seconds=request.seconds,
     )
-    proof = replace(proof, chose_epoch=request.chose_epoch)
+    proof = replace(proof, chose_epoch=request.chose_epoch, calibration=calibration)
     progress(sentence(proof))
     if proof.verdicts is not None:
         for line in lines(proof.verdicts.details())[:3]:

@@ -1,6 +1,7 @@
 """`python -m convert evaluate` and `compare`: bundles on labelled frames."""
 
 import argparse
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +79,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from convert.recipe.choice import recipe_with
     from convert.sources import keras as sources
     from convert.sources import shapes
+    from convert.temperature import divided
     from convert.terminal import suppress_native_output
 
     with suppress_native_output():
@@ -90,6 +92,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if bundle.manifest.task == "detect":
         return _evaluate_detector(args, recognizer)
     model = from_bundle(bundle)
+    calibration = bundle.manifest.report.calibration if bundle.manifest.report else None
     reference = None
     if args.against:
         recipe = recipe_with(model.recipe, dtype="float32")
@@ -102,6 +105,8 @@ def _evaluate(args: argparse.Namespace) -> int:
                 f"{args.against} makes {other[3]} values of {list(other[:3])}, but {model.name}"
                 f" makes {mine[3]} of {list(mine[:3])}"
             )
+        if calibration is not None:
+            data = divided(data, model.output, calibration)
         reference = Model("float32", data, recipe, model.output, model.labels)
     proof = evaluate(
         model,
@@ -110,6 +115,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         mode=bundle.manifest.quantization,
         seconds=args.seconds,
     )
+    proof = dataclasses.replace(proof, calibration=calibration)
     print(sentence(proof))
     print(class_table(proof))
     if args.report:

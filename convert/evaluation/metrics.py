@@ -15,6 +15,8 @@ Indices = NDArray[np.intp]
 
 # The 97.5% quantile of the normal distribution, for two-sided 95% intervals.
 Z95 = 1.959964
+# Of the expected calibration error, as its authors have them.
+ERROR_BINS = 15
 
 
 def wilson(hits: int, trials: int) -> tuple[float, float]:

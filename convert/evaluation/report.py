@@ -105,6 +105,7 @@ def page(proof: Evaluation, found: dict[str, Any], confusion: bytes) -> str:
         all_wrong=wrong,
         wrong=[{**each, "picture": thumbnail(proof, i)} for i, each in shown],
         max_rows=MAX_ROWS,
+        error_bins=metrics.ERROR_BINS,
     )
 
 

@@ -16,7 +16,7 @@ from convert.evaluation.metrics import Indices, Probabilities
 from convert.evaluation.verdicts import VerdictProof
 from convert.quantization.tune import Latency
 from server.recognition.interpreter import runtime
-from server.recognition.manifest import ClassReport, Familiarity, Label, Recipe, Report
+from server.recognition.manifest import Calibration, ClassReport, Familiarity, Label, Recipe, Report
 from server.recognition.tasks.classify import FAMILIAR
 
 # Beyond these a matrix of mostly zeros would be most of bundle.json, which every start reads.
@@ -52,7 +52,7 @@ class Evaluation:
     recipe: that the frames were fed by, for showing them. brightness: mean grey level 0..255 of
     each frame's input, [frames]. chose_epoch: the frames chose the epoch of the training that the
     model is of, so that they flatter it. familiarity: None if the model can't say. verdicts: None
-    without a policy.
+    without a policy. calibration: how the probabilities of both models were calibrated, or None.
     """
 
     title: str
@@ -65,6 +65,7 @@ class Evaluation:
     chose_epoch: bool = False
     familiarity: FamiliarityResult | None = None
     verdicts: VerdictProof | None = None
+    calibration: Calibration | None = None
 
     @property
     def truth(self) -> Indices:
@@ -151,6 +152,7 @@ def summary(proof: Evaluation, details: str | None) -> Report:
         if proof.reference
         else None,
         verdict=proof.verdicts.summary() if proof.verdicts else None,
+        calibration=proof.calibration,
         details=details,
     )
 
@@ -170,6 +172,7 @@ def details(proof: Evaluation) -> dict[str, Any]:
         "accept": list(proof.verdicts.policy.accept) if proof.verdicts else [],
         "verdict": proof.verdicts.details() if proof.verdicts else None,
         "familiarity": _familiarity(proof.familiarity),
+        "calibration": msgspec.to_builtins(proof.calibration),
         "labels": list(class_names(proof.labels)),
         "measured_on": {
             "runtime": runtime(),
@@ -213,7 +216,9 @@ def _side(proof: Evaluation, side: ModelResult) -> dict[str, Any]:
             for true, predicted in np.argwhere(matrix)
         ],
         "calibration": {
-            "expected_error": metrics.calibration_error(bins),
+            "expected_error": metrics.calibration_error(
+                metrics.reliability(side.probabilities, proof.truth, metrics.ERROR_BINS)
+            ),
             "bins": [asdict(b) for b in bins],
         },
     }

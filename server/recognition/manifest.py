@@ -130,6 +130,20 @@ class ClassReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     recall: float
 
 
+class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the probabilities of a classifier were calibrated.
+
+    temperature: that its logits are divided by, in the model. frames: held back, that it was
+    fitted on. error_before, error_after: expected calibration error 0..1 on these frames, of the
+    logits as they were, and with each frame's temperature fitted on others.
+    """
+
+    temperature: Annotated[float, msgspec.Meta(gt=0)]
+    frames: int
+    error_before: Share
+    error_after: Share
+
+
 class VerdictReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Verdicts on labelled frames by the bundle's policy.
 
@@ -154,7 +168,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Accuracies are shares in 0..1. `interval` is the 95% Wilson interval of `top1`. `confusion` has
     a row a true class and a column a predicted one, in the order of labels.txt; it is empty for
     more than 100 labels. `classes` has those that frames were of. `verdict` is None without a
-    policy. `details` names a file of the bundle that holds everything else.
+    policy, `calibration` if the probabilities are the model's own. `details` names a file of the
+    bundle that holds everything else.
     """
 
     images: int
@@ -167,6 +182,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     latency_ratio: float | None = None
     agreement: float | None = None
     verdict: VerdictReport | None = None
+    calibration: Calibration | None = None
     details: str | None = None
 
 

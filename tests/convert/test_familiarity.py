@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from convert import pipeline
 from convert.bundle_writer import load
 from convert.data.dataset import labelled
-from convert.familiarity import MIN_FRAMES, add_familiarity, feature_model, read_last
+from convert.familiarity import MIN_FRAMES, add_familiarity, feature_model
 from convert.pipeline import Request
+from convert.quantization.editor import read_last
 from convert.quantization.quantize import quantize
 from convert.recipe.choice import default_recipe
 from convert.sources import keras as sources
