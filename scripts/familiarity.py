@@ -1,15 +1,17 @@
 """Measures if a classifier knows that a frame is foreign: answers as the server would give them.
 
-    python scripts/familiarity.py BUNDLE OWN OTHER [--photographs FOLDER]
+    python scripts/familiarity.py BUNDLE OWN OTHER [--photographs FOLDER] [--rounds N]
 
 OWN: held-back frames of the bundle's product, one folder a class. OTHER: frames
-of another product. Prints how many frames of each kind are unfamiliar, and how many pass.
+of another product. Prints how many frames of each kind are unfamiliar, and how many pass; and what
+the output costs, in N rounds beside the same model without it.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,13 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.latency import measure as take_turns
+
 from convert.bundle_writer import load
+from convert.data.frames import tensors
+from convert.quantization.editor import GraphEditor
 from server.recognition.answers import Options
+from server.recognition.interpreter import Interpreter
 from server.recognition.recognizer import Recognizer
 
 Picture = NDArray[np.uint8]
@@ -132,18 +139,57 @@ def total(counts: dict[str, Count]) -> Count:
     return out
 
 
+def without_output(model: bytes) -> bytes:
+    """A .tflite without its last output, and without the operators that only it needs."""
+    editor = GraphEditor(model)
+    graph = editor.graph
+    *outputs, last = (int(i) for i in graph.outputs)
+    graph.outputs, needed = outputs, set(outputs)
+    operators: list[Any] = []
+    for op in reversed(graph.operators):
+        if needed.intersection(int(i) for i in op.outputs):
+            needed.update(int(i) for i in op.inputs)
+            operators.insert(0, op)
+    graph.operators = operators
+    for signature in editor.model.signatureDefs or ():
+        signature.outputs = [each for each in signature.outputs if each.tensorIndex != last]
+    return editor.written()
+
+
+def cost(model: Recognizer, frames: list[Path], rounds: int) -> str:
+    """What the output adds to a frame, a line of text: the median of the differences between
+    neighbours, of the model with it and without it in turns on one thread."""
+    path = model.bundle.model_path
+    data = path.read_bytes()
+    tensor = next(tensors(frames[:1], model.recipe, model.pool.inputs[0]))
+    models = {"with": Interpreter(path, 1), "without": Interpreter(path, 1, without_output(data))}
+    taken = take_turns({name: partial(each.run, [tensor]) for name, each in models.items()}, rounds)
+    added = float(np.median(np.subtract(taken["with"], taken["without"])))
+    answers = [model.recognize(frame.read_bytes(), Options()) for frame in frames[:200]]
+    whole = 1e3 * float(np.median([answer.timing["total"] for answer in answers]))
+    return (
+        f"the output adds {added:.3f} ms to {np.median(taken['without']):.3f} ms of the model:"
+        f" {added / whole:.1%} of a frame's {whole:.2f} ms"
+    )
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("bundle", "own", "other"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--photographs", type=Path, default=SHARED_FRAMES)
+    parser.add_argument("--rounds", type=int, default=2000)
     args = parser.parse_args()
-    folders = (pictures(folder) for folder in (args.own, args.other, args.photographs))
-    counts = measure(load(args.bundle), *folders)
+    own, other, photographs = (
+        pictures(folder) for folder in (args.own, args.other, args.photographs)
+    )
+    model = load(args.bundle)
+    counts = measure(model, own, other, photographs)
     print(f"{'frames':28}{'number':>8}{'unfamiliar':>12}{'pass':>6}")
     for kind, count in [*counts.items(), (f"foreign, without {NEGATIVES}", total(counts))]:
         print(f"{kind:28}{count.frames:8}{count.unfamiliar:12}{count.passed:6}")
+    print(cost(model, own, args.rounds))
 
 
 if __name__ == "__main__":

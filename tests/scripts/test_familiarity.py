@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import familiarity
+import numpy as np
 import pytest
 from server_process import ROOT, SHARED
 
 from convert.bundle_writer import load
+from server.recognition.interpreter import Interpreter
 
 
 def test_parts_bundle_passes_no_foreign_frame(frames: Path, tmp_path: Path) -> None:
@@ -28,3 +30,12 @@ def test_parts_bundle_passes_no_foreign_frame(frames: Path, tmp_path: Path) -> N
     assert foreign.frames > 100
     assert foreign.unfamiliar >= 0.99 * foreign.frames
     assert foreign.passed == 0
+
+
+def test_model_without_the_output_answers_the_same() -> None:
+    path = ROOT / "models" / "parts" / "1" / "model.tflite"
+    whole = Interpreter(path, 1)
+    bare = Interpreter(path, 1, familiarity.without_output(path.read_bytes()))
+    frame = np.random.default_rng(0).normal(0, 1, whole.inputs[0].shape).astype(np.float32)
+    [answer], [same, _] = bare.run([frame]), whole.run([frame])
+    np.testing.assert_array_equal(answer, same)
