@@ -32,6 +32,7 @@ from job_workers import (
     submit,
     tell,
 )
+from line_outputs import tables
 from server_process import ROOT, LiveServer, free_port, live_server
 from tiny_models import MakeModel, write_bundle
 
@@ -276,3 +277,13 @@ def test_a_webhook_is_signed_and_tried_again(colors: Path) -> None:
         )
         assert (other.status_code, other.json()["error"]["code"]) == (400, "INVALID_FIELD")
         assert "webhook_hosts" in other.json()["error"]["message"]
+
+
+def test_workers_get_no_secret_of_the_server(colors: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}/line"
+    output = tables({"name": "mes", "kind": "webhook", "url": url, "secret": SECRET})
+    with live_server(models=colors, output=output, webhook_secret=SECRET) as server:
+        settled(server, submit(server, GREEN))
+        environments = [Path(f"/proc/{pid}/environ").read_bytes() for pid in job_workers(server)]
+    assert environments
+    assert all(SECRET.encode() not in each for each in environments)
