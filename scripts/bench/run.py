@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", type=names, default=contestants.NAMES, metavar="A,B", help="these alone")
     add("--bundle", type=Path, default=ROOT / "models" / "parts" / "1", help="models/NAME/VERSION")
     add("--size", choices=list(inputs.SIZES), default="720p", help="frame of --quick")
+    add("--frame", type=Path, metavar="JPEG", help="frame of --quick in place of --size")
     add("--rounds", type=int, help="rounds (3; --quick 5)")
     add("--seconds", type=int, help="length of each measurement (4; --quick 2)")
     add("--pairs", type=int, default=300, help="frames each way for the added latency")
@@ -64,6 +65,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         return args
     if args.quick and not {"bare", "ours"} >= set(args.only) and args.only != contestants.NAMES:
         parser.error("--quick measures bare and ours; leave it out for the others")
+    if args.frame and not args.quick:
+        parser.error("--frame is for --quick")
     if shutil.which("wrk") is None:
         parser.error("wrk is not installed (Debian: apt install wrk)")
     if not (args.bundle / "bundle.json").is_file():
@@ -121,7 +124,7 @@ def measure_quickly(args: argparse.Namespace, folder: Path) -> None:
     """Bare limit and ours by this Python, printed."""
     python = Path(sys.executable)
     model = inputs.lay_out(args.bundle, folder / "models", exact=False)
-    frame = inputs.find_frames(folder, python)[args.size]
+    frame = args.frame or inputs.find_frames(folder, python)[args.size]
     print(
         quick.table(
             quick.compare(python, model, frame, folder, args.rounds, args.seconds, args.pairs)

@@ -1,4 +1,5 @@
 """The bare limit: decode, preprocess and invoke on every core, in one process, without a server.
+Of a detector or an anomaly model the reading of its outputs is part of it.
 
     python -m bench.servers.bare BUNDLE
 
@@ -18,10 +19,17 @@ import msgspec
 import numpy as np
 
 from server.recognition import frame
+from server.recognition.answers import Options
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle, Recipe
-from server.recognition.preprocessing import Tensor, apply_table, scaling_table, to_input_pixels
-from server.recognition.tasks import classify
+from server.recognition.preprocessing import (
+    Tensor,
+    apply_table,
+    placement,
+    scaling_table,
+    to_input_pixels,
+)
+from server.recognition.tasks.task import Result, find_task
 from server.store.bundles.layout import open_bundle
 from server.system import process
 from server.system.resources import available_cores
@@ -35,20 +43,38 @@ class Steps:
             raise ValueError(f"{bundle.folder} has no recipe")
         self.bundle, self.pool = bundle, pool
         self.recipe = full_decode(bundle.manifest.recipe) if exact else bundle.manifest.recipe
-        self._table, self._limits = scaling_table(self.recipe, pool.inputs[0]), frame.Limits()
+        [image] = [spec for spec in pool.inputs if spec.name not in self.recipe.zero_inputs]
+        self._table, self._limits = scaling_table(self.recipe, image), frame.Limits()
+        self._zeros = [
+            None if spec is image else np.full(spec.shape, spec.zero_point, spec.dtype)
+            for spec in pool.inputs
+        ]
+        self._reader = find_task(bundle.manifest.task).make_reader(bundle, pool)
+        # Scores of labels are an answer as they are; other outputs have to be read.
+        self.work = self.run if bundle.manifest.task == "classify" else self.read
 
     def run(self, data: bytes, *, alone: bool = False) -> tuple[Tensor, ...]:
         """An image file's bytes -> the model's outputs; `alone` as InterpreterPool.lease has it."""
-        pixels = frame.decode(data, self.recipe, self._limits)
+        return self._invoke(frame.decode(data, self.recipe, self._limits), alone=alone)
+
+    def read(self, data: bytes) -> Result:
+        """An image file's bytes -> what it shows."""
+        decoded = frame.decode_frame(data, self.recipe, self._limits)
+        height, width = decoded.pixels.shape[:2]
+        values = self._reader.decode(self._invoke(decoded.pixels, alone=False))
+        place = placement(decoded.size, (width, height), self.recipe)
+        return self._reader.result(values, Options(), place)
+
+    def _invoke(self, pixels: frame.Pixels, *, alone: bool) -> tuple[Tensor, ...]:
         tensor = apply_table(to_input_pixels(pixels, self.recipe), self._table, self.recipe.layout)
+        inputs = [tensor if zeros is None else zeros for zeros in self._zeros]
         with self.pool.lease(alone=alone) as interpreter:
-            return interpreter.run([tensor])
+            return interpreter.run(inputs)
 
     def label(self, data: bytes) -> str:
-        """The most probable label of an image."""
-        outputs, manifest = self.run(data), self.bundle.manifest
-        probabilities = classify.to_probabilities(outputs[0], self.pool.outputs[0], manifest)
-        return self.bundle.labels[int(probabilities.argmax())].name
+        """The best label of an image; '' if nothing is found in it."""
+        best = self.read(data).best
+        return best.label if best else ""
 
 
 def full_decode(recipe: Recipe) -> Recipe:
@@ -59,7 +85,7 @@ def full_decode(recipe: Recipe) -> Recipe:
 def _work(steps: Steps, data: bytes, until: float, latencies: list[float]) -> None:
     now = time.perf_counter()
     while now < until:
-        steps.run(data)
+        steps.work(data)
         before, now = now, time.perf_counter()
         latencies.append(now - before)
 
