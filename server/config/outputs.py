@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from server.config.tables import FILE, SECRET, Table, key_help
 from server.errors import SettingsError
@@ -137,6 +138,10 @@ class MqttOutput(MessageOutput, frozen=True, kw_only=True, tag="mqtt"):
             raise SettingsError(
                 f"status_topic can't be {self.status_topic!r}: a topic has no + or #"
             )
+        if self.discovery_prefix and not TOPIC.fullmatch(self.discovery_prefix):
+            raise SettingsError(
+                f"discovery_prefix can't be {self.discovery_prefix!r}: a topic has no + or #"
+            )
         files = {
             "tls_ca_file": self.tls_ca_file,
             "tls_cert_file": self.tls_cert_file,
@@ -186,6 +191,8 @@ class WebhookOutput(MessageOutput, frozen=True, kw_only=True, tag="webhook"):
         str,
         key_help(
             "URL that takes each verdict as a POST of JSON, and answers 2xx",
+            "",
+            SECRET,
             pattern=r"^https?://[!-.0-9:;=A-~]+(/[!-~]*)?$",
             extra_json_schema={"description": "http://HOST[:PORT]/... or https://HOST[:PORT]/..."},
         ),
@@ -201,6 +208,12 @@ class WebhookOutput(MessageOutput, frozen=True, kw_only=True, tag="webhook"):
             raise SettingsError("payload of a webhook is JSON: it begins with { or [")
         if "@" in self.url.split("/")[2]:
             raise SettingsError("url can't have a user or a password")
+        try:
+            usable = urlsplit(self.url).port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise SettingsError("url has a host or a port that can't be one")
 
 
 class OpcUaOutput(OutputTable, frozen=True, kw_only=True, tag="opcua"):

@@ -144,8 +144,7 @@ class Delivery:
             self._wake.clear()
         if self._is_open:
             self._turn()
-            self._output.close()
-            self._is_open = False
+            self._close()
 
     def _turn(self) -> float:
         """Beat, and send what waits. Return the seconds until the next turn, if nothing comes."""
@@ -208,5 +207,12 @@ class Delivery:
         self._count("failed", 1)
         self._problem.failed(self._last_error, output=self.name)
         if self._is_open:
+            self._close()
+
+    def _close(self) -> None:
+        self._is_open = False
+        try:
             self._output.close()
-            self._is_open = False
+        except Exception:
+            # Else the thread would end, and this output would be silent for ever.
+            logger.exception("output can't be closed", extra={"fields": {"output": self.name}})

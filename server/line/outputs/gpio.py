@@ -61,7 +61,7 @@ class Gpio:
         (message,) = messages
         line = self._lines.get(message.event.outcome)
         age = time.time() - message.event.at
-        if message.redelivered or age > self._table.max_age_s:
+        if message.redelivered or 0 < self._table.max_age_s < age:
             fields = {"output": self._table.name, "seq": message.seq, "age_s": round(age, 3)}
             logger.warning("a pulse is left out, it would be late", extra={"fields": fields})
         elif line is not None:

@@ -70,10 +70,15 @@ def of_refusal(frame: FrameRefused) -> Event:
 
 
 def is_wanted(table: OutputTable, event: Event) -> bool:
-    """Return whether the filters of `table` all let `event` through."""
+    """Return whether the filters of `table` all let `event` through.
+
+    A frame that was refused before its model was known may have been for any: no PLC should wait
+    for it in vain.
+    """
+    no_model = event.error is not None and not event.model
     return (
         (not table.cameras or event.camera in table.cameras)
-        and (not table.models or event.model in table.models)
+        and (not table.models or event.model in table.models or no_model)
         and (not table.verdicts or event.outcome in table.verdicts)
         and (not table.labels or event.label in table.labels)
     )

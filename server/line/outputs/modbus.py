@@ -120,7 +120,11 @@ class _BoundedServer(ModbusTcpServer):
 
 
 class ModbusServer:
-    """A server for PLCs that poll. A result stays until it is acknowledged, if `table` says so."""
+    """A server for PLCs that poll. A result stays until it is acknowledged, if `table` says so.
+
+    `_turn` guards `_shown` with the result in the image and its acknowledgement: a PLC may
+    acknowledge one result twice while the next is put in its place.
+    """
 
     window = 1
 
@@ -128,6 +132,7 @@ class ModbusServer:
         self._table = table
         self._busy = busy
         self._image = Image()
+        self._turn = threading.Lock()
         self._shown = 0
         self._acknowledged = threading.Event()
         self._connections = 0
@@ -189,17 +194,20 @@ class ModbusServer:
             registers[0] = self._image.read(self._busy())[1][STATUS]
         elif function == READ_INPUT:
             registers[:] = self._image.read(self._busy())[1]
-        elif values and self._shown and int(values[0]) == self._shown & 0xFFFF:
-            self._image.clear()
-            self._acknowledged.set()
+        elif values:
+            with self._turn:
+                if self._shown and int(values[0]) == self._shown & 0xFFFF:
+                    self._image.clear()
+                    self._acknowledged.set()
         return None
 
     def deliver(self, messages: Sequence[Message], timeout_s: float) -> int:
         (message,) = messages
         if message.seq != self._shown:
-            self._acknowledged.clear()
-            self._shown = message.seq
-            self._image.show(message)
+            with self._turn:
+                self._acknowledged.clear()
+                self._shown = message.seq
+                self._image.show(message)
         if self._table.acknowledge and not self._acknowledged.wait(timeout_s):
             return 0
         return message.seq
@@ -275,6 +283,10 @@ class ModbusClient:
     def deliver(self, messages: Sequence[Message], timeout_s: float) -> int:
         (message,) = messages
         if message.seq != self._shown:
+            if not self._table.acknowledge:
+                # Else the PLC could read the new registers with the bits of the result before.
+                self._image.clear()
+                self._write(slice(VALID, PASS), slice(STATUS, SEQ))
             self._image.show(message)
             self._write(slice(0, HEARTBEAT), slice(STATUS, REGISTERS))
             self._shown = message.seq
@@ -284,7 +296,8 @@ class ModbusClient:
                 return 0
             self._pause.wait(POLL_INTERVAL_S)
             waited += POLL_INTERVAL_S
-        self._image.clear()
+        if self._table.acknowledge:
+            self._image.clear()
         return message.seq
 
     def _taken(self) -> bool:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -28,7 +29,10 @@ CONNECT_TIMEOUT_S = 5.0
 KEEP_ALIVE_S = 10
 ONLINE, OFFLINE = "online", "offline"
 # Of a name that becomes one level of a topic.
-NOT_IN_LEVEL = re.compile(r"[/+#\x00-\x1f\x7f]")
+# Brokers end the connection for control characters and for code points that are no characters
+# (MQTT 3.1.1, 1.5.3).
+NONCHARACTERS = "".join(chr(plane << 16 | end) for plane in range(17) for end in (0xFFFE, 0xFFFF))
+NOT_IN_LEVEL = re.compile(rf"[/+#\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{NONCHARACTERS}]")
 NOT_IN_ID = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -170,9 +174,10 @@ class Mqtt:
             return
         if client.is_connected():
             # The last will is only for a connection that breaks.
-            client.publish(self._table.status_topic, OFFLINE, qos=1, retain=True).wait_for_publish(
-                1.0
-            )
+            farewell = client.publish(self._table.status_topic, OFFLINE, qos=1, retain=True)
+            # Raised if the connection broke meanwhile; then the last will says so.
+            with suppress(ValueError, RuntimeError):
+                farewell.wait_for_publish(1.0)
         client.disconnect()
         client.loop_stop()
         self._in_hand.clear()

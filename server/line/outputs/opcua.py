@@ -61,6 +61,8 @@ class OpcUa:
         self._shown = 0
         self._beats = 0
         self._acknowledged = threading.Event()
+        # Guards `_shown` with its acknowledgement: a client may acknowledge one result twice.
+        self._turn = threading.Lock()
 
     @property
     def connected(self) -> bool:
@@ -121,8 +123,10 @@ class OpcUa:
         """Take what a client has written."""
         for written in event.request_params.NodesToWrite:
             value, node = written.Value.Value, self._nodes["Acknowledged"].nodeid
-            if written.NodeId == node and value is not None and value.Value == self._shown:
-                self._acknowledged.set()
+            if written.NodeId == node and value is not None:
+                with self._turn:
+                    if value.Value == self._shown:
+                        self._acknowledged.set()
 
     def _run(self, work: Any) -> None:
         if self._thread is None:
@@ -132,8 +136,9 @@ class OpcUa:
     def deliver(self, messages: Sequence[Message], timeout_s: float) -> int:
         (message,) = messages
         if message.seq != self._shown:
-            self._acknowledged.clear()
-            self._shown = message.seq
+            with self._turn:
+                self._acknowledged.clear()
+                self._shown = message.seq
             self._run(self._show(message))
         if self._table.acknowledge and not self._acknowledged.wait(timeout_s):
             return 0

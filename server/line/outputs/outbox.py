@@ -47,6 +47,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
 _INSERT = "INSERT INTO messages VALUES (?, ?, ?, ?)"
 _SELECT = "SELECT seq, event FROM messages WHERE output = ? AND seq > ? ORDER BY seq LIMIT ?"
+_OLDEST = "SELECT at FROM messages WHERE output = ? AND seq > ? ORDER BY seq LIMIT 1"
 _TOO_OLD = "SELECT max(seq) FROM messages WHERE output = ? AND seq > ? AND at < ?"
 
 
@@ -90,24 +91,37 @@ class Outbox:
         }
         self._stop = threading.Event()
         self._files: OpenFiles | None = None
+        self._stream = ""
+        self._places: dict[str, _Place] = {}
         self._base = self._open_first()
         self._unread = self._files is None  # what an earlier process left there is not known
-        self._stream = self._read_stream()
-        self._places = {name: self._read_place(name) for name in bounds}
-        self._delete_unnamed()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
     def _open_first(self) -> sqlite3.Connection:
+        """Open the file and read what an earlier process left in it; or begin anew in its place if
+        it is damaged, in memory if it can't be used."""
         for _ in range(2):
             try:
                 base = self._open_file()
-                self._files = OpenFiles(self.path)
+                try:
+                    self._read(base)
+                    self._files = OpenFiles(self.path)
+                except FAILURES:
+                    base.close()
+                    raise
                 return base
             except FAILURES as error:
                 if not self._was_set_aside(error):
                     break
-        return _open_memory()
+        base = _open_memory()
+        self._read(base)
+        return base
+
+    def _read(self, base: sqlite3.Connection) -> None:
+        self._stream = _read_stream(base)
+        self._places = {name: _read_place(base, name) for name in self._bounds}
+        _delete_unnamed(base, tuple(self._places))
 
     def _open_file(self) -> sqlite3.Connection:
         base = open_database(self.path, SCHEMA, "NORMAL")
@@ -128,26 +142,6 @@ class Outbox:
                 return True
         self._problem.failed(str(error), path=str(self.path))
         return False
-
-    def _read_stream(self) -> str:
-        row = self._base.execute("SELECT stream FROM streams").fetchone()
-        if row is None:
-            row = (secrets.token_hex(4),)
-            self._base.execute("INSERT INTO streams VALUES (?)", row)
-        return str(row[0])
-
-    def _read_place(self, name: str) -> _Place:
-        run = self._base.execute
-        row = run("SELECT delivered FROM outputs WHERE name = ?", (name,)).fetchone()
-        delivered = row[0] if row else 0
-        newest = run("SELECT max(seq) FROM messages WHERE output = ?", (name,)).fetchone()[0]
-        last = max(delivered, newest or 0)
-        return _Place(last, delivered, last, delivered)
-
-    def _delete_unnamed(self) -> None:
-        known = ", ".join("?" for _ in self._places)
-        query = f"DELETE FROM messages WHERE output NOT IN ({known}) AND at < ?"
-        self._base.execute(query, (*self._places, time.time() - UNNAMED_AGE_MAX_S))
 
     def put(self, names: Sequence[str], event: Event) -> None:
         """Keep a message for each of the outputs `names`; they outlive this process once this
@@ -224,7 +218,11 @@ class Outbox:
             lost.append((name, "dropped", excess))
         if bounds.age_s:
             values = (name, place.delivered, now - bounds.age_s)
-            newest = self._base.execute(_TOO_OLD, values).fetchone()[0]
+            # The oldest first: to look at all takes long if many wait, and a frame waits meanwhile.
+            oldest = self._base.execute(_OLDEST, values[:2]).fetchone()
+            newest = None
+            if oldest is not None and oldest[0] < values[2]:
+                newest = self._base.execute(_TOO_OLD, values).fetchone()[0]
             if newest is not None:
                 lost.append((name, "expired", newest - place.delivered))
                 place.delivered = newest
@@ -320,6 +318,28 @@ class Outbox:
                 fields = {"messages": waiting}
                 logger.error("messages of outputs are lost by the stop", extra={"fields": fields})
             self._base.close()
+
+
+def _read_stream(base: sqlite3.Connection) -> str:
+    row = base.execute("SELECT stream FROM streams").fetchone()
+    if row is None:
+        row = (secrets.token_hex(4),)
+        base.execute("INSERT INTO streams VALUES (?)", row)
+    return str(row[0])
+
+
+def _read_place(base: sqlite3.Connection, name: str) -> _Place:
+    row = base.execute("SELECT delivered FROM outputs WHERE name = ?", (name,)).fetchone()
+    delivered = row[0] if row else 0
+    newest = base.execute("SELECT max(seq) FROM messages WHERE output = ?", (name,)).fetchone()[0]
+    last = max(delivered, newest or 0)
+    return _Place(last, delivered, last, delivered)
+
+
+def _delete_unnamed(base: sqlite3.Connection, named: tuple[str, ...]) -> None:
+    known = ", ".join("?" for _ in named)
+    query = f"DELETE FROM messages WHERE output NOT IN ({known}) AND at < ?"
+    base.execute(query, (*named, time.time() - UNNAMED_AGE_MAX_S))
 
 
 def _open_memory() -> sqlite3.Connection:

@@ -76,6 +76,9 @@ def test_each_frame_is_published_and_counted(colors: Path, broker: int) -> None:
         assert server.sample("lineside_output_connected", output="line") == 1
         with subscriber(broker, "each/#") as late:
             kept = {message.topic: message for message in (late.next(), late.next())}
+        # Brokers end the connection for a topic with such characters.
+        assert server.recognize(GREEN, camera="a\uffffb\x85c").status_code == 200
+        assert reader.next().topic == "each/a_b_c/verdict"
         assert kept["each/st_4/verdict"].retain
         server.stop()
         assert reader.next().payload == b"offline"

@@ -1,10 +1,11 @@
 """The outbox: what was put in comes out once it can, in order, within bounds."""
 
+import queue
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from server_process import ROOT
 
 from server.config.load import load, to_environ
 from server.errors import SettingsError
-from server.line.outputs.base import OutputError
-from server.line.outputs.messages import Event, is_wanted
+from server.line.outputs.base import Delivery, OutputError
+from server.line.outputs.messages import Event, Message, is_wanted
 from server.line.outputs.outbox import FILE, Bounds, Outbox
 from server.line.outputs.service import make_output
 from server.values.template import TextTemplate
@@ -127,6 +128,71 @@ def test_damaged_file_is_set_aside(tmp_path: Path) -> None:
         assert parts(box, "a") == ["P1"]
 
 
+def test_damaged_pages_are_set_aside(tmp_path: Path) -> None:
+    """The file opens, and its tables can't be read."""
+    path = tmp_path / FILE
+    with outbox(path) as box:
+        for number in range(200):
+            box.put(["a"], event(number))
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
+    with outbox(path) as box:
+        box.put(["a"], event(1))
+        assert parts(box, "a") == ["P1"]
+    assert list(tmp_path.glob(f"{FILE}.damaged-*"))
+
+
+def test_file_that_is_locked_at_the_start_stops_nothing(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    with outbox(path) as box:
+        box.put(["a"], event(1))
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with outbox(path) as box:
+        box.put(["a"], event(2))
+        assert parts(box, "a") == ["P2"]
+    other.close()
+    with outbox(path) as box:
+        assert parts(box, "a") == ["P1"]
+
+
+class Breaking:
+    """An output that fails at its first message, and can't even be closed then."""
+
+    window = 1
+    connected = True
+
+    def __init__(self) -> None:
+        self.delivered: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.opened = 0
+
+    def open(self) -> None:
+        self.opened += 1
+
+    def deliver(self, messages: Sequence[Message], timeout_s: float) -> int:
+        if self.opened == 1:
+            raise OutputError("it breaks")
+        self.delivered.put(messages[0].seq)
+        return messages[0].seq
+
+    def beat(self, ready: bool) -> None:
+        """Give no sign."""
+
+    def close(self) -> None:
+        raise RuntimeError
+
+
+def test_output_that_can_not_be_closed_goes_on(tmp_path: Path) -> None:
+    output = Breaking()
+    with outbox(tmp_path / FILE) as box:
+        box.put(["a"], event(1))
+        delivery = Delivery("a", "breaking", output, box, 1.0, lambda *_: None, lambda: True)
+        delivery.start()
+        assert output.delivered.get(timeout=60) == 1
+        delivery.stop()
+        delivery.join(60)
+
+
 def test_locked_file_holds_no_frame_up(tmp_path: Path) -> None:
     """Messages go on in memory while another process holds the file, and back to it afterwards."""
     path = tmp_path / FILE
@@ -171,6 +237,7 @@ def read(keys: str) -> str:
         ('"tls_ca_file": "/x"', "tls_ca_file needs tls = true"),
         ('"password": "x"', "password needs a username"),
         ('"verdicts": ["maybe"]', "verdicts[0] should be error, fail, none, pass or unsure"),
+        ('"discovery_prefix": "a#b"', "discovery_prefix can't be 'a#b'"),
         ('"discovery_prefix": "ha", "payload": "$verdict"', "discovery_prefix needs a payload"),
     ],
 )
@@ -186,6 +253,16 @@ def test_chip_that_is_missing_is_an_error_of_its_output() -> None:
         make_output(table, lambda: False).open()
     with pytest.raises(SettingsError, match="gate: pass_line and the other lines"):
         load({"LINESIDE_OUTPUT": f'[{{{keys}, "fail_line": 4, "pass_line": 4}}]'})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[x/", "http://h:0/", "http://h:99999/", "http://u:p4ss@h/"]
+)
+def test_url_that_can_not_be_used_is_refused(url: str) -> None:
+    table = f'[{{"name": "mes", "kind": "webhook", "url": "{url}"}}]'
+    with pytest.raises(SettingsError, match=r"\[\[output\]\] mes: url ") as refused:
+        load({"LINESIDE_OUTPUT": table})
+    assert "p4ss" not in str(refused.value)
 
 
 def test_environment_of_a_process_of_ours_has_outputs() -> None:
@@ -213,6 +290,8 @@ def test_filters_must_all_hold() -> None:
     failed = Event(at=1.0, request_id="r", camera="st4", model="parts", error="OVERLOADED")
     assert is_wanted(table, good)
     assert is_wanted(table, failed)
+    # Refused before its model was known.
+    assert is_wanted(table, Event(at=1.0, request_id="r", camera="st4", error="OVERLOADED"))
     for other in ({"camera": "st5"}, {"verdict": "pass"}, {"verdict": None}, {"model": "iris"}):
         fields = {"at": 1.0, "request_id": "r", "camera": "st4", "model": "parts"}
         assert not is_wanted(table, Event(**({**fields, "verdict": "fail"} | other)))  # type: ignore[arg-type]
