@@ -11,6 +11,7 @@ import msgspec
 from flask import Flask
 
 from server.api.audit import Auditor, AuditRoutes
+from server.api.cameras import CameraRoutes
 from server.api.compat.open_inference import OpenInferenceRoutes
 from server.api.compat.tensorflow_serving import TensorFlowServingRoutes
 from server.api.compat.tutorials import TutorialRoutes
@@ -41,6 +42,7 @@ from server.http.routes import RouteTable, install_routes
 from server.http.wsgi import FEATURES, Entrance, Reserve
 from server.jobs.events import JobEvents
 from server.jobs.service import Jobs
+from server.line.cameras.service import Cameras, Judge
 from server.observe.cameras import SuspectFrames
 from server.observe.logs import LogThrottle, LogWriter
 from server.observe.metrics import Metrics
@@ -112,6 +114,16 @@ def make_outputs(settings: Settings, engine: Engine) -> "Outputs | None":
         ready=lambda: engine.store.ready()[0],
         busy=lambda: engine.admission.busy > 0,
     )
+
+
+def make_cameras(
+    settings: Settings, metrics: Metrics, service: RecognitionService
+) -> Cameras | None:
+    """Return the cameras of `settings`; None if there are none."""
+    if not settings.camera:
+        return None
+    judge = Judge(settings, service.recognizer, service.report_answered, service.report_refused)
+    return Cameras(settings, metrics, judge)
 
 
 def bare_app(settings: Settings) -> Flask:
@@ -214,6 +226,7 @@ def create_app(
         before_answer=(outputs.answered,) if outputs else (),
     )
     jobs = make_jobs(settings, service, metrics, engine.guard)
+    cameras = make_cameras(settings, metrics, service)
     auditor, pictures = Auditor(engine.audit, store), Pictures()
     table.add(
         app,
@@ -224,6 +237,7 @@ def create_app(
         SampleFrameRoutes(store),
         JournalRoutes(journal),
         AuditRoutes(engine.audit),
+        CameraRoutes(cameras),
         OutputRoutes(outputs.states if outputs else tuple),
         HealthRoutes(store, metrics, engine.guard),
         SampleRoutes(sampler.folder if sampler else None, store),
@@ -239,7 +253,8 @@ def create_app(
         "journal": journal is not None,
     }
     at_end: list[Callable[[], object]] = [
-        # The jobs first: all others are still notified of the frames that they answer.
+        # Cameras and jobs first: all others are still notified of the frames that they answer.
+        *([cameras.close] if cameras else []),
         jobs.close,
         pictures.close,
         # Then the recorders get all that was answered, before they close.
@@ -257,5 +272,7 @@ def create_app(
     engine.start()
     if outputs:
         outputs.start()
+    if cameras:
+        cameras.start()
     jobs.resume()
     return app

@@ -75,6 +75,10 @@ class JobNotFoundError(NotFoundError):
     code = "JOB_NOT_FOUND"
 
 
+class CameraNotFoundError(NotFoundError):
+    code = "CAMERA_NOT_FOUND"
+
+
 class JobFinishedError(ConflictError):
     code = "JOB_FINISHED"
 
@@ -165,6 +169,12 @@ class StaleFrameError(DeadlineExceededError):
 
 class SupersededError(LinesideError):
     code, status, retryable = "SUPERSEDED", 503, False
+
+
+class CameraUnavailableError(LinesideError):
+    """A camera that the server reads has no frame to judge."""
+
+    code, status = "CAMERA_UNAVAILABLE", 503
 
 
 class JournalUnreadableError(LinesideError):

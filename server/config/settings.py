@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import force_setattr
 
+from server.config.cameras import Cameras
 from server.config.outputs import Outputs
 from server.errors import SettingsError
 from server.recognition.images.header import (
@@ -287,6 +288,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 0.001
     samples_labels: Annotated[
         tuple[str, ...], _help("frames whose best label is one of these are kept")
+    ] = ()
+    camera: Annotated[
+        Cameras, _help("cameras that the server reads, in tables [[camera]]; see below")
     ] = ()
     output: Annotated[
         Outputs, _help("where verdicts go beside the answer, in tables [[output]]; see below")

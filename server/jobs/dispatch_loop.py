@@ -56,7 +56,7 @@ class WorkerProcesses:
         self._host = socket.gethostname()
         # Their log lines go where the server's go; they need none of its secrets.
         environ = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
-        settings = msgspec.structs.replace(settings, webhook_secret="", output=())
+        settings = msgspec.structs.replace(settings, webhook_secret="", camera=(), output=())
         self._env = {**environ, **to_environ(settings), WORKER_OF: str(os.getpid())}
         self._running: dict[int, tuple[subprocess.Popen[bytes], float]] = {}
         self._restart_delay = RESTART_DELAY_MIN_S

@@ -100,6 +100,14 @@ class Metrics:
             "journal_lost_total", "Rows that the journal could not keep"
         )
 
+        self.camera_connected = self._gauge(
+            "camera_connected", "1 while a camera that the server reads is there", "camera"
+        )
+        self.camera_frame_age = self._gauge(
+            "camera_frame_age_seconds",
+            "Time since the newest frame that was taken from a camera was captured",
+            "camera",
+        )
         self.output_messages = self._counter(
             "output_messages_total",
             "Messages by result: delivered, failed (tries), dropped (too many), expired (too old)",

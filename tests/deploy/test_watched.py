@@ -34,7 +34,8 @@ def device(sample: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     a job."""
     root = raspberry_pi(tmp_path_factory.mktemp("machine"))
     output = '[{"name": "plc", "kind": "mqtt", "host": "127.0.0.1", "port": 1}]'
-    settings = {"samples": "on", "drift_min_frames": 1, "output": output}
+    camera = '[{"name": "folder", "kind": "folder", "path": "."}]'
+    settings = {"samples": "on", "drift_min_frames": 1, "output": output, "camera": camera}
     with live_server("-m", "tests.support.serve_machine", str(root), **settings) as running:
         with requests.Session() as session:
             for _ in range(ENOUGH_FOR_DRIFT):

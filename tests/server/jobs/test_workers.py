@@ -282,7 +282,10 @@ def test_a_webhook_is_signed_and_tried_again(colors: Path) -> None:
 def test_workers_get_no_secret_of_the_server(colors: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}/line"
     output = tables({"name": "mes", "kind": "webhook", "url": url, "secret": SECRET})
-    with live_server(models=colors, output=output, webhook_secret=SECRET) as server:
+    login = {"username": "viewer", "password": SECRET}
+    camera = tables({"name": "st4", "kind": "http", "url": url, **login})
+    secrets = {"output": output, "camera": camera, "webhook_secret": SECRET}
+    with live_server(models=colors, **secrets) as server:
         settled(server, submit(server, GREEN))
         environments = [Path(f"/proc/{pid}/environ").read_bytes() for pid in job_workers(server)]
     assert environments

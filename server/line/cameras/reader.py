@@ -1,0 +1,62 @@
+"""The process that reads one camera: `python -m server.line.cameras.reader`.
+
+Standard input: the camera's table as one line of JSON, then a line for each question, with two
+numbers: AFTER (seconds of time.monotonic()) and WAIT (seconds). Standard output: an answer for each
+question, a HEADER and as many bytes as it says. So a frame is only sent if it is asked for, and no
+queue can grow. Nothing of a camera is in the process's arguments or environment.
+"""
+
+import json
+import os
+import signal
+import struct
+import sys
+from contextlib import suppress
+
+from server.line.cameras.sources import SOURCES, SourceEndedError, SourceError
+from server.system.process import end_with_parent
+
+# Kind of answer, seconds of time.monotonic(), length of what follows. For FRAME the time is that
+# of the capture; for NONE that at which the camera last gave something, or -inf. ERROR and ENDED
+# are the last.
+HEADER = struct.Struct("<cdI")
+FRAME, NONE, ERROR, ENDED = b"F", b"N", b"E", b"X"
+
+
+def main() -> None:
+    """Answer questions until standard input ends or the camera can't be read."""
+    end_with_parent(signal.SIGKILL)
+    # Those for the whole group of processes: the server ends its readers.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    # Only answers may be written there, whatever a library prints.
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+
+    def answer(kind: bytes, at: float, data: bytes = b"") -> None:
+        out.write(HEADER.pack(kind, at, len(data)))
+        out.write(data)
+        out.flush()
+
+    table = json.loads(sys.stdin.readline())
+    try:
+        source = SOURCES[table["kind"]](table)
+        for line in sys.stdin:
+            after, wait = map(float, line.split())
+            shot = source.take(after, wait)
+            if shot is None:
+                answer(NONE, source.seen)
+            else:
+                answer(FRAME, *shot)
+    except SourceEndedError as error:
+        answer(ENDED, 0.0, str(error).encode())
+    except SourceError as error:
+        answer(ERROR, 0.0, str(error).encode())
+
+
+if __name__ == "__main__":
+    # The server that asked has ended.
+    with suppress(BrokenPipeError):
+        main()
+    # Without waiting for a thread that hangs in a read.
+    os._exit(0)

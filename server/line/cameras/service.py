@@ -1,0 +1,325 @@
+"""The cameras that the server reads: a thread for each, which asks its reader for a frame in time
+or on demand, and has it judged as a posted frame is."""
+
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+from server.config.cameras import CameraTable
+from server.config.settings import Settings
+from server.errors import (
+    CameraNotFoundError,
+    CameraUnavailableError,
+    LinesideError,
+    StaleFrameError,
+)
+from server.line.cameras.process import ReaderProcess
+from server.line.cameras.sources import Shot, SourceEndedError, SourceError
+from server.observe.metrics import Metrics
+from server.recognition.answers import FrameAnswered, FrameRefused, Options
+from server.recognition.recognizer import Recognizer
+from server.values.wording import kept_sentence
+
+logger = logging.getLogger(__name__)
+
+# Seconds before a camera that was lost is tried again: doubled from the first to the last.
+RETRY_MIN_S, RETRY_MAX_S = 0.25, 2.0
+# Longest time that a reader waits for a frame before it is asked again.
+FRAME_WAIT_MAX_S = 0.5
+# Time that a reader's start may take beyond `stall_s`, on a busy machine.
+START_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 5.0
+# Kinds that are lost if frames stay away, also while none is wanted.
+STREAMS = ("rtsp", "usb", "mjpeg")
+
+State = Literal["connecting", "connected", "lost", "ended"]
+
+
+class CameraState(msgspec.Struct, frozen=True):
+    """One camera. state: ended if its video is at its end. last_error: why it was lost or a frame
+    was not judged; None if all is well. frame_age_s: seconds since its newest frame was captured;
+    None before the first."""
+
+    name: str
+    kind: str
+    model: str
+    trigger: str
+    interval_s: float
+    state: State
+    frames: int
+    last_error: str | None
+    frame_age_s: float | None
+
+
+class Trigger(msgspec.Struct, frozen=True):
+    """One demand for a frame. asked: when (time.monotonic()); part: the caller's name for it."""
+
+    request_id: str
+    asked: float
+    part: str = ""
+
+
+class Judge:
+    """Has frames recognized, and reports each as a posted frame is reported.
+
+    recognizer: returns the model of a name, loaded by a time of time.monotonic().
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        recognizer: Callable[[str | None, None, float], Recognizer],
+        answered: Callable[[FrameAnswered], None],
+        refused: Callable[[FrameRefused], None],
+    ) -> None:
+        self._settings = settings
+        self._recognizer = recognizer
+        self._answered = answered
+        self._refused = refused
+
+    def judge(self, table: CameraTable, trigger: Trigger, shot: Shot) -> LinesideError | None:
+        """Recognize a frame until it is one interval old. Return the error if it was refused."""
+        deadline = shot.captured + table.interval_s
+        options = Options(
+            top_k=self._settings.default_top_k,
+            deadline=deadline,
+            camera=table.name,
+            latest_only=self._settings.latest_only,
+            part=trigger.part,
+            from_capture=True,
+        )
+        try:
+            if time.monotonic() > deadline:
+                raise StaleFrameError("the frame is older than the camera's interval_s")
+            model = self._recognizer(table.model or None, None, deadline)
+            answer = model.recognize(shot.data, options, trigger.request_id)
+        except LinesideError as error:
+            self.refuse(table, trigger, error)
+            return error
+        except Exception:
+            # A trigger that was taken is always accounted for.
+            self.refuse(table, trigger, LinesideError("an error of the server, see its log"))
+            raise
+        event = FrameAnswered(time.time(), trigger.request_id, answer, options, shot.data)
+        self._answered(event)
+        return None
+
+    def refuse(self, table: CameraTable, trigger: Trigger, error: LinesideError) -> None:
+        """Report that `trigger` got no verdict."""
+        self._refused(
+            FrameRefused(
+                at=time.time(),
+                request_id=trigger.request_id,
+                status=error.status,
+                code=error.code,
+                model=table.model,
+                camera=table.name,
+                part=trigger.part,
+                seconds=time.monotonic() - trigger.asked,
+                reason=kept_sentence(error.message),
+                cause=error.cause,
+                let_in=True,
+            )
+        )
+
+
+class Camera:
+    """One camera. `_changed` guards `_posted`, the one trigger that waits, and `_stopping`."""
+
+    def __init__(self, table: CameraTable, judge: Judge) -> None:
+        self.table = table
+        self._kind = str(table.__struct_config__.tag)
+        self._judge = judge
+        self._changed = threading.Condition()
+        self._posted: Trigger | None = None
+        self._stopping = False
+        self._state: State = "connecting"
+        self._error: str | None = None
+        self._captured: float | None = None
+        self._frames = 0
+        self._thread = threading.Thread(target=self._run, name=f"camera {table.name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    def is_connected(self) -> bool:
+        return self._state == "connected"
+
+    def frame_age(self) -> float:
+        """Return the seconds since the newest frame was captured; NaN before the first."""
+        captured = self._captured
+        return math.nan if captured is None else time.monotonic() - captured
+
+    def state(self) -> CameraState:
+        table, age = self.table, self.frame_age()
+        return CameraState(
+            name=table.name,
+            kind=self._kind,
+            model=table.model,
+            trigger=table.trigger,
+            interval_s=table.interval_s,
+            state=self._state,
+            frames=self._frames,
+            last_error=self._error,
+            frame_age_s=None if math.isnan(age) else round(age, 3),
+        )
+
+    def trigger(self, part: str, request_id: str) -> None:
+        """Have a fresh frame judged. Raises CameraUnavailableError, and reports that, if the camera
+        is not there, or another trigger waits."""
+        trigger = Trigger(request_id, time.monotonic(), part)
+        with self._changed:
+            fault = "" if self.is_connected() else f"the camera {self.table.name} is not connected"
+            if self._posted is not None:
+                fault = f"another trigger of the camera {self.table.name} waits for its frame"
+            if not fault and not self._stopping:
+                self._posted = trigger
+                self._changed.notify_all()
+                return
+        error = CameraUnavailableError(fault or "the server stops", retry_after=1)
+        self._judge.refuse(self.table, trigger, error)
+        raise error
+
+    def _run(self) -> None:
+        retry_s = RETRY_MIN_S
+        while not self._stopping:
+            frames = self._frames
+            try:
+                with ReaderProcess(self.table) as reader:
+                    self._serve(reader)
+            except SourceEndedError as error:
+                self._lose("ended", str(error))
+                return
+            except SourceError as error:
+                self._lose("lost", str(error))
+            except Exception:
+                # The line's other cameras go on, and this one is tried again.
+                logger.exception("a camera failed", extra={"fields": {"camera": self.table.name}})
+                self._lose("lost", "an error of the server, see its log")
+            retry_s = RETRY_MIN_S if self._frames > frames else min(RETRY_MAX_S, retry_s * 2)
+            self._wait(lambda: False, retry_s)
+        self._lose("ended", "the server stops")
+
+    def _lose(self, state: State, why: str) -> None:
+        """Note that the camera is gone; the trigger that waits, if any, gets no verdict. A camera
+        that had frames in time says once that they are missing."""
+        was_there = self._state == "connected" and not self._stopping
+        first = self._state == "connecting" and self._error is None and not self._stopping
+        with self._changed:
+            posted, self._posted = self._posted, None
+            self._state, self._error = state, why
+        if was_there or first:
+            fields = {"camera": self.table.name, "reason": why}
+            logger.warning("camera lost", extra={"fields": fields})
+        if posted is None and state == "lost" and was_there and self.table.trigger == "time":
+            posted = new_trigger()
+        if posted is not None:
+            self._judge.refuse(self.table, posted, CameraUnavailableError(why))
+
+    def _wait(self, done: Callable[[], bool], seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or done(), max(0.0, seconds))
+
+    def _serve(self, reader: ReaderProcess) -> None:
+        """Take frames until the server stops. Raises SourceError."""
+        timeout_s = self.table.stall_s + START_TIMEOUT_S
+        reader.is_there(timeout_s)
+        timed, last = self.table.trigger == "time", -math.inf
+        due = started = time.monotonic()
+        while True:
+            if reader.seen > -math.inf:
+                self._connected()
+            wait_s = min(due - time.monotonic(), FRAME_WAIT_MAX_S)
+            self._wait(lambda: self._posted is not None, wait_s if timed else FRAME_WAIT_MAX_S)
+            if self._stopping:
+                return
+            posted = self._posted
+            now = time.monotonic()
+            if posted is None and (not timed or now < due):
+                reader.is_there(self.table.stall_s)
+                shot = None
+            else:
+                after = posted.asked if posted else last
+                shot = reader.take(after, FRAME_WAIT_MAX_S, self.table.stall_s)
+            silent_s = now - max(reader.seen, started)
+            if self._kind in STREAMS and silent_s > self.table.stall_s:
+                raise SourceError(f"no frame came for {self.table.stall_s:g} s")
+            if self._stopping:
+                return
+            if shot is None:
+                self._give_up(posted, now)
+                continue
+            last = self._captured = shot.captured
+            if posted is None:
+                due = max(due + self.table.interval_s, now)
+            self._frames += 1
+            if posted is not None:
+                with self._changed:
+                    self._posted = None
+            error = self._judge.judge(self.table, posted or new_trigger(), shot)
+            self._error = error.message if error else None
+
+    def _give_up(self, posted: Trigger | None, now: float) -> None:
+        """Refuse a trigger that has waited for its frame for longer than `stall_s`."""
+        if posted is None or now - posted.asked < self.table.stall_s:
+            return
+        with self._changed:
+            self._posted = None
+        why = f"no frame came within {self.table.stall_s:g} s after the trigger"
+        self._judge.refuse(self.table, posted, CameraUnavailableError(why))
+
+    def _connected(self) -> None:
+        if self._state != "connected":
+            self._state, self._error = "connected", None
+            logger.info("camera connected", extra={"fields": {"camera": self.table.name}})
+
+
+def new_trigger() -> Trigger:
+    return Trigger(os.urandom(16).hex(), time.monotonic())
+
+
+class Cameras:
+    """The cameras of `settings`."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, judge: Judge) -> None:
+        self._cameras = {table.name: Camera(table, judge) for table in settings.camera}
+        for name, camera in self._cameras.items():
+            metrics.camera_connected.labels(name).set_function(camera.is_connected)
+            metrics.camera_frame_age.labels(name).set_function(camera.frame_age)
+
+    def start(self) -> None:
+        for camera in self._cameras.values():
+            camera.start()
+
+    def states(self) -> Sequence[CameraState]:
+        return [camera.state() for camera in self._cameras.values()]
+
+    def trigger(self, name: str, part: str, request_id: str) -> None:
+        """Have a fresh frame of the camera `name` judged. Raises CameraNotFoundError, and what
+        `Camera.trigger` raises."""
+        camera = self._cameras.get(name)
+        if camera is None:
+            raise CameraNotFoundError("there is no camera of this name in the settings")
+        camera.trigger(part, request_id)
+
+    def close(self) -> None:
+        """End all readers. Return once no more frame is judged, or after STOP_TIMEOUT_S."""
+        until = time.monotonic() + STOP_TIMEOUT_S
+        for camera in self._cameras.values():
+            camera.stop()
+        for camera in self._cameras.values():
+            camera.join(max(0.0, until - time.monotonic()))

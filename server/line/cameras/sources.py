@@ -1,0 +1,348 @@
+"""What a reader process reads from: one class for each kind of camera.
+
+Runs in the reader's process alone, which should start fast: OpenCV and urllib are imported by the
+sources that need them.
+"""
+
+import math
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, NamedTuple
+from urllib.parse import quote
+
+FRAME_BYTES_MAX = 64 << 20
+HTTP_TIMEOUT_S = 5.0
+FOLDER_POLL_S = 0.1
+JPEG_QUALITY = 95
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+class SourceError(Exception):
+    """The camera can't be read; the message is our own sentence, without any password."""
+
+
+class SourceEndedError(SourceError):
+    """There will be no more frames."""
+
+
+class Shot(NamedTuple):
+    """An image file's bytes, and when it was captured, in seconds of time.monotonic()."""
+
+    captured: float
+    data: bytes
+
+
+class Source(ABC):
+    """Where frames come from. `seen`: when the camera last gave something (time.monotonic()); -inf
+    if it never did."""
+
+    def __init__(self) -> None:
+        self.seen = -math.inf
+
+    @abstractmethod
+    def take(self, after: float, wait_s: float) -> Shot | None:
+        """Return the newest frame that was captured after `after`; None if there is none within
+        `wait_s`. Raises SourceError."""
+
+
+class Stream(Source):
+    """A source that a thread reads all the time, so that only the newest frame is kept.
+
+    `_changed` guards `_wanted`, `_newest` and `_error`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = threading.Condition()
+        self._newest: Shot | None = None
+        self._error: SourceError | None = None
+        self._wanted = False
+        threading.Thread(target=self._read, daemon=True).start()
+
+    @abstractmethod
+    def shots(self) -> Iterator[Shot | None]:
+        """Yield for each frame that came: the frame, or None if `wanted` is false."""
+
+    @property
+    def wanted(self) -> bool:
+        return self._wanted
+
+    def _read(self) -> None:
+        try:
+            for shot in self.shots():
+                self.seen = time.monotonic()
+                with self._changed:
+                    # None: a newer one came, so an older one is not the newest any more.
+                    self._newest = shot
+                    self._changed.notify_all()
+            error = SourceError("the camera ended the stream")
+        except SourceError as fault:
+            error = fault
+        except Exception as fault:  # noqa: BLE001 - the server gets it, and replaces the reader
+            error = SourceError(f"the reader failed: {type(fault).__name__}")
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    def take(self, after: float, wait_s: float) -> Shot | None:
+        def is_there() -> bool:
+            fresh = self._newest is not None and self._newest.captured > after
+            return fresh or self._error is not None
+
+        with self._changed:
+            self._wanted = wait_s > 0
+            self._changed.wait_for(is_there, wait_s)
+            self._wanted = False
+            if self._error is not None:
+                raise self._error
+            newest = self._newest
+        return newest if newest is not None and newest.captured > after else None
+
+
+def to_jpeg(pixels: Any) -> bytes:
+    import cv2
+
+    done, data = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    if not done:
+        raise SourceError("a frame could not be written as JPEG")
+    return bytes(data)
+
+
+def open_capture(target: str, options: tuple[int, ...], backend: int) -> Any:
+    import cv2
+
+    try:
+        capture = cv2.VideoCapture(target, backend, options)
+        if capture.isOpened():
+            return capture
+    except cv2.error:
+        pass
+    raise SourceError("the camera can't be opened")
+
+
+class CaptureStream(Stream):
+    """RTSP and USB cameras, by OpenCV. Each frame is grabbed; only a wanted one is encoded."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        self._table = table
+        super().__init__()
+
+    def shots(self) -> Iterator[Shot | None]:
+        capture = self._open()
+        while capture.grab():
+            captured = time.monotonic()
+            if not self.wanted:
+                yield None
+                continue
+            whole, pixels = capture.retrieve()
+            if not whole:
+                raise SourceError("a frame could not be decoded")
+            yield Shot(captured, to_jpeg(pixels))
+        raise SourceError("the camera sends no more frames")
+
+    def _open(self) -> Any:
+        # FFmpeg reads it as OpenCV opens the stream.
+        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "rtsp_transport;tcp"
+        import cv2
+
+        table = self._table
+        if table["kind"] == "usb":
+            size = {cv2.CAP_PROP_FRAME_WIDTH: "width", cv2.CAP_PROP_FRAME_HEIGHT: "height"}
+            wanted = [(key, table[name]) for key, name in size.items() if table[name]]
+            flat = tuple(number for pair in wanted for number in pair)
+            return open_capture(table["device"], flat, cv2.CAP_V4L2)
+        scheme, rest = table["url"].split("://", 1)
+        if table["username"]:
+            login = f"{quote(table['username'], '')}:{quote(table['password'], '')}"
+            rest = f"{login}@{rest}"
+        timeout = int(HTTP_TIMEOUT_S * 1000)
+        limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout)
+        return open_capture(f"{scheme}://{rest}", limits, cv2.CAP_FFMPEG)
+
+
+class Video(Source):
+    """A video file: each frame that is asked for is the next one."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._path, self._loop = table["path"], table["loop"]
+        self._capture = self._open()
+        self.seen = time.monotonic()
+
+    def _open(self) -> Any:
+        import cv2
+
+        return open_capture(self._path, (), cv2.CAP_FFMPEG)
+
+    def take(self, after: float, wait_s: float) -> Shot | None:
+        self.seen = time.monotonic()
+        if wait_s <= 0:
+            return None
+        whole, pixels = self._capture.read()
+        if not whole and self._loop:
+            self._capture = self._open()
+            whole, pixels = self._capture.read()
+        if not whole:
+            raise SourceEndedError("the video is at its end")
+        return Shot(time.monotonic(), to_jpeg(pixels))
+
+
+class Folder(Source):
+    """A watched folder. A file is finished once its size and time stay the same between two looks.
+
+    A file's name and time of change tell it from others, so one that is written again is new.
+    """
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._path = table["path"]
+        self._done = set(self._look())
+        self.seen = time.monotonic()
+        # When each unfinished file was first seen.
+        self._growing: dict[tuple[str, int, int], float] = {}
+
+    def _look(self) -> Iterator[tuple[str, int, int]]:
+        """Yield name, time of change (ns) and size of each image file."""
+        try:
+            with os.scandir(self._path) as entries:
+                for entry in entries:
+                    if not entry.name.startswith(".") and entry.name.lower().endswith(
+                        IMAGE_SUFFIXES
+                    ):
+                        try:
+                            status = entry.stat()
+                        except FileNotFoundError:
+                            continue  # moved away since it was listed
+                        yield entry.name, status.st_mtime_ns, status.st_size
+        except OSError as error:
+            raise SourceError(f"the folder can't be read: {error.strerror}") from None
+
+    def take(self, after: float, wait_s: float) -> Shot | None:
+        until = time.monotonic() + wait_s
+        while True:
+            present = set(self._look())
+            now = self.seen = time.monotonic()
+            self._done &= present
+            if wait_s > 0:
+                # Those that came before `after` are not of this question.
+                self._done.update(key for key, since in self._growing.items() if since <= after)
+            finished = [key for key in present - self._done if key in self._growing and key[2] > 0]
+            self._growing = {
+                key: self._growing.get(key, now) for key in present if key not in self._done
+            }
+            if finished and wait_s > 0:
+                newest = max(finished, key=lambda key: (key[1], key[0]))
+                captured = self._growing[newest]
+                self._done.update(finished)
+                if (shot := self._open(newest[0], captured)) is not None:
+                    return shot
+            if now >= until:
+                return None
+            time.sleep(min(FOLDER_POLL_S, until - now))
+
+    def _open(self, name: str, captured: float) -> Shot | None:
+        try:
+            with open(os.path.join(self._path, name), "rb") as file:
+                return Shot(captured, file.read(FRAME_BYTES_MAX))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise SourceError(f"a file of the folder can't be read: {error.strerror}") from None
+
+
+def open_url(table: Mapping[str, Any]) -> IO[bytes]:
+    """Return the answer of the table's URL. Raises SourceError."""
+    from http.client import HTTPException
+    from urllib import request
+    from urllib.error import HTTPError
+
+    handlers: list[Any] = [request.ProxyHandler({})]
+    if table["username"]:
+        passwords = request.HTTPPasswordMgrWithDefaultRealm()
+        passwords.add_password(None, table["url"], table["username"], table["password"])
+        handlers += [
+            request.HTTPBasicAuthHandler(passwords),
+            request.HTTPDigestAuthHandler(passwords),
+        ]
+    try:
+        answer: IO[bytes] = request.build_opener(*handlers).open(table["url"], None, HTTP_TIMEOUT_S)
+        return answer
+    except HTTPError as error:
+        raise SourceError(f"the camera answers with the status {error.code}") from None
+    except (OSError, HTTPException, ValueError):
+        raise SourceError("the camera can't be reached") from None
+
+
+class Snapshot(Source):
+    """A picture that is fetched by HTTP for each frame, and once at first, which shows that the
+    camera is there and takes the login."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._table = table
+        self._fetch()
+
+    def take(self, after: float, wait_s: float) -> Shot | None:
+        return self._fetch() if wait_s > 0 else None
+
+    def _fetch(self) -> Shot:
+        from http.client import HTTPException
+
+        captured = time.monotonic()
+        try:
+            with open_url(self._table) as answer:
+                data = answer.read(FRAME_BYTES_MAX)
+        except (OSError, HTTPException):
+            raise SourceError("the camera broke off its picture") from None
+        self.seen = time.monotonic()
+        return Shot(captured, data)
+
+
+class Mjpeg(Stream):
+    """JPEGs in an endless multipart answer (multipart/x-mixed-replace)."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        self._table = table
+        super().__init__()
+
+    def shots(self) -> Iterator[Shot | None]:
+        from http.client import HTTPException
+
+        try:
+            with open_url(self._table) as answer:
+                while (data := self._part(answer)) is not None:
+                    yield Shot(time.monotonic(), data)
+        except (OSError, HTTPException):
+            raise SourceError("the camera broke off the stream") from None
+
+    @staticmethod
+    def _part(answer: IO[bytes]) -> bytes | None:
+        """Return the body of the next part; None at the end. Raises SourceError for a part without
+        a length."""
+        length = 0
+        in_headers = False
+        while line := answer.readline(FRAME_BYTES_MAX):
+            if line.startswith(b"--"):
+                in_headers = True
+            elif in_headers and line.lower().startswith(b"content-length:"):
+                text = line.split(b":", 1)[1].strip()
+                length = int(text) if text.isdigit() else 0
+            elif in_headers and not line.strip():
+                if not 0 < length <= FRAME_BYTES_MAX:
+                    raise SourceError("the camera's stream has parts without a usable length")
+                data = answer.read(length)
+                return data if len(data) == length else None
+        return None
+
+
+SOURCES: Mapping[str, type[Any]] = {
+    "http": Snapshot,
+    "mjpeg": Mjpeg,
+    "rtsp": CaptureStream,
+    "usb": CaptureStream,
+    "video": Video,
+    "folder": Folder,
+}
