@@ -231,10 +231,11 @@ def with_age(response: Response, answer: Answer) -> Response:
 
 def log_fields(answer: Answer, options: Options) -> dict[str, object]:
     """Return what a request's log line says of its answer and its frame."""
+    best = answer.best
     fields: dict[str, object] = {
         "model": f"{answer.model}/{answer.version}",
-        "label": answer.label or None,
-        "probability": round(answer.probability, 4) if answer.best else None,
+        "label": best.label if best else None,
+        "probability": round(best.probability, 4) if best else None,
     }
     if options.camera:
         fields["camera"] = options.camera
