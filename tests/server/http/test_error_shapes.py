@@ -21,10 +21,10 @@ FILLED = {
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 
 # Requests to these are whole without a body.
-BODILESS = ("/load", "/rollback")
-# How those answer that refuse without a look at the body: no model here can do the one, and none
-# had a version before for the other.
-UNREAD = {":regress": 400}
+BODILESS = ("/load", "/rollback", "/trigger")
+# How those answer that refuse without a look at the body: no model here can do the one, and the
+# server has no camera for the other.
+UNREAD = {":regress": 400, "/trigger": 404}
 # What is asked of a model that is not there makes it.
 MAKES = "/upload"
 

@@ -33,6 +33,8 @@ RECOGNIZE = "/v1/recognize"
 # What is given where a fault has to be made first: by a test of this name, in that file.
 ELSEWHERE = {
     "BROKER_UNAVAILABLE": "jobs/test_kills.py",
+    "CAMERA_NOT_FOUND": "line/test_pulled_cameras.py",
+    "CAMERA_UNAVAILABLE": "line/test_pulled_cameras.py",
     "DEADLINE_EXCEEDED": "api/recognize/test_recognize.py",
     "FORBIDDEN": "http/access/test_authentication.py",
     "IMAGE_URL_FAILED": "api/recognize/test_image_url.py",

@@ -1,6 +1,5 @@
 """Requests without a key: which names and which pages are let in, on every route there is."""
 
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from images import encode, plain
 from routes import route_of
 from server_process import live_server
+from sites import paths
 
 from server.app import create_app
 from server.config.settings import Settings
@@ -118,17 +118,6 @@ def everyone(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Flask:
     return make_app(colors, tmp_path_factory.mktemp("everyone"), auth="off", host="0.0.0.0")
 
 
-def requests_of(app: Flask) -> list[tuple[str, str, str]]:
-    """Every route of `app` as (rule, path, method)."""
-    fillers = {"int:version": "1", "model:name": "colors", "model:label": "stable"}
-    fillers |= {"file": "x", "job": "x", "sample": "000000001-0123456789abcdef"}
-    return [
-        (rule.rule, re.sub(r"<([^>]+)>", lambda m: fillers[m[1]], rule.rule), method)
-        for rule in app.url_map.iter_rules()
-        for method in sorted((rule.methods or set()) - {"OPTIONS", "HEAD"})
-    ]
-
-
 def status(app: Flask, path: str, method: str, headers: dict[str, str], **how: Any) -> int:
     """Of a request of this machine with a body that a page may send anywhere."""
     if method != "GET" and "data" not in how:
@@ -143,7 +132,7 @@ def status(app: Flask, path: str, method: str, headers: dict[str, str], **how: A
 
 def test_every_route_checks_the_name_it_is_asked_under(unguarded: Flask, everyone: Flask) -> None:
     wrong = []
-    for rule, path, method in requests_of(unguarded):
+    for rule, path, method in paths(unguarded):
         for host, (admin, others, everywhere) in HOSTS.items():
             expected = admin if route_of(method, rule).rights == ADMIN else others
             for app, allowed in ((unguarded, expected), (everyone, everywhere)):
@@ -155,7 +144,7 @@ def test_every_route_checks_the_name_it_is_asked_under(unguarded: Flask, everyon
 
 def test_every_route_checks_whose_page_asks(unguarded: Flask, everyone: Flask) -> None:
     wrong = []
-    for rule, path, method in requests_of(unguarded):
+    for rule, path, method in paths(unguarded):
         for origin, site, allowed in PAGES:
             headers = {"Origin": origin, "Sec-Fetch-Site": site}
             given = {name: value for name, value in headers.items() if value is not None}
@@ -171,7 +160,7 @@ def test_a_key_is_enough_on_every_route(colors: Path, tmp_path: Path) -> None:
     app = make_app(colors, tmp_path)
     foreign = {"Host": "any.plant.example", "Origin": "https://any.example"}
     foreign["Sec-Fetch-Site"] = "cross-site"
-    for rule, path, method in requests_of(app):
+    for rule, path, method in paths(app):
         assert status(app, path, method, foreign | {"X-API-Key": key}) not in (401, 403), rule
         expected_401 = route_of(method, rule).rights != OPEN
         assert (status(app, path, method, foreign) == 401) is expected_401, rule
@@ -181,7 +170,7 @@ def test_a_link_leads_to_pages_alone(unguarded: Flask) -> None:
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
     statuses = {
         rule: status(unguarded, path, method, link)
-        for rule, path, method in requests_of(unguarded)
+        for rule, path, method in paths(unguarded)
         if method == "GET"
     }
     for page in ("/", "/docs", "/openapi.json"):
