@@ -134,6 +134,21 @@ def wsgi_adapter(app: Wsgi) -> Callable[[Any, dict[str, Any]], None]:
     return call
 
 
+def traced(call: Callable[[Any, dict[str, Any]], None]) -> Callable[[Any, dict[str, Any]], None]:
+    """Return `call`, traced by what threading.settrace was given, if anything: Granian makes its
+    threads itself, so debuggers and coverage would miss all that runs in them."""
+    trace = threading.gettrace()
+    if trace is None:
+        return call
+
+    def call_traced(protocol: Any, scope: dict[str, Any]) -> None:
+        if sys.gettrace() is None:
+            sys.settrace(trace)
+        call(protocol, scope)
+
+    return call_traced
+
+
 def run(
     settings: Settings,
     make_app: Callable[[Settings], Any],
@@ -165,7 +180,7 @@ def run(
         http_mode="1",
     )
     loop = asyncio.new_event_loop()  # which Granian asks for, and a WSGI worker never runs
-    callback = native.CallbackScheduler(loop, wsgi_adapter(draining), None, None, None)
+    callback = native.CallbackScheduler(loop, traced(wsgi_adapter(draining)), None, None, None)
     worker.serve_mtr(callback, loop, stop)
     if lock.fault:
         fields = {"data": settings.data, "reason": lock.fault}

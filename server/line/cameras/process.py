@@ -1,4 +1,4 @@
-"""A reader process as the server has it: started, asked for frames, killed."""
+"""A reader process as the server has it: started, asked for frames, ended."""
 
 import json
 import math
@@ -19,6 +19,8 @@ from server.line.cameras.reader import ENDED, ERROR, FRAME, HEADER
 from server.line.cameras.sources import FRAME_BYTES_MAX, Shot, SourceEndedError, SourceError
 
 ROOT = Path(__file__).parents[3]
+# Seconds that a process has to end by itself.
+CLOSE_TIMEOUT_S = 2.0
 
 
 class ReaderProcess:
@@ -56,10 +58,15 @@ class ReaderProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._stdin.close()
+        with suppress(BrokenPipeError):
+            self._stdin.close()
         self._stdout.close()
+        try:
+            # It ends with its input, and closes the camera's session, unless a read hangs.
+            self._process.wait(CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def is_there(self, timeout_s: float) -> None:
         """Ask for no frame. Raises SourceError if the camera can't be read, or if the process does
