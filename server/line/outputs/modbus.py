@@ -20,7 +20,7 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 from server.config.outputs import ModbusClientOutput, ModbusServerOutput, Outcome
 from server.line.outputs.base import OutputError
 from server.line.outputs.messages import Message
-from server.line.outputs.server_thread import ServerThread
+from server.line.outputs.server_thread import ServerThread, ShownResult
 
 # Bits, in discrete inputs, coils and the first register, the lowest first.
 READY, BUSY, VALID, PASS, FAIL, UNSURE, FAULT, HEARTBEAT = range(8)
@@ -120,11 +120,7 @@ class _BoundedServer(ModbusTcpServer):
 
 
 class ModbusServer:
-    """A server for PLCs that poll. A result stays until it is acknowledged, if `table` says so.
-
-    `_turn` guards `_shown` with the result in the image and its acknowledgement: a PLC may
-    acknowledge one result twice while the next is put in its place.
-    """
+    """A server for PLCs that poll. A result stays until it is acknowledged, if `table` says so."""
 
     window = 1
 
@@ -132,9 +128,7 @@ class ModbusServer:
         self._table = table
         self._busy = busy
         self._image = Image()
-        self._turn = threading.Lock()
-        self._shown = 0
-        self._acknowledged = threading.Event()
+        self._shown = ShownResult()
         self._connections = 0
         self._thread: ServerThread | None = None
 
@@ -143,7 +137,7 @@ class ModbusServer:
         return self._connections > 0
 
     def open(self) -> None:
-        self._shown, self._connections = 0, 0
+        self._shown, self._connections = ShownResult(), 0
         self._thread = ServerThread("modbus", self._serve)
         self._thread.start()
 
@@ -195,20 +189,15 @@ class ModbusServer:
         elif function == READ_INPUT:
             registers[:] = self._image.read(self._busy())[1]
         elif values:
-            with self._turn:
-                if self._shown and int(values[0]) == self._shown & 0xFFFF:
-                    self._image.clear()
-                    self._acknowledged.set()
+            low = int(values[0])
+            self._shown.acknowledge(lambda seq: seq & 0xFFFF == low, self._image.clear)
         return None
 
     def deliver(self, messages: Sequence[Message], timeout_s: float) -> int:
         (message,) = messages
-        if message.seq != self._shown:
-            with self._turn:
-                self._acknowledged.clear()
-                self._shown = message.seq
-                self._image.show(message)
-        if self._table.acknowledge and not self._acknowledged.wait(timeout_s):
+        if message.seq != self._shown.seq:
+            self._shown.show(message.seq, lambda: self._image.show(message))
+        if self._table.acknowledge and not self._shown.await_taken(timeout_s):
             return 0
         return message.seq
 

@@ -6,8 +6,9 @@ MachineVision v100); the node set itself is not loaded. asyncua is under LGPL-3.
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Sequence
+from functools import partial
+from operator import eq
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from asyncua.common.connection import TransportLimits
 from server.config.outputs import OpcUaOutput
 from server.line.outputs.base import OutputError
 from server.line.outputs.messages import Message
-from server.line.outputs.server_thread import ServerThread
+from server.line.outputs.server_thread import ServerThread, ShownResult
 
 NAMESPACE = "urn:lineside:machine-vision"
 WRITE_TIMEOUT_S = 3.0
@@ -58,11 +59,8 @@ class OpcUa:
         self._thread: ServerThread | None = None
         self._server: Server | None = None
         self._nodes: dict[str, Node] = {}
-        self._shown = 0
+        self._shown = ShownResult()
         self._beats = 0
-        self._acknowledged = threading.Event()
-        # Guards `_shown` with its acknowledgement: a client may acknowledge one result twice.
-        self._turn = threading.Lock()
 
     @property
     def connected(self) -> bool:
@@ -70,7 +68,7 @@ class OpcUa:
         return server is not None and server.bserver is not None and bool(server.bserver.clients)
 
     def open(self) -> None:
-        self._shown = 0
+        self._shown = ShownResult()
         self._thread = ServerThread("opcua", self._serve)
         self._thread.start()
 
@@ -124,9 +122,7 @@ class OpcUa:
         for written in event.request_params.NodesToWrite:
             value, node = written.Value.Value, self._nodes["Acknowledged"].nodeid
             if written.NodeId == node and value is not None:
-                with self._turn:
-                    if value.Value == self._shown:
-                        self._acknowledged.set()
+                self._shown.acknowledge(partial(eq, value.Value))
 
     def _run(self, work: Any) -> None:
         if self._thread is None:
@@ -135,12 +131,10 @@ class OpcUa:
 
     def deliver(self, messages: Sequence[Message], timeout_s: float) -> int:
         (message,) = messages
-        if message.seq != self._shown:
-            with self._turn:
-                self._acknowledged.clear()
-                self._shown = message.seq
+        if message.seq != self._shown.seq:
+            self._shown.show(message.seq)
             self._run(self._show(message))
-        if self._table.acknowledge and not self._acknowledged.wait(timeout_s):
+        if self._table.acknowledge and not self._shown.await_taken(timeout_s):
             return 0
         return message.seq
 

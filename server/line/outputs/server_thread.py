@@ -1,4 +1,5 @@
-"""A server of an output, in an event loop in a thread of its own."""
+"""The parts that outputs which are servers share: an event loop in a thread of its own, and the
+result that clients see until one of them acknowledges it."""
 
 import asyncio
 import logging
@@ -81,3 +82,36 @@ class ServerThread:
         if self._loop is not None and self._stop is not None and self.alive:
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(STOP_TIMEOUT_S)
+
+
+class ShownResult:
+    """The result that clients see, and whether one of them has taken it.
+
+    `_lock` guards `seq`, the result's sequence number, 0 for none, with its acknowledgement: one
+    acknowledgement may come twice, the second while the next result is put in its place.
+    """
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self._lock = threading.Lock()
+        self._taken = threading.Event()
+
+    def show(self, seq: int, put: Callable[[], object] = lambda: None) -> None:
+        """Have `seq` wait for its acknowledgement, once `put` has put it in its place."""
+        with self._lock:
+            self._taken.clear()
+            self.seq = seq
+            put()
+
+    def acknowledge(
+        self, matches: Callable[[int], bool], clear: Callable[[], object] = lambda: None
+    ) -> None:
+        """Note that a client has taken the result, and call `clear`, if `matches` its number."""
+        with self._lock:
+            if self.seq and matches(self.seq):
+                clear()
+                self._taken.set()
+
+    def await_taken(self, timeout_s: float) -> bool:
+        """Return whether the result is taken within `timeout_s`."""
+        return self._taken.wait(timeout_s)
