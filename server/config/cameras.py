@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from server.config.tables import SECRET, Table, key_help
+from server.config.tables import SECRET, Table, check_url, key_help
 from server.errors import SettingsError
 
 
@@ -34,15 +34,17 @@ class CameraTable(Table, frozen=True, kw_only=True):
     ] = 5.0
 
 
-class LoginTable(CameraTable, frozen=True, kw_only=True):
-    """The keys of cameras that may ask for a password."""
+class NetworkCamera(CameraTable, frozen=True, kw_only=True):
+    """The keys of cameras that have an address, and may ask for a password."""
 
+    url: Annotated[str, key_help("its URL", "", SECRET)]
     username: Annotated[str, key_help("user at the camera; empty: none")] = ""
     password: Annotated[str, key_help("its password", "", SECRET)] = ""
 
     def __post_init__(self) -> None:
         if self.password and not self.username:
             raise SettingsError("password needs a username")
+        check_url(self.url, ": set username and password")
 
 
 def _url(schemes: str, text: str) -> Meta:
@@ -56,22 +58,13 @@ def _url(schemes: str, text: str) -> Meta:
     )
 
 
-def _check_url(url: str) -> None:
-    if "@" in url.split("/")[2]:
-        raise SettingsError("url can't have a user or a password: set username and password")
-
-
-class HttpCamera(LoginTable, frozen=True, kw_only=True, tag="http"):
+class HttpCamera(NetworkCamera, frozen=True, kw_only=True, tag="http"):
     """A JPEG at a URL, fetched for each frame."""
 
     url: Annotated[str, _url("https?", "URL of a snapshot; basic and digest authentication")]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_url(self.url)
 
-
-class MjpegCamera(LoginTable, frozen=True, kw_only=True, tag="mjpeg"):
+class MjpegCamera(NetworkCamera, frozen=True, kw_only=True, tag="mjpeg"):
     """An endless multipart answer of JPEGs."""
 
     url: Annotated[
@@ -79,19 +72,11 @@ class MjpegCamera(LoginTable, frozen=True, kw_only=True, tag="mjpeg"):
         _url("https?", "URL of JPEGs, each with its length (multipart/x-mixed-replace)"),
     ]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_url(self.url)
 
-
-class RtspCamera(LoginTable, frozen=True, kw_only=True, tag="rtsp"):
+class RtspCamera(NetworkCamera, frozen=True, kw_only=True, tag="rtsp"):
     """A network camera's video stream."""
 
     url: Annotated[str, _url("rtsps?", "URL of the stream, which is read over TCP")]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_url(self.url)
 
 
 class UsbCamera(CameraTable, frozen=True, kw_only=True, tag="usb"):

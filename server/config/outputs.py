@@ -2,9 +2,8 @@
 
 import re
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
-from server.config.tables import FILE, SECRET, Table, key_help
+from server.config.tables import FILE, SECRET, Table, check_url, key_help
 from server.errors import SettingsError
 from server.values.template import TextTemplate
 
@@ -206,14 +205,7 @@ class WebhookOutput(MessageOutput, frozen=True, kw_only=True, tag="webhook"):
         super().__post_init__()
         if self.payload and not check_template(self.payload, FIELDS, "payload").is_json:
             raise SettingsError("payload of a webhook is JSON: it begins with { or [")
-        if "@" in self.url.split("/")[2]:
-            raise SettingsError("url can't have a user or a password")
-        try:
-            usable = urlsplit(self.url).port != 0
-        except ValueError:
-            usable = False
-        if not usable:
-            raise SettingsError("url has a host or a port that can't be one")
+        check_url(self.url)
 
 
 class OpcUaOutput(OutputTable, frozen=True, kw_only=True, tag="opcua"):

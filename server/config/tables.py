@@ -10,6 +10,7 @@ The key `kind` of each table, the struct's tag, says which of the types it belon
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -144,6 +145,20 @@ def _meta(hint: Any) -> Meta:
 
 def _marked(hint: Any, mark: str) -> bool:
     return mark in (_meta(hint).extra or {})
+
+
+def check_url(url: str, advice: str = "") -> None:
+    """Raise SettingsError for the value of a key `url` with a user or a password, which is followed
+    by `advice`, or with a host or a port that can't be one."""
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise SettingsError("url has a host or a port that can't be one")
+    if "@" in parts.netloc:
+        raise SettingsError(f"url can't have a user or a password{advice}")
 
 
 def check_files(array: str, tables: tuple[Table, ...]) -> None:

@@ -189,6 +189,8 @@ def test_reader_ends_with_a_killed_server(colors: Path, tmp_path: Path) -> None:
     [
         ({"kind": "http", "url": "ftp://a/b"}, "url can't be that"),
         ({"kind": "rtsp", "url": "rtsp://a:secret@b/"}, "url can't have a user or a password"),
+        ({"kind": "http", "url": "http://[x/"}, "url has a host or a port that can't be one"),
+        ({"kind": "mjpeg", "url": "http://h:99999/"}, "url has a host or a port"),
         ({"kind": "http", "url": "http://a/", "password": "p"}, "password needs a username"),
         ({"kind": "video"}, "path is missing"),
         ({"kind": "folder", "path": "a", "interval_s": 0}, "interval_s"),
