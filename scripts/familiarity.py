@@ -157,8 +157,8 @@ def without_output(model: bytes) -> bytes:
 
 
 def cost(model: Recognizer, frames: list[Path], rounds: int) -> str:
-    """What the output adds to a frame, a line of text: the median of the differences between
-    neighbours, of the model with it and without it in turns on one thread."""
+    """Return the cost of the output for a frame, a line of text: the median of the differences
+    between neighbours, of the model with it and without it in turns on one thread."""
     path = model.bundle.model_path
     data = path.read_bytes()
     tensor = next(tensors(frames[:1], model.recipe, model.pool.inputs[0]))

@@ -89,7 +89,7 @@ def roc(good: Floats, bad: Floats) -> list[tuple[float, float, float]]:
 
 
 def share_above(scores: Floats, threshold: float) -> dict[str, Any]:
-    """How many frames score above a threshold, with the 95% interval of the share."""
+    """The frames that score above a threshold, with the 95% interval of the share."""
     count, hits = len(scores), int((scores > threshold).sum())
     return {
         "frames": count,
@@ -101,7 +101,7 @@ def share_above(scores: Floats, threshold: float) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """What other frames to learn from would have given, in NumPy on the same features.
+    """The figures that other frames to learn from would have given, in NumPy on the same features.
 
     frames: learned from, `bad` of them defective. auroc: on the validation frames, None without.
     false_rejects: of good frames that were not learned from, at the threshold that these would
@@ -118,7 +118,8 @@ class Alternative:
 def learning_curve(
     learned: Floats, good: Floats, bad: Floats, false_rejects: float, seed: int
 ) -> list[Alternative]:
-    """What 20, 50 and 200 of the good frames would have given, as far as there are more.
+    """Return the figures that 20, 50 and 200 of the good frames would have given, as far as there
+    are more.
 
     learned, good, bad: features [frames, places, depth] of the frames to learn from and of the
     validation's. Without validation frames the false rejects are of good frames left out.
@@ -135,7 +136,7 @@ def learning_curve(
 def contaminated(
     learned: Floats, good: Floats, bad: Floats, false_rejects: float, seed: int
 ) -> Alternative | None:
-    """What happens if a share CONTAMINATION of the frames that are said to be good are bad.
+    """Return the figures if a share CONTAMINATION of the frames that are said to be good are bad.
 
     Half of the validation's bad frames serve for it, the other half are judged. None if there are
     fewer than 2.

@@ -1,4 +1,4 @@
-"""What an anomaly model was found to do: lines for the terminal, figures for bundle.json, and
+"""Report the behaviour of an anomaly model: lines for the terminal, figures for bundle.json, and
 report.json and report.html."""
 
 import os
@@ -189,7 +189,7 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """What was found, for the terminal."""
+    """Return the lines for the terminal."""
     out = [_sentence("good frames held back in turns", "called anomalies", found["held_back"])]
     if found["good"]["frames"]:
         out.append(_sentence("good validation frames", "called anomalies", found["good"]))

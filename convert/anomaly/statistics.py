@@ -1,4 +1,4 @@
-"""What good frames look like, from their features alone: fitted, cross-fitted and scored in NumPy.
+"""Statistics of good frames, from their features alone: fitted, cross-fitted and scored in NumPy.
 
 A frame is `features` [places, depth]: the network's channels at each place of a grid. Good frames
 differ from each other, by light, by wear, by the kind of part, and they do so as a whole. So each
@@ -51,7 +51,7 @@ class Statistics:
     whitening: Floats
 
     def residuals(self, features: Floats) -> Floats:
-        """What the code of each frame leaves: [frames, places, depth] of the same."""
+        """Return what each frame's code does not explain: [frames, places, depth] of the same."""
         centred = features - self.mean
         usual = pooled(centred) @ self.encoder @ self.decoder
         return np.asarray(centred - usual.reshape(features.shape), np.float32)

@@ -49,7 +49,7 @@ GOLDEN_MARGIN, GOLDEN_EACH = 0.03, 3
 
 @dataclass(frozen=True, kw_only=True)
 class AnomalyOptions:
-    """What is asked of an anomaly bundle.
+    """The options of an anomaly bundle.
 
     good: image files of good frames. validation: frames by class, of which `good_class` are good
     and all others are not; None without. masks: by class and file name, white on the defect.

@@ -71,7 +71,7 @@ class CocoCategory(msgspec.Struct):
 
 
 class CocoFile(msgspec.Struct):
-    """What is read of a COCO file (cocodataset.org/#format-data)."""
+    """The parts of a COCO file that are read (cocodataset.org/#format-data)."""
 
     images: list[CocoImage]
     annotations: list[CocoAnnotation]

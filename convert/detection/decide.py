@@ -63,7 +63,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How the outputs are read, and why so, in words for people."""
+    """The reading of the outputs, and its reasons in words for people."""
 
     outputs: DetectionOutputs
     why: str

@@ -37,7 +37,7 @@ _NORMALIZATION = 1
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What an exporter wrote into the file, as far as it is there.
+    """The metadata that an exporter wrote into the file, as far as it is there.
 
     labels: in the order of classes. task: `detect` or another, as Ultralytics names it. mean, std:
     of the input, tensor = (pixel - mean) / std, one number or one a channel. source: where labels

@@ -38,8 +38,8 @@ class ModelResult:
 
 @dataclass(frozen=True, slots=True)
 class FamiliarityResult:
-    """How familiar frames are. settings: how the model's output was made. values: 0..1, unfamiliar
-    below 0.5, float32 [frames]."""
+    """The familiarity of frames. settings: how the model's output was made. values: 0..1,
+    unfamiliar below 0.5, float32 [frames]."""
 
     settings: Familiarity
     values: NDArray[np.float32]

@@ -69,8 +69,8 @@ class HeatMap(msgspec.Struct, frozen=True):
 
 
 class Overlay(msgspec.Struct, frozen=True, kw_only=True):
-    """What is drawn over a frame. verdict: `pass`, `fail` or `unsure`; None for no such line.
-    verdict_reason: behind it. lines: of text below it."""
+    """The marks that are drawn over a frame. verdict: `pass`, `fail` or `unsure`; None for no such
+    line. verdict_reason: behind it. lines: of text below it."""
 
     verdict: str | None = None
     verdict_reason: str | None = None

@@ -131,7 +131,7 @@ class ClassReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the probabilities of a classifier were calibrated.
+    """The calibration of a classifier's probabilities.
 
     temperature: that its logits are divided by, in the model. frames: held back, that it was
     fitted on. error_before, error_after: expected calibration error 0..1 on these frames, of the
@@ -211,7 +211,7 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Familiarity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the output FAMILIARITY was made.
+    """The making of the output FAMILIARITY.
 
     false_unfamiliar: share of frames like those learned from that the threshold was chosen to call
     unfamiliar. learned_from: frames. held_back, held_back_unfamiliar: frames that were not learned

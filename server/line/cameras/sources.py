@@ -1,4 +1,4 @@
-"""What a reader process reads from: one class for each kind of camera.
+"""The sources of a reader process: one class for each kind of camera.
 
 Runs in the reader's process alone, which should start fast: OpenCV and urllib are imported by the
 sources that need them.

@@ -13,8 +13,8 @@ from server.values.template import TextTemplate
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How one frame ended. at: Unix seconds. verdict: None if the model has no policy, or the frame
-    was refused or failed; then `error` is the code."""
+    """The end of one frame. at: Unix seconds. verdict: None if the model has no policy, or the
+    frame was refused or failed; then `error` is the code."""
 
     at: float
     request_id: str

@@ -52,7 +52,7 @@ _TOO_OLD = "SELECT max(seq) FROM messages WHERE output = ? AND seq > ? AND at < 
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """How many messages of one output may wait, and for how many seconds; 0: without limit."""
+    """The messages of one output that may wait, and for how many seconds; 0: without limit."""
 
     messages: int
     age_s: float

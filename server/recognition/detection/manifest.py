@@ -16,7 +16,7 @@ Box: TypeAlias = tuple[float, float, float, float]
 
 
 class DetectionOutputs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a detector's outputs are read.
+    """The reading of a detector's outputs.
 
     convention: one of these layouts, N boxes of C classes:
         `post_process`: boxes [1, N, 4], classes [1, N], scores [1, N], count [1], as the operator
@@ -113,7 +113,7 @@ class DetectionBaseline(Baseline, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class DetectionValidation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a detector was found to do on frames, by the boxes that it answers.
+    """The figures of a detector on frames, by the boxes that it answers.
 
     images, objects: frames, and annotated objects on them. map50, map: mean average precision 0..1
     at an overlap of 0.5, and the mean of those at 0.5 to 0.95; None without annotations. details:

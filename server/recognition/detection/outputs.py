@@ -43,7 +43,7 @@ class Candidates(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What the functions need to know beside the tensors.
+    """The values that the functions need beside the tensors.
 
     size: width and height of the model's input in pixels. specs: of the tensors, in the
     convention's order. labels: how many there are in labels.txt.

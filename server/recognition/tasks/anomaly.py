@@ -50,7 +50,7 @@ REGION_KIND = 4
 
 
 class AnomalySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an anomaly bundle was made, and what it was found to do.
+    """The making of an anomaly bundle, and its figures on frames.
 
     false_rejects: share of good frames that the threshold was chosen to reject. learned_from: good
     frames. held_back_rejected: share of good frames above the threshold, each by statistics of the

@@ -92,7 +92,7 @@ class ClassValues(msgspec.Struct, frozen=True):
 
     @property
     def finite(self) -> bool:
-        """Whether all values are numbers."""
+        """Return whether all values are numbers."""
         numbers = np.isfinite(self.probabilities).all() and math.isfinite(self.familiarity or 0.0)
         return bool(numbers)
 

@@ -34,7 +34,7 @@ class NotFiniteError(ValueError):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What one frame shows.
+    """The content of one frame.
 
     best: the label that stands for the frame in journal, log, samples and metrics; None if it shows
     nothing that has one. predictions: labels for the answer, best first. details: what the task
