@@ -1,5 +1,6 @@
 """/v1/models/NAME/policy: the verdict's thresholds, changed on the device without a new bundle."""
 
+import threading
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -8,7 +9,7 @@ from flask import request
 
 from server.api.audit import Auditor
 from server.api.models import MODEL_PATH, VersionBody, change_route
-from server.errors import BodyTooLargeError, LinesideError, ModelNotFoundError
+from server.errors import BodyTooLargeError, LinesideError, ModelNotFoundError, NotReadyError
 from server.http.body.image import need_length, read_options
 from server.http.body.json_body import decode_json, read_body
 from server.http.routes import ADMIN, KNOWN, route
@@ -17,6 +18,7 @@ from server.store.audit import now
 from server.store.bundles.layout import versions_of
 from server.store.bundles.policies import PolicyState
 from server.store.bundles.repository import BundleRepository
+from server.store.bundles.serving_models import LOAD_TIMEOUT_S
 
 # Bytes of a body: the journal of administration keeps each policy twice.
 POLICY_BYTES_MAX = 100_000
@@ -41,6 +43,8 @@ class PolicyRoutes:
     def __init__(self, store: BundleRepository, auditor: Auditor) -> None:
         self._store = store
         self._auditor = auditor
+        # Held by one change, so that its answer and its record are of no other's policy.
+        self._changing = threading.Lock()
 
     def _change(self, name: str, version: int | None, policy: dict[str, Any] | None) -> PolicyState:
         number = version or self._store.get(name).manifest.version
@@ -53,8 +57,13 @@ class PolicyRoutes:
         def change() -> None:
             self._store.set_policy(name, number, policy, now(), current().caller_name)
 
-        self._auditor.make("policy", name, change, number, in_force)
-        return self._store.policy(name, number)
+        if not self._changing.acquire(timeout=LOAD_TIMEOUT_S):
+            raise NotReadyError("other policies are being changed", retry_after=5)
+        try:
+            self._auditor.make("policy", name, change, number, in_force)
+            return self._store.policy(name, number)
+        finally:
+            self._changing.release()
 
     @route(
         "GET", f"{MODEL_PATH}/policy", rights=KNOWN, query=VersionBody, errors=(400, 404, 422, 503)

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,19 @@ def test_policy_outlives_kill_and_damage_stops_passing(tmp_path: Path) -> None:
         assert judged(damaged, "")[0] == "pass"
     finally:
         damaged.stop()
+
+
+def test_changes_at_once_are_answered_each_with_its_own(
+    running: LiveServer, keys: dict[str, str]
+) -> None:
+    headers = {"X-API-Key": keys["mes"]}
+
+    def change(number: int) -> tuple[float, float]:
+        least = 0.5 + number / 100
+        body: dict[str, Any] = {"policy": {"accept": ["good"], "min_probability": least}}
+        answer = requests.post(running.url + PATH, json=body, headers=headers, timeout=60)
+        return least, answer.json()["policy"]["min_probability"]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(sent == answered for sent, answered in pool.map(change, range(24)))
+    requests.delete(running.url + PATH, headers=headers, timeout=60)
