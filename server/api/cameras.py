@@ -5,8 +5,9 @@ from typing import Annotated
 import msgspec
 from flask import Response, request
 
-from server.errors import CameraNotFoundError
+from server.errors import CameraNotFoundError, InvalidFieldError
 from server.http.body.image import read_options
+from server.http.body.json_body import read_body
 from server.http.routes import FRAMES, KNOWN, route, to_json
 from server.http.wsgi import current
 from server.line.cameras.service import Cameras, CameraState
@@ -55,6 +56,8 @@ class CameraRoutes:
         query = read_options(TriggerOptions, request)
         if self._cameras is None:
             raise CameraNotFoundError("there is no camera of this name in the settings")
+        if read_body():
+            raise InvalidFieldError("a trigger has no body: name the part by ?part= in the address")
         request_id = current().request_id
         self._cameras.trigger(name, query.part, request_id)
         return to_json(Triggered(request_id, name), 202)

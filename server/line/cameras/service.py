@@ -14,10 +14,12 @@ import msgspec
 from server.config.cameras import CameraTable
 from server.config.settings import Settings
 from server.errors import (
+    BodyTooLargeError,
     CameraNotFoundError,
     CameraUnavailableError,
     LinesideError,
     StaleFrameError,
+    UndecodableImageError,
 )
 from server.line.cameras.process import ReaderProcess
 from server.line.cameras.sources import Shot, SourceEndedError, SourceError
@@ -97,6 +99,13 @@ class Judge:
         try:
             if time.monotonic() > deadline:
                 raise StaleFrameError("the frame is older than the camera's interval_s")
+            if not shot.data:
+                raise UndecodableImageError("the camera's picture can't be read, or is too large")
+            if len(shot.data) > self._settings.max_body_mb * 1e6:
+                raise BodyTooLargeError(
+                    f"the camera's picture is larger than {self._settings.max_body_mb:g} MB"
+                    " (max_body_mb)"
+                )
             model = self._recognizer(table.model or None, None, deadline)
             answer = model.recognize(shot.data, options, trigger.request_id)
         except LinesideError as error:
@@ -149,9 +158,13 @@ class Camera:
         self._thread.start()
 
     def stop(self) -> None:
+        """Have the thread end. The trigger that waits, if any, gets no verdict."""
         with self._changed:
             self._stopping = True
+            posted, self._posted = self._posted, None
             self._changed.notify_all()
+        if posted is not None:
+            self._judge.refuse(self.table, posted, CameraUnavailableError("the server stops"))
 
     def join(self, timeout_s: float) -> None:
         self._thread.join(timeout_s)
@@ -267,18 +280,23 @@ class Camera:
             if posted is None:
                 due = max(due + self.table.interval_s, now)
             self._frames += 1
-            if posted is not None:
-                with self._changed:
-                    self._posted = None
+            if posted is not None and not self._claim(posted):
+                return
             error = self._judge.judge(self.table, posted or new_trigger(), shot)
             self._error = error.message if error else None
 
+    def _claim(self, posted: Trigger) -> bool:
+        """Return whether `posted` still waits: the stop of the server may have refused it. It does
+        not afterwards."""
+        with self._changed:
+            waits = self._posted is posted
+            self._posted = None
+        return waits
+
     def _give_up(self, posted: Trigger | None, now: float) -> None:
         """Refuse a trigger that has waited for its frame for longer than `stall_s`."""
-        if posted is None or now - posted.asked < self.table.stall_s:
+        if posted is None or now - posted.asked < self.table.stall_s or not self._claim(posted):
             return
-        with self._changed:
-            self._posted = None
         why = f"no frame came within {self.table.stall_s:g} s after the trigger"
         self._judge.refuse(self.table, posted, CameraUnavailableError(why))
 

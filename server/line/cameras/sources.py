@@ -6,6 +6,7 @@ sources that need them.
 
 import math
 import os
+import stat
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -29,7 +30,8 @@ class SourceEndedError(SourceError):
 
 
 class Shot(NamedTuple):
-    """An image file's bytes, and when it was captured, in seconds of time.monotonic()."""
+    """An image file's bytes, and when it was captured, in seconds of time.monotonic(). Without
+    bytes, it can't be read."""
 
     captured: float
     data: bytes
@@ -132,8 +134,10 @@ class CaptureStream(Stream):
 
     def shots(self) -> Iterator[Shot | None]:
         capture = self._open()
-        while capture.grab():
+        while True:
             captured = time.monotonic()
+            if not capture.grab():
+                raise SourceError("the camera sends no more frames")
             if not self.wanted:
                 yield None
                 continue
@@ -141,7 +145,6 @@ class CaptureStream(Stream):
             if not whole:
                 raise SourceError("a frame could not be decoded")
             yield Shot(captured, to_jpeg(pixels))
-        raise SourceError("the camera sends no more frames")
 
     def _open(self) -> Any:
         # FFmpeg reads it as OpenCV opens the stream.
@@ -190,54 +193,86 @@ class Video(Source):
         return Shot(time.monotonic(), to_jpeg(pixels))
 
 
+class FileState(NamedTuple):
+    """A file of a folder: its name, its time of change in ns, its size in bytes."""
+
+    name: str
+    changed_ns: int
+    size: int
+
+
+class NewFile(NamedTuple):
+    """A file that may still be written: as last seen, the last look that did not see it, and the
+    first that did, in seconds of time.monotonic()."""
+
+    state: FileState
+    earliest: float
+    seen: float
+
+
+def read_whole(file: IO[bytes]) -> bytes:
+    """Return what is left of `file`; nothing if that is more than FRAME_BYTES_MAX, since a part of
+    a picture must not be judged."""
+    data = file.read(FRAME_BYTES_MAX + 1)
+    return data if len(data) <= FRAME_BYTES_MAX else b""
+
+
 class Folder(Source):
     """A watched folder. A file is finished once its size and time stay the same between two looks.
 
-    A file's name and time of change tell it from others, so one that is written again is new.
+    A file's name, time of change and size tell it from others, so one that is written again is
+    new. It came after the last look that did not see it.
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
         super().__init__()
         self._path = table["path"]
-        self._done = set(self._look())
         self.seen = time.monotonic()
-        # When each unfinished file was first seen.
-        self._growing: dict[tuple[str, int, int], float] = {}
+        self._done = set(self._look())
+        self._growing: dict[str, NewFile] = {}
 
-    def _look(self) -> Iterator[tuple[str, int, int]]:
-        """Yield name, time of change (ns) and size of each image file."""
+    def _look(self) -> Iterator[FileState]:
+        """Yield each image file; nothing that is no plain file."""
         try:
             with os.scandir(self._path) as entries:
                 for entry in entries:
-                    if not entry.name.startswith(".") and entry.name.lower().endswith(
+                    if entry.name.startswith(".") or not entry.name.lower().endswith(
                         IMAGE_SUFFIXES
                     ):
-                        try:
-                            status = entry.stat()
-                        except FileNotFoundError:
-                            continue  # moved away since it was listed
-                        yield entry.name, status.st_mtime_ns, status.st_size
+                        continue
+                    try:
+                        status = entry.stat()
+                    except OSError:
+                        continue  # moved away since it was listed, or a link to nothing
+                    if stat.S_ISREG(status.st_mode):
+                        yield FileState(entry.name, status.st_mtime_ns, status.st_size)
         except OSError as error:
             raise SourceError(f"the folder can't be read: {error.strerror}") from None
 
     def take(self, after: float, wait_s: float) -> Shot | None:
         until = time.monotonic() + wait_s
         while True:
+            last_look, now = self.seen, time.monotonic()
             present = set(self._look())
-            now = self.seen = time.monotonic()
+            self.seen = now
             self._done &= present
-            if wait_s > 0:
-                # Those that came before `after` are not of this question.
-                self._done.update(key for key, since in self._growing.items() if since <= after)
-            finished = [key for key in present - self._done if key in self._growing and key[2] > 0]
+            before = self._growing
             self._growing = {
-                key: self._growing.get(key, now) for key in present if key not in self._done
+                file.name: before.get(file.name, NewFile(file, last_look, now))._replace(state=file)
+                for file in present - self._done
             }
-            if finished and wait_s > 0:
-                newest = max(finished, key=lambda key: (key[1], key[0]))
-                captured = self._growing[newest]
-                self._done.update(finished)
-                if (shot := self._open(newest[0], captured)) is not None:
+            whole = [
+                new
+                for name, new in self._growing.items()
+                if name in before and before[name].state == new.state and new.state.size
+            ]
+            if wait_s > 0:
+                self._done.update(new.state for new in whole)
+                # Those that perhaps came before `after` are not of this question.
+                fresh = [new for new in whole if new.earliest >= after]
+                newest = max(fresh, default=None, key=lambda n: (n.state.changed_ns, n.state.name))
+                shot = self._open(newest.state.name, newest.seen) if newest else None
+                if shot is not None:
                     return shot
             if now >= until:
                 return None
@@ -246,11 +281,11 @@ class Folder(Source):
     def _open(self, name: str, captured: float) -> Shot | None:
         try:
             with open(os.path.join(self._path, name), "rb") as file:
-                return Shot(captured, file.read(FRAME_BYTES_MAX))
+                return Shot(captured, read_whole(file))
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise SourceError(f"a file of the folder can't be read: {error.strerror}") from None
+        except OSError:
+            return Shot(captured, b"")
 
 
 def open_url(table: Mapping[str, Any]) -> IO[bytes]:
@@ -294,9 +329,13 @@ class Snapshot(Source):
         captured = time.monotonic()
         try:
             with open_url(self._table) as answer:
-                data = answer.read(FRAME_BYTES_MAX)
+                data = read_whole(answer)
+                # Of what Content-Length promised.
+                missing = getattr(answer, "length", None)
         except (OSError, HTTPException):
             raise SourceError("the camera broke off its picture") from None
+        if data and missing:
+            raise SourceError("the camera broke off its picture")
         self.seen = time.monotonic()
         return Shot(captured, data)
 
@@ -313,28 +352,28 @@ class Mjpeg(Stream):
 
         try:
             with open_url(self._table) as answer:
-                while (data := self._part(answer)) is not None:
-                    yield Shot(time.monotonic(), data)
+                while (shot := self._part(answer)) is not None:
+                    yield shot
         except (OSError, HTTPException):
             raise SourceError("the camera broke off the stream") from None
 
     @staticmethod
-    def _part(answer: IO[bytes]) -> bytes | None:
-        """Return the body of the next part; None at the end. Raises SourceError for a part without
-        a length."""
-        length = 0
+    def _part(answer: IO[bytes]) -> Shot | None:
+        """Return the next part, captured when its length came; None at the end. Raises SourceError
+        for a part without a length."""
+        length, captured = 0, 0.0
         in_headers = False
         while line := answer.readline(FRAME_BYTES_MAX):
             if line.startswith(b"--"):
                 in_headers = True
             elif in_headers and line.lower().startswith(b"content-length:"):
                 text = line.split(b":", 1)[1].strip()
-                length = int(text) if text.isdigit() else 0
+                length, captured = int(text) if text.isdigit() else 0, time.monotonic()
             elif in_headers and not line.strip():
                 if not 0 < length <= FRAME_BYTES_MAX:
                     raise SourceError("the camera's stream has parts without a usable length")
                 data = answer.read(length)
-                return data if len(data) == length else None
+                return Shot(captured, data) if len(data) == length else None
         return None
 
 

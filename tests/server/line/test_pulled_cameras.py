@@ -1,10 +1,8 @@
 """Cameras that the server reads: all kinds in one server, lost and back, triggered."""
 
 import json
-import math
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +18,6 @@ from server_process import LiveServer, live_server
 
 from server.config.load import load
 from server.errors import SettingsError
-from server.line.cameras.sources import Folder
 
 RED, GREEN = encode(plain((255, 0, 0)), "JPEG"), encode(plain((0, 255, 0)), "JPEG")
 
@@ -112,17 +109,6 @@ def test_folder_gives_a_file_once_it_is_whole(line: Line) -> None:
     assert [row["label"] for row in rows] == ["green"]
 
 
-def test_file_from_before_a_trigger_is_not_its_frame(tmp_path: Path) -> None:
-    source = Folder({"path": str(tmp_path)})
-    (tmp_path / "1.jpg").write_bytes(RED)
-    assert source.take(math.inf, 0.0) is None
-    asked = time.monotonic()
-    assert source.take(asked, 0.3) is None
-    (tmp_path / "2.jpg").write_bytes(GREEN)
-    shot = await_that(lambda: source.take(asked, 0.3), "the new file")
-    assert (shot.data, shot.captured > asked) == (GREEN, True)
-
-
 def test_trigger_gives_exactly_one_verdict_of_its_part(line: Line) -> None:
     line.await_state("asked", "connected")
     triggers = []
@@ -148,6 +134,14 @@ def test_camera_that_refuses_the_login_gives_no_verdict(line: Line) -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (503, "CAMERA_UNAVAILABLE")
     rows = await_that(lambda: line.rows(camera="nobody"), "the row of the refused trigger")
     assert [(row["part"], row["label"]) for row in rows] == [("P1", None)]
+
+
+def test_trigger_with_a_body_is_refused(line: Line) -> None:
+    """Else the part in it would be lost without a word."""
+    url = f"{line.server.url}/v1/cameras/asked/trigger"
+    response = requests.post(url, json={"part": "P1"}, timeout=60)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "INVALID_FIELD")
+    assert "?part=" in response.json()["error"]["message"]
 
 
 def test_trigger_of_an_unknown_camera_is_refused(line: Line) -> None:

@@ -1,0 +1,154 @@
+"""The sources of cameras, and what is judged of their frames: never the picture of another part."""
+
+import io
+import os
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from images import encode, plain
+from job_workers import await_that, serving
+
+from server.config.cameras import FolderCamera
+from server.config.load import load
+from server.errors import LinesideError
+from server.line.cameras.service import Camera, Judge, Trigger
+from server.line.cameras.sources import (
+    FRAME_BYTES_MAX,
+    Folder,
+    Mjpeg,
+    Shot,
+    Snapshot,
+    SourceError,
+    read_whole,
+)
+from server.recognition.answers import FrameRefused
+
+RED, GREEN = encode(plain((255, 0, 0)), "JPEG"), encode(plain((0, 255, 0)), "JPEG")
+
+
+def test_file_from_before_a_trigger_is_not_its_frame(tmp_path: Path) -> None:
+    """Neither if it was seen, nor if it came since the last look."""
+    source = Folder({"path": str(tmp_path)})
+    (tmp_path / "1.jpg").write_bytes(RED)
+    asked = time.monotonic()
+    assert source.take(asked, 0.3) is None
+    (tmp_path / "2.jpg").write_bytes(RED)
+    assert source.take(asked, 0.0) is None
+    asked = time.monotonic()
+    assert source.take(asked, 0.3) is None
+    (tmp_path / "3.jpg").write_bytes(GREEN)
+    shot = await_that(lambda: source.take(asked, 0.3), "the new file")
+    assert (shot.data, shot.captured > asked) == (GREEN, True)
+
+
+def test_file_begun_before_a_trigger_is_not_its_frame(tmp_path: Path) -> None:
+    source = Folder({"path": str(tmp_path)})
+    with (tmp_path / "1.jpg").open("wb") as file:
+        file.write(RED[:50])
+        file.flush()
+        asked = time.monotonic()
+        assert source.take(asked, 0.0) is None
+        file.write(RED[50:])
+    assert source.take(asked, 0.5) is None
+
+
+def test_entries_that_are_no_files_lose_no_camera(tmp_path: Path) -> None:
+    source = Folder({"path": str(tmp_path)})
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "none.jpg").symlink_to("nowhere")
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    asked = time.monotonic()
+    assert source.take(asked, 0.2) is None
+    (tmp_path / "1.jpg").write_bytes(GREEN)
+    assert await_that(lambda: source.take(asked, 0.3), "the file").data == GREEN
+
+
+class SlowPart(io.BytesIO):
+    """A part of a stream whose picture comes after its headers; `asked`: a time in between."""
+
+    asked = 0.0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.asked = time.monotonic()
+        return super().read(size)
+
+
+def test_part_begun_before_a_trigger_is_older_than_it() -> None:
+    head = b"--b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(RED)
+    part = SlowPart(head + RED)
+    shot = Mjpeg._part(part)
+    assert shot is not None
+    assert shot.data == RED
+    assert shot.captured <= part.asked
+
+
+class ShortPicture(BaseHTTPRequestHandler):
+    """Promises more than it sends."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(RED) + 1000))
+        self.end_headers()
+        self.wfile.write(RED)
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+
+def test_picture_that_breaks_off_is_no_frame() -> None:
+    with serving(HTTPServer(("127.0.0.1", 0), ShortPicture)) as host:
+        table = {"url": f"http://{host}/", "username": "", "password": ""}
+        with pytest.raises(SourceError, match="broke off its picture"):
+            Snapshot(table)
+
+
+def test_picture_beyond_the_most_is_not_cut() -> None:
+    assert read_whole(io.BytesIO(bytes(FRAME_BYTES_MAX + 1))) == b""
+    assert read_whole(io.BytesIO(RED)) == RED
+
+
+@pytest.fixture
+def refused() -> list[FrameRefused]:
+    return []
+
+
+@pytest.fixture
+def judge(refused: list[FrameRefused]) -> Judge:
+    """A judge without a model, which no frame here gets to."""
+
+    def no_model(name: str | None, version: None, until: float) -> Any:
+        raise LinesideError("no model")
+
+    return Judge(load({}), no_model, lambda _: None, refused.append)
+
+
+@pytest.mark.parametrize(
+    ("data", "code"), [(b"", "UNDECODABLE_IMAGE"), (bytes(17_000_000), "BODY_TOO_LARGE")]
+)
+def test_picture_that_no_post_could_send_is_refused(
+    judge: Judge, refused: list[FrameRefused], data: bytes, code: str
+) -> None:
+    table = FolderCamera(name="a", path="/", interval_s=60)
+    trigger = Trigger("r1", time.monotonic(), "P1")
+    error = judge.judge(table, trigger, Shot(time.monotonic(), data))
+    assert error is not None
+    assert [(each.code, each.part) for each in refused] == [(code, "P1")]
+
+
+def test_trigger_that_waits_at_the_stop_has_its_end(
+    judge: Judge, refused: list[FrameRefused], tmp_path: Path
+) -> None:
+    table = FolderCamera(name="a", path=str(tmp_path), trigger="post", stall_s=60)
+    camera = Camera(table, judge)
+    camera.start()
+    await_that(camera.is_connected, "the camera")
+    camera.trigger("P1", "r1")
+    camera.stop()
+    camera.join(60)
+    assert [(each.request_id, each.part, each.code) for each in refused] == [
+        ("r1", "P1", "CAMERA_UNAVAILABLE")
+    ]
