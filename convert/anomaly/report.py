@@ -22,7 +22,6 @@ from convert.anomaly.evaluation import (
     roc,
     share_above,
 )
-from convert.anomaly.network import SIZE
 from convert.anomaly.statistics import Floats
 from convert.data.dataset import Dataset
 from convert.data.frames import decoded
@@ -31,9 +30,9 @@ from convert.evaluation.report import HTML, JSON, template_of
 from convert.evaluation.results import processor
 from convert.evaluation.verdicts import PICTURES_MAX, VerdictProof
 from convert.quantization.tune import Latency
-from convert.sources import imagenet
 from server.recognition.drawing import LONGER_SIDE_MIN, HeatMap, Overlay, draw, to_jpeg
 from server.recognition.interpreter import runtime
+from server.recognition.manifest import Recipe
 from server.recognition.preprocessing import to_input_pixels
 
 TEMPLATE = Path(__file__).with_name("anomaly.html")
@@ -64,6 +63,7 @@ class AnomalyEvaluation:
     size: int
     false_rejects: float
     unsure: float
+    recipe: Recipe
 
     @cached_property
     def bad(self) -> NDArray[np.bool_]:
@@ -87,7 +87,9 @@ class AnomalyEvaluation:
         file = next((p for p in sorted(folder.glob("*")) if p.stem == item.path.stem), None)
         if file is None:
             raise ConvertError(f"{folder} has no mask of {item.path.name}")
-        grey = decoded(file, imagenet.recipe(SIZE))[..., 0]
+        grey = decoded(file, self.recipe)[..., 0]
+        left, top, width, height = self.recipe.part(grey.shape[1], grey.shape[0])
+        grey = grey[top : top + height, left : left + width]
         size = (PIXEL_SIDE, PIXEL_SIDE)
         return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_NEAREST) > 127, bool)
 
@@ -239,7 +241,7 @@ def page(outcome: AnomalyEvaluation, found: dict[str, Any]) -> str:
 def picture(outcome: AnomalyEvaluation, index: int) -> bytes:
     """A frame beside itself with its heat map, as a JPEG."""
     assert outcome.validation is not None
-    recipe = imagenet.recipe(SIZE)
+    recipe = outcome.recipe
     pixels = to_input_pixels(decoded(outcome.validation.frames[index].path, recipe), recipe)
     size = (LONGER_SIDE_MIN, LONGER_SIDE_MIN)
     frame = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR), np.uint8)

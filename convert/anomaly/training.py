@@ -23,11 +23,20 @@ from convert.evaluation import metrics
 from convert.evaluation.verdicts import JudgedFrame, VerdictProof, prove
 from convert.golden import SAMPLES
 from convert.quantization.tune import Latency, measure
+from convert.recipe.choice import recipe_with
 from convert.sources import imagenet
 from convert.terminal import Terminal
 from convert.training.network import Weights
 from server.recognition.interpreter import Interpreter, InterpreterPool
-from server.recognition.manifest import GOLDEN, Baseline, Bundle, Golden, Label
+from server.recognition.manifest import (
+    GOLDEN,
+    Baseline,
+    Bundle,
+    Golden,
+    Label,
+    Recipe,
+    Region,
+)
 from server.recognition.preprocessing import apply_table, mean_grey, scaling_table, to_input_pixels
 from server.recognition.tasks.anomaly import (
     ANOMALY,
@@ -56,6 +65,7 @@ class AnomalyOptions:
     samples: validation frames of each class that are copied into samples/ for people to try.
     false_rejects: share of good frames, 0..1, that may be called anomalies. unsure: half the width
     of the band of scores about 0.5 whose verdict is unsure. out, name, version: as in Request.
+    region: the part of each frame that is looked at, as in Recipe.
     """
 
     good: tuple[Path, ...]
@@ -73,6 +83,12 @@ class AnomalyOptions:
     source: str = ""
     license: str = ""
     seconds: float = 4.0
+    region: Region | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return how an image is fed to the model. Raises ConvertError for an unusable region."""
+        return recipe_with(imagenet.recipe(SIZE), region=self.region)
 
     def __post_init__(self) -> None:
         """Raises ConvertError for a value out of its range, and frames that won't do."""
@@ -113,11 +129,12 @@ def build(options: AnomalyOptions, terminal: Terminal) -> Path:
     """
     version = options.version or bundle_writer.next_version(options.out, options.name)
     bundle_writer.check_free(options.out, options.name, version)
+    recipe = options.recipe
     judged = tuple(item.path for item in options.validation.frames) if options.validation else ()
     check_repeated(options.good, judged)
     network = AnomalyNetwork(options.weights)
     model = network.feature_model()
-    learned = _seen(model, options.good, terminal, "Looking at the good frames")
+    learned = _seen(model, options.good, recipe, terminal, "Looking at the good frames")
     deviation = learned.features.reshape(-1, CHANNELS).std(axis=0)
     turn = projection(CHANNELS, DEPTH, deviation, options.seed)
     features = np.asarray(learned.features @ turn, np.float32)
@@ -128,7 +145,7 @@ def build(options: AnomalyOptions, terminal: Terminal) -> Path:
     # The model's own arithmetic is rounded; its scores on the same frames say by how much.
     sample = options.good[:: max(1, len(options.good) // 50)]
     _, rough = network.anomaly_model(turn, fitted, raw)
-    scores, _ = _answers(rough, sample)
+    scores, _ = _answers(rough, sample, recipe)
     exact = fitted.scores(features[:: max(1, len(options.good) // 50)])
     raw *= float(np.median(scores / np.maximum(1 - scores, 1e-6) * raw / np.maximum(exact, 1e-9)))
     _, quantised = network.anomaly_model(turn, fitted, raw)
@@ -139,7 +156,7 @@ def build(options: AnomalyOptions, terminal: Terminal) -> Path:
     held_scores = np.asarray(held / (held + raw), np.float32)
     outcome = _judge(options, quantised, held_scores, terminal)
     if options.validation:
-        seen = _seen(model, judged, terminal, "Looking at the validation frames")
+        seen = _seen(model, judged, recipe, terminal, "Looking at the validation frames")
         others = np.asarray(seen.features @ turn, np.float32)
         truth = report.is_bad(options.validation, options.good_class)
         good, bad = others[~truth], others[truth]
@@ -172,10 +189,12 @@ def check_repeated(good: Sequence[Path], judged: Sequence[Path]) -> None:
 
 
 def _runs(
-    model: bytes, paths: Sequence[Path], on_image: Callable[[], object] = lambda: None
+    model: bytes,
+    paths: Sequence[Path],
+    recipe: Recipe,
+    on_image: Callable[[], object] = lambda: None,
 ) -> list[tuple[dict[str, Floats], float]]:
     """The outputs by their signature's names, and the brightness, of each frame."""
-    recipe = imagenet.recipe(SIZE)
     table = scaling_table(recipe, float_spec(recipe))
     threads = available_cores()
     interpreters = [Interpreter(Path("model.tflite"), 1, model) for _ in range(threads)]
@@ -195,16 +214,18 @@ def _runs(
             workers.shutdown(cancel_futures=True)
 
 
-def _seen(model: bytes, paths: Sequence[Path], terminal: Terminal, text: str) -> Seen:
+def _seen(
+    model: bytes, paths: Sequence[Path], recipe: Recipe, terminal: Terminal, text: str
+) -> Seen:
     with terminal.bar(text, len(paths)) as advance:
-        found = _runs(model, paths, advance)
+        found = _runs(model, paths, recipe, advance)
     features = np.stack([outputs[FEATURES].reshape(-1, CHANNELS) for outputs, _ in found])
     return Seen(features, np.array([brightness for _, brightness in found], np.float32))
 
 
-def _answers(model: bytes, paths: Sequence[Path]) -> tuple[Floats, Floats]:
+def _answers(model: bytes, paths: Sequence[Path], recipe: Recipe) -> tuple[Floats, Floats]:
     """Scores [frames] and maps [frames, SIDE, SIDE] of an anomaly model."""
-    found = [outputs for outputs, _ in _runs(model, paths)]
+    found = [outputs for outputs, _ in _runs(model, paths, recipe)]
     scores = np.array([float(outputs[SCORE].reshape(-1)[0]) for outputs in found], np.float32)
     maps = np.stack([outputs[MAP].reshape(SIDE, SIDE) for outputs in found])
     return scores, np.asarray(maps, np.float32)
@@ -216,11 +237,12 @@ def _judge(
     scores, maps = np.empty(0, np.float32), np.empty((0, SIDE, SIDE), np.float32)
     if options.validation:
         terminal.say(f"judging the model on {len(options.validation.frames)} frames")
-        scores, maps = _answers(model, [item.path for item in options.validation.frames])
+        paths = [item.path for item in options.validation.frames]
+        scores, maps = _answers(model, paths, options.recipe)
     latency: Latency = measure({"model": model}, seconds=options.seconds)["model"]
     return report.AnomalyEvaluation(
         options.validation, options.good_class, options.masks, held, scores, maps, latency,
-        len(model), options.false_rejects, options.unsure,
+        len(model), options.false_rejects, options.unsure, options.recipe,
     )  # fmt: skip
 
 
@@ -248,7 +270,7 @@ def _write(
         version=version,
         task="anomaly",
         sha256={},
-        recipe=imagenet.recipe(SIZE),
+        recipe=options.recipe,
         quantization="dynamic",
         source=options.source,
         license=options.license,
@@ -290,7 +312,7 @@ def _verdicts(
         version=1,
         task="anomaly",
         sha256={},
-        recipe=imagenet.recipe(SIZE),
+        recipe=options.recipe,
         quantization="dynamic",
         verdict=policy,
     )
@@ -339,7 +361,7 @@ def _golden(
         scores, bad = outcome.scores, report.is_bad(options.validation, options.good_class)
     else:
         paths = list(options.good[:: max(1, len(options.good) // 20)])
-        scores, _ = _answers(model, paths)
+        scores, _ = _answers(model, paths, options.recipe)
         bad = np.zeros(len(paths), bool)
     sides = (
         (GOOD, np.flatnonzero(~bad & (scores < 0.5 - GOLDEN_MARGIN)), 1 - scores),

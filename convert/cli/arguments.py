@@ -32,6 +32,16 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text} is not a number or a fraction") from None
 
 
+def region(text: str) -> tuple[float, ...]:
+    """Parse `X,Y,WIDTH,HEIGHT`, numbers or fractions. Raises argparse.ArgumentTypeError."""
+    shares = tuple(number(part) for part in text.split(","))
+    if len(shares) != 4 or not all(0 <= share <= 1 for share in shares):
+        raise argparse.ArgumentTypeError(
+            f"{text} is not X,Y,WIDTH,HEIGHT in shares of the frame, as in 0.25,0,0.5,1"
+        )
+    return shares
+
+
 def add_place_arguments(
     parser: argparse.ArgumentParser, name: str | None = None
 ) -> argparse._ArgumentGroup:
@@ -124,8 +134,20 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, *, output: bool = True
     )
     recipe.add_argument("--decode", choices=("scaled", "exact"))
     recipe.add_argument("--pad", type=int, help="grey level of letterbox bars")
+    add_view_arguments(parser)
     if output:
         recipe.add_argument("--output", choices=OUTPUTS, help="what the model's output is")
+
+
+def add_view_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of which part of a frame the model is shown."""
+    view = parser.add_argument_group("view: the part of a frame that the model is shown")
+    view.add_argument(
+        "--region",
+        type=region,
+        metavar="X,Y,WIDTH,HEIGHT",
+        help="in shares of the upright frame: nothing else of it is looked at",
+    )
 
 
 def recipe_values(args: argparse.Namespace) -> dict[str, Any]:
@@ -135,7 +157,7 @@ def recipe_values(args: argparse.Namespace) -> dict[str, Any]:
     default scale. Raises ConvertError for an offset without a scale, and for a mean or deviation
     that is unusable.
     """
-    names = ("scale", "offset", "color", "resize", "interpolation", "decode", "pad")
+    names = ("scale", "offset", "color", "resize", "interpolation", "decode", "pad", "region")
     values = {name: getattr(args, name) for name in names}
     if args.mean is not None or args.std is not None:
         if values["scale"] is not None or values["offset"] is not None:

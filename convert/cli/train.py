@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert.cli.arguments import add_bundle_arguments, bundle_options
+from convert.cli.arguments import add_bundle_arguments, add_view_arguments, bundle_options
 from convert.errors import ConvertError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--work", type=Path, metavar="FOLDER", help="keeps what resuming needs (OUT/.training)"
     )
+    add_view_arguments(parser)
     add_bundle_arguments(parser, "that of FOLDER")
     parser.set_defaults(name=None)
 
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     import shutil
 
     from convert.pipeline import build
+    from convert.recipe.choice import recipe_with
     from convert.sources import imagenet
     from convert.sources.keras import from_keras
     from convert.terminal import Terminal
@@ -94,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     from server.system.resources import available_cores
 
     training_options, terminal = options_from(args), Terminal()
-    recipe = imagenet.recipe(args.size)
+    recipe = recipe_with(imagenet.recipe(args.size), region=args.region)
     name = args.name or default_name(args.folder)
     train, validation = read_frames(args, name, terminal)
     folders = f"{args.folder.name} and a server's samples" if args.labelled else args.folder.name

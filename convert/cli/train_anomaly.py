@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from convert.cli.arguments import version
+from convert.cli.arguments import add_view_arguments, version
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the features: Keras's, or random (imagenet)",
     )
     parser.add_argument("--seed", type=int, default=0)
+    add_view_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         unsure=args.unsure,
         weights=args.weights,
         seed=args.seed,
+        region=args.region,
         source=args.source or f"learned from {args.folder.name}",
         license=args.license,
         seconds=args.seconds,

@@ -18,8 +18,9 @@ from convert.data.labels import similar_classes
 from convert.detection.average_precision import Truth
 from convert.errors import DatasetError
 from server.errors import LinesideError
+from server.recognition.detection.manifest import Box
 from server.recognition.frame import Limits, read_header
-from server.recognition.manifest import Label
+from server.recognition.manifest import Label, Recipe
 from server.values import validation
 from server.values.validation import InvalidValueError
 
@@ -130,6 +131,29 @@ def read_annotations(path: Path, labels: Sequence[Label]) -> Annotations:
             " their own"
         )
     return found
+
+
+def count_shown(frames: Sequence[AnnotatedFrame], recipe: Recipe) -> tuple[AnnotatedFrame, ...]:
+    """Return the frames such that objects with their centre outside of the recipe's region, which
+    the model is not shown, do not count. Raises ConvertError for a picture that can't be read."""
+    if recipe.region is None:
+        return tuple(frames)
+    return tuple(
+        AnnotatedFrame(
+            each.path,
+            tuple(
+                truth._replace(ignored=truth.ignored or not _is_in(truth.box, part))
+                for truth in each.objects
+            ),
+        )
+        for each in frames
+        for part in [recipe.part(*_size(each.path))]
+    )
+
+
+def _is_in(box: Box, part: tuple[float, float, float, float]) -> bool:
+    x, y = box[0] + box[2] / 2, box[1] + box[3] / 2
+    return part[0] <= x <= part[0] + part[2] and part[1] <= y <= part[1] + part[3]
 
 
 def _annotations(

@@ -14,7 +14,7 @@ from convert import bundle_writer
 from convert.data.dataset import PICTURES, images
 from convert.data.frames import decoded
 from convert.detection import evaluation
-from convert.detection.annotations import AnnotatedFrame, Annotations, find_annotations
+from convert.detection.annotations import AnnotatedFrame, Annotations, count_shown, find_annotations
 from convert.detection.decide import Answers, Decision, Reading, decide, decide_shapes
 from convert.detection.model import Detector
 from convert.errors import ConvertError
@@ -282,10 +282,14 @@ def _prove(
             float(COUNT_BINS),
         ),
     )
+    if annotations is None:
+        frames = tuple(AnnotatedFrame(path, ()) for path in paths)
+    else:
+        frames = count_shown(annotations.frames, model.recipe)
     judged = evaluation.DetectorEvaluation(
         manifest,
         tuple(label.name for label in labels),
-        annotations.frames if annotations else tuple(AnnotatedFrame(path, ()) for path in paths),
+        frames,
         answers,
         annotations,
         len(detector.data),

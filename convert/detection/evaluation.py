@@ -12,7 +12,7 @@ import cv2
 import msgspec
 import numpy as np
 
-from convert.detection.annotations import AnnotatedFrame, Annotations
+from convert.detection.annotations import AnnotatedFrame, Annotations, count_shown
 from convert.detection.average_precision import (
     ClassPrecision,
     Found,
@@ -51,11 +51,12 @@ def evaluate_detector(model: Recognizer, annotations: Annotations) -> "DetectorE
     """Return a loaded bundle's answers to annotated frames. Raises ConvertError as `answer_frames`
     does."""
     assert isinstance(model.manifest, DetectionManifest)
+    frames = count_shown(annotations.frames, model.recipe)
     return DetectorEvaluation(
         model.manifest,
         tuple(label.name for label in model.labels),
-        annotations.frames,
-        answer_frames(model, [each.path for each in annotations.frames]),
+        frames,
+        answer_frames(model, [each.path for each in frames]),
         annotations,
         model.bundle.model_path.stat().st_size,
     )

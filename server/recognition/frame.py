@@ -114,20 +114,18 @@ def scaled_size(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
 def jpeg_eighths(header: Header, recipe: Recipe) -> int:
     """Returns the eighths (8, 4, 2 or 1) of its size at which a JPEG is decoded.
 
-    The smallest for which neither side falls below what the resize needs, so that the model
-    never sees a magnified image that the camera did not send.
+    The smallest for which neither side of the recipe's region falls below what the resize needs,
+    so that the model never sees a magnified image that the camera did not send.
     """
     if recipe.decode == "exact":
         return 8
     width, height = header.width, header.height
     if header.transposed:
         width, height = height, width
-    need_width, need_height = scaled_size(width, height, recipe)
+    need_width, need_height = scaled_size(*recipe.part(width, height)[2:], recipe)
     for eighths in (1, 2, 4):
-        if (
-            math.ceil(width * eighths / 8) >= need_width
-            and math.ceil(height * eighths / 8) >= need_height
-        ):
+        part = recipe.part(math.ceil(width * eighths / 8), math.ceil(height * eighths / 8))
+        if part[2] >= need_width and part[3] >= need_height:
             return eighths
     return 8
 

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -39,6 +39,11 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 Positive = Annotated[int, msgspec.Meta(ge=1, le=8192)]
 Layout = Literal["nhwc", "nchw"]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Side = Annotated[float, msgspec.Meta(gt=0, le=1)]
+# Left, top, width and height in shares of a frame as sent, upright.
+Region: TypeAlias = tuple[Share, Share, Side, Side]
+# Shares such as 0.7 and 0.3 may add up to a little more than 1.
+ROUNDING = 1e-9
 
 
 class Label(msgspec.Struct, frozen=True):
@@ -68,6 +73,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         and zero point after the scaling above.
     zero_inputs: names of further inputs of the model, which get zeros for each frame, such as the
         state of an LSTM.
+    region: the part of the frame that the model is shown, and nothing else; None for all of it.
     """
 
     width: Positive
@@ -82,6 +88,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     layout: Layout = "nhwc"
     dtype: Literal["float32", "float16", "uint8", "int8"] = "float32"
     zero_inputs: tuple[str, ...] = ()
+    region: Region | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a region that is not in the frame."""
+        if self.region is not None and beyond_frame(self.region):
+            raise ValueError("recipe.region reaches beyond the frame, where a share is more than 1")
 
     @property
     def channels(self) -> int:
@@ -94,6 +106,22 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.layout == "nchw":
             return self.channels, self.height, self.width
         return self.height, self.width, self.channels
+
+    def part(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Returns left, top, width and height in pixels of the part of an upright image that the
+        model is shown, at least one pixel."""
+        if self.region is None:
+            return 0, 0, width, height
+        x, y, across, down = self.region
+        left, top = min(round(x * width), width - 1), min(round(y * height), height - 1)
+        right, bottom = round((x + across) * width), round((y + down) * height)
+        return left, top, max(1, min(right, width) - left), max(1, min(bottom, height) - top)
+
+
+def beyond_frame(region: Region) -> bool:
+    """Returns whether a region reaches beyond the right or lower edge of the frame."""
+    left, top, width, height = region
+    return max(left + width, top + height) > 1 + ROUNDING
 
 
 class VerdictPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

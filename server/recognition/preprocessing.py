@@ -54,7 +54,7 @@ class Placement(msgspec.Struct, frozen=True):
 
     size: width and height of the frame as sent, upright, in pixels. scale, offset: along x and y,
     input = frame * scale + offset, both in pixels from the left and upper edge. visible: left, top,
-    right and bottom of the part of the input that shows the frame and no bars.
+    right and bottom of the part of the input that shows the frame, or its region, and no bars.
     """
 
     size: tuple[int, int]
@@ -108,8 +108,11 @@ def _pad(pixels: Pixels, recipe: Recipe) -> Pixels:
 
 
 def to_input_pixels(pixels: Pixels, recipe: Recipe) -> Pixels:
-    """Resizes RGB uint8 [h, w, 3] to uint8 [recipe.height, recipe.width, recipe.channels] in the
-    recipe's colour order, not yet scaled."""
+    """Resizes the recipe's region of RGB uint8 [h, w, 3] to uint8 [recipe.height, recipe.width,
+    recipe.channels] in the recipe's colour order, not yet scaled."""
+    if recipe.region is not None:
+        left, top, width, height = recipe.part(pixels.shape[1], pixels.shape[0])
+        pixels = pixels[top : top + height, left : left + width]
     if recipe.resize == "crop":
         # Pixels outside are never resized, so that a long and narrow image needs no more memory
         # than another.
@@ -132,22 +135,23 @@ def placement(size: tuple[int, int], decoded: tuple[int, int], recipe: Recipe) -
     less than a pixel's worth of the frame, so that places are exact to one decoded pixel.
     """
     inside = recipe.width, recipe.height
+    *corner, width, height = recipe.part(*decoded)
+    part: tuple[int, int] = width, height
     if recipe.resize == "crop":
-        left, top, wide, high = _centre(*decoded, recipe)
+        left, top, wide, high = _centre(*part, recipe)
         scale = inside[0] / wide, inside[1] / high
-        offset = -left * scale[0], -top * scale[1]
+        offset: tuple[float, float] = (-left * scale[0], -top * scale[1])
     else:
-        resized = scaled_size(*decoded, recipe)
-        scale = resized[0] / decoded[0], resized[1] / decoded[1]
+        resized = scaled_size(*part, recipe)
+        scale = resized[0] / part[0], resized[1] / part[1]
         offset = (inside[0] - resized[0]) // 2, (inside[1] - resized[1]) // 2
     x, y = (
-        (max(0.0, offset[i]), min(float(inside[i]), offset[i] + decoded[i] * scale[i]))
-        for i in (0, 1)
+        (max(0.0, offset[i]), min(float(inside[i]), offset[i] + part[i] * scale[i])) for i in (0, 1)
     )
     return Placement(
         size,
         (scale[0] * decoded[0] / size[0], scale[1] * decoded[1] / size[1]),
-        offset,
+        (offset[0] - corner[0] * scale[0], offset[1] - corner[1] * scale[1]),
         (x[0], y[0], x[1], y[1]),
     )
 

@@ -7,7 +7,7 @@ came. Pure functions.
 
 import math
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeVar, cast
@@ -173,7 +173,7 @@ def _problem(value: Any, kind: inspect.Type, path: str) -> str | None:
     for choice in choices:
         if isinstance(choice, inspect.StructType) and isinstance(value, Mapping):
             return _problem_of_fields(value, choice, path)
-        if isinstance(choice, _LISTS) and isinstance(value, list) and _long_enough(value, choice):
+        if isinstance(choice, _LISTS) and isinstance(value, _LIST) and _long_enough(value, choice):
             problem = _problem_of_items(value, choice, path)
             if problem or len(choices) == 1:
                 return problem
@@ -209,7 +209,7 @@ def _problem_of_fields(
     return None
 
 
-def _problem_of_items(value: list[Any], kind: Any, path: str) -> str | None:
+def _problem_of_items(value: Sequence[Any], kind: Any, path: str) -> str | None:
     if isinstance(kind, inspect.TupleType):
         kinds = kind.item_types
     else:
@@ -224,6 +224,7 @@ def _problem_of_items(value: list[Any], kind: Any, path: str) -> str | None:
 
 
 _LISTS = inspect.ListType | inspect.VarTupleType | inspect.TupleType
+_LIST = list | tuple
 
 
 def _fits(value: Any, kind: inspect.Type) -> bool:
@@ -279,7 +280,7 @@ def _shown_beside(value: object, choices: list[inspect.Type]) -> str:
     """Says what `value` is, for a sentence on what it should be; its length, if that is wrong."""
     if isinstance(value, str) and len(value) > SHOWN_CHARS_MAX:
         return f"text of {counted(len(value), 'character')}"
-    if isinstance(value, list) and any(isinstance(each, _LISTS) for each in choices):
+    if isinstance(value, _LIST) and any(isinstance(each, _LISTS) for each in choices):
         return f"a list of {counted(len(value), 'item')}"
     return shown(value)
 

@@ -4,13 +4,19 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from server.recognition.manifest import Baseline, Golden, Manifest, Share, VerdictPolicy
+from server.recognition.manifest import (
+    Baseline,
+    Golden,
+    Manifest,
+    Region,
+    Share,
+    VerdictPolicy,
+)
 
 Convention: TypeAlias = Literal[
     "post_process", "yolov5", "yolov8", "nms", "fomo", "blazeface", "class_map"
 ]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1000)]
-Side = Annotated[float, msgspec.Meta(gt=0, le=1)]
 # x, y, width, height in pixels.
 Box: TypeAlias = tuple[float, float, float, float]
 
@@ -83,7 +89,7 @@ class DetectionPolicy(VerdictPolicy, frozen=True, kw_only=True, forbid_unknown_f
     minimum: dict[str, Count] = msgspec.field(default_factory=dict)
     maximum: dict[str, Count] = msgspec.field(default_factory=dict)
     forbidden: tuple[str, ...] = ()
-    region: tuple[Share, Share, Side, Side] | msgspec.UnsetType = msgspec.UNSET
+    region: Region | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def named(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from server.recognition.detection.manifest import (
 from server.recognition.detection.outputs import Candidates, Layout
 from server.recognition.drawing import Mark, Overlay
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import Baseline, Bundle, Golden, VerdictPolicy
+from server.recognition.manifest import Baseline, Bundle, Golden, VerdictPolicy, beyond_frame
 from server.recognition.preprocessing import Placement, Tensor
 from server.recognition.tasks import TaskName
 from server.recognition.tasks.classify import Classify
@@ -42,8 +42,6 @@ from server.values.wording import counted
 GOLDEN_IOU_MIN = 0.9
 # Bins of the drift signal `count`: 0, 1, ... 14 objects, and more.
 COUNT_BINS = 16
-# Shares such as 0.7 and 0.3 may add up to a little more than 1.
-ROUNDING = 1e-9
 # Conventions whose models leave no overlapping boxes.
 WITHOUT_OVERLAPS = frozenset({"post_process", "nms", "fomo", "class_map"})
 
@@ -337,10 +335,8 @@ class Detect(Classify):
         for field in ("expected", "minimum", "maximum", "forbidden"):
             if fault := unknown_label(f"{name}.{field}", getattr(policy, field), bundle):
                 return fault
-        if policy.region is not msgspec.UNSET:
-            left, top, width, height = policy.region
-            if max(left + width, top + height) > 1 + ROUNDING:
-                return f"{name}.region reaches beyond the frame, where a share is more than 1"
+        if policy.region is not msgspec.UNSET and beyond_frame(policy.region):
+            return f"{name}.region reaches beyond the frame, where a share is more than 1"
         for label in policy.named:
             least = max(policy.minimum.get(label, 0), policy.expected.get(label, 0))
             most = min(policy.maximum.get(label, least), policy.expected.get(label, least))

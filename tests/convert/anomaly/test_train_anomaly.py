@@ -15,6 +15,8 @@ from server.recognition.answers import Options
 from server.recognition.tasks.anomaly import AnomalyManifest
 
 SIDE = 160
+# The part of the frame that is looked at; the colour around it differs from frame to frame.
+REGION = "0.1,0.1,0.8,0.8"
 
 
 def surface(rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -37,6 +39,8 @@ def write(folder: Path, count: int, seed: int, stain: Path | None = None) -> Non
             cv2.circle(mask, (x, y), 18, 255, -1)
             cv2.circle(pixels, (x, y), 18, (20, 20, 200), -1)
             cv2.imwrite(str(stain / f"{number}.png"), mask)
+        around = tuple(int(value) for value in rng.integers(0, 256, 3))
+        cv2.rectangle(pixels, (0, 0), (SIDE - 1, SIDE - 1), around, 16)
         cv2.imwrite(str(folder / f"{number}.png"), pixels)
 
 
@@ -55,7 +59,7 @@ def made(keras_home: Path, tf: Any, frames: Path, tmp_path_factory: pytest.TempP
     out = tmp_path_factory.mktemp("models")
     arguments = [str(frames / "train" / "good"), "--validate", str(frames / "val")]
     arguments += ["--masks", str(frames / "masks"), "--out", str(out), "--seconds", "0.1"]
-    arguments += ["--samples", "1"]
+    arguments += ["--samples", "1", "--region", REGION]
     assert main(["train-anomaly", *arguments, "--false-rejects", "0.05", "--name", "metal"]) == 0
     return out / "metal" / "1"
 

@@ -121,6 +121,7 @@ def test_mode_all_prints_one_table(
         (["--min-probability", "0.9"], 1, "--min-probability does nothing without --accept LABEL"),
         (["--io", "int8"], 1, "--io does nothing without --mode int8"),
         (["--plot", "a.png"], 1, "--plot does nothing without --mode all"),
+        (["--region", "0.5,0,0.6,1"], 1, "recipe.region reaches beyond the frame"),
         (["--frames", "."], 1, "--frames does nothing without --mode all"),
         (["--accept", "gren"], 1, "--accept gren is not one of the labels blue, green, red"),
     ],
@@ -155,6 +156,25 @@ def test_one_value_is_no_classifiers_answer(
     command = ["keras", str(tmp_path / "one.keras"), "--labels", str(tmp_path / "labels.txt")]
     assert main([*command, "--scale", "1", "--out", str(tmp_path)]) == 1
     assert "with Dense(2, softmax)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("region", ["0,0,1", "0,0,1,2", "0,0,nan,1", "a,0,1,1"])
+def test_region_that_is_none_is_refused(
+    region: str, colours_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["tflite", str(colours_files / "colours.tflite"), "--labels", "labels.txt"]
+    with pytest.raises(SystemExit):
+        main([*command, "--region", region])
+    assert "argument --region: " in capsys.readouterr().err
+
+
+def test_region_is_in_the_recipe(colours_files: Path, tmp_path: Path) -> None:
+    command = ["tflite", str(colours_files / "colours.tflite"), "--out", str(tmp_path)]
+    command += ["--labels", str(colours_files / "labels.txt"), "--scale", "1"]
+    assert main([*command, "--region", "1/2,0,1/2,1"]) == 0
+    recipe = read_bundle(tmp_path / "colours" / "1").manifest.recipe
+    assert recipe is not None
+    assert recipe.region == (0.5, 0, 0.5, 1)
 
 
 @pytest.mark.parametrize("number", ["1/0", "1/", "/2", "half"])

@@ -15,11 +15,11 @@ from pycocotools_figures import pycocotools_precision
 
 from convert.__main__ import main
 from convert.bundle_writer import load
-from convert.detection.annotations import read_annotations
+from convert.detection.annotations import count_shown, read_annotations
 from convert.detection.average_precision import Found, Truth
 from convert.errors import ConvertError
 from server.recognition.answers import Options
-from server.recognition.manifest import Label
+from server.recognition.manifest import Label, Recipe
 
 LABELS = ("bolt", "nut", "washer")
 SIZE = 100, 80
@@ -132,6 +132,14 @@ def write_voc(folder: Path) -> Path:
         )
         (folder / "Annotations" / f"{number}.xml").write_text(f"<annotation>{items}</annotation>")
     return folder
+
+
+def test_objects_outside_of_the_region_do_not_count(tmp_path: Path) -> None:
+    labels = tuple(Label(name) for name in LABELS)
+    frames = read_annotations(write_yolo(tmp_path), labels).frames
+    shown = count_shown(frames, Recipe(width=32, height=32, region=(0, 0, 0.5, 1)))
+    ignored = [[truth.ignored for truth in each.objects] for each in shown]
+    assert ignored == [[False, True], [False, False], [], [True, True]]
 
 
 @pytest.mark.parametrize(

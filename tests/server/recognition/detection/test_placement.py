@@ -25,6 +25,7 @@ from server.recognition.tensor_model import make_model
 RESIZES = ("stretch", "letterbox", "crop")
 DECODES = ("scaled", "exact")
 LAYOUTS = ("nhwc", "nchw")
+REGIONS = (None, (0.1, 0.2, 0.7, 0.6), (0.5, 0.0, 0.5, 1.0))
 # EXIF's tag 0x0112.
 ORIENTATION = 0x0112
 
@@ -33,16 +34,17 @@ ORIENTATION = 0x0112
 def finders(
     tiny_model: MakeModel, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[Any, Recognizer]:
-    """Models that find the bright part of a frame, by (resize, decode, layout)."""
-    models, found = tmp_path_factory.mktemp("finders"), {}
-    for fields in itertools.product(RESIZES, DECODES, LAYOUTS):
-        resize, decode, layout = fields
+    """Models that find the bright part of a frame, by (resize, decode, layout, region)."""
+    models = tmp_path_factory.mktemp("finders")
+    found: dict[Any, Recognizer] = {}
+    for fields in itertools.product(RESIZES, DECODES, LAYOUTS, REGIONS):
+        resize, decode, layout, region = fields
         folder: Path = write_bundle(
-            models / "-".join(fields) / "1",
+            models / str(len(found)) / "1",
             tiny_model("bright_map" if layout == "nhwc" else "nchw_bright_map"),
             labels=("dark", "bright"),
             recipe=msgspec.structs.replace(
-                RECIPE, resize=resize, decode=decode, layout=layout, pad=0
+                RECIPE, resize=resize, decode=decode, layout=layout, region=region, pad=0
             ),
             task="detect",
             detection=DetectionOutputs(convention="class_map", background=0, score_threshold=0.001),
@@ -67,6 +69,7 @@ def finders(
     resize=st.sampled_from(RESIZES),
     decode=st.sampled_from(DECODES),
     layout=st.sampled_from(LAYOUTS),
+    region=st.sampled_from(REGIONS),
     kind=st.sampled_from(["JPEG", "PNG"]),
 )
 def test_boxes_are_in_the_frames_own_pixels(
@@ -81,6 +84,7 @@ def test_boxes_are_in_the_frames_own_pixels(
     resize: str,
     decode: str,
     layout: str,
+    region: tuple[float, float, float, float] | None,
     kind: str,
 ) -> None:
     """To one and a half pixels of the model's input, which is all that this model can tell."""
@@ -95,11 +99,11 @@ def test_boxes_are_in_the_frames_own_pixels(
     file.seek(0)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(file)))[..., 0] > 127
     high, wide = upright.shape
-    if resize == "crop":
-        side = min(wide, high)
-        seen = (wide - side) / 2, (high - side) / 2, (wide + side) / 2, (high + side) / 2
-    else:
-        seen = 0.0, 0.0, float(wide), float(high)
+    shares = region or (0, 0, 1, 1)
+    shown = wide * shares[2], high * shares[3]
+    middle = [(wide, high)[i] * (shares[i] + shares[i + 2] / 2) for i in (0, 1)]
+    sides = (min(shown),) * 2 if resize == "crop" else shown
+    seen = [middle[i % 2] + (-1, 1)[i // 2] * sides[i % 2] / 2 for i in range(4)]
     rows, columns = np.flatnonzero(upright.any(axis=1)), np.flatnonzero(upright.any(axis=0))
     want = (
         max(float(columns[0]), seen[0]),
@@ -108,13 +112,13 @@ def test_boxes_are_in_the_frames_own_pixels(
         min(rows[-1] + 1.0, seen[3]),
     )
     pixel = {
-        "stretch": (wide / SIDE, high / SIDE),
-        "letterbox": (max(wide, high) / SIDE,) * 2,
-        "crop": (min(wide, high) / SIDE,) * 2,
+        "stretch": (shown[0] / SIDE, shown[1] / SIDE),
+        "letterbox": (max(shown) / SIDE,) * 2,
+        "crop": (min(shown) / SIDE,) * 2,
     }[resize]
     if want[2] - want[0] < 3 * pixel[0] or want[3] - want[1] < 3 * pixel[1]:
         return  # too little of it is seen
-    answer = finders[resize, decode, layout].recognize(file.getvalue(), Options())
+    answer = finders[resize, decode, layout, region].recognize(file.getvalue(), Options())
     [one] = answer.details
     got = one.box[0], one.box[1], one.box[0] + one.box[2], one.box[1] + one.box[3]
     for i in range(4):

@@ -92,6 +92,10 @@ def test_an_unreadable_manifest_is_named(bundle: Path, text: str | bytes, says: 
         ({"recipe": {"width": 32, "height": 0}}, "height"),
         ({"recipe": {"width": 32, "height": 32, "resize": "zoom"}}, "zoom"),
         ({"recipe": {"width": 32, "height": 32, "colour": "rgb"}}, "colour"),
+        (
+            {"recipe": {"width": 32, "height": 32, "region": [0.5, 0, 0.6, 1]}},
+            r"recipe\.region reaches beyond the frame",
+        ),
         ({"verdict": {"accept": ["reed"]}}, "accepts reed"),
         ({"verdict": {"accept": ["red"], "min_probability": 1.5}}, "min_probability"),
         ({"sha256": {}}, "gives no sha256 for model.tflite"),
