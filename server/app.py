@@ -42,7 +42,7 @@ from server.http.routes import RouteTable, install_routes
 from server.http.wsgi import FEATURES, Entrance, Reserve
 from server.jobs.events import JobEvents
 from server.jobs.service import Jobs
-from server.line.cameras.service import Cameras, Judge
+from server.line.cameras.service import Cameras, Judge, Trigger
 from server.observe.cameras import SuspectFrames
 from server.observe.logs import LogThrottle, LogWriter
 from server.observe.metrics import Metrics
@@ -102,8 +102,11 @@ def make_jobs(
     return Jobs(settings, service.store, events, guard)
 
 
-def make_outputs(settings: Settings, engine: Engine) -> "Outputs | None":
-    """Return what sends verdicts to the outputs of `settings`; None if there are none."""
+def make_outputs(
+    settings: Settings, engine: Engine, trigger: Callable[[str, Trigger], object]
+) -> "Outputs | None":
+    """Return what sends verdicts to the outputs of `settings`; None if there are none. trigger:
+    has a frame of the camera of a name judged."""
     if not settings.output:
         return None
     from server.line.outputs.service import Outputs
@@ -113,6 +116,7 @@ def make_outputs(settings: Settings, engine: Engine) -> "Outputs | None":
         engine.metrics,
         ready=lambda: engine.store.ready()[0],
         busy=lambda: engine.admission.busy > 0,
+        trigger=trigger,
     )
 
 
@@ -197,7 +201,13 @@ def create_app(
     app = bare_app(settings)
     log_faults(settings)
     journal = open_journal(settings, metrics)
-    outputs = make_outputs(settings, engine)
+
+    def trigger(camera: str, trigger: Trigger) -> None:
+        """Trigger a camera. They are made later, since their frames go to the outputs."""
+        if cameras:
+            cameras.fire(camera, trigger)
+
+    outputs = make_outputs(settings, engine, trigger)
     refusals = [
         metrics.cameras.refused,
         *([journal.refused] if journal else []),

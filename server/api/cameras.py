@@ -1,5 +1,6 @@
 """GET /v1/cameras, and POST /v1/cameras/NAME/trigger."""
 
+import time
 from typing import Annotated
 
 import msgspec
@@ -10,7 +11,7 @@ from server.http.body.image import read_options
 from server.http.body.json_body import read_body
 from server.http.routes import FRAMES, KNOWN, route, to_json
 from server.http.wsgi import current
-from server.line.cameras.service import Cameras, CameraState
+from server.line.cameras.service import Cameras, CameraState, Trigger
 
 
 class CameraList(msgspec.Struct, frozen=True):
@@ -59,5 +60,5 @@ class CameraRoutes:
         if read_body():
             raise InvalidFieldError("a trigger has no body: name the part by ?part= in the address")
         request_id = current().request_id
-        self._cameras.trigger(name, query.part, request_id)
+        self._cameras.trigger(name, Trigger(request_id, time.monotonic(), query.part))
         return to_json(Triggered(request_id, name), 202)

@@ -168,6 +168,22 @@ class ModbusServerOutput(OutputTable, frozen=True, kw_only=True, tag="modbus-ser
     host: Listen = "127.0.0.1"
     port: Annotated[int, key_help("port to listen on", ge=1, le=65535)] = 502
     acknowledge: Acknowledge = True
+    trigger_camera: Annotated[
+        str,
+        key_help(
+            "camera of a table [[camera]] of which a frame is judged each time the PLC sets"
+            " coil 0; empty: there is no coil"
+        ),
+    ] = ""
+
+    def __post_init__(self) -> None:
+        camera = self.trigger_camera
+        filtered = self.models or self.verdicts or self.labels
+        if camera and (filtered or (self.cameras and camera not in self.cameras)):
+            raise SettingsError(
+                "trigger_camera needs every result of this camera: name it in cameras, or leave"
+                " that empty, and set no models, verdicts or labels"
+            )
 
 
 class ModbusClientOutput(OutputTable, frozen=True, kw_only=True, tag="modbus-client"):

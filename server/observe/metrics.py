@@ -108,6 +108,12 @@ class Metrics:
             "Time since the newest frame that was taken from a camera was captured",
             "camera",
         )
+        self.camera_triggers = self._counter(
+            "camera_triggers_total",
+            "Triggers of a camera that the server reads: accepted, or refused with an error",
+            "camera",
+            "result",
+        )
         self.output_messages = self._counter(
             "output_messages_total",
             "Messages by result: delivered, failed (tries), dropped (too many), expired (too old)",

@@ -16,7 +16,7 @@ from server.errors import NotReadyError, SettingsError
 from server.http.access.caller import check_access
 from server.store.bundles.folder import ModelsFolder, models_folder
 from server.store.bundles.layout import versions
-from server.values.wording import counted
+from server.values.wording import counted, shown
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -54,6 +54,7 @@ def check_values(settings: Settings) -> None:
     check_origins(settings)
     for array in config_reading.arrays_of_tables():
         check_files(array, getattr(settings, array))
+    check_triggered_cameras(settings)
     if settings.output:
         from server.line.outputs.service import check_installed
 
@@ -67,6 +68,18 @@ def check_values(settings: Settings) -> None:
             from server.http.access.rate_limits import check_rate
 
             check_rate(rate, name)
+
+
+def check_triggered_cameras(settings: Settings) -> None:
+    """Raise SettingsError if a trigger is for a camera that the server does not read."""
+    known = {camera.name for camera in settings.camera}
+    for output in settings.output:
+        camera = getattr(output, "trigger_camera", "")
+        if camera and camera not in known:
+            raise SettingsError(
+                f"[[output]] {output.name}: trigger_camera can't be {shown(camera)}: no table"
+                " [[camera]] has this name"
+            )
 
 
 def check_origins(settings: Settings) -> None:

@@ -27,6 +27,12 @@ def tables(*outputs: dict[str, object]) -> str:
     return json.dumps(outputs)
 
 
+def text_at(registers: list[int], start: int) -> str:
+    """The text of a result's registers from `start` on."""
+    data = b"".join(value.to_bytes(2, "big") for value in registers[start : start + 16])
+    return data.rstrip(b"\0").decode()
+
+
 class Cable:
     """A TCP forwarder from a port of its own to `target`, that can be cut and mended."""
 

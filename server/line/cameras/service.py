@@ -191,10 +191,9 @@ class Camera:
             frame_age_s=None if math.isnan(age) else round(age, 3),
         )
 
-    def trigger(self, part: str, request_id: str) -> None:
+    def trigger(self, trigger: Trigger) -> None:
         """Have a fresh frame judged. Raises CameraUnavailableError, and reports that, if the camera
         is not there, or another trigger waits."""
-        trigger = Trigger(request_id, time.monotonic(), part)
         with self._changed:
             fault = "" if self.is_connected() else f"the camera {self.table.name} is not connected"
             if self._posted is not None:
@@ -306,14 +305,16 @@ class Camera:
             logger.info("camera connected", extra={"fields": {"camera": self.table.name}})
 
 
-def new_trigger() -> Trigger:
-    return Trigger(os.urandom(16).hex(), time.monotonic())
+def new_trigger(part: str = "") -> Trigger:
+    return Trigger(os.urandom(16).hex(), time.monotonic(), part)
 
 
 class Cameras:
     """The cameras of `settings`."""
 
     def __init__(self, settings: Settings, metrics: Metrics, judge: Judge) -> None:
+        self._judge = judge
+        self._triggers = metrics.camera_triggers
         self._cameras = {table.name: Camera(table, judge) for table in settings.camera}
         for name, camera in self._cameras.items():
             metrics.camera_connected.labels(name).set_function(camera.is_connected)
@@ -326,13 +327,27 @@ class Cameras:
     def states(self) -> Sequence[CameraState]:
         return [camera.state() for camera in self._cameras.values()]
 
-    def trigger(self, name: str, part: str, request_id: str) -> None:
+    def trigger(self, name: str, trigger: Trigger) -> None:
         """Have a fresh frame of the camera `name` judged. Raises CameraNotFoundError, and what
         `Camera.trigger` raises."""
         camera = self._cameras.get(name)
         if camera is None:
             raise CameraNotFoundError("there is no camera of this name in the settings")
-        camera.trigger(part, request_id)
+        try:
+            camera.trigger(trigger)
+        except CameraUnavailableError:
+            self._triggers.labels(name, "refused").inc()
+            raise
+        self._triggers.labels(name, "accepted").inc()
+
+    def fire(self, name: str, trigger: Trigger) -> None:
+        """Do as `trigger`, for a source that takes no answer: the outputs get a refusal."""
+        try:
+            self.trigger(name, trigger)
+        except CameraUnavailableError:
+            return  # it is reported
+        except CameraNotFoundError as error:
+            self._judge.refuse(CameraTable(name=name), trigger, error)
 
     def close(self) -> None:
         """End all readers. Return once no more frame is judged, or after STOP_TIMEOUT_S."""

@@ -18,6 +18,7 @@ from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 from server.config.outputs import ModbusClientOutput, ModbusServerOutput, Outcome
+from server.line.cameras.service import Trigger, new_trigger
 from server.line.outputs.base import OutputError
 from server.line.outputs.messages import Message
 from server.line.outputs.server_thread import ServerThread, ShownResult
@@ -36,11 +37,14 @@ REDELIVERED = 1
 RESULTS: dict[Outcome, int] = {"pass": 1, "fail": 2, "unsure": 3, "error": 4, "none": 5}
 VERDICT_BITS: dict[Outcome, int] = {"pass": PASS, "fail": FAIL, "unsure": UNSURE, "error": FAULT}
 NO_CLASS = 0xFFFF
-# Function codes of coils, of which the server has none, and of what it has.
+# Function codes.
 COILS = (1, 5, 15)
 READ_DISCRETE, READ_INPUT = 2, 4
-# The holding register in which a PLC acknowledges.
-ACKNOWLEDGED = 0
+# The only coil, by which a PLC triggers a camera.
+TRIGGER = 0
+# The holding register in which a PLC acknowledges, and the first of those with the part of the next
+# trigger.
+ACKNOWLEDGED, TRIGGER_PART = 0, 1
 TIMEOUT_S = 3.0
 # Connections of PLCs at once.
 CONNECTIONS_MAX = 32
@@ -108,6 +112,13 @@ def _text(text: str) -> list[int]:
     return [high << 8 | low for high, low in zip(data[::2], data[1::2], strict=True)]
 
 
+def _from_text(registers: Sequence[int]) -> str:
+    """Return the text in `registers`, as `_text` makes them, up to the first zero byte. What is no
+    UTF-8 becomes U+FFFD."""
+    data = b"".join(register.to_bytes(2, "big") for register in registers)
+    return data.split(b"\0")[0].decode(errors="replace")
+
+
 class _BoundedServer(ModbusTcpServer):
     """A server that closes connections beyond CONNECTIONS_MAX: each takes a file of the process."""
 
@@ -120,13 +131,28 @@ class _BoundedServer(ModbusTcpServer):
 
 
 class ModbusServer:
-    """A server for PLCs that poll. A result stays until it is acknowledged, if `table` says so."""
+    """A server for PLCs that poll. A result stays until it is acknowledged, if `table` says so.
+
+    A PLC triggers by a change of its coil from 0 to 1: the coil keeps what was written, so a write
+    that is repeated is one trigger. `_awaited` is the request id of the newest trigger until its
+    result is shown, else empty.
+    """
 
     window = 1
 
-    def __init__(self, table: ModbusServerOutput, busy: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        table: ModbusServerOutput,
+        busy: Callable[[], bool],
+        trigger: Callable[[str, Trigger], object],
+    ) -> None:
+        """trigger: has a frame of the camera of a name judged; raises nothing."""
         self._table = table
         self._busy = busy
+        self._trigger = trigger
+        self._coil = False
+        self._part = [0] * TEXT_REGISTERS
+        self._awaited = ""
         self._image = Image()
         self._shown = ShownResult()
         self._connections = 0
@@ -138,17 +164,19 @@ class ModbusServer:
 
     def open(self) -> None:
         self._shown, self._connections = ShownResult(), 0
+        self._coil, self._part, self._awaited = False, [0] * TEXT_REGISTERS, ""
         self._thread = ServerThread("modbus", self._serve)
         self._thread.start()
 
     async def _serve(self, listens: Callable[[], None], stop: asyncio.Event) -> None:
         table = self._table
+        holding = TRIGGER_PART + TEXT_REGISTERS if table.trigger_camera else 1
         device = SimDevice(
             0,  # all device ids
             (
                 [SimData(0, count=16, values=False, datatype=DataType.BITS)],
                 [SimData(0, count=16, values=False, datatype=DataType.BITS)],
-                [SimData(ACKNOWLEDGED, count=1, datatype=DataType.REGISTERS)],
+                [SimData(ACKNOWLEDGED, count=holding, datatype=DataType.REGISTERS)],
                 [SimData(0, count=REGISTERS, datatype=DataType.REGISTERS)],
             ),
             action=self._access,
@@ -183,20 +211,44 @@ class ModbusServer:
     ) -> ExcCodes | None:
         """Fill in what is read, and take what is written; in the server's loop."""
         if function in COILS:
-            return ExcCodes.ILLEGAL_ADDRESS
+            return self._access_coil(address, values)
         if function == READ_DISCRETE:
-            registers[0] = self._image.read(self._busy())[1][STATUS]
+            registers[0] = self._image.read(self._is_busy())[1][STATUS]
         elif function == READ_INPUT:
-            registers[:] = self._image.read(self._busy())[1]
+            registers[:] = self._image.read(self._is_busy())[1]
         elif values:
-            low = int(values[0])
+            self._write_holding(address, [int(value) for value in values])
+        return None
+
+    def _is_busy(self) -> bool:
+        return bool(self._awaited) or self._busy()
+
+    def _write_holding(self, address: int, values: list[int]) -> None:
+        if address == ACKNOWLEDGED:
+            low = values[0]
             self._shown.acknowledge(lambda seq: seq & 0xFFFF == low, self._image.clear)
+        for register, value in enumerate(values, address):
+            if register >= TRIGGER_PART:
+                self._part[register - TRIGGER_PART] = value
+
+    def _access_coil(self, address: int, values: list[int] | list[bool] | None) -> ExcCodes | None:
+        if not self._table.trigger_camera or address != TRIGGER or (values and len(values) > 1):
+            return ExcCodes.ILLEGAL_ADDRESS
+        if values:
+            before, self._coil = self._coil, bool(values[0])
+            if self._coil and not before:
+                trigger = new_trigger(_from_text(self._part))
+                # Set first, since its result may be there at once.
+                self._awaited = trigger.request_id
+                self._trigger(self._table.trigger_camera, trigger)
         return None
 
     def deliver(self, messages: Sequence[Message], timeout_s: float) -> int:
         (message,) = messages
         if message.seq != self._shown.seq:
             self._shown.show(message.seq, lambda: self._image.show(message))
+            if message.event.request_id == self._awaited:
+                self._awaited = ""
         if self._table.acknowledge and not self._shown.await_taken(timeout_s):
             return 0
         return message.seq

@@ -18,6 +18,7 @@ from server.config.outputs import (
 )
 from server.config.settings import Settings
 from server.errors import SettingsError
+from server.line.cameras.service import Trigger
 from server.line.outputs.base import Delivery, Output, OutputState
 from server.line.outputs.messages import Event, is_wanted, of_answer, of_refusal
 from server.line.outputs.outbox import FILE, Bounds, Outbox
@@ -58,9 +59,11 @@ def check_installed(settings: Settings) -> None:
             )
 
 
-def make_output(table: OutputTable, busy: Callable[[], bool]) -> Output:
+def make_output(
+    table: OutputTable, busy: Callable[[], bool], trigger: Callable[[str, Trigger], object]
+) -> Output:
     """Return the other side that `table` describes. Its package is imported now. busy: whether
-    a frame is in hand."""
+    a frame is in hand. trigger: has a frame of the camera of a name judged."""
     match table:
         case MqttOutput():
             from server.line.outputs.mqtt import Mqtt
@@ -69,7 +72,7 @@ def make_output(table: OutputTable, busy: Callable[[], bool]) -> Output:
         case ModbusServerOutput():
             from server.line.outputs.modbus import ModbusServer
 
-            return ModbusServer(table, busy)
+            return ModbusServer(table, busy, trigger)
         case ModbusClientOutput():
             from server.line.outputs.modbus import ModbusClient
 
@@ -93,7 +96,8 @@ class Outputs:
     """Sends how each frame ended to the outputs of `settings`.
 
     `answered` is called before a frame is answered, `refused` after it. ready: whether the server
-    can judge. busy: whether a frame is in hand.
+    can judge. busy: whether a frame is in hand. trigger: has a frame of the camera of a name
+    judged.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Outputs:
         metrics: Metrics,
         ready: Callable[[], bool],
         busy: Callable[[], bool],
+        trigger: Callable[[str, Trigger], object],
     ) -> None:
         self._tables = settings.output
         bounds = {table.name: Bounds(table.max_waiting, table.max_age_s) for table in self._tables}
@@ -114,7 +119,7 @@ class Outputs:
             table.name: Delivery(
                 table.name,
                 kind_of(table),
-                make_output(table, busy),
+                make_output(table, busy, trigger),
                 self._outbox,
                 table.heartbeat_s,
                 partial(count, table.name),

@@ -146,7 +146,7 @@ def test_trigger_that_waits_at_the_stop_has_its_end(
     camera = Camera(table, judge)
     camera.start()
     await_that(camera.is_connected, "the camera")
-    camera.trigger("P1", "r1")
+    camera.trigger(Trigger("r1", time.monotonic(), "P1"))
     camera.stop()
     camera.join(60)
     assert [(each.request_id, each.part, each.code) for each in refused] == [

@@ -10,7 +10,7 @@ from typing import Any
 
 from images import encode, plain
 from job_workers import await_that
-from line_outputs import cable, check_stream, kill_worker, tables
+from line_outputs import cable, check_stream, kill_worker, tables, text_at
 from pymodbus.client import ModbusTcpClient
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
@@ -39,11 +39,6 @@ from server.line.outputs.service import Outputs
 from server.observe.metrics import Metrics
 
 GREEN = encode(plain((0, 255, 0)), "PNG")
-
-
-def text_at(registers: list[int], start: int) -> str:
-    data = b"".join(value.to_bytes(2, "big") for value in registers[start : start + 16])
-    return data.rstrip(b"\0").decode()
 
 
 class Plc:
@@ -154,7 +149,13 @@ def test_heartbeat_stops_while_nothing_can_judge(tmp_path: Path) -> None:
     port, state = free_port(), {"ready": True}
     table = server_table(port, heartbeat_s=0.1)
     settings = load({"LINESIDE_OUTPUT": tables(table), "LINESIDE_DATA": str(tmp_path)})
-    outputs = Outputs(settings, Metrics(), ready=lambda: state["ready"], busy=lambda: False)
+    outputs = Outputs(
+        settings,
+        Metrics(),
+        ready=lambda: state["ready"],
+        busy=lambda: False,
+        trigger=lambda *_: None,
+    )
     outputs.start()
     with plc(port) as poller:
         try:
@@ -176,7 +177,7 @@ def test_heartbeat_stops_while_nothing_can_judge(tmp_path: Path) -> None:
 def test_hostile_clients_leave_room_for_the_plc(tmp_path: Path) -> None:
     """Too many connections are closed, and bytes that are no Modbus change nothing."""
     table = ModbusServerOutput(name="plc", port=(port := free_port()))
-    server = ModbusServer(table, lambda: False)
+    server = ModbusServer(table, lambda: False, lambda *_: None)
     server.open()
     server.beat(True)
     try:

@@ -250,7 +250,7 @@ def test_chip_that_is_missing_is_an_error_of_its_output() -> None:
     keys = '"name": "gate", "kind": "gpio", "chip": "/dev/no-chip"'
     (table,) = load({"LINESIDE_OUTPUT": f'[{{{keys}, "fail_line": 4}}]'}).output
     with pytest.raises(OutputError, match="the lines of /dev/no-chip can't be had"):
-        make_output(table, lambda: False).open()
+        make_output(table, lambda: False, lambda *_: None).open()
     with pytest.raises(SettingsError, match="gate: pass_line and the other lines"):
         load({"LINESIDE_OUTPUT": f'[{{{keys}, "fail_line": 4, "pass_line": 4}}]'})
 
