@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from server.recognition.reader_guard import ReaderGuard
 from server.recognition.tensor_model import Model, make_model
 from server.store.audit import Audit
 from server.store.bundles.folder import ModelsFolder, models_folder
+from server.store.bundles.golden_checks import GoldenChecks, Result
 from server.store.bundles.loader import Loaded
-from server.store.bundles.repository import BundleRepository
+from server.store.bundles.repository import BundleRepository, Fingerprints
 from server.store.bundles.serving_models import Limit, Unloaded
 from server.store.crashes import CrashGuard
 from server.system.background import BackgroundQueue, Task, make_task_queue
@@ -95,11 +97,24 @@ def make_store(
 
 
 def start_loading(
-    store: BundleRepository, settings: Settings, stop: threading.Event | None = None
+    store: BundleRepository,
+    settings: Settings,
+    stop: threading.Event | None = None,
+    on_checked: Callable[[str, Result], None] = lambda *_: None,
 ) -> threading.Thread:
-    """Loads the default model, then those to preload, then looks for newer versions, until `stop`
-    is set: in a thread of its own, so that /livez answers meanwhile."""
+    """Loads the default model, then those to preload, then looks for newer versions and checks
+    golden frames, until `stop` is set: in a thread of its own, so that /livez answers meanwhile.
+    on_checked: as in GoldenChecks."""
     stopped = stop or threading.Event()
+    checks = GoldenChecks(store.served, settings.golden_check_s, on_checked)
+    fingerprints: Fingerprints = {}
+
+    def look() -> None:
+        nonlocal fingerprints
+        fingerprints = store.look(fingerprints)
+
+    def check() -> None:
+        checks.run(time.monotonic(), stopped)
 
     def run() -> None:
         for name in dict.fromkeys((store.default, *settings.preload)):
@@ -113,12 +128,23 @@ def start_loading(
             except Exception:
                 # Else the models after this one would not be loaded, nor newer versions looked for.
                 logger.exception("a model can't be loaded", extra={"fields": {"model": name}})
-        if settings.watch_models_s:
-            store.watch(settings.watch_models_s, stopped)
+        repeat([(settings.watch_models_s, look), (checks.period_s, check)], stopped)
 
     thread = threading.Thread(target=run, name="models", daemon=True)
     thread.start()
     return thread
+
+
+def repeat(tasks: Sequence[tuple[float, Callable[[], None]]], stop: threading.Event) -> None:
+    """Call each task every so many seconds, unless that is 0, until `stop` is set."""
+    start = time.monotonic()
+    due = {task: (start + seconds, seconds) for seconds, task in tasks if seconds}
+    while due:
+        task, (at, seconds) = min(due.items(), key=lambda item: item[1])
+        if stop.wait(max(0.0, at - time.monotonic())):
+            return
+        task()
+        due[task] = (time.monotonic() + seconds, seconds)
 
 
 class Engine:
@@ -156,7 +182,8 @@ class Engine:
     def start(self) -> None:
         """Begins to load, as `start_loading` has it, unless that was begun."""
         if self._thread is None:
-            self._thread = start_loading(self.store, self._settings, self._stop)
+            count = self.metrics.checked_golden
+            self._thread = start_loading(self.store, self._settings, self._stop, count)
 
     def await_model(self, seconds: float) -> None:
         """Returns once the default model serves or was refused, or after `seconds`."""

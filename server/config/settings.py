@@ -59,6 +59,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float,
         _help("time between looks for newer versions; 0: only on request", "s", ge=0, le=86_400),
     ] = 0.0
+    golden_check_s: Annotated[
+        float,
+        _help(
+            "time between checks of golden frames by each model that serves; 0: off",
+            "s",
+            ge=0,
+            le=604_800,
+        ),
+    ] = 3600.0
     data: Annotated[
         str, _help("folder of what outlives a request: jobs, journal, samples", min_length=1)
     ] = "data"

@@ -84,6 +84,12 @@ class Metrics:
         self.model_unloads = self._counter(
             "model_unloads_total", "Versions let go, by reason: swap or memory", "model", "reason"
         )
+        self.golden_checks = self._counter(
+            "golden_checks_total",
+            "Checks of golden frames by a serving model: passed, missed, skipped (no free slot)",
+            "model",
+            "result",
+        )
         self.samples = self._counter("samples_total", "Frames kept, by reason", "reason")
         self.samples_bytes = self._gauge("samples_bytes", "Disk that kept frames take")
         self.samples_lost = self._counter(
@@ -161,6 +167,10 @@ class Metrics:
     def loaded(self, manifest: Manifest, seconds: float) -> None:
         self.model_load.labels(manifest.name, str(manifest.version)).set(seconds)
 
+    def checked_golden(self, model: str, result: str) -> None:
+        """Counts one check of a model's golden frames, by its result."""
+        self.golden_checks.labels(model, result).inc()
+
     def finished(self, route: str, status: int, seconds: float) -> None:
         self._child(self.requests, route, str(status)).inc()
         self._child(self.request_duration, route).observe(seconds)
@@ -230,6 +240,14 @@ class ModelsCollector(Collector):
             "Interpreters of all loaded models",
             value=sum(recognizer.pool.size for recognizer in served.values()),
         )
+        misses = GaugeMetricFamily(
+            "lineside_golden_misses",
+            "Golden checks in a row that a serving model has missed; from 3 on it is not ready",
+            labels=("model",),
+        )
+        for name, recognizer in served.items():
+            misses.add_metric((name,), recognizer.golden_misses)
+        yield misses
         memory = GaugeMetricFamily(
             "lineside_model_memory_bytes",
             "Memory of a model and its interpreters, measured when it was loaded",

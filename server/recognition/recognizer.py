@@ -15,7 +15,7 @@ from server.recognition.admission import Admission
 from server.recognition.answers import Answer, Options
 from server.recognition.drawing import draw, to_jpeg
 from server.recognition.interpreter import Interpreter, InterpreterPool
-from server.recognition.manifest import Bundle, DevicePolicy, Label, Recipe
+from server.recognition.manifest import Bundle, DevicePolicy, Golden, Label, Recipe
 from server.recognition.preprocessing import (
     Placement,
     Tensor,
@@ -32,6 +32,8 @@ from server.system.files import IMAGE_MAX, read_plain_file
 
 STAGES = ("decode", "preprocess", "wait", "inference")
 OnStage = Callable[[str, float], None]
+# Golden checks in a row after which a model that serves answers no more frames.
+GOLDEN_MISSES_MAX = 3
 
 
 class Stage:
@@ -102,6 +104,19 @@ class LoadedModel:
         if policy and (fault := self.task.policy_fault(policy, bundle, "verdict")):
             raise BundleError(f"{bundle.folder}: {fault}")
         self.device_policy: DevicePolicy | None = None
+        # Golden checks in a row that this model missed while it served, and the last one's fault.
+        self.golden_misses = 0
+        self.golden_fault = ""
+
+    @property
+    def unfit(self) -> str:
+        """Why this model may not answer now; empty if it may."""
+        if self.golden_misses < GOLDEN_MISSES_MAX:
+            return ""
+        return (
+            f"version {self.manifest.version} of {self.manifest.name} missed its golden check"
+            f" {self.golden_misses} times in a row: {self.golden_fault}"
+        )
 
     @property
     def scored_labels(self) -> tuple[Label, ...]:
@@ -276,23 +291,26 @@ class Recognizer(LoadedModel):
         The frames need no admission: a busy server is no reason to refuse a version. They are read
         as `convert` read them, whatever cameras may send here.
         """
-        limits = frame.Limits(self.limits.max_pixels, self.limits.max_side)
         for golden in self.manifest.golden:
-            path = self.bundle.folder / golden.file
-            try:
-                data = read_plain_file(path, IMAGE_MAX)
-                timer = StageTimer()
-                outputs = self.outputs(data, timer, limits=limits)
-                with np.errstate(invalid="ignore"):
-                    values = self.reader.decode(outputs)
-            except (OSError, LinesideError) as error:
-                raise BundleError(f"golden frame {path} can't be used: {error}") from None
-            except NotFiniteError:
-                raise BundleError(
-                    f"golden frame {path}: the model's output is not finite"
-                ) from None
-            if fault := self.reader.golden_fault(golden, values, timer.placement):
-                raise BundleError(f"golden frame {path} {fault}")
+            self.check_golden_frame(golden)
+
+    def check_golden_frame(self, golden: Golden) -> None:
+        """Read one golden frame from the disk and recognize it. Raises BundleError if it can't be
+        used or this model gets it wrong."""
+        limits = frame.Limits(self.limits.max_pixels, self.limits.max_side)
+        path = self.bundle.folder / golden.file
+        try:
+            data = read_plain_file(path, IMAGE_MAX)
+            timer = StageTimer()
+            outputs = self.outputs(data, timer, limits=limits)
+            with np.errstate(invalid="ignore"):
+                values = self.reader.decode(outputs)
+        except (OSError, LinesideError) as error:
+            raise BundleError(f"golden frame {path} can't be used: {error}") from None
+        except NotFiniteError:
+            raise BundleError(f"golden frame {path}: the model's output is not finite") from None
+        if fault := self.reader.golden_fault(golden, values, timer.placement):
+            raise BundleError(f"golden frame {path} {fault}")
 
 
 def _need_recipe(bundle: Bundle) -> Recipe:

@@ -78,9 +78,10 @@ class BundleRepository:
         self._on_demand = OnDemandLoader(self.load)
 
     def ready(self) -> tuple[bool, str]:
-        """Says whether the default model serves, and if not, why."""
-        if self._serving.version(self.default) is not None:
-            return True, ""
+        """Says whether the default model serves and may answer, and if not, why."""
+        model = self._serving.all().get(self.default)
+        if model is not None:
+            return not model.unfit, model.unfit
         failures = self.failures(self.default)
         if failures:
             return False, failures[0].reason
@@ -99,8 +100,8 @@ class BundleRepository:
         It stays in memory for as long as the caller holds it, whatever serves meanwhile. until:
         when a wait for it ends, in seconds of time.monotonic; LOAD_TIMEOUT_S from now if None.
         Raises ModelNotFoundError for an unknown name or a version that does not serve,
-        NotReadyError while the default or, for longer than that, another is being loaded, and if no
-        version of the model may serve.
+        NotReadyError while the default or, for longer than that, another is being loaded, if no
+        version of the model may serve, and while the one that does misses its golden checks.
         """
         name = name or self.default
         model = self._serving.get(name)
@@ -112,6 +113,8 @@ class BundleRepository:
             if until is not None:
                 seconds = min(seconds, until - time.monotonic())
             model = self._on_demand.wait(name, seconds)
+        if model.unfit:
+            raise NotReadyError(model.unfit, retry_after=10)
         if version is not None and model.manifest.version != version:
             raise ModelNotFoundError(
                 f"version {version} of {name} is not served; {model.manifest.version} is"
@@ -194,12 +197,6 @@ class BundleRepository:
                     continue  # recorded among the failures; the one before may be well
             raise NothingToRollBackError(f"{name} has no other version that served or verifies")
 
-    def watch(self, seconds: float, stop: threading.Event) -> None:
-        """Looks for newer versions every `seconds` until `stop` is set."""
-        fingerprints: Fingerprints = {}
-        while not stop.wait(seconds):
-            fingerprints = self.look(fingerprints)
-
     def look(self, before: Fingerprints) -> Fingerprints:
         """Looks once at the folders of loaded models: newer versions are swapped in. A folder that
         can't be looked at is logged, and looked at again the next time.
@@ -208,7 +205,7 @@ class BundleRepository:
         then, so that one being copied is left alone, and not again until they change.
         """
         now = dict(before)
-        for name in (*self.served(), *(() if self.ready()[0] else (self.default,))):
+        for name in dict.fromkeys((*self.served(), self.default)):
             try:
                 with suppress(NotReadyError), self._turn_to_load():
                     now[name] = self._look_at(name, before.get(name, {}))
@@ -360,14 +357,17 @@ class BundleRepository:
         return None
 
     def _activate(self, history: VersionHistory, version: int, *, back: bool = False) -> Model:
-        """Serves `version`, loaded again if its files changed, and keeps the choice. On the way
-        `back`, the version that was left is forgotten, so that the next step goes further back."""
+        """Serves `version`, loaded again if its files changed or it is unfit, and keeps the choice.
+        On the way `back`, the version that was left is forgotten, so that the next step goes
+        further back."""
         content = fingerprint(history.folder / str(version))
         serving = self._serving.get(history.name)
         if serving is None:
             history.recall(version)
         same, served = history.content == content, history.served_before(version)
-        if serving is None or serving.manifest.version != version or not same:
+        if serving and (serving.manifest.version != version or not same or serving.unfit):
+            serving = None
+        if serving is None:
             serving = self._loader.swap_in(history, version, content)
         history.keep_chosen(version, served if back else None)
         return serving
