@@ -178,7 +178,13 @@ def put_before(
         unguarded,
     )
     most_bytes = int(max(settings.bodies_mb, settings.max_body_mb) * 1_000_000)
-    bodies = BodyTimeoutMiddleware(fast_path, settings.body_timeout, most_bytes, table.is_foreign)
+    bodies = BodyTimeoutMiddleware(
+        fast_path,
+        settings.body_timeout,
+        most_bytes,
+        table.is_foreign,
+        tls=bool(settings.tls_certificate),
+    )
     most = most_requests(settings.slots, settings.max_waiting)
     reserve = Reserve(bodies, refusing=app.wsgi_app, most=most, probes=probes)
     app.wsgi_app = Entrance(reserve, settings.url_prefix)  # type: ignore[method-assign]

@@ -9,6 +9,7 @@ import http.client
 import io
 import json
 import os
+import ssl
 import tarfile
 from pathlib import Path
 from typing import TypeVar
@@ -66,15 +67,19 @@ class Failed(msgspec.Struct, frozen=True):
 class Device:
     """One server, by `host` as the user wrote it. Raises StartError if that is no host."""
 
-    def __init__(self, host: str, key: str, timeout: float) -> None:
+    def __init__(
+        self, host: str, key: str, timeout: float, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """tls: of https:// addresses; None: with the machine's own authorities."""
         parts = urlsplit(host if "://" in host else f"http://{host}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise StartError(f"{host!r} is no HOST, HOST:PORT or http:// address")
+            raise StartError(f"{host!r} is no HOST, HOST:PORT, http:// or https:// address")
         self.name = host
         port = parts.port or (443 if parts.scheme == "https" else DEFAULT_PORT)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else None
-        self._connection = (kind or http.client.HTTPConnection)(
-            parts.hostname, port, timeout=timeout
+        self._connection = (
+            http.client.HTTPSConnection(parts.hostname, port, timeout=timeout, context=tls)
+            if parts.scheme == "https"
+            else http.client.HTTPConnection(parts.hostname, port, timeout=timeout)
         )
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
@@ -168,7 +173,22 @@ def _devices(args: argparse.Namespace) -> list[Device]:
             key = args.key_file.read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise StartError(f"the key file {args.key_file} can't be read: {error}") from None
-    return [Device(host, key, args.timeout) for host in args.hosts]
+    return [Device(host, key, args.timeout, _tls(args)) for host in args.hosts]
+
+
+def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
+    """Return the TLS of https:// addresses by the flags --ca and --client-certificate. Raises
+    StartError if a file can't be used."""
+    if not args.ca and not args.client_certificate:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=args.ca)
+        if args.client_certificate:
+            context.load_cert_chain(args.client_certificate)
+    except OSError as error:  # ssl.SSLError among them
+        files = " and ".join(str(path) for path in (args.ca, args.client_certificate) if path)
+        raise StartError(f"{files} can't be used: {error.strerror or 'no PEM file'}") from None
+    return context
 
 
 def push(args: argparse.Namespace) -> int:

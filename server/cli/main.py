@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from server import __version__
+from server.cli import certificate as certificate_command
 from server.cli import journal as journal_command
 from server.cli import keys as keys_command
 from server.config.load import arrays_of_tables, describe_settings, load, settings_file
@@ -44,6 +45,7 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
     commands.add_parser("settings", help="print the table of settings")
     keys_command.add_parser(commands)
     journal_command.add_parser(commands)
+    certificate_command.add_parser(commands)
     _add_fleet(commands)
     worker = commands.add_parser("worker", help="run jobs, for the servers of one `broker_url`")
     bench = commands.add_parser("bench", help="measure this device and propose its settings")
@@ -79,6 +81,12 @@ def _add_fleet(commands: Any) -> None:
             "--key-file", type=Path, help="file with an API key (else the environment's FLEET_KEY)"
         )
         action.add_argument("--timeout", type=float, default=60.0, help="of each step, in s (60)")
+        action.add_argument(
+            "--ca", type=Path, help="certificates, PEM, that vouch for https:// devices"
+        )
+        action.add_argument(
+            "--client-certificate", type=Path, help="PEM of this machine's certificate and key"
+        )
 
 
 def _settings(args: argparse.Namespace) -> Settings:
@@ -177,6 +185,8 @@ def main(argv: Sequence[str], handover: Handover | None = None) -> int:
             return _print_settings()
         if args.command == "fleet":
             return _fleet(args)
+        if args.command == "certificate":
+            return certificate_command.run(args)
         settings = _settings(args)
         if args.command == "key":
             return keys_command.run(args, Path(settings.keys_file))

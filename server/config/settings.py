@@ -39,6 +39,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     host: Annotated[str, _help("address to listen on", min_length=1)] = "127.0.0.1"
     port: Annotated[int, _help("port to listen on", ge=1, le=65535)] = 8080
+    tls_certificate: Annotated[
+        str,
+        _help(
+            "certificate of the server, PEM, its chain after it: HTTPS in place of HTTP; read anew"
+            " when the file changes"
+        ),
+    ] = ""
+    tls_key: Annotated[str, _help("private key of tls_certificate, PEM, without a password")] = ""
+    tls_client_ca: Annotated[
+        str,
+        _help(
+            "certificates, PEM, of which one has to sign each client's; empty: clients need none"
+        ),
+    ] = ""
     models: Annotated[str, _help("folder of bundles, NAME/VERSION/ in it", min_length=1)] = "models"
     model: Annotated[
         str,

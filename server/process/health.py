@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Self
 
 from server.config.settings import Settings
+from server.process.certificates import probe_context
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,13 @@ class Probe:
 
     def __init__(self, settings: Settings, timeout_s: float) -> None:
         host = ANYWHERE.get(settings.host, settings.host)
-        self._connection = http.client.HTTPConnection(host, settings.port, timeout=timeout_s)
+        self._connection: http.client.HTTPConnection
+        if settings.tls_certificate:
+            self._connection = http.client.HTTPSConnection(
+                host, settings.port, timeout=timeout_s, context=probe_context(settings)
+            )
+        else:
+            self._connection = http.client.HTTPConnection(host, settings.port, timeout=timeout_s)
 
     def __enter__(self) -> Self:
         return self

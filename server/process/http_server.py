@@ -14,7 +14,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from server.config.settings import Settings
 from server.config.thread_budget import threads
 from server.errors import StartError
 from server.http.wsgi import FEATURES, Wsgi, context_of
+from server.process.certificate_renewal import CertificateRenewal
+from server.process.certificates import certificate_files
 from server.process.drain import STOPPING, Draining, accept_again, stop_with_parent
 from server.store.data_lock import lock_data
 from server.system.handover import PORT, Handover
@@ -112,9 +115,10 @@ def most_connections() -> int:
     return MAX_CONNECTIONS
 
 
-def wsgi_adapter(app: Wsgi) -> Callable[[Any, dict[str, Any]], None]:
+def wsgi_adapter(app: Wsgi, closing: threading.Event) -> Callable[[Any, dict[str, Any]], None]:
     """Return what Granian calls with each request, to have `app` answer it: a function of what
-    sends the answer, which the request's context keeps, and of what is known of the request."""
+    sends the answer, which the request's context keeps, and of what is known of the request. Once
+    `closing` is set, each answer asks its client to close the connection."""
 
     def call(protocol: Any, scope: dict[str, Any]) -> None:
         environ = {**ALWAYS, **scope}
@@ -126,6 +130,8 @@ def wsgi_adapter(app: Wsgi) -> Callable[[Any, dict[str, Any]], None]:
             status, headers = int(line.split(" ", 1)[0]), fields
 
         body = app(environ, start_response)
+        if closing.is_set():
+            headers = [*headers, ("Connection", "close")]
         if isinstance(body, list):
             protocol.response_bytes(status, headers, b"".join(body))
         else:
@@ -149,6 +155,42 @@ def traced(call: Callable[[Any, dict[str, Any]], None]) -> Callable[[Any, dict[s
     return call_traced
 
 
+class GranianWorker:
+    """One worker of Granian, which takes connections from a listening socket and has `app` answer
+    their requests. Raises RuntimeError if Granian can't use `tls`."""
+
+    def __init__(
+        self,
+        app: Wsgi,
+        sock: socket.socket,
+        tls: Mapping[str, Any],
+        *,
+        py_threads: int,
+        backpressure: int,
+    ) -> None:
+        """sock: is closed by the worker. tls: Granian's arguments of TLS, none for plain HTTP."""
+        self.closing = threading.Event()
+        self._stop, self._ended = native.WorkerSignal(), threading.Event()
+        self._stop.add_cb(self._ended.set)
+        worker = native.WSGIWorker(
+            0,
+            (None, native.SocketHolder(sock.detach(), False, BACKLOG)),
+            None,
+            py_threads=py_threads,
+            backpressure=backpressure,
+            http_mode="1",
+            **tls,
+        )
+        loop = asyncio.new_event_loop()  # which Granian asks for, and a WSGI worker never runs
+        call = traced(wsgi_adapter(app, self.closing))
+        worker.serve_mtr(native.CallbackScheduler(loop, call, None, None, None), loop, self._stop)
+
+    def stop(self) -> None:
+        """Close idle connections, and return when the requests in hand are answered."""
+        self._stop.set()
+        self._ended.wait()
+
+
 def run(
     settings: Settings,
     make_app: Callable[[Settings], Any],
@@ -162,6 +204,7 @@ def run(
     Raises StartError if the address can't be had, or if another server uses the folder `data`.
     """
     lock = lock_data(Path(settings.data), handover)
+    files = certificate_files(settings)
     sock = listening_socket(settings.host, settings.port, handover)
     address = sock.getsockname()[0]
     stop_with_parent()
@@ -169,23 +212,18 @@ def run(
     configure_logging(LogLevels.error)
     app = make_app(settings)
     draining = Draining(app)
-    stop, ended = native.WorkerSignal(), threading.Event()
-    stop.add_cb(ended.set)
-    worker = native.WSGIWorker(
-        0,
-        (None, native.SocketHolder(sock.detach(), False, BACKLOG)),
-        None,
+    start = partial(
+        GranianWorker,
+        draining,
         py_threads=threads(settings.slots, settings.max_waiting),
         backpressure=most_connections(),
-        http_mode="1",
     )
-    loop = asyncio.new_event_loop()  # which Granian asks for, and a WSGI worker never runs
-    callback = native.CallbackScheduler(loop, traced(wsgi_adapter(draining)), None, None, None)
-    worker.serve_mtr(callback, loop, stop)
+    worker = CertificateRenewal(sock, files, start) if files else start(sock, {})
     if lock.fault:
         fields = {"data": settings.data, "reason": lock.fault}
         logger.warning("data folder can't be locked", extra={"fields": fields})
-    url = f"http://{f'[{address}]' if ':' in address else address}:{settings.port}"
+    scheme = "https" if files else "http"
+    url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{settings.port}"
     features = getattr(app, "extensions", {}).get(FEATURES, {})
     _log("listening", url=url, version=__version__, **features)
 
@@ -197,8 +235,7 @@ def run(
     except Exception:
         # It stops without: the frames in hand are finished all the same.
         logger.exception("clients could not be asked to leave")
-    stop.set()
-    ended.wait()
+    worker.stop()
     _log("stopped")
 
 

@@ -14,6 +14,7 @@ from server.config.settings import Settings
 from server.config.tables import check_files
 from server.errors import NotReadyError, SettingsError
 from server.http.access.caller import check_access
+from server.process.certificates import certificate_files
 from server.store.bundles.folder import ModelsFolder, models_folder
 from server.store.bundles.layout import versions
 from server.values.wording import counted, shown
@@ -49,6 +50,8 @@ def preflight(settings: Settings) -> ModelsFolder:
 
 def check_values(settings: Settings) -> None:
     """Raises SettingsError for values that their types alone don't show to be unusable."""
+    if files := certificate_files(settings):
+        files.check()
     check_hosts(settings)
     check_cache(settings)
     check_origins(settings)

@@ -45,6 +45,9 @@ PADDING = range(2000, 8000)
 # first line that are not Python's.
 PHRASES = {413: "Payload Too Large", 422: "Unprocessable Entity"}
 ADDED = (("Server", "granian"), ("Date", "Thu, 01 Jan 1970 00:00:00 GMT"))
+# Bytes that a TLS record adds: 5 of its header, a tag of 16, and 1 for the type (TLS 1.3, RFC 8446,
+# 5.2) or 8 of a nonce (AES-GCM in TLS 1.2, RFC 5288, 3) or none (ChaCha20 there, RFC 7905, 2).
+RECORD_ADDED = (5 + 16 + 1, 5 + 16 + 8, 5 + 16)
 # Seconds that a piece of the body of a request that is already decided has to come before the
 # client gets the answer, and that the rest has then before the connection is shut: a client that
 # reads only once it has sent everything would else see a broken connection, not the answer.
@@ -172,10 +175,12 @@ class BodyTimeoutMiddleware:
         seconds: float,
         most_bytes: int,
         is_foreign: Callable[[str], bool] = lambda path: False,
+        *,
+        tls: bool = False,
     ) -> None:
-        """is_foreign: as of `RouteTable`."""
+        """is_foreign: as of `RouteTable`. tls: connections are encrypted by this server."""
         self._app, self._seconds, self._most_bytes = app, seconds, most_bytes
-        self._is_foreign = is_foreign
+        self._is_foreign, self._tls = is_foreign, tls
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
@@ -392,17 +397,18 @@ class BodyTimeoutMiddleware:
         ]
         context_of(environ).protocol.response_bytes(answer.status, headers, data)
         whole = _on_the_wire(answer.status, headers, data)
-        give_up, looks, last = time.monotonic() + WRITE_TIMEOUT_S, 0, list[int]()
+        lengths = _lengths(whole, tls=self._tls)
+        give_up, looks, last = time.monotonic() + WRITE_TIMEOUT_S, 0, list[tuple[int, int]]()
         while self._waits(body) and (looks < LOOKS_MIN or time.monotonic() < give_up):
-            numbers = [
-                number
+            connections = [
+                (number, written)
                 for number, sock in own_sockets()
-                if number in before and bytes_written(sock) - before[number] == whole
+                if number in before and (written := bytes_written(sock)) - before[number] in lengths
             ]
             # Another connection's answers may chance to be as long: so at two looks, and alone.
-            if len(numbers) == 1 and numbers == last:
-                return numbers[0], before[numbers[0]] + whole
-            last, looks = numbers, looks + 1
+            if len(connections) == 1 and connections == last:
+                return connections[0]
+            last, looks = connections, looks + 1
             time.sleep(LOOK_STEP_S)
         return None
 
@@ -417,3 +423,11 @@ def _on_the_wire(status: int, headers: Sequence[tuple[str, str]], data: bytes) -
     lines = (*headers, *ADDED, ("Content-Length", str(len(data))))
     head = sum(len(f"{name}: {value}\r\n") for name, value in lines)
     return len(first) + head + len(b"\r\n") + len(data)
+
+
+def _lengths(whole: int, *, tls: bool) -> frozenset[int]:
+    """Return the bytes that an answer of `whole` bytes, which is less than one TLS record holds,
+    may take on the connection: by TLS, in one record or in two, for its head and its data."""
+    if not tls:
+        return frozenset({whole})
+    return frozenset(whole + records * added for records in (1, 2) for added in RECORD_ADDED)
