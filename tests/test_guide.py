@@ -25,6 +25,7 @@ ELSEWHERE = {
     "python -m server check --models plain": "tests/server/store/bundles/test_bare_model.py",
     "LINESIDE_BROKER_URL=": "tests/server/jobs/test_kills.py",
     "LINESIDE_SAMPLES=on scripts/serve": "tests/server/api/test_samples.py",
+    "python -m convert detector": "tests/server/recognition/test_tiles.py",
     "python -m convert train": "tests/convert/data/test_labelled_samples.py",
     ".venv/bin/python -m pip install": "tests/server/line/test_line_guide.py",
     "sudo apt install mosquitto": "tests/server/line/test_line_guide.py",

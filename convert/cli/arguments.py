@@ -42,6 +42,14 @@ def region(text: str) -> tuple[float, ...]:
     return shares
 
 
+def tiles(text: str) -> tuple[int, int]:
+    """Parse `COLUMNSxROWS`. Raises argparse.ArgumentTypeError."""
+    columns, _, rows = text.partition("x")
+    if not (columns.isdecimal() and rows.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text} is not COLUMNSxROWS, as in 3x2")
+    return int(columns), int(rows)
+
+
 def add_place_arguments(
     parser: argparse.ArgumentParser, name: str | None = None
 ) -> argparse._ArgumentGroup:
@@ -148,6 +156,40 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X,Y,WIDTH,HEIGHT",
         help="in shares of the upright frame: nothing else of it is looked at",
     )
+    view.add_argument(
+        "--tiles",
+        type=tiles,
+        metavar="COLUMNSxROWS",
+        help="parts of the region that a detector is shown one by one, for small objects",
+    )
+    view.add_argument(
+        "--tile-overlap",
+        type=float,
+        metavar="SHARE",
+        help="of a tile's side that the next one shows too; larger than the objects (0.2)",
+    )
+
+
+def view_values(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the recipe fields of the view that the user gave.
+
+    Raises ConvertError for tiles of a model whose answers can't be merged.
+    """
+    values: dict[str, Any] = {} if args.region is None else {"region": args.region}
+    if args.tile_overlap is not None and args.tiles is None:
+        raise ConvertError("--tile-overlap does nothing without --tiles")
+    if args.tiles is None:
+        return values
+    if args.command != "detector":
+        raise ConvertError(
+            f"--tiles is for detectors, whose boxes can be merged; what {args.command} makes is"
+            " shown a frame, or its --region, as a whole"
+        )
+    columns, rows = args.tiles
+    tiles = {"columns": columns, "rows": rows}
+    if args.tile_overlap is not None:
+        tiles["overlap"] = args.tile_overlap
+    return {**values, "tiles": tiles}
 
 
 def recipe_values(args: argparse.Namespace) -> dict[str, Any]:
@@ -157,8 +199,8 @@ def recipe_values(args: argparse.Namespace) -> dict[str, Any]:
     default scale. Raises ConvertError for an offset without a scale, and for a mean or deviation
     that is unusable.
     """
-    names = ("scale", "offset", "color", "resize", "interpolation", "decode", "pad", "region")
-    values = {name: getattr(args, name) for name in names}
+    names = ("scale", "offset", "color", "resize", "interpolation", "decode", "pad")
+    values = {name: getattr(args, name) for name in names} | view_values(args)
     if args.mean is not None or args.std is not None:
         if values["scale"] is not None or values["offset"] is not None:
             raise ConvertError("--mean and --std say what --scale and --offset say: give one pair")

@@ -6,7 +6,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert.cli.arguments import add_bundle_arguments, add_view_arguments, bundle_options
+from convert.cli.arguments import (
+    add_bundle_arguments,
+    add_view_arguments,
+    bundle_options,
+    view_values,
+)
 from convert.errors import ConvertError
 
 if TYPE_CHECKING:
@@ -96,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     from server.system.resources import available_cores
 
     training_options, terminal = options_from(args), Terminal()
-    recipe = recipe_with(imagenet.recipe(args.size), region=args.region)
+    recipe = recipe_with(imagenet.recipe(args.size), **view_values(args))
     name = args.name or default_name(args.folder)
     train, validation = read_frames(args, name, terminal)
     folders = f"{args.folder.name} and a server's samples" if args.labelled else args.folder.name

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from convert.cli.arguments import add_view_arguments, version
+from convert.cli.arguments import add_view_arguments, version, view_values
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         unsure=args.unsure,
         weights=args.weights,
         seed=args.seed,
-        region=args.region,
+        region=view_values(args).get("region"),
         source=args.source or f"learned from {args.folder.name}",
         license=args.license,
         seconds=args.seconds,

@@ -1,5 +1,6 @@
 """A detector's file in, a checked bundle out: decide, run on frames, write."""
 
+import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ from server.recognition.detection.manifest import (
     DetectionPolicy,
     GoldenObject,
 )
+from server.recognition.images.views import views
 from server.recognition.interpreter import Interpreter, InterpreterPool
 from server.recognition.manifest import GOLDEN, MODEL, Bundle, Label, Recipe
 from server.recognition.preprocessing import dequantize, to_tensor
@@ -100,6 +102,7 @@ def build(
     progress(
         f"input {recipe.width} x {recipe.height} {recipe.color}, {recipe.resize}; pixels *"
         f" {_numbers(recipe.scale)} + {_numbers(recipe.offset)}"
+        + (f"; {len(shown)} views of a frame" if len(shown := views(recipe)) > 1 else "")
     )
     manifest = DetectionManifest(
         name=options.name,
@@ -211,7 +214,8 @@ def _scaling(detector: Detector, reading: Reading) -> dict[str, Any]:
 
 
 def _run(detector: Detector, recipe: Recipe, paths: Sequence[Path]) -> list[Answers]:
-    """Return the outputs for the pictures, as real numbers; for test pictures if there are none."""
+    """Return the outputs for each view of the pictures, as real numbers; for test pictures if there
+    are none."""
     width, height = detector.size
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     tests = [noise, picture_of_all_levels((height, width, 3))[0].astype(np.uint8)]
@@ -221,9 +225,9 @@ def _run(detector: Detector, recipe: Recipe, paths: Sequence[Path]) -> list[Answ
         file.write_bytes(detector.data)
         interpreter = Interpreter(file, 1)
     answers = []
-    for picture in pixels:
+    for picture, view in itertools.product(pixels, views(recipe)):
         tensors = [
-            to_tensor(picture, recipe, spec)
+            to_tensor(picture, view, spec)
             if spec == detector.image
             else np.full(spec.shape, spec.zero_point, spec.dtype)
             for spec in interpreter.inputs

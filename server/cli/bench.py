@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
@@ -31,7 +31,8 @@ from server.config.load import PREFIX, to_environ, write_settings
 from server.config.settings import Settings
 from server.errors import BundleError, StartError
 from server.recognition import frame
-from server.recognition.interpreter import InterpreterPool, runtime
+from server.recognition.images.views import views
+from server.recognition.interpreter import Interpreter, InterpreterPool, runtime
 from server.recognition.manifest import Bundle
 from server.recognition.preprocessing import apply_table, scaling_table, to_input_pixels
 from server.store.bundles.folder import models_folder
@@ -117,42 +118,51 @@ class Steps:
         self._limits = limits
         self.pool = InterpreterPool(bundle.model_path, 1)
         self._table = scaling_table(self.recipe, self.pool.inputs[0])
+        self._views = views(self.recipe)
 
-    def prepared(self, data: bytes, took: dict[str, list[float]] | None = None) -> np.ndarray:
-        """Return the model's input for an image file; append the seconds of both stages to
-        `took`."""
+    def prepared(self, data: bytes, took: dict[str, list[float]] | None = None) -> list[np.ndarray]:
+        """Return the model's input for each view of an image file; append the seconds of both
+        stages to `took`."""
         start = time.perf_counter()
         pixels = frame.decode(data, self.recipe, self._limits)
         decoded = time.perf_counter()
-        tensor = apply_table(to_input_pixels(pixels, self.recipe), self._table, self.recipe.layout)
+        tensors = [
+            apply_table(to_input_pixels(pixels, view), self._table, view.layout)
+            for view in self._views
+        ]
         if took is not None:
             took["decode"].append(decoded - start)
             took["preprocess"].append(time.perf_counter() - decoded)
-        return tensor
+        return tensors
+
+    def run(self, interpreter: Interpreter, tensors: Sequence[np.ndarray]) -> None:
+        """Run the model on each view."""
+        for tensor in tensors:
+            interpreter.run([tensor])
 
     def stages(self, data: bytes, seconds: float) -> dict[str, Stage]:
         """Measure each stage of `data` on one thread, over and over for `seconds`."""
         took: dict[str, list[float]] = {"decode": [], "preprocess": [], "inference": []}
         with self.pool.lease() as interpreter:
-            interpreter.run([self.prepared(data)])
+            self.run(interpreter, self.prepared(data))
             until = time.perf_counter() + seconds
             while time.perf_counter() < until or len(took["inference"]) < 3:
-                tensor = self.prepared(data, took)
+                tensors = self.prepared(data, took)
                 start = time.perf_counter()
-                interpreter.run([tensor])
+                self.run(interpreter, tensors)
                 took["inference"].append(time.perf_counter() - start)
         return {name: stage_of(values) for name, values in took.items()}
 
     def throughput(self, data: bytes, size: int, threads: int, seconds: float) -> Throughput:
         """Measure `size` threads, each with an interpreter of `threads` threads, for `seconds`."""
         pool = InterpreterPool(self.bundle.model_path, size, threads)
-        pool.each(lambda interpreter: interpreter.run([self.prepared(data)]))
+        pool.each(lambda interpreter: self.run(interpreter, self.prepared(data)))
         done, start = [0] * size, time.perf_counter()
 
         def work(number: int) -> None:
             with pool.lease() as interpreter:
                 while time.perf_counter() < start + seconds or not done[number]:
-                    interpreter.run([self.prepared(data)])
+                    self.run(interpreter, self.prepared(data))
                     done[number] += 1
 
         workers = [threading.Thread(target=work, args=(number,)) for number in range(size)]

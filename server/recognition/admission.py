@@ -339,11 +339,12 @@ class Admission:
             retry_after=self._seconds_to_drain(),
         )
 
-    def check_in_time(self, deadline: float) -> None:
-        """Raises DeadlineExceededError if `deadline`, in `clock`'s seconds, has passed."""
+    def check_in_time(self, deadline: float, work: str) -> None:
+        """Raises DeadlineExceededError if `deadline`, in `clock`'s seconds, has passed. work: what
+        was done meanwhile, for the message."""
         if self._clock() > deadline:
             raise DeadlineExceededError(
-                "the deadline passed while the image was decoded",
+                f"the deadline passed while {work}",
                 retry_after=self._seconds_to_drain(),
             )
 

@@ -17,6 +17,7 @@ from server.recognition.images import bmp, jpeg, png, pnm, webp
 from server.recognition.images.header import Header, Limits
 from server.recognition.images.pixels import Pixels, to_upright, upper_bits_empty
 from server.recognition.images.tiff import decode as tiff
+from server.recognition.images.views import views
 from server.recognition.manifest import Recipe
 
 FORMATS: dict[str, ModuleType] = {
@@ -114,17 +115,21 @@ def scaled_size(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
 def jpeg_eighths(header: Header, recipe: Recipe) -> int:
     """Returns the eighths (8, 4, 2 or 1) of its size at which a JPEG is decoded.
 
-    The smallest for which neither side of the recipe's region falls below what the resize needs,
-    so that the model never sees a magnified image that the camera did not send.
+    The smallest for which neither side of a view falls below what the resize needs, so that the
+    model never sees a magnified image that the camera did not send.
     """
     if recipe.decode == "exact":
         return 8
     width, height = header.width, header.height
     if header.transposed:
         width, height = height, width
-    need_width, need_height = scaled_size(*recipe.part(width, height)[2:], recipe)
+    return max(_eighths(width, height, view) for view in views(recipe))
+
+
+def _eighths(width: int, height: int, view: Recipe) -> int:
+    need_width, need_height = scaled_size(*view.part(width, height)[2:], view)
     for eighths in (1, 2, 4):
-        part = recipe.part(math.ceil(width * eighths / 8), math.ceil(height * eighths / 8))
+        part = view.part(math.ceil(width * eighths / 8), math.ceil(height * eighths / 8))
         if part[2] >= need_width and part[3] >= need_height:
             return eighths
     return 8

@@ -42,6 +42,8 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Side = Annotated[float, msgspec.Meta(gt=0, le=1)]
 # Left, top, width and height in shares of a frame as sent, upright.
 Region: TypeAlias = tuple[Share, Share, Side, Side]
+# Views of one frame that a model is shown at most.
+VIEWS_MAX = 64
 # Shares such as 0.7 and 0.3 may add up to a little more than 1.
 ROUNDING = 1e-9
 
@@ -51,6 +53,18 @@ class Label(msgspec.Struct, frozen=True):
 
     name: str
     id: str = ""
+
+
+class Tiles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parts of a region that a model is shown one by one, so that small things keep their pixels.
+
+    columns, rows: how many there are. overlap: share of a tile's side that it shows together with
+    the next one; what is smaller than that is whole in one of them.
+    """
+
+    columns: Annotated[int, msgspec.Meta(ge=1, le=VIEWS_MAX)]
+    rows: Annotated[int, msgspec.Meta(ge=1, le=VIEWS_MAX)]
+    overlap: Annotated[float, msgspec.Meta(ge=0, le=0.75)] = 0.2
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,6 +88,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     zero_inputs: names of further inputs of the model, which get zeros for each frame, such as the
         state of an LSTM.
     region: the part of the frame that the model is shown, and nothing else; None for all of it.
+    tiles: the parts of the region that the model is shown one by one, of which the results are
+        merged; None for the region as a whole.
     """
 
     width: Positive
@@ -89,11 +105,22 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dtype: Literal["float32", "float16", "uint8", "int8"] = "float32"
     zero_inputs: tuple[str, ...] = ()
     region: Region | None = None
+    tiles: Tiles | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a region that is not in the frame."""
+        """Raises ValueError for a region that is not in the frame, and for tiles that can't be
+        merged, or too many of them."""
         if self.region is not None and beyond_frame(self.region):
             raise ValueError("recipe.region reaches beyond the frame, where a share is more than 1")
+        if self.tiles is None:
+            return
+        if self.tiles.columns * self.tiles.rows > VIEWS_MAX:
+            raise ValueError(
+                f"recipe.tiles makes {self.tiles.columns} x {self.tiles.rows} views of a frame; at"
+                f" most {VIEWS_MAX} are taken"
+            )
+        if self.resize == "crop":
+            raise ValueError("recipe.tiles needs the resize stretch or letterbox: crop leaves gaps")
 
     @property
     def channels(self) -> int:

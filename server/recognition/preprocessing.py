@@ -62,6 +62,12 @@ class Placement(msgspec.Struct, frozen=True):
     offset: tuple[float, float]
     visible: tuple[float, float, float, float]
 
+    @property
+    def part(self) -> NDArray[np.float64]:
+        """Left, top, right and bottom of the part of the frame that the input shows."""
+        corners: NDArray[np.float64] = self.to_frame(np.array([self.visible], np.float32))[0]
+        return corners
+
     def to_frame(self, boxes: NDArray[np.float32]) -> NDArray[np.float64]:
         """Turns boxes [n, 4] (left, top, right, bottom) in the input to the frame's pixels."""
         offset, scale = np.array(self.offset * 2), np.array(self.scale * 2)

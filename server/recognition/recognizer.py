@@ -4,7 +4,8 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from statistics import fmean
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -14,6 +15,7 @@ from server.recognition import frame
 from server.recognition.admission import Admission
 from server.recognition.answers import Answer, Options
 from server.recognition.drawing import draw, to_jpeg
+from server.recognition.images.views import views
 from server.recognition.interpreter import Interpreter, InterpreterPool
 from server.recognition.manifest import Bundle, DevicePolicy, Golden, Label, Recipe
 from server.recognition.preprocessing import (
@@ -183,6 +185,9 @@ class Recognizer(LoadedModel):
             for spec in pool.inputs
         ]
         self._watched = self.manifest.baseline is not None
+        self.views = views(self.recipe)
+        if len(self.views) > 1 and (fault := self.reader.tiles_fault()):
+            raise BundleError(f"{bundle.folder}: {fault}")
 
     def recognize(
         self,
@@ -202,9 +207,8 @@ class Recognizer(LoadedModel):
 
         def work(waited: float) -> Any:
             timer.add("wait", waited)
-            outputs = self.outputs(data, timer, options.deadline, sender)
             try:
-                return self.reader.decode(outputs)
+                return self.read(data, timer, options.deadline, sender)
             except NotFiniteError:
                 raise ModelOutputError(
                     f"the output of version {self.manifest.version} of {self.manifest.name} for"
@@ -216,31 +220,69 @@ class Recognizer(LoadedModel):
         )
         return self.make_answer(values, options, timer, reader)
 
-    def outputs(
+    def read(
         self,
         data: bytes,
         timer: StageTimer,
         deadline: float = math.inf,
         sender: Sender | None = None,
         limits: frame.Limits | None = None,
-    ) -> tuple[Tensor, ...]:
-        """Runs the model on an image file's bytes, and returns its outputs as they are.
+    ) -> Any:
+        """Runs the model on an image file's bytes, and returns the values of its outputs as
+        `Reader.decode` does, those of several views merged.
 
         sender: of the frame; None for one of the bundle's own, which needs no guard. limits: those
         of this image, if they are others than for all. The caller holds a slot of `admission`.
-        Errors are those of `frame.decode`, and DeadlineExceededError for an image that took longer
-        to decode than until `deadline`.
+        Errors are those of `frame.decode`, NotFiniteError, and DeadlineExceededError for an image
+        that takes longer than until `deadline`.
         """
+        decoded = self._decode(data, timer, deadline, sender, limits)
+        if len(self.views) == 1:
+            return self.reader.decode(self._run(decoded, self.recipe, timer))
+        # The stages of all views are observed as one. An interpreter is lent for each view alone:
+        # nothing is resized meanwhile, and the input of one view is in memory at a time.
+        parts, places, whole = [], [], StageTimer()
+        greys: list[float] = []
+        for view in self.views:
+            self.admission.check_in_time(deadline, f"{len(self.views)} views were looked at")
+            parts.append(self.reader.decode(self._run(decoded, view, whole)))
+            places.append(cast(Placement, whole.placement))
+            greys += [] if whole.brightness is None else [whole.brightness]
+        for name, seconds in whole.seconds.items():
+            timer.add(name, seconds)
+        timer.brightness = fmean(greys) if greys else None
+        values, timer.placement = self.reader.merge(parts, places)
+        return values
+
+    def outputs(
+        self, data: bytes, timer: StageTimer, deadline: float, sender: Sender
+    ) -> tuple[Tensor, ...]:
+        """Runs a model of one view on an image file's bytes, and returns its outputs as they are.
+        Arguments and errors are those of `read`."""
+        return self._run(self._decode(data, timer, deadline, sender), self.recipe, timer)
+
+    def _decode(
+        self,
+        data: bytes,
+        timer: StageTimer,
+        deadline: float,
+        sender: Sender | None,
+        limits: frame.Limits | None = None,
+    ) -> frame.Frame:
         guard = partial(self._guard.reading, sender=sender) if self._guard and sender else None
         with timer.stage("decode"):
             decoded = frame.decode_frame(data, self.recipe, limits or self.limits, guard)
         timer.warnings = decoded.warnings
-        height, width = decoded.pixels.shape[:2]
-        timer.placement = placement(decoded.size, (width, height), self.recipe)
         # The sender's choice of image decides how long decoding takes, so no estimate foresees it.
-        self.admission.check_in_time(deadline)
+        self.admission.check_in_time(deadline, "the image was decoded")
+        return decoded
+
+    def _run(self, decoded: frame.Frame, view: Recipe, timer: StageTimer) -> tuple[Tensor, ...]:
+        """Runs the model on a view of a frame; `timer` gets the view's placement."""
+        height, width = decoded.pixels.shape[:2]
+        timer.placement = placement(decoded.size, (width, height), view)
         with timer.stage("preprocess"):
-            pixels = to_input_pixels(decoded.pixels, self.recipe)
+            pixels = to_input_pixels(decoded.pixels, view)
             if self._watched:
                 timer.brightness = mean_grey(pixels)
             tensor = apply_table(pixels, self._table, self.recipe.layout)
@@ -302,9 +344,8 @@ class Recognizer(LoadedModel):
         try:
             data = read_plain_file(path, IMAGE_MAX)
             timer = StageTimer()
-            outputs = self.outputs(data, timer, limits=limits)
             with np.errstate(invalid="ignore"):
-                values = self.reader.decode(outputs)
+                values = self.read(data, timer, limits=limits)
         except (OSError, LinesideError) as error:
             raise BundleError(f"golden frame {path} can't be used: {error}") from None
         except NotFiniteError:

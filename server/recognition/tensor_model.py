@@ -102,7 +102,13 @@ def run_tensors(model: Model, inputs: Sequence[Tensor], options: Options) -> Mod
 def run_images(
     model: Recognizer, files: Sequence[bytes], options: Options, request_id: str = ""
 ) -> ModelOutputs:
-    """Runs the model on image files, one row each. Errors are those of `Recognizer.recognize`."""
+    """Runs the model on image files, one row each. Errors are those of `Recognizer.recognize`, and
+    InvalidFieldError if the model is shown a frame in several views."""
+    if len(model.views) > 1:
+        raise InvalidFieldError(
+            f"the model {model.manifest.name} is shown {len(model.views)} views of a frame, whose"
+            " outputs are not one: send its input tensor, or the frame to /v1/recognize"
+        )
     sender = Sender(options.camera, request_id, options.deadline)
 
     def work(data: bytes) -> Callable[[StageTimer], tuple[Tensor, ...]]:

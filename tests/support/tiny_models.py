@@ -32,6 +32,9 @@ def _layers(tf: Any, kind: str) -> Callable[[Any], Any]:
     def run(image: Any) -> Any:
         if kind == "bright_map":
             return tf.cast(tf.reduce_mean(image, 3) > 0.5, tf.int64)
+        if kind == "bright_cells":
+            bright = tf.cast(tf.reduce_mean(image, 3) > 0.5, tf.float32)
+            return tf.stack([1 - bright, bright], 3)
         means = tf.reduce_mean(image, [1, 2])
         if kind == "slow":
             # Work that leaves its input's means as they are.
@@ -99,7 +102,8 @@ def _convert(tf: Any, kind: str) -> bytes:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """A function from a kind to the file of that model: `colors`, `logits`, `sigmoid`, `int8`,
     `uint8`, `two_outputs`, `spots` (an anomaly model), `familiar` (the brighter the more),
-    `slow` (10 ms on a PC), `bright_map` (1 for each bright pixel, else 0), or one whose output is
+    `slow` (10 ms on a PC), `bright_map` (1 for each bright pixel, else 0), `bright_cells` (scores
+    of both), or one whose output is
     not finite: `nan`, or `nan_if_bright`, not for a black image; or one that works for minutes on
     any but a black image: `endless_if_bright`. With `nchw_` before it, its channels come first.
     Skips where tensorflow is absent."""

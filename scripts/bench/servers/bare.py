@@ -20,6 +20,7 @@ import numpy as np
 
 from server.recognition import frame
 from server.recognition.answers import Options
+from server.recognition.images.views import views
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle, Recipe
 from server.recognition.preprocessing import (
@@ -41,6 +42,8 @@ class Steps:
     def __init__(self, bundle: Bundle, pool: InterpreterPool, *, exact: bool) -> None:
         if bundle.manifest.recipe is None:
             raise ValueError(f"{bundle.folder} has no recipe")
+        if len(views(bundle.manifest.recipe)) > 1:
+            raise ValueError(f"{bundle.folder} is shown several views of a frame")
         self.bundle, self.pool = bundle, pool
         self.recipe = full_decode(bundle.manifest.recipe) if exact else bundle.manifest.recipe
         [image] = [spec for spec in pool.inputs if spec.name not in self.recipe.zero_inputs]

@@ -2,6 +2,7 @@
 frames alone."""
 
 import base64
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -45,6 +46,8 @@ THRESHOLD = 0.5
 # that each place's own value is among those between places.
 MAGNIFICATION = 5
 MAX_REGIONS = 20
+# Places of all tiles of a frame; the magnified map then has 26 MB.
+MERGED_PLACES_MAX = 512 * 512
 # Of the marks of regions: red on a frame.
 REGION_KIND = 4
 
@@ -169,6 +172,57 @@ class AnomalyReader(Reader[AnomalyValues]):
             raise NotFiniteError
         value = min(1.0, max(0.0, float(score.reshape(-1)[0])))
         return AnomalyValues(value, places[0, :, :, 0])
+
+    def tiles_fault(self) -> str:
+        """Says that the merged map would be too large."""
+        recipe = self.bundle.manifest.recipe
+        assert recipe is not None
+        tiles, shape = recipe.tiles, self.pool.outputs[self._map].shape
+        if tiles and math.prod(shape) * tiles.columns * tiles.rows > MERGED_PLACES_MAX:
+            return (
+                f"the maps of {tiles.columns} x {tiles.rows} tiles have {shape[2]} x {shape[1]}"
+                f" places each; at most {MERGED_PLACES_MAX} are merged"
+            )
+        return ""
+
+    def merge(
+        self, parts: Sequence[AnomalyValues], placements: Sequence[Placement]
+    ) -> tuple[AnomalyValues, Placement]:
+        """Returns the highest score, and a map of the whole part of the frame that tiles show, in
+        which each place has the highest score that a tile gives it."""
+        recipe = self.bundle.manifest.recipe
+        assert recipe is not None
+        inside = np.array([recipe.width, recipe.height])
+        shown = np.stack([place.part for place in placements])
+        corner = shown[:, :2].min(axis=0)
+        size = shown[:, 2:].max(axis=0) - corner
+        per_pixel = np.array(parts[0].map.shape[::-1]) / inside
+        # No place of the merged map is larger than one of a tile, so that none of those is skipped.
+        scale = np.array([place.scale for place in placements]).max(axis=0)
+        columns, rows = np.ceil(size * scale * per_pixel - 0.01).astype(int).tolist()
+        merged = np.zeros((rows, columns), np.float32)
+        centres = [
+            corner[i] + (np.arange(count) + 0.5) * size[i] / count
+            for i, count in enumerate((columns, rows))
+        ]
+        for part, place, edges in zip(parts, placements, shown, strict=True):
+            own, theirs = [], []
+            for i in (0, 1):
+                here = np.flatnonzero((edges[i] <= centres[i]) & (centres[i] < edges[i + 2]))
+                inputs = centres[i][here] * place.scale[i] + place.offset[i]
+                own.append(here)
+                places = np.floor(inputs * per_pixel[i]).astype(int)
+                theirs.append(places.clip(0, part.map.shape[1 - i] - 1))
+            tile, at = part.map[np.ix_(*theirs[::-1])], np.ix_(*own[::-1])
+            merged[at] = np.maximum(merged[at], tile)
+        ratio = inside / size
+        whole = Placement(
+            placements[0].size,
+            tuple(ratio.tolist()),
+            tuple((-corner * ratio).tolist()),
+            (0.0, 0.0, *inside.tolist()),
+        )
+        return AnomalyValues(max(part.score for part in parts), merged), whole
 
     def result(
         self, values: AnomalyValues, options: Options, placement: Placement | None = None

@@ -19,6 +19,7 @@ from server.recognition.detection.manifest import (
     DetectionManifest,
     DetectionPolicy,
 )
+from server.recognition.detection.merging import merge_tiles
 from server.recognition.detection.outputs import Candidates, Layout
 from server.recognition.drawing import Mark, Overlay
 from server.recognition.interpreter import InterpreterPool
@@ -174,6 +175,21 @@ class DetectionReader(Reader[Values]):
             raise NotFiniteError
         return values
 
+    def tiles_fault(self) -> str:
+        """Says that a map of classes has no boxes to merge."""
+        if self.recipe.convention == "class_map":
+            return "a map of classes is of a frame as a whole: recipe.tiles suits other detectors"
+        return ""
+
+    def merge(
+        self, parts: Sequence[Values], placements: Sequence[Placement]
+    ) -> tuple[Values, Placement]:
+        """Returns the objects of all tiles, each once, and a placement of the frame in itself."""
+        each = [self._without_overlaps(cast(Candidates, part)) for part in parts]
+        size = placements[0].size
+        whole = Placement(size, (1.0, 1.0), (0.0, 0.0), (0.0, 0.0, *size))
+        return merge_tiles(each, placements, self.recipe.iou_threshold), whole
+
     def result(
         self, values: Values, options: Options, placement: Placement | None = None
     ) -> Detections:
@@ -199,10 +215,7 @@ class DetectionReader(Reader[Values]):
         if recipe.background is not None:
             named &= lines != recipe.background
         values = Candidates(values.boxes[named], values.scores[named], lines[named])
-        if recipe.convention in WITHOUT_OVERLAPS:
-            values = reading.most_probable(values, recipe.max_detections)
-        else:
-            values = reading.suppress_overlaps(values, recipe.iou_threshold, recipe.max_detections)
+        values = self._without_overlaps(values)
         boxes = values.boxes if placement is None else placement.to_frame(values.boxes)
         rows = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).round(2)
         return tuple(
@@ -213,6 +226,12 @@ class DetectionReader(Reader[Values]):
                 rows.tolist(), values.scores.tolist(), values.classes.tolist(), strict=True
             )
         )
+
+    def _without_overlaps(self, values: Candidates) -> Candidates:
+        recipe = self.recipe
+        if recipe.convention in WITHOUT_OVERLAPS:
+            return reading.most_probable(values, recipe.max_detections)
+        return reading.suppress_overlaps(values, recipe.iou_threshold, recipe.max_detections)
 
     def verdict(self, result: Result) -> Verdict | None:
         """Judges a frame by all its objects."""

@@ -151,6 +151,15 @@ class Reader(Generic[V]):
         model's input; None for tensors."""
         raise NotImplementedError
 
+    def tiles_fault(self) -> str:
+        """Says why the values of a frame's tiles can't be merged; '' if they can."""
+        task = self.bundle.manifest.task
+        return f"a model of the task {task} answers a frame as a whole: recipe.tiles suits others"
+
+    def merge(self, parts: Sequence[V], placements: Sequence[Placement]) -> tuple[V, Placement]:
+        """Makes one of the values of a frame's tiles, and the placement that they are in."""
+        raise NotImplementedError
+
     def verdict(self, result: Result) -> Verdict | None:
         """Judges a frame by the policy in force; None if there is none."""
         return None if self.policy is None else apply_verdict_policy(result, self.policy)

@@ -121,6 +121,8 @@ def test_mode_all_prints_one_table(
         (["--min-probability", "0.9"], 1, "--min-probability does nothing without --accept LABEL"),
         (["--io", "int8"], 1, "--io does nothing without --mode int8"),
         (["--plot", "a.png"], 1, "--plot does nothing without --mode all"),
+        (["--tiles", "2x2"], 1, "--tiles is for detectors"),
+        (["--tile-overlap", "0.1"], 1, "--tile-overlap does nothing without --tiles"),
         (["--region", "0.5,0,0.6,1"], 1, "recipe.region reaches beyond the frame"),
         (["--frames", "."], 1, "--frames does nothing without --mode all"),
         (["--accept", "gren"], 1, "--accept gren is not one of the labels blue, green, red"),

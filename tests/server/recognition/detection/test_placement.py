@@ -18,14 +18,15 @@ from server.recognition.admission import Admission
 from server.recognition.answers import Options
 from server.recognition.detection.manifest import DetectionOutputs
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import read_bundle
+from server.recognition.manifest import Tiles, read_bundle
 from server.recognition.recognizer import Recognizer
 from server.recognition.tensor_model import make_model
 
 RESIZES = ("stretch", "letterbox", "crop")
 DECODES = ("scaled", "exact")
 LAYOUTS = ("nhwc", "nchw")
-REGIONS = (None, (0.1, 0.2, 0.7, 0.6), (0.5, 0.0, 0.5, 1.0))
+REGIONS = (None, (0.1, 0.2, 0.7, 0.6))
+TILES = (None, Tiles(columns=3, rows=2, overlap=0.25))
 # EXIF's tag 0x0112.
 ORIENTATION = 0x0112
 
@@ -34,20 +35,31 @@ ORIENTATION = 0x0112
 def finders(
     tiny_model: MakeModel, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[Any, Recognizer]:
-    """Models that find the bright part of a frame, by (resize, decode, layout, region)."""
+    """Models that find the bright part of a frame, by (resize, decode, layout, region, tiles)."""
     models = tmp_path_factory.mktemp("finders")
     found: dict[Any, Recognizer] = {}
-    for fields in itertools.product(RESIZES, DECODES, LAYOUTS, REGIONS):
-        resize, decode, layout, region = fields
+    for fields in itertools.product(RESIZES, DECODES, LAYOUTS, REGIONS, TILES):
+        resize, decode, layout, region, tiles = fields
+        if tiles and (resize == "crop" or layout == "nchw"):
+            continue
+        kind = "bright_cells" if tiles else "bright_map"
         folder: Path = write_bundle(
             models / str(len(found)) / "1",
-            tiny_model("bright_map" if layout == "nhwc" else "nchw_bright_map"),
+            tiny_model(kind if layout == "nhwc" else f"nchw_{kind}"),
             labels=("dark", "bright"),
             recipe=msgspec.structs.replace(
-                RECIPE, resize=resize, decode=decode, layout=layout, region=region, pad=0
+                RECIPE,
+                resize=resize,
+                decode=decode,
+                layout=layout,
+                region=region,
+                tiles=tiles,
+                pad=0,
             ),
             task="detect",
-            detection=DetectionOutputs(convention="class_map", background=0, score_threshold=0.001),
+            detection=DetectionOutputs(
+                convention="fomo" if tiles else "class_map", background=0, score_threshold=0.001
+            ),
         )
         bundle = read_bundle(folder)
         pool = InterpreterPool(bundle.model_path, 1)
@@ -57,7 +69,7 @@ def finders(
     return found
 
 
-@settings(max_examples=150)
+@settings(max_examples=300)
 @given(
     width=st.integers(40, 700),
     height=st.integers(40, 700),
@@ -70,6 +82,7 @@ def finders(
     decode=st.sampled_from(DECODES),
     layout=st.sampled_from(LAYOUTS),
     region=st.sampled_from(REGIONS),
+    tiles=st.sampled_from(TILES),
     kind=st.sampled_from(["JPEG", "PNG"]),
 )
 def test_boxes_are_in_the_frames_own_pixels(
@@ -85,6 +98,7 @@ def test_boxes_are_in_the_frames_own_pixels(
     decode: str,
     layout: str,
     region: tuple[float, float, float, float] | None,
+    tiles: Tiles | None,
     kind: str,
 ) -> None:
     """To one and a half pixels of the model's input, which is all that this model can tell."""
@@ -111,6 +125,9 @@ def test_boxes_are_in_the_frames_own_pixels(
         min(columns[-1] + 1.0, seen[2]),
         min(rows[-1] + 1.0, seen[3]),
     )
+    tiles = None if resize == "crop" or layout == "nchw" else tiles
+    if tiles:
+        shown = shown[0] / (1 + 0.75 * 2), shown[1] / (1 + 0.75)
     pixel = {
         "stretch": (shown[0] / SIDE, shown[1] / SIDE),
         "letterbox": (max(shown) / SIDE,) * 2,
@@ -118,7 +135,7 @@ def test_boxes_are_in_the_frames_own_pixels(
     }[resize]
     if want[2] - want[0] < 3 * pixel[0] or want[3] - want[1] < 3 * pixel[1]:
         return  # too little of it is seen
-    answer = finders[resize, decode, layout, region].recognize(file.getvalue(), Options())
+    answer = finders[resize, decode, layout, region, tiles].recognize(file.getvalue(), Options())
     [one] = answer.details
     got = one.box[0], one.box[1], one.box[0] + one.box[2], one.box[1] + one.box[3]
     for i in range(4):

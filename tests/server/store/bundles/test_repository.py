@@ -93,6 +93,21 @@ def test_an_unreadable_manifest_is_named(bundle: Path, text: str | bytes, says: 
         ({"recipe": {"width": 32, "height": 32, "resize": "zoom"}}, "zoom"),
         ({"recipe": {"width": 32, "height": 32, "colour": "rgb"}}, "colour"),
         (
+            {"recipe": {"width": 32, "height": 32, "tiles": {"columns": 9, "rows": 8}}},
+            r"recipe\.tiles makes 9 x 8 views of a frame; at most 64 are taken",
+        ),
+        (
+            {
+                "recipe": {
+                    "width": 32,
+                    "height": 32,
+                    "resize": "crop",
+                    "tiles": {"columns": 2, "rows": 2},
+                }
+            },
+            r"recipe\.tiles needs the resize stretch or letterbox",
+        ),
+        (
             {"recipe": {"width": 32, "height": 32, "region": [0.5, 0, 0.6, 1]}},
             r"recipe\.region reaches beyond the frame",
         ),
