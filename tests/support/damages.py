@@ -53,6 +53,7 @@ def _database(path: Path, *statements: str) -> None:
     """Puts a database made by `statements` at `path`, whole at once: a server that runs may set it
     aside the moment that it is there."""
     fresh = path.with_name(f"{path.name}.elsewhere")
+    fresh.unlink(missing_ok=True)  # of an attempt that found a folder in its way
     with closing(sqlite3.connect(fresh)) as other:
         for statement in statements:
             other.execute(statement)

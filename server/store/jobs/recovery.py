@@ -160,8 +160,10 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> Salvage:
             continue
         try:
             frames = _read(old, "frames", "job", number)
-            contents = _read(old, "contents", "job", number)
-            sound = sound and _is_whole(job["state"] in OPEN, frames, contents)
+            is_open = job["state"] in OPEN
+            # An ended job has no contents: damage to others' must not cost its results.
+            contents = _read(old, "contents", "job", number) if is_open else []
+            sound = sound and _is_whole(is_open, frames, contents)
         except UNREADABLE:
             sound = False
         if sound:

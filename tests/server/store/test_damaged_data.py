@@ -1,6 +1,7 @@
 """A server whose data files are damaged, deleted or replaced, at the start and in service: frames
 are answered all the while, jobs too, and nobody has to start it again."""
 
+import json
 import shutil
 import subprocess
 import tempfile
@@ -25,6 +26,8 @@ FOLDER = "samples"
 FILES = (JOURNAL, JOBS, QUEUE, LOCK, FOLDER)
 AT_START = ("deleted", "garbage", "a folder", "a FIFO", "a link to nowhere", "another database")
 IN_SERVICE = ("deleted", "emptied", "garbage", "a FIFO", "another database")
+# Damage that no open file of the server outlives.
+IN_PLACE = ("emptied", "garbage")
 ENDED = ("succeeded", "failed")
 
 
@@ -35,7 +38,18 @@ def check_frames(server: LiveServer) -> None:
     url = f"{server.url}/v1/jobs"
     taken = patiently(lambda: requests.post(url, GREEN, timeout=60))
     assert taken.status_code == 202, taken.text
-    assert outcome(server, taken.json()["job_id"])["status"] == "succeeded"
+    check_succeeded(outcome(server, taken.json()["job_id"]))
+
+
+def check_succeeded(job: dict[str, Any]) -> None:
+    assert job["status"] == "succeeded", json.dumps(job)
+
+
+def is_lost(server: LiveServer, job: dict[str, Any]) -> bool:
+    """Whether a job fell to damage of the table's file, and is reported as the guide promises."""
+    if job["status"] == 404:
+        return bool(said(server, "jobs are lost"))
+    return bool(job["status"] == "failed" and job["error"]["code"] == "STORAGE_FAILED")
 
 
 def outcome(server: LiveServer, job: str) -> dict[str, Any]:
@@ -178,14 +192,20 @@ def test_server_outlives_damage_in_service(serving: LiveServer, name: str, how: 
     worker = serving.worker_pid()
     jobs = [submit(serving) for _ in range(3)]
     damage(data / name, how)
+    assert serving.recognize(GREEN).status_code == 200
+    jobs.append(submit(serving))  # it may be taken before the damage is detected
+    ended = [outcome(serving, job) for job in jobs]
+    lost = [job for job in ended if is_lost(serving, job)]
+    for job in ended:
+        if job not in lost:
+            check_succeeded(job)
+    if name == JOBS and how in IN_PLACE:
+        # If no job met the damage, pages in memory hide it, and the next test's jobs would.
+        if not lost:
+            (data / JOBS).unlink(missing_ok=True)
+    else:
+        assert not lost, "they were there to be read: " + json.dumps(lost)
     check_frames(serving)
-    for job in jobs:
-        found = outcome(serving, job)
-        assert found["status"] in ("succeeded", 404), found
-        if found["status"] == 404:
-            assert said(serving, "jobs are lost")
-        if name != JOBS or how == "deleted":
-            assert found["status"] == "succeeded", "it was there to be read"
     await_that(lambda: journal(serving) == 200, "the journal")
     assert serving.worker_pid() == worker, "the process that answers frames died"
 

@@ -179,6 +179,22 @@ def test_jobs_outlive_any_one_bad_page(
         said.clear()
 
 
+def test_results_outlive_damage_to_contents(tmp_path: Path) -> None:
+    with closing(JobTable(tmp_path)) as table:
+        fill(table)
+    with closing(sqlite3.connect(tmp_path / FILE)) as other:
+        roots = other.execute("SELECT rootpage FROM sqlite_schema WHERE tbl_name = 'contents'")
+        pages = [number - 1 for (number,) in roots]
+    for page in pages:
+        spoil_page(tmp_path / FILE, page, bytes(PAGE))
+    with closing(JobTable(tmp_path)) as table:
+        with suppress(JobsUnavailableError):
+            table.check()
+        faults = {n: found(table, f"job-{n}").fault.code for n in range(JOBS)}  # type: ignore[union-attr]
+    ended = {number for number, code in faults.items() if code == "UNDECODABLE_IMAGE"}
+    assert ended == set(range(0, JOBS, 3)), faults
+
+
 def test_jobs_outlive_the_loss_of_the_folder(tmp_path: Path, said: list[dict[str, Any]]) -> None:
     with closing(JobTable(tmp_path / "data")) as table:
         fill(table)
