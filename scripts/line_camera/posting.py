@@ -1,27 +1,18 @@
 """Posts frames to a recognition server at their due times, and counts the answers."""
 
 import http.client
-import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
-import numpy as np
+from camera_client.exchange import Caller, Target
+from camera_client.frames import Frame
+from camera_client.report import percentile
 
 BURST = 8
 LATE_SECONDS = 0.010
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One picture ready to post: its class, its serial number and its JPEG bytes."""
-
-    kind: str
-    part: str
-    body: bytes
 
 
 @dataclass(frozen=True)
@@ -32,30 +23,6 @@ class Answer:
     probability: float
     problem: str
     milliseconds: float
-
-
-@dataclass(frozen=True)
-class Target:
-    """The address to post to. `path` has no query; `query` has its pairs of name and value."""
-
-    url: str
-    scheme: str
-    host: str
-    port: int | None
-    path: str
-    query: tuple[tuple[str, str], ...]
-    headers: dict[str, str]
-    timeout: float
-
-    def connect(self) -> http.client.HTTPConnection:
-        """Return a connection, which opens with its first request."""
-        if self.scheme == "https":
-            return http.client.HTTPSConnection(self.host, self.port, timeout=self.timeout)
-        return http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
-
-    def address(self, camera: str, part: str) -> str:
-        """Return path and query for one frame."""
-        return f"{self.path}?{urlencode([*self.query, ('camera', camera), ('part', part)])}"
 
 
 @dataclass
@@ -126,7 +93,7 @@ class Tally:
             return f"{counts}; no latency to report"
         return (
             f"{counts}; latency median {median(self.milliseconds):.1f} ms, "
-            f"99th percentile {float(np.percentile(self.milliseconds, 99)):.1f} ms"
+            f"99th percentile {percentile(self.milliseconds, 99):.1f} ms"
         )
 
 
@@ -140,52 +107,27 @@ def due_times(count: int, rate: float, bursts: bool) -> list[float]:
     return [(i // BURST * BURST + i % BURST / 4) / rate for i in range(count)]
 
 
-def ask(
-    connection: http.client.HTTPConnection, address: str, target: Target, frame: Frame
-) -> Answer:
+def ask(caller: Caller, camera: str, frame: Frame) -> Answer:
     """Post one frame and read the answer.
 
-    Raises OSError or http.client.HTTPException when there is none, ValueError when it is not
+    Raises OSError or http.client.HTTPException if there is none, ValueError if it is not
     Lineside's.
     """
-    started = time.monotonic()
-    connection.request("POST", address, frame.body, target.headers)
-    response = connection.getresponse()
-    body = response.read()
-    took = (time.monotonic() - started) * 1000.0
-    try:
-        answer = json.loads(body)
-        if response.status >= 400:
-            error = answer["error"]
-            return Answer(
-                None, 0.0, f"refused {response.status} {error['code']}: {error['message']}", took
-            )
-        best = answer["predictions"][0]
-        return Answer(str(best["label"]), float(best["probability"]), "", took)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        if response.status >= 400:
-            return Answer(None, 0.0, f"refused {response.status} {response.reason}", took)
-        raise ValueError(f"status {response.status}, not an answer of Lineside's") from error
+    reply = caller.post(caller.target.address(camera=camera, part=frame.part), frame.data)
+    if reply.status >= 400:
+        cause = f"{reply.code}: {reply.message}" if reply.code else reply.message
+        return Answer(None, 0.0, f"refused {reply.status} {cause}", reply.milliseconds)
+    label, probability = reply.best
+    return Answer(label, probability, "", reply.milliseconds)
 
 
-def post_one(
-    connection: http.client.HTTPConnection, target: Target, camera: str, frame: Frame, tally: Tally
-) -> None:
-    """Post a frame and count how it ends; the connection is closed after a failure."""
-    address = target.address(camera, frame.part)
-    reused = connection.sock is not None
+def post_one(caller: Caller, camera: str, frame: Frame, tally: Tally) -> None:
+    """Post a frame and count how it ends."""
     try:
-        try:
-            answer = ask(connection, address, target, frame)
-        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-            # The server may have closed an idle connection just as this frame left.
-            connection.close()
-            if not reused:
-                raise
-            answer = ask(connection, address, target, frame)
+        answer = ask(caller, camera, frame)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        connection.close()
-        tally.lost(target.url, error)
+        caller.close()
+        tally.lost(caller.target.url, error)
     else:
         tally.answered(frame, answer, camera)
 
@@ -198,7 +140,7 @@ def _deliver(
     tally: Tally,
     stop: threading.Event,
 ) -> None:
-    connection = target.connect()
+    caller = Caller(target)
     while not stop.is_set():
         with tally.lock:
             job = next(work, None)
@@ -210,8 +152,8 @@ def _deliver(
         if wait < -LATE_SECONDS:
             with tally.lock:
                 tally.late += 1
-        post_one(connection, target, camera, job[1], tally)
-    connection.close()
+        post_one(caller, camera, job[1], tally)
+    caller.close()
 
 
 def post(
@@ -248,32 +190,3 @@ def post(
         for thread in threads:
             thread.join()
     return tally
-
-
-def target(
-    url: str, api_key: str | None, timeout: float, deadline_ms: float | None = None
-) -> Target:
-    """Parse an address; without a path, /v1/recognize is used. `timeout` is in seconds.
-
-    deadline_ms: sent with each frame, so that the server answers within it or refuses the frame.
-    Raises ValueError if it is no http or https address.
-    """
-    split = urlsplit(url)
-    if split.scheme not in ("http", "https") or not split.hostname:
-        raise ValueError(f"{url!r} is not an http or https address")
-    headers = {"Content-Type": "image/jpeg", "Connection": "keep-alive"}
-    if api_key:
-        headers["Authorization"] = f"Bearer {api_key}"
-    query = parse_qsl(split.query)
-    if deadline_ms is not None:
-        query.append(("deadline_ms", f"{deadline_ms:g}"))
-    return Target(
-        url,
-        split.scheme,
-        split.hostname,
-        split.port,
-        "/v1/recognize" if split.path in ("", "/") else split.path,
-        tuple(query),
-        headers,
-        timeout,
-    )

@@ -39,6 +39,12 @@ def parts(scripts: None) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
+def pictures(scripts: None) -> ModuleType:
+    """scripts/line_camera/pictures.py"""
+    return importlib.import_module("line_camera.pictures")
+
+
+@pytest.fixture(scope="module")
 def camera(scripts: None) -> ModuleType:
     """scripts/camera.py"""
     return importlib.import_module("camera")
@@ -145,9 +151,9 @@ def test_write_makes_a_folder_a_class(
     assert capsys.readouterr().out.startswith("12 pictures in ")
 
 
-def test_writing_fewer_writes_the_same_pictures(camera: ModuleType, tmp_path: Path) -> None:
+def test_writing_fewer_writes_the_same_pictures(pictures: ModuleType, tmp_path: Path) -> None:
     for name, count in (("one", 1), ("two", 2)):
-        camera.write(tmp_path / name, count, 4, 64, 64, 90)
+        pictures.write(tmp_path / name, count, 4, 64, 64, 90)
     first, second = (tmp_path / n / "dented" / "dented_00001.jpg" for n in ("one", "two"))
     assert first.read_bytes() == second.read_bytes()
 
@@ -162,7 +168,11 @@ def test_write_says_why_it_cannot(
 
 @pytest.mark.parametrize("extra", [[], ["--bursts"]])
 def test_post_counts_right_and_wrong(
-    camera: ModuleType, server: str, capsys: pytest.CaptureFixture[str], extra: list[str]
+    camera: ModuleType,
+    pictures: ModuleType,
+    server: str,
+    capsys: pytest.CaptureFixture[str],
+    extra: list[str],
 ) -> None:
     arguments = [
         "post",
@@ -183,7 +193,7 @@ def test_post_counts_right_and_wrong(
         "60",
     ]
     assert camera.main([*arguments, *extra]) == 0
-    truth = [frame.kind for frame in camera.frames(12, 1, 64, 64, 90)]
+    truth = [frame.kind for frame in pictures.frames(12, 1, 64, 64, 90)]
     lines = capsys.readouterr().out.splitlines()
     good = truth.count("good")
     assert lines[-1].startswith(f"right {good}, wrong {12 - good}, refused 0, failed 0")
@@ -266,9 +276,10 @@ def test_post_goes_on_when_the_server_is_away(
     assert "failed 4" in out
 
 
-def test_due_times_keep_the_mean_rate(camera: ModuleType) -> None:
-    assert camera.due_times(3, 10.0, False) == [0.0, 0.1, 0.2]
-    bursts = camera.due_times(17, 10.0, True)
+def test_due_times_keep_the_mean_rate(scripts: None) -> None:
+    posting = importlib.import_module("line_camera.posting")
+    assert posting.due_times(3, 10.0, False) == [0.0, 0.1, 0.2]
+    bursts = posting.due_times(17, 10.0, True)
     assert bursts[1] == pytest.approx(0.025)
     assert bursts[8] == pytest.approx(0.8)
     assert bursts[16] == pytest.approx(1.6)

@@ -176,8 +176,8 @@ def line() -> Iterator[list[tuple[str, bytes]]]:
     before = set(sys.modules)
     sys.path.insert(0, str(SCRIPTS))
     try:
-        from camera import encode
         from line_camera.parts import CLASSES, render
+        from line_camera.pictures import encode
 
         frames = []
         for number in range(300):
