@@ -54,6 +54,7 @@ from server.system.background import in_order
 
 if TYPE_CHECKING:
     from server.line.outputs.service import Outputs
+    from server.line.triggers.service import Triggers
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +129,17 @@ def make_cameras(
         return None
     judge = Judge(settings, service.recognizer, service.report_answered, service.report_refused)
     return Cameras(settings, metrics, judge)
+
+
+def make_triggers(
+    settings: Settings, metrics: Metrics, cameras: Cameras | None
+) -> "Triggers | None":
+    """Return what triggers `cameras` by the sources of `settings`; None if there are none."""
+    if not settings.trigger or cameras is None:
+        return None
+    from server.line.triggers.service import Triggers
+
+    return Triggers(settings, metrics, cameras)
 
 
 def bare_app(settings: Settings) -> Flask:
@@ -243,6 +255,7 @@ def create_app(
     )
     jobs = make_jobs(settings, service, metrics, engine.guard)
     cameras = make_cameras(settings, metrics, service)
+    triggers = make_triggers(settings, metrics, cameras)
     auditor, pictures = Auditor(engine.audit, store), Pictures()
     table.add(
         app,
@@ -269,7 +282,9 @@ def create_app(
         "journal": journal is not None,
     }
     at_end: list[Callable[[], object]] = [
-        # Cameras and jobs first: all others are still notified of the frames that they answer.
+        # Triggers, cameras and jobs first: all others are still notified of the frames that they
+        # answer.
+        *([triggers.close] if triggers else []),
         *([cameras.close] if cameras else []),
         jobs.close,
         pictures.close,
@@ -290,5 +305,7 @@ def create_app(
         outputs.start()
     if cameras:
         cameras.start()
+    if triggers:
+        triggers.start()
     jobs.resume()
     return app

@@ -31,6 +31,8 @@ ELSEWHERE = {
     "sudo apt install mosquitto": "tests/server/line/test_line_guide.py",
     "scripts/serve --config line.toml": "tests/server/line/test_line_guide.py",
     "mosquitto_sub": "tests/server/line/test_line_guide.py",
+    "mosquitto_pub": "tests/server/line/test_line_guide.py",
+    ".venv/bin/python -m http.server": "tests/server/line/test_line_guide.py",
     "prometheus ": "tests/deploy/test_watched.py",
     "sudo scripts/install": "tests/scripts/test_install.py",
     "docker ": "tests/deploy/test_packages.py",

@@ -16,7 +16,8 @@ class CameraTable(Table, frozen=True, kw_only=True):
         Literal["time", "post"],
         key_help(
             "what asks for a frame: time (every interval_s), or post (only"
-            " POST /v1/cameras/NAME/trigger, which works with time too)"
+            " POST /v1/cameras/NAME/trigger, a table [[trigger]] and trigger_camera, which work"
+            " with time too)"
         ),
     ] = "time"
     interval_s: Annotated[

@@ -34,6 +34,36 @@ Acknowledge = Annotated[
 Host = Annotated[str, key_help("name or address of the other side", min_length=1)]
 
 
+BrokerUser = Annotated[str, key_help("user at the broker; empty: none")]
+Password = Annotated[str, key_help("its password", "", SECRET)]
+Tls = Annotated[bool, key_help("TLS; the broker's certificate is checked")]
+CaFile = Annotated[
+    str, key_help("certificates in PEM that sign the broker's; empty: the system's", "", FILE)
+]
+CertificateFile = Annotated[
+    str, key_help("this server's certificate in PEM, if the broker asks for one", "", FILE)
+]
+KeyFile = Annotated[str, key_help("the key of that certificate, in PEM", "", FILE)]
+DeviceId = Annotated[int, key_help("unit identifier of the PLC", ge=0, le=255)]
+Chip = Annotated[str, key_help("device of the GPIO chip", min_length=1)]
+
+
+def check_login(username: str, password: str) -> None:
+    """Raise SettingsError for a password of nobody."""
+    if password and not username:
+        raise SettingsError("password needs a username")
+
+
+def check_tls(tls: bool, ca_file: str, cert_file: str, key_file: str) -> None:
+    """Raise SettingsError for files that are not used, or that lack another one."""
+    files = {"tls_ca_file": ca_file, "tls_cert_file": cert_file, "tls_key_file": key_file}
+    for key, path in files.items():
+        if path and not tls:
+            raise SettingsError(f"{key} needs tls = true")
+    if bool(cert_file) != bool(key_file):
+        raise SettingsError("tls_cert_file and tls_key_file need each other")
+
+
 class OutputTable(Table, frozen=True, kw_only=True):
     """The keys that all outputs have."""
 
@@ -114,16 +144,12 @@ class MqttOutput(MessageOutput, frozen=True, kw_only=True, tag="mqtt"):
     retain: Annotated[
         bool, key_help("the broker keeps the last verdict of each topic for new subscribers")
     ] = True
-    username: Annotated[str, key_help("user at the broker; empty: none")] = ""
-    password: Annotated[str, key_help("its password", "", SECRET)] = ""
-    tls: Annotated[bool, key_help("TLS; the broker's certificate is checked")] = False
-    tls_ca_file: Annotated[
-        str, key_help("certificates in PEM that sign the broker's; empty: the system's", "", FILE)
-    ] = ""
-    tls_cert_file: Annotated[
-        str, key_help("this server's certificate in PEM, if the broker asks for one", "", FILE)
-    ] = ""
-    tls_key_file: Annotated[str, key_help("the key of that certificate, in PEM", "", FILE)] = ""
+    username: BrokerUser = ""
+    password: Password = ""
+    tls: Tls = False
+    tls_ca_file: CaFile = ""
+    tls_cert_file: CertificateFile = ""
+    tls_key_file: KeyFile = ""
     discovery_prefix: Annotated[
         str, key_help("topic prefix of Home Assistant's discovery, as homeassistant; empty: off")
     ] = ""
@@ -141,18 +167,8 @@ class MqttOutput(MessageOutput, frozen=True, kw_only=True, tag="mqtt"):
             raise SettingsError(
                 f"discovery_prefix can't be {self.discovery_prefix!r}: a topic has no + or #"
             )
-        files = {
-            "tls_ca_file": self.tls_ca_file,
-            "tls_cert_file": self.tls_cert_file,
-            "tls_key_file": self.tls_key_file,
-        }
-        for key, path in files.items():
-            if path and not self.tls:
-                raise SettingsError(f"{key} needs tls = true")
-        if bool(self.tls_cert_file) != bool(self.tls_key_file):
-            raise SettingsError("tls_cert_file and tls_key_file need each other")
-        if self.password and not self.username:
-            raise SettingsError("password needs a username")
+        check_login(self.username, self.password)
+        check_tls(self.tls, self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
         payload = check_template(self.payload, FIELDS, "payload")
         if (
             self.discovery_prefix
@@ -191,7 +207,7 @@ class ModbusClientOutput(OutputTable, frozen=True, kw_only=True, tag="modbus-cli
 
     host: Host
     port: Port = 502
-    device_id: Annotated[int, key_help("unit identifier of the PLC", ge=0, le=255)] = 1
+    device_id: DeviceId = 1
     first_coil: Annotated[int, key_help("first of 8 coils that are written", ge=0, le=65_528)] = 0
     first_register: Annotated[
         int, key_help("first of 56 holding registers that are written", ge=0, le=65_480)
@@ -238,7 +254,7 @@ Line = Annotated[int, key_help("line of the chip that pulses for this verdict; -
 class GpioOutput(OutputTable, frozen=True, kw_only=True, tag="gpio"):
     """Pulses on GPIO lines."""
 
-    chip: Annotated[str, key_help("device of the GPIO chip", min_length=1)] = "/dev/gpiochip0"
+    chip: Chip = "/dev/gpiochip0"
     pass_line: Line = -1
     fail_line: Line = -1
     unsure_line: Line = -1

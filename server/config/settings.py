@@ -8,6 +8,7 @@ from msgspec.structs import force_setattr
 
 from server.config.cameras import Cameras
 from server.config.outputs import Outputs
+from server.config.triggers import Triggers
 from server.errors import SettingsError
 from server.recognition.images.header import (
     DEFAULT_FORMATS,
@@ -317,6 +318,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = ()
     output: Annotated[
         Outputs, _help("where verdicts go beside the answer, in tables [[output]]; see below")
+    ] = ()
+    trigger: Annotated[
+        Triggers,
+        _help("what asks for frames of those cameras, in tables [[trigger]]; see below"),
     ] = ()
     drift_window_s: Annotated[
         float, _help("the last frames that are compared with the bundle's baseline", "s", ge=1)

@@ -116,9 +116,13 @@ class Metrics:
         )
         self.camera_triggers = self._counter(
             "camera_triggers_total",
-            "Triggers of a camera that the server reads: accepted, or refused with an error",
+            "Triggers of a camera that the server reads: accepted, refused with an error, duplicate"
+            " or retained (ignored)",
             "camera",
             "result",
+        )
+        self.trigger_connected = self._gauge(
+            "trigger_connected", "1 while a source of triggers is listened to", "trigger"
         )
         self.output_messages = self._counter(
             "output_messages_total",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.config import load as config_reading
+from server.config.outputs import ModbusServerOutput
 from server.config.settings import Settings
 from server.config.tables import check_files
 from server.errors import NotReadyError, SettingsError
@@ -58,7 +59,7 @@ def check_values(settings: Settings) -> None:
     for array in config_reading.arrays_of_tables():
         check_files(array, getattr(settings, array))
     check_triggered_cameras(settings)
-    if settings.output:
+    if settings.output or settings.trigger:
         from server.line.outputs.service import check_installed
 
         check_installed(settings)
@@ -76,12 +77,18 @@ def check_values(settings: Settings) -> None:
 def check_triggered_cameras(settings: Settings) -> None:
     """Raise SettingsError if a trigger is for a camera that the server does not read."""
     known = {camera.name for camera in settings.camera}
-    for output in settings.output:
-        camera = getattr(output, "trigger_camera", "")
-        if camera and camera not in known:
+    named = [
+        *((f"[[trigger]] {each.name}: camera", each.camera) for each in settings.trigger),
+        *(
+            (f"[[output]] {each.name}: trigger_camera", each.trigger_camera)
+            for each in settings.output
+            if isinstance(each, ModbusServerOutput) and each.trigger_camera
+        ),
+    ]
+    for key, camera in named:
+        if camera not in known:
             raise SettingsError(
-                f"[[output]] {output.name}: trigger_camera can't be {shown(camera)}: no table"
-                " [[camera]] has this name"
+                f"{key} can't be {shown(camera)}: no table [[camera]] has this name"
             )
 
 

@@ -35,7 +35,9 @@ def device(sample: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     root = raspberry_pi(tmp_path_factory.mktemp("machine"))
     output = '[{"name": "plc", "kind": "mqtt", "host": "127.0.0.1", "port": 1}]'
     camera = '[{"name": "folder", "kind": "folder", "path": "."}]'
+    trigger = '[{"name": "t", "kind": "gpio", "camera": "folder", "chip": "none", "line": 1}]'
     settings = {"samples": "on", "drift_min_frames": 1, "output": output, "camera": camera}
+    settings["trigger"] = trigger
     with live_server("-m", "tests.support.serve_machine", str(root), **settings) as running:
         with requests.Session() as session:
             for _ in range(ENOUGH_FOR_DRIFT):

@@ -347,7 +347,17 @@ class Cameras:
         except CameraUnavailableError:
             return  # it is reported
         except CameraNotFoundError as error:
-            self._judge.refuse(CameraTable(name=name), trigger, error)
+            self.refuse(name, trigger, error)
+
+    def refuse(self, name: str, trigger: Trigger, error: LinesideError) -> None:
+        """Report that no frame can be taken for `trigger` of the camera `name`."""
+        self._triggers.labels(name, "refused").inc()
+        camera = self._cameras.get(name)
+        self._judge.refuse(camera.table if camera else CameraTable(name=name), trigger, error)
+
+    def ignore(self, name: str, reason: str) -> None:
+        """Count what is no trigger of the camera `name` though it looks like one."""
+        self._triggers.labels(name, reason).inc()
 
     def close(self) -> None:
         """End all readers. Return once no more frame is judged, or after STOP_TIMEOUT_S."""

@@ -112,7 +112,7 @@ def _text(text: str) -> list[int]:
     return [high << 8 | low for high, low in zip(data[::2], data[1::2], strict=True)]
 
 
-def _from_text(registers: Sequence[int]) -> str:
+def text_from(registers: Sequence[int]) -> str:
     """Return the text in `registers`, as `_text` makes them, up to the first zero byte. What is no
     UTF-8 becomes U+FFFD."""
     data = b"".join(register.to_bytes(2, "big") for register in registers)
@@ -237,7 +237,7 @@ class ModbusServer:
         if values:
             before, self._coil = self._coil, bool(values[0])
             if self._coil and not before:
-                trigger = new_trigger(_from_text(self._part))
+                trigger = new_trigger(text_from(self._part))
                 # Set first, since its result may be there at once.
                 self._awaited = trigger.request_id
                 self._trigger(self._table.trigger_camera, trigger)
@@ -264,19 +264,13 @@ class ModbusServer:
         self._connections = 0
 
 
-class ModbusClient:
-    """A client that writes into a PLC's coils and holding registers. The PLC clears the coil of a
-    valid result when it has taken it, if `table` says so."""
+class Plc:
+    """The connection to a PLC as its client."""
 
-    window = 1
-
-    def __init__(self, table: ModbusClientOutput, busy: Callable[[], bool]) -> None:
-        self._table = table
-        self._busy = busy
-        self._image = Image()
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
         self._client: ModbusTcpClient | None = None
-        self._shown = 0
-        self._pause = threading.Event()
 
     @property
     def connected(self) -> bool:
@@ -284,17 +278,16 @@ class ModbusClient:
 
     @property
     def _where(self) -> str:
-        return f"the PLC {self._table.host}:{self._table.port}"
+        return f"the PLC {self._host}:{self._port}"
 
     def open(self) -> None:
-        client = ModbusTcpClient(
-            self._table.host, port=self._table.port, timeout=TIMEOUT_S, retries=0
-        )
+        """Connect. Raises OutputError."""
+        client = ModbusTcpClient(self._host, port=self._port, timeout=TIMEOUT_S, retries=0)
         if not client.connect():
             raise OutputError(f"{self._where} can't be reached")
-        self._client, self._shown = client, 0
+        self._client = client
 
-    def _ask(self, call: Callable[[ModbusTcpClient], Any]) -> Any:
+    def ask(self, call: Callable[[ModbusTcpClient], Any]) -> Any:
         """Return the PLC's answer. Raises OutputError."""
         assert self._client is not None
         try:
@@ -305,17 +298,45 @@ class ModbusClient:
             raise OutputError(f"{self._where} refuses: exception {answer.exception_code}")
         return answer
 
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+
+class ModbusClient:
+    """A client that writes into a PLC's coils and holding registers. The PLC clears the coil of a
+    valid result when it has taken it, if `table` says so."""
+
+    window = 1
+
+    def __init__(self, table: ModbusClientOutput, busy: Callable[[], bool]) -> None:
+        self._table = table
+        self._busy = busy
+        self._image = Image()
+        self._plc = Plc(table.host, table.port)
+        self._shown = 0
+        self._pause = threading.Event()
+
+    @property
+    def connected(self) -> bool:
+        return self._plc.connected
+
+    def open(self) -> None:
+        self._plc.open()
+        self._shown = 0
+
     def _write(self, bits: slice, registers: slice) -> None:
         """Write a part of the image: the registers first, since the bits say that they are
         valid."""
         table, unit = self._table, self._table.device_id
         all_bits, all_registers = self._image.read(self._busy())
-        self._ask(
+        self._plc.ask(
             lambda client: client.write_registers(
                 table.first_register + registers.start, all_registers[registers], device_id=unit
             )
         )
-        self._ask(
+        self._plc.ask(
             lambda client: client.write_coils(
                 table.first_coil + bits.start, all_bits[bits], device_id=unit
             )
@@ -344,7 +365,7 @@ class ModbusClient:
     def _taken(self) -> bool:
         coil = self._table.first_coil + VALID
         unit = self._table.device_id
-        answer = self._ask(lambda client: client.read_coils(coil, count=1, device_id=unit))
+        answer = self._plc.ask(lambda client: client.read_coils(coil, count=1, device_id=unit))
         return not answer.bits[0]
 
     def beat(self, ready: bool) -> None:
@@ -354,6 +375,4 @@ class ModbusClient:
         self._write(slice(FAULT, BITS), slice(STATUS, SEQ))
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self._plc.close()

@@ -21,6 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from server import __version__
 from server.config.outputs import FIELDS, TOPIC_FIELDS, MqttOutput, check_template
+from server.config.triggers import MqttTrigger
 from server.line.outputs.base import OutputError
 from server.line.outputs.messages import Message, payload_of
 
@@ -36,6 +37,52 @@ NOT_IN_LEVEL = re.compile(rf"[/+#\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{NO
 NOT_IN_ID = re.compile(r"[^A-Za-z0-9_-]")
 
 
+def broker_of(table: MqttOutput | MqttTrigger) -> str:
+    """Return the words for the broker of `table`."""
+    return f"the broker {table.host}:{table.port}"
+
+
+def make_client(table: MqttOutput | MqttTrigger, purpose: str) -> Client:
+    """Return a client whose id begins with `purpose`, with the login of `table`."""
+    client = Client(
+        CallbackAPIVersion.VERSION2,
+        f"{purpose}-{table.name}-{socket.gethostname()}-{os.getpid()}",
+        reconnect_on_failure=False,
+    )
+    client.connect_timeout = CONNECT_TIMEOUT_S
+    if table.username:
+        client.username_pw_set(table.username, table.password or None)
+    return client
+
+
+def connect(client: Client, table: MqttOutput | MqttTrigger) -> None:
+    """Connect to the broker of `table`, and start the client's thread. Raises OutputError."""
+    answered = threading.Event()
+    reasons: list[Any] = []
+
+    def on_connect(client: Client, data: Any, flags: Any, reason: Any, more: Any) -> None:
+        reasons.append(reason)
+        answered.set()
+
+    client.on_connect = on_connect
+    try:
+        if table.tls:
+            client.tls_set(
+                table.tls_ca_file or None,
+                table.tls_cert_file or None,
+                table.tls_key_file or None,
+            )
+        client.connect(table.host, table.port, KEEP_ALIVE_S)
+    except (OSError, ssl.SSLError, ValueError) as error:
+        raise OutputError(f"{broker_of(table)} can't be reached: {_reason(error)}") from None
+    client.loop_start()
+    if not answered.wait(CONNECT_TIMEOUT_S) or reasons[0].is_failure:
+        client.disconnect()
+        client.loop_stop()
+        why = reasons[0] if reasons else "it does not answer"
+        raise OutputError(f"{broker_of(table)} refuses: {why}")
+
+
 class Mqtt:
     """The broker of `table`."""
 
@@ -46,8 +93,6 @@ class Mqtt:
         self._topic = check_template(table.topic, TOPIC_FIELDS, "topic")
         self._payload = check_template(table.payload, FIELDS, "payload") if table.payload else None
         self._client: Client | None = None
-        self._answered = threading.Event()
-        self._refusal = ""
         self._in_hand: deque[tuple[int, MQTTMessageInfo]] = deque()
         self._sent = 0
         self._status = ""
@@ -58,44 +103,17 @@ class Mqtt:
         return self._client is not None and self._client.is_connected()
 
     def open(self) -> None:
-        table = self._table
-        client = Client(
-            CallbackAPIVersion.VERSION2,
-            f"lineside-{table.name}-{socket.gethostname()}-{os.getpid()}",
-            reconnect_on_failure=False,
-        )
-        client.connect_timeout = CONNECT_TIMEOUT_S
-        client.will_set(table.status_topic, OFFLINE, qos=1, retain=True)
-        if table.username:
-            client.username_pw_set(table.username, table.password or None)
-        self._answered.clear()
-        client.on_connect = self._on_connect
-        try:
-            if table.tls:
-                client.tls_set(
-                    table.tls_ca_file or None,
-                    table.tls_cert_file or None,
-                    table.tls_key_file or None,
-                )
-            client.connect(table.host, table.port, KEEP_ALIVE_S)
-        except (OSError, ssl.SSLError, ValueError) as error:
-            raise OutputError(f"{self._where} can't be reached: {_reason(error)}") from None
-        client.loop_start()
+        client = make_client(self._table, "lineside")
+        client.will_set(self._table.status_topic, OFFLINE, qos=1, retain=True)
+        connect(client, self._table)
         self._client = client
-        if not self._answered.wait(CONNECT_TIMEOUT_S) or self._refusal:
-            self.close()
-            raise OutputError(f"{self._where} refuses: {self._refusal or 'it does not answer'}")
         self._status = ""
         self._sent = 0
         self._discovered.clear()
 
     @property
     def _where(self) -> str:
-        return f"the broker {self._table.host}:{self._table.port}"
-
-    def _on_connect(self, client: Client, data: Any, flags: Any, reason: Any, more: Any) -> None:
-        self._refusal = str(reason) if reason.is_failure else ""
-        self._answered.set()
+        return broker_of(self._table)
 
     def deliver(self, messages: Sequence[Message], timeout_s: float) -> int:
         for message in messages:

@@ -17,6 +17,7 @@ from server.config.outputs import (
     WebhookOutput,
 )
 from server.config.settings import Settings
+from server.config.tables import Table
 from server.errors import SettingsError
 from server.line.cameras.service import Trigger
 from server.line.outputs.base import Delivery, Output, OutputState
@@ -25,7 +26,8 @@ from server.line.outputs.outbox import FILE, Bounds, Outbox
 from server.observe.metrics import Metrics
 from server.recognition.answers import FrameAnswered, FrameRefused
 
-# The module and the requirements file of each kind of output that needs a package of its own.
+# The module and the requirements file of each kind of output or trigger that needs a package of
+# its own.
 EXTRAS: Mapping[str, str] = {
     "mqtt": "paho",
     "modbus": "pymodbus",
@@ -38,14 +40,15 @@ STOP_TIMEOUT_S = 5.0
 RESULTS = ("delivered", "failed", "dropped", "expired")
 
 
-def kind_of(table: OutputTable) -> str:
+def kind_of(table: Table) -> str:
     return str(table.__struct_config__.tag)
 
 
 def check_installed(settings: Settings) -> None:
-    """Raise SettingsError, with the command that installs it, if an output needs a package that is
-    not there."""
-    for table in settings.output:
+    """Raise SettingsError, with the command that installs it, if an output or a trigger needs a
+    package that is not there."""
+    arrays = {"output": settings.output, "trigger": settings.trigger}
+    for array, table in ((array, table) for array, tables in arrays.items() for table in tables):
         kind = kind_of(table)
         extra = kind.partition("-")[0]
         if extra in EXTRAS and find_spec(EXTRAS[extra]) is None:
@@ -54,7 +57,7 @@ def check_installed(settings: Settings) -> None:
             if find_spec("pip") is None:  # as scripts/install makes it
                 command = f"sudo scripts/install --with {extra}"
             raise SettingsError(
-                f"[[output]] {table.name}: kind {kind} needs a package that is not installed:"
+                f"[[{array}]] {table.name}: kind {kind} needs a package that is not installed:"
                 f" {command}"
             )
 

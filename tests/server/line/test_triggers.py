@@ -1,18 +1,32 @@
-"""Triggers of cameras from a PLC: one result for each, whatever becomes of the frame."""
+"""Triggers of cameras from a PLC, a broker and a GPIO line: one result for each, also without a
+frame."""
 
+import asyncio
+import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import gpiod
 import pytest
 from images import encode, plain
-from line_outputs import tables, text_at
+from job_workers import await_that
+from line_outputs import Subscriber, mosquitto, subscriber, tables, text_at
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion
 from pulled_cameras import PASSWORD, USER, http_camera
 from pymodbus.client import ModbusTcpClient
+from pymodbus.server import ModbusTcpServer
+from pymodbus.simulator import DataType, SimData, SimDevice
 from server_process import LiveServer, free_port, live_server
 
 from server.config.load import load
+from server.config.triggers import GpioTrigger
 from server.errors import SettingsError
+from server.line.outputs.base import OutputError
 from server.line.outputs.modbus import (
     BUSY,
     CAMERA,
@@ -25,9 +39,16 @@ from server.line.outputs.modbus import (
     TRIGGER_PART,
     VALID,
 )
+from server.line.triggers.base import Listener, Signal
+from server.line.triggers.gpio import GpioSource
 from server.process.startup import check_triggered_cameras
 
 GREEN = encode(plain((0, 255, 0)), "JPEG")
+
+
+def _registers_of(text: str) -> list[int]:
+    data = text.encode().ljust(2 * TEXT_REGISTERS, b"\0")
+    return [high << 8 | low for high, low in zip(data[::2], data[1::2], strict=True)]
 
 
 class TriggeringPlc:
@@ -48,9 +69,7 @@ class TriggeringPlc:
         return list(self.client.read_input_registers(0, count=REGISTERS).registers)
 
     def set_part(self, part: str) -> None:
-        data = part.encode().ljust(2 * TEXT_REGISTERS, b"\0")
-        values = [high << 8 | low for high, low in zip(data[::2], data[1::2], strict=True)]
-        assert not self.client.write_registers(TRIGGER_PART, values).isError()
+        assert not self.client.write_registers(TRIGGER_PART, _registers_of(part)).isError()
 
     def set_coil(self, value: bool) -> None:
         assert not self.client.write_coil(0, value).isError()
@@ -65,31 +84,104 @@ class TriggeringPlc:
         return registers
 
 
+class PolledPlc:
+    """A PLC whose coil 0 the server polls. Its program sets the coil, and clears it once it was
+    seen."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._registers = _registers_of("")
+        self._coil = False
+        self._polled = threading.Condition()
+        self._last: bool | None = None
+        started = threading.Event()
+        threading.Thread(target=asyncio.run, args=(self._serve(started),), daemon=True).start()
+        assert started.wait(60)
+
+    async def _serve(self, started: threading.Event) -> None:
+        one = [SimData(0, count=1, values=False, datatype=DataType.BITS)]
+        texts = [SimData(0, count=TEXT_REGISTERS, datatype=DataType.REGISTERS)]
+        device = SimDevice(1, (one, one, texts, texts), action=self._read)
+        server = ModbusTcpServer(device, address=("127.0.0.1", self.port))
+        await server.serve_forever(background=True)
+        self._loop, self._server = asyncio.get_running_loop(), server
+        started.set()
+        await server.serving
+
+    async def _read(
+        self, function: int, start: int, address: int, count: int, registers: Any, values: Any
+    ) -> None:
+        with self._polled:
+            if function == 1:
+                registers[0] = int(self._coil)
+                self._last = self._coil
+                self._polled.notify_all()
+            else:
+                registers[:] = self._registers
+
+    def trigger(self, part: str) -> None:
+        for value in (True, False):
+            with self._polled:
+                self._registers, self._coil, self._last = _registers_of(part), value, None
+                assert self._polled.wait_for(lambda: self._last == self._coil, 60)
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._server.shutdown(), self._loop).result(60)
+
+
 class Line(NamedTuple):
     server: LiveServer
     ports: dict[str, int]
+    broker: int
+    plc: PolledPlc
 
 
 @pytest.fixture(scope="module")
-def line(colors: Any) -> Iterator[Line]:
-    """A server with a camera that works and one that is away, each triggered by a PLC."""
+def line(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+    """A server with cameras that work and one that is away, and what triggers them."""
     ports = {"st4": free_port(), "away": free_port()}
+    polled = PolledPlc()
     outputs: list[dict[str, object]] = [
         {"name": name, "kind": "modbus-server", "port": port, "trigger_camera": name}
         | {"cameras": [name], "heartbeat_s": 60}
         for name, port in ports.items()
     ]
-    with http_camera(GREEN) as camera:
+    folder = tmp_path_factory.mktemp("mosquitto")
+    with http_camera(GREEN) as camera, mosquitto(folder) as broker:
+        with publisher(broker) as sender:
+            # Of a part that has gone before the server starts.
+            sender.publish("ask", "{}", qos=1, retain=True).wait_for_publish(60)
+        address: dict[str, object] = {"host": "127.0.0.1", "port": broker}
+        outputs.append(
+            {"name": "broker", "kind": "mqtt", "cameras": ["st5"], "retain": False, **address}
+        )
+        triggers: list[dict[str, object]] = [
+            {"name": "message", "kind": "mqtt", "camera": "st5", "topic": "ask", **address},
+            {"name": "bit", "kind": "modbus-client", "camera": "st5", "host": "127.0.0.1"}
+            | {"port": polled.port, "address": 0, "part_register": 0, "poll_s": 0.005},
+        ]
         url = f"http://127.0.0.1:{camera.port}/basic"
         keys = {"kind": "http", "trigger": "post", "interval_s": 60}
         cameras: list[dict[str, object]] = [
-            {"name": "st4", "url": url, "username": USER, "password": PASSWORD, **keys},
+            *(
+                {"name": name, "url": url, "username": USER, "password": PASSWORD, **keys}
+                for name in ("st4", "st5")
+            ),
             {"name": "away", "url": f"http://127.0.0.1:{free_port()}/", **keys},
         ]
-        settings = {"output": tables(*outputs), "camera": tables(*cameras)}
+        settings = {
+            "output": tables(*outputs),
+            "camera": tables(*cameras),
+            "trigger": tables(*triggers),
+        }
         with live_server(models=colors, **settings) as server:
-            server.await_event("camera connected")
-            yield Line(server, ports)
+            ready = {"camera": ("st4", "st5"), "trigger": ("message", "bit"), "output": ["broker"]}
+            for kind, names in ready.items():
+                for name in names:
+                    metric = f"lineside_{kind}_connected"
+                    await_that(partial(server.sample, metric, **{kind: name}), name)
+            yield Line(server, ports, broker, polled)
+    polled.close()
 
 
 def test_coil_gives_one_result_of_its_part(line: Line) -> None:
@@ -128,6 +220,163 @@ def test_only_the_coil_of_the_trigger_is_there(line: Line) -> None:
         assert plc.client.write_coil(1, True).isError()
         assert plc.client.write_coils(0, [True, True]).isError()
         assert plc.client.write_registers(TRIGGER_PART, [0] * (TEXT_REGISTERS + 1)).isError()
+
+
+def taken_parts(reader: Subscriber, count: int) -> list[tuple[str, str | None]]:
+    """Part and error of the next `count` results."""
+    results = [json.loads(reader.next().payload) for _ in range(count)]
+    return [(result["part"], result["error"]) for result in results]
+
+
+def ignored(line: Line, reason: str) -> float:
+    return line.server.sample("lineside_camera_triggers_total", camera="st5", result=reason)
+
+
+@contextmanager
+def publisher(broker: int) -> Iterator[Client]:
+    client = Client(CallbackAPIVersion.VERSION2)
+    client.connect("127.0.0.1", broker)
+    client.loop_start()
+    try:
+        yield client
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def test_message_gives_one_result_of_its_part(line: Line) -> None:
+    assert ignored(line, "retained") == 1
+    with (
+        subscriber(line.broker, "lineside/st5/verdict") as reader,
+        publisher(line.broker) as sender,
+    ):
+        for number in range(50):
+            message = json.dumps({"id": number, "part": f"P{number}", "other": 1})
+            for _ in range(2):
+                sender.publish("ask", message, qos=1)
+            assert taken_parts(reader, 1) == [(f"P{number}", None)]
+        sender.publish("ask", "", qos=0)
+        assert taken_parts(reader, 1) == [("", None)]
+        for unusable in (b"P1", b'{"part": 5}', b"\xff", b'{"part": "' + b"P" * 200 + b'"}'):
+            sender.publish("ask", unusable, qos=1)
+            assert taken_parts(reader, 1) == [("", "INVALID_FIELD")]
+        before = ignored(line, "duplicate")
+        sender.publish("ask", json.dumps({"id": 7}), qos=1).wait_for_publish(60)
+        await_that(lambda: ignored(line, "duplicate") == before + 1, "the duplicate's count")
+        assert reader.messages.empty()
+    assert before == 50
+
+
+def test_burst_of_messages_gives_as_many_results(line: Line) -> None:
+    """More than one can wait for its frame: the others are refused, each with its part."""
+    parts = [f"B{number}" for number in range(300)]
+    with (
+        subscriber(line.broker, "lineside/st5/verdict") as reader,
+        publisher(line.broker) as sender,
+    ):
+        for part in parts:
+            sender.publish("ask", json.dumps({"part": part}), qos=1)
+        results = taken_parts(reader, len(parts))
+        assert sorted(part for part, _ in results) == sorted(parts)
+        assert {error for _, error in results} <= {None, "CAMERA_UNAVAILABLE"}
+        assert None in {error for _, error in results}
+        sender.publish("ask", json.dumps({"part": "last"}), qos=1)
+        assert taken_parts(reader, 1)[0][0] == "last"
+
+
+def test_polled_bit_gives_one_result_of_its_part(line: Line) -> None:
+    with subscriber(line.broker, "lineside/st5/verdict") as reader:
+        for number in range(50):
+            line.plc.trigger(f"Ü-{number}")
+            assert taken_parts(reader, 1) == [(f"Ü-{number}", None)]
+
+
+class FakeLine:
+    """The request of a line as gpiod gives it. No GPIO hardware is known to the kernel here."""
+
+    def __init__(self) -> None:
+        self._came = threading.Condition()
+        self._events: list[gpiod.EdgeEvent] = []
+        self._edges = 0
+
+    def edge(self, lost: bool = False) -> None:
+        """An edge, of which the kernel keeps no event if it is `lost`."""
+        with self._came:
+            self._edges += 1
+            if not lost:
+                kind = gpiod.EdgeEvent.Type.RISING_EDGE
+                number = self._edges
+                self._events.append(gpiod.EdgeEvent(kind.value, 0, 4, number, number))
+            self._came.notify_all()
+
+    def wait_edge_events(self, timeout: float) -> bool:
+        with self._came:
+            return self._came.wait_for(lambda: bool(self._events), timeout)
+
+    def read_edge_events(self) -> list[gpiod.EdgeEvent]:
+        with self._came:
+            events, self._events = self._events, []
+        return events
+
+    def release(self) -> None:
+        """Gives the line back."""
+
+
+def test_each_edge_of_a_line_is_one_trigger() -> None:
+    (table,) = load(
+        {
+            "LINESIDE_TRIGGER": tables(
+                {"name": "sensor", "kind": "gpio", "camera": "st4", "line": 4, "bias": "pull-up"}
+            )
+        }
+    ).trigger
+    assert isinstance(table, GpioTrigger)
+    wire, asked = FakeLine(), {}
+    fired: list[Signal] = []
+
+    def request_lines(chip: str, **keys: Any) -> FakeLine:
+        asked[chip] = keys["config"]
+        return wire
+
+    listener = Listener("sensor", GpioSource(table, request_lines), fired.append)
+    listener.start()
+    await_that(listener.listens, "the line")
+    for number in range(1000):
+        wire.edge(lost=number % 10 == 3)
+    await_that(lambda: len(fired) >= 1000, "a trigger for each edge")
+    listener.stop()
+    listener.join(60)
+    assert fired == [Signal()] * 1000
+    setting = asked["/dev/gpiochip0"][4]
+    assert setting.edge_detection is gpiod.line.Edge.RISING
+    assert setting.bias is gpiod.line.Bias.PULL_UP
+    assert setting.debounce_period.total_seconds() == 0.005
+
+
+def test_chip_that_is_missing_is_tried_again() -> None:
+    table = GpioTrigger(name="sensor", camera="st4", chip="/dev/no-chip", line=4)
+    with pytest.raises(OutputError, match="line 4 of /dev/no-chip can't be had"):
+        GpioSource(table).open()
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        ({"kind": "mqtt", "host": "h"}, "topic is missing"),
+        ({"kind": "mqtt", "host": "h", "topic": "a/#"}, "topic can't be 'a/#'"),
+        ({"kind": "mqtt", "host": "h", "topic": "a", "tls_ca_file": "f"}, "needs tls = true"),
+        ({"kind": "modbus-client", "host": "h", "address": 70_000}, "address"),
+        ({"kind": "modbus-client", "host": "h", "address": 1, "edge": "rising"}, "edge"),
+        ({"kind": "gpio"}, "line is missing"),
+        ({"kind": "gpio", "line": 1, "edge": "both"}, "edge"),
+        ({"kind": "gpio", "line": 1}, "[[trigger]] t: camera can't be 'st9': no table [[camera]]"),
+    ],
+)
+def test_trigger_table_with_a_fault_is_refused(keys: dict[str, object], fault: str) -> None:
+    table = {"name": "t", "camera": "st9", **keys}
+    with pytest.raises(SettingsError) as caught:
+        check_triggered_cameras(load({"LINESIDE_TRIGGER": tables(table)}))
+    assert fault in str(caught.value)
 
 
 @pytest.mark.parametrize(
