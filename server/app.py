@@ -34,6 +34,7 @@ from server.config.settings import Settings
 from server.config.thread_budget import most_requests
 from server.engine import Engine
 from server.http.access.auth import Authenticator, install_auth
+from server.http.access.proxies import TrustedProxies
 from server.http.body.multipart import take_bodies
 from server.http.body.timeout import BodyTimeoutMiddleware
 from server.http.errors import register_errors
@@ -199,7 +200,8 @@ def put_before(
     )
     most = most_requests(settings.slots, settings.max_waiting)
     reserve = Reserve(bodies, refusing=app.wsgi_app, most=most, probes=probes)
-    app.wsgi_app = Entrance(reserve, settings.url_prefix)  # type: ignore[method-assign]
+    proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
+    app.wsgi_app = Entrance(reserve, settings.url_prefix, proxies)  # type: ignore[method-assign]
 
 
 def create_app(

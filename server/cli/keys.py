@@ -22,6 +22,11 @@ def add_parser(commands: Any) -> None:
     )
     add.add_argument("--expires", help="when it ends, as RFC 3339 or a date such as 2027-01-31")
     add.add_argument("--rate", default="", help="such as 100/second, in place of rate_per_key")
+    add.add_argument(
+        "--digest",
+        action="store_true",
+        help="take digest logins too: NAME as user, key as password",
+    )
     revoke = actions.add_parser("revoke", help="take a key away")
     revoke.add_argument("name")
     for action in (add, revoke, actions.add_parser("list", help="print the keys' names")):
@@ -54,7 +59,13 @@ def run(args: argparse.Namespace, path: Path) -> int:
         if expires and expires <= now:
             raise KeysError(f"--expires can't be {args.expires!r}: that moment has passed")
         secret = add_key(
-            path, args.name, _rights(args.rights), now=now, expires=expires, rate=args.rate
+            path,
+            args.name,
+            _rights(args.rights),
+            now=now,
+            expires=expires,
+            rate=args.rate,
+            digest_login=args.digest,
         )
         print(secret)
         print(f"{path} holds only its hash: this is the one time it is shown", file=sys.stderr)
@@ -72,7 +83,8 @@ def run(args: argparse.Namespace, path: Path) -> int:
             ends = f", until {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else ""
             late = " (expired)" if expired(key) else ""
             rate = f", {key.rate}" if key.rate else ""
-            print(f"{key.name}: {', '.join(key.rights)}{rate}{ends}{late}")
+            login = ", digest logins" if key.digest else ""
+            print(f"{key.name}: {', '.join(key.rights)}{rate}{login}{ends}{late}")
         _warn_if_none_is_usable(keys)
     return 0
 

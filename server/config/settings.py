@@ -24,7 +24,7 @@ from server.system.resources import available_cores
 LISTS = frozenset(
     {
         *("allowed_hosts", "cors_origins", "image_formats", "image_url_hosts", "preload"),
-        *("samples_labels", "webhook_hosts"),
+        *("samples_labels", "trusted_proxies", "webhook_hosts"),
     }
 )
 # MB a minute; SQLite writes whole pages, for which less would not be enough.
@@ -285,6 +285,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             max_length=128,
         ),
     ] = ""
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        _help(
+            "ADDRESS or NETWORK/BITS of proxies whose X-Forwarded-For, -Proto and -Prefix count;"
+            " if any are listed, those headers of all others are ignored"
+        ),
+    ] = ()
     max_cameras: Annotated[
         int, _help("cameras with metrics of their own; the others share `other`", "cameras", ge=0)
     ] = 64

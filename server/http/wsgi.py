@@ -17,6 +17,7 @@ from flask import request
 
 from server.errors import InvalidFieldError, LinesideError, OverloadedError
 from server.http.access.caller import Caller
+from server.http.access.proxies import TrustedProxies
 from server.recognition.answers import Options
 from server.recognition.manifest import Manifest
 
@@ -62,7 +63,8 @@ class RequestContext(msgspec.Struct):
     None under another server. leaving: the server was told to stop. sent_path: the path as it was
     sent, if it was changed. refused: why nobody is to look at the request. body: counts the bytes
     of the body; body_read: it was read to its end. keys_asked: a key or token was asked for;
-    caller: its owner; caller_fault: what is wrong with it. is_frame: an error counts as a refused
+    caller: its owner; caller_fault: what is wrong with it; caller_stale: nothing but the age of its
+    nonce. is_frame: an error counts as a refused
     frame. camera, manifest, options: of the frame, as far as they are known. log_fields: of the log
     line of a good answer. error_code, error_message, error_cause: of an error's answer; failure:
     the exception behind it, if it was not foreseen.
@@ -79,6 +81,7 @@ class RequestContext(msgspec.Struct):
     keys_asked: bool = False
     caller: Caller | None = None
     caller_fault: str = ""
+    caller_stale: bool = False
     is_frame: bool = False
     camera: str | None = None
     manifest: Manifest | None = None
@@ -124,16 +127,21 @@ class Entrance:
     proxies join addresses carelessly, and do not follow a redirect of a POST. The path's prefix is
     `prefix` or, without, the one that the proxy names. A query string, path or header that is
     longer than any needs to be is refused before anyone splits it. Answers get `SECURITY_HEADERS`.
+    `proxies` are those whose headers count; without, only the prefix does, since it changes nothing
+    but its sender's own answer.
     """
 
-    def __init__(self, app: Wsgi, prefix: str) -> None:
+    def __init__(self, app: Wsgi, prefix: str, proxies: TrustedProxies | None = None) -> None:
         self._app = app
         self._prefix = prefix
+        self._proxies = proxies
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         context, path = context_of(environ), environ["PATH_INFO"]
+        if self._proxies:
+            self._proxies.apply(environ)
         if "//" in path or path.endswith("/"):
             context.sent_path, environ["PATH_INFO"] = path, normal(path)
         if self._prefix:

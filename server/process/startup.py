@@ -67,6 +67,10 @@ def check_values(settings: Settings) -> None:
         from server.http.access.origins import OriginCheck
 
         OriginCheck(settings, loopback=True)
+    if settings.trusted_proxies:
+        from server.http.access.proxies import TrustedProxies
+
+        TrustedProxies(settings.trusted_proxies)
     for name in ("rate_per_key", "rate_per_address"):
         if rate := getattr(settings, name):
             from server.http.access.rate_limits import check_rate

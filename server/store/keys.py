@@ -36,6 +36,9 @@ RATE = "^([1-9][0-9]*/(second|minute|hour|day))?$"
 Stamp = tuple[int, int, int]
 # Seconds for which a file that is rewritten in place is given to become whole.
 SETTLE_S = 2.0
+# The realm and the hashes of digest logins (RFC 7616), the stronger first.
+DIGEST_REALM = "lineside"
+DIGEST_HASHES = {"SHA-256": hashlib.sha256, "MD5": hashlib.md5}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 
 
@@ -45,7 +48,8 @@ Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One line of the file. sha256: hex digest of the key. rate: requests allowed, such as
-    `100/second`, in place of the setting `rate_per_key`."""
+    `100/second`, in place of the setting `rate_per_key`. digest: by hash, what digest logins are
+    checked by (`digest_secrets`), if they are taken."""
 
     name: str
     rights: tuple[Right, ...]
@@ -53,6 +57,13 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     created: Moment
     expires: Moment | None = None
     rate: Annotated[str, msgspec.Meta(pattern=RATE)] = ""
+    digest: dict[str, str] = {}
+
+
+def digest_secrets(name: str, secret: str) -> dict[str, str]:
+    """Return what digest logins of the key are checked by: H(user:realm:password) by each hash."""
+    text = f"{name}:{DIGEST_REALM}:{secret}".encode()
+    return {hash_name: make(text).hexdigest() for hash_name, make in DIGEST_HASHES.items()}
 
 
 def digest(secret: str) -> str:
@@ -150,8 +161,10 @@ def add_key(
     now: datetime,
     expires: datetime | None = None,
     rate: str = "",
+    digest_login: bool = False,
 ) -> str:
-    """Adds a key to the file and returns it: the only moment when it can be seen.
+    """Adds a key to the file and returns it: the only moment when it can be seen. digest_login:
+    digest logins are taken too.
 
     Raises KeysError for a name that is taken or unusable, or no rights.
     """
@@ -164,7 +177,13 @@ def add_key(
         raise KeysError(f"a key needs rights: one or more of {', '.join(RIGHTS)}")
     secret = PREFIX + secrets.token_urlsafe(32)
     key = Key(
-        name=name, rights=unique, sha256=digest(secret), created=now, expires=expires, rate=rate
+        name=name,
+        rights=unique,
+        sha256=digest(secret),
+        created=now,
+        expires=expires,
+        rate=rate,
+        digest=digest_secrets(name, secret) if digest_login else {},
     )
     with _changing(path) as lock:
         keys = read_keys(path)

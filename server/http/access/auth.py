@@ -5,12 +5,13 @@ counted or sent back; a caller is known by the name of its key.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, request
-from werkzeug.datastructures import EnvironHeaders, Headers
+from werkzeug.datastructures import EnvironHeaders
 
 from server.config.settings import Settings
 from server.errors import ExpiredError, ForbiddenError, UnauthorizedError
@@ -21,11 +22,13 @@ from server.http.access.caller import (
     from_loopback,
     identify,
     is_loopback,
+    key_caller,
     token_reader,
 )
+from server.http.access.digest import DigestLogins, StaleNonceError
 from server.http.access.origins import OriginCheck
 from server.http.routes import ADMIN, OPEN, current_route
-from server.http.wsgi import current
+from server.http.wsgi import context_of, current
 from server.store.keys import KeyRing, Right
 
 logger = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ class Authenticator:
     def __init__(self, settings: Settings) -> None:
         self._auth = settings.auth
         self._ring = KeyRing(Path(settings.keys_file))
+        self.digest_logins = DigestLogins(self._ring)
         self._read_token = token_reader(settings)
         loopback = is_loopback(settings.host)
         self._origins = OriginCheck(settings, loopback=loopback)
@@ -73,29 +77,46 @@ class Authenticator:
         """Return whether a key has a rate of its own."""
         return any(key.rate for key in self._ring.current())
 
-    def identify(self, headers: Headers, rights: Iterable[Right]) -> tuple[Caller | None, str]:
-        """Return the caller whose request has `headers`, or None and what is wrong with its
-        credentials, if it has any.
+    def identify(
+        self, environ: dict[str, Any], rights: Iterable[Right]
+    ) -> tuple[Caller | None, UnauthorizedError | None]:
+        """Return the caller of a WSGI request, or None and what is wrong with its credentials, if
+        it has any.
 
         Of several that are valid, the first with one of `rights` counts, and it alone: rights of
         two callers don't add up.
         """
         valid: list[Caller] = []
         faults: list[UnauthorizedError] = []
-        for secret in credentials(headers):
+        for find in self._ways(environ):
             try:
-                caller = identify(secret, self._ring, self._read_token)
+                caller = find()
             except UnauthorizedError as error:
                 faults.append(error)
                 continue
             if not caller.rights.isdisjoint(rights):
-                return caller, ""
+                return caller, None
             valid.append(caller)
         if valid:
-            return valid[0], ""
+            return valid[0], None
         # One that was valid once is this server's, whatever a proxy has put beside it.
         faults.sort(key=lambda error: not isinstance(error, ExpiredError))
-        return None, faults[0].message if faults else ""
+        return None, faults[0] if faults else None
+
+    def _ways(self, environ: dict[str, Any]) -> Iterator[Callable[[], Caller]]:
+        """Yield a function for each credential of a request, which returns its caller or raises
+        UnauthorizedError."""
+        headers = EnvironHeaders(environ)
+        for secret in credentials(headers):
+            yield partial(identify, secret, self._ring, self._read_token)
+        login = environ.get("HTTP_AUTHORIZATION", "")
+        if login[:7].lower() == "digest ":
+            yield partial(self._digest_caller, login, environ)
+
+    def _digest_caller(self, login: str, environ: dict[str, Any]) -> Caller:
+        context = context_of(environ)
+        path = context.sent_path or environ["PATH_INFO"]
+        return key_caller(self.digest_logins.find(login, environ, path))
 
     def admit(self, environ: dict[str, Any], rights: Iterable[Right]) -> tuple[bool, Caller | None]:
         """Return whether a WSGI request for frames may do what one of `rights` opens, by its
@@ -103,7 +124,7 @@ class Authenticator:
         if not self.closed():
             let_in = self.open_to(environ.get("REMOTE_ADDR")) and self._origins.admits(environ)
             return let_in, None
-        caller, _ = self.identify(EnvironHeaders(environ), rights)
+        caller, _ = self.identify(environ, rights)
         return caller is not None and not caller.rights.isdisjoint(rights), caller
 
     def authorize(self, caller: Caller | None, fault: str, *, closed: bool) -> None:
@@ -161,7 +182,9 @@ def install_auth(app: Flask, settings: Settings, doors: Authenticator) -> None:
             rights = route.rights if route else ()
             context = current()
             context.keys_asked = True
-            context.caller, context.caller_fault = doors.identify(request.headers, rights)
+            context.caller, fault = doors.identify(request.environ, rights)
+            context.caller_fault = fault.message if fault else ""
+            context.caller_stale = isinstance(fault, StaleNonceError)
 
     if settings.rate_per_key or settings.rate_per_address or doors.any_rates():
         from server.http.access.rate_limits import limit_rates
@@ -176,8 +199,15 @@ def install_auth(app: Flask, settings: Settings, doors: Authenticator) -> None:
     @app.after_request
     def challenge(response: Response) -> Response:
         if response.status_code == 401:
-            error = ', error="invalid_token"' if current().caller_fault else ""
-            response.headers["WWW-Authenticate"] = f'Bearer realm="lineside"{error}'
+            context = current()
+            error = ', error="invalid_token"' if context.caller_fault else ""
+            # A browser would ask its user for a password, in front of the page that asks for a key.
+            if "Sec-Fetch-Mode" not in request.headers:
+                if doors.digest_logins.offered():
+                    for each in doors.digest_logins.challenges(stale=context.caller_stale):
+                        response.headers.add("WWW-Authenticate", each)
+                response.headers.add("WWW-Authenticate", 'Basic realm="lineside"')
+            response.headers.add("WWW-Authenticate", f'Bearer realm="lineside"{error}')
         return response
 
     if settings.cors_origins:

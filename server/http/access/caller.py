@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+from base64 import b64decode
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,7 +20,7 @@ import msgspec
 
 from server.config.settings import Settings
 from server.errors import ExpiredError, SettingsError, StartError, UnauthorizedError
-from server.store.keys import PREFIX, RIGHTS, KeyRing, Right, expired
+from server.store.keys import PREFIX, RIGHTS, Key, KeyRing, Right, expired
 from server.system.files import read_plain_file
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ CLOCK_LEEWAY_S = 10
 SUBJECT_LETTERS = 64
 # RFC 7518, 3.2: an HS256 key has at least as many bits as the hash; 3.3: bits of an RS256 key.
 HS256_BYTES_MIN, RS256_BITS_MIN = 32, 2048
-NO_KEY = "send a key as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`"
+NO_KEY = (
+    "send a key as `Authorization: Bearer KEY`, as `X-API-Key: KEY`, or as the password of a login"
+)
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -50,17 +53,28 @@ ReadToken: TypeAlias = Callable[[str], Caller]
 
 def credentials(headers: Headers) -> list[str]:
     """Return all keys and tokens among a request's headers: of `Authorization: Bearer ...` (RFC
-    6750, 2.1) and `X-API-Key`. What is empty or of another scheme is a proxy's or a login's, not
-    ours."""
+    6750, 2.1), the password of `Basic ...` (RFC 7617, 2), and `X-API-Key`. What is empty, no key,
+    or of another scheme is a proxy's login, not ours."""
     secrets = []
     for header in headers.getlist("Authorization"):
         for part in header.split(","):  # as servers join what came in several lines
             scheme, _, value = part.strip().partition(" ")
             if scheme.lower() == "bearer":
                 secrets.append(value.strip())
+            elif scheme.lower() == "basic":
+                secrets.append(_password(value.strip()))
     for header in headers.getlist("X-API-Key"):
         secrets += [part.strip() for part in header.split(",")]
     return list(dict.fromkeys(secret for secret in secrets if secret))[:CREDENTIALS_MAX]
+
+
+def _password(credentials: str) -> str:
+    """Return the key that is the password of a Basic login; empty if it is another's login."""
+    try:
+        password = b64decode(credentials, validate=True).decode("ascii").partition(":")[2]
+    except ValueError:
+        return ""
+    return password if password.startswith(PREFIX) else ""
 
 
 def identify(secret: str, ring: KeyRing, read_token: ReadToken | None) -> Caller:
@@ -71,10 +85,15 @@ def identify(secret: str, ring: KeyRing, read_token: ReadToken | None) -> Caller
         key = ring.find(secret)
         if key is None:
             raise UnauthorizedError("the key is not valid")
-        if expired(key):
-            raise ExpiredError("the key has expired")
-        return Caller(key.name, frozenset(key.rights), key.rate)
+        return key_caller(key)
     return read_token(secret)
+
+
+def key_caller(key: Key) -> Caller:
+    """Return the owner of `key`. Raises ExpiredError."""
+    if expired(key):
+        raise ExpiredError("the key has expired")
+    return Caller(key.name, frozenset(key.rights), key.rate)
 
 
 def _read(path: str) -> bytes:
