@@ -22,6 +22,7 @@ from server.api.journal import JournalRoutes
 from server.api.models import ModelRoutes, SampleFrameRoutes, UploadRoutes
 from server.api.outputs import OutputRoutes
 from server.api.policy import PolicyRoutes
+from server.api.products import ProductRoutes
 from server.api.recognize.caching import Caching
 from server.api.recognize.fast_path import FastPath
 from server.api.recognize.input import no_fetch
@@ -44,6 +45,7 @@ from server.http.wsgi import FEATURES, Entrance, Reserve
 from server.jobs.events import JobEvents
 from server.jobs.service import Jobs
 from server.line.cameras.service import Cameras, Judge, Trigger
+from server.line.products import Products
 from server.observe.cameras import SuspectFrames
 from server.observe.logs import LogThrottle, LogWriter
 from server.observe.metrics import Metrics
@@ -88,7 +90,11 @@ def image_fetcher(settings: Settings) -> Fetch:
 
 
 def make_jobs(
-    settings: Settings, service: RecognitionService, metrics: Metrics, guard: CrashGuard
+    settings: Settings,
+    service: RecognitionService,
+    products: Products,
+    metrics: Metrics,
+    guard: CrashGuard,
 ) -> Jobs:
     def render(job: JobRecord) -> bytes:
         return msgspec.json.encode(job_detail(job, prefix=settings.url_prefix))
@@ -101,7 +107,7 @@ def make_jobs(
         service.has_listeners,
         render,
     )
-    return Jobs(settings, service.store, events, guard)
+    return Jobs(settings, service.store, events, products.reader, guard)
 
 
 def make_outputs(
@@ -128,7 +134,7 @@ def make_cameras(
     """Return the cameras of `settings`; None if there are none."""
     if not settings.camera:
         return None
-    judge = Judge(settings, service.recognizer, service.report_answered, service.report_refused)
+    judge = Judge(settings, service.pulled, service.report_answered, service.report_refused)
     return Cameras(settings, metrics, judge)
 
 
@@ -216,6 +222,7 @@ def create_app(
     settings = settings or config_reading.load(os.environ)
     engine = engine or Engine(settings)
     metrics, store = engine.metrics, engine.store
+    products = Products(settings.product, store, Path(settings.data))
     log_throttle = LogThrottle(settings.log_repeats)
 
     app = bare_app(settings)
@@ -253,9 +260,10 @@ def create_app(
         caching=Caching(open_cache(app, settings), metrics),
         afterwards=engine.afterwards,
         refusals=in_turn,
+        products=products,
         before_answer=(outputs.answered,) if outputs else (),
     )
-    jobs = make_jobs(settings, service, metrics, engine.guard)
+    jobs = make_jobs(settings, service, products, metrics, engine.guard)
     cameras = make_cameras(settings, metrics, service)
     triggers = make_triggers(settings, metrics, cameras)
     auditor, pictures = Auditor(engine.audit, store), Pictures()
@@ -264,6 +272,7 @@ def create_app(
         *frame_routes(settings, service, jobs, image_fetcher(settings), pictures),
         ModelRoutes(store, drift, auditor),
         PolicyRoutes(store, auditor),
+        ProductRoutes(products, auditor),
         UploadRoutes(Path(settings.models), int(settings.max_bundle_mb * 1e6), auditor),
         SampleFrameRoutes(store),
         JournalRoutes(journal),
@@ -289,6 +298,7 @@ def create_app(
         *([triggers.close] if triggers else []),
         *([cameras.close] if cameras else []),
         jobs.close,
+        products.close,
         pictures.close,
         # Then the recorders get all that was answered, before they close.
         engine.afterwards.flush,
@@ -303,6 +313,7 @@ def create_app(
     # Unlike atexit's, this is run at the end of a forked worker too.
     Finalize(None, shut_down, args=(at_end,), exitpriority=0)
     engine.start()
+    products.start()
     if outputs:
         outputs.start()
     if cameras:

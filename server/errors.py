@@ -71,6 +71,10 @@ class NothingToRollBackError(ConflictError):
     code = "NOTHING_TO_ROLL_BACK"
 
 
+class ProductNotFoundError(NotFoundError):
+    code = "PRODUCT_NOT_FOUND"
+
+
 class JobNotFoundError(NotFoundError):
     code = "JOB_NOT_FOUND"
 

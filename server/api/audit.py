@@ -43,11 +43,12 @@ class Auditor:
         how: Callable[[], object],
         version: int | None = None,
         policy: Callable[[], Policy] = lambda: UNSET,
+        product: Callable[[], str | UnsetType | None] = lambda: UNSET,
     ) -> None:
-        """Call `how`, which changes `model`, and record the result, with what `policy` returned
-        before and after. Raises what `how` raises. A change of a model that does not exist is not
-        recorded."""
-        before, policy_before = self._serving(model), policy()
+        """Call `how`, which changes `model`, and record the result, with what `policy` and
+        `product` returned before and after. Raises what `how` raises. A change of a model that does
+        not exist is not recorded."""
+        before, policy_before, product_before = self._serving(model), policy(), product()
 
         def keep(code: str = "") -> None:
             context = current()
@@ -65,6 +66,8 @@ class Auditor:
                     code=code,
                     policy_before=policy_before,
                     policy_after=policy(),
+                    product_before=product_before,
+                    product_after=product(),
                 )
             )
 
@@ -90,8 +93,8 @@ class AuditRoutes:
 
     @route("GET", "/v1/audit", rights=ADMIN, query=AuditQuery, errors=(400, 403, 503))
     def read(self) -> AuditPage:
-        """Return who changed which model or verdict policy, when, from where, and what held before
-        and after."""
+        """Return who changed which model, verdict policy or product, when, from where, and what
+        held before and after."""
         query = read_options(AuditQuery, request)
         try:
             return AuditPage(self._audit.newest(query.limit))

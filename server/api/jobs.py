@@ -21,7 +21,7 @@ from server.api.recognize.options import (
     frame_route,
 )
 from server.api.recognize.routes import Fetch, Recognition, TensorRecognition, recognition, uploaded
-from server.api.recognize.service import RecognitionService
+from server.api.recognize.service import RecognitionService, refuse_product
 from server.config.settings import Settings
 from server.errors import ForbiddenError, JobNotFoundError
 from server.http.body.image import read_options
@@ -29,6 +29,7 @@ from server.http.errors import ErrorBody
 from server.http.routes import JOBS, JSON, MULTIPART, Files, Group, route, to_json
 from server.http.wsgi import current
 from server.jobs.service import Jobs
+from server.recognition.answers import Options
 from server.recognition.frame import read_header
 from server.store.jobs.records import (
     FrameOutcome,
@@ -143,7 +144,10 @@ class JobIntake:
         Return the job's id. Raises what /v1/recognize raises before it decodes a frame, and what
         `Jobs.submit` does.
         """
-        self._recognizing.recognizer(query.model, query.version)
+        recognizer, options = self._recognizing.choose(query, Options())
+        if options.product:
+            model = recognizer.manifest.name
+            query = msgspec.structs.replace(query, product=options.product, model=model)
         if len(files) == 1:  # of several, each has its own error
             read_header(files[0][1], self._settings.image_limits)
         frames = tuple(NewFrame(name, "image", data) for name, data in files)
@@ -151,6 +155,7 @@ class JobIntake:
 
     def numbers(self, value: object, query: FrameOptions, webhook: str | None = None) -> str:
         """Take plain numbers: nested lists, or such by input name. As `images`."""
+        refuse_product(query)
         model, _ = self._recognizing.read_numbers(value, query.model, query.version)
         query = msgspec.structs.replace(query, model=model.manifest.name)
         frame = NewFrame("input", "numbers", msgspec.json.encode(value))
@@ -176,6 +181,8 @@ class JobIntake:
             captured_age=age if query.captured_at else None,
             expires=expires,
             heatmap=query.heatmap,
+            product=query.product,
+            batch=query.batch,
         )
         context = current()
         owner = context.caller.name if context.caller else None
@@ -266,9 +273,14 @@ def _result(job: JobRecord, outcome: FrameOutcome) -> Recognition | None:
     ask = job.ask
     captured = None if ask.captured_age is None else "given"
     query = FrameOptions(
-        camera=ask.camera, part=ask.part, captured_at=captured, heatmap=ask.heatmap
+        camera=ask.camera,
+        part=ask.part,
+        batch=ask.batch,
+        captured_at=captured,
+        heatmap=ask.heatmap,
     )
-    return recognition(outcome.answer, query, ask.captured_age or 0.0, job.request_id)
+    age = ask.captured_age or 0.0
+    return recognition(outcome.answer, query, ask.product or "", age, job.request_id)
 
 
 def _outputs(job: JobRecord, outcome: FrameOutcome) -> TensorRecognition | None:

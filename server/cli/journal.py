@@ -15,6 +15,8 @@ from server.values.validation import InvalidValueError
 FILTERS = {
     "camera": "the camera's name",
     "part": "the part's name",
+    "batch": "the batch's name",
+    "product": "the product's name",
     "model": "the model's name",
     "version": "the model's version",
     "label": "the best label",

@@ -12,6 +12,9 @@ class CameraTable(Table, frozen=True, kw_only=True):
     """The keys that all cameras have."""
 
     model: Annotated[str, key_help("model that its frames are for; empty: the default one")] = ""
+    product: Annotated[
+        str, key_help("product that its frames show; empty: the active one, if model is empty too")
+    ] = ""
     trigger: Annotated[
         Literal["time", "post"],
         key_help(

@@ -9,7 +9,8 @@ from server.values.template import TextTemplate
 
 # The fields of a message, in the order in which a message without a template has them.
 FIELDS = (
-    *("stream", "seq", "redelivered", "at", "request_id", "camera", "part", "model", "version"),
+    *("stream", "seq", "redelivered", "at", "request_id", "camera", "part", "batch", "product"),
+    *("model", "version"),
     *("label", "class_id", "probability", "verdict", "reason", "error", "cached"),
 )
 # Fields that may be in a topic: the others differ from message to message.
@@ -68,6 +69,9 @@ class OutputTable(Table, frozen=True, kw_only=True):
     """The keys that all outputs have."""
 
     cameras: Annotated[tuple[str, ...], key_help("cameras whose frames are sent; empty: all")] = ()
+    products: Annotated[
+        tuple[str, ...], key_help("products whose frames are sent; empty: all")
+    ] = ()
     models: Annotated[tuple[str, ...], key_help("models whose frames are sent; empty: all")] = ()
     verdicts: Annotated[
         tuple[Outcome, ...],

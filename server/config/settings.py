@@ -8,6 +8,7 @@ from msgspec.structs import force_setattr
 
 from server.config.cameras import Cameras
 from server.config.outputs import Outputs
+from server.config.products import Products, check_cameras
 from server.config.triggers import Triggers
 from server.errors import SettingsError
 from server.recognition.images.header import (
@@ -320,6 +321,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     samples_labels: Annotated[
         tuple[str, ...], _help("frames whose best label is one of these are kept")
     ] = ()
+    product: Annotated[
+        Products, _help("products that the line makes, in tables [[product]]; see below")
+    ] = ()
     camera: Annotated[
         Cameras, _help("cameras that the server reads, in tables [[camera]]; see below")
     ] = ()
@@ -352,6 +356,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         """Raises SettingsError for what no type can check. Formats are taken in any case."""
+        check_cameras(self.camera, self.product)
         formats = tuple(dict.fromkeys(name.upper() for name in self.image_formats))
         unknown = [name for name in self.image_formats if name.upper() not in FORMATS]
         if unknown or not formats:

@@ -4,7 +4,8 @@ A setting is an array of tables if its type is a tuple of `Table`s:
 
     output: Annotated[tuple[MqttOutput | WebhookOutput, ...], _help("...")] = ()
 
-The key `kind` of each table, the struct's tag, says which of the types it belongs to.
+The key `kind` of each table, the struct's tag, says which of the types it belongs to. An array of
+one type needs no `kind`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -107,9 +108,9 @@ def read_tables(
 
 def _read_table(given: Mapping[str, Any], kinds: Mapping[str, type[Table]]) -> Table:
     known = " or ".join(kinds)
-    if TAG not in given:
+    if TAG not in given and len(kinds) > 1:
         raise SettingsError(f"{TAG} is missing: it may be {known}")
-    tag = given[TAG]
+    tag = given.get(TAG, known)
     if not isinstance(tag, str) or tag not in kinds:
         raise SettingsError(f"{TAG} can't be {shown(tag)}: it may be {known}")
     kind = kinds[tag]
@@ -185,7 +186,8 @@ def describe_tables(kinds: Mapping[str, type[Table]]) -> Iterator[DescribedKey]:
         # Those that all tables have come first.
         for key, hint in get_type_hints(kind, include_extras=True).items():
             tags.setdefault(_describe_key(fields[key], hint), []).append(tag)
-    yield DescribedKey(TAG, (), " or ".join(kinds), "required", "", "decides on the other keys")
+    if len(kinds) > 1:
+        yield DescribedKey(TAG, (), " or ".join(kinds), "required", "", "decides on the other keys")
     for row, of_kinds in tags.items():
         names = () if len(of_kinds) == len(kinds) else tuple(of_kinds)
         yield msgspec.structs.replace(row, kinds=names)

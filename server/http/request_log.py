@@ -146,6 +146,8 @@ def report_refusal(
         version=manifest.version if manifest else 0,
         camera=options.camera if options else safe_name(camera),
         part=options.part if options else safe_name(names.get("part", "")),
+        product=options.product if options else safe_name(names.get("product", "")),
+        batch=options.batch if options else safe_name(names.get("batch", "")),
         seconds=done.seconds,
         reason=kept_sentence(reason),
         cause=cause,

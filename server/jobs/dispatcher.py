@@ -25,6 +25,7 @@ from server.errors import (
 )
 from server.jobs.messages import FrameTask, InFlightFrame
 from server.recognition.images import jpeg
+from server.recognition.manifest import PolicySource
 from server.recognition.reader_guard import DecodeTrial
 from server.store.crashes import CrashedFrame, CrashGuard, refusal, sha256_of
 from server.store.jobs.records import FrameOutcome, JobError, JobRecord, OpenFrame
@@ -60,8 +61,8 @@ LOADING_MAX_S = 120.0
 
 TOO_LATE = JobError("DEADLINE_EXCEEDED", "the deadline passed before a worker was free")
 
-# Returns the model that serves for a frame now, as the last four fields of a FrameTask.
-Choose = Callable[[OpenFrame], tuple[str, int, str, dict[str, Any] | None]]
+# Returns the model that serves for a frame now, as the last five fields of a FrameTask.
+Choose = Callable[[OpenFrame], tuple[str, int, str, dict[str, Any] | None, PolicySource]]
 
 
 class Listener(Protocol):
@@ -410,7 +411,7 @@ class Dispatcher:
         if fault := self._fault_of(frame):
             return fault
         try:
-            model, version, sha256, policy = self._choose(frame)
+            model, version, sha256, policy, source = self._choose(frame)
         except NotReadyError as error:
             since = self._await_model_since.setdefault(frame.key, now)
             if now - since < LOADING_MAX_S:
@@ -421,7 +422,7 @@ class Dispatcher:
             return JobError(error.code, error.message)
         self._await_model_since.pop(frame.key, None)
         return FrameTask(
-            frame.task, *frame.key, frame.kind, frame.ask, model, version, sha256, policy
+            frame.task, *frame.key, frame.kind, frame.ask, model, version, sha256, policy, source
         )
 
     def _submit(self, flight: InFlightFrame, wall: float) -> bool:

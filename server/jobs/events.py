@@ -80,7 +80,14 @@ class JobEvents:
             self._on_refusal(_refusal(frame, outcome.fault))
             return
         ask = frame.ask
-        options = Options(ask.top_k, ask.threshold, camera=ask.camera or "", part=ask.part or "")
+        options = Options(
+            ask.top_k,
+            ask.threshold,
+            camera=ask.camera or "",
+            part=ask.part or "",
+            product=ask.product or "",
+            batch=ask.batch or "",
+        )
         answers: tuple[Answer, ...] = (outcome.answer,) if outcome.answer else ()
         if outcome.numbers is not None:
             answers, data = outcome.numbers.answers, None
@@ -133,6 +140,8 @@ def _refusal(frame: OpenFrame, fault: JobError) -> FrameRefused:
         version=ask.version or 0,
         camera=ask.camera or "",
         part=ask.part or "",
+        product=ask.product or "",
+        batch=ask.batch or "",
         seconds=max(0.0, now - frame.created),
         reason=kept_sentence(fault.message),
         let_in=True,  # its job was taken

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from server.recognition.manifest import PolicySource
 from server.store.jobs.records import FrameOutcome, JobOptions, Kind, OpenFrame
 
 TASK = "lineside.frame"
@@ -23,7 +24,8 @@ class FrameTask(msgspec.Struct, frozen=True):
     """One frame to answer, by exactly this version of the model.
 
     task: the name of this attempt. sha256: of the model's file, or "" if its bundle has none.
-    policy: the verdict policy that was set on the server's device; None for the bundle's own.
+    policy: the verdict policy of the server's device or of the frame's product, as policy_source
+    says; None for the bundle's own.
     """
 
     task: str
@@ -35,6 +37,7 @@ class FrameTask(msgspec.Struct, frozen=True):
     version: int
     sha256: str
     policy: dict[str, Any] | None = None
+    policy_source: PolicySource = "device"
 
 
 class FrameReport(msgspec.Struct, frozen=True, omit_defaults=True):

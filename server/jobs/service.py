@@ -32,9 +32,14 @@ from server.store.jobs.records import FILE, JobError, JobRecord, NewJob, OpenFra
 from server.system.files import set_aside
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redis import Redis
 
     from server.jobs.dispatcher import Dispatcher, JobSuspects
+    from server.recognition.manifest import PolicySource
+    from server.recognition.tasks.task import Reader
+    from server.recognition.tensor_model import Model
     from server.store.bundles.repository import BundleRepository
     from server.store.crashes import CrashGuard
     from server.store.jobs.table import JobTable
@@ -59,12 +64,15 @@ class Jobs:
         settings: Settings,
         store: BundleRepository,
         events: JobEvents,
+        reader: Callable[[str, Model], Reader[Any]],
         guard: CrashGuard | None = None,
     ) -> None:
-        """Set up without a table or a thread. guard: refuses frames that end their reader."""
+        """Set up without a table or a thread. reader: returns what reads a model's outputs by a
+        product's policy. guard: refuses frames that end their reader."""
         self._settings = settings
         self._store = store
         self._events = events
+        self._reader = reader
         self._guard = guard
         self._folder = Path(settings.data)
         self._opening = threading.Lock()
@@ -294,13 +302,17 @@ class Jobs:
         )
         return self._dispatcher
 
-    def _choose(self, frame: OpenFrame) -> tuple[str, int, str, dict[str, Any] | None]:
+    def _choose(
+        self, frame: OpenFrame
+    ) -> tuple[str, int, str, dict[str, Any] | None, PolicySource]:
         from server.recognition.manifest import MODEL
 
         model = self._store.get(frame.ask.model, frame.ask.version)
-        manifest, device = model.manifest, model.device_policy
-        policy = msgspec.to_builtins(device.policy) if device else None
-        return manifest.name, manifest.version, manifest.sha256.get(MODEL, ""), policy
+        product = frame.ask.product
+        reader = self._reader(product, model) if product else model.reader
+        manifest, source = model.manifest, reader.policy_source
+        policy = None if source == "bundle" else msgspec.to_builtins(reader.policy)
+        return manifest.name, manifest.version, manifest.sha256.get(MODEL, ""), policy, source
 
 
 def _open_lock(path: Path) -> IO[bytes]:

@@ -119,6 +119,8 @@ class WorkerModels:
                 threshold=task.ask.threshold,
                 camera=task.ask.camera or "",
                 part=task.ask.part or "",
+                product=task.ask.product or "",
+                batch=task.ask.batch or "",
             )
             if task.kind == "numbers":
                 return FrameOutcome(numbers=_answer_numbers(model, data, options))
@@ -135,7 +137,7 @@ def _use_policy(model: Model, task: FrameTask) -> None:
     device = None
     if task.policy is not None:
         try:
-            device = DevicePolicy(read_policy(task.policy, model.bundle))
+            device = DevicePolicy(read_policy(task.policy, model.bundle), source=task.policy_source)
         except InvalidValueError as error:
             raise ModelNotFoundError(
                 f"the worker can't judge by the server's policy of {task.model}: {error}"

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from server.recognition.frame import ImageWarning
+from server.recognition.manifest import PolicySource
 from server.recognition.tasks import TaskName
 
 
@@ -25,7 +26,7 @@ class Options(msgspec.Struct, frozen=True):
     deadline: when the answer must be there, in seconds of time.monotonic(). latest_only: a newer
     frame of `camera` may take this one's place while it waits. part: the caller's name for what
     the frame shows. from_capture: the deadline counts from the frame's capture, so that sending it
-    again gains no time.
+    again gains no time. product, batch: what the line makes, and of which lot the part is.
     """
 
     top_k: int = 5
@@ -35,6 +36,8 @@ class Options(msgspec.Struct, frozen=True):
     latest_only: bool = False
     part: str = ""
     from_capture: bool = False
+    product: str = ""
+    batch: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -45,7 +48,8 @@ class Answer(msgspec.Struct, frozen=True):
     verdict, verdict_reason: by the bundle's policy, and the rule that decided; None without one.
     timing: seconds by stage, and `total`. brightness: mean grey level 0..255 of the pixels that the
     model saw; None for tensors, and if the bundle has no baseline to compare it with. warnings:
-    possible faults of the image. details: what the model's task knows beyond labels.
+    possible faults of the image. details: what the model's task knows beyond labels. policy_source:
+    whose verdict policy judged; None without a verdict.
     """
 
     model: str
@@ -59,6 +63,7 @@ class Answer(msgspec.Struct, frozen=True):
     verdict_reason: str | None = None
     task: TaskName = "classify"
     details: Any = None
+    policy_source: PolicySource | None = None
 
     @property
     def label(self) -> str:
@@ -92,9 +97,10 @@ class FrameRefused(msgspec.Struct, frozen=True):
     """One frame that was refused or failed.
 
     at: when, in Unix seconds. status, code: of the error that was answered. model, version, camera,
-    part: as far as they are known, else empty and 0. seconds: from the request's arrival. reason:
-    the message to the sender, without keys. cause: finer than the code, or empty. address: the
-    sender's, if known. let_in: the sender has a valid key, or needs none on this machine.
+    part, product, batch: as far as they are known, else empty and 0. seconds: from the request's
+    arrival. reason: the message to the sender, without keys. cause: finer than the code, or empty.
+    address: the sender's, if known. let_in: the sender has a valid key, or needs none on this
+    machine.
     """
 
     at: float
@@ -110,6 +116,8 @@ class FrameRefused(msgspec.Struct, frozen=True):
     cause: str = ""
     address: str = ""
     let_in: bool = False
+    product: str = ""
+    batch: str = ""
 
 
 # As a Listener, for frames that were refused or failed.

@@ -168,13 +168,18 @@ class VerdictPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     )
 
 
+# Who set the verdict policy that judged a frame.
+PolicySource = Literal["bundle", "device", "product"]
+
+
 class DevicePolicy(msgspec.Struct, frozen=True):
     """A verdict policy that was set on this device in place of the bundle's. at: when, RFC 3339.
-    caller: the name of the key or token that set it, empty without."""
+    caller: the name of the key or token that set it, empty without. source: who judges by it."""
 
     policy: VerdictPolicy
     at: str = ""
     caller: str = ""
+    source: PolicySource = "device"
 
 
 class ClassReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

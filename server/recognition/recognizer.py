@@ -129,7 +129,11 @@ class LoadedModel:
         """Judges by the policy of `device` from the next frame on; by the bundle's if it is
         None."""
         self.device_policy = device
-        self.reader = self.reader.with_policy(device.policy if device else self.manifest.verdict)
+        self.reader = (
+            self.reader.with_policy(device.policy, device.source)
+            if device
+            else self.reader.with_policy(self.manifest.verdict)
+        )
 
     def make_answer(
         self,
@@ -155,6 +159,7 @@ class LoadedModel:
             verdict.reason if verdict else None,
             self.manifest.task,
             result.details,
+            reader.policy_source if verdict else None,
         )
 
 

@@ -28,11 +28,13 @@ WATCH = "watch"
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One change. at: RFC 3339. action: load, activate, rollback, upload, policy, or watch for a
-    version that took over by itself. version: that was named or sent, null for none. caller: the
-    name of the key or token, empty without. before, after: the version that served, null for none.
-    code: of the error, if the change was refused. policy_before, policy_after: of the action
-    policy: the version's verdict policy, null without one or if it can't be read; else absent."""
+    """One change. at: RFC 3339. action: load, activate, rollback, upload, policy, product,
+    or watch for a version that took over by itself. version: that was named or sent, null for none.
+    caller: the name of the key or token, empty without. before, after: the version that served,
+    null for none. code: of the error, if the change was refused. policy_before, policy_after: of
+    the action policy: the version's verdict policy, null without one or if it can't be read; else
+    absent. product_before, product_after: of the action product: the active one, null for none;
+    else absent."""
 
     at: str
     action: str
@@ -46,6 +48,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
     policy_before: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
     policy_after: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+    product_before: str | msgspec.UnsetType | None = msgspec.UNSET
+    product_after: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 def now() -> str:

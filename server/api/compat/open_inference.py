@@ -24,7 +24,7 @@ from server.api.compat.open_inference_tensors import (
     whole_number,
 )
 from server.api.recognize.options import EXAMPLE_INPUT, frame_route
-from server.api.recognize.service import RecognitionService
+from server.api.recognize.service import RecognitionService, refuse_product
 from server.errors import InvalidFieldError, NotReadyError
 from server.http.routes import BINARY, JSON, KNOWN, OPEN, Group, route
 from server.recognition import tensor_model as tensors
@@ -208,7 +208,8 @@ class OpenInferenceRoutes:
         )
 
     def _options(self, wanted: InferRequest) -> Options:
-        _, options = self._recognizing.read_options()
+        query, options = self._recognizing.read_options()
+        refuse_product(query)
         timeout = wanted.parameters.get("timeout")
         if timeout is None:
             return options

@@ -26,7 +26,7 @@ from server.api.compat.tensorflow_serving_json import (
     serving_json,
 )
 from server.api.recognize.options import EXAMPLE_INPUT, frame_route
-from server.api.recognize.service import RecognitionService
+from server.api.recognize.service import RecognitionService, refuse_product
 from server.errors import InvalidFieldError, ModelNotFoundError
 from server.http.routes import FRAMES, KNOWN, Group, route
 from server.recognition import tensor_model as tensors
@@ -188,7 +188,8 @@ class TensorFlowServingRoutes:
         return self._store.get(name, version)
 
     def _run(self, model: Model, inputs: Inputs, top_k: int = 1) -> ModelOutputs:
-        _, options = self._recognizing.read_options()
+        query, options = self._recognizing.read_options()
+        refuse_product(query)
         options = msgspec.structs.replace(options, top_k=top_k)
         files = [item for item in inputs if isinstance(item, bytes)]
         if not files:

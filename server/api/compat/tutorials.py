@@ -20,7 +20,7 @@ from server.api.recognize.options import (
     frame_route,
     read_frame_options,
 )
-from server.api.recognize.service import RecognitionService, with_age
+from server.api.recognize.service import RecognitionService, refuse_product, with_age
 from server.errors import InvalidFieldError, MissingFieldError, NotFoundError
 from server.http.body.image import refuse_text
 from server.http.body.json_body import decode_base64, read_json
@@ -233,7 +233,7 @@ class TutorialRoutes:
         kept for `cached_s` seconds. Raises MissingFieldError without the file."""
         file = _file_of(field)
         query, options = self._recognizing.read_options(top_k)
-        recognizer = self._recognizing.recognizer(query.model, query.version, options.deadline)
+        recognizer, options = self._recognizing.choose(query, options)
         return self._recognizing.frame(
             recognizer, file.stream.read(), options, request.environ, cached_s=cached_s
         )
@@ -307,6 +307,7 @@ class TutorialRoutes:
         if (body.input is None) == (body.features is None):
             raise MissingFieldError("send either `input` or `features`")
         query, options = self._recognizing.read_options(top_k=1000)
+        refuse_product(query)
         value = body.features if body.input is None else body.input
         model, inputs = self._recognizing.read_numbers(value, query.model, query.version)
         outcome = self._recognizing.tensors(model, inputs, options)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import msgspec
 from werkzeug.datastructures import RequestCacheControl
@@ -14,6 +15,7 @@ from server.http.wsgi import RequestContext
 from server.observe.metrics import Metrics
 from server.recognition.answers import Answer, Options
 from server.recognition.recognizer import STAGES, Recognizer
+from server.recognition.tasks.task import Reader
 from server.store.cache import CacheDownError
 from server.store.cache.answers import AnswerCache, CachedAnswer, CacheEntry, CacheKey
 from server.store.cache.single_flight import SingleFlight
@@ -43,13 +45,15 @@ class Caching:
     def frame(
         self,
         recognizer: Recognizer,
+        reader: Reader[Any],
         data: bytes,
         options: Options,
         request_id: str,
         control: RequestCacheControl,
         seconds: int | None = None,
     ) -> Answer:
-        """As `Recognizer.recognize`; a CachedAnswer if it was computed for another request.
+        """As `Recognizer.recognize` by `reader`; a CachedAnswer if it was computed for another
+        request.
 
         A hit takes no slot of the admission, and neither does waiting for the same frame in work,
         which raises DeadlineExceededError if it takes too long.
@@ -59,8 +63,6 @@ class Caching:
             seconds: for which the answer is kept; `cache_s` without.
         """
         started = time.perf_counter()
-        # Key and answer go by one policy, whatever is put in force meanwhile.
-        reader = recognizer.reader
         key = self._cache.key(recognizer, reader, data, options, seconds)
         recognize = partial(recognizer.recognize, data, options, reader=reader)
         if control.no_cache:

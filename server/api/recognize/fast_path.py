@@ -24,6 +24,7 @@ from werkzeug.exceptions import RequestTimeout
 from server.api.recognize.options import FrameOptions, frame_age_of, options, parse_frame_options
 from server.api.recognize.routes import recognition
 from server.api.recognize.service import RecognitionService, age_header
+from server.config.products import ProductTable
 from server.config.settings import Settings
 from server.errors import LinesideError, OverloadedError
 from server.http.access.auth import Authenticator
@@ -140,9 +141,11 @@ class FastPath:
             query = parse_frame_options(environ.get("QUERY_STRING", ""))
         context.camera = query.camera
         asked, age = self._recognizing.options(query)
-        recognizer = self._recognizing.recognizer(query.model, query.version, asked.deadline)
+        recognizer, asked = self._recognizing.choose(query, asked)
         answer = self._recognizing.frame(recognizer, data, asked, environ)
-        body = msgspec.json.encode(recognition(answer, query, age, context.request_id))
+        body = msgspec.json.encode(
+            recognition(answer, query, asked.product, age, context.request_id)
+        )
         headers = [("Content-Type", JSON), ("X-Request-Id", context.request_id)]
         return Reply(200, [*headers, *age_header(answer)], body)
 
@@ -189,9 +192,12 @@ class FastPath:
         in_body = environ.get("CONTENT_TYPE", "").startswith(TYPES_WITH_OPTIONS)
         try:
             query = parse_frame_options(environ.get("QUERY_STRING", ""))
-            if (in_body and not query.camera) or not self._serves(query):
+            product = self._recognizing.product_of(query)
+            if (in_body and not query.camera) or not self._serves(query, product):
                 return None
             asked = options(query, self._settings, frame_age_of(query, self._settings))
+            if product is not None:
+                asked = msgspec.structs.replace(asked, product=product.name)
         except (LinesideError, ValueError):
             return None  # the route says what is wrong with it
         context.options = asked
@@ -209,12 +215,13 @@ class FastPath:
             return error.with_traceback(None)
         return None
 
-    def _serves(self, query: FrameOptions) -> bool:
-        """Return whether the model that `query` names is in memory; what to say of another is the
-        route's."""
-        if query.model is None:
+    def _serves(self, query: FrameOptions, product: ProductTable | None) -> bool:
+        """Return whether the model that `query` or its `product` names is in memory; what to say of
+        another is the route's."""
+        name = product.model if product else query.model
+        if name is None:
             return query.version is None
-        model = self._recognizing.store.served().get(query.model)
+        model = self._recognizing.store.served().get(name)
         return model is not None and query.version in (None, model.manifest.version)
 
     def _reply_to(self, error: Exception, context: RequestContext) -> Reply:

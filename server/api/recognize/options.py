@@ -30,9 +30,10 @@ EXAMPLE_INPUT = (5.1, 3.5, 1.4, 0.2)
 class FrameOptions(msgspec.Struct, frozen=True, kw_only=True):
     """In the query string, as form fields, or as keys of a JSON body.
 
-    model, version: which bundle answers; the default one without. top_k: most labels in the answer.
-    threshold: least probability of a label in the answer. camera, part: names that come back in
-    the answer; frames of cameras take turns. captured_at: Unix seconds, or RFC 3339 with a zone.
+    model, version: which bundle answers; without, the active product's, or the
+    default one. product: of the settings, in place of model. top_k: most labels in the answer.
+    threshold: least probability of a label in the answer. camera, part, batch: names that come back
+    in the answer; frames of cameras take turns. captured_at: Unix seconds, or RFC 3339 with a zone.
     deadline_ms: milliseconds from `captured_at`, else from arrival, in which an answer is wanted.
     heatmap: an anomaly model's answer has its map as a picture too.
     """
@@ -43,6 +44,8 @@ class FrameOptions(msgspec.Struct, frozen=True, kw_only=True):
     threshold: Threshold = 0.0
     camera: Name | None = None
     part: Name | None = None
+    product: Name | None = None
+    batch: Name | None = None
     captured_at: Annotated[str, Meta(max_length=64, extra=NUMBER_TOO)] | None = None
     deadline_ms: Annotated[float, Meta(gt=0, le=600_000)] | None = None
     heatmap: bool = False
@@ -50,7 +53,7 @@ class FrameOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Raise ValueError, which msgspec makes a ValidationError, for a key or token in the wrong
         place, since names are counted, kept and shown."""
-        for field in ("camera", "part"):
+        for field in ("camera", "part", "product", "batch"):
             if looks_secret(getattr(self, field) or ""):
                 raise ValueError(f"`{field}` looks like a key: send that as a header, never a name")
 
@@ -122,4 +125,5 @@ def options(query: FrameOptions, settings: Settings, age: float = 0.0) -> Option
         latest_only=settings.latest_only,
         part=query.part or "",
         from_capture=query.captured_at is not None,
+        batch=query.batch or "",
     )

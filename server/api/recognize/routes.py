@@ -23,7 +23,7 @@ from server.api.recognize.options import (
     frame_route,
 )
 from server.api.recognize.pictures import JPEG, Pictures, wants_picture
-from server.api.recognize.service import RecognitionService, with_age
+from server.api.recognize.service import RecognitionService, refuse_product, with_age
 from server.errors import InvalidFieldError, LinesideError, MissingFieldError
 from server.http.errors import ErrorBody
 from server.http.routes import FORM, JSON, MULTIPART, Files, to_json
@@ -69,6 +69,8 @@ class Recognition(msgspec.Struct, frozen=True, kw_only=True):
     model_version: int
     camera: str | None
     part: str | None
+    product: str | None
+    batch: str | None
     predictions: tuple[Prediction, ...]
     recognized: bool
     verdict: str | None
@@ -106,8 +108,11 @@ class Batch(msgspec.Struct, frozen=True):
     results: tuple[BatchResult, ...]
 
 
-def recognition(answer: Answer, query: FrameOptions, age: float, request_id: str) -> Recognition:
-    """Return `answer` as the API answers it; `age` is the frame's on arrival, in seconds."""
+def recognition(
+    answer: Answer, query: FrameOptions, product: str, age: float, request_id: str
+) -> Recognition:
+    """Return `answer` as the API answers it. product: that judged, or ''. age: the frame's on
+    arrival, in seconds."""
     own = find_task(answer.task).answer_fields(answer)
     return Recognition(
         request_id=request_id,
@@ -115,6 +120,8 @@ def recognition(answer: Answer, query: FrameOptions, age: float, request_id: str
         model_version=answer.version,
         camera=query.camera,
         part=query.part,
+        product=product or None,
+        batch=query.batch,
         predictions=answer.predictions,
         recognized=bool(answer.predictions),
         verdict=answer.verdict,
@@ -183,7 +190,7 @@ class RecognizeRoutes:
             if query.render:
                 raise InvalidFieldError("`render` draws on an image, and `input` has numbers")
             return self._numbers(frame.value, query, options)
-        recognizer = self._recognizing.recognizer(query.model, query.version, options.deadline)
+        recognizer, options = self._recognizing.choose(query, options)
         request_id = current().request_id
         with self._pictures.place() if drawn else nullcontext():
             data = (
@@ -193,10 +200,11 @@ class RecognizeRoutes:
             if drawn:
                 response = self._pictures.respond(recognizer, data, answer, options, request_id)
             else:
-                response = to_json(recognition(answer, query, age, request_id))
+                response = to_json(recognition(answer, query, options.product, age, request_id))
         return with_age(response, answer)
 
     def _numbers(self, value: object, query: FrameOptions, options: Options) -> Response:
+        refuse_product(query)
         model, inputs = self._recognizing.read_numbers(value, query.model, query.version)
         outcome = self._recognizing.tensors(model, inputs, options)
         return to_json(
@@ -227,7 +235,7 @@ class RecognizeRoutes:
         query = read_form(FrameOptions)
         context.camera = query.camera
         options, age = self._recognizing.options(query)
-        recognizer = self._recognizing.recognizer(query.model, query.version, options.deadline)
+        recognizer, options = self._recognizing.choose(query, options)
 
         def one(name: str, data: bytes) -> BatchResult:
             try:
@@ -236,6 +244,7 @@ class RecognizeRoutes:
                 self._recognizing.report_error(error)
                 body = ErrorBody(error.code, error.message, context.request_id)
                 return BatchResult(name, error=body)
-            return BatchResult(name, recognition(answer, query, age, context.request_id))
+            result = recognition(answer, query, options.product, age, context.request_id)
+            return BatchResult(name, result)
 
         return Batch(context.request_id, tuple(one(name, data) for name, data in files))

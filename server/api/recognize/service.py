@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from flask import Response
 from werkzeug.datastructures import RequestCacheControl
@@ -16,10 +17,13 @@ from server.api.recognize.options import (
     options,
     read_frame_options,
 )
+from server.config.cameras import CameraTable
+from server.config.products import ProductTable
 from server.config.settings import Settings
 from server.errors import InvalidFieldError, LinesideError, MissingFieldError, NotReadyError
 from server.http.request_log import completion, report_refusal
 from server.http.wsgi import RequestContext, context_of, current
+from server.line.products import Products
 from server.observe.metrics import Metrics
 from server.recognition import tensor_model as tensors
 from server.recognition import tensor_values as values
@@ -33,6 +37,7 @@ from server.recognition.answers import (
 )
 from server.recognition.preprocessing import Tensor
 from server.recognition.recognizer import Recognizer
+from server.recognition.tasks.task import Reader
 from server.recognition.tensor_model import Model, ModelOutputs
 from server.recognition.tensor_values import model_inputs, named_arrays
 from server.store.bundles.repository import BundleRepository
@@ -57,6 +62,7 @@ class RecognitionService:
         caching: Caching,
         afterwards: BackgroundQueue[Task],
         refusals: Sequence[RefusalListener] = (),
+        products: Products,
         before_answer: Sequence[Listener] = (),
     ) -> None:
         self.store = store
@@ -67,6 +73,7 @@ class RecognitionService:
         self._listeners = tuple(listeners)
         self._afterwards = afterwards
         self._refusals = tuple(refusals)
+        self._products = products
         self._before_answer = tuple(before_answer)
 
     def options(self, query: FrameOptions) -> tuple[Options, float]:
@@ -80,6 +87,46 @@ class RecognitionService:
         `read_frame_options` and `options` raise."""
         query = read_frame_options(top_k)
         return query, self.options(query)[0]
+
+    def product_of(self, query: FrameOptions) -> ProductTable | None:
+        """Return the product of a frame. Raises what `Products.of_frame` does."""
+        if query.product is None and not self._settings.product:
+            return None
+        return self._products.of_frame(query.product, query.model)
+
+    def choose(self, query: FrameOptions, options: Options) -> tuple[Recognizer, Options]:
+        """Return the model for a frame, and its options with its product. Raises what
+        `Products.of_frame`, `Products.reader` and `recognizer` raise."""
+        return self._choose(self.product_of(query), query.model, query.version, options)
+
+    def _choose(
+        self,
+        product: ProductTable | None,
+        model: str | None,
+        version: int | None,
+        options: Options,
+    ) -> tuple[Recognizer, Options]:
+        if product is not None:
+            model, options = product.model, msgspec.structs.replace(options, product=product.name)
+        recognizer = self.recognizer(model, version, options.deadline)
+        self._reader(recognizer, options)
+        return recognizer, options
+
+    def _reader(self, recognizer: Recognizer, options: Options) -> Reader[Any]:
+        """Return the reader by the policy in force. Raises what `Products.reader` does."""
+        product = options.product
+        return self._products.reader(product, recognizer) if product else recognizer.reader
+
+    def pulled(
+        self, camera: CameraTable, data: bytes, options: Options, request_id: str
+    ) -> tuple[Answer, Options]:
+        """Return the answer to a frame of a camera that the server reads, and the options with its
+        product. Raises what `choose` and `Recognizer.recognize` raise."""
+        model = camera.model or None
+        product = self._products.of_frame(camera.product or None, model)
+        recognizer, options = self._choose(product, model, None, options)
+        reader = self._reader(recognizer, options)
+        return recognizer.recognize(data, options, request_id, reader), options
 
     def recognizer(
         self, name: str | None, version: int | None, until: float | None = None
@@ -101,14 +148,18 @@ class RecognitionService:
         cached_s: seconds for which the answer is cached although the setting `cache` is off. Raises
         what `Recognizer.recognize` raises."""
         context = self._begin(context_of(environ), recognizer, options)
+        # One reader, so that key and answer go by one policy, whatever is put in force meanwhile.
+        reader = self._reader(recognizer, options)
         if cached_s is not None or self._settings.cache:
             control = parse_cache_control_header(
                 environ.get("HTTP_CACHE_CONTROL"), None, RequestCacheControl
             )
             answer_id = own_id(context, context.request_id)
-            answer = self.caching.frame(recognizer, data, options, answer_id, control, cached_s)
+            answer = self.caching.frame(
+                recognizer, reader, data, options, answer_id, control, cached_s
+            )
         else:
-            answer = recognizer.recognize(data, options, context.request_id)
+            answer = recognizer.recognize(data, options, context.request_id, reader)
         self._end(context, answer, options, data)
         return answer
 
@@ -237,11 +288,19 @@ def log_fields(answer: Answer, options: Options) -> dict[str, object]:
         "label": best.label if best else None,
         "probability": round(best.probability, 4) if best else None,
     }
-    if options.camera:
-        fields["camera"] = options.camera
-    if options.part:
-        fields["part"] = options.part
+    for name in ("camera", "part", "product", "batch"):
+        if value := getattr(options, name):
+            fields[name] = value
     return fields
+
+
+def refuse_product(query: FrameOptions) -> None:
+    """Raise InvalidFieldError if `query` names a product where no product can judge."""
+    if query.product is not None:
+        raise InvalidFieldError(
+            "product can't be sent here: it judges images, sent to a route whose path names no"
+            " model"
+        )
 
 
 def _image_model(model: Model) -> Recognizer:

@@ -24,8 +24,7 @@ from server.errors import (
 from server.line.cameras.process import ReaderProcess
 from server.line.cameras.sources import Shot, SourceEndedError, SourceError
 from server.observe.metrics import Metrics
-from server.recognition.answers import FrameAnswered, FrameRefused, Options
-from server.recognition.recognizer import Recognizer
+from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options
 from server.values.wording import kept_sentence
 
 logger = logging.getLogger(__name__)
@@ -70,18 +69,18 @@ class Trigger(msgspec.Struct, frozen=True):
 class Judge:
     """Has frames recognized, and reports each as a posted frame is reported.
 
-    recognizer: returns the model of a name, loaded by a time of time.monotonic().
+    recognize: returns the answer to a camera's frame, and its options with its product.
     """
 
     def __init__(
         self,
         settings: Settings,
-        recognizer: Callable[[str | None, None, float], Recognizer],
+        recognize: Callable[[CameraTable, bytes, Options, str], tuple[Answer, Options]],
         answered: Callable[[FrameAnswered], None],
         refused: Callable[[FrameRefused], None],
     ) -> None:
         self._settings = settings
-        self._recognizer = recognizer
+        self._recognize = recognize
         self._answered = answered
         self._refused = refused
 
@@ -106,8 +105,7 @@ class Judge:
                     f"the camera's picture is larger than {self._settings.max_body_mb:g} MB"
                     " (max_body_mb)"
                 )
-            model = self._recognizer(table.model or None, None, deadline)
-            answer = model.recognize(shot.data, options, trigger.request_id)
+            answer, options = self._recognize(table, shot.data, options, trigger.request_id)
         except LinesideError as error:
             self.refuse(table, trigger, error)
             return error
@@ -130,6 +128,7 @@ class Judge:
                 model=table.model,
                 camera=table.name,
                 part=trigger.part,
+                product=table.product,
                 seconds=time.monotonic() - trigger.asked,
                 reason=kept_sentence(error.message),
                 cause=error.cause,

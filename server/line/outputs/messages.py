@@ -20,6 +20,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     request_id: str
     camera: str = ""
     part: str = ""
+    batch: str = ""
+    product: str = ""
     model: str = ""
     version: int = 0
     label: str | None = None
@@ -46,6 +48,8 @@ def of_answer(frame: FrameAnswered) -> Event:
         request_id=frame.request_id,
         camera=options.camera,
         part=options.part,
+        batch=options.batch,
+        product=options.product,
         model=answer.model,
         version=answer.version,
         label=best.label if best else None,
@@ -63,6 +67,8 @@ def of_refusal(frame: FrameRefused) -> Event:
         request_id=frame.request_id,
         camera=frame.camera,
         part=frame.part,
+        batch=frame.batch,
+        product=frame.product,
         model=frame.model,
         version=frame.version,
         error=frame.code,
@@ -72,12 +78,14 @@ def of_refusal(frame: FrameRefused) -> Event:
 def is_wanted(table: OutputTable, event: Event) -> bool:
     """Return whether the filters of `table` all let `event` through.
 
-    A frame that was refused before its model was known may have been for any: no PLC should wait
-    for it in vain.
+    A frame that was refused before its model or product was known may have been for any: no PLC
+    should wait for it in vain.
     """
     no_model = event.error is not None and not event.model
+    no_product = event.error is not None and not event.product
     return (
         (not table.cameras or event.camera in table.cameras)
+        and (not table.products or event.product in table.products or no_product)
         and (not table.models or event.model in table.models or no_model)
         and (not table.verdicts or event.outcome in table.verdicts)
         and (not table.labels or event.label in table.labels)

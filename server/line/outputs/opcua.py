@@ -34,6 +34,8 @@ OPERATIONAL, ERROR = "Operational", "Error"
 RESULT: dict[str, tuple[str, ua.VariantType]] = {
     "resultId": ("request_id", ua.VariantType.String),
     "partId": ("part", ua.VariantType.String),
+    "productId": ("product", ua.VariantType.String),
+    "batchId": ("batch", ua.VariantType.String),
     "creationTime": ("at", ua.VariantType.String),
     "verdict": ("verdict", ua.VariantType.String),
     "label": ("label", ua.VariantType.String),

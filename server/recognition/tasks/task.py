@@ -16,7 +16,14 @@ from msgspec import UNSET
 from server.recognition.answers import Answer, Options, Prediction
 from server.recognition.drawing import Overlay
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import Baseline, Bundle, Golden, Manifest, VerdictPolicy
+from server.recognition.manifest import (
+    Baseline,
+    Bundle,
+    Golden,
+    Manifest,
+    PolicySource,
+    VerdictPolicy,
+)
 from server.recognition.preprocessing import Placement, Tensor
 from server.recognition.tasks import TASK_NAMES, TaskName, load_task
 from server.values.validation import InvalidValueError, convert
@@ -133,12 +140,14 @@ class Reader(Generic[V]):
         self.bundle, self.pool = bundle, pool
         # The policy in force; None if frames are not judged.
         self.policy: Any = bundle.manifest.verdict
+        self.policy_source: PolicySource = "bundle"
 
-    def with_policy(self, policy: VerdictPolicy | None) -> Self:
+    def with_policy(self, policy: VerdictPolicy | None, source: PolicySource = "bundle") -> Self:
         """Returns a reader of the same version that judges by `policy`. This one goes on with its
         own, so that a frame in work is read and judged by one policy."""
         reader = copy(self)
         reader.policy = policy
+        reader.policy_source = source
         return reader
 
     def decode(self, outputs: Sequence[Tensor]) -> V:

@@ -299,6 +299,20 @@ class BundleRepository:
         except BundleError as error:
             raise _refused(name, version, error) from None
 
+    def bundle(self, name: str, version: int | None = None) -> Bundle:
+        """Returns the bundle of a version, loaded or not; by default of the one that serves or is
+        tried first. Raises ModelNotFoundError, and VersionRefusedError for a damaged one."""
+        if version is None:
+            order = self._models.history(name).order()
+            version = self._serving.version(name) or next(iter(order), 0)
+        model = self._model_of(name, version)
+        return model.bundle if model else self._open(name, version)
+
+    def need(self, name: str) -> None:
+        """Keeps the model `name` in memory beside the default one, in place of that of the call
+        before."""
+        self._serving.needed = name
+
     def tensor_models(self) -> tuple[str, ...]:
         """Returns the names, in their order, of the models that take only tensors, loaded or
         not."""

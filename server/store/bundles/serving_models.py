@@ -150,8 +150,8 @@ class ServingModels:
     """
 
     def __init__(self, default: str, limit: Limit, on_unloaded: Callable[[Unloaded], None]) -> None:
-        """`default` is the model that is never unloaded."""
-        self.default = default
+        """`default` is the model that is never unloaded, and so is `needed`."""
+        self.default = self.needed = default
         self.limit = limit
         self.residents = ResidentModels(limit.memory, on_unloaded)
         self._lock = threading.Lock()
@@ -220,13 +220,13 @@ class ServingModels:
         )
 
     def _evict(self, keep: str) -> bool:
-        """Unloads the least recently used model. Returns False if there is none but the default and
-        `keep`."""
+        """Unloads the least recently used model. Returns False if there is none but the default,
+        the needed one and `keep`."""
         with self._lock:
             order = [
                 (model.pool.busy > 0, self._used[name], name)
                 for name, model in self._serving.items()
-                if name not in (self.default, keep)
+                if name not in (self.default, self.needed, keep)
             ]
             if not order:
                 return False

@@ -155,6 +155,7 @@ class AnswerCache:
                     bundle.manifest,
                     bundle.labels,
                     reader.policy,
+                    reader.policy_source,
                     recognizer.limits,
                 )
             )

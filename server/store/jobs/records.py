@@ -66,6 +66,8 @@ class JobOptions(msgspec.Struct, frozen=True):
     captured_age: float | None = None
     expires: float | None = None
     heatmap: bool = False
+    product: str | None = None
+    batch: str | None = None
 
 
 class JobError(msgspec.Struct, frozen=True):

@@ -52,6 +52,8 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     request_id: Text | None = None
     cached: bool | None = None
     address: Text | None = None
+    product: Text | None = None
+    batch: Text | None = None
     since: float | None = None
     until: float | None = None
 

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from server.recognition.answers import FrameAnswered, FrameRefused
+from server.recognition.manifest import PolicySource
 from server.recognition.recognizer import STAGES
 
 FILE = "journal.db"
@@ -14,8 +15,8 @@ OK = 200
 class Row(msgspec.Struct, frozen=True):
     """One row. time: RFC 3339, UTC. label, probability: the best. status: HTTP's. code: the
     error's. cached: whether the answer was another request's. *_ms: milliseconds by stage, and in
-    all. reason: the message of a failed request; address: its sender's. What is not known, or does
-    not apply, is null."""
+    all. reason: the message of a failed request; address: its sender's. policy: whose verdict
+    policy judged. What is not known, or does not apply, is null."""
 
     id: int
     time: str
@@ -37,6 +38,9 @@ class Row(msgspec.Struct, frozen=True):
     total_ms: float | None
     reason: str | None = None
     address: str | None = None
+    product: str | None = None
+    batch: str | None = None
+    policy: PolicySource | None = None
 
 
 COLUMNS = Row.__struct_fields__
@@ -83,6 +87,9 @@ def answered(event: FrameAnswered) -> Values:
         *(_milliseconds(timing(stage)) for stage in (*STAGES, "total")),
         None,
         None,
+        options.product or None,
+        options.batch or None,
+        answer.policy_source,
     )
 
 
@@ -105,4 +112,7 @@ def refused(refusal: FrameRefused) -> Values:
         _milliseconds(refusal.seconds),
         refusal.reason or None,
         refusal.address or None,
+        refusal.product or None,
+        refusal.batch or None,
+        None,
     )

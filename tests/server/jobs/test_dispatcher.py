@@ -22,6 +22,7 @@ from server.jobs.dispatcher import (
 from server.jobs.messages import BrokerLostError, FrameReport, cancel_key, report_key
 from server.jobs.queue import Broker, make_celery, set_value
 from server.recognition.answers import Answer, Prediction
+from server.recognition.manifest import PolicySource
 from server.store.jobs.records import (
     FrameOutcome,
     JobError,
@@ -68,10 +69,10 @@ class Bench:
         self.dispatcher = Dispatcher(self.table, self._broker, self._choose, self.told, cancelled)
         self._now = 0.0
 
-    def _choose(self, _: OpenFrame) -> tuple[str, int, str, None]:
+    def _choose(self, _: OpenFrame) -> tuple[str, int, str, None, PolicySource]:
         if self.loading:
             raise NotReadyError("the model is being loaded")
-        return "parts", 3, "00", None
+        return "parts", 3, "00", None, "bundle"
 
     def add(self, job: str, frames: int = 1) -> None:
         new = tuple(NewFrame(f"{number}.png", "image", b"data") for number in range(frames))

@@ -38,7 +38,7 @@ def events_of(settings: Settings) -> JobEvents:
 def jobs(colors: Path, tmp_path: Path) -> Iterator[Jobs]:
     settings = Settings(models=str(colors), data=str(tmp_path), job_workers=0)
     store = make_store(settings, Metrics(), Admission(1, 1))
-    with closing(Jobs(settings, store, events_of(settings))) as made:
+    with closing(Jobs(settings, store, events_of(settings), lambda _, model: model.reader)) as made:
         yield made
 
 

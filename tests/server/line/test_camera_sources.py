@@ -120,7 +120,7 @@ def refused() -> list[FrameRefused]:
 def judge(refused: list[FrameRefused]) -> Judge:
     """A judge without a model, which no frame here gets to."""
 
-    def no_model(name: str | None, version: None, until: float) -> Any:
+    def no_model(*_: object) -> Any:
         raise LinesideError("no model")
 
     return Judge(load({}), no_model, lambda _: None, refused.append)

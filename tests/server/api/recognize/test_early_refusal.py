@@ -24,6 +24,7 @@ from server.config.settings import Settings
 from server.engine import Engine
 from server.http.access.auth import Authenticator
 from server.http.request_log import RequestLog
+from server.line.products import Products
 from server.observe.logs import LogThrottle
 from server.recognition.admission import Admission
 from server.recognition.answers import FrameRefused
@@ -79,6 +80,7 @@ class Crowded:
             settings,
             caching=Caching(open_cache(app, settings), engine.metrics),
             afterwards=self._afterwards,
+            products=Products((), engine.store, folder),
         )
         self.app = FastPath(
             app.wsgi_app,

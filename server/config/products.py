@@ -1,0 +1,43 @@
+"""The tables `[[product]]`: what a line makes, and the model, version and policy that judge it."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from server.config.cameras import CameraTable
+from server.config.tables import Table, key_help
+from server.errors import SettingsError
+
+
+class ProductTable(Table, frozen=True, kw_only=True, tag="product"):
+    """One product."""
+
+    model: Annotated[str, key_help("model that judges its frames", min_length=1)]
+    version: Annotated[
+        int,
+        key_help("version of the model, which the product's activation makes serve; 0: any", ge=0),
+    ] = 0
+    policy: Annotated[
+        dict[str, Any] | None,
+        key_help(
+            "verdict policy in place of the model's, with the fields of `verdict` in bundle.json"
+        ),
+    ] = None
+
+
+def check_cameras(cameras: Sequence[CameraTable], products: Sequence[ProductTable]) -> None:
+    """Raise SettingsError for a camera whose product does not exist, or that names a model too."""
+    names = {product.name for product in products}
+    for camera in cameras:
+        if camera.product and camera.model:
+            raise SettingsError(
+                f"[[camera]] {camera.name}: model and product can't both be set: a product has its"
+                " model"
+            )
+        if camera.product and camera.product not in names:
+            raise SettingsError(
+                f"[[camera]] {camera.name}: product can't be {camera.product!r}: there is no such"
+                " [[product]]"
+            )
+
+
+Products = tuple[ProductTable, ...]
