@@ -122,7 +122,7 @@ def make_outputs(
     return Outputs(
         settings,
         engine.metrics,
-        ready=lambda: engine.store.ready()[0],
+        ready=lambda: engine.ready()[0],
         busy=lambda: engine.admission.busy > 0,
         trigger=trigger,
     )
@@ -223,6 +223,7 @@ def create_app(
     engine = engine or Engine(settings)
     metrics, store = engine.metrics, engine.store
     products = Products(settings.product, store, Path(settings.data))
+    engine.conditions.append(products.ready)
     log_throttle = LogThrottle(settings.log_repeats)
 
     app = bare_app(settings)
@@ -279,7 +280,7 @@ def create_app(
         AuditRoutes(engine.audit),
         CameraRoutes(cameras),
         OutputRoutes(outputs.states if outputs else tuple),
-        HealthRoutes(store, metrics, engine.guard),
+        HealthRoutes(engine.ready, metrics, engine.guard),
         SampleRoutes(sampler.folder if sampler else None, store),
         ConsoleRoutes(),
     )

@@ -91,7 +91,6 @@ def make_store(
         on_unloaded=unloaded,
         on_taken_over=audit.took_over if audit else lambda *_: None,
     )
-    metrics.ready.set_function(lambda: store.ready()[0])
     metrics.registry.register(ModelsCollector(store.served, store.memory))
     return store
 
@@ -175,9 +174,20 @@ class Engine:
         self.store = make_store(
             settings, self.metrics, self.admission, self.afterwards, self.guard, self.audit, models
         )
+        # What must hold for frames to be judged; each returns whether it does, and why not.
+        self.conditions: list[Callable[[], tuple[bool, str]]] = [self.store.ready]
+        self.metrics.ready.set_function(lambda: self.ready()[0])
         self._settings = settings
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def ready(self) -> tuple[bool, str]:
+        """Says whether frames are judged now, and if not, why."""
+        for condition in self.conditions:
+            holds, reason = condition()
+            if not holds:
+                return False, reason
+        return True, ""
 
     def start(self) -> None:
         """Begins to load, as `start_loading` has it, unless that was begun."""

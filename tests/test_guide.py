@@ -18,6 +18,7 @@ from tiny_models import change_manifest
 GUIDE = (ROOT / "docs" / "guide.md").read_text("utf-8")
 BLOCKS = re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL)
 COMMANDS = [line[2:] for block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
+PRODUCTS = "tests/server/line/test_products.py"
 # Commands that other tests execute, by how they begin, and that no test can.
 ELSEWHERE = {
     "LINESIDE_HOST=0.0.0.0 scripts/serve": "tests/server/http/access/test_access_on_live_server.py",
@@ -29,6 +30,8 @@ ELSEWHERE = {
     "python -m convert train": "tests/convert/data/test_labelled_samples.py",
     ".venv/bin/python -m pip install": "tests/server/line/test_line_guide.py",
     "sudo apt install mosquitto": "tests/server/line/test_line_guide.py",
+    'curl -H "X-API-Key: $KEY" -X POST http://127.0.0.1:8080/v1/products': PRODUCTS,
+    'curl -H "X-API-Key: $KEY" http://127.0.0.1:8080/v1/products': PRODUCTS,
     "scripts/serve --config line.toml": "tests/server/line/test_line_guide.py",
     "mosquitto_sub": "tests/server/line/test_line_guide.py",
     "mosquitto_pub": "tests/server/line/test_line_guide.py",

@@ -1,5 +1,7 @@
 """GET /livez, /readyz, /metrics: for probes and Prometheus."""
 
+from collections.abc import Callable
+
 import msgspec
 from flask import Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
@@ -8,7 +10,6 @@ from server.errors import NotReadyError
 from server.http.routes import METRICS, OPEN, route
 from server.http.wsgi import current
 from server.observe.metrics import Metrics
-from server.store.bundles.repository import BundleRepository
 from server.store.crashes import CrashGuard
 from server.system.clock import clock_fault, rfc3339
 
@@ -34,8 +35,11 @@ class Health(msgspec.Struct, frozen=True):
 class HealthRoutes:
     """For machines that watch this one."""
 
-    def __init__(self, store: BundleRepository, metrics: Metrics, guard: CrashGuard) -> None:
-        self._store = store
+    def __init__(
+        self, ready: Callable[[], tuple[bool, str]], metrics: Metrics, guard: CrashGuard
+    ) -> None:
+        """ready: says whether frames are judged, and if not, why."""
+        self._ready = ready
         self._metrics = metrics
         self._guard = guard
 
@@ -55,13 +59,13 @@ class HealthRoutes:
         unguarded=True,
     )
     def readyz(self) -> Health:
-        """Return whether the default model answers.
+        """Return whether frames are judged.
 
         Raises NotReadyError if it does not.
         """
         if current().leaving:
             raise NotReadyError("the server is stopping", retry_after=5)
-        ready, reason = self._store.ready()
+        ready, reason = self._ready()
         if not ready:
             raise NotReadyError(reason, retry_after=1)
         guard = self._guard

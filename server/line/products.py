@@ -201,6 +201,8 @@ class Products:
         model = self._store.served().get(table.model)
         if model is None:
             return f"the model {table.model} of the product {table.name} is not loaded"
+        if model.unfit:
+            return model.unfit
         try:
             self.reader(table.name, model)
         except LinesideError as error:

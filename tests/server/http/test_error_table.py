@@ -34,6 +34,7 @@ RECOGNIZE = "/v1/recognize"
 ELSEWHERE = {
     "BROKER_UNAVAILABLE": "jobs/test_kills.py",
     "CAMERA_NOT_FOUND": "line/test_pulled_cameras.py",
+    "PRODUCT_NOT_FOUND": "line/test_products.py",
     "CAMERA_UNAVAILABLE": "line/test_pulled_cameras.py",
     "DEADLINE_EXCEEDED": "api/recognize/test_recognize.py",
     "FORBIDDEN": "http/access/test_authentication.py",
