@@ -26,6 +26,7 @@ def test_parts_of_a_server_end_in_one_order(colors: Path, tmp_path: Path) -> Non
     shut_down(app.extensions[AT_END])
     assert names == [
         "Jobs.close",
+        "Products.close",
         "ThreadPoolExecutor.shutdown",
         "BackgroundQueue.flush",
         "Sampler.close",
