@@ -2,10 +2,12 @@
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from server.config.tables import SECRET, Table, check_url, key_help
 from server.errors import SettingsError
+
+MOTION_KEYS = ("motion_region", "motion_threshold", "settle_s", "motion_fps")
 
 
 class CameraTable(Table, frozen=True, kw_only=True):
@@ -16,11 +18,11 @@ class CameraTable(Table, frozen=True, kw_only=True):
         str, key_help("product that its frames show; empty: the active one, if model is empty too")
     ] = ""
     trigger: Annotated[
-        Literal["time", "post"],
+        Literal["time", "motion", "post"],
         key_help(
-            "what asks for a frame: time (every interval_s), or post (only"
-            " POST /v1/cameras/NAME/trigger, a table [[trigger]] and trigger_camera, which work"
-            " with time too)"
+            "what asks for a frame: time (every interval_s), motion (each time what moved has come"
+            " to rest), or post (only POST /v1/cameras/NAME/trigger, a table [[trigger]] and"
+            " trigger_camera, which work with the others too)"
         ),
     ] = "time"
     interval_s: Annotated[
@@ -36,6 +38,35 @@ class CameraTable(Table, frozen=True, kw_only=True):
         float,
         key_help("silence of the camera after which its reader is replaced", "s", ge=0.5, le=600),
     ] = 5.0
+    motion_region: Annotated[
+        tuple[float, ...],
+        key_help(
+            "part of the frame in which motion is looked for: x, y, width and height, as shares of"
+            " the frame; empty: all of it"
+        ),
+    ] = ()
+    motion_threshold: Annotated[
+        float, key_help("share of that part that changes if something moves", gt=0, lt=1)
+    ] = 0.02
+    settle_s: Annotated[
+        float, key_help("time without motion after which it has come to rest", "s", ge=0.05, le=60)
+    ] = 0.4
+    motion_fps: Annotated[
+        float, key_help("frames that are looked at for motion", "1/s", ge=0.2, le=60)
+    ] = 5.0
+
+    def __post_init__(self) -> None:
+        defaults = {field.name: field.default for field in structs.fields(CameraTable)}
+        for key in MOTION_KEYS:
+            if self.trigger != "motion" and getattr(self, key) != defaults[key]:
+                raise SettingsError(f'{key} needs trigger = "motion"')
+        x, y, width, height = self.motion_region if len(self.motion_region) == 4 else (0, 0, 0, 0)
+        inside = min(x, y) >= 0 and min(width, height) > 0 and max(x + width, y + height) <= 1
+        if self.motion_region and not inside:
+            raise SettingsError(
+                "motion_region should be [x, y, width, height], each a share of the frame, such as"
+                " [0.25, 0.25, 0.5, 0.5]"
+            )
 
 
 class NetworkCamera(CameraTable, frozen=True, kw_only=True):
@@ -46,6 +77,7 @@ class NetworkCamera(CameraTable, frozen=True, kw_only=True):
     password: Annotated[str, key_help("its password", "", SECRET)] = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.password and not self.username:
             raise SettingsError("password needs a username")
         check_url(self.url, ": set username and password")
@@ -109,6 +141,11 @@ class FolderCamera(CameraTable, frozen=True, kw_only=True, tag="folder"):
             min_length=1,
         ),
     ]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trigger == "motion":
+            raise SettingsError("trigger of a folder can't be motion: each file is judged by time")
 
 
 Cameras = tuple[HttpCamera | MjpegCamera | RtspCamera | UsbCamera | VideoCamera | FolderCamera, ...]

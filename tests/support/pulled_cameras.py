@@ -22,13 +22,15 @@ def _md5(text: str) -> str:
 
 
 class HttpCamera(ThreadingHTTPServer):
-    """Answers /basic and /digest with `picture`, and /stream with an endless stream of it."""
+    """Answers /basic and /digest with `picture`, /stream with an endless stream of it, and /moving
+    with one of `moving`."""
 
     daemon_threads = True
 
     def __init__(self, picture: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.picture = picture
+        self.moving = picture
         self.ended = threading.Event()
         self.port = self.server_port
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -56,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("WWW-Authenticate", challenge)
             self.send_header("Content-Length", "0")
             self.end_headers()
-        elif self.path == "/stream":
+        elif self.path in ("/stream", "/moving"):
             self._stream()
         else:
             self.send_response(200)
@@ -76,10 +78,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
         self.end_headers()
-        picture = self.server.picture
-        head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
         with suppress(ConnectionError):
             while not self.server.ended.wait(0.05):
+                picture = self.server.moving if self.path == "/moving" else self.server.picture
+                head = f"--next\r\nContent-Length: {len(picture)}\r\n\r\n"
                 self.wfile.write(head.encode() + picture + b"\r\n")
 
     def log_message(self, *_: Any) -> None:

@@ -74,7 +74,8 @@ class ReaderProcess:
         self.take(math.inf, 0.0, timeout_s)
 
     def take(self, after: float, wait_s: float, timeout_s: float) -> Shot | None:
-        """Return the newest frame captured after `after` (seconds of time.monotonic()); None if
+        """Return the newest frame captured after `after` (seconds of time.monotonic(); -inf, if the
+        camera is triggered by motion: the next with which a movement has settled); None if
         none comes within `wait_s`. Raises SourceError as `is_there` does, SourceEndedError if there
         will be no more."""
         until = time.monotonic() + wait_s + timeout_s
@@ -85,7 +86,8 @@ class ReaderProcess:
         data = self._receive(length, until)
         if kind in (ERROR, ENDED):
             raise (SourceEndedError if kind == ENDED else SourceError)(data.decode())
-        self.seen = at
+        # A frame may have waited in the process.
+        self.seen = max(self.seen, at)
         return Shot(at, data) if kind == FRAME else None
 
     def _send(self, line: str) -> None:

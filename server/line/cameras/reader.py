@@ -1,7 +1,8 @@
 """The process that reads one camera: `python -m server.line.cameras.reader`.
 
 Standard input: the camera's table as one line of JSON, then a line for each question, with two
-numbers: AFTER (seconds of time.monotonic()) and WAIT (seconds). Standard output: an answer for each
+numbers: AFTER (seconds of time.monotonic(); -inf, if the camera is triggered by motion: the next
+frame with which a movement has settled) and WAIT (seconds). Standard output: an answer for each
 question, a HEADER and as many bytes as it says. So a frame is only sent if it is asked for, and no
 queue can grow. Nothing of a camera is in the process's arguments or environment.
 """
@@ -13,6 +14,7 @@ import struct
 import sys
 from contextlib import suppress
 
+from server.line.cameras.motion import MotionSource
 from server.line.cameras.sources import SOURCES, SourceEndedError, SourceError
 from server.system.process import end_with_parent
 
@@ -41,6 +43,8 @@ def main() -> None:
     table = json.loads(sys.stdin.readline())
     try:
         source = SOURCES[table["kind"]](table)
+        if table["trigger"] == "motion":
+            source = MotionSource(table, source)
         for line in sys.stdin:
             after, wait = map(float, line.split())
             shot = source.take(after, wait)

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 RETRY_MIN_S, RETRY_MAX_S = 0.25, 2.0
 # Longest time that a reader waits for a frame before it is asked again.
 FRAME_WAIT_MAX_S = 0.5
+# As long as that a trigger may wait for a question of motion.
+MOTION_WAIT_MAX_S = 0.1
 # Time that a reader's start may take beyond `stall_s`, on a busy machine.
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
@@ -227,7 +229,7 @@ class Camera:
 
     def _lose(self, state: State, why: str) -> None:
         """Note that the camera is gone; the trigger that waits, if any, gets no verdict. A camera
-        that had frames in time says once that they are missing."""
+        that has frames in time, or looks for motion, says once that they are missing."""
         was_there = self._state == "connected" and not self._stopping
         first = self._state == "connecting" and self._error is None and not self._stopping
         with self._changed:
@@ -236,7 +238,7 @@ class Camera:
         if was_there or first:
             fields = {"camera": self.table.name, "reason": why}
             logger.warning("camera lost", extra={"fields": fields})
-        if posted is None and state == "lost" and was_there and self.table.trigger == "time":
+        if posted is None and state == "lost" and was_there and self.table.trigger != "post":
             posted = new_trigger()
         if posted is not None:
             self._judge.refuse(self.table, posted, CameraUnavailableError(why))
@@ -249,7 +251,9 @@ class Camera:
         """Take frames until the server stops. Raises SourceError."""
         timeout_s = self.table.stall_s + START_TIMEOUT_S
         reader.is_there(timeout_s)
-        timed, last = self.table.trigger == "time", -math.inf
+        moving, last = self.table.trigger == "motion", -math.inf
+        # A question of motion is always due.
+        timed = moving or self.table.trigger == "time"
         due = started = time.monotonic()
         while True:
             if reader.seen > -math.inf:
@@ -263,11 +267,13 @@ class Camera:
             if posted is None and (not timed or now < due):
                 reader.is_there(self.table.stall_s)
                 shot = None
+            elif posted is None and moving:
+                shot = reader.take(-math.inf, MOTION_WAIT_MAX_S, self.table.stall_s)
             else:
                 after = posted.asked if posted else last
                 shot = reader.take(after, FRAME_WAIT_MAX_S, self.table.stall_s)
             silent_s = now - max(reader.seen, started)
-            if self._kind in STREAMS and silent_s > self.table.stall_s:
+            if (moving or self._kind in STREAMS) and silent_s > self.table.stall_s:
                 raise SourceError(f"no frame came for {self.table.stall_s:g} s")
             if self._stopping:
                 return
@@ -275,7 +281,7 @@ class Camera:
                 self._give_up(posted, now)
                 continue
             last = self._captured = shot.captured
-            if posted is None:
+            if posted is None and not moving:
                 due = max(due + self.table.interval_s, now)
             self._frames += 1
             if posted is not None and not self._claim(posted):

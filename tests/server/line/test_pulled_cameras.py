@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import requests
 from images import encode, plain
 from job_workers import await_that, children
 from line_outputs import tables
-from pulled_cameras import PASSWORD, USER, http_camera, write_video
+from pulled_cameras import PASSWORD, USER, HttpCamera, http_camera, write_video
 from server_process import LiveServer, live_server
 
 from server.config.load import load
@@ -25,9 +26,10 @@ RED, GREEN = encode(plain((255, 0, 0)), "JPEG"), encode(plain((0, 255, 0)), "JPE
 class Line:
     """A server with a camera of each kind, and what they read."""
 
-    def __init__(self, server: LiveServer, folder: Path) -> None:
+    def __init__(self, server: LiveServer, folder: Path, camera: HttpCamera | None = None) -> None:
         self.server = server
         self.folder = folder
+        self.camera = camera
 
     def state(self, name: str) -> dict[str, Any]:
         states = requests.get(self.server.url + "/v1/cameras", timeout=60).json()["cameras"]
@@ -41,6 +43,9 @@ class Line:
         url = self.server.url + "/v1/journal"
         rows: list[dict[str, Any]] = requests.get(url, query, timeout=60).json()["rows"]
         return rows
+
+    def has_rows(self, count: int, **query: str) -> bool:
+        return len(self.rows(**query)) >= count
 
     def trigger(self, name: str, **query: str) -> requests.Response:
         url = f"{self.server.url}/v1/cameras/{name}/trigger"
@@ -71,6 +76,8 @@ def line(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lin
             {"name": "basic", "kind": "http", "url": url + "/basic", **login, "interval_s": 60},
             {"name": "digest", "kind": "http", "url": url + "/digest", **login, "interval_s": 60},
             {"name": "stream", "kind": "mjpeg", "url": url + "/stream", **login, "stall_s": 2},
+            {"name": "moving", "kind": "mjpeg", "url": url + "/moving", **login}
+            | {"trigger": "motion", "motion_fps": 20, "settle_s": 0.2, "interval_s": 60},
             {"name": "video", "kind": "video", "path": str(video)},
             {"name": "folder", "kind": "folder", "path": str(folder), "interval_s": 30},
             {"name": "nobody", "kind": "http", "url": url + "/basic", "trigger": "post"},
@@ -81,7 +88,7 @@ def line(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lin
             # A machine may stall, and a frame that is late is refused.
             each.setdefault("interval_s", 5)
         with live_server(models=colors, camera=tables(*cameras)) as server:
-            yield Line(server, folder)
+            yield Line(server, folder, camera)
 
 
 @pytest.mark.parametrize("name", ["basic", "digest", "stream"])
@@ -90,6 +97,21 @@ def test_network_camera_is_judged_and_journalled(line: Line, name: str) -> None:
     await_that(lambda: line.rows(camera=name, label="red"), "a row")
     assert line.server.sample("lineside_camera_connected", camera=name) == 1
     assert line.server.sample("lineside_camera_frame_age_seconds", camera=name) >= 0
+
+
+def test_motion_that_settles_gives_one_verdict(line: Line) -> None:
+    line.await_state("moving", "connected")
+    assert line.camera is not None
+    colors = ["green", "red"] * 3
+    for count, color in enumerate(colors, 1):
+        # The first look shows red.
+        line.camera.moving = {"green": GREEN, "red": RED}[color]
+        await_that(partial(line.has_rows, count, camera="moving"), "a row")
+    await_that(lambda: line.trigger("moving", part="P1").status_code == 202, "a trigger")
+    rows = await_that(lambda: line.rows(camera="moving", part="P1"), "the row of the trigger")
+    assert [row["label"] for row in rows] == ["red"]
+    rows = line.rows(camera="moving")
+    assert [row["label"] for row in reversed(rows)] == [*colors, "red"]
 
 
 def test_video_gives_each_frame_once_then_ends(line: Line) -> None:
@@ -188,6 +210,12 @@ def test_reader_ends_with_a_killed_server(colors: Path, tmp_path: Path) -> None:
         ({"kind": "http", "url": "http://a/", "password": "p"}, "password needs a username"),
         ({"kind": "video"}, "path is missing"),
         ({"kind": "folder", "path": "a", "interval_s": 0}, "interval_s"),
+        ({"kind": "folder", "path": "a", "trigger": "motion"}, "a folder can't be motion"),
+        ({"kind": "usb", "settle_s": 1}, 'settle_s needs trigger = "motion"'),
+        (
+            {"kind": "usb", "trigger": "motion", "motion_region": [0.5, 0, 0.6, 1]},
+            "motion_region should be [x, y, width, height]",
+        ),
     ],
 )
 def test_camera_table_with_a_fault_is_refused(table: dict[str, object], fault: str) -> None:
