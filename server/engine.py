@@ -164,7 +164,7 @@ class Engine:
     ) -> None:
         self.guard = guard or CrashGuard(settings)
         self.audit = Audit(Path(settings.data))
-        self.metrics = Metrics(settings.max_cameras)
+        self.metrics = Metrics(settings.max_cameras, settings.fail_run)
         folders = {"data": Path(settings.data), "models": Path(settings.models)}
         self.metrics.registry.register(DeviceCollector(folders, root))
         self.metrics.watch_crashes(self.guard.crash_count, lambda: len(self.guard.frames))

@@ -27,7 +27,12 @@ SAMPLES = "samples"
 
 def make_drift(settings: Settings, metrics: Metrics, store: BundleRepository) -> Drift:
     """Return what measures the drift of the models of `store`, and register it in `metrics`."""
-    drift = Drift(store.manifest_of, settings.drift_window_s, settings.drift_min_frames)
+    drift = Drift(
+        store.manifest_of,
+        settings.drift_window_s,
+        settings.drift_min_frames,
+        settings.max_cameras,
+    )
     metrics.registry.register(drift)
     return drift
 

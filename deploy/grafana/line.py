@@ -176,6 +176,25 @@ def _confidence() -> list[Panel]:
             limit=0.2,
         ),
         graph(
+            "Golden checks missed in a row",
+            "Checks of a serving model's golden frames; from 3 on its frames are refused",
+            units.NoUnit,
+            (
+                f"max by (instance, model) (lineside_golden_misses{{{MODEL}}})",
+                "{{model}} {{instance}}",
+            ),
+            limit=3,
+        ),
+        graph(
+            "Golden checks",
+            "Checks an hour by result; skipped: no slot was free",
+            units.NoUnit,
+            (
+                f"sum by (model, result) (increase(lineside_golden_checks_total{{{MODEL}}}[1h]))",
+                "{{model}} {{result}}",
+            ),
+        ),
+        graph(
             "Samples kept",
             "Frames kept for training, an hour, by reason",
             units.NoUnit,
@@ -219,6 +238,48 @@ def _cameras() -> list[Panel]:
                 "{{camera}} {{reason}}",
             ),
         ),
+        graph(
+            "Verdicts by camera",
+            "Verdicts a second of each camera",
+            units.CountsPerSecond,
+            (
+                "sum by (camera, verdict)"
+                f" (rate(lineside_camera_verdicts_total{{{CAMERA}}}{RATE}))",
+                "{{camera}} {{verdict}}",
+            ),
+            stacked=True,
+        ),
+        graph(
+            "Runs of fails",
+            "How often one part after the other of a camera failed, in five minutes (fail_run)",
+            units.NoUnit,
+            (
+                "sum by (instance, camera)"
+                f" (increase(lineside_camera_fail_runs_total{{{CAMERA}}}[5m]))",
+                "{{camera}} {{instance}}",
+            ),
+        ),
+        bars(
+            "Share of unsure frames",
+            "Over 15 minutes, of each camera's verdicts",
+            units.PercentUnit,
+            (
+                "max by (instance, camera)"
+                f" (instance_camera:lineside_camera_unsure:ratio_rate15m{{{CAMERA}}})",
+                "{{camera}} {{instance}}",
+            ),
+            {"yellow": 0.05, "red": 0.2},
+        ),
+        graph(
+            "Drift by camera",
+            "Distance of a camera's recent frames from the baseline in the bundle, by signal",
+            units.NoUnit,
+            (
+                f"max by (instance, camera, signal) (lineside_camera_drift_ratio{{{CAMERA}}})",
+                "{{camera}} {{signal}} {{instance}}",
+            ),
+            limit=0.2,
+        ),
         bars(
             "Share of frames that fail",
             "Over five minutes, of each camera; an alert fires if no frame gets labels",
@@ -240,6 +301,38 @@ def _cameras() -> list[Panel]:
                 "{{camera}} {{instance}}",
             ),
             {"yellow": 60, "red": 600},
+        ),
+    ]
+
+
+def _read_cameras() -> list[Panel]:
+    return [
+        graph(
+            "Cameras connected",
+            "1 while a camera that the server reads gives frames",
+            units.NoUnit,
+            (f"lineside_camera_connected{{{CAMERA}}}", "{{camera}} {{instance}}"),
+        ),
+        graph(
+            "Age of the newest frame",
+            "Time since the newest frame that was taken from a camera was captured",
+            units.Seconds,
+            (f"lineside_camera_frame_age_seconds{{{CAMERA}}}", "{{camera}} {{instance}}"),
+        ),
+        graph(
+            "Triggers",
+            "Triggers a second of cameras that the server reads, by result",
+            units.CountsPerSecond,
+            (
+                f"sum by (camera, result) (rate(lineside_camera_triggers_total{{{CAMERA}}}{RATE}))",
+                "{{camera}} {{result}}",
+            ),
+        ),
+        graph(
+            "Triggers connected",
+            "1 while the source of a trigger (broker, PLC, GPIO chip) is there",
+            units.NoUnit,
+            (f"lineside_trigger_connected{{{HERE}}}", "{{trigger}} {{instance}}"),
         ),
     ]
 
@@ -282,6 +375,7 @@ def line() -> Dashboard:
             "Results": [*_labels(), *_without_labels()],
             "Confidence": _confidence(),
             "Cameras": _cameras(),
+            "Cameras that the server reads": _read_cameras(),
             "Outputs": _outputs(),
         },
     )

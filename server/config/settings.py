@@ -296,6 +296,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_cameras: Annotated[
         int, _help("cameras with metrics of their own; the others share `other`", "cameras", ge=0)
     ] = 64
+    fail_run: Annotated[
+        int,
+        _help("frames of a camera in a row with `fail` that count as a run, for an alert", ge=1),
+    ] = 5
     samples: Annotated[
         Literal["auto", "on", "off"],
         _help(

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 Result = Literal["answered", "bad", "refused", "failed"]
 RESULTS: tuple[Result, ...] = ("answered", "bad", "refused", "failed")
+VERDICTS = ("pass", "fail", "unsure")
 # Statuses of frames that were in order, and for which there was no room or no time.
 REFUSALS = (429, 503)
 OTHER = "other"
@@ -35,9 +36,10 @@ def result_of(status: int) -> Result:
 
 class _Series:
     """One camera's series, looked up once: a look-up by labels costs more than counting. at: Unix
-    seconds of its newest frame. was_answered: at least one of its frames got labels."""
+    seconds of its newest frame. was_answered: at least one of its frames got labels. fails: its
+    last frames, in a row, with the verdict `fail`."""
 
-    __slots__ = ("at", "count", "label", "last", "reasons", "was_answered")
+    __slots__ = ("at", "count", "fails", "label", "last", "reasons", "verdicts", "was_answered")
 
     def __init__(
         self, label: str, count: Mapping[Result, Callable[[], None]], last: Callable[[float], None]
@@ -46,6 +48,8 @@ class _Series:
         self.count = count
         self.last = last
         self.reasons: dict[str, Callable[[], None]] = {}
+        self.verdicts: dict[str, Callable[[], None]] = {}
+        self.fails = 0
         self.at = 0.0
         self.was_answered = False
 
@@ -59,7 +63,8 @@ class Cameras:
     `_lock` guards what is added to `_known` and to its series, and what is taken from them.
     """
 
-    def __init__(self, registry: CollectorRegistry, most: int) -> None:
+    def __init__(self, registry: CollectorRegistry, most: int, fail_run: int = 5) -> None:
+        """fail_run: verdicts `fail` in a row that count as a run."""
         self._frames = Counter(
             "lineside_camera_frames_total",
             "Frames of a camera by how they ended: answered, bad, refused or failed",
@@ -72,6 +77,18 @@ class Cameras:
             ("camera", "reason"),
             registry=registry,
         )
+        self._verdicts = Counter(
+            "lineside_camera_verdicts_total",
+            "Frames of a camera by verdict",
+            ("camera", "verdict"),
+            registry=registry,
+        )
+        self._fail_runs = Counter(
+            "lineside_camera_fail_runs_total",
+            "Times that so many frames of a camera in a row got the verdict fail (fail_run)",
+            ("camera",),
+            registry=registry,
+        )
         self._last = Gauge(
             "lineside_camera_last_frame_timestamp_seconds",
             "When the newest frame of a camera came, whatever became of it",
@@ -79,6 +96,7 @@ class Cameras:
             registry=registry,
         )
         self._most = most
+        self._fail_run = fail_run
         self._lock = threading.Lock()
         self._known: dict[str, _Series] = {}
         self._other: _Series | None = None
@@ -90,6 +108,8 @@ class Cameras:
             if series is None or not series.was_answered:
                 series = self._claim(camera)
             self._count(series, "answered", event.at)
+            if event.answer.verdict is not None:
+                self._judged(series, event.answer.verdict)
 
     def refused(self, refusal: FrameRefused) -> None:
         """Counts a frame that got an error; a `server.recognition.answers.RefusalListener`."""
@@ -102,6 +122,20 @@ class Cameras:
         series.count[result]()
         series.last(at)
         series.at = at
+
+    def _judged(self, series: _Series, verdict: str) -> None:
+        """Counts a verdict, and a run of fails once as it gets long enough. The cameras that share
+        `other` have no runs."""
+        if not series.verdicts:
+            # All from 0 on, so that the first ones are an increase.
+            series.verdicts = {
+                each: self._verdicts.labels(series.label, each).inc for each in VERDICTS
+            }
+            self._fail_runs.labels(series.label)
+        series.verdicts[verdict]()
+        series.fails = series.fails + 1 if verdict == "fail" else 0
+        if series.fails == self._fail_run and series.label != OTHER:
+            self._fail_runs.labels(series.label).inc()
 
     def _reason(self, series: _Series, reason: str) -> None:
         count = series.reasons.get(reason)

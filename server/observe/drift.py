@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from prometheus_client.metrics_core import GaugeMetricFamily
@@ -149,10 +149,13 @@ def _brightness(baseline: Baseline) -> dict[str, DriftSignal]:
 
 
 class Drift(Collector):
-    """A listener of answered frames, and what Prometheus reads of their drift.
+    """A listener of answered frames, and what Prometheus reads of their drift: of each model, and
+    of each camera's frames by it.
 
     manifest_of: the manifest of the version of a model that serves, None if that one does not.
-    `_lock` guards `_models`, which has None for a version without a baseline.
+    max_cameras: pairs of camera and model that are measured, the first ones, since callers choose
+    the names. `_lock` guards `_measured`, by model and camera ("": all frames), with the version;
+    it has None for a version without a baseline.
     """
 
     def __init__(
@@ -160,55 +163,73 @@ class Drift(Collector):
         manifest_of: Callable[[str, int], Manifest | None],
         window_s: float,
         min_frames: int,
+        max_cameras: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._manifest_of = manifest_of
         self._clock = clock
         self._window_s = window_s
         self._least = min_frames
+        self._max_cameras = max_cameras
         self._lock = threading.Lock()
-        self._models: dict[str, tuple[int, ModelDrift | None]] = {}
+        self._measured: dict[tuple[str, str], tuple[int, ModelDrift | None]] = {}
+        self._cameras = 0
 
     def __call__(self, event: FrameAnswered) -> None:
         """Counts one frame; a cached answer counts too, since the line has shown it again."""
-        answer = event.answer
-        version, model = self._models.get(answer.model, (0, None))
-        if version != answer.version:
-            model = self._begin(answer.model, answer.version)
-        if model is not None:
-            model.add(answer, self._clock())
+        # One name that is no UTF-8 would make the whole page of metrics unwritable.
+        camera = event.options.camera.encode("utf-8", "replace").decode()
+        for key in {(event.answer.model, ""), (event.answer.model, camera)}:
+            version, measured = self._measured.get(key, (0, None))
+            if version != event.answer.version:
+                measured = self._begin(key, event.answer.version)
+            if measured is not None:
+                measured.add(event.answer, self._clock())
 
-    def _begin(self, name: str, version: int) -> ModelDrift | None:
+    def _begin(self, key: tuple[str, str], version: int) -> ModelDrift | None:
+        name, camera = key
         manifest = self._manifest_of(name, version)
         if manifest is None:
             return None  # the last frames of a version that was unloaded
         with self._lock:
-            known, model = self._models.get(name, (0, None))
+            known, measured = self._measured.get(key, (0, None))
+            if camera and not known:
+                if self._cameras >= self._max_cameras:
+                    return None
+                self._cameras += 1
             if known != version:
                 if manifest.baseline is not None:
-                    model = ModelDrift(manifest, self._window_s, self._least)
+                    measured = ModelDrift(manifest, self._window_s, self._least)
                 else:
-                    model = None
-                self._models[name] = version, model
-        return model
+                    measured = None
+                self._measured[key] = version, measured
+        return measured
 
     def of(self, name: str, version: int) -> dict[Signal, float] | None:
         """Returns the stability index by signal of a model's version; without the signals that have
         too few frames, and None if nothing is measured."""
-        known, model = self._models.get(name, (0, None))
-        return model.indices(self._clock()) if model is not None and known == version else None
+        known, measured = self._measured.get((name, ""), (0, None))
+        if measured is None or known != version:
+            return None
+        return measured.indices(self._clock())
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily(
-            "lineside_drift_ratio",
-            "Population stability index of the last frames against the bundle's baseline",
-            labels=("model", "signal"),
+        text = "Population stability index of the last frames against the bundle's baseline"
+        of_models = GaugeMetricFamily("lineside_drift_ratio", text, labels=("model", "signal"))
+        of_cameras = GaugeMetricFamily(
+            "lineside_camera_drift_ratio",
+            f"{text}, of one camera",
+            labels=("camera", "model", "signal"),
         )
         with self._lock:
-            models: Mapping[str, tuple[int, ModelDrift | None]] = dict(self._models)
-        for name, (version, model) in models.items():
-            if model is None or self._manifest_of(name, version) is None:
+            measured = dict(self._measured)
+        for (name, camera), (version, drift) in measured.items():
+            if drift is None or self._manifest_of(name, version) is None:
                 continue
-            for signal, index in model.indices(self._clock()).items():
-                family.add_metric((name, signal), index)
-        yield family
+            for signal, index in drift.indices(self._clock()).items():
+                if camera:
+                    of_cameras.add_metric((camera, name, signal), index)
+                else:
+                    of_models.add_metric((name, signal), index)
+        yield of_models
+        yield of_cameras

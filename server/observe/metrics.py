@@ -35,14 +35,14 @@ M = TypeVar("M", Counter, Histogram)
 class Metrics:
     """All metrics in one registry of their own, so that two servers in one process do not mix."""
 
-    def __init__(self, max_cameras: int = 64) -> None:
-        """max_cameras: those with series of their own."""
+    def __init__(self, max_cameras: int = 64, fail_run: int = 5) -> None:
+        """max_cameras: those with series of their own. fail_run: as in `Cameras`."""
         disable_created_metrics()
         self.registry = CollectorRegistry()
         self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Counter | Histogram] = {}
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.cameras = Cameras(self.registry, max_cameras)
+        self.cameras = Cameras(self.registry, max_cameras, fail_run)
         self.clock_skew = ClockSkew(self.registry, max_cameras)
         build = self._gauge("build_info", "1, with what runs as labels", "version", "python")
         build.labels(__version__, platform.python_version()).set(1)

@@ -36,12 +36,13 @@ def device(sample: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     output = '[{"name": "plc", "kind": "mqtt", "host": "127.0.0.1", "port": 1}]'
     camera = '[{"name": "folder", "kind": "folder", "path": "."}]'
     trigger = '[{"name": "t", "kind": "gpio", "camera": "folder", "chip": "none", "line": 1}]'
-    settings = {"samples": "on", "drift_min_frames": 1, "output": output, "camera": camera}
-    settings["trigger"] = trigger
+    settings: dict[str, object] = {"samples": "on", "drift_min_frames": 1, "golden_check_s": 0.5}
+    settings |= {"output": output, "camera": camera, "trigger": trigger}
     with live_server("-m", "tests.support.serve_machine", str(root), **settings) as running:
         with requests.Session() as session:
             for _ in range(ENOUGH_FOR_DRIFT):
-                answer = session.post(running.url + "/v1/recognize", {}, files={"file": sample})
+                url = running.url + "/v1/recognize"
+                answer = session.post(url, {"camera": "st4-top"}, files={"file": sample})
                 assert answer.status_code == 200
             answer = session.post(running.url + "/v1/jobs", files={"file": sample})
             assert answer.status_code == 202
@@ -57,7 +58,9 @@ def watching(device: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def send_some(server: LiveServer, sample: bytes) -> None:
-    """Good, bad and refused frames of two cameras, one of which sends some that are damaged."""
+    """Good, bad and refused frames of two cameras, one of which sends some that are damaged; and a
+    trigger of the camera that the server reads."""
+    requests.post(server.url + "/v1/cameras/folder/trigger", timeout=60)
     answers = [
         server.recognize(sample, camera="st4-top"),
         server.recognize(sample, camera="st4-side"),

@@ -21,10 +21,10 @@ GREEN = encode(plain((0, 255, 0)), "PNG")
 FRAMES = "lineside_camera_frames_total"
 
 
-def seen(camera: str, at: float = 1000.0) -> FrameAnswered:
+def seen(camera: str, at: float = 1000.0, verdict: Any = None) -> FrameAnswered:
     best = Prediction(1, "green", 0.9)
     return FrameAnswered(
-        at, "r1", Answer("colors", 1, best, (best,), None, {}), Options(camera=camera)
+        at, "r1", Answer("colors", 1, best, (best,), verdict, {}), Options(camera=camera)
     )
 
 
@@ -57,6 +57,21 @@ def test_cameras_beyond_the_most_share_one_label() -> None:
         ("b", "answered"): 1,
         ("other", "answered"): 2,
     }
+
+
+def test_verdicts_and_runs_of_fails_are_counted_by_camera() -> None:
+    registry = CollectorRegistry()
+    cameras = Cameras(registry, 1, fail_run=3)
+    for verdict in ("fail", "fail", "unsure", "fail", "fail", "fail", "fail", "pass", "fail"):
+        cameras.answered(seen("st4", verdict=verdict))
+    for _ in range(9):
+        cameras.answered(seen("beyond", verdict="fail"))
+    text = generate_latest(registry).decode()
+    verdicts = 'lineside_camera_verdicts_total{camera="st4",verdict="%s"} %d.0'
+    for line in (verdicts % ("fail", 7), verdicts % ("unsure", 1), verdicts % ("pass", 1)):
+        assert line in text
+    assert 'lineside_camera_fail_runs_total{camera="st4"} 1.0' in text
+    assert 'lineside_camera_fail_runs_total{camera="other"} 0.0' in text
 
 
 def test_only_an_answered_frame_gives_a_camera_its_label() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -136,12 +137,28 @@ def test_new_version_starts_a_new_window() -> None:
         drift(observation(label="a"))
     assert drift.of("parts", 1)
     serving["parts"] = manifest(2)
-    assert [family.samples for family in drift.collect()] == [[]]
+    assert [family.samples for family in drift.collect()] == [[], []]
     drift(observation(label="a", version=2))
     drift(observation(label="a", version=1))
     assert drift.of("parts", 1) is None
     assert drift.of("parts", 2) == {}
     assert drift.of("other", 1) is None
+
+
+def test_drift_is_measured_of_each_camera() -> None:
+    """Of one more than there is room for, and of frames without a name, only the model's."""
+    drift = Drift(lambda name, version: manifest(), 3600, 10, 2, clock=lambda: 50.0)
+    for number in range(300):
+        for camera, label in (("dark", "b"), ("well", "ab"[number % 2]), ("third", "a"), ("", "a")):
+            event = observation(label=label)
+            drift(msgspec.structs.replace(event, options=Options(camera=camera)))
+    model, cameras = (
+        {tuple(s.labels.values()): s.value for s in f.samples} for f in drift.collect()
+    )
+    assert ("parts", "class") in model
+    by_camera = {key[0]: value for key, value in cameras.items() if key[2] == "class"}
+    assert set(by_camera) == {"dark", "well"}
+    assert by_camera["dark"] > 0.2 > by_camera["well"]
 
 
 def test_a_bundle_without_a_baseline_is_not_measured() -> None:
@@ -150,7 +167,7 @@ def test_a_bundle_without_a_baseline_is_not_measured() -> None:
     for _ in range(100):
         drift(observation())
     assert drift.of("parts", 1) is None
-    assert [family.samples for family in drift.collect()] == [[]]
+    assert [family.samples for family in drift.collect()] == [[], []]
     with pytest.raises(ValueError, match="parts/1 has no baseline"):
         ModelDrift(bare, 3600, 1)
 
