@@ -96,8 +96,9 @@ def make_source(args: argparse.Namespace, tally: Tally) -> Source:
     """Return what the argument `source` names. Raises OSError if it is neither a file nor a
     folder, nor the name of a camera."""
     if args.source == SIMULATED:
-        from line_camera.pictures import frames
+        from line_camera.pictures import frames, keep_memory
 
+        keep_memory()
         number = min(args.count or SIMULATED_PICTURES, SIMULATED_PICTURES)
         return Simulated(frames(number, args.seed, 640, 480, 90), args.rate or 5.0, args.count)
     if Path(args.source).is_dir():
