@@ -245,5 +245,5 @@ def picture(outcome: AnomalyEvaluation, index: int) -> bytes:
     pixels = to_input_pixels(decoded(outcome.validation.frames[index].path, recipe), recipe)
     size = (LONGER_SIDE_MIN, LONGER_SIDE_MIN)
     frame = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR), np.uint8)
-    drawn = draw(frame, Overlay(heat=HeatMap(outcome.maps[index], 0.5)))
+    drawn = draw(frame, Overlay(heats=(HeatMap(outcome.maps[index], 0.5),)))
     return to_jpeg(np.hstack([frame, drawn]))

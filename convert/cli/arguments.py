@@ -32,14 +32,16 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text} is not a number or a fraction") from None
 
 
-def region(text: str) -> tuple[float, ...]:
-    """Parse `X,Y,WIDTH,HEIGHT`, numbers or fractions. Raises argparse.ArgumentTypeError."""
-    shares = tuple(number(part) for part in text.split(","))
+def region(text: str) -> tuple[str, tuple[float, ...]]:
+    """Parse `X,Y,WIDTH,HEIGHT`, numbers or fractions, perhaps after `NAME=`; return name and
+    shares. Raises argparse.ArgumentTypeError."""
+    name, _, box = text.rpartition("=")
+    shares = tuple(number(part) for part in box.split(","))
     if len(shares) != 4 or not all(0 <= share <= 1 for share in shares):
         raise argparse.ArgumentTypeError(
             f"{text} is not X,Y,WIDTH,HEIGHT in shares of the frame, as in 0.25,0,0.5,1"
         )
-    return shares
+    return name, shares
 
 
 def tiles(text: str) -> tuple[int, int]:
@@ -153,8 +155,10 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
     view.add_argument(
         "--region",
         type=region,
-        metavar="X,Y,WIDTH,HEIGHT",
-        help="in shares of the upright frame: nothing else of it is looked at",
+        action="append",
+        metavar="[NAME=]X,Y,WIDTH,HEIGHT",
+        help="in shares of the upright frame: nothing else of it is looked at; several, each with a"
+        " name, are answered each on its own",
     )
     view.add_argument(
         "--tiles",
@@ -173,9 +177,10 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
 def view_values(args: argparse.Namespace) -> dict[str, Any]:
     """Return the recipe fields of the view that the user gave.
 
-    Raises ConvertError for tiles of a model whose answers can't be merged.
+    Raises ConvertError for tiles of a model whose answers can't be merged, and for several regions
+    if frames with one label each are read.
     """
-    values: dict[str, Any] = {} if args.region is None else {"region": args.region}
+    values = _regions(args)
     if args.tile_overlap is not None and args.tiles is None:
         raise ConvertError("--tile-overlap does nothing without --tiles")
     if args.tiles is None:
@@ -190,6 +195,23 @@ def view_values(args: argparse.Namespace) -> dict[str, Any]:
     if args.tile_overlap is not None:
         tiles["overlap"] = args.tile_overlap
     return {**values, "tiles": tiles}
+
+
+def _regions(args: argparse.Namespace) -> dict[str, Any]:
+    regions: list[tuple[str, tuple[float, ...]]] = args.region or []
+    if len(regions) > 1 and not all(name for name, _ in regions):
+        raise ConvertError("each of several regions needs a name: --region NAME=X,Y,WIDTH,HEIGHT")
+    if not regions:
+        return {}
+    if not regions[0][0]:
+        return {"region": regions[0][1]}
+    learns = args.command in ("train", "train-anomaly", "imagenet")
+    if learns or (args.command != "detector" and (args.validate or args.frames)):
+        raise ConvertError(
+            "frames with one label each say nothing of several regions: give one --region without a"
+            " name" + ("" if learns else ", or leave out --validate and --frames")
+        )
+    return {"regions": [{"name": name, "box": box} for name, box in regions]}
 
 
 def recipe_values(args: argparse.Namespace) -> dict[str, Any]:

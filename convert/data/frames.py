@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from convert.errors import ConvertError
 from server.errors import LinesideError
 from server.recognition import frame
+from server.recognition.images.views import views
 from server.recognition.manifest import Recipe
 from server.recognition.preprocessing import TensorSpec, apply_table, scaling_table, to_input_pixels
 
@@ -40,7 +41,7 @@ def float_spec(recipe: Recipe) -> TensorSpec:
 def tensors(
     frames: Sequence[Path] | NDArray[np.uint8], recipe: Recipe, spec: TensorSpec | None = None
 ) -> Iterator[NDArray[Any]]:
-    """Yield frames as a model's input, [1, *recipe.shape].
+    """Yield each view of frames as a model's input, [1, *recipe.shape].
 
     frames: image files, or pixels that `to_input_pixels` made, uint8 [frames, height, width,
     channels]. spec: the model's input; that of a float model if None. Raises ConvertError that
@@ -49,7 +50,8 @@ def tensors(
     table = scaling_table(recipe, spec or float_spec(recipe))
     for item in frames:
         if isinstance(item, Path):
-            pixels = to_input_pixels(decoded(item, recipe), recipe)
+            whole = decoded(item, recipe)
+            pixels = [to_input_pixels(whole, view) for view in views(recipe)]
         else:
-            pixels = np.asarray(item)
-        yield apply_table(pixels, table, recipe.layout)
+            pixels = [np.asarray(item)]
+        yield from (apply_table(each, table, recipe.layout) for each in pixels)

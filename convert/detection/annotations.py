@@ -20,6 +20,7 @@ from convert.errors import DatasetError
 from server.errors import LinesideError
 from server.recognition.detection.manifest import Box
 from server.recognition.frame import Limits, read_header
+from server.recognition.images.views import regions
 from server.recognition.manifest import Label, Recipe
 from server.values import validation
 from server.values.validation import InvalidValueError
@@ -134,20 +135,22 @@ def read_annotations(path: Path, labels: Sequence[Label]) -> Annotations:
 
 
 def count_shown(frames: Sequence[AnnotatedFrame], recipe: Recipe) -> tuple[AnnotatedFrame, ...]:
-    """Return the frames such that objects with their centre outside of the recipe's region, which
+    """Return the frames such that objects with their centre outside of the recipe's regions, which
     the model is not shown, do not count. Raises ConvertError for a picture that can't be read."""
-    if recipe.region is None:
+    if recipe.region is None and not recipe.regions:
         return tuple(frames)
     return tuple(
         AnnotatedFrame(
             each.path,
             tuple(
-                truth._replace(ignored=truth.ignored or not _is_in(truth.box, part))
+                truth._replace(
+                    ignored=truth.ignored or not any(_is_in(truth.box, part) for part in parts)
+                )
                 for truth in each.objects
             ),
         )
         for each in frames
-        for part in [recipe.part(*_size(each.path))]
+        for parts in [[part.part(*_size(each.path)) for part in regions(recipe)]]
     )
 
 

@@ -260,7 +260,9 @@ def _prove(
         pool = InterpreterPool(bundle.model_path, 1)
         model = Recognizer(bundle, pool, Admission(1, 1), frame.Limits())
         answers = answer_frames(model, paths)
-    objects = Counter(each.label for answer in answers for each in detections_of(answer))
+    objects = Counter(
+        each.label for answer in answers for part in answer.parts() for each in detections_of(part)
+    )
     listed = ", ".join(f"{label} {count}" for label, count in objects.most_common(20))
     progress(f"{counted(len(paths), 'frame')}: {listed or 'nothing found'}")
     if not objects:
@@ -310,12 +312,19 @@ def _prove(
 def _golden(
     manifest: DetectionManifest, paths: Sequence[Path], answers: Sequence[Answer]
 ) -> tuple[tuple[DetectionGolden, ...], dict[str, bytes | Path]]:
-    """Return at most MAX_GOLDEN frames: those that show most labels that no other shows, of equal
-    ones the surest."""
+    """Return at most MAX_GOLDEN frames, or regions of them: those that show most labels that no
+    other shows, of equal ones the surest."""
     least = manifest.detection.score_threshold + _TOLERANCE
+    assert manifest.recipe is not None
+    names = [each.name for each in manifest.recipe.regions] or [""]
+    parts = [
+        (path, name, part)
+        for path, answer in zip(paths, answers, strict=True)
+        for name, part in zip(names, answer.parts(), strict=True)
+    ]
     sure = [
-        tuple(each for each in detections_of(answer) if each.probability >= least)
-        for answer in answers
+        tuple(each for each in detections_of(part) if each.probability >= least)
+        for _, _, part in parts
     ]
     left = [i for i, found in enumerate(sure) if found]
     shown: set[str] = set()
@@ -331,14 +340,16 @@ def _golden(
         )
         left.remove(best)
         shown |= {each.label for each in sure[best]}
-        file = f"{GOLDEN}/{len(golden) + 1}{paths[best].suffix.lower()}"
-        files[file] = paths[best]
+        path, region, _ = parts[best]
+        file = f"{GOLDEN}/{len(golden) + 1}{path.suffix.lower()}"
+        files[file] = path
         golden.append(
             DetectionGolden(
                 file=file,
                 label=sure[best][0].label,
                 probability=sure[best][0].probability,
                 tolerance=_TOLERANCE,
+                region=region,
                 detections=tuple(
                     GoldenObject(label=each.label, probability=each.probability, box=each.box)
                     for each in sure[best]

@@ -79,7 +79,9 @@ class DetectorEvaluation:
         """The objects that the detector found in each frame, as it serves them."""
         return tuple(
             tuple(
-                Found(each.class_id, each.box, each.probability) for each in detections_of(answer)
+                Found(each.class_id, each.box, each.probability)
+                for part in answer.parts()
+                for each in detections_of(part)
             )
             for answer in self.answers
         )

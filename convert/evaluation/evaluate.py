@@ -16,7 +16,7 @@ from convert.data.frames import decoded
 from convert.errors import ConvertError
 from convert.evaluation.metrics import Probabilities
 from convert.evaluation.results import Evaluation, FamiliarityResult, ModelResult
-from convert.evaluation.verdicts import classified_frames, prove
+from convert.evaluation.verdicts import classified_frames, prove, refuse_regions
 from convert.quantization.tune import measure
 from convert.sources.shapes import Output
 from server.recognition.frame import Pixels
@@ -57,7 +57,7 @@ class Model:
 
 def from_bundle(bundle: Bundle) -> Model:
     """Return the model of a classifier's bundle, named NAME/VERSION. Raises ConvertError for a
-    bundle of another task."""
+    bundle of another task, or of several regions."""
     manifest = bundle.manifest
     name = f"{manifest.name}/{manifest.version}"
     if manifest.task != "classify":
@@ -66,6 +66,7 @@ def from_bundle(bundle: Bundle) -> Model:
             " `compare` takes classifiers"
         )
     assert manifest.recipe is not None
+    refuse_regions(manifest)
     data = bundle.model_path.read_bytes()
     return Model(
         name,

@@ -57,7 +57,7 @@ def verdict_files(
 
     def picture(index: int) -> bytes:
         overlay = model.task.overlay(proof.answers[index])
-        drawn = Overlay(marks=overlay.marks, heat=overlay.heat)
+        drawn = Overlay(marks=overlay.marks, heats=overlay.heats)
         return small_jpeg(draw(decoded(proof.frames[index].path, exact), drawn))
 
     text = msgspec.json.format(msgspec.json.encode(found), indent=1)

@@ -17,7 +17,7 @@ from convert.evaluation.metrics import rate
 from convert.terminal import columns
 from server.errors import LinesideError
 from server.recognition.answers import Answer, Options
-from server.recognition.manifest import Label, VerdictPolicy, VerdictReport
+from server.recognition.manifest import Label, Manifest, VerdictPolicy, VerdictReport
 from server.recognition.recognizer import Recognizer
 from server.recognition.tasks.anomaly import AnomalyReader, AnomalyValues
 from server.recognition.tasks.classify import ClassReader
@@ -216,16 +216,27 @@ def prove(
     return VerdictProof(reader, reader.policy, tuple(frames), results, verdicts)
 
 
+def refuse_regions(manifest: Manifest) -> None:
+    """Raise ConvertError for a model that answers several regions of a frame, each on its own."""
+    if manifest.recipe is not None and manifest.recipe.regions:
+        raise ConvertError(
+            f"{manifest.name}/{manifest.version} answers several regions of a frame, each on its"
+            " own: frames with one label each say nothing of them"
+        )
+
+
 def prove_served(model: Recognizer, path: Path, good_class: str) -> VerdictProof:
     """Judge the labelled frames of a folder or CSV by a loaded model's answers.
 
-    Raises ConvertError as `_judged_frames` and `answer_frames` do, and if the model has no policy.
+    Raises ConvertError as `_judged_frames`, `answer_frames` and `refuse_regions` do, and if the
+    model has no policy.
     """
     if model.reader.policy is None:
         raise ConvertError(
             f"{model.manifest.name}/{model.manifest.version} has no verdict policy: give one with"
             ' --policy FILE, such as {"accept": ["good"]}'
         )
+    refuse_regions(model.manifest)
     frames = _judged_frames(path, model, good_class)
     answers = answer_frames(model, [each.path for each in frames])
     results = tuple(Result(each.best, each.predictions, each.details) for each in answers)

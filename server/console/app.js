@@ -63,8 +63,11 @@ function showTiming(timing, round) {
   showRows("timing", rows.map(([name, ms]) => [name, `${ms.toFixed(1)} ms`]));
 }
 
-function showFacts({ verdict_reason: reason, familiar, familiarity, anomaly, detections }) {
-  const rows = [];
+function showFacts({ verdict_reason: reason, familiar, familiarity, anomaly, detections, regions }) {
+  const rows = (regions ?? []).map(({ name, verdict, verdict_reason: why, predictions }) => [
+    name,
+    [verdict, why?.replaceAll("_", " "), predictions[0]?.label].filter(Boolean).join(", "),
+  ]);
   if (reason) rows.push(["decided by", reason.replaceAll("_", " ")]);
   if (familiar !== undefined) {
     rows.push(["familiar", `${familiar ? "yes" : "no"}, ${familiarity.toFixed(2)}`]);

@@ -10,9 +10,10 @@ const HOT = [[0, [255, 232, 64]], [0.4, [255, 128, 0]], [1, [176, 0, 32]]];
 const OPACITY = [[0.8, [0]], [1, [0.3]], [1.000001, [0.5]], [2, [0.7]]];
 const MARKS = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2"];
 const REGION = 4;
+const NAMED_REGION = 6;
 const TEXT_PX = 13;
 
-let shown = null; // The answer that is drawn, and its heat map as an image.
+let shown = null; // The answer that is drawn, and heat maps as images, each with its part of it.
 
 function between(stops, at) {
   if (at <= stops[0][0]) return stops[0][1];
@@ -71,7 +72,7 @@ function paintAnswer() {
   const visible = shown !== null && !picture.hidden && picture.naturalWidth > 0;
   show("overlay", visible);
   if (!visible) return;
-  const { answer, heat } = shown;
+  const { answer, heats } = shown;
   const ratio = window.devicePixelRatio || 1;
   for (const [side, at] of [["width", "left"], ["height", "top"]]) {
     const name = side[0].toUpperCase() + side.slice(1);
@@ -85,17 +86,22 @@ function paintAnswer() {
   const size = TEXT_PX * ratio;
   paint.font = `600 ${size}px system-ui, sans-serif`;
   paint.textBaseline = "middle";
-  if (heat) {
-    const whole = [0, 0, picture.naturalWidth, picture.naturalHeight];
-    paintHeat(paint, heat, place(answer.heatmap_box ?? whole), answer.anomaly.threshold);
+  const whole = [0, 0, picture.naturalWidth, picture.naturalHeight];
+  for (const [part, heat] of heats) {
+    paintHeat(paint, heat, place(part.heatmap_box ?? whole), part.anomaly.threshold);
   }
-  for (const { box, score } of answer.anomaly?.regions ?? []) {
-    paintMark(paint, place(box), score.toFixed(2), MARKS[REGION], size);
+  for (const { name, box, verdict } of answer.regions ?? []) {
+    paintMark(paint, place(box), `${name} ${verdict ?? ""}`.trim(), MARKS[NAMED_REGION], size);
   }
-  // The most probable ones last, on top.
-  for (const { box, label, probability, class_id: kind } of [...(answer.detections ?? [])].reverse()) {
-    const text = `${label} ${probability.toFixed(2)}`;
-    paintMark(paint, place(box), text, MARKS[kind % MARKS.length], size);
+  for (const { anomaly, detections } of partsOf(answer)) {
+    for (const { box, score } of anomaly?.regions ?? []) {
+      paintMark(paint, place(box), score.toFixed(2), MARKS[REGION], size);
+    }
+    // The most probable ones last, on top.
+    for (const { box, label, probability, class_id: kind } of [...(detections ?? [])].reverse()) {
+      const text = `${label} ${probability.toFixed(2)}`;
+      paintMark(paint, place(box), text, MARKS[kind % MARKS.length], size);
+    }
   }
 }
 
@@ -104,16 +110,19 @@ export function clearOverlay() {
   paintAnswer();
 }
 
-// Draws `answer` once the picture and the heat map are decoded.
+// The answers to several regions of a frame; the answer itself without such.
+const partsOf = (answer) => answer.regions ?? [answer];
+
+// Draws `answer` once the picture and the heat maps are decoded.
 export async function showOverlay(answer) {
-  const mine = { answer, heat: null };
+  const mine = { answer, heats: [] };
   shown = mine;
   try {
-    if (answer.heatmap) {
+    for (const part of partsOf(answer).filter(({ heatmap }) => heatmap)) {
       const heat = new Image();
-      heat.src = `data:image/png;base64,${answer.heatmap}`;
+      heat.src = `data:image/png;base64,${part.heatmap}`;
       await heat.decode();
-      mine.heat = heat;
+      mine.heats.push([part, heat]);
     }
     await byId("picture").decode();
   } catch {

@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TypeVar
 
 from prometheus_client import (
@@ -192,7 +193,8 @@ class Metrics:
 
     def answered(self, answer: Answer) -> None:
         """Counts one recognised frame by label, confidence and verdict."""
-        for name, labels, value in find_task(answer.task).observe(answer):
+        observe = find_task(answer.task).observe
+        for name, labels, value in chain.from_iterable(map(observe, answer.parts())):
             metric = self._of_tasks[name]
             if isinstance(metric, Histogram):
                 self._child(metric, answer.model, *labels).observe(value)

@@ -1,7 +1,7 @@
 """Options and answer of one frame, and the events that listeners get about it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -40,6 +40,19 @@ class Options(msgspec.Struct, frozen=True):
     batch: str = ""
 
 
+class RegionAnswer(msgspec.Struct, frozen=True):
+    """The answer to one of several regions. name: as in the recipe. box: left, top, width and
+    height in pixels of the frame as sent, upright. The other fields are as in Answer."""
+
+    name: str
+    box: tuple[int, int, int, int]
+    best: Prediction | None
+    predictions: tuple[Prediction, ...]
+    verdict: str | None
+    verdict_reason: str | None
+    details: Any
+
+
 class Answer(msgspec.Struct, frozen=True):
     """The answer to one frame.
 
@@ -49,7 +62,8 @@ class Answer(msgspec.Struct, frozen=True):
     timing: seconds by stage, and `total`. brightness: mean grey level 0..255 of the pixels that the
     model saw; None for tensors, and if the bundle has no baseline to compare it with. warnings:
     possible faults of the image. details: what the model's task knows beyond labels. policy_source:
-    whose verdict policy judged; None without a verdict.
+    whose verdict policy judged; None without a verdict. regions: the answers to several regions, of
+    which the worst gives the fields above; none without such.
     """
 
     model: str
@@ -64,6 +78,24 @@ class Answer(msgspec.Struct, frozen=True):
     task: TaskName = "classify"
     details: Any = None
     policy_source: PolicySource | None = None
+    regions: tuple[RegionAnswer, ...] = ()
+
+    def parts(self) -> tuple["Answer", ...]:
+        """Returns the answer to each of several regions, else this one alone."""
+        if not self.regions:
+            return (self,)
+        return tuple(
+            msgspec.structs.replace(
+                self,
+                best=each.best,
+                predictions=each.predictions,
+                verdict=each.verdict,
+                verdict_reason=each.verdict_reason,
+                details=each.details,
+                regions=(),
+            )
+            for each in self.regions
+        )
 
     @property
     def label(self) -> str:
@@ -74,6 +106,31 @@ class Answer(msgspec.Struct, frozen=True):
     def probability(self) -> float:
         """The best label's probability, 0 without one."""
         return self.best.probability if self.best else 0.0
+
+
+# From the worst to the best.
+VERDICTS = ("fail", "unsure", "pass", None)
+
+
+def of_regions(
+    answers: Sequence[Answer], names: Sequence[str], boxes: Sequence[tuple[int, int, int, int]]
+) -> Answer:
+    """Returns the answer to a frame of several regions: the one with the worst verdict, the first
+    of equals, and all of them in `regions`."""
+    worst = min(answers, key=lambda each: VERDICTS.index(each.verdict))
+    regions = tuple(
+        RegionAnswer(
+            name,
+            box,
+            each.best,
+            each.predictions,
+            each.verdict,
+            each.verdict_reason,
+            each.details,
+        )
+        for name, box, each in zip(names, boxes, answers, strict=True)
+    )
+    return msgspec.structs.replace(worst, regions=regions)
 
 
 class FrameAnswered(msgspec.Struct, frozen=True):

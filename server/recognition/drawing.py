@@ -76,7 +76,7 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
     verdict_reason: str | None = None
     lines: tuple[str, ...] = ()
     marks: tuple[Mark, ...] = ()
-    heat: HeatMap | None = None
+    heats: tuple[HeatMap, ...] = ()
 
 
 def draw(pixels: Pixels, overlay: Overlay) -> Pixels:
@@ -86,12 +86,12 @@ def draw(pixels: Pixels, overlay: Overlay) -> Pixels:
     canvas = np.repeat(np.repeat(pixels, times, axis=0), times, axis=1)
     height, width = canvas.shape[:2]
     text = max(TEXT_MIN, round(min(height, width) * TEXT_SHARE))
-    if overlay.heat is not None:
-        _draw_heat(canvas, overlay.heat, times)
+    for heat in overlay.heats:
+        _draw_heat(canvas, heat, times)
     for mark in overlay.marks:
         _draw_mark(canvas, mark, times, text)
-    if overlay.heat is not None:
-        _draw_scale(canvas, overlay.heat.threshold, text)
+    if overlay.heats:
+        _draw_scale(canvas, overlay.heats[0].threshold, text)
     top = text // 2
     if overlay.verdict is not None:
         title = " ".join((overlay.verdict.upper(), overlay.verdict_reason or ""))

@@ -55,6 +55,13 @@ class Label(msgspec.Struct, frozen=True):
     id: str = ""
 
 
+class NamedRegion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of several regions of a frame, each of which gets an answer of its own."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    box: Region
+
+
 class Tiles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Parts of a region that a model is shown one by one, so that small things keep their pixels.
 
@@ -90,6 +97,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     region: the part of the frame that the model is shown, and nothing else; None for all of it.
     tiles: the parts of the region that the model is shown one by one, of which the results are
         merged; None for the region as a whole.
+    regions: several parts of the frame in place of `region`, each answered on its own.
     """
 
     width: Positive
@@ -106,20 +114,30 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     zero_inputs: tuple[str, ...] = ()
     region: Region | None = None
     tiles: Tiles | None = None
+    regions: tuple[NamedRegion, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a region that is not in the frame, and for tiles that can't be
-        merged, or too many of them."""
+        """Raises ValueError for a region that is not in the frame, for regions that contradict each
+        other, and for tiles that can't be merged, or too many of them."""
         if self.region is not None and beyond_frame(self.region):
             raise ValueError("recipe.region reaches beyond the frame, where a share is more than 1")
-        if self.tiles is None:
-            return
-        if self.tiles.columns * self.tiles.rows > VIEWS_MAX:
+        for number, each in enumerate(self.regions):
+            if beyond_frame(each.box):
+                raise ValueError(
+                    f"recipe.regions[{number}].box reaches beyond the frame, where a share is more"
+                    " than 1"
+                )
+        if self.regions and self.region is not None:
+            raise ValueError("recipe.region and recipe.regions exclude each other")
+        if len({each.name for each in self.regions}) < len(self.regions):
+            raise ValueError("recipe.regions has two regions of one name")
+        tiles = self.tiles.columns * self.tiles.rows if self.tiles else 1
+        if (count := max(1, len(self.regions)) * tiles) > VIEWS_MAX:
             raise ValueError(
-                f"recipe.tiles makes {self.tiles.columns} x {self.tiles.rows} views of a frame; at"
-                f" most {VIEWS_MAX} are taken"
+                f"the recipe's regions and tiles make {count} views of a frame; at most"
+                f" {VIEWS_MAX} are taken"
             )
-        if self.resize == "crop":
+        if self.tiles and self.resize == "crop":
             raise ValueError("recipe.tiles needs the resize stretch or letterbox: crop leaves gaps")
 
     @property
@@ -262,12 +280,14 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A frame in `golden/` that a version must get right before it may serve.
 
     The probability is compared with `tolerance`, since resize and kernels differ by processor.
+    region: the name of the region that shows it, of a recipe with several.
     """
 
     file: str
     label: str
     probability: Share
     tolerance: Share = 0.1
+    region: str = ""
 
 
 class Familiarity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from statistics import fmean
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -13,9 +13,9 @@ import numpy as np
 from server.errors import BundleError, LinesideError, ModelOutputError
 from server.recognition import frame
 from server.recognition.admission import Admission
-from server.recognition.answers import Answer, Options
+from server.recognition.answers import Answer, Options, of_regions
 from server.recognition.drawing import draw, to_jpeg
-from server.recognition.images.views import views
+from server.recognition.images.views import regions, tiles
 from server.recognition.interpreter import Interpreter, InterpreterPool
 from server.recognition.manifest import Bundle, DevicePolicy, Golden, Label, Recipe
 from server.recognition.preprocessing import (
@@ -29,7 +29,7 @@ from server.recognition.preprocessing import (
     to_input_pixels,
 )
 from server.recognition.reader_guard import ReaderGuard, Sender
-from server.recognition.tasks.task import NotFiniteError, Reader, find_task
+from server.recognition.tasks.task import NotFiniteError, Reader, find_task, overlay_of
 from server.system.files import IMAGE_MAX, read_plain_file
 
 STAGES = ("decode", "preprocess", "wait", "inference")
@@ -78,6 +78,14 @@ class StageTimer:
     def total(self) -> dict[str, float]:
         """Returns the stages so far, and `total` seconds since this timer was made."""
         return {**self.seconds, "total": time.perf_counter() - self._start}
+
+
+class Seen(NamedTuple):
+    """What a model says of a frame or a region of it: the values of `Reader.decode`, and the
+    placement that they are in."""
+
+    values: Any
+    placement: Placement | None
 
 
 class LoadedModel:
@@ -137,15 +145,15 @@ class LoadedModel:
 
     def make_answer(
         self,
-        values: Any,
+        seen: Seen,
         options: Options,
         timer: StageTimer,
         reader: Reader[Any] | None = None,
     ) -> Answer:
-        """Makes the answer from `values`, which `reader.decode` returned; judges by the policy of
-        `reader`, if it is given, else by the one in force."""
+        """Makes the answer from `seen`; judges by the policy of `reader`, if it is given, else by
+        the one in force."""
         reader = reader or self.reader
-        result = reader.result(values, options, timer.placement)
+        result = reader.result(seen.values, options, seen.placement)
         verdict = reader.verdict(result)
         return Answer(
             self.manifest.name,
@@ -190,9 +198,17 @@ class Recognizer(LoadedModel):
             for spec in pool.inputs
         ]
         self._watched = self.manifest.baseline is not None
-        self.views = views(self.recipe)
-        if len(self.views) > 1 and (fault := self.reader.tiles_fault()):
+        self._names = tuple(each.name for each in self.recipe.regions)
+        self._regions = tuple(tiles(part) for part in regions(self.recipe))
+        self.views = tuple(view for part in self._regions for view in part)
+        if len(self._regions[0]) > 1 and (fault := self.reader.tiles_fault()):
             raise BundleError(f"{bundle.folder}: {fault}")
+        for golden in self.manifest.golden:
+            if golden.region not in (self._names or ("",)):
+                raise BundleError(
+                    f"{bundle.folder}: {golden.file} is of the region {golden.region!r}, which the"
+                    " recipe lacks"
+                )
 
     def recognize(
         self,
@@ -210,7 +226,7 @@ class Recognizer(LoadedModel):
         timer = StageTimer(self.on_stage)
         sender = Sender(options.camera, request_id, options.deadline)
 
-        def work(waited: float) -> Any:
+        def work(waited: float) -> tuple[Seen, ...]:
             timer.add("wait", waited)
             try:
                 return self.read(data, timer, options.deadline, sender)
@@ -220,10 +236,15 @@ class Recognizer(LoadedModel):
                     " this frame is not finite: no label can be read from it"
                 ) from None
 
-        values = self.admission.run(
+        seen = self.admission.run(
             work, options.deadline, options.camera, latest_only=options.latest_only
         )
-        return self.make_answer(values, options, timer, reader)
+        if not self._names:
+            return self.make_answer(seen[0], options, timer, reader)
+        answers = [self.make_answer(each, options, timer, reader) for each in seen]
+        size = cast(Placement, seen[0].placement).size
+        boxes = [part.part(*size) for part in regions(self.recipe)]
+        return of_regions(answers, self._names, boxes)
 
     def read(
         self,
@@ -232,9 +253,9 @@ class Recognizer(LoadedModel):
         deadline: float = math.inf,
         sender: Sender | None = None,
         limits: frame.Limits | None = None,
-    ) -> Any:
-        """Runs the model on an image file's bytes, and returns the values of its outputs as
-        `Reader.decode` does, those of several views merged.
+    ) -> tuple[Seen, ...]:
+        """Runs the model on an image file's bytes, and returns what it says of each region, the
+        values of tiles merged.
 
         sender: of the frame; None for one of the bundle's own, which needs no guard. limits: those
         of this image, if they are others than for all. The caller holds a slot of `admission`.
@@ -243,28 +264,31 @@ class Recognizer(LoadedModel):
         """
         decoded = self._decode(data, timer, deadline, sender, limits)
         if len(self.views) == 1:
-            return self.reader.decode(self._run(decoded, self.recipe, timer))
+            values = self.reader.decode(self._run(decoded, self.views[0], timer))
+            return (Seen(values, timer.placement),)
         # The stages of all views are observed as one. An interpreter is lent for each view alone:
         # nothing is resized meanwhile, and the input of one view is in memory at a time.
-        parts, places, whole = [], [], StageTimer()
-        greys: list[float] = []
-        for view in self.views:
-            self.admission.check_in_time(deadline, f"{len(self.views)} views were looked at")
-            parts.append(self.reader.decode(self._run(decoded, view, whole)))
-            places.append(cast(Placement, whole.placement))
-            greys += [] if whole.brightness is None else [whole.brightness]
+        seen, greys, whole = [], list[float](), StageTimer()
+        for region in self._regions:
+            parts, places = [], []
+            for view in region:
+                self.admission.check_in_time(deadline, f"{len(self.views)} views were looked at")
+                parts.append(self.reader.decode(self._run(decoded, view, whole)))
+                places.append(cast(Placement, whole.placement))
+                greys += [] if whole.brightness is None else [whole.brightness]
+            merged = self.reader.merge(parts, places) if len(parts) > 1 else (parts[0], places[0])
+            seen.append(Seen(*merged))
         for name, seconds in whole.seconds.items():
             timer.add(name, seconds)
         timer.brightness = fmean(greys) if greys else None
-        values, timer.placement = self.reader.merge(parts, places)
-        return values
+        return tuple(seen)
 
     def outputs(
         self, data: bytes, timer: StageTimer, deadline: float, sender: Sender
     ) -> tuple[Tensor, ...]:
         """Runs a model of one view on an image file's bytes, and returns its outputs as they are.
         Arguments and errors are those of `read`."""
-        return self._run(self._decode(data, timer, deadline, sender), self.recipe, timer)
+        return self._run(self._decode(data, timer, deadline, sender), self.views[0], timer)
 
     def _decode(
         self,
@@ -303,7 +327,7 @@ class Recognizer(LoadedModel):
         whole = msgspec.structs.replace(self.recipe, decode="exact")
         pixels = frame.decode(data, whole, self.limits, guard)
         overlay = msgspec.structs.replace(
-            self.task.overlay(answer),
+            overlay_of(answer),
             verdict=answer.verdict,
             verdict_reason=answer.verdict_reason,
         )
@@ -350,12 +374,13 @@ class Recognizer(LoadedModel):
             data = read_plain_file(path, IMAGE_MAX)
             timer = StageTimer()
             with np.errstate(invalid="ignore"):
-                values = self.read(data, timer, limits=limits)
+                seen = self.read(data, timer, limits=limits)
         except (OSError, LinesideError) as error:
             raise BundleError(f"golden frame {path} can't be used: {error}") from None
         except NotFiniteError:
             raise BundleError(f"golden frame {path}: the model's output is not finite") from None
-        if fault := self.reader.golden_fault(golden, values, timer.placement):
+        values, place = seen[self._names.index(golden.region) if self._names else 0]
+        if fault := self.reader.golden_fault(golden, values, place):
             raise BundleError(f"golden frame {path} {fault}")
 
 

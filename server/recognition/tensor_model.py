@@ -14,7 +14,7 @@ from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
 from server.recognition.preprocessing import Tensor, TensorSpec
 from server.recognition.reader_guard import ReaderGuard, Sender
-from server.recognition.recognizer import LoadedModel, OnStage, Recognizer, StageTimer
+from server.recognition.recognizer import LoadedModel, OnStage, Recognizer, Seen, StageTimer
 from server.recognition.tasks.task import NotFiniteError, find_task
 
 # A first dimension of one of these is the batch: rows go through the model one by one.
@@ -140,7 +140,7 @@ def _admitted(
         raise InvalidFieldError(
             "the input is out of the model's range: its output is not finite"
         ) from None
-    return outputs, model.make_answer(values, options, timer)
+    return outputs, model.make_answer(Seen(values, timer.placement), options, timer)
 
 
 def _gather(rows: Sequence[Row]) -> ModelOutputs:

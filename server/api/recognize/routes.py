@@ -58,11 +58,26 @@ def with_task_fields(answer: S) -> S:
 
 
 @with_task_fields
+class RegionRecognition(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to one of several regions. name: as the bundle's recipe has it. box: left, top,
+    width and height in pixels of the frame as sent, upright."""
+
+    name: str
+    box: tuple[int, int, int, int]
+    predictions: tuple[Prediction, ...]
+    recognized: bool
+    verdict: str | None
+    verdict_reason: str | msgspec.UnsetType = msgspec.UNSET
+
+
+@with_task_fields
 class Recognition(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to one frame. verdict_reason: the rule of the bundle's policy that decided; absent
     without one. timing_ms: milliseconds by stage, and in all. captured_age_ms: from
     `captured_at` to the frame's arrival; negative if the camera's clock is ahead. warnings: what
-    may be wrong with the image, in sentences; absent if nothing is."""
+    may be wrong with the image, in sentences; absent if nothing is. regions: the answer to each
+    region of a model that has several, in the recipe's order; the answer itself is that of the
+    region with the worst verdict, the first of equals. Absent from other models' answers."""
 
     request_id: str
     model: str
@@ -79,6 +94,7 @@ class Recognition(msgspec.Struct, frozen=True, kw_only=True):
     timing_ms: dict[str, float]
     captured_age_ms: float | None = None
     warnings: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    regions: tuple[RegionRecognition, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class TensorRecognition(msgspec.Struct, frozen=True):
@@ -113,7 +129,14 @@ def recognition(
 ) -> Recognition:
     """Return `answer` as the API answers it. product: that judged, or ''. age: the frame's on
     arrival, in seconds."""
-    own = find_task(answer.task).answer_fields(answer)
+    regions = (
+        tuple(
+            RegionRecognition(name=each.name, box=each.box, **_common_fields(part, query))
+            for each, part in zip(answer.regions, answer.parts(), strict=True)
+        )
+        if answer.regions
+        else msgspec.UNSET
+    )
     return Recognition(
         request_id=request_id,
         model=answer.model,
@@ -122,20 +145,29 @@ def recognition(
         part=query.part,
         product=product or None,
         batch=query.batch,
-        predictions=answer.predictions,
-        recognized=bool(answer.predictions),
-        verdict=answer.verdict,
-        verdict_reason=answer.verdict_reason or msgspec.UNSET,
         cached=isinstance(answer, CachedAnswer),
         timing_ms={k: round(v * 1000, 3) for k, v in answer.timing.items()},
         captured_age_ms=round(age * 1000, 3) if query.captured_at else None,
         warnings=tuple(each.message for each in answer.warnings) or msgspec.UNSET,
+        regions=regions,
+        **_common_fields(answer, query),
+    )
+
+
+def _common_fields(answer: Answer, query: FrameOptions) -> dict[str, Any]:
+    """Return the fields that the answers to a frame and to one of its regions have."""
+    own = find_task(answer.task).answer_fields(answer)
+    return {
+        "predictions": answer.predictions,
+        "recognized": bool(answer.predictions),
+        "verdict": answer.verdict,
+        "verdict_reason": answer.verdict_reason or msgspec.UNSET,
         **{
             name: value
             for name, value in own.items()
             if query.heatmap or not name.startswith("heatmap")
         },
-    )
+    }
 
 
 def uploaded(max_files: int) -> list[tuple[str, bytes]]:

@@ -356,7 +356,7 @@ class Anomaly(Classify):
             marks=tuple(
                 Mark(each.box, f"{each.score:.2f}", REGION_KIND) for each in details.regions
             ),
-            heat=HeatMap(scores, details.threshold, details.heatmap_box),
+            heats=(HeatMap(scores, details.threshold, details.heatmap_box),),
         )
 
     def observe(self, answer: Answer) -> Iterator[tuple[str, tuple[str, ...], float]]:

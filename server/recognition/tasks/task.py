@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from server.recognition.answers import Answer, Options, Prediction
-from server.recognition.drawing import Overlay
+from server.recognition.drawing import Mark, Overlay
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import (
     Baseline,
@@ -30,6 +30,8 @@ from server.values.validation import InvalidValueError, convert
 from server.values.wording import nearest, shown_name
 
 CONFIDENCE_BINS = 10
+# Of the marks of several regions of a frame: blue.
+REGION_KIND = 6
 # Buckets of a histogram of shares 0..1.
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
@@ -240,6 +242,25 @@ def find_task(name: TaskName) -> Task:
     """Returns the task called `name`."""
     task: Task = load_task(name)
     return task
+
+
+def overlay_of(answer: Answer) -> Overlay:
+    """Returns what is drawn over the frame, without the verdict: the overlay of the answer's task,
+    of several regions those of all, each region with its name and verdict."""
+    task = find_task(answer.task)
+    overlay = task.overlay(answer)
+    if not answer.regions:
+        return overlay
+    each = [task.overlay(part) for part in answer.parts()]
+    names = tuple(
+        Mark(region.box, f"{region.name} {region.verdict or ''}", REGION_KIND)
+        for region in answer.regions
+    )
+    return msgspec.structs.replace(
+        overlay,
+        marks=(*names, *(mark for part in each for mark in part.marks)),
+        heats=tuple(heat for part in each for heat in part.heats),
+    )
 
 
 def all_tasks() -> tuple[Task, ...]:

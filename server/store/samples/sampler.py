@@ -44,7 +44,9 @@ class Policy(SampleWishes, frozen=True, kw_only=True):
     def reason(self, answer: Answer, verdict: VerdictPolicy | None, draw: float) -> Reason | None:
         """Returns why a frame is kept, None if it is not. verdict: the policy in force, if there is
         one. draw: a random number of 0..1, 1 excluded."""
-        reason = find_task(answer.task).sample_reason(answer, self, verdict)
+        task = find_task(answer.task)
+        reasons = (task.sample_reason(part, self, verdict) for part in answer.parts())
+        reason = next(filter(None, reasons), None)
         return reason or ("random" if draw < self.share else None)
 
 

@@ -121,6 +121,7 @@ def test_mode_all_prints_one_table(
         (["--min-probability", "0.9"], 1, "--min-probability does nothing without --accept LABEL"),
         (["--io", "int8"], 1, "--io does nothing without --mode int8"),
         (["--plot", "a.png"], 1, "--plot does nothing without --mode all"),
+        (["--region", "a=0,0,1,1", "--region", "0,0,1,1"], 1, "several regions needs a name"),
         (["--tiles", "2x2"], 1, "--tiles is for detectors"),
         (["--tile-overlap", "0.1"], 1, "--tile-overlap does nothing without --tiles"),
         (["--region", "0.5,0,0.6,1"], 1, "recipe.region reaches beyond the frame"),
@@ -170,13 +171,26 @@ def test_region_that_is_none_is_refused(
     assert "argument --region: " in capsys.readouterr().err
 
 
-def test_region_is_in_the_recipe(colours_files: Path, tmp_path: Path) -> None:
+def test_region_is_in_the_recipe(
+    colours_files: Path, colours_frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["tflite", str(colours_files / "colours.tflite"), "--out", str(tmp_path)]
     command += ["--labels", str(colours_files / "labels.txt"), "--scale", "1"]
     assert main([*command, "--region", "1/2,0,1/2,1"]) == 0
-    recipe = read_bundle(tmp_path / "colours" / "1").manifest.recipe
-    assert recipe is not None
-    assert recipe.region == (0.5, 0, 0.5, 1)
+    assert main([*command, "--region", "up=0,0,1,1/2", "--region", "down=0,1/2,1,1/2"]) == 0
+    one, several = (read_bundle(tmp_path / "colours" / n).manifest.recipe for n in "12")
+    assert one is not None
+    assert several is not None
+    assert one.region == (0.5, 0, 0.5, 1)
+    assert [(each.name, each.box) for each in several.regions] == [
+        ("up", (0, 0, 1, 0.5)),
+        ("down", (0, 0.5, 1, 0.5)),
+    ]
+    validated = ["--region", "up=0,0,1,1/2", "--validate", str(colours_frames)]
+    assert main([*command, *validated]) == 1
+    assert "say nothing of several regions" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "colours" / "2"), str(tmp_path)]) == 1
+    assert "several regions of a frame, each on its own" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", ["1/0", "1/", "/2", "half"])

@@ -65,7 +65,7 @@ def test_frame_of_any_shape_can_be_drawn_on(size: tuple[int, int]) -> None:
     width, height = size
     heat = HeatMap(np.full((3, 3), 0.9, np.float32), 0.5, (-10.0, -10.0, width + 20.0, 1e6))
     marks = (Mark((-1e9, -1e9, 2e9, 2e9), "everything"), Mark((5e8, 5e8, 0.0, 0.0), "far off"))
-    overlay = Overlay(verdict="unsure", lines=("label",), marks=marks, heat=heat)
+    overlay = Overlay(verdict="unsure", lines=("label",), marks=marks, heats=(heat,))
     drawn = draw(plain(GREY, width, height), overlay)
     assert drawn.shape[0] % height == drawn.shape[1] % width == 0
     assert to_jpeg(drawn).startswith(b"\xff\xd8")
@@ -75,7 +75,7 @@ def test_heat_map_lies_in_its_box() -> None:
     scores = np.zeros((4, 4), np.float32)
     scores[0, 3] = 1.0
     heat = HeatMap(scores, 0.5, (100.0, 80.0, 400.0, 320.0))
-    drawn = draw(plain(GREY, 640, 480), Overlay(heat=heat)).astype(int)
+    drawn = draw(plain(GREY, 640, 480), Overlay(heats=(heat,))).astype(int)
     changed = np.abs(drawn - 120).sum(axis=-1) > 30
     changed[200:, 500:] = False  # the scale
     ys, xs = np.nonzero(changed)
@@ -87,7 +87,7 @@ def test_heat_map_lies_in_its_box() -> None:
 
 def test_low_scores_leave_the_frame_as_it_is() -> None:
     heat = HeatMap(np.full((4, 4), 0.2, np.float32), 0.5)
-    drawn = draw(plain(GREY, 640, 480), Overlay(heat=heat))
+    drawn = draw(plain(GREY, 640, 480), Overlay(heats=(heat,)))
     assert (drawn[:200] == GREY).all()
     assert has_color(drawn[200:], (255, 255, 255))
 

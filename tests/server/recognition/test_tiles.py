@@ -191,11 +191,11 @@ def test_deadline_is_checked_between_tiles(write: Any) -> None:
 def test_small_faces_are_found_in_tiles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A real detector finds no face in a frame as a whole, and all of them by the guide's command;
-    the bundle has them as a golden frame."""
+    """A real detector finds no face in a frame as a whole, and all of them by the guide's commands;
+    the last one's bundle has a golden frame of each region."""
     person = Image.open(SHARED / "frames" / "grace_hopper.bmp").convert("RGB").resize((154, 180))
     hall, faces = Image.new("RGB", (1920, 1080), (90, 110, 130)), []
-    for x, y in ((1500, 600), (885, 440), (60, 60)):
+    for x, y in ((1500, 600), (620, 440), (60, 60)):
         hall.paste(person, (x, y))
         faces.append((x + 50.4, y + 43.5, 59.1, 59.1))
     file = io.BytesIO()
@@ -206,15 +206,20 @@ def test_small_faces_are_found_in_tiles(
     (tmp_path / "face.txt").write_text("face")
     shutil.copy(SHARED / "models" / FACE, tmp_path / "face.tflite")
     guide = (ROOT / "docs" / "guide.md").read_text("utf-8")
-    [command] = re.findall(r"^\$ python -m convert (detector face.tflite.*)$", guide, re.MULTILINE)
-    tiles = command.split()
-    whole = tiles[: tiles.index("--tiles")]
-    for arguments, count in ((whole, 0), (tiles, 3)):
+    tiled, halves = (
+        command.split()
+        for command in re.findall(
+            r"^\$ python -m convert (detector face.tf.*)$", guide, re.MULTILINE
+        )
+    )
+    whole = tiled[: tiled.index("--tiles")]
+    for number, (arguments, counts) in enumerate(((whole, [0]), (tiled, [3]), (halves, [2, 1])), 1):
         assert main([*arguments, "--out", "models"]) == 0
-        found = load(sorted((tmp_path / "models" / "face").iterdir())[-1])
-        objects = found.recognize(file.getvalue(), Options()).details
-        assert len(objects) == count
+        found = load(tmp_path / "models" / "face" / str(number))
+        parts = found.recognize(file.getvalue(), Options()).parts()
+        objects = [each for part in parts for each in part.details]
+        assert [len(part.details) for part in parts] == counts
+        assert len(objects) in (0, len(faces))
+        assert all(max(overlap(each.box, face) for face in faces) > 0.6 for each in objects)
     assert "15 views of a frame" in capsys.readouterr().out
-    assert found.manifest.golden
-    for face in faces:
-        assert max(overlap(each.box, face) for each in objects) > 0.6
+    assert {golden.region for golden in found.manifest.golden} == {"left", "right"}

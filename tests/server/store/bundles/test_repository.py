@@ -40,6 +40,9 @@ def recognize(store: BundleRepository, name: str, data: bytes) -> Answer:
     return model.recognize(data, Options())
 
 
+LEFT: dict[str, Any] = {"name": "left", "box": [0, 0, 0.5, 1]}
+
+
 @pytest.fixture
 def bundle(tiny_model: MakeModel, tmp_path: Path) -> Path:
     """A good bundle colors/1, for the test to spoil."""
@@ -94,7 +97,7 @@ def test_an_unreadable_manifest_is_named(bundle: Path, text: str | bytes, says: 
         ({"recipe": {"width": 32, "height": 32, "colour": "rgb"}}, "colour"),
         (
             {"recipe": {"width": 32, "height": 32, "tiles": {"columns": 9, "rows": 8}}},
-            r"recipe\.tiles makes 9 x 8 views of a frame; at most 64 are taken",
+            r"regions and tiles make 72 views of a frame; at most 64 are taken",
         ),
         (
             {
@@ -106,6 +109,18 @@ def test_an_unreadable_manifest_is_named(bundle: Path, text: str | bytes, says: 
                 }
             },
             r"recipe\.tiles needs the resize stretch or letterbox",
+        ),
+        (
+            {"recipe": {"width": 32, "height": 32, "regions": [LEFT, LEFT]}},
+            r"recipe\.regions has two regions of one name",
+        ),
+        (
+            {"recipe": {"width": 32, "height": 32, "region": [0, 0, 1, 1], "regions": [LEFT]}},
+            r"recipe\.region and recipe\.regions exclude each other",
+        ),
+        (
+            {"recipe": {"width": 32, "height": 32, "regions": [LEFT | {"box": [0, 0.9, 1, 1]}]}},
+            r"recipe\.regions\[0\]\.box reaches beyond the frame",
         ),
         (
             {"recipe": {"width": 32, "height": 32, "region": [0.5, 0, 0.6, 1]}},
