@@ -102,7 +102,7 @@ def make_source(args: argparse.Namespace, tally: Tally) -> Source:
         number = min(args.count or SIMULATED_PICTURES, SIMULATED_PICTURES)
         return Simulated(frames(number, args.seed, 640, 480, 90), args.rate or 5.0, args.count)
     if Path(args.source).is_dir():
-        return Folder(Path(args.source), watch=args.watch)
+        return Folder(Path(args.source), tally.unreadable, watch=args.watch)
     video = Video(args.source, args.rate, args.part, tally.say)
     if not video.is_live and not Path(args.source).is_file():
         raise FileNotFoundError(f"there is no file or folder {args.source}")

@@ -39,13 +39,15 @@ def target(
     """Parse an address; without a path, /v1/recognize is used. `timeout` is in seconds.
 
     deadline_ms: sent with each frame, so that the server answers within it or refuses the frame.
-    Raises ValueError if it is no http or https address.
+    Raises ValueError if it is no http or https address, or the key can't be sent.
     """
     split = urlsplit(url)
     if split.scheme not in ("http", "https") or not split.hostname:
         raise ValueError(f"{url!r} is not an http or https address")
     headers = {"Content-Type": "image/jpeg", "Connection": "keep-alive"}
     if api_key:
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise ValueError("the key has characters that no key has")
         headers["Authorization"] = f"Bearer {api_key}"
     query = parse_qsl(split.query)
     if deadline_ms is not None:

@@ -51,6 +51,11 @@ class Tally:
             self.lost += count
         self.say(f"{count} frame{'s' * (count != 1)} lost: {reason}")
 
+    def unreadable(self, reason: str) -> None:
+        """Count a frame that the source can't read."""
+        self.take()
+        self.lose(1, reason)
+
     def refuse(self, code: str, message: str) -> None:
         """Count a frame that the server refuses for good."""
         with self._lock:

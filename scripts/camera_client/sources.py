@@ -3,6 +3,8 @@
 A folder needs Python alone; videos and cameras need OpenCV, which is imported on first use.
 """
 
+import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,8 +40,10 @@ class Folder:
 
     is_live = False
 
-    def __init__(self, path: Path, *, watch: bool) -> None:
+    def __init__(self, path: Path, unreadable: Callable[[str], None], *, watch: bool) -> None:
+        """unreadable: called with the reason for a file that can't be read; the others go on."""
         self._path = path
+        self._unreadable = unreadable
         self._watch = watch
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
@@ -57,7 +61,14 @@ class Folder:
             version = max(new, key=lambda each: (each[1], each[0]))
             sent = (sent & now) | {version}
             path = self._path / version[0]
-            yield Frame(path.read_bytes(), version[1] / 1e9, path.stem)
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                continue  # moved away since it was listed
+            except OSError as error:
+                self._unreadable(f"{path} can't be read: {error.strerror}")
+                continue
+            yield Frame(data, version[1] / 1e9, path.stem)
 
     def _look(self) -> set[tuple[str, int, int]]:
         """Return name, time of change (ns) and size of each image file."""
@@ -66,9 +77,10 @@ class Folder:
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 try:
                     status = path.stat()
-                except FileNotFoundError:
-                    continue
-                versions.add((path.name, status.st_mtime_ns, status.st_size))
+                except OSError:
+                    continue  # moved away since it was listed, or a link to nothing
+                if stat.S_ISREG(status.st_mode):
+                    versions.add((path.name, status.st_mtime_ns, status.st_size))
         return versions
 
 
@@ -108,8 +120,11 @@ class Video:
             retry_s = min(2 * retry_s, RETRY_MAX_S)
 
     def _open(self) -> Any:
+        # AV_LOG_QUIET of FFmpeg; both would write beside the live line.
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         import cv2
 
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         limits = [
             *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS),
             *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS),

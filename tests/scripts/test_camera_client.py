@@ -145,7 +145,11 @@ def test_a_watched_folder_gives_the_newest_first(tmp_path: Path) -> None:
         path.write_bytes(RED)
         os.utime(path, (100 + number, 100 + number))
     stop, names = threading.Event(), []
-    for frame in Folder(tmp_path, watch=True).frames(stop):
+
+    def fail(reason: str) -> None:
+        pytest.fail(reason)
+
+    for frame in Folder(tmp_path, fail, watch=True).frames(stop):
         names.append(frame.part)
         if len(names) == 2:
             (tmp_path / "new.jpg").write_bytes(GREEN)
@@ -153,6 +157,25 @@ def test_a_watched_folder_gives_the_newest_first(tmp_path: Path) -> None:
             stop.set()
     assert names[:2] == ["old2", "old1"]
     assert set(names[2:]) == {"old0", "new"}
+
+
+def test_what_is_no_plain_file_is_no_frame(tmp_path: Path) -> None:
+    """A pipe would be read for ever, and a file that can't be read is lost alone."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "nothing.jpg").symlink_to(tmp_path / "gone")
+    (tmp_path / "red.jpg").write_bytes(RED)
+    frames = Folder(tmp_path, lambda _: None, watch=False).frames(threading.Event())
+    assert [frame.part for frame in frames] == ["red"]
+
+
+@pytest.mark.parametrize("key", ["k\nHost: x", "k→"])
+def test_a_key_that_no_header_holds_is_refused(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command.main([str(tmp_path), "http://127.0.0.1:9", "--key", key])
+    assert "the key has characters that no key has" in capsys.readouterr().err
 
 
 def test_a_video_is_sent_in_steps_of_its_own_time(tmp_path: Path) -> None:
