@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from server.api.compat.tensorflow_serving import TensorFlowServingRoutes
 from server.api.compat.tutorials import TutorialRoutes
 from server.api.console import ConsoleRoutes
 from server.api.health import HealthRoutes
+from server.api.image_health import ImageHealthRoutes
 from server.api.jobs import JobIntake, JobRoutes, job_detail
 from server.api.journal import JournalRoutes
 from server.api.models import ModelRoutes, SampleFrameRoutes, UploadRoutes
@@ -45,6 +47,7 @@ from server.http.wsgi import FEATURES, Entrance, Reserve
 from server.jobs.events import JobEvents
 from server.jobs.service import Jobs
 from server.line.cameras.service import Cameras, Judge, Trigger
+from server.line.health.monitor import HealthMonitor
 from server.line.products import Products
 from server.observe.cameras import SuspectFrames
 from server.observe.logs import LogThrottle, LogWriter
@@ -95,6 +98,7 @@ def make_jobs(
     products: Products,
     metrics: Metrics,
     guard: CrashGuard,
+    health: HealthMonitor | None,
 ) -> Jobs:
     def render(job: JobRecord) -> bytes:
         return msgspec.json.encode(job_detail(job, prefix=settings.url_prefix))
@@ -106,6 +110,8 @@ def make_jobs(
         service.report_refused,
         service.has_listeners,
         render,
+        # Frames of jobs are answered in any order, and long after they came.
+        partial(health.judge, in_order=False) if health else None,
     )
     return Jobs(settings, service.store, events, products.reader, guard)
 
@@ -126,6 +132,11 @@ def make_outputs(
         busy=lambda: engine.admission.busy > 0,
         trigger=trigger,
     )
+
+
+def make_health(settings: Settings, engine: Engine) -> HealthMonitor | None:
+    """Return what judges the health of pictures; None if it is switched off."""
+    return HealthMonitor(settings, engine.afterwards.submit) if settings.measures_images else None
 
 
 def make_cameras(
@@ -253,6 +264,7 @@ def create_app(
     suspect = SuspectFrames(metrics.suspect)
     listeners: list[Listener] = [metrics.cameras.answered, suspect, drift]
     listeners += [sampler] if sampler else []
+    health = make_health(settings, engine)
     service = RecognitionService(
         store,
         metrics,
@@ -263,8 +275,9 @@ def create_app(
         refusals=in_turn,
         products=products,
         before_answer=(outputs.answered,) if outputs else (),
+        judge_health=health.judge if health else None,
     )
-    jobs = make_jobs(settings, service, products, metrics, engine.guard)
+    jobs = make_jobs(settings, service, products, metrics, engine.guard, health)
     cameras = make_cameras(settings, metrics, service)
     triggers = make_triggers(settings, metrics, cameras)
     auditor, pictures = Auditor(engine.audit, store), Pictures()
@@ -279,6 +292,7 @@ def create_app(
         JournalRoutes(journal),
         AuditRoutes(engine.audit),
         CameraRoutes(cameras),
+        ImageHealthRoutes(health, auditor),
         OutputRoutes(outputs.states if outputs else tuple),
         HealthRoutes(engine.ready, metrics, engine.guard),
         SampleRoutes(sampler.folder if sampler else None, store),

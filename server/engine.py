@@ -60,7 +60,9 @@ def make_store(
 
     def load(bundle: Bundle) -> Model:
         pool = InterpreterPool(bundle.model_path, size, settings.threads_per_interpreter, wide)
-        return make_model(bundle, pool, admission, limits, on_stage, guard)
+        return make_model(
+            bundle, pool, admission, limits, on_stage, guard, measures=settings.measures_images
+        )
 
     def loaded(now: Loaded) -> None:
         manifest = now.recognizer.manifest

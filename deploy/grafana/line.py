@@ -280,6 +280,16 @@ def _cameras() -> list[Panel]:
             ),
             limit=0.2,
         ),
+        graph(
+            "Problems of pictures",
+            "Frames a second whose picture has a problem; their verdict is unsure",
+            units.CountsPerSecond,
+            (
+                "sum by (camera, problem)"
+                f" (rate(lineside_camera_image_problems_total{{{CAMERA}}}{RATE}))",
+                "{{camera}} {{problem}}",
+            ),
+        ),
         bars(
             "Share of frames that fail",
             "Over five minutes, of each camera; an alert fires if no frame gets labels",

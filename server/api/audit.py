@@ -1,4 +1,4 @@
-"""The changes of models: each is recorded as it is made, and GET /v1/audit lists them."""
+"""The changes of models and cameras: each is recorded as it is made; GET /v1/audit lists them."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias
@@ -7,7 +7,7 @@ import msgspec
 from flask import request
 from msgspec import UNSET, UnsetType
 
-from server.errors import LinesideError, ModelNotFoundError, StorageError
+from server.errors import CameraNotFoundError, LinesideError, ModelNotFoundError, StorageError
 from server.http.body.image import read_options
 from server.http.routes import ADMIN, route
 from server.http.wsgi import current
@@ -30,7 +30,8 @@ class AuditPage(msgspec.Struct, frozen=True):
 
 
 class Auditor:
-    """Makes changes of the models of `store` for requests, and records them in `audit`."""
+    """Makes changes of cameras, and of the models of `store`, for requests, and records them in
+    `audit`."""
 
     def __init__(self, audit: Audit, store: BundleRepository) -> None:
         self._audit = audit
@@ -51,38 +52,57 @@ class Auditor:
         before, policy_before, product_before = self._serving(model), policy(), product()
 
         def keep(code: str = "") -> None:
-            context = current()
-            self._audit.record(
-                Change(
-                    at=now(),
-                    action=action,
-                    model=model,
-                    version=version,
-                    caller=context.caller_name,
-                    address=request.remote_addr or "",
-                    request_id=context.request_id,
-                    before=before,
-                    after=self._serving(model),
-                    code=code,
-                    policy_before=policy_before,
-                    policy_after=policy(),
-                    product_before=product_before,
-                    product_after=product(),
-                )
+            self._record(
+                action,
+                code,
+                model=model,
+                version=version,
+                before=before,
+                after=self._serving(model),
+                policy_before=policy_before,
+                policy_after=policy(),
+                product_before=product_before,
+                product_after=product(),
             )
 
-        try:
-            how()
-        except ModelNotFoundError:
-            raise
-        except LinesideError as error:
-            keep(error.code)
-            raise
-        keep()
+        _make(how, keep)
+
+    def change_camera(
+        self, action: str, camera: str, how: Callable[[], object], model: str = ""
+    ) -> None:
+        """Call `how`, which changes `camera`, for `model` if one is named, and record the result.
+        Raises what `how` raises. A change of a camera that does not exist is not recorded."""
+        _make(how, lambda code="": self._record(action, code, camera=camera, model=model))
+
+    def _record(self, action: str, code: str, **fields: Any) -> None:
+        context = current()
+        self._audit.record(
+            Change(
+                at=now(),
+                action=action,
+                caller=context.caller_name,
+                address=request.remote_addr or "",
+                request_id=context.request_id,
+                code=code,
+                **fields,
+            )
+        )
 
     def _serving(self, model: str) -> int | None:
         serving = self._store.served().get(model)
         return serving.manifest.version if serving else None
+
+
+def _make(how: Callable[[], object], keep: Callable[..., None]) -> None:
+    """Call `how`, then `keep`, with the code of the error that `how` raised, if any."""
+    try:
+        how()
+    except (ModelNotFoundError, CameraNotFoundError):
+        raise
+    except LinesideError as error:
+        keep(error.code)
+        raise
+    keep()
 
 
 class AuditRoutes:
@@ -93,8 +113,8 @@ class AuditRoutes:
 
     @route("GET", "/v1/audit", rights=ADMIN, query=AuditQuery, errors=(400, 403, 503))
     def read(self) -> AuditPage:
-        """Return who changed which model, verdict policy or product, when, from where, and what
-        held before and after."""
+        """Return who changed which model, verdict policy, product or camera, when, from where, and
+        what held before and after."""
         query = read_options(AuditQuery, request)
         try:
             return AuditPage(self._audit.newest(query.limit))

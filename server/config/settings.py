@@ -7,6 +7,7 @@ from msgspec import Meta
 from msgspec.structs import force_setattr
 
 from server.config.cameras import Cameras
+from server.config.image_health import CameraLimits
 from server.config.outputs import Outputs
 from server.config.products import Products, check_cameras
 from server.config.triggers import Triggers
@@ -300,6 +301,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         _help("frames of a camera in a row with `fail` that count as a run, for an alert", ge=1),
     ] = 5
+    image_health: Annotated[
+        Literal["off", "on"],
+        _help(
+            "judge each camera's pictures by its first ones: too dark, blurred, frozen, shifted...;"
+            " a frame with a problem is never `pass`"
+        ),
+    ] = "off"
+    image_health_frames: Annotated[
+        int,
+        _help("frames of a camera that its usual values are learned from", "frames", ge=10, le=200),
+    ] = 50
+    image_health_limits: Annotated[
+        tuple[CameraLimits, ...],
+        _help("limits that are set and not learned, in tables [[image_health_limits]]; see below"),
+    ] = ()
     samples: Annotated[
         Literal["auto", "on", "off"],
         _help(
@@ -384,6 +400,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def image_limits(self) -> Limits:
         """The limits of the images that are taken."""
         return Limits(self.max_pixels, self.max_side, self.image_formats, self.significant_bits)
+
+    @property
+    def measures_images(self) -> bool:
+        """Whether answers have what the health of a picture is judged by."""
+        return self.image_health == "on"
 
     @property
     def pool_size(self) -> int:

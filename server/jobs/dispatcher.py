@@ -71,6 +71,9 @@ class Listener(Protocol):
     def began(self, jobs: list[str]) -> None:
         """Note that these jobs run from now on."""
 
+    def judged(self, frame: OpenFrame, outcome: FrameOutcome) -> FrameOutcome:
+        """Return the outcome of a frame with the health of its picture, before it is stored."""
+
     def answered(self, frame: OpenFrame, outcome: FrameOutcome, data: bytes | None) -> None:
         """Note that a frame has its outcome; its options name the model it was sent to, if it was.
         data: as received, if `wants_data` and still stored."""
@@ -262,7 +265,8 @@ class Dispatcher:
         wanted = self._listener.wants_data
         data = {frame.key: self._data_if_intact(frame) for frame, _ in outcomes} if wanted else {}
         stored, finished = self._table.ended(
-            [(*frame.key, outcome) for frame, outcome in outcomes], wall
+            [(*frame.key, self._listener.judged(frame, outcome)) for frame, outcome in outcomes],
+            wall,
         )
         frames = {frame.key: frame for frame, _ in outcomes}
         for job, number, outcome in stored:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from server.config.settings import Settings
 from server.errors import JobsUnavailableError, status_of
 from server.observe.metrics import Metrics
@@ -14,7 +16,6 @@ from server.recognition.answers import (
     Answer,
     FrameAnswered,
     FrameRefused,
-    Listener,
     Options,
     RefusalListener,
 )
@@ -34,10 +35,11 @@ class JobEvents:
         self,
         settings: Settings,
         metrics: Metrics,
-        on_answer: Listener,
+        on_answer: Callable[[FrameAnswered], object],
         on_refusal: RefusalListener,
         wants_data: bool,
         render: Callable[[JobRecord], bytes],
+        judge_health: Callable[[Answer, Options], Answer] | None = None,
     ) -> None:
         """Set up without webhooks, which begin with `start`.
 
@@ -46,6 +48,7 @@ class JobEvents:
             on_refusal: called with each frame that got no answer.
             wants_data: True if `on_answer` needs the frames themselves.
             render: makes the body of a job's webhook.
+            judge_health: returns an answer with the health of its picture; None if that is off.
         """
         self._settings = settings
         self._metrics = metrics
@@ -53,6 +56,7 @@ class JobEvents:
         self._on_refusal = on_refusal
         self.wants_data = wants_data
         self._render = render
+        self._judge_health = judge_health
         self._client: WebhookClient | None = None
         self._delivery: WebhookDelivery | None = None
 
@@ -75,19 +79,17 @@ class JobEvents:
         for _ in jobs:
             self.count("running")
 
+    def judged(self, frame: OpenFrame, outcome: FrameOutcome) -> FrameOutcome:
+        if outcome.answer is None or self._judge_health is None:
+            return outcome
+        answer = self._judge_health(outcome.answer, _options(frame))
+        return msgspec.structs.replace(outcome, answer=answer)
+
     def answered(self, frame: OpenFrame, outcome: FrameOutcome, data: bytes | None) -> None:
         if outcome.fault is not None:
             self._on_refusal(_refusal(frame, outcome.fault))
             return
-        ask = frame.ask
-        options = Options(
-            ask.top_k,
-            ask.threshold,
-            camera=ask.camera or "",
-            part=ask.part or "",
-            product=ask.product or "",
-            batch=ask.batch or "",
-        )
+        options = _options(frame)
         answers: tuple[Answer, ...] = (outcome.answer,) if outcome.answer else ()
         if outcome.numbers is not None:
             answers, data = outcome.numbers.answers, None
@@ -125,6 +127,18 @@ class JobEvents:
         """Deliver no more webhooks."""
         if self._delivery is not None:
             self._delivery.close()
+
+
+def _options(frame: OpenFrame) -> Options:
+    ask = frame.ask
+    return Options(
+        ask.top_k,
+        ask.threshold,
+        camera=ask.camera or "",
+        part=ask.part or "",
+        product=ask.product or "",
+        batch=ask.batch or "",
+    )
 
 
 def _refusal(frame: OpenFrame, fault: JobError) -> FrameRefused:

@@ -103,7 +103,14 @@ class WorkerModels:
                     " copy the server's"
                 )
             pool = InterpreterPool(bundle.model_path, 1, self._settings.threads_per_interpreter, 0)
-            return make_model(bundle, pool, self._admission, self._limits, self._on_stage)
+            return make_model(
+                bundle,
+                pool,
+                self._admission,
+                self._limits,
+                self._on_stage,
+                measures=self._settings.measures_images,
+            )
         except (StartError, OSError, ValueError, RuntimeError) as error:
             raise ModelNotFoundError(
                 f"the worker can't load version {version} of {name}: {error}"

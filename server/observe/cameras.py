@@ -8,7 +8,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from server.recognition.answers import FrameAnswered, FrameRefused
+from server.recognition.answers import PROBLEMS, FrameAnswered, FrameRefused, ImageHealth
 from server.recognition.frame import WARNINGS
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,17 @@ class _Series:
     seconds of its newest frame. was_answered: at least one of its frames got labels. fails: its
     last frames, in a row, with the verdict `fail`."""
 
-    __slots__ = ("at", "count", "fails", "label", "last", "reasons", "verdicts", "was_answered")
+    __slots__ = (
+        "at",
+        "count",
+        "fails",
+        "label",
+        "last",
+        "problems",
+        "reasons",
+        "verdicts",
+        "was_answered",
+    )
 
     def __init__(
         self, label: str, count: Mapping[Result, Callable[[], None]], last: Callable[[float], None]
@@ -50,6 +60,7 @@ class _Series:
         self.reasons: dict[str, Callable[[], None]] = {}
         self.verdicts: dict[str, Callable[[], None]] = {}
         self.fails = 0
+        self.problems: dict[str, Callable[[], None]] = {}
         self.at = 0.0
         self.was_answered = False
 
@@ -89,6 +100,12 @@ class Cameras:
             ("camera",),
             registry=registry,
         )
+        self._problems = Counter(
+            "lineside_camera_image_problems_total",
+            "Answered frames of a camera with a problem of the picture, by problem",
+            ("camera", "problem"),
+            registry=registry,
+        )
         self._last = Gauge(
             "lineside_camera_last_frame_timestamp_seconds",
             "When the newest frame of a camera came, whatever became of it",
@@ -110,6 +127,8 @@ class Cameras:
             self._count(series, "answered", event.at)
             if event.answer.verdict is not None:
                 self._judged(series, event.answer.verdict)
+            if event.answer.health is not None:
+                self._count_problems(series, event.answer.health)
 
     def refused(self, refusal: FrameRefused) -> None:
         """Counts a frame that got an error; a `server.recognition.answers.RefusalListener`."""
@@ -136,6 +155,15 @@ class Cameras:
         series.fails = series.fails + 1 if verdict == "fail" else 0
         if series.fails == self._fail_run and series.label != OTHER:
             self._fail_runs.labels(series.label).inc()
+
+    def _count_problems(self, series: _Series, health: ImageHealth) -> None:
+        if not series.problems:
+            # All at once, so that Prometheus sees the first one as an increase.
+            series.problems = {
+                problem: self._problems.labels(series.label, problem).inc for problem in PROBLEMS
+            }
+        for problem in health.problems:
+            series.problems[problem]()
 
     def _reason(self, series: _Series, reason: str) -> None:
         count = series.reasons.get(reason)

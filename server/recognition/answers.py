@@ -2,13 +2,20 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from server.recognition.frame import ImageWarning
+from server.recognition.images.measurement import Measurement
 from server.recognition.manifest import PolicySource
 from server.recognition.tasks import TaskName
+
+ImageProblem = Literal[
+    "frozen", "wrong_size", "too_dark", "too_bright", "covered", "blurred", "shifted"
+]
+# The one that comes first names the reason of the verdict.
+PROBLEMS: tuple[ImageProblem, ...] = get_args(ImageProblem)
 
 
 class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -53,6 +60,22 @@ class RegionAnswer(msgspec.Struct, frozen=True):
     details: Any
 
 
+class ImageHealth(msgspec.Struct, frozen=True):
+    """The health of one frame's picture. ok: it has no problem. learning: the usual values of its
+    camera are not known, so that only limits for any camera hold. brightness: mean gray level
+    0..255; contrast: standard deviation of the gray levels. sharpness: in relation to the usual, 1.
+    shift: along x and y against the usual picture, in pixels of the frame. Both are null if they
+    can't be measured."""
+
+    ok: bool
+    problems: tuple[ImageProblem, ...]
+    learning: bool
+    brightness: float
+    contrast: float
+    sharpness: float | None
+    shift: tuple[float, float] | None
+
+
 class Answer(msgspec.Struct, frozen=True):
     """The answer to one frame.
 
@@ -63,7 +86,8 @@ class Answer(msgspec.Struct, frozen=True):
     model saw; None for tensors, and if the bundle has no baseline to compare it with. warnings:
     possible faults of the image. details: what the model's task knows beyond labels. policy_source:
     whose verdict policy judged; None without a verdict. regions: the answers to several regions, of
-    which the worst gives the fields above; none without such.
+    which the worst gives the fields above; none without such. measured: the statistics by which
+    `health` is judged, until it is; both None if image health is off.
     """
 
     model: str
@@ -79,6 +103,8 @@ class Answer(msgspec.Struct, frozen=True):
     details: Any = None
     policy_source: PolicySource | None = None
     regions: tuple[RegionAnswer, ...] = ()
+    measured: Measurement | None = None
+    health: ImageHealth | None = None
 
     def parts(self) -> tuple["Answer", ...]:
         """Returns the answer to each of several regions, else this one alone."""

@@ -15,6 +15,7 @@ from server.recognition import frame
 from server.recognition.admission import Admission
 from server.recognition.answers import Answer, Options, of_regions
 from server.recognition.drawing import draw, to_jpeg
+from server.recognition.images.measurement import Measurement, measure
 from server.recognition.images.views import regions, tiles
 from server.recognition.interpreter import Interpreter, InterpreterPool
 from server.recognition.manifest import Bundle, DevicePolicy, Golden, Label, Recipe
@@ -55,8 +56,8 @@ class Stage:
 
 
 class StageTimer:
-    """Seconds of each stage of one frame; `on_stage` is called with each as it ends. `brightness`
-    and `warnings` are the `Answer`'s, `placement` the frame's, once they are known."""
+    """Seconds of each stage of one frame; `on_stage` is called with each as it ends. `brightness`,
+    `warnings` and `measured` are the `Answer`'s, `placement` the frame's, once they are known."""
 
     def __init__(self, on_stage: OnStage | None = None) -> None:
         self._on_stage = on_stage
@@ -65,6 +66,7 @@ class StageTimer:
         self.brightness: float | None = None
         self.warnings: tuple[frame.ImageWarning, ...] = ()
         self.placement: Placement | None = None
+        self.measured: Measurement | None = None
 
     def stage(self, name: str) -> Stage:
         """Returns a context that is timed as the stage `name`."""
@@ -168,6 +170,7 @@ class LoadedModel:
             self.manifest.task,
             result.details,
             reader.policy_source if verdict else None,
+            measured=timer.measured,
         )
 
 
@@ -185,11 +188,15 @@ class Recognizer(LoadedModel):
         limits: frame.Limits,
         on_stage: OnStage | None = None,
         guard: ReaderGuard | None = None,
+        *,
+        measures: bool = False,
     ) -> None:
-        """guard: makes contexts around the readers of images other than JPEG."""
+        """guard: makes contexts around the readers of images other than JPEG. measures: answers
+        have the statistics by which the health of a picture is judged."""
         self.recipe = _need_recipe(bundle)
         super().__init__(bundle, pool, admission, on_stage)
         self.limits = limits
+        self.measures = measures
         self._guard = guard
         self._image = _check_recipe(bundle, self.recipe, pool.inputs)
         self._table = scaling_table(self.recipe, self._image)
@@ -301,6 +308,8 @@ class Recognizer(LoadedModel):
         guard = partial(self._guard.reading, sender=sender) if self._guard and sender else None
         with timer.stage("decode"):
             decoded = frame.decode_frame(data, self.recipe, limits or self.limits, guard)
+            if self.measures:
+                timer.measured = measure(decoded.pixels, decoded.size)
         timer.warnings = decoded.warnings
         # The sender's choice of image decides how long decoding takes, so no estimate foresees it.
         self.admission.check_in_time(deadline, "the image was decoded")

@@ -16,12 +16,15 @@ from server.system.files import read_plain_file
 from server.values import json_values
 from server.values.validation import InvalidValueError
 
+# The reason of a picture with a problem, by `Answer.health`.
+UNHEALTHY = "unhealthy"
+
 if TYPE_CHECKING:
     Reason = str
 else:
-    # Those of the tasks, and of frames that were drawn at random.
+    # Those of the tasks, of pictures with a problem, and of frames that were drawn at random.
     _OF_TASKS = dict.fromkeys(name for task in all_tasks() for name in task.sample_reasons)
-    Reason = Literal[(*_OF_TASKS, "random")]
+    Reason = Literal[(*_OF_TASKS, UNHEALTHY, "random")]
 MediaType = Literal[
     "image/jpeg",
     "image/png",

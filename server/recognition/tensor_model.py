@@ -40,8 +40,11 @@ def make_model(
     limits: Limits,
     on_stage: OnStage | None = None,
     guard: ReaderGuard | None = None,
+    *,
+    measures: bool = False,
 ) -> Model:
-    """Makes the model of a bundle, warms it up, and checks its golden frames.
+    """Makes the model of a bundle, warms it up, and checks its golden frames. measures: as of
+    Recognizer.
 
     Raises BundleError if it may not serve.
     """
@@ -49,7 +52,7 @@ def make_model(
         model = TensorModel(bundle, pool, admission, on_stage)
         model.warm_up()
         return model
-    recognizer = Recognizer(bundle, pool, admission, limits, on_stage, guard)
+    recognizer = Recognizer(bundle, pool, admission, limits, on_stage, guard, measures=measures)
     recognizer.warm_up()
     recognizer.check_golden()
     return recognizer

@@ -29,7 +29,8 @@ WATCH = "watch"
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One change. at: RFC 3339. action: load, activate, rollback, upload, policy, product,
-    or watch for a version that took over by itself. version: that was named or sent, null for none.
+    image_health for a camera that learns anew, or watch for a version that took over by itself.
+    model: empty for a camera's change without one. version: that was named or sent, null for none.
     caller: the name of the key or token, empty without. before, after: the version that served,
     null for none. code: of the error, if the change was refused. policy_before, policy_after: of
     the action policy: the version's verdict policy, null without one or if it can't be read; else
@@ -39,6 +40,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     action: str
     model: str
+    camera: str = ""
     version: int | None = None
     caller: str = ""
     address: str = ""
@@ -73,7 +75,8 @@ class Audit:
             for name, value in msgspec.to_builtins(change).items()
             if value != "" and name != "at"
         }
-        event = "model not changed" if change.code else "model changed"
+        what = "camera" if change.camera else "model"
+        event = f"{what} not changed" if change.code else f"{what} changed"
         logger.info(event, extra={"fields": fields})
         with self._lock:
             try:

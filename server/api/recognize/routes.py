@@ -28,7 +28,7 @@ from server.errors import InvalidFieldError, LinesideError, MissingFieldError
 from server.http.errors import ErrorBody
 from server.http.routes import FORM, JSON, MULTIPART, Files, to_json
 from server.http.wsgi import current
-from server.recognition.answers import Answer, Options, Prediction
+from server.recognition.answers import Answer, ImageHealth, Options, Prediction
 from server.recognition.tasks.task import all_tasks, find_task
 from server.recognition.tensor_values import real_outputs
 from server.store.cache.answers import CachedAnswer
@@ -75,9 +75,10 @@ class Recognition(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to one frame. verdict_reason: the rule of the bundle's policy that decided; absent
     without one. timing_ms: milliseconds by stage, and in all. captured_age_ms: from
     `captured_at` to the frame's arrival; negative if the camera's clock is ahead. warnings: what
-    may be wrong with the image, in sentences; absent if nothing is. regions: the answer to each
-    region of a model that has several, in the recipe's order; the answer itself is that of the
-    region with the worst verdict, the first of equals. Absent from other models' answers."""
+    may be wrong with the image, in sentences; absent if nothing is. health: of the picture, by what
+    is usual for its camera; absent if image_health is off. regions: the answer to each region of a
+    model that has several, in the recipe's order; the answer itself is that of the region with the
+    worst verdict, the first of equals. Absent from other models' answers."""
 
     request_id: str
     model: str
@@ -95,6 +96,7 @@ class Recognition(msgspec.Struct, frozen=True, kw_only=True):
     captured_age_ms: float | None = None
     warnings: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     regions: tuple[RegionRecognition, ...] | msgspec.UnsetType = msgspec.UNSET
+    health: ImageHealth | msgspec.UnsetType = msgspec.UNSET
 
 
 class TensorRecognition(msgspec.Struct, frozen=True):
@@ -148,6 +150,7 @@ def recognition(
         cached=isinstance(answer, CachedAnswer),
         timing_ms={k: round(v * 1000, 3) for k, v in answer.timing.items()},
         captured_age_ms=round(age * 1000, 3) if query.captured_at else None,
+        health=answer.health or msgspec.UNSET,
         warnings=tuple(each.message for each in answer.warnings) or msgspec.UNSET,
         regions=regions,
         **_common_fields(answer, query),

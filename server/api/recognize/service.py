@@ -1,7 +1,7 @@
 """For every recognizing route: finds the model, runs it, counts, logs and reports the answer."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -48,7 +48,8 @@ from server.system.background import BackgroundQueue, Task
 class RecognitionService:
     """Runs the models of `store`. Reports each answer to `metrics`, to the request's log line and,
     by `afterwards`, to `listeners`; each frame without labels to `refusals`. The listeners
-    `before_answer` are called before a frame is answered. `caching` stands in
+    `before_answer` are called before a frame is answered. `judge_health` returns an answer with the
+    health of its picture, by its frame's options. `caching` stands in
     front: of every image file if the setting `cache` is on, else of those whose route keeps
     answers."""
 
@@ -64,6 +65,7 @@ class RecognitionService:
         refusals: Sequence[RefusalListener] = (),
         products: Products,
         before_answer: Sequence[Listener] = (),
+        judge_health: Callable[[Answer, Options], Answer] | None = None,
     ) -> None:
         self.store = store
         self.clock_skew = metrics.clock_skew
@@ -75,6 +77,7 @@ class RecognitionService:
         self._refusals = tuple(refusals)
         self._products = products
         self._before_answer = tuple(before_answer)
+        self._judge_health = judge_health
 
     def options(self, query: FrameOptions) -> tuple[Options, float]:
         """Return the options of a frame that has arrived now, and the frame's age in seconds.
@@ -160,8 +163,7 @@ class RecognitionService:
             )
         else:
             answer = recognizer.recognize(data, options, context.request_id, reader)
-        self._end(context, answer, options, data)
-        return answer
+        return self._end(context, answer, options, data)
 
     def images(self, model: Model, files: Sequence[bytes], options: Options) -> ModelOutputs:
         """Run image files as `tensors.run_images` does. Raises InvalidFieldError if the model takes
@@ -171,9 +173,11 @@ class RecognitionService:
             raise InvalidFieldError(f"{len(files)} images were sent: 1 to {most} are taken")
         context = self._begin(current(), model, options)
         outcome = tensors.run_images(_image_model(model), files, options, context.request_id)
-        for answer, data in zip(outcome.answers, files, strict=True):
+        answers = [
             self._end(context, answer, options, data)
-        return outcome
+            for answer, data in zip(outcome.answers, files, strict=True)
+        ]
+        return msgspec.structs.replace(outcome, answers=tuple(answers))
 
     def tensors(self, model: Model, inputs: Sequence[Tensor], options: Options) -> ModelOutputs:
         """Run input tensors as `tensors.run_tensors` does."""
@@ -191,12 +195,13 @@ class RecognitionService:
 
     def _end(
         self, context: RequestContext, answer: Answer, options: Options, data: bytes | None
-    ) -> None:
+    ) -> Answer:
         cached = isinstance(answer, CachedAnswer)
-        self.report_answered(
+        answer = self.report_answered(
             FrameAnswered(time.time(), context.request_id, answer, options, data, cached)
         )
         context.log_fields = log_fields(answer, options)
+        return answer
 
     def read_numbers(
         self, value: object, name: str | None, version: int | None
@@ -244,12 +249,16 @@ class RecognitionService:
         """Whether there are listeners to answered frames."""
         return bool(self._listeners)
 
-    def report_answered(self, frame: FrameAnswered) -> None:
+    def report_answered(self, frame: FrameAnswered) -> Answer:
         """Report an answered frame to the listeners: to some now, to the others soon, when it is
-        counted too."""
+        counted too. Return its answer, with the health of its picture."""
+        if self._judge_health is not None and frame.answer.measured is not None:
+            answer = self._judge_health(frame.answer, frame.options)
+            frame = msgspec.structs.replace(frame, answer=answer)
         for listener in self._before_answer:
             listener(frame)
         self._afterwards.submit(lambda: self._report(frame))
+        return frame.answer
 
     def _report(self, frame: FrameAnswered) -> None:
         self._metrics.answered(frame.answer)

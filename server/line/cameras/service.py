@@ -78,7 +78,7 @@ class Judge:
         self,
         settings: Settings,
         recognize: Callable[[CameraTable, bytes, Options, str], tuple[Answer, Options]],
-        answered: Callable[[FrameAnswered], None],
+        answered: Callable[[FrameAnswered], object],
         refused: Callable[[FrameRefused], None],
     ) -> None:
         self._settings = settings

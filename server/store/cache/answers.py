@@ -143,7 +143,7 @@ class AnswerCache:
 
     def _identity(self, recognizer: Recognizer, reader: Reader[Any]) -> bytes:
         """Return the sha256 of the model's description, its files' digests included, of the policy
-        in force, and of how images are read for it."""
+        in force, and of how images are read and measured for it."""
         with self._lock:
             identity = self._identities.get(reader)
         if identity is None:
@@ -157,6 +157,7 @@ class AnswerCache:
                     reader.policy,
                     reader.policy_source,
                     recognizer.limits,
+                    recognizer.measures,
                 )
             )
             identity = hashlib.sha256(description).digest()

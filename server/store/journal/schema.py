@@ -16,7 +16,8 @@ class Row(msgspec.Struct, frozen=True):
     """One row. time: RFC 3339, UTC. label, probability: the best. status: HTTP's. code: the
     error's. cached: whether the answer was another request's. *_ms: milliseconds by stage, and in
     all. reason: the message of a failed request; address: its sender's. policy: whose verdict
-    policy judged. What is not known, or does not apply, is null."""
+    policy judged. problems: of the picture, separated by commas. What is not known, or does not
+    apply, is null."""
 
     id: int
     time: str
@@ -41,6 +42,7 @@ class Row(msgspec.Struct, frozen=True):
     product: str | None = None
     batch: str | None = None
     policy: PolicySource | None = None
+    problems: str | None = None
 
 
 COLUMNS = Row.__struct_fields__
@@ -90,6 +92,7 @@ def answered(event: FrameAnswered) -> Values:
         options.product or None,
         options.batch or None,
         answer.policy_source,
+        ",".join(answer.health.problems) or None if answer.health else None,
     )
 
 
@@ -114,5 +117,6 @@ def refused(refusal: FrameRefused) -> Values:
         refusal.address or None,
         refusal.product or None,
         refusal.batch or None,
+        None,
         None,
     )

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from server.observe.logs import ProblemLog
 from server.recognition.answers import Answer, FrameAnswered
 from server.recognition.manifest import VerdictPolicy
-from server.recognition.sample import Reason
+from server.recognition.sample import UNHEALTHY, Reason
 from server.recognition.tasks.task import SampleWishes, find_task
 from server.store.samples.folder import SampleFolder, TooLargeError
 from server.system.background import BackgroundQueue
@@ -35,8 +35,8 @@ WaitingFrame: TypeAlias = tuple[FrameAnswered, Reason, float]
 
 
 class Policy(SampleWishes, frozen=True, kw_only=True):
-    """The frames that are kept: those of `SampleWishes`, and a random `share` of all others; never
-    more than `per_minute` in any minute."""
+    """The frames that are kept: those whose picture has a problem, those of `SampleWishes`, and a
+    random `share` of all others; never more than `per_minute` in any minute."""
 
     share: float = 0.0
     per_minute: int = 10
@@ -44,6 +44,8 @@ class Policy(SampleWishes, frozen=True, kw_only=True):
     def reason(self, answer: Answer, verdict: VerdictPolicy | None, draw: float) -> Reason | None:
         """Returns why a frame is kept, None if it is not. verdict: the policy in force, if there is
         one. draw: a random number of 0..1, 1 excluded."""
+        if answer.health is not None and not answer.health.ok:
+            return UNHEALTHY
         task = find_task(answer.task)
         reasons = (task.sample_reason(part, self, verdict) for part in answer.parts())
         reason = next(filter(None, reasons), None)

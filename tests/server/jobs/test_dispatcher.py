@@ -50,6 +50,9 @@ class Told:
     def began(self, jobs: list[str]) -> None:
         self.all += [("began", job) for job in jobs]
 
+    def judged(self, _: OpenFrame, outcome: FrameOutcome) -> FrameOutcome:
+        return outcome
+
     def answered(self, frame: OpenFrame, outcome: FrameOutcome, data: bytes | None) -> None:
         fault = outcome.fault.code if outcome.fault else None
         self.all.append(("answered", frame.number, frame.ask.model, frame.ask.version, fault))

@@ -1,0 +1,210 @@
+"""Judges the health of each camera's pictures, and learns what is usual for it."""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from server.config.image_health import CameraLimits
+from server.config.settings import Settings
+from server.errors import CameraNotFoundError
+from server.line.health.baseline import Baseline, learn
+from server.line.health.rules import Comparison, judge
+from server.line.health.storage import HealthFile, Learned
+from server.recognition.answers import Answer, ImageProblem, Options
+from server.recognition.images.measurement import Measurement
+
+logger = logging.getLogger(__name__)
+
+# Callers choose the names of cameras: so many of them are known, and learn at once.
+CAMERAS_MAX, LEARNING_MAX = 256, 16
+# Seconds without a frame after which a camera that learns gives its place to another.
+SILENT_S = 60.0
+# The reason of the verdict of a frame with a problem.
+REASON = "image_{}"
+
+Key = tuple[str, str]
+
+
+class CameraHealth(msgspec.Struct, frozen=True):
+    """The pictures of a camera that one model gets. learning: its usual values are not known yet.
+    learned_frames: of `frames_to_learn`. reference: a part of the picture stays, so that a shift is
+    noticed. problems: frames since the start, by problem."""
+
+    camera: str
+    model: str
+    learning: bool
+    learned_frames: int
+    frames_to_learn: int
+    reference: bool
+    size: tuple[int, int] | None
+    problems: dict[ImageProblem, int]
+
+
+class _Camera:
+    """One camera's frames for one model. `lock` guards all else. frames: those to learn from.
+    seen: when its last frame came, of time.monotonic()."""
+
+    def __init__(self, limits: CameraLimits, baseline: Baseline | None = None) -> None:
+        self.lock = threading.Lock()
+        self.limits = limits
+        self.use(baseline)
+        self.before: Measurement | None = None
+        self.problems: Counter[ImageProblem] = Counter()
+        self.seen = time.monotonic()
+
+    def use(self, baseline: Baseline | None) -> None:
+        """Compare with `baseline` from now on; with None, learn."""
+        self.frames: list[Measurement] = []
+        reference = baseline.make_reference() if baseline else None
+        self.comparison = Comparison(self.limits, baseline, reference)
+
+    @property
+    def baseline(self) -> Baseline | None:
+        return self.comparison.baseline
+
+
+class HealthMonitor:
+    """The cameras whose frames come, by name and model. `_lock` guards which there are, `_saving`
+    the file.
+
+    submit: runs a task soon, in a thread that no frame waits for; False if it can't.
+    """
+
+    def __init__(self, settings: Settings, submit: Callable[[Callable[[], None]], bool]) -> None:
+        self._frames_to_learn = settings.image_health_frames
+        self._limits = {table.name: table for table in settings.image_health_limits}
+        self._submit = submit
+        self._lock, self._saving = threading.Lock(), threading.Lock()
+        self._file = HealthFile(Path(settings.data))
+        self._cameras: dict[Key, _Camera] = {
+            (each.camera, each.model): _Camera(self._limits_of(each.camera), each.baseline)
+            for each in self._file.load()
+        }
+
+    def judge(self, answer: Answer, options: Options, *, in_order: bool = True) -> Answer:
+        """Return `answer` with the health of its picture; with a problem, its verdict is unsure,
+        and so is that of each region.
+
+        An unhealthy picture says nothing about the part: neither that it is good, nor that it is
+        bad. in_order: the frame follows its camera's last one, so that it may be the same again,
+        and may be learned from.
+        """
+        measured = answer.measured
+        if measured is None:
+            return answer
+        camera = self._camera((options.camera, answer.model)) if options.camera else None
+        if camera is None:
+            health = judge(measured, Comparison(self._limits_of(options.camera)), None)
+        else:
+            with camera.lock:
+                health = judge(measured, camera.comparison, camera.before if in_order else None)
+                camera.problems.update(health.problems)
+                if in_order:
+                    camera.before, camera.seen = measured, time.monotonic()
+                    self._learn_from(options.camera, answer.model, camera, measured, health.ok)
+        judged = msgspec.structs.replace(answer, measured=None, health=health)
+        if health.ok or answer.verdict is None:
+            return judged
+        verdict = {"verdict": "unsure", "verdict_reason": REASON.format(health.problems[0])}
+        regions = tuple(msgspec.structs.replace(each, **verdict) for each in judged.regions)
+        return msgspec.structs.replace(judged, **verdict, regions=regions)
+
+    def _limits_of(self, camera: str) -> CameraLimits:
+        return self._limits.get(camera) or CameraLimits(name="default")
+
+    def _camera(self, key: Key) -> _Camera | None:
+        """Return the camera of a frame; None if there is no place for another."""
+        camera = self._cameras.get(key)
+        if camera is not None:
+            return camera
+        with self._lock:
+            if key in self._cameras:
+                return self._cameras[key]
+            learning = {
+                key: each.seen for key, each in self._cameras.items() if each.baseline is None
+            }
+            if len(learning) >= LEARNING_MAX or len(self._cameras) >= CAMERAS_MAX:
+                silent = min(learning, key=lambda key: learning[key], default=None)
+                if silent is None or time.monotonic() - learning[silent] < SILENT_S:
+                    return None
+                del self._cameras[silent]
+            camera = self._cameras[key] = _Camera(self._limits_of(key[0]))
+            return camera
+
+    def _learn_from(
+        self, name: str, model: str, camera: _Camera, measured: Measurement, healthy: bool
+    ) -> None:
+        """Take a frame into account, with the camera's lock held."""
+        usual = camera.baseline
+        if usual is not None:
+            if usual.size == measured.size and usual.decoded != measured.decoded:
+                fields = {"camera": name, "model": model}
+                event = "image health learned anew: the model's frames are decoded differently"
+                logger.info(event, extra={"fields": fields})
+                camera.use(None)
+            return
+        if not healthy or len(camera.frames) >= self._frames_to_learn:
+            return
+        camera.frames.append(measured)
+        if len(camera.frames) == self._frames_to_learn and not self._submit(
+            partial(self._learn, name, model, camera, camera.frames)
+        ):
+            camera.frames.pop()  # the next frame tries again
+
+    def _learn(self, name: str, model: str, camera: _Camera, frames: Sequence[Measurement]) -> None:
+        baseline = learn(frames)
+        with camera.lock:
+            if camera.frames is not frames:
+                return  # the camera began anew meanwhile
+            camera.use(baseline)
+        fields = {"camera": name, "model": model, "reference": bool(baseline.reference)}
+        logger.info("image health learned", extra={"fields": fields})
+        self._save()
+
+    def _save(self) -> None:
+        with self._saving:
+            with self._lock:
+                cameras = list(self._cameras.items())
+            self._file.save(
+                [Learned(*key, usual) for key, each in cameras if (usual := each.baseline)]
+            )
+
+    def states(self) -> list[CameraHealth]:
+        """Return what is known of each camera, by name and model."""
+        with self._lock:
+            cameras = sorted(self._cameras.items())
+        return [self._state(key, camera) for key, camera in cameras]
+
+    def _state(self, key: Key, camera: _Camera) -> CameraHealth:
+        with camera.lock:
+            usual = camera.baseline
+            return CameraHealth(
+                *key,
+                learning=usual is None,
+                learned_frames=usual.frames if usual else len(camera.frames),
+                frames_to_learn=self._frames_to_learn,
+                reference=camera.comparison.reference is not None,
+                size=usual.size if usual else None,
+                problems=dict(camera.problems),
+            )
+
+    def forget(self, name: str, model: str | None = None) -> list[str]:
+        """Learn a camera anew with its next frames, for `model` or for all models. Return the
+        models. Raises CameraNotFoundError if no frame of it came."""
+        with self._lock:
+            keys = [key for key in self._cameras if key[0] == name and model in (None, key[1])]
+            for key in keys:
+                camera = self._cameras[key]
+                with camera.lock:
+                    camera.use(None)
+                    camera.problems.clear()
+        if not keys:
+            raise CameraNotFoundError("no picture of a camera of this name was judged")
+        self._save()
+        return [key[1] for key in keys]
