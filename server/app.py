@@ -12,19 +12,19 @@ import msgspec
 from flask import Flask
 
 from server.api.audit import Auditor, AuditRoutes
-from server.api.cameras import CameraRoutes
 from server.api.compat.open_inference import OpenInferenceRoutes
 from server.api.compat.tensorflow_serving import TensorFlowServingRoutes
 from server.api.compat.tutorials import TutorialRoutes
 from server.api.console import ConsoleRoutes
 from server.api.health import HealthRoutes
-from server.api.image_health import ImageHealthRoutes
 from server.api.jobs import JobIntake, JobRoutes, job_detail
 from server.api.journal import JournalRoutes
+from server.api.line.cameras import CameraRoutes
+from server.api.line.image_health import ImageHealthRoutes
+from server.api.line.outputs import OutputRoutes
+from server.api.line.products import ProductRoutes
 from server.api.models import ModelRoutes, SampleFrameRoutes, UploadRoutes
-from server.api.outputs import OutputRoutes
 from server.api.policy import PolicyRoutes
-from server.api.products import ProductRoutes
 from server.api.recognize.caching import Caching
 from server.api.recognize.fast_path import FastPath
 from server.api.recognize.input import no_fetch
