@@ -38,7 +38,7 @@ class MqttTrigger(TriggerTable, frozen=True, kw_only=True, tag="mqtt"):
         str,
         key_help(
             "topic; each message triggers, unless it is retained or its id came before; it is"
-            " empty, or a JSON object with part and id",
+            " empty, or a JSON object with part, product, batch and id",
             min_length=1,
         ),
     ]

@@ -21,9 +21,12 @@ class CameraList(msgspec.Struct, frozen=True):
 
 
 class TriggerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The query of a trigger. part: the caller's name for what the frame shows."""
+    """The query of a trigger. part: the caller's name for what the frame shows. product: of the
+    settings, in place of the camera's own. batch: the part's lot."""
 
     part: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    product: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    batch: Annotated[str, msgspec.Meta(max_length=128)] = ""
 
 
 class Triggered(msgspec.Struct, frozen=True):
@@ -60,5 +63,6 @@ class CameraRoutes:
         if read_body():
             raise InvalidFieldError("a trigger has no body: name the part by ?part= in the address")
         request_id = current().request_id
-        self._cameras.trigger(name, Trigger(request_id, time.monotonic(), query.part))
+        trigger = Trigger(request_id, time.monotonic(), query.part, query.product, query.batch)
+        self._cameras.trigger(name, trigger)
         return to_json(Triggered(request_id, name), 202)

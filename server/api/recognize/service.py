@@ -124,9 +124,10 @@ class RecognitionService:
         self, camera: CameraTable, data: bytes, options: Options, request_id: str
     ) -> tuple[Answer, Options]:
         """Return the answer to a frame of a camera that the server reads, and the options with its
-        product. Raises what `choose` and `Recognizer.recognize` raise."""
+        product: that of `options`, else the active one if the camera has no model. Raises what
+        `choose` and `Recognizer.recognize` raise."""
         model = camera.model or None
-        product = self._products.of_frame(camera.product or None, model)
+        product = self._products.of_frame(options.product or None, model)
         recognizer, options = self._choose(product, model, None, options)
         reader = self._reader(recognizer, options)
         return recognizer.recognize(data, options, request_id, reader), options

@@ -61,11 +61,14 @@ class CameraState(msgspec.Struct, frozen=True):
 
 
 class Trigger(msgspec.Struct, frozen=True):
-    """One demand for a frame. asked: when (time.monotonic()); part: the caller's name for it."""
+    """One demand for a frame. asked: when (time.monotonic()). part: the caller's name for what the
+    frame shows; product: in place of the camera's own; batch: the part's lot."""
 
     request_id: str
     asked: float
     part: str = ""
+    product: str = ""
+    batch: str = ""
 
 
 class Judge:
@@ -96,6 +99,8 @@ class Judge:
             latest_only=self._settings.latest_only,
             part=trigger.part,
             from_capture=True,
+            product=trigger.product or table.product,
+            batch=trigger.batch,
         )
         try:
             if time.monotonic() > deadline:
@@ -130,7 +135,8 @@ class Judge:
                 model=table.model,
                 camera=table.name,
                 part=trigger.part,
-                product=table.product,
+                product=trigger.product or table.product,
+                batch=trigger.batch,
                 seconds=time.monotonic() - trigger.asked,
                 reason=kept_sentence(error.message),
                 cause=error.cause,
@@ -310,8 +316,8 @@ class Camera:
             logger.info("camera connected", extra={"fields": {"camera": self.table.name}})
 
 
-def new_trigger(part: str = "") -> Trigger:
-    return Trigger(os.urandom(16).hex(), time.monotonic(), part)
+def new_trigger(part: str = "", product: str = "", batch: str = "") -> Trigger:
+    return Trigger(os.urandom(16).hex(), time.monotonic(), part, product, batch)
 
 
 class Cameras:

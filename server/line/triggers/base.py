@@ -18,10 +18,12 @@ TAKE_TIMEOUT_S = 0.5
 
 
 class Signal(msgspec.Struct, frozen=True):
-    """One trigger as it came. part: the sender's name for what the frame shows. fault: why no frame
-    can be taken for it, empty if one can."""
+    """One trigger as it came. part, product, batch: as of a request. fault: why no frame can be
+    taken for it, empty if one can."""
 
     part: str = ""
+    product: str = ""
+    batch: str = ""
     fault: str = ""
 
 

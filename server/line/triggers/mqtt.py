@@ -20,7 +20,7 @@ from server.line.outputs.base import OutputError
 from server.line.outputs.mqtt import CONNECT_TIMEOUT_S, broker_of, connect, make_client
 from server.line.triggers.base import Signal
 from server.values import json_values
-from server.values.validation import InvalidValueError
+from server.values.validation import NUMBER_TOO, InvalidValueError
 
 PAYLOAD_BYTES_MAX = 65_536
 # Newest ids and packet identifiers that are kept.
@@ -29,10 +29,15 @@ REMEMBERED_MAX = 2000
 WAITING_MAX = 100
 
 
+Name = Annotated[str, Meta(max_length=128, extra=NUMBER_TOO)]
+
+
 class TriggerMessage(msgspec.Struct, frozen=True):
     """The JSON of a message. Other fields are ignored."""
 
-    part: Annotated[str, Meta(max_length=128)] = ""
+    part: Name = ""
+    product: Name = ""
+    batch: Name = ""
     id: Annotated[str, Meta(max_length=128)] | int | None = None
 
 
@@ -121,7 +126,7 @@ class MqttSource:
         self._remember(packet)
         if asked.id is not None:
             self._remember(asked.id)
-        self._came.put(Signal(asked.part))
+        self._came.put(Signal(asked.part, asked.product, asked.batch))
 
     def _remember(self, key: object) -> None:
         self._seen[key] = None
@@ -136,4 +141,4 @@ def read_message(payload: bytes) -> TriggerMessage:
         return TriggerMessage()
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise InvalidValueError(f"the payload has more than {PAYLOAD_BYTES_MAX} bytes")
-    return json_values.decode(payload, TriggerMessage, name="the payload", lenient=False)
+    return json_values.decode(payload, TriggerMessage, name="the payload")

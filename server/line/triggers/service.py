@@ -47,7 +47,7 @@ class Triggers:
             self._listeners.append(listener)
 
     def _fire(self, camera: str, signal: Signal) -> None:
-        trigger = new_trigger(signal.part)
+        trigger = new_trigger(signal.part, signal.product, signal.batch)
         if signal.fault:
             self._cameras.refuse(camera, trigger, InvalidFieldError(signal.fault))
         else:

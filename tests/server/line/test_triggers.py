@@ -257,9 +257,13 @@ def test_message_gives_one_result_of_its_part(line: Line) -> None:
             assert taken_parts(reader, 1) == [(f"P{number}", None)]
         sender.publish("ask", "", qos=0)
         assert taken_parts(reader, 1) == [("", None)]
-        for unusable in (b"P1", b'{"part": 5}', b"\xff", b'{"part": "' + b"P" * 200 + b'"}'):
+        for unusable in (b"P1", b'{"part": [5]}', b"\xff", b'{"part": "' + b"P" * 200 + b'"}'):
             sender.publish("ask", unusable, qos=1)
             assert taken_parts(reader, 1) == [("", "INVALID_FIELD")]
+        sender.publish("ask", b'{"part": 5, "batch": "L1", "product": "unknown"}', qos=1)
+        result = json.loads(reader.next().payload)
+        assert [result[key] for key in ("part", "batch", "product")] == ["5", "L1", "unknown"]
+        assert (result["verdict"], result["error"]) == (None, "PRODUCT_NOT_FOUND")
         before = ignored(line, "duplicate")
         sender.publish("ask", json.dumps({"id": 7}), qos=1).wait_for_publish(60)
         await_that(lambda: ignored(line, "duplicate") == before + 1, "the duplicate's count")
