@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import requests
+from browsers import browser, opened, sync_api
 from images import encode
 from job_workers import await_that, settled, submit
 from server_process import LiveServer, live_server
@@ -22,6 +23,8 @@ from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import NamedRegion, VerdictPolicy, read_bundle
 from server.recognition.tasks.anomaly import LABELS, AnomalyPolicy
 from server.recognition.tensor_model import make_model
+
+__all__ = ["browser"]
 
 LEFT = NamedRegion(name="left", box=(0, 0, 0.5, 1))
 RIGHT = NamedRegion(name="right", box=(0.5, 0, 0.5, 1))
@@ -154,6 +157,27 @@ def test_rendered_frame_shows_all_regions(server: LiveServer) -> None:
     for x in (30, 110):
         red, _, blue = drawn[50 * times, x * times].astype(int)
         assert red > blue + 40
+
+
+def test_page_shows_all_regions(browser: Any, server: LiveServer) -> None:
+    """The verdict and the label of each region, and its heat map, in the picture's colours."""
+    pixels = np.zeros((80, 160, 3), np.uint8)
+    pixels[40:60, 20:40] = pixels[40:60, 100:120] = 255
+    picture = {"name": "a.png", "mimeType": "image/png", "buffer": encode(pixels, "PNG")}
+    with opened(browser, server.url) as page:
+        page.select_option("#model", "surface")
+        page.set_input_files("#file", picture)
+        facts = page.locator("#facts")
+        sync_api.expect(facts).to_contain_text("left")
+        sync_api.expect(facts).to_contain_text("right")
+        sync_api.expect(facts).to_contain_text("fail, anomaly, anomaly")
+        painted = """([x, y]) => {
+            const canvas = document.querySelector("#overlay");
+            const at = [canvas.width * x, canvas.height * y].map(Math.floor);
+            return canvas.getContext("2d").getImageData(...at, 1, 1).data[3];
+        }"""
+        for x, y in ((30 / 160, 50 / 80), (110 / 160, 50 / 80)):
+            page.wait_for_function(f"(at) => ({painted})(at) > 0", arg=[x, y])
 
 
 def test_metrics_and_samples_know_all_regions(server: LiveServer) -> None:
