@@ -14,7 +14,7 @@ import gpiod
 import pytest
 from images import encode, plain
 from job_workers import await_that
-from line_outputs import Subscriber, mosquitto, subscriber, tables, text_at
+from line_outputs import Subscriber, cable, mosquitto, subscriber, tables, text_at
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 from pulled_cameras import PASSWORD, USER, http_camera
@@ -24,7 +24,7 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 from server_process import LiveServer, free_port, live_server
 
 from server.config.load import load
-from server.config.triggers import GpioTrigger
+from server.config.triggers import GpioTrigger, MqttTrigger
 from server.errors import SettingsError
 from server.line.outputs.base import OutputError
 from server.line.outputs.modbus import (
@@ -41,6 +41,7 @@ from server.line.outputs.modbus import (
 )
 from server.line.triggers.base import Listener, Signal
 from server.line.triggers.gpio import GpioSource
+from server.line.triggers.mqtt import MqttSource
 from server.process.startup import check_triggered_cameras
 
 GREEN = encode(plain((0, 255, 0)), "JPEG")
@@ -269,6 +270,26 @@ def test_message_gives_one_result_of_its_part(line: Line) -> None:
         await_that(lambda: ignored(line, "duplicate") == before + 1, "the duplicate's count")
         assert reader.messages.empty()
     assert before == 50
+
+
+def test_broker_that_is_back_is_listened_to(line: Line) -> None:
+    """What is published meanwhile is no trigger: its part has gone."""
+    fired: list[Signal] = []
+    with cable(line.broker) as wire, publisher(line.broker) as sender:
+        table = MqttTrigger(name="t", camera="c", host="127.0.0.1", port=wire.port, topic="back")
+        listener = Listener("t", MqttSource(table, lambda _: None), fired.append)
+        listener.start()
+        await_that(listener.listens, "the broker")
+        wire.cut()
+        await_that(lambda: not listener.listens(), "the loss of the broker")
+        sender.publish("back", "{}", qos=1).wait_for_publish(60)
+        wire.mend()
+        await_that(listener.listens, "the broker again")
+        sender.publish("back", '{"part": "P2"}', qos=1)
+        await_that(lambda: fired, "a trigger")
+        listener.stop()
+        listener.join(60)
+    assert fired == [Signal("P2")]
 
 
 def test_burst_of_messages_gives_as_many_results(line: Line) -> None:
