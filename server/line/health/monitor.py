@@ -61,8 +61,9 @@ class _Camera:
     def use(self, baseline: Baseline | None) -> None:
         """Compare with `baseline` from now on; with None, learn."""
         self.frames: list[Measurement] = []
-        reference = baseline.make_reference() if baseline else None
-        self.comparison = Comparison(self.limits, baseline, reference)
+        self.comparison = (
+            Comparison.of(self.limits, baseline) if baseline else Comparison(self.limits)
+        )
 
     @property
     def baseline(self) -> Baseline | None:

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from server.config.image_health import CameraLimits
-from server.line.health.baseline import Baseline, relative_contrast
+from server.line.health.baseline import Baseline, Sharpness, relative_contrast
 from server.line.health.shift import Reference
 from server.recognition.answers import PROBLEMS, ImageHealth, ImageProblem
 from server.recognition.images.measurement import Measurement
@@ -25,7 +25,13 @@ class Comparison(msgspec.Struct, frozen=True):
 
     limits: CameraLimits
     baseline: Baseline | None = None
+    sharpness: Sharpness | None = None
     reference: Reference | None = None
+
+    @classmethod
+    def of(cls, limits: CameraLimits, baseline: Baseline) -> "Comparison":
+        """Return the comparison with `baseline`."""
+        return cls(limits, baseline, baseline.make_sharpness(), baseline.make_reference())
 
 
 def judge(measured: Measurement, camera: Comparison, before: Measurement | None) -> ImageHealth:
@@ -40,8 +46,8 @@ def judge(measured: Measurement, camera: Comparison, before: Measurement | None)
     usual = baseline if size_fits else None
     problems |= _exposure(measured, limits, baseline)
     sharpness = shift = None
-    if usual is not None and usual.decoded == measured.decoded:
-        sharpness = usual.sharpness(measured)
+    if usual is not None and camera.sharpness and usual.decoded == measured.decoded:
+        sharpness = camera.sharpness.of(measured)
         # Without light or a view there is nothing that could be blurred or shifted.
         if problems <= {"frozen"}:
             if sharpness < (limits.sharpness_min or usual.sharpness_min):

@@ -19,9 +19,9 @@ TAPER = 6
 STILL_LEVELS = 0.75
 # Least share of pixels that stay, for a reference.
 STILL_PIXELS_MIN = 0.04
-# Standard deviations of the blurs, in pixels, between which detail is compared: finer detail is
-# mostly noise, coarser is mostly light.
-FINE, COARSE = 0.8, 4.0
+# Detail is compared between these sizes in pixels, a blur's standard deviation and the side of a
+# box: finer detail is mostly noise, coarser is mostly light.
+FINE, COARSE = 0.8, 9
 
 
 class Shift(msgspec.Struct, frozen=True):
@@ -72,7 +72,7 @@ class Reference:
         )
 
     def _transform(self, picture: Real) -> NDArray[np.complex64]:
-        detail = picture - cv2.GaussianBlur(picture, (0, 0), COARSE)
+        detail = picture - cv2.blur(picture, (COARSE, COARSE))
         return np.asarray(np.fft.rfft2(detail * self._window), np.complex64)
 
 

@@ -36,11 +36,6 @@ class Measurement(msgspec.Struct, frozen=True):
     thumbnail: bytes
     thumbnail_size: tuple[int, int]
 
-    @property
-    def sharpness(self) -> float:
-        """The median of the cells' sharpness, as a root in percent of the gray level."""
-        return float(100 * np.sqrt(np.median(self.cell_values())))
-
     def cell_values(self) -> NDArray[np.float32]:
         return np.frombuffer(self.cells, np.float32)
 
