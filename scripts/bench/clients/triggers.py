@@ -136,6 +136,10 @@ class Bench:
         self._client.loop_start()
         self._client.subscribe([(f"lineside/{name}/verdict", 1) for name in ("st4", "st5", "st6")])
         subscribed.wait(TIMEOUT_S)
+        # Of its own: the broker holds back a verdict on a connection that has not acknowledged.
+        self._sender = Client(CallbackAPIVersion.VERSION2)
+        self._sender.connect("127.0.0.1", ports["broker"])
+        self._sender.loop_start()
         self._coil = ModbusTcpClient("127.0.0.1", port=ports["plc"], timeout=TIMEOUT_S)
         self._coil.connect()
 
@@ -159,7 +163,7 @@ class Bench:
         urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=TIMEOUT_S).read()
 
     def message(self) -> None:
-        self._client.publish("ask", "{}", qos=1)
+        self._sender.publish("ask", "{}", qos=1)
 
     def bit(self) -> None:
         self._plc.on = True
