@@ -31,7 +31,8 @@ class Plant:
 
     def __init__(self, data: Path, **settings: object) -> None:
         self.data = data
-        self._settings = {"models": ROOT / "models", "model": "parts", "data": data, **settings}
+        base = {"models": ROOT / "models", "model": "parts", "data": data, "traced": False}
+        self._settings = base | settings
         self.lock = threading.Lock()
         self.server = LiveServer(**self._settings)
         self.server.await_ready()

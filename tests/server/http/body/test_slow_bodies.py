@@ -182,15 +182,22 @@ def test_stalled_body_does_not_keep_the_server_up(colors: object) -> None:
         assert answer(client)[0].status == 408
 
 
+@pytest.fixture(scope="module")
+def patient(colors: object) -> Iterator[LiveServer]:
+    """A server that waits longer for a body than any test."""
+    with live_server(models=colors, body_timeout=600) as made:
+        yield made
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
 @pytest.mark.parametrize("head", ["Content-Length: 9", "Transfer-Encoding: chunked"])
 def test_a_body_that_no_route_reads_is_not_waited_for(
-    colors: object, method: str, head: str
+    patient: LiveServer, method: str, head: str
 ) -> None:
-    with live_server(models=colors, body_timeout=600) as server, ExitStack() as stack:
+    with ExitStack() as stack:
         request = f"{method} / HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode()
         for _ in range(MANY + 1):
-            client = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+            client = socket.create_connection(("127.0.0.1", patient.port), timeout=60)
             stack.enter_context(client)
             client.sendall(request)
             response = http.client.HTTPResponse(client, method=method)
@@ -198,4 +205,4 @@ def test_a_body_that_no_route_reads_is_not_waited_for(
             assert response.status in (200, 204)
             response.read()
             assert client.recv(1) == b""
-        assert server.recognize(GREEN).status_code == 200
+        assert patient.recognize(GREEN).status_code == 200
