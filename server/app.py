@@ -49,6 +49,7 @@ from server.jobs.service import Jobs
 from server.line.cameras.service import Cameras, Judge, Trigger
 from server.line.health.monitor import HealthMonitor
 from server.line.products import Products
+from server.line.votes import Votes
 from server.observe.cameras import SuspectFrames
 from server.observe.logs import LogThrottle, LogWriter
 from server.observe.metrics import Metrics
@@ -56,6 +57,7 @@ from server.recognition.answers import Listener
 from server.recorders import log_faults, make_drift, make_sampler, open_cache, open_journal
 from server.store.crashes import CrashGuard
 from server.store.jobs.records import JobRecord
+from server.store.journal.writer import Journal
 from server.system.background import in_order
 
 if TYPE_CHECKING:
@@ -137,6 +139,28 @@ def make_outputs(
 def make_health(settings: Settings, engine: Engine) -> HealthMonitor | None:
     """Return what judges the health of pictures; None if it is switched off."""
     return HealthMonitor(settings, engine.afterwards.submit) if settings.measures_images else None
+
+
+def make_votes(
+    settings: Settings, metrics: Metrics, outputs: "Outputs | None", journal: Journal | None
+) -> Votes | None:
+    """Return the votes of `settings`, whose results go to `outputs`; None if there are none."""
+    if not settings.vote:
+        return None
+
+    def ignore(_: object) -> None:
+        """Stands in for outputs and journal, if there are none."""
+
+    def count(vote: str, verdict: str) -> None:
+        metrics.votes.labels(vote, verdict).inc()
+
+    return Votes(
+        settings.vote,
+        outputs.put if outputs else ignore,
+        outputs.refused if outputs else ignore,
+        journal.refused if journal else ignore,
+        count,
+    )
 
 
 def make_cameras(
@@ -247,10 +271,11 @@ def create_app(
             cameras.fire(camera, trigger)
 
     outputs = make_outputs(settings, engine, trigger)
+    votes = make_votes(settings, metrics, outputs, journal)
     refusals = [
         metrics.cameras.refused,
         *([journal.refused] if journal else []),
-        *([outputs.refused] if outputs else []),
+        *([votes.refused] if votes else [outputs.refused] if outputs else []),
     ]
     in_turn = [in_order(engine.afterwards, listener) for listener in refusals]
     request_log = RequestLog(metrics, log_throttle, in_turn)
@@ -276,6 +301,7 @@ def create_app(
         products=products,
         before_answer=(outputs.answered,) if outputs else (),
         judge_health=health.judge if health else None,
+        count_vote=votes.answered if votes else lambda _: None,
     )
     jobs = make_jobs(settings, service, products, metrics, engine.guard, health)
     cameras = make_cameras(settings, metrics, service)
@@ -317,6 +343,7 @@ def create_app(
         pictures.close,
         # Then the recorders get all that was answered, before they close.
         engine.afterwards.flush,
+        *([votes.close] if votes else []),
         *([sampler.close] if sampler else []),
         *([journal.close] if journal else []),
         *([outputs.close] if outputs else []),
@@ -329,6 +356,8 @@ def create_app(
     Finalize(None, shut_down, args=(at_end,), exitpriority=0)
     engine.start()
     products.start()
+    if votes:
+        votes.start()
     if outputs:
         outputs.start()
     if cameras:

@@ -21,6 +21,7 @@ FILTERS = {
     "version": "the model's version",
     "label": "the best label",
     "verdict": "pass, fail or unsure",
+    "vote": "the verdict of the part's vote: pass, fail or unsure",
     "status": "the answer's HTTP status",
     "code": "the error's code",
     "request_id": "the request's id",

@@ -1,7 +1,8 @@
-"""The tables `[[product]]`: what a line makes, and the model, version and policy that judge it."""
+"""The tables `[[product]]`: what a line makes, and the model, version and policy that judge it;
+and `[[vote]]`: one verdict for several frames of a part."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from server.config.cameras import CameraTable
 from server.config.tables import Table, key_help
@@ -24,6 +25,31 @@ class ProductTable(Table, frozen=True, kw_only=True, tag="product"):
     ] = None
 
 
+Rule = Literal["majority", "all", "any", "best"]
+
+
+class VoteTable(Table, frozen=True, kw_only=True, tag="vote"):
+    """Which frames vote, and how. The first table whose filters let a frame through counts it."""
+
+    products: Annotated[tuple[str, ...], key_help("products whose frames vote; empty: all")] = ()
+    cameras: Annotated[tuple[str, ...], key_help("cameras whose frames vote; empty: all")] = ()
+    frames: Annotated[
+        int,
+        key_help("frames of a part, or without `part` of a camera, that vote", ge=2, le=100),
+    ]
+    rule: Annotated[
+        Rule,
+        key_help(
+            "verdict of more than half of the frames (majority); pass if all, or any, pass; or the"
+            " verdict of the frame with the highest familiarity, or probability (best)"
+        ),
+    ] = "majority"
+    timeout_s: Annotated[
+        float,
+        key_help("time for all frames, from the first; then it is unsure", "s", ge=0.05, le=3600),
+    ] = 2.0
+
+
 def check_cameras(cameras: Sequence[CameraTable], products: Sequence[ProductTable]) -> None:
     """Raise SettingsError for a camera whose product does not exist, or that names a model too."""
     names = {product.name for product in products}
@@ -41,3 +67,4 @@ def check_cameras(cameras: Sequence[CameraTable], products: Sequence[ProductTabl
 
 
 Products = tuple[ProductTable, ...]
+Votes = tuple[VoteTable, ...]

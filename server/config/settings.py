@@ -9,7 +9,7 @@ from msgspec.structs import force_setattr
 from server.config.cameras import Cameras
 from server.config.image_health import CameraLimits
 from server.config.outputs import Outputs
-from server.config.products import Products, check_cameras
+from server.config.products import Products, Votes, check_cameras
 from server.config.triggers import Triggers
 from server.errors import SettingsError
 from server.recognition.images.header import (
@@ -343,6 +343,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = ()
     product: Annotated[
         Products, _help("products that the line makes, in tables [[product]]; see below")
+    ] = ()
+    vote: Annotated[
+        Votes, _help("one verdict for several frames of a part, in tables [[vote]]; see below")
     ] = ()
     camera: Annotated[
         Cameras, _help("cameras that the server reads, in tables [[camera]]; see below")

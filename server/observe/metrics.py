@@ -125,6 +125,9 @@ class Metrics:
         self.trigger_connected = self._gauge(
             "trigger_connected", "1 while a source of triggers is listened to", "trigger"
         )
+        self.votes = self._counter(
+            "votes_total", "Votes over several frames by their verdict", "vote", "verdict"
+        )
         self.output_messages = self._counter(
             "output_messages_total",
             "Messages by result: delivered, failed (tries), dropped (too many), expired (too old)",

@@ -76,6 +76,17 @@ class ImageHealth(msgspec.Struct, frozen=True):
     shift: tuple[float, float] | None
 
 
+class Vote(msgspec.Struct, frozen=True):
+    """The vote that a frame belongs to: `frames` of `of` were counted. verdict, reason: the part's,
+    once final; `unsure` and `vote_open` before."""
+
+    verdict: str
+    reason: str
+    frames: int
+    of: int
+    final: bool
+
+
 class Answer(msgspec.Struct, frozen=True):
     """The answer to one frame.
 
@@ -87,7 +98,8 @@ class Answer(msgspec.Struct, frozen=True):
     possible faults of the image. details: what the model's task knows beyond labels. policy_source:
     whose verdict policy judged; None without a verdict. regions: the answers to several regions, of
     which the worst gives the fields above; none without such. measured: the statistics by which
-    `health` is judged, until it is; both None if image health is off.
+    `health` is judged, until it is; both None if image health is off. vote: None if
+    the frame belongs to none.
     """
 
     model: str
@@ -105,6 +117,7 @@ class Answer(msgspec.Struct, frozen=True):
     regions: tuple[RegionAnswer, ...] = ()
     measured: Measurement | None = None
     health: ImageHealth | None = None
+    vote: Vote | None = None
 
     def parts(self) -> tuple["Answer", ...]:
         """Returns the answer to each of several regions, else this one alone."""

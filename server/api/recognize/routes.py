@@ -28,7 +28,7 @@ from server.errors import InvalidFieldError, LinesideError, MissingFieldError
 from server.http.errors import ErrorBody
 from server.http.routes import FORM, JSON, MULTIPART, Files, to_json
 from server.http.wsgi import current
-from server.recognition.answers import Answer, ImageHealth, Options, Prediction
+from server.recognition.answers import Answer, ImageHealth, Options, Prediction, Vote
 from server.recognition.tasks.task import all_tasks, find_task
 from server.recognition.tensor_values import real_outputs
 from server.store.cache.answers import CachedAnswer
@@ -73,12 +73,13 @@ class RegionRecognition(msgspec.Struct, frozen=True, kw_only=True):
 @with_task_fields
 class Recognition(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to one frame. verdict_reason: the rule of the bundle's policy that decided; absent
-    without one. timing_ms: milliseconds by stage, and in all. captured_age_ms: from
-    `captured_at` to the frame's arrival; negative if the camera's clock is ahead. warnings: what
-    may be wrong with the image, in sentences; absent if nothing is. health: of the picture, by what
-    is usual for its camera; absent if image_health is off. regions: the answer to each region of a
-    model that has several, in the recipe's order; the answer itself is that of the region with the
-    worst verdict, the first of equals. Absent from other models' answers."""
+    without one. vote: of the frame's part or camera; absent without one. timing_ms: milliseconds by
+    stage, and in all. captured_age_ms: from `captured_at` to the frame's arrival; negative if the
+    camera's clock is ahead. warnings: what may be wrong with the image, in sentences; absent if
+    nothing is. health: of the picture, by what is usual for its camera; absent if image_health is
+    off. regions: the answer to each region of a model that has several, in the recipe's order; the
+    answer itself is that of the region with the worst verdict, the first of equals. Absent from
+    other models' answers."""
 
     request_id: str
     model: str
@@ -91,6 +92,7 @@ class Recognition(msgspec.Struct, frozen=True, kw_only=True):
     recognized: bool
     verdict: str | None
     verdict_reason: str | msgspec.UnsetType = msgspec.UNSET
+    vote: Vote | msgspec.UnsetType = msgspec.UNSET
     cached: bool
     timing_ms: dict[str, float]
     captured_age_ms: float | None = None
@@ -147,6 +149,7 @@ def recognition(
         part=query.part,
         product=product or None,
         batch=query.batch,
+        vote=answer.vote or msgspec.UNSET,
         cached=isinstance(answer, CachedAnswer),
         timing_ms={k: round(v * 1000, 3) for k, v in answer.timing.items()},
         captured_age_ms=round(age * 1000, 3) if query.captured_at else None,

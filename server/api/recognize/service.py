@@ -34,6 +34,7 @@ from server.recognition.answers import (
     Listener,
     Options,
     RefusalListener,
+    Vote,
 )
 from server.recognition.preprocessing import Tensor
 from server.recognition.recognizer import Recognizer
@@ -66,6 +67,7 @@ class RecognitionService:
         products: Products,
         before_answer: Sequence[Listener] = (),
         judge_health: Callable[[Answer, Options], Answer] | None = None,
+        count_vote: Callable[[FrameAnswered], Vote | None] = lambda _: None,
     ) -> None:
         self.store = store
         self.clock_skew = metrics.clock_skew
@@ -76,6 +78,7 @@ class RecognitionService:
         self._afterwards = afterwards
         self._refusals = tuple(refusals)
         self._products = products
+        self._count_vote = count_vote
         self._before_answer = tuple(before_answer)
         self._judge_health = judge_health
 
@@ -252,9 +255,12 @@ class RecognitionService:
 
     def report_answered(self, frame: FrameAnswered) -> Answer:
         """Report an answered frame to the listeners: to some now, to the others soon, when it is
-        counted too. Return its answer, with the health of its picture."""
+        counted too. Return its answer, with the health of its picture and its vote."""
         if self._judge_health is not None and frame.answer.measured is not None:
             answer = self._judge_health(frame.answer, frame.options)
+            frame = msgspec.structs.replace(frame, answer=answer)
+        if (vote := self._count_vote(frame)) is not None:
+            answer = msgspec.structs.replace(frame.answer, vote=vote)
             frame = msgspec.structs.replace(frame, answer=answer)
         for listener in self._before_answer:
             listener(frame)

@@ -143,13 +143,15 @@ class Outputs:
             delivery.start()
 
     def answered(self, frame: FrameAnswered) -> None:
-        self._put(of_answer(frame))
+        """Send a frame's verdict, unless its vote has one for all."""
+        if frame.answer.vote is None:
+            self.put(of_answer(frame))
 
     def refused(self, frame: FrameRefused) -> None:
         if frame.let_in:
-            self._put(of_refusal(frame))
+            self.put(of_refusal(frame))
 
-    def _put(self, event: Event) -> None:
+    def put(self, event: Event) -> None:
         names = [table.name for table in self._tables if is_wanted(table, event)]
         if names:
             self._outbox.put(names, event)

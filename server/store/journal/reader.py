@@ -54,6 +54,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     address: Text | None = None
     product: Text | None = None
     batch: Text | None = None
+    vote: Literal["pass", "fail", "unsure"] | None = None
     since: float | None = None
     until: float | None = None
 

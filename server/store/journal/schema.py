@@ -16,8 +16,8 @@ class Row(msgspec.Struct, frozen=True):
     """One row. time: RFC 3339, UTC. label, probability: the best. status: HTTP's. code: the
     error's. cached: whether the answer was another request's. *_ms: milliseconds by stage, and in
     all. reason: the message of a failed request; address: its sender's. policy: whose verdict
-    policy judged. problems: of the picture, separated by commas. What is not known, or does not
-    apply, is null."""
+    policy judged. problems: of the picture, separated by commas. vote, vote_reason: of the part,
+    once its vote was final. What is not known, or does not apply, is null."""
 
     id: int
     time: str
@@ -43,6 +43,8 @@ class Row(msgspec.Struct, frozen=True):
     batch: str | None = None
     policy: PolicySource | None = None
     problems: str | None = None
+    vote: str | None = None
+    vote_reason: str | None = None
 
 
 COLUMNS = Row.__struct_fields__
@@ -73,6 +75,7 @@ def answered(event: FrameAnswered) -> Values:
     """Return the row of an answered frame."""
     answer, options = event.answer, event.options
     timing = answer.timing.get
+    vote = answer.vote if answer.vote and answer.vote.final else None
     return (
         round(event.at, 3),
         event.request_id,
@@ -93,6 +96,8 @@ def answered(event: FrameAnswered) -> Values:
         options.batch or None,
         answer.policy_source,
         ",".join(answer.health.problems) or None if answer.health else None,
+        vote.verdict if vote else None,
+        vote.reason if vote else None,
     )
 
 
@@ -117,6 +122,8 @@ def refused(refusal: FrameRefused) -> Values:
         refusal.address or None,
         refusal.product or None,
         refusal.batch or None,
+        None,
+        None,
         None,
         None,
     )

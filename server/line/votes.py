@@ -1,0 +1,258 @@
+"""Votes: one verdict for several frames of a part, or of a camera, if one frame is not trusted.
+
+A vote ends with its last frame, by its time-out, as the oldest of too many, or with the server.
+Each has exactly one verdict; without all frames it is `unsure`. Votes are in memory only: after
+kill -9 there is no verdict of those that were open, and further frames of their parts begin votes
+that time out.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from server.config.products import Rule, VoteTable
+from server.line.outputs.messages import Event, of_answer, of_refusal
+from server.recognition.answers import Answer, FrameAnswered, FrameRefused, RefusalListener, Vote
+from server.recognition.tasks.task import find_task
+
+logger = logging.getLogger(__name__)
+
+# Votes that may be open at once, and results of parts that are remembered for late frames.
+OPEN_VOTES_MAX, RESULTS_MAX = 1000, 1000
+# Seconds for which the result of a part's vote holds for its late frames.
+RESULT_LIFETIME_S = 60.0
+
+# Table, whether the last is a part (else a camera), and its name.
+Key: TypeAlias = tuple[str, bool, str]
+
+
+class Ballot(msgspec.Struct, frozen=True):
+    """One frame of a vote. verdict: `unsure` of a frame that was refused, failed or not judged.
+    quality: by which the rule `best` chooses; None if the frame has no labels. event: what the
+    outputs would have got of it."""
+
+    verdict: str
+    quality: float | None
+    event: Event
+
+
+class _OpenVote(msgspec.Struct):
+    """One vote. ends: its time-out, in seconds of the clock."""
+
+    table: VoteTable
+    ends: float
+    ballots: list[Ballot]
+
+
+class _Ended(msgspec.Struct, frozen=True):
+    key: Key
+    result: Vote
+    ballots: Sequence[Ballot]
+
+
+def decide(rule: Rule, ballots: Sequence[Ballot]) -> tuple[str, str]:
+    """Return the verdict of all frames of a part, and the reason."""
+    verdicts = Counter(ballot.verdict for ballot in ballots)
+    passed, failed = verdicts["pass"], verdicts["fail"]
+    if rule == "majority":
+        for verdict in ("fail", "pass"):
+            if 2 * verdicts[verdict] > len(ballots):
+                return verdict, "majority"
+        return "unsure", "no_majority"
+    if rule == "all":
+        if passed == len(ballots):
+            return "pass", "all_passed"
+        return ("fail" if failed else "unsure"), "not_all_passed"
+    if rule == "any":
+        if passed:
+            return "pass", "one_passed"
+        return ("fail" if failed == len(ballots) else "unsure"), "none_passed"
+    # Of equally good frames the worst verdict counts.
+    severity = {"pass": 0, "unsure": 1, "fail": 2}
+    best = max(
+        (ballot for ballot in ballots if ballot.quality is not None),
+        key=lambda ballot: (ballot.quality, severity[ballot.verdict]),
+        default=None,
+    )
+    return (best.verdict, "best") if best else ("unsure", "none_judged")
+
+
+def quality_of(answer: Answer) -> float:
+    """Return the familiarity of a frame if its model says it, else the best label's probability."""
+    familiarity = find_task(answer.task).answer_fields(answer).get("familiarity")
+    return familiarity if isinstance(familiarity, float) else answer.probability
+
+
+class Votes:
+    """The votes of `tables`. For any thread; `_changed` guards `_open`, the oldest first,
+    `_results`, the results of parts with their time, and `_closed`. The callbacks are called
+    without it."""
+
+    def __init__(
+        self,
+        tables: Sequence[VoteTable],
+        on_result: Callable[[Event], object],
+        on_refused: RefusalListener,
+        on_incomplete: RefusalListener,
+        count: Callable[[str, str], object] = lambda *_: None,
+        *,
+        open_max: int = OPEN_VOTES_MAX,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Set up without the thread that ends votes by their time-outs.
+
+        Args:
+            on_result: called once for each vote, with its verdict.
+            on_refused: called with refused frames that belong to no vote.
+            on_incomplete: called with each vote that ended without all of its frames.
+            count: called with the table's name and the verdict of each vote.
+        """
+        self._tables = tables
+        self._on_result = on_result
+        self._on_refused = on_refused
+        self._on_incomplete = on_incomplete
+        self._count = count
+        self._open_max = open_max
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._open: OrderedDict[Key, _OpenVote] = OrderedDict()
+        self._results: OrderedDict[Key, tuple[float, Vote]] = OrderedDict()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="votes", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def answered(self, frame: FrameAnswered) -> Vote | None:
+        """Count a frame. Return the state of its vote; None if it belongs to none."""
+        options, answer = frame.options, frame.answer
+        table = self._table_of(options.camera, options.product)
+        if table is None:
+            return None
+        quality = quality_of(answer) if answer.best else None
+        ballot = Ballot(answer.verdict or "unsure", quality, of_answer(frame))
+        return self._add(table, options.part, options.camera, ballot)
+
+    def refused(self, frame: FrameRefused) -> None:
+        """Count a frame that was refused or failed as `unsure`; pass it on if it belongs to no
+        vote, or its sender may be a stranger."""
+        table = self._table_of(frame.camera, frame.product, product_known=bool(frame.product))
+        if table is None or not frame.let_in or not (frame.part or frame.camera):
+            self._on_refused(frame)
+        else:
+            self._add(table, frame.part, frame.camera, Ballot("unsure", None, of_refusal(frame)))
+
+    def _table_of(
+        self, camera: str, product: str, *, product_known: bool = True
+    ) -> VoteTable | None:
+        for table in self._tables:
+            of_product = not table.products or product in table.products or not product_known
+            if of_product and (not table.cameras or camera in table.cameras):
+                return table
+        return None
+
+    def _add(self, table: VoteTable, part: str, camera: str, ballot: Ballot) -> Vote:
+        key, now = (table.name, bool(part), part or camera), self._clock()
+        ended: list[_Ended] = []
+        with self._changed:
+            at, result = self._results.get(key, (0.0, None))
+            if result is not None and now - at < RESULT_LIFETIME_S:
+                return result
+            vote = self._open.get(key)
+            if vote is None:
+                vote = self._open[key] = _OpenVote(table, now + table.timeout_s, [])
+                self._changed.notify_all()
+            vote.ballots.append(ballot)
+            state = Vote("unsure", "vote_open", len(vote.ballots), table.frames, final=False)
+            if self._closed:
+                ended.append(self._end(key, now, "server_stopped"))
+            elif len(vote.ballots) == table.frames:
+                ended.append(self._end(key, now))
+            elif len(self._open) > self._open_max:
+                ended.append(self._end(next(iter(self._open)), now, "too_many_votes"))
+        self._report(ended)
+        return next((each.result for each in ended if each.key == key), state)
+
+    def _end(self, key: Key, now: float, incomplete: str = "") -> _Ended:
+        """End a vote. incomplete: why it has not all of its frames. The caller holds the lock."""
+        vote = self._open.pop(key)
+        table, ballots = vote.table, vote.ballots
+        verdict, reason = ("unsure", incomplete) if incomplete else decide(table.rule, ballots)
+        result = Vote(verdict, reason, len(ballots), table.frames, final=True)
+        if key[1]:
+            self._results[key] = now, result
+            self._results.move_to_end(key)
+            if len(self._results) > RESULTS_MAX:
+                self._results.popitem(last=False)
+        return _Ended(key, result, ballots)
+
+    def _report(self, ended: Sequence[_Ended]) -> None:
+        for each in ended:
+            result, events = each.result, [ballot.event for ballot in each.ballots]
+            agreeing = [b.event for b in each.ballots if b.verdict == result.verdict]
+            event = msgspec.structs.replace(
+                agreeing[-1] if agreeing else events[-1],
+                at=time.time(),
+                # Who asked for the last frame waits for this result.
+                request_id=events[-1].request_id,
+                verdict=result.verdict,
+                reason=result.reason,
+                error=None,
+            )
+            self._count(each.key[0], result.verdict)
+            if result.frames < result.of:
+                self._report_incomplete(event, result)
+            self._on_result(event)
+
+    def _report_incomplete(self, event: Event, result: Vote) -> None:
+        self._on_incomplete(
+            FrameRefused(
+                at=event.at,
+                request_id=event.request_id,
+                status=503,
+                code=result.reason.upper(),
+                model=event.model,
+                version=event.version,
+                camera=event.camera,
+                part=event.part,
+                product=event.product,
+                batch=event.batch,
+                reason=f"the vote is unsure: it has {result.frames} of {result.of} frames",
+                let_in=True,
+            )
+        )
+
+    def end_due(self, now: float) -> None:
+        """End the votes whose time is over at `now`."""
+        with self._changed:
+            due = [key for key, vote in self._open.items() if vote.ends <= now]
+            ended = [self._end(key, now, "vote_timeout") for key in due]
+        self._report(ended)
+
+    def _run(self) -> None:
+        while not self._closed:
+            try:
+                self.end_due(self._clock())
+            except Exception:
+                # Else no vote would time out any more.
+                logger.exception("votes could not be ended")
+            with self._changed:
+                ends = min((vote.ends for vote in self._open.values()), default=None)
+                if not self._closed:
+                    self._changed.wait(None if ends is None else max(0.0, ends - self._clock()))
+
+    def close(self) -> None:
+        """End the votes that are open, as `unsure`, and each later one at once."""
+        with self._changed:
+            self._closed = True
+            now = self._clock()
+            ended = [self._end(key, now, "server_stopped") for key in list(self._open)]
+            self._changed.notify_all()
+        self._report(ended)
+        if self._thread.ident is not None:
+            self._thread.join()

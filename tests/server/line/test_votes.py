@@ -1,0 +1,222 @@
+"""Votes: several frames of a part, and exactly one verdict for it."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from images import encode, plain
+from job_workers import await_that
+from tiny_models import MakeModel, write_bundle
+
+from server.app import AT_END, create_app, shut_down
+from server.config.load import load
+from server.config.products import Rule, VoteTable
+from server.line.outputs.messages import Event
+from server.line.votes import RESULT_LIFETIME_S, Ballot, Votes, decide
+from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options, Prediction
+
+EVENT = Event(at=0.0, request_id="x")
+GREEN = encode(plain((0, 255, 0)), "JPEG")
+RED = encode(plain((255, 0, 0)), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("rule", "frames", "verdict"),
+    [
+        ("majority", "pass pass fail", "pass"),
+        ("majority", "fail pass fail", "fail"),
+        ("majority", "pass unsure fail", "unsure"),
+        ("majority", "pass pass fail fail", "unsure"),
+        ("all", "pass pass pass", "pass"),
+        ("all", "pass pass unsure", "unsure"),
+        ("all", "pass fail unsure", "fail"),
+        ("any", "fail unsure pass", "pass"),
+        ("any", "fail fail fail", "fail"),
+        ("any", "fail fail unsure", "unsure"),
+        ("any", "unsure unsure", "unsure"),
+    ],
+)
+def test_rule_decides(rule: Rule, frames: str, verdict: str) -> None:
+    ballots = [Ballot(each, 0.5, EVENT) for each in frames.split()]
+    assert decide(rule, ballots)[0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("frames", "verdict"),
+    [
+        ([("pass", 0.9), ("fail", 0.8)], "pass"),
+        ([("pass", 0.7), ("fail", 0.8)], "fail"),
+        # Of equally good frames the worst counts, and a frame that failed has no quality.
+        ([("pass", 0.9), ("fail", 0.9), ("unsure", 0.9)], "fail"),
+        ([("unsure", None), ("pass", 0.6)], "pass"),
+        ([("unsure", None), ("unsure", None)], "unsure"),
+    ],
+)
+def test_best_frame_decides(frames: list[tuple[str, float | None]], verdict: str) -> None:
+    assert decide("best", [Ballot(*each, EVENT) for each in frames])[0] == verdict
+
+
+class Bench:
+    """Votes with a clock of their own, and what they report."""
+
+    def __init__(self, *tables: VoteTable, open_max: int = 10) -> None:
+        self.now = 100.0
+        self.results: list[Event] = []
+        self.refused: list[FrameRefused] = []
+        self.incomplete: list[FrameRefused] = []
+        self.votes = Votes(
+            tables,
+            self.results.append,
+            self.refused.append,
+            self.incomplete.append,
+            open_max=open_max,
+            clock=lambda: self.now,
+        )
+
+    def answer(self, verdict: str | None, part: str = "", camera: str = "") -> Any:
+        best = Prediction(0, "green", 0.9)
+        answer = Answer("colors", 1, best, (best,), verdict, {})
+        options = Options(part=part, camera=camera)
+        return self.votes.answered(FrameAnswered(0.0, f"r-{part}", answer, options, b"data"))
+
+    def refuse(self, **fields: Any) -> None:
+        self.votes.refused(FrameRefused(at=0.0, request_id="x", status=422, code="X", **fields))
+
+    def verdicts(self) -> list[tuple[str, str | None, str | None]]:
+        return [(each.part, each.verdict, each.reason) for each in self.results]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench(VoteTable(name="three", frames=3, timeout_s=2.0), open_max=2)
+
+
+def test_vote_is_final_with_its_last_frame(bench: Bench) -> None:
+    first = bench.answer("pass", "A")
+    assert (first.verdict, first.reason, first.frames, first.final) == (
+        *("unsure", "vote_open", 1, False),
+    )
+    bench.answer("fail", "A")
+    last = bench.answer("pass", "A")
+    assert (last.verdict, last.frames, last.of, last.final) == ("pass", 3, 3, True)
+    # A late frame learns the result, and changes nothing.
+    assert bench.answer("fail", "A") == last
+    assert bench.verdicts() == [("A", "pass", "majority")]
+    bench.now += RESULT_LIFETIME_S
+    assert not bench.answer("fail", "A").final
+
+
+def test_incomplete_vote_is_unsure(bench: Bench) -> None:
+    """By time, by too many, by the server's stop, and by frames that come after that."""
+    bench.answer("pass", "A")
+    bench.answer("pass", "A")
+    bench.votes.end_due(bench.now + 1.9)
+    assert not bench.results
+    bench.votes.end_due(bench.now + 2.0)
+    for part in ("B", "C", "D"):
+        bench.answer("pass", part)
+    bench.votes.close()
+    assert bench.answer("pass", "E").verdict == "unsure"
+    assert bench.verdicts() == [
+        ("A", "unsure", "vote_timeout"),
+        ("B", "unsure", "too_many_votes"),
+        ("C", "unsure", "server_stopped"),
+        ("D", "unsure", "server_stopped"),
+        ("E", "unsure", "server_stopped"),
+    ]
+    codes = [(each.part, each.code) for each in bench.incomplete]
+    assert codes[:2] == [("A", "VOTE_TIMEOUT"), ("B", "TOO_MANY_VOTES")]
+
+
+def test_refused_frame_votes_unsure(bench: Bench) -> None:
+    bench.answer("pass", "A")
+    bench.refuse(part="A", let_in=True)
+    bench.refuse(part="A", let_in=True)
+    assert bench.verdicts() == [("A", "unsure", "no_majority")]
+    # Neither a stranger's frame nor one of unknown origin has a part in a vote.
+    bench.refuse(part="B")
+    bench.refuse(let_in=True)
+    assert len(bench.refused) == 2
+    bench.votes.end_due(bench.now + 10)
+    assert len(bench.results) == 1
+
+
+def test_camera_without_parts_votes_by_its_frames() -> None:
+    bench = Bench(VoteTable(name="pairs", frames=2, rule="all", cameras=("st4",)))
+    for verdict in ("pass", "pass", "pass", "fail", None, "pass"):
+        bench.answer(verdict, camera="st4")
+        assert bench.answer("pass", camera="other") is None
+    assert [each.verdict for each in bench.results] == ["pass", "fail", "unsure"]
+
+
+class Line:
+    """An application with a vote and an output, which keeps what the other side does not take."""
+
+    def __init__(self, models: Path, folder: Path) -> None:
+        vote = {"name": "v", "frames": 3, "timeout_s": 3600}
+        output = {"name": "out", "kind": "webhook", "url": "http://127.0.0.1:9/"}
+        environ = {
+            "LINESIDE_MODELS": str(models),
+            "LINESIDE_DATA": str(folder),
+            "LINESIDE_KEYS_FILE": str(folder / "keys.jsonl"),
+            "LINESIDE_MAX_WAIT_MS": "60000",
+            "LINESIDE_VOTE": json.dumps([vote]),
+            "LINESIDE_OUTPUT": json.dumps([output]),
+        }
+        self.folder = folder
+        self.app = create_app(load(environ))
+        self.client = self.app.test_client()
+        await_that(lambda: self.client.get("/readyz").status_code == 200, "a loaded model")
+
+    def post(self, data: bytes, query: str) -> Any:
+        path = f"/v1/recognize?{query}"
+        return self.client.post(path, data=data, content_type="image/jpeg").get_json()
+
+    def sent(self) -> list[Event]:
+        base = sqlite3.connect(self.folder / "outbox.db")
+        rows = base.execute("SELECT event FROM messages ORDER BY seq").fetchall()
+        base.close()
+        return [msgspec.msgpack.decode(data, type=Event) for (data,) in rows]
+
+
+@pytest.fixture(scope="module")
+def line(tiny_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+    folder = tmp_path_factory.mktemp("votes")
+    policy = {"accept": ["green"], "min_probability": 0.5}
+    write_bundle(folder / "models" / "colors" / "1", tiny_model("colors"), verdict=policy)
+    made = Line(folder / "models", folder / "data")
+    yield made
+    shut_down(made.app.extensions[AT_END])
+
+
+def test_outputs_get_one_verdict_a_part(line: Line) -> None:
+    """Each answer has its frame's own verdict too; a damaged frame is one of the three."""
+    answers = [line.post(data, "part=A") for data in (GREEN, RED, GREEN)]
+    assert [each["verdict"] for each in answers] == ["pass", "fail", "pass"]
+    assert [each["vote"]["final"] for each in answers] == [False, False, True]
+    assert answers[-1]["vote"]["verdict"] == "pass"
+    for data in (GREEN, GREEN[:60], RED):
+        last = line.post(data, "part=B")
+    await_that(lambda: len(line.sent()) == 2, "the second verdict")
+    assert [(each.part, each.verdict) for each in line.sent()] == [("A", "pass"), ("B", "unsure")]
+    assert "error" not in last
+    rows = line.client.get("/v1/journal?vote=pass").get_json()["rows"]
+    assert [(row["part"], row["vote_reason"]) for row in rows] == [("A", "majority")]
+
+
+def test_open_vote_ends_unsure_with_the_server(
+    tiny_model: MakeModel, tmp_path: Path, line: Line
+) -> None:
+    other = Line(line.folder.parent / "models", tmp_path / "data")
+    other.post(GREEN, "part=C&batch=7")
+    shut_down(other.app.extensions[AT_END])
+    (event,) = other.sent()
+    assert (event.part, event.verdict, event.reason) == ("C", "unsure", "server_stopped")
+    base = sqlite3.connect(tmp_path / "data" / "journal.db")
+    rows = base.execute("SELECT part, batch, code FROM answers ORDER BY id").fetchall()
+    base.close()
+    assert rows == [("C", "7", None), ("C", "7", "SERVER_STOPPED")]
