@@ -6,7 +6,7 @@ import msgspec
 from flask import request
 
 from server.api.audit import Auditor
-from server.errors import CameraNotFoundError
+from server.errors import CameraNotFoundError, MissingFieldError
 from server.http.body.image import read_options
 from server.http.routes import ADMIN, KNOWN, route
 from server.line.health.monitor import CameraHealth, HealthMonitor
@@ -23,7 +23,7 @@ class ImageHealthList(msgspec.Struct, frozen=True):
 class ForgetQuery(msgspec.Struct, frozen=True, kw_only=True):
     """A camera whose usual values are learned anew, for one model, or without for all."""
 
-    camera: Name
+    camera: Name | None = None
     model: Name | None = None
 
 
@@ -51,6 +51,8 @@ class ImageHealthRoutes:
         """Learn what is usual for a camera anew, from its next frames: after it was moved, or its
         light was changed."""
         query = read_options(ForgetQuery, request)
+        if query.camera is None:
+            raise MissingFieldError("name the camera that learns anew: ?camera=NAME")
         if self._monitor is None:
             raise CameraNotFoundError("image_health is off, so no camera's pictures are judged")
         monitor, camera, model = self._monitor, query.camera, query.model

@@ -271,5 +271,7 @@ def test_camera_learns_anew_on_request(site: Site) -> None:
         "st5",
         "admin",
     )
+    unnamed = site.bearer(site.keys["admin"], "/v1/image_health", "DELETE")
+    assert unnamed.status_code == 400, unnamed.text
     unknown = site.bearer(site.keys["admin"], "/v1/image_health?camera=nobody", "DELETE")
     assert unknown.get_json()["error"]["code"] == "CAMERA_NOT_FOUND"
