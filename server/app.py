@@ -21,6 +21,7 @@ from server.api.jobs import JobIntake, JobRoutes, job_detail
 from server.api.journal import JournalRoutes
 from server.api.line.cameras import CameraRoutes
 from server.api.line.image_health import ImageHealthRoutes
+from server.api.line.now import NowRoutes
 from server.api.line.outputs import OutputRoutes
 from server.api.line.products import ProductRoutes
 from server.api.models import ModelRoutes, SampleFrameRoutes, UploadRoutes
@@ -53,6 +54,7 @@ from server.line.votes import Votes
 from server.observe.cameras import SuspectFrames
 from server.observe.logs import LogThrottle, LogWriter
 from server.observe.metrics import Metrics
+from server.observe.recent import RecentFrames
 from server.recognition.answers import Listener
 from server.recorders import log_faults, make_drift, make_sampler, open_cache, open_journal
 from server.store.crashes import CrashGuard
@@ -272,8 +274,10 @@ def create_app(
 
     outputs = make_outputs(settings, engine, trigger)
     votes = make_votes(settings, metrics, outputs, journal)
+    recent = RecentFrames()
     refusals = [
         metrics.cameras.refused,
+        recent.refused,
         *([journal.refused] if journal else []),
         *([votes.refused] if votes else [outputs.refused] if outputs else []),
     ]
@@ -287,7 +291,7 @@ def create_app(
     drift = make_drift(settings, metrics, store)
     sampler = make_sampler(settings, metrics, store, keys_asked_for=authenticator.closed())
     suspect = SuspectFrames(metrics.suspect)
-    listeners: list[Listener] = [metrics.cameras.answered, suspect, drift]
+    listeners: list[Listener] = [metrics.cameras.answered, recent.answered, suspect, drift]
     listeners += [sampler] if sampler else []
     health = make_health(settings, engine)
     service = RecognitionService(
@@ -320,6 +324,14 @@ def create_app(
         CameraRoutes(cameras),
         ImageHealthRoutes(health, auditor),
         OutputRoutes(outputs.states if outputs else tuple),
+        NowRoutes(
+            settings,
+            engine,
+            recent,
+            pictures,
+            cameras.states if cameras else tuple,
+            outputs.states if outputs else tuple,
+        ),
         HealthRoutes(engine.ready, metrics, engine.guard),
         SampleRoutes(sampler.folder if sampler else None, store),
         ConsoleRoutes(),

@@ -158,6 +158,38 @@ def describe_settings() -> list[Described]:
     return rows
 
 
+class SettingInForce(msgspec.Struct, frozen=True):
+    """One setting with its value as text. source: `default`, `environment`, or `file or flag`."""
+
+    name: str
+    value: str
+    unit: str
+    help: str
+    source: str
+
+
+def settings_in_force(settings: Settings) -> list[SettingInForce]:
+    """Return the settings with their values; of secrets, and of tables, which may hold some, only
+    whether they are set."""
+    rows, arrays = [], arrays_of_tables()
+    for row in describe_settings():
+        value = getattr(settings, row.name)
+        if row.name in arrays:
+            text = ", ".join(each.name for each in value)
+        elif row.name in SECRET:
+            text = "***" if value else ""
+        elif isinstance(value, Recipe):
+            text = msgspec.json.encode(value).decode()
+        else:
+            text = as_text(value) if value is not None else ""
+        default = row.name not in arrays and text == row.default
+        source = (
+            "environment" if row.env in os.environ else "default" if default else "file or flag"
+        )
+        rows.append(SettingInForce(row.name, text, row.unit, row.help, source))
+    return rows
+
+
 def arrays_of_tables() -> dict[str, dict[str, type[Table]]]:
     """Return the settings that are arrays of tables, each with the types of its tables by kind."""
     hints = get_type_hints(Settings, include_extras=True)

@@ -14,6 +14,7 @@ those, so that a probe is answered even if all else waits.
 | the image at its image_url | FETCHING_REQUESTS_MAX | 503 OVERLOADED |
 | its answer as a picture, drawn by one thread | DRAWING_REQUESTS_MAX | 503 OVERLOADED |
 | its client to take in a journal's file | EXPORTING_REQUESTS_MAX | 503 OVERLOADED |
+| the next event of a stream for the console | EVENTS_REQUESTS_MAX | 503 OVERLOADED |
 | files, locks, Redis: jobs, journal, samples, versions | OTHER_REQUESTS_MAX | 503 OVERLOADED |
 | nothing: probes | PROBE_THREADS | |
 """
@@ -24,6 +25,7 @@ LOADING_REQUESTS_MAX = 16
 FETCHING_REQUESTS_MAX = 4
 DRAWING_REQUESTS_MAX = 4
 EXPORTING_REQUESTS_MAX = 4
+EVENTS_REQUESTS_MAX = 12
 # No kind of these is bounded by itself: all requests together are, by `most_requests`.
 OTHER_REQUESTS_MAX = 16
 PROBE_THREADS = 8
@@ -39,6 +41,7 @@ def most_requests(slots: int, max_waiting: int) -> int:
         + FETCHING_REQUESTS_MAX
         + DRAWING_REQUESTS_MAX
         + EXPORTING_REQUESTS_MAX
+        + EVENTS_REQUESTS_MAX
     )
     return slots + max_waiting + bounded + OTHER_REQUESTS_MAX
 

@@ -1,266 +1,48 @@
-// The page at /: sends one image to /v1/recognize and shows what came back.
+// The console at /: its tabs, the server's health, the language. Each tab's script is loaded when
+// the tab is first opened.
 
-import { byId, element, sentence, show } from "./dom.js";
-import { ask, listenForKeys } from "./key.js";
-import { clearOverlay, showOverlay, watchPicture } from "./overlay.js";
+import { byId, show } from "./dom.js";
+import { listenForKeys } from "./key.js";
+import * as tryTab from "./try.js";
+import { language, setLanguage, t, translate } from "./words.js";
 
-const STAGES = ["decode", "preprocess", "wait", "inference", "total"];
+const TABS = ["now", "try", "look", "journal", "models", "setup"];
 const READY_EVERY_MS = 5000;
+const wall = new URLSearchParams(location.search).has("wall");
+const opened = {}; // The scripts of tabs, by name, once they are loaded.
 
-let sent = 0; // The newest request; an answer to an older one is not shown.
-let shownUrl = null;
-let listing = false; // The models are asked for, maybe until there is a key.
-let listed = false;
+let current = null;
 
-function clearAnswer() {
-  const parts = ["empty", "error", "labels", "facts", "timing", "raw", "verdict", "by"];
-  for (const id of parts) show(id, false);
-  clearOverlay();
+function wantedTab() {
+  const name = location.hash.slice(1);
+  return TABS.includes(name) ? name : null;
 }
 
-function showNothing() {
-  clearAnswer();
-  show("empty", true);
-}
-
-function showError(text) {
-  clearAnswer();
-  byId("error").textContent = sentence(text);
-  show("error", true);
-}
-
-function showLabels(predictions) {
-  byId("labels").replaceChildren(
-    ...predictions.map(({ label, probability }) => {
-      const row = element("li");
-      const percent = `${(probability * 100).toFixed(1)} %`;
-      const bar = element("div", undefined, "bar");
-      const filled = element("div");
-      filled.style.width = `${probability * 100}%`;
-      bar.append(filled);
-      row.append(element("span", label.replaceAll("_", " "), "name"));
-      row.append(element("span", percent, "share"), bar);
-      return row;
-    }),
-  );
-  show("labels", true);
-}
-
-function showRows(id, rows) {
-  byId(id).replaceChildren(
-    ...rows.map(([name, text]) => {
-      const row = element("div");
-      row.append(element("dt", name), element("dd", text));
-      return row;
-    }),
-  );
-  show(id, rows.length > 0);
-}
-
-function showTiming(timing, round) {
-  const rows = STAGES.filter((stage) => stage in timing).map((stage) => [stage, timing[stage]]);
-  rows.push(["round trip", round]);
-  showRows("timing", rows.map(([name, ms]) => [name, `${ms.toFixed(1)} ms`]));
-}
-
-function showFacts({ verdict_reason: reason, familiar, familiarity, anomaly, detections, regions }) {
-  const rows = (regions ?? []).map(({ name, verdict, verdict_reason: why, predictions }) => [
-    name,
-    [verdict, why?.replaceAll("_", " "), predictions[0]?.label].filter(Boolean).join(", "),
-  ]);
-  if (reason) rows.push(["decided by", reason.replaceAll("_", " ")]);
-  if (familiar !== undefined) {
-    rows.push(["familiar", `${familiar ? "yes" : "no"}, ${familiarity.toFixed(2)}`]);
+async function open(name) {
+  if (name === current) return;
+  opened[current]?.leave?.();
+  current = name;
+  for (const tab of TABS) {
+    show(`tab-${tab}`, tab === name);
+    const link = document.querySelector(`nav a[href="#${tab}"]`);
+    if (tab === name) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
   }
-  if (anomaly) {
-    const { score, threshold } = anomaly;
-    rows.push(["anomaly score", `${score.toFixed(2)}, threshold ${threshold.toFixed(2)}`]);
+  show("curl", name === "try");
+  if (name !== "try" && !opened[name]) {
+    opened[name] = await import(`./${name}.js`);
+    opened[name].start?.();
   }
-  if (detections) rows.push(["objects", String(detections.length)]);
-  showRows("facts", rows);
+  if (current === name) opened[name]?.enter?.({ wall });
 }
 
-function showAnswer(answer, round) {
-  clearAnswer();
-  if (answer.recognized) {
-    showLabels(answer.predictions);
-  } else {
-    const nothing = "nothing that the model knows was found in the frame";
-    showError(answer.detections ? nothing : "no label is probable enough to be named");
-  }
-  showFacts(answer);
-  showOverlay(answer);
-  if (answer.verdict) {
-    byId("verdict").textContent = answer.verdict;
-    byId("verdict").dataset.verdict = answer.verdict;
-    show("verdict", true);
-  }
-  byId("by").textContent = `${answer.model}, version ${answer.model_version}`;
-  show("by", true);
-  showTiming(answer.timing_ms, round);
-  byId("raw").querySelector("pre").textContent = JSON.stringify(
-    answer,
-    (name, value) => (name === "heatmap" ? "(a PNG in base64)" : value),
-    2,
-  );
-  show("raw", true);
-}
-
-function showPicture(blob, name) {
-  if (shownUrl) URL.revokeObjectURL(shownUrl);
-  shownUrl = URL.createObjectURL(blob);
-  const picture = byId("picture");
-  const size = `${Math.max(1, Math.round(blob.size / 1000))} kB`;
-  byId("about").textContent = `${name}, ${size}`;
-  picture.onload = () => {
-    byId("about").textContent =
-      `${name}, ${picture.naturalWidth} × ${picture.naturalHeight} pixels, ${size}`;
-  };
-  // The browser may not show what the server reads (TIFF), or the other way round.
-  picture.onerror = () => {
-    picture.hidden = true;
-    show("invite", true);
-  };
-  picture.alt = name;
-  picture.src = shownUrl;
-  picture.hidden = false;
-  show("invite", false);
-  byId("drop").classList.add("full");
-}
-
-function route() {
-  const model = byId("model").value;
-  return `v1/recognize${model ? `?model=${encodeURIComponent(model)}` : ""}`;
-}
-
-function showAddress() {
-  const quoted = route().includes("?") ? "'" : "";
-  byId("address").textContent = `${quoted}${location.origin}/${route()}${quoted}`;
-}
-
-async function recognize(blob, name) {
-  const mine = ++sent;
-  showPicture(blob, name);
-  const form = new FormData();
-  form.append("file", blob, name);
-  const started = performance.now();
-  let response;
-  let answer;
-  try {
-    const wanted = () => mine === sent;
-    const url = `${route()}${route().includes("?") ? "&" : "?"}heatmap=true`;
-    response = await ask(url, { method: "POST", body: form }, wanted);
-    answer = await response.json();
-  } catch {
-    if (mine === sent) showError("the server can't be reached, or did not answer in JSON");
-    return;
-  }
-  if (mine !== sent) return;
-  if (response.ok) {
-    showAnswer(answer, performance.now() - started);
-  } else {
-    showError(answer.error?.message ?? `the server answered with the status ${response.status}`);
-  }
-}
-
-function press(button) {
-  for (const other of byId("samples").children) {
-    other.setAttribute("aria-pressed", String(other === button));
-  }
-}
-
-function take(files) {
-  const [file] = files;
-  if (!file) return;
-  press(null);
-  recognize(file, file.name || "pasted image");
-}
-
-async function fetchImage(url, wanted) {
-  const response = await ask(url, {}, wanted);
-  if (!response.ok) throw new Error(String(response.status));
-  return response.blob();
-}
-
-async function trySample(button, url, name) {
-  const mine = ++sent;
-  press(button);
-  let blob;
-  try {
-    blob = await fetchImage(url, () => mine === sent);
-  } catch {
-    if (mine === sent) showError(`the sample frame ${name} can't be fetched`);
-    return;
-  }
-  if (mine === sent) await recognize(blob, name);
-}
-
-// An <img> can't send a key, so that its picture is fetched for it.
-async function showThumbnail(picture, url) {
-  try {
-    picture.src = URL.createObjectURL(await fetchImage(url));
-    await picture.decode();
-  } catch {
-    // The name below it is enough.
-  }
-  URL.revokeObjectURL(picture.src);
-}
-
-async function showSamples(model) {
-  const base = `v1/models/${encodeURIComponent(model)}/samples`;
-  const wanted = () => model === byId("model").value;
-  let samples = [];
-  try {
-    const response = await ask(base, {}, wanted);
-    if (response.ok) ({ samples } = await response.json());
-  } catch {
-    samples = [];
-  }
-  if (!wanted()) return;
-  byId("samples").replaceChildren(
-    ...samples.map((name) => {
-      const url = `${base}/${encodeURIComponent(name)}`;
-      const button = element("button");
-      const picture = element("img");
-      picture.alt = "";
-      button.type = "button";
-      button.setAttribute("aria-pressed", "false");
-      button.append(picture, name.replace(/\.\w+$/, "").replaceAll("_", " "));
-      button.addEventListener("click", () => trySample(button, url, name));
-      showThumbnail(picture, url);
-      return button;
-    }),
-  );
-  show("samples", samples.length > 0);
-}
-
-async function showModels() {
-  const response = await ask("v1/models");
-  if (!response.ok) throw new Error(String(response.status));
-  const { models } = await response.json();
-  const takeImages = models.filter(({ task }) => task !== "tensor");
-  byId("model").replaceChildren(
-    ...takeImages.map(({ name, default: isDefault }) => {
-      const option = element("option", name);
-      option.value = name;
-      option.selected = isDefault;
-      return option;
-    }),
-  );
-  showAddress();
-  await showSamples(byId("model").value);
-}
-
-async function listModels() {
-  if (listing) return;
-  listing = true;
-  try {
-    await showModels();
-    listed = true;
-  } catch {
-    listed = false;
-  }
-  listing = false;
+// A line with cameras opens with what it does now, and a server without any with a frame to try.
+async function firstTab() {
+  if (wall) return "now";
+  const response = await fetch("v1/cameras").catch(() => null);
+  if (!response?.ok) return "try";
+  const { cameras } = await response.json();
+  return cameras.length > 0 ? "now" : "try";
 }
 
 async function watchHealth() {
@@ -270,48 +52,29 @@ async function watchHealth() {
     const response = await fetch("readyz");
     ready = response.ok;
     health.dataset.state = ready ? "ready" : "wait";
-    health.textContent = ready ? "ready" : (await response.json()).error.message;
+    health.textContent = ready ? t("ready") : (await response.json()).error.message;
   } catch {
-    ready = false;
     health.dataset.state = "down";
-    health.textContent = "the server can't be reached";
+    health.textContent = t("the server can't be reached");
   }
-  if (!ready) listed = false;
-  // Not awaited: the server's health is told also while its models wait for a key.
-  else if (!listed) listModels();
+  tryTab.serverIsReady(ready);
   setTimeout(watchHealth, READY_EVERY_MS);
 }
 
-function listen() {
-  const drop = byId("drop");
-  showAddress();
-  byId("key-form").addEventListener("asked", showNothing);
-  byId("file").addEventListener("change", (event) => {
-    take(event.target.files);
-    event.target.value = "";
-  });
-  byId("model").addEventListener("change", (event) => {
-    showAddress();
-    showSamples(event.target.value);
-  });
-  document.addEventListener("paste", (event) => take(event.clipboardData.files));
-  for (const kind of ["dragenter", "dragover"]) {
-    document.addEventListener(kind, (event) => {
-      event.preventDefault();
-      drop.classList.add("over");
-    });
-  }
-  document.addEventListener("dragleave", (event) => {
-    if (!event.relatedTarget) drop.classList.remove("over");
-  });
-  document.addEventListener("drop", (event) => {
-    event.preventDefault();
-    drop.classList.remove("over");
-    take(event.dataTransfer.files);
+function listenForLanguage() {
+  const choice = byId("language");
+  choice.value = language();
+  choice.addEventListener("change", () => {
+    setLanguage(choice.value);
+    location.reload();
   });
 }
 
+translate(document);
 listenForKeys();
-watchPicture();
-listen();
+listenForLanguage();
+tryTab.start();
+document.body.classList.toggle("wall", wall);
+window.addEventListener("hashchange", () => wantedTab() && open(wantedTab()));
 watchHealth();
+open(wantedTab() ?? (await firstTab()));

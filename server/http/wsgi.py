@@ -60,20 +60,20 @@ class RequestContext(msgspec.Struct):
 
     request_id: the caller's X-Request-Id if it is a plain name, else a new one. started: the
     arrival, in seconds of time.perf_counter(). protocol: Granian's object that sends the answer;
-    None under another server. leaving: the server was told to stop. sent_path: the path as it was
-    sent, if it was changed. refused: why nobody is to look at the request. body: counts the bytes
-    of the body; body_read: it was read to its end. keys_asked: a key or token was asked for;
-    caller: its owner; caller_fault: what is wrong with it; caller_stale: nothing but the age of its
-    nonce. is_frame: an error counts as a refused
-    frame. camera, manifest, options: of the frame, as far as they are known. log_fields: of the log
-    line of a good answer. error_code, error_message, error_cause: of an error's answer; failure:
-    the exception behind it, if it was not foreseen.
+    None under another server. stopping: is set once the server is told to stop. sent_path: the path
+    as it was sent, if it was changed. refused: why nobody is to look at the request. body: counts
+    the bytes of the body; body_read: it was read to its end. keys_asked: a key or token was asked
+    for; caller: its owner; caller_fault: what is wrong with it; caller_stale: nothing but the age
+    of its nonce. is_frame: an error counts as a refused frame. camera, manifest, options: of the
+    frame, as far as they are known. log_fields: of the log line of a good answer. error_code,
+    error_message, error_cause: of an error's answer; failure: the exception behind it, if it was
+    not foreseen.
     """
 
     request_id: str
     started: float
     protocol: Any = None
-    leaving: bool = False
+    stopping: threading.Event | None = None
     sent_path: str = ""
     refused: LinesideError | None = None
     body: CountedBody | None = None
@@ -91,6 +91,11 @@ class RequestContext(msgspec.Struct):
     error_message: str = ""
     error_cause: str = ""
     failure: Exception | None = None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the server was told to stop."""
+        return self.stopping is not None and self.stopping.is_set()
 
     @property
     def caller_name(self) -> str:

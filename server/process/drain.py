@@ -59,7 +59,7 @@ class Draining:
 
     def __call__(self, environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
         self.last = time.monotonic()
-        context_of(environ).leaving = self.leaving.is_set()
+        context_of(environ).stopping = self.leaving
 
         def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
             if self.leaving.is_set():

@@ -179,7 +179,7 @@ def test_names_from_outside_are_text(page: Any) -> None:
 
 def test_the_keyboard_reaches_everything(page: Any) -> None:
     reached = set()
-    for _ in range(8):
+    for _ in range(20):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
     assert {"A", "model", "file", "BUTTON"} <= reached

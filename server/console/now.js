@@ -1,0 +1,241 @@
+// The tab Now: what the line does, live by server-sent events, else by asking now and then.
+
+import { byId, element, show } from "./dom.js";
+import { ask } from "./key.js";
+import { t } from "./words.js";
+
+const LISTED = 60;
+const LOST_AFTER_MS = 5000;
+const POLL_MS = 2000;
+const PICTURE_EVERY_MS = 1000;
+
+let live = false; // The tab is open.
+let number = 0; // Of the newest frame that was shown.
+let frames = [];
+let state = null;
+let heard = performance.now(); // When the server was last heard.
+let tiles = {}; // By camera: its elements, its last frame, when its picture was fetched.
+
+const kindOf = (frame) => (frame.code ? "refused" : (frame.verdict ?? "none"));
+
+function age(at) {
+  const seconds = Math.max(0, (Date.now() - Date.parse(at)) / 1000);
+  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  return seconds < 3600 ? `${Math.floor(seconds / 60)} min` : `${Math.floor(seconds / 3600)} h`;
+}
+
+function showFigures({ last_minute: minute, temperature_c: celsius }) {
+  const ms = (value) => (value === null ? "–" : value.toFixed(value < 100 ? 1 : 0));
+  const rows = [
+    ["parts a minute", minute.frames],
+    ["pass", minute.verdicts.pass ?? 0, "pass"],
+    ["fail", minute.verdicts.fail ?? 0, "fail"],
+    ["unsure", minute.verdicts.unsure ?? 0, "unsure"],
+    ["refused", minute.refused, minute.refused ? "fail" : ""],
+    ["P50, ms", ms(minute.p50_ms)],
+    ["P99, ms", ms(minute.p99_ms)],
+  ];
+  if (celsius !== null) rows.push(["temperature", `${celsius.toFixed(0)} °C`]);
+  byId("figures").replaceChildren(
+    ...rows.map(([name, value, verdict]) => {
+      const cell = element("div");
+      const number = element("dd", String(value));
+      if (verdict) number.dataset.verdict = verdict;
+      cell.append(element("dt", t(name)), number);
+      return cell;
+    }),
+  );
+}
+
+function showStrip() {
+  byId("strip").replaceChildren(
+    ...frames.slice(-LISTED).map((frame) => {
+      const kind = kindOf(frame);
+      const cell = element("li", kind[0].toUpperCase());
+      cell.dataset.verdict = kind;
+      const words = [t(kind), frame.label, frame.camera, frame.part, frame.code, frame.reason];
+      cell.title = `${words.filter(Boolean).join(", ")}, ${new Date(frame.at).toLocaleTimeString()}`;
+      cell.setAttribute("aria-label", cell.title);
+      return cell;
+    }),
+  );
+  show("now-empty", frames.length === 0);
+}
+
+function makeTile(camera) {
+  const tile = element("article", undefined, "tile");
+  const picture = element("img");
+  picture.alt = "";
+  const parts = {
+    tile,
+    picture,
+    name: element("h3", camera || t("without a camera")),
+    verdict: element("span", "", "verdict"),
+    text: element("p", t("no picture yet"), "about"),
+    frame: null,
+    shown: null,
+    fetched: 0,
+  };
+  const head = element("div", undefined, "tile-head");
+  head.append(parts.name, parts.verdict);
+  tile.append(picture, head, parts.text);
+  return parts;
+}
+
+async function fetchPicture(camera, tile) {
+  if (document.hidden || performance.now() - tile.fetched < PICTURE_EVERY_MS) return;
+  if (tile.shown === tile.frame?.number || !state?.pictures.includes(camera)) return;
+  tile.fetched = performance.now();
+  const { number: wanted } = tile.frame;
+  try {
+    const response = await ask(`v1/now/picture?camera=${encodeURIComponent(camera)}`, {}, () => live);
+    if (!response.ok) return;
+    const url = URL.createObjectURL(await response.blob());
+    const before = tile.picture.src;
+    tile.picture.src = url;
+    tile.shown = wanted;
+    if (before) URL.revokeObjectURL(before);
+  } catch {
+    // The next frame brings another one.
+  }
+}
+
+function showTile(camera) {
+  const tile = tiles[camera];
+  const { frame } = tile;
+  const pulled = state?.cameras.find(({ name }) => name === camera);
+  const lost = pulled && pulled.state !== "connected";
+  const kind = lost ? "refused" : frame ? kindOf(frame) : "none";
+  tile.verdict.textContent = lost ? t(pulled.state) : frame ? t(kind) : "–";
+  tile.verdict.dataset.verdict = kind;
+  tile.tile.dataset.verdict = kind;
+  const words = frame ? [frame.label ?? frame.code, frame.part, `${age(frame.at)} ${t("ago")}`] : [];
+  if (pulled?.last_error) words.push(pulled.last_error);
+  if (words.length) tile.text.textContent = words.filter(Boolean).join(" · ");
+  if (frame) fetchPicture(camera, tile);
+}
+
+function showTiles() {
+  for (const { name } of state?.cameras ?? []) tiles[name] ??= makeTile(name);
+  for (const frame of frames) {
+    const camera = frame.camera ?? "";
+    tiles[camera] ??= makeTile(camera);
+    tiles[camera].frame = frame;
+  }
+  const names = Object.keys(tiles);
+  const box = byId("tiles");
+  if (box.children.length !== names.length) {
+    box.replaceChildren(...names.map((name) => tiles[name].tile));
+  }
+  names.forEach(showTile);
+}
+
+function showOutputs({ outputs }) {
+  byId("outputs").replaceChildren(
+    ...outputs.map((output) => {
+      const row = element("li");
+      row.dataset.state = output.connected ? "ready" : "down";
+      const words = [output.connected ? t("connected") : t("not connected")];
+      if (output.waiting) words.push(`${output.waiting} ${t("waiting")}`);
+      if (output.last_error) words.push(output.last_error);
+      row.append(element("b", output.name), ` ${output.kind}: ${words.join(", ")}`);
+      return row;
+    }),
+  );
+  show("outputs-box", outputs.length > 0);
+}
+
+function take(newer) {
+  if (newer.length === 0) return;
+  // A server that was started anew counts from the beginning.
+  if (newer.at(-1).number < number) frames = [];
+  frames = [...frames, ...newer].slice(-LISTED);
+  number = newer.at(-1).number;
+}
+
+function hear(now) {
+  heard = performance.now();
+  if (now.number < number) [number, frames] = [0, []];
+  state = now;
+  take(now.frames);
+  showFigures(now);
+  showOutputs(now);
+  showStrip();
+  showTiles();
+  byId("not-ready").textContent = now.ready ? "" : `${t("Not ready")}: ${now.not_ready}`;
+  show("not-ready", !now.ready);
+}
+
+function hearFrames(newer) {
+  heard = performance.now();
+  take(newer);
+  showStrip();
+  showTiles();
+}
+
+function dispatch(block) {
+  const fields = Object.fromEntries(
+    block.split("\n").map((line) => [line.split(":", 1)[0], line.slice(line.indexOf(":") + 2)]),
+  );
+  if (fields.event === "now") hear(JSON.parse(fields.data));
+  else if (fields.event === "frames") hearFrames(JSON.parse(fields.data));
+}
+
+// EventSource can send no key, so the stream is read by fetch.
+async function readStream() {
+  const response = await ask("v1/events", {}, () => live);
+  if (!response.ok) throw new Error(String(response.status));
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done || !live) {
+      reader.cancel();
+      return;
+    }
+    text += value;
+    const blocks = text.split("\n\n");
+    text = blocks.pop();
+    blocks.forEach(dispatch);
+  }
+}
+
+async function poll() {
+  const response = await ask(`v1/now?after=${number}`, {}, () => live);
+  if (response.ok) hear(await response.json());
+}
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+async function follow() {
+  while (live) {
+    try {
+      await readStream();
+    } catch {
+      await poll().catch(() => {});
+      await pause(POLL_MS);
+    }
+  }
+}
+
+function tick() {
+  if (!live) return;
+  const lost = performance.now() - heard > LOST_AFTER_MS;
+  const since = new Date(Date.now() - (performance.now() - heard)).toLocaleTimeString();
+  byId("no-data").textContent = `${t("No data from the server since")} ${since}`;
+  show("no-data", lost);
+  byId("tab-now").classList.toggle("stale", lost);
+  Object.keys(tiles).forEach(showTile);
+  setTimeout(tick, 1000);
+}
+
+export function enter() {
+  live = true;
+  heard = performance.now();
+  follow();
+  tick();
+}
+
+export function leave() {
+  live = false;
+}

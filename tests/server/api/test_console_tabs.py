@@ -1,0 +1,214 @@
+"""The console's tabs in a real browser: the line as it is now, labels, models, settings."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from browsers import browser, opened, sync_api
+from images import encode, plain
+from job_workers import await_that
+from server_process import LiveServer, live_server
+from tiny_models import MakeModel, write_bundle
+
+__all__ = ["browser"]
+
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+TABS = ("now", "try", "look", "journal", "models", "setup")
+SAMPLES = 10
+POLICY = {"accept": ["green"], "min_probability": 0.5}
+
+
+def frame(level: int) -> bytes:
+    """A green frame, each level another one."""
+    return encode(plain((0, 255 - level, 0)), "PNG")
+
+
+@pytest.fixture(scope="module")
+def line(tiny_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server of two versions of a model that keeps every frame."""
+    models = tmp_path_factory.mktemp("models")
+    for version in ("1", "2"):
+        write_bundle(models / "colors" / version, tiny_model("fast"), verdict=POLICY)
+    kept = {"samples": "on", "samples_share": 1, "samples_per_minute": 1000}
+    with live_server(models=models, model="colors", **kept) as server:
+        yield server
+
+
+@pytest.fixture
+def page(browser: Any, line: LiveServer) -> Iterator[Any]:
+    with opened(browser, line.url) as page:
+        yield page
+
+
+def go(page: Any, tab: str) -> Any:
+    """Open a tab by its link; return its part of the page."""
+    page.locator(f'nav a[href="#{tab}"]').click()
+    shown = page.locator(f"#tab-{tab}")
+    sync_api.expect(shown).to_be_visible()
+    return shown
+
+
+def test_frame_of_a_camera_appears_with_verdict_and_picture(page: Any, line: LiveServer) -> None:
+    go(page, "now")
+    page.wait_for_selector("#figures dd")
+    line.recognize(frame(0), camera="gate", part="A-17")
+    tile = page.locator("#tiles .tile", has_text="gate")
+    sync_api.expect(tile.locator(".verdict")).to_have_text("pass")
+    sync_api.expect(tile).to_contain_text("A-17")
+    line.recognize(encode(plain((255, 0, 0)), "PNG"), camera="gate", part="A-18")
+    sync_api.expect(tile.locator(".verdict")).to_have_text("fail")
+    sync_api.expect(tile.locator("img[src]")).to_be_visible()
+    sync_api.expect(page.locator("#strip li").last).to_have_attribute("data-verdict", "fail")
+    line.recognize(b"no image", camera="gate")
+    sync_api.expect(tile.locator(".verdict")).to_have_text("refused")
+
+
+def test_lost_server_is_told_and_its_return(page: Any, line: LiveServer) -> None:
+    go(page, "now")
+    page.wait_for_selector("#figures dd")
+    worker = line.worker_pid()
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        sync_api.expect(page.locator("#no-data")).to_be_visible()
+        sync_api.expect(page.locator("#no-data")).to_contain_text("No data from the server since")
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    sync_api.expect(page.locator("#no-data")).to_be_hidden()
+
+
+def test_without_a_stream_the_page_asks_now_and_then(browser: Any, line: LiveServer) -> None:
+    page = browser.new_page()
+    page.route("**/v1/events", lambda route: route.fulfill(status=503, body="{}"))
+    page.goto(line.url)
+    go(page, "now")
+    line.recognize(frame(1), camera="polled")
+    sync_api.expect(page.locator("#tiles .tile", has_text="polled")).to_be_visible()
+    page.close()
+
+
+def samples(line: LiveServer, **query: str) -> int:
+    """How many samples of the camera `look` there are."""
+    query = {"limit": "200", "camera": "look"} | query
+    answer = requests.get(line.url + "/v1/samples", query, timeout=60)
+    return len(answer.json()["samples"])
+
+
+def labelled(line: LiveServer) -> int:
+    return samples(line, labelled="true")
+
+
+def test_samples_are_labelled_by_keys_and_undone(page: Any, line: LiveServer) -> None:
+    for level in range(SAMPLES):
+        line.recognize(frame(level), camera="look")
+        await_that(lambda level=level: samples(line) == level + 1, "the sample")  # type: ignore[misc]
+    shown = go(page, "look")
+    shown.locator("input[name=camera]").fill("look")
+    shown.get_by_role("button", name="Refresh").click()
+    cards = shown.locator(".card")
+    sync_api.expect(cards).to_have_count(SAMPLES)
+    cards.first.focus()
+    for number in range(SAMPLES):
+        page.keyboard.press("2" if number % 2 else "1")
+        sync_api.expect(shown.locator(".card.labelled")).to_have_count(number + 1)
+    assert labelled(line) == SAMPLES
+    page.keyboard.press("u")
+    sync_api.expect(shown.locator(".card.labelled")).to_have_count(SAMPLES - 1)
+    assert labelled(line) == SAMPLES - 1
+    for card in (cards.nth(0), cards.nth(1), cards.nth(2)):
+        card.press("Space")
+    sync_api.expect(page.locator("#selected")).to_have_text("3 selected")
+    shown.get_by_role("button", name="blue").click()
+    sync_api.expect(shown.locator(".card", has_text="✓ blue")).to_have_count(3)
+    shown.get_by_role("button", name="Undo").click()
+    sync_api.expect(shown.locator(".card", has_text="✓ blue")).to_have_count(0)
+
+
+def test_version_is_activated_and_rolled_back(page: Any, line: LiveServer) -> None:
+    shown = go(page, "models")
+    one = shown.locator(".versions li", has_text="version 1")
+    one.get_by_role("button", name="Activate").click()
+    dialog = page.locator("#sure")
+    sync_api.expect(dialog).to_contain_text("answers in place of version 2")
+    dialog.get_by_role("button", name="Cancel").click()
+    sync_api.expect(one.get_by_role("button", name="Activate")).to_be_visible()
+    one.get_by_role("button", name="Activate").click()
+    dialog.get_by_role("button", name="Do it").click()
+    sync_api.expect(one.locator(".verdict")).to_be_visible()
+    shown.get_by_role("button", name="Roll back").click()
+    dialog.get_by_role("button", name="Do it").click()
+    two = shown.locator(".versions li", has_text="version 2")
+    sync_api.expect(two.locator(".verdict")).to_be_visible()
+    sync_api.expect(shown).to_contain_text("accept: green")
+
+
+def test_journal_is_filtered_and_charted(page: Any, line: LiveServer) -> None:
+    line.recognize(frame(3), camera="book", part="B-1")
+    line.recognize(frame(4), camera="book", part="B-2")
+    shown = go(page, "journal")
+    shown.locator("input[name=camera]").fill("book")
+    shown.get_by_role("button", name="Show").click()
+    sync_api.expect(shown.locator("tbody tr")).to_have_count(2)
+    sync_api.expect(shown.locator("#chart li")).to_have_count(1)
+    with page.expect_download() as download:
+        shown.get_by_role("button", name="Save as CSV").click()
+    assert "B-2" in Path(download.value.path()).read_text()
+    shown.locator("input[name=part]").fill("absent")
+    shown.get_by_role("button", name="Show").click()
+    sync_api.expect(page.locator("#journal-text")).to_contain_text("Nothing in the journal")
+
+
+def test_settings_are_found_by_a_word(page: Any) -> None:
+    shown = go(page, "setup")
+    row = shown.locator("#settings tr", has_text="samples_per_minute")
+    sync_api.expect(row).to_contain_text("1000")
+    sync_api.expect(row).to_contain_text("environment")
+    shown.get_by_label("Find a setting").fill("max_waiting")
+    sync_api.expect(row).to_be_hidden()
+    sync_api.expect(shown.locator("#settings tr", has_text="max_waiting").first).to_be_visible()
+
+
+def test_language_is_the_browsers_or_chosen(browser: Any, line: LiveServer) -> None:
+    context = browser.new_context(locale="zh-CN")
+    page = context.new_page()
+    page.goto(line.url)
+    sync_api.expect(page.locator('nav a[href="#journal"]')).to_have_text("日志")
+    assert page.locator("html").get_attribute("lang") == "zh"
+    page.select_option("#language", "en")
+    sync_api.expect(page.locator('nav a[href="#journal"]')).to_have_text("Journal")
+    context.close()
+
+
+def test_wall_shows_the_line_alone(browser: Any, line: LiveServer) -> None:
+    page = browser.new_page()
+    page.goto(f"{line.url}/?wall")
+    sync_api.expect(page.locator("#tab-now")).to_be_visible()
+    sync_api.expect(page.locator("nav")).to_be_hidden()
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_tab_has_an_accessibility_violation(browser: Any, line: LiveServer, scheme: str) -> None:
+    """axe-core's rules, contrast among them."""
+    line.recognize(frame(5), camera="gate")
+    context = browser.new_context(color_scheme=scheme, viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    page.goto(line.url)
+    page.wait_for_selector('#health[data-state="ready"]')
+    for tab in TABS:
+        go(page, tab)
+        page.wait_for_load_state("networkidle") if tab != "now" else None
+        found = axe.Axe().run(page).response["violations"]
+        assert [(each["id"], [n["html"] for n in each["nodes"]][:2]) for each in found] == [], tab
+    context.close()
+
+
+def test_page_is_small(line: LiveServer) -> None:
+    """At most 60 kB of script for the first paint, 200 kB in all."""
+    folder = Path(__file__).parents[3] / "server" / "console"
+    first = ("app.js", "dom.js", "key.js", "overlay.js", "try.js", "words.js")
+    assert sum((folder / name).stat().st_size for name in first) < 60_000
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 200_000

@@ -1,0 +1,140 @@
+"""What the console is told of the line: the last frames, their counts, pictures, events."""
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from images import encode, plain
+from server_process import LiveServer, live_server
+from sites import NOW, Site, make_app
+
+from server.config.thread_budget import EVENTS_REQUESTS_MAX
+from server.observe.recent import LISTED, PICTURES_MAX, RecentFrames
+from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options, Prediction
+from server.store.keys import add_key
+
+RED, GREEN = encode(plain((255, 0, 0)), "PNG"), encode(plain((0, 255, 0)), "PNG")
+
+
+def answered(camera: str = "st4", verdict: str | None = "pass", ms: float = 5.0) -> FrameAnswered:
+    best = Prediction(0, "good", 0.9)
+    answer = Answer("parts", 1, best, (best,), verdict, {"total": ms / 1000})
+    return FrameAnswered(1.5e9, "id", answer, Options(camera=camera), RED)
+
+
+def test_last_frames_are_listed_in_their_order() -> None:
+    recent = RecentFrames()
+    for number in range(LISTED + 5):
+        recent.answered(answered(ms=number))
+    recent.refused(FrameRefused(1.5e9, "id", 503, "OVERLOADED", camera="st4", let_in=True))
+    recent.refused(FrameRefused(1.5e9, "id", 401, "UNAUTHORIZED"))
+    frames = recent.since(0)
+    assert [frame.number for frame in frames] == list(range(7, LISTED + 7))
+    assert (frames[-1].code, frames[-1].verdict) == ("OVERLOADED", None)
+    assert [frame.number for frame in recent.since(LISTED + 5)] == [LISTED + 6]
+    assert recent.since(LISTED + 6) == []
+    minute = recent.last_minute()
+    assert (minute.frames, minute.verdicts, minute.refused) == (LISTED + 6, {"pass": LISTED + 5}, 1)
+    assert (minute.p50_ms, minute.p99_ms) == (32, 64)
+
+
+def test_waiting_for_a_frame_ends_with_it() -> None:
+    recent = RecentFrames()
+    threading.Timer(0.05, recent.answered, [answered()]).start()
+    assert [frame.label for frame in recent.since(0, timeout_s=60)] == ["good"]
+
+
+def test_pictures_are_kept_only_while_somebody_looks() -> None:
+    recent = RecentFrames()
+    recent.answered(answered())
+    assert recent.pictures() == []
+    recent.since(0)
+    for number in range(PICTURES_MAX + 3):
+        recent.answered(answered(f"st{number}"))
+    assert recent.pictures() == [f"st{number}" for number in range(3, PICTURES_MAX + 3)]
+    recent._watched = -1e9
+    recent.answered(answered())
+    assert recent.pictures() == []
+
+
+def test_now_and_settings_without_secrets(colors: Path, tmp_path: Path) -> None:
+    site = Site(colors, tmp_path, webhook_secret="abracadabra", max_waiting=7)
+    now = site.bearer(site.keys["admin"], "/v1/now?after=3").get_json()
+    assert (now["number"], now["frames"], now["cameras"], now["outputs"]) == (3, [], [], [])
+    answer = site.bearer(site.keys["admin"], "/v1/settings")
+    rows = {row["name"]: row for row in answer.get_json()["settings"]}
+    assert "abracadabra" not in answer.text
+    assert rows["webhook_secret"]["value"] == "***"
+    assert (rows["max_waiting"]["value"], rows["max_waiting"]["source"]) == ("7", "file or flag")
+    assert rows["max_side"]["source"] == "default"
+    assert site.bearer(site.keys["recognize"], "/v1/now").status_code == 403
+    picture = site.bearer(site.keys["admin"], "/v1/now/picture?camera=st4")
+    assert picture.status_code == 404
+
+
+@pytest.fixture(scope="module")
+def server(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    with live_server(models=colors) as server:
+        yield server
+
+
+def events(response: requests.Response) -> Iterator[tuple[str, Any]]:
+    name = ""
+    for data in response.iter_lines(chunk_size=1):
+        line = data.decode()
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))
+
+
+def stream(server: LiveServer) -> requests.Response:
+    return requests.get(server.url + "/v1/events", stream=True, timeout=60)
+
+
+def test_frames_come_as_events_with_their_picture(server: LiveServer) -> None:
+    with stream(server) as response:
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        heard = events(response)
+        assert next(heard)[0] == "now"
+        request_id = server.recognize(GREEN, camera="gate", part="A1").json()["request_id"]
+        frames = next(data for name, data in heard if name == "frames" or data["frames"])
+        frame = (frames if isinstance(frames, list) else frames["frames"])[-1]
+        assert (frame["request_id"], frame["camera"], frame["part"]) == (request_id, "gate", "A1")
+        assert frame["label"] == "green"
+    picture = requests.get(server.url + "/v1/now/picture", {"camera": "gate"}, timeout=60)
+    assert picture.headers["Content-Type"] == "image/jpeg"
+    assert picture.content[:2] == b"\xff\xd8"
+
+
+def test_streams_have_a_limit(server: LiveServer) -> None:
+    open_ones = [stream(server) for _ in range(EVENTS_REQUESTS_MAX)]
+    try:
+        refused = [each for each in (stream(server) for _ in range(3)) if each.status_code == 503]
+        assert refused
+        assert refused[0].json()["error"]["code"] == "OVERLOADED"
+        assert requests.get(server.url + "/v1/now", timeout=60).status_code == 200
+    finally:
+        for each in open_ones:
+            each.close()
+
+
+def test_open_stream_does_not_hold_up_the_end(colors: Path) -> None:
+    with live_server(models=colors) as server, stream(server) as response:
+        heard = events(response)
+        next(heard)
+        assert server.stop(signal.SIGTERM) == 0
+        list(heard)
+    assert not any(line.get("level") == "error" for line in server.lines)
+
+
+def test_keys_guard_the_line(colors: Path, tmp_path: Path) -> None:
+    add_key(tmp_path / "keys.jsonl", "x", ["recognize"], now=NOW)
+    client = make_app(colors, tmp_path / "keys.jsonl").test_client()
+    for path in ("/v1/now", "/v1/events", "/v1/now/picture", "/v1/settings"):
+        assert client.get(path).status_code == 401
