@@ -148,6 +148,11 @@ def repeat(tasks: Sequence[tuple[float, Callable[[], None]]], stop: threading.Ev
         due[task] = (time.monotonic() + seconds, seconds)
 
 
+# Least time for which all slots may be held by the same frames before the recognizer counts as
+# stuck; longer if frames may wait longer.
+STUCK_MIN_S = 10.0
+
+
 class Engine:
     """Recognition without the HTTP around it: the models of `store`, which share `admission` and
     report to `metrics`, by `afterwards`.
@@ -177,7 +182,11 @@ class Engine:
             settings, self.metrics, self.admission, self.afterwards, self.guard, self.audit, models
         )
         # What must hold for frames to be judged; each returns whether it does, and why not.
-        self.conditions: list[Callable[[], tuple[bool, str]]] = [self.store.ready]
+        self.conditions: list[Callable[[], tuple[bool, str]]] = [
+            self.store.ready,
+            self._not_stuck,
+        ]
+        self.stuck_after_s = max(STUCK_MIN_S, 2 * settings.max_wait_ms / 1000)
         self.metrics.ready.set_function(lambda: self.ready()[0])
         self._settings = settings
         self._stop = threading.Event()
@@ -190,6 +199,12 @@ class Engine:
             if not holds:
                 return False, reason
         return True, ""
+
+    def _not_stuck(self) -> tuple[bool, str]:
+        seconds = self.admission.stuck_s
+        if seconds <= self.stuck_after_s:
+            return True, ""
+        return False, f"the recognizer is stuck: no frame has ended for {seconds:.0f} s"
 
     def start(self) -> None:
         """Begins to load, as `start_loading` has it, unless that was begun."""

@@ -142,6 +142,14 @@ class Admission:
         self._waiting = 0
         self._queues: OrderedDict[str, deque[Waiter[Any]]] = OrderedDict()
         self._times = ServiceTimes()
+        # When the frames in the slots were begun, by the id of what holds the slot; not guarded.
+        self._begun: dict[int, float] = {}
+
+    @property
+    def stuck_s(self) -> float:
+        """Seconds for which all slots have been held by the same frames; 0 if one is free."""
+        begun = list(self._begun.values())
+        return self._clock() - max(begun) if len(begun) >= self.slots else 0.0
 
     @property
     def waiting(self) -> int:
@@ -193,10 +201,14 @@ class Admission:
         with self._lock:
             is_free = self._busy < self.slots
             self._busy += is_free
+        holder = object()
+        if is_free:
+            self._begun[id(holder)] = self._clock()
         try:
             yield is_free
         finally:
             if is_free:
+                del self._begun[id(holder)]
                 with self._lock:
                     self._pass_on_or_free()
 
@@ -262,7 +274,7 @@ class Admission:
 
     def _do(self, waiter: Waiter[T]) -> None:
         """Works on a frame that has a slot, and learns how long it took, unless it failed."""
-        started = self._clock()
+        started = self._begun[id(waiter)] = self._clock()
         try:
             waiter.result = waiter.work(started - waiter.arrived_at)
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that called run
@@ -271,6 +283,8 @@ class Admission:
             now = self._clock()
             with self._lock:
                 self._times.learn(waiter.camera, now - started, now)
+        finally:
+            del self._begun[id(waiter)]
 
     def _pass_on_or_free(self) -> None:
         """Hands this thread's slot to one of the slots' threads if frames wait, or frees it."""

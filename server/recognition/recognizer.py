@@ -246,6 +246,8 @@ class Recognizer(LoadedModel):
         seen = self.admission.run(
             work, options.deadline, options.camera, latest_only=options.latest_only
         )
+        # A verdict that comes too late may be taken for that of another part.
+        self.admission.check_in_time(options.deadline, "the model ran")
         if not self._names:
             return self.make_answer(seen[0], options, timer, reader)
         answers = [self.make_answer(each, options, timer, reader) for each in seen]

@@ -135,6 +135,7 @@ def _admitted(
     outputs = model.admission.run(
         admitted, options.deadline, options.camera, latest_only=options.latest_only
     )
+    model.admission.check_in_time(options.deadline, "the model ran")
     if not (model.labels or model.task.takes_images):
         return outputs, None
     try:
