@@ -61,6 +61,8 @@ HEADERS: dict[str, tuple[str, ...]] = {
     "Authorization": ("", "Bearer", "Bearer ", "Basic \xff", "Bearer ls_x", "Bearer eyJ.e30.", "x"),
     "X-API-Key": ("", "ls_" + "x" * 43, "\xff", "a" * 9000),
     "X-Request-Id": ("ok-1", "", "a" * 65, "\xff", "ls_x"),
+    "traceparent": ("00-" + "a" * 32 + "-" + "b" * 16 + "-01", "ff--", "0" * 9000),
+    "tracestate": ("a=1", "a" * 600, "\xff"),
     "X-Forwarded-Prefix": ("/a", "//b", "/" + "a" * 99, "x"),
     "X-Forwarded-For": ("1.2.3.4", "," * 2000, "[::"),
     "Cookie": ("a=b; " * 2000, '"', "=;" * 2000),

@@ -171,6 +171,7 @@ class JobIntake:
         expires = None
         if query.deadline_ms is not None:
             expires = time.time() + time_left(query.deadline_ms / 1000, age, query.captured_at)
+        context = current()
         ask = JobOptions(
             top_k=query.top_k or self._settings.default_top_k,
             model=query.model,
@@ -183,8 +184,8 @@ class JobIntake:
             heatmap=query.heatmap,
             product=query.product,
             batch=query.batch,
+            trace=context.trace,
         )
-        context = current()
         owner = context.caller.name if context.caller else None
         job = NewJob(uuid.uuid4().hex, context.request_id, ask, frames, owner, webhook)
         self.jobs.submit(job)

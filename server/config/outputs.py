@@ -9,8 +9,8 @@ from server.values.template import TextTemplate
 
 # The fields of a message, in the order in which a message without a template has them.
 FIELDS = (
-    *("stream", "seq", "redelivered", "at", "request_id", "camera", "part", "batch", "product"),
-    *("model", "version"),
+    *("stream", "seq", "redelivered", "at", "request_id", "trace_id"),
+    *("camera", "part", "batch", "product", "model", "version"),
     *("label", "class_id", "probability", "verdict", "reason", "error", "cached"),
 )
 # Fields that may be in a topic: the others differ from message to message.

@@ -99,6 +99,8 @@ def _fields(context: RequestContext, done: Completion) -> dict[str, object]:
         "status": done.status,
         "ms": round(done.seconds * 1000, 2),
     }
+    if context.trace is not None:
+        fields |= {"trace_id": context.trace.trace_id, "span_id": context.trace.span_id}
     if context.error_code:
         # So that the sender and the cause are found.
         fields["error"] = kept_sentence(context.error_message)
@@ -154,6 +156,7 @@ def report_refusal(
         address=done.address or "",
         # With a valid key, or from this machine.
         let_in=context.caller is not None or from_loopback(done.address),
+        trace=context.trace,
     )
     for listener in refusals:
         listener(refusal)

@@ -20,6 +20,7 @@ from server.http.access.caller import Caller
 from server.http.access.proxies import TrustedProxies
 from server.recognition.answers import Options
 from server.recognition.manifest import Manifest
+from server.values.trace import Trace, read_trace
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -59,19 +60,20 @@ class RequestContext(msgspec.Struct):
     """The state of one request, from its first line to its log line.
 
     request_id: the caller's X-Request-Id if it is a plain name, else a new one. started: the
-    arrival, in seconds of time.perf_counter(). protocol: Granian's object that sends the answer;
-    None under another server. stopping: is set once the server is told to stop. sent_path: the path
-    as it was sent, if it was changed. refused: why nobody is to look at the request. body: counts
-    the bytes of the body; body_read: it was read to its end. keys_asked: a key or token was asked
-    for; caller: its owner; caller_fault: what is wrong with it; caller_stale: nothing but the age
-    of its nonce. is_frame: an error counts as a refused frame. camera, manifest, options: of the
-    frame, as far as they are known. log_fields: of the log line of a good answer. error_code,
-    error_message, error_cause: of an error's answer; failure: the exception behind it, if it was
-    not foreseen.
+    arrival, in seconds of time.perf_counter(). trace: of a valid traceparent. protocol: Granian's
+    object that sends the answer; None under another server. stopping: is set once the server is
+    told to stop. sent_path: the path as it was sent, if it was changed. refused: why nobody is to
+    look at the request. body: counts the bytes of the body; body_read: it was read to its end.
+    keys_asked: a key or token was asked for; caller: its owner; caller_fault: what is wrong with
+    it; caller_stale: nothing but the age of its nonce. is_frame: an error counts as a refused
+    frame. camera, manifest, options: of the frame, as far as they are known. log_fields: of the log
+    line of a good answer. error_code, error_message, error_cause: of an error's answer; failure:
+    the exception behind it, if it was not foreseen.
     """
 
     request_id: str
     started: float
+    trace: Trace | None = None
     protocol: Any = None
     stopping: threading.Event | None = None
     sent_path: str = ""
@@ -110,6 +112,8 @@ def context_of(environ: dict[str, Any]) -> RequestContext:
         given = environ.get("HTTP_X_REQUEST_ID", "")
         request_id = given if given and REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
         context = environ[CONTEXT] = RequestContext(request_id, time.perf_counter())
+        if sent := environ.get("HTTP_TRACEPARENT"):
+            context.trace = read_trace(sent, environ.get("HTTP_TRACESTATE", ""))
     return context
 
 

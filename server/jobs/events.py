@@ -94,7 +94,10 @@ class JobEvents:
         if outcome.numbers is not None:
             answers, data = outcome.numbers.answers, None
         for answer in answers:
-            self._on_answer(FrameAnswered(time.time(), frame.request_id, answer, options, data))
+            event = FrameAnswered(
+                time.time(), frame.request_id, answer, options, data, trace=frame.ask.trace
+            )
+            self._on_answer(event)
 
     def finished(self, jobs: list[JobRecord]) -> None:
         for job in jobs:
@@ -159,4 +162,5 @@ def _refusal(frame: OpenFrame, fault: JobError) -> FrameRefused:
         seconds=max(0.0, now - frame.created),
         reason=kept_sentence(fault.message),
         let_in=True,  # its job was taken
+        trace=ask.trace,
     )

@@ -11,6 +11,7 @@ from server.observe.logs import ProblemLog
 from server.store.jobs.records import JobRecord
 from server.store.jobs.table import JobTable
 from server.system.webhook import WebhookClient
+from server.values.trace import trace_headers
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,8 @@ class WebhookDelivery:
     def _deliver(self, job: JobRecord) -> None:
         assert job.webhook is not None
         attempts = job.webhook.attempts + 1
-        reason = self._client.send(job.webhook.url, self._render(job))
+        headers = trace_headers(job.ask.trace)
+        reason = self._client.send(job.webhook.url, self._render(job), headers)
         fields = {"job": job.id, "attempt": attempts, "reason": reason}
         if not reason:
             logger.info("webhook delivered", extra={"fields": fields})

@@ -10,6 +10,7 @@ from server.recognition.frame import ImageWarning
 from server.recognition.images.measurement import Measurement
 from server.recognition.manifest import PolicySource
 from server.recognition.tasks import TaskName
+from server.values.trace import Trace
 
 ImageProblem = Literal[
     "frozen", "wrong_size", "too_dark", "too_bright", "covered", "blurred", "shifted"
@@ -174,7 +175,8 @@ def of_regions(
 
 class FrameAnswered(msgspec.Struct, frozen=True):
     """One frame that was answered. at: when, in Unix seconds. data: the image file as received;
-    None if the request carried tensors. cached: the answer was made for another request."""
+    None if the request carried tensors. cached: the answer was made for another request. trace: of
+    the request, if it named one."""
 
     at: float
     request_id: str
@@ -182,6 +184,7 @@ class FrameAnswered(msgspec.Struct, frozen=True):
     options: Options
     data: bytes | None = None
     cached: bool = False
+    trace: Trace | None = None
 
 
 # Called in the thread that answers, perhaps before the answer is sent: it returns at once and
@@ -196,7 +199,7 @@ class FrameRefused(msgspec.Struct, frozen=True):
     part, product, batch: as far as they are known, else empty and 0. seconds: from the request's
     arrival. reason: the message to the sender, without keys. cause: finer than the code, or empty.
     address: the sender's, if known. let_in: the sender has a valid key, or needs none on this
-    machine.
+    machine. trace: of the request, if it named one.
     """
 
     at: float
@@ -214,6 +217,7 @@ class FrameRefused(msgspec.Struct, frozen=True):
     let_in: bool = False
     product: str = ""
     batch: str = ""
+    trace: Trace | None = None
 
 
 # As a Listener, for frames that were refused or failed.

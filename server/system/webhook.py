@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import time
+from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException
 
 from server.errors import InvalidFieldError
@@ -42,10 +43,11 @@ class WebhookClient:
         """Raise InvalidFieldError if nothing may be sent to `url`."""
         self._outbound.check(url)
 
-    def send(self, url: str, body: bytes) -> str:
-        """Post a JSON body; return why it was not taken, or "". Redirects are not followed."""
+    def send(self, url: str, body: bytes, more_headers: Mapping[str, str] = {}) -> str:
+        """Post a JSON body, with `more_headers`; return why it was not taken, or "". Redirects are
+        not followed."""
         timestamp = str(int(time.time()))
-        headers = {"Content-Type": "application/json", TIMESTAMP_HEADER: timestamp}
+        headers = {"Content-Type": "application/json", TIMESTAMP_HEADER: timestamp, **more_headers}
         if self._secret:
             headers[SIGNATURE_HEADER] = signature(self._secret, timestamp, body)
         try:

@@ -62,7 +62,7 @@ class CameraRoutes:
             raise CameraNotFoundError("there is no camera of this name in the settings")
         if read_body():
             raise InvalidFieldError("a trigger has no body: name the part by ?part= in the address")
-        request_id = current().request_id
-        trigger = Trigger(request_id, time.monotonic(), query.part, query.product, query.batch)
-        self._cameras.trigger(name, trigger)
-        return to_json(Triggered(request_id, name), 202)
+        context, asked = current(), time.monotonic()
+        names = query.part, query.product, query.batch
+        self._cameras.trigger(name, Trigger(context.request_id, asked, *names, context.trace))
+        return to_json(Triggered(context.request_id, name), 202)

@@ -202,7 +202,9 @@ class RecognitionService:
     ) -> Answer:
         cached = isinstance(answer, CachedAnswer)
         answer = self.report_answered(
-            FrameAnswered(time.time(), context.request_id, answer, options, data, cached)
+            FrameAnswered(
+                time.time(), context.request_id, answer, options, data, cached, context.trace
+            )
         )
         context.log_fields = log_fields(answer, options)
         return answer

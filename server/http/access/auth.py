@@ -216,7 +216,10 @@ def install_auth(app: Flask, settings: Settings, doors: Authenticator) -> None:
         CORS(
             app,
             origins=list(settings.cors_origins),
-            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
+            allow_headers=[
+                *("Authorization", "Content-Type", "X-API-Key", "X-Request-Id"),
+                *("traceparent", "tracestate"),
+            ],
             expose_headers=[
                 "RateLimit",
                 "RateLimit-Policy",

@@ -25,6 +25,7 @@ from server.line.cameras.process import ReaderProcess
 from server.line.cameras.sources import Shot, SourceEndedError, SourceError
 from server.observe.metrics import Metrics
 from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options
+from server.values.trace import Trace
 from server.values.wording import kept_sentence
 
 logger = logging.getLogger(__name__)
@@ -62,13 +63,15 @@ class CameraState(msgspec.Struct, frozen=True):
 
 class Trigger(msgspec.Struct, frozen=True):
     """One demand for a frame. asked: when (time.monotonic()). part: the caller's name for what the
-    frame shows; product: in place of the camera's own; batch: the part's lot."""
+    frame shows; product: in place of the camera's own; batch: the part's lot. trace: of the request
+    that asked, if it named one."""
 
     request_id: str
     asked: float
     part: str = ""
     product: str = ""
     batch: str = ""
+    trace: Trace | None = None
 
 
 class Judge:
@@ -120,7 +123,9 @@ class Judge:
             # A trigger that was taken is always accounted for.
             self.refuse(table, trigger, LinesideError("an error of the server, see its log"))
             raise
-        event = FrameAnswered(time.time(), trigger.request_id, answer, options, shot.data)
+        event = FrameAnswered(
+            time.time(), trigger.request_id, answer, options, shot.data, trace=trigger.trace
+        )
         self._answered(event)
         return None
 
@@ -141,6 +146,7 @@ class Judge:
                 reason=kept_sentence(error.message),
                 cause=error.cause,
                 let_in=True,
+                trace=trigger.trace,
             )
         )
 

@@ -10,6 +10,7 @@ from server.config.outputs import FIELDS, Outcome, OutputTable
 from server.recognition.answers import FrameAnswered, FrameRefused
 from server.system.clock import rfc3339
 from server.values.template import TextTemplate
+from server.values.trace import Trace
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -31,6 +32,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str | None = None
     error: str | None = None
     cached: bool = False
+    trace: Trace | None = None
+
+    @property
+    def trace_id(self) -> str:
+        """The id of the request's trace; empty if it named none."""
+        return self.trace.trace_id if self.trace else ""
 
     @property
     def outcome(self) -> Outcome:
@@ -58,6 +65,7 @@ def of_answer(frame: FrameAnswered) -> Event:
         verdict=answer.verdict,
         reason=answer.verdict_reason,
         cached=frame.cached,
+        trace=frame.trace,
     )
 
 
@@ -72,6 +80,7 @@ def of_refusal(frame: FrameRefused) -> Event:
         model=frame.model,
         version=frame.version,
         error=frame.code,
+        trace=frame.trace,
     )
 
 
@@ -120,4 +129,4 @@ def payload_of(message: Message, template: TextTemplate | None) -> bytes:
     return template.render(fields).encode() if template else msgspec.json.encode(fields)
 
 
-EVENT_FIELDS = frozenset(Event.__struct_fields__)
+EVENT_FIELDS = frozenset((*Event.__struct_fields__, "trace_id"))

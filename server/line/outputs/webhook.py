@@ -7,6 +7,7 @@ from server.config.outputs import FIELDS, WebhookOutput, check_template
 from server.line.outputs.base import OutputError
 from server.line.outputs.messages import Message, payload_of
 from server.system.webhook import WebhookClient
+from server.values.trace import trace_headers
 
 # The operator has named the URL, so it may lead to any address.
 ANYWHERE = ("0.0.0.0/0", "::/0")
@@ -30,7 +31,8 @@ class Webhook:
 
     def deliver(self, messages: Sequence[Message], timeout_s: float) -> int:
         (message,) = messages
-        reason = self._client.send(self._url, payload_of(message, self._payload))
+        headers = trace_headers(message.event.trace)
+        reason = self._client.send(self._url, payload_of(message, self._payload), headers)
         self.connected = not reason
         if reason:
             raise OutputError(f"{self._where} did not take a message: {reason}")

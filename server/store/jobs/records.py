@@ -8,6 +8,7 @@ import msgspec
 
 from server.recognition.answers import Answer
 from server.system.sqlite import DatabaseDamagedError
+from server.values.trace import Trace
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ class JobOptions(msgspec.Struct, frozen=True):
     """The options of a job, the same for each of its frames.
 
     captured_age: seconds from capture to arrival, if the sender said when it was captured.
-    expires: Unix seconds after which an answer is worth nothing.
+    expires: Unix seconds after which an answer is worth nothing. trace: of the job's request.
     """
 
     top_k: int
@@ -68,6 +69,7 @@ class JobOptions(msgspec.Struct, frozen=True):
     heatmap: bool = False
     product: str | None = None
     batch: str | None = None
+    trace: Trace | None = None
 
 
 class JobError(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Receiver(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests = 0
-        self.taken: list[tuple[dict[str, str], bytes]] = []
+        self.taken: list[tuple[str, dict[str, str], bytes]] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
@@ -40,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests += 1
         refused = self.server.requests % 3 == 0
         if not refused:
-            self.server.taken.append((dict(self.headers), body))
+            self.server.taken.append((self.path, dict(self.headers), body))
         self.send_response(503 if refused else 204)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -77,11 +78,62 @@ def test_receiver_gets_each_verdict_signed_in_order(colors: Path) -> None:
             assert "t0ken" not in shown
     receiver.shutdown()
     receiver.server_close()
-    check_stream([json.loads(body) for _, body in receiver.taken], parts)
-    for headers, body in receiver.taken:
+    check_stream([json.loads(body) for _, _, body in receiver.taken], parts)
+    for _, headers, body in receiver.taken:
         signed = headers["X-Lineside-Timestamp"].encode() + b"." + body
         digest = hmac.new(SECRET.encode(), signed, hashlib.sha256).hexdigest()
         assert headers["X-Lineside-Signature"] == f"sha256={digest}"
+
+
+def test_trace_of_a_request_reaches_log_and_webhooks(colors: Path) -> None:
+    receiver = Receiver()
+    host = f"127.0.0.1:{receiver.server_port}"
+    trace_id, parent_id = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    trace = {"traceparent": f"00-{trace_id}-{parent_id}-01", "tracestate": "rojo=1"}
+    payload = '{"part": $part, "trace": $trace_id}'
+    outputs = tables(
+        {"name": "mes", "kind": "webhook", "url": f"http://{host}/line"},
+        {"name": "short", "kind": "webhook", "url": f"http://{host}/short", "payload": payload},
+    )
+
+    def taken(path: str, part: str, count: int = 1) -> list[tuple[dict[str, str], Any]]:
+        """Return the messages to `path` about a part, once there are `count` of them."""
+
+        def about() -> list[tuple[dict[str, str], Any]]:
+            read = [(each, json.loads(body)) for at, each, body in receiver.taken if at == path]
+            return [each for each in read if f'"{part}"' in json.dumps(each[1])]
+
+        await_that(lambda: len(about()) >= count, f"{count} messages about {part}")
+        return about()
+
+    with live_server(models=colors, output=outputs, webhook_hosts=host) as server:
+        post = partial(requests.post, data=GREEN, timeout=60)
+        frames = f"{server.url}/v1/recognize?part="
+        answer = post(frames + "P1", headers=trace)
+        assert answer.status_code == 200
+        assert post(frames + "P2", headers={"traceparent": trace["traceparent"] + "-"}).ok
+        assert post(frames + "P3&model=none", headers=trace).status_code == 404
+        job = f"{server.url}/v1/jobs?part=P4&webhook=http://{host}/job"
+        assert post(job, headers=trace).status_code == 202
+
+        line = server.request_line(answer.headers["X-Request-Id"])
+        assert line["trace_id"] == trace_id
+        ((headers, body),) = taken("/line", "P1")
+        assert body["trace_id"] == trace_id
+        assert headers["traceparent"] == f"00-{trace_id}-{line['span_id']}-01"
+        assert headers["tracestate"] == "rojo=1"
+        assert taken("/short", "P1")[0][1] == {"part": "P1", "trace": trace_id}
+        ((headers, body),) = taken("/line", "P2")
+        assert (body["trace_id"], "traceparent" in headers) == ("", False)
+        assert taken("/line", "P3")[0][1]["trace_id"] == trace_id
+        of_job = [*taken("/line", "P4"), *taken("/job", "P4")]
+        assert of_job[0][1]["trace_id"] == trace_id
+        ((first, _), (second, _)) = of_job
+        assert first["traceparent"] == second["traceparent"]
+        assert first["traceparent"].startswith(f"00-{trace_id}-")
+        assert parent_id not in first["traceparent"]
+    receiver.shutdown()
+    receiver.server_close()
 
 
 @pytest.mark.parametrize(
