@@ -12,10 +12,13 @@ import os
 import signal
 import struct
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
+from server.line.cameras.captures import CaptureStream, Video
 from server.line.cameras.motion import MotionSource
-from server.line.cameras.sources import SOURCES, SourceEndedError, SourceError
+from server.line.cameras.sources import Folder, Mjpeg, Snapshot, SourceEndedError, SourceError
 from server.system.process import end_with_parent
 
 # Kind of answer, seconds of time.monotonic(), length of what follows. For FRAME the time is that
@@ -23,6 +26,14 @@ from server.system.process import end_with_parent
 # are the last.
 HEADER = struct.Struct("<cdI")
 FRAME, NONE, ERROR, ENDED = b"F", b"N", b"E", b"X"
+SOURCES: Mapping[str, type[Any]] = {
+    "http": Snapshot,
+    "mjpeg": Mjpeg,
+    "rtsp": CaptureStream,
+    "usb": CaptureStream,
+    "video": Video,
+    "folder": Folder,
+}
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""The sources of a reader process: one class for each kind of camera.
+"""The sources of a reader process that need no decoder: folders, and pictures by HTTP.
 
-Runs in the reader's process alone, which should start fast: OpenCV and urllib are imported by the
-sources that need them.
+Runs in the reader's process alone, which should start fast: urllib is imported by the sources that
+need it.
 """
 
 import math
@@ -12,12 +12,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, NamedTuple
-from urllib.parse import quote
 
 FRAME_BYTES_MAX = 64 << 20
 HTTP_TIMEOUT_S = 5.0
 FOLDER_POLL_S = 0.1
-JPEG_QUALITY = 95
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -102,95 +100,6 @@ class Stream(Source):
                 raise self._error
             newest = self._newest
         return newest if newest is not None and newest.captured > after else None
-
-
-def to_jpeg(pixels: Any) -> bytes:
-    import cv2
-
-    done, data = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-    if not done:
-        raise SourceError("a frame could not be written as JPEG")
-    return bytes(data)
-
-
-def open_capture(target: str, options: tuple[int, ...], backend: int) -> Any:
-    import cv2
-
-    try:
-        capture = cv2.VideoCapture(target, backend, options)
-        if capture.isOpened():
-            return capture
-    except cv2.error:
-        pass
-    raise SourceError("the camera can't be opened")
-
-
-class CaptureStream(Stream):
-    """RTSP and USB cameras, by OpenCV. Each frame is grabbed; only a wanted one is encoded."""
-
-    def __init__(self, table: Mapping[str, Any]) -> None:
-        self._table = table
-        super().__init__()
-
-    def shots(self) -> Iterator[Shot | None]:
-        capture = self._open()
-        while True:
-            captured = time.monotonic()
-            if not capture.grab():
-                raise SourceError("the camera sends no more frames")
-            if not self.wanted:
-                yield None
-                continue
-            whole, pixels = capture.retrieve()
-            if not whole:
-                raise SourceError("a frame could not be decoded")
-            yield Shot(captured, to_jpeg(pixels))
-
-    def _open(self) -> Any:
-        # FFmpeg reads it as OpenCV opens the stream.
-        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "rtsp_transport;tcp"
-        import cv2
-
-        table = self._table
-        if table["kind"] == "usb":
-            size = {cv2.CAP_PROP_FRAME_WIDTH: "width", cv2.CAP_PROP_FRAME_HEIGHT: "height"}
-            wanted = [(key, table[name]) for key, name in size.items() if table[name]]
-            flat = tuple(number for pair in wanted for number in pair)
-            return open_capture(table["device"], flat, cv2.CAP_V4L2)
-        scheme, rest = table["url"].split("://", 1)
-        if table["username"]:
-            login = f"{quote(table['username'], '')}:{quote(table['password'], '')}"
-            rest = f"{login}@{rest}"
-        timeout = int(HTTP_TIMEOUT_S * 1000)
-        limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout)
-        return open_capture(f"{scheme}://{rest}", limits, cv2.CAP_FFMPEG)
-
-
-class Video(Source):
-    """A video file: each frame that is asked for is the next one."""
-
-    def __init__(self, table: Mapping[str, Any]) -> None:
-        super().__init__()
-        self._path, self._loop = table["path"], table["loop"]
-        self._capture = self._open()
-        self.seen = time.monotonic()
-
-    def _open(self) -> Any:
-        import cv2
-
-        return open_capture(self._path, (), cv2.CAP_FFMPEG)
-
-    def take(self, after: float, wait_s: float) -> Shot | None:
-        self.seen = time.monotonic()
-        if wait_s <= 0:
-            return None
-        whole, pixels = self._capture.read()
-        if not whole and self._loop:
-            self._capture = self._open()
-            whole, pixels = self._capture.read()
-        if not whole:
-            raise SourceEndedError("the video is at its end")
-        return Shot(time.monotonic(), to_jpeg(pixels))
 
 
 class FileState(NamedTuple):
@@ -375,13 +284,3 @@ class Mjpeg(Stream):
                 data = answer.read(length)
                 return Shot(captured, data) if len(data) == length else None
         return None
-
-
-SOURCES: Mapping[str, type[Any]] = {
-    "http": Snapshot,
-    "mjpeg": Mjpeg,
-    "rtsp": CaptureStream,
-    "usb": CaptureStream,
-    "video": Video,
-    "folder": Folder,
-}
