@@ -57,6 +57,7 @@ from server.observe.metrics import Metrics
 from server.observe.recent import RecentFrames
 from server.recognition.answers import Listener
 from server.recorders import log_faults, make_drift, make_sampler, open_cache, open_journal
+from server.store.cameras import CameraFile
 from server.store.crashes import CrashGuard
 from server.store.jobs.records import JobRecord
 from server.store.journal.writer import Journal
@@ -165,21 +166,14 @@ def make_votes(
     )
 
 
-def make_cameras(
-    settings: Settings, metrics: Metrics, service: RecognitionService
-) -> Cameras | None:
-    """Return the cameras of `settings`; None if there are none."""
-    if not settings.camera:
-        return None
+def make_cameras(settings: Settings, metrics: Metrics, service: RecognitionService) -> Cameras:
     judge = Judge(settings, service.pulled, service.report_answered, service.report_refused)
-    return Cameras(settings, metrics, judge)
+    return Cameras(settings, metrics, judge, CameraFile(Path(settings.data)))
 
 
-def make_triggers(
-    settings: Settings, metrics: Metrics, cameras: Cameras | None
-) -> "Triggers | None":
+def make_triggers(settings: Settings, metrics: Metrics, cameras: Cameras) -> "Triggers | None":
     """Return what triggers `cameras` by the sources of `settings`; None if there are none."""
-    if not settings.trigger or cameras is None:
+    if not settings.trigger:
         return None
     from server.line.triggers.service import Triggers
 
@@ -269,8 +263,7 @@ def create_app(
 
     def trigger(camera: str, trigger: Trigger) -> None:
         """Trigger a camera. They are made later, since their frames go to the outputs."""
-        if cameras:
-            cameras.fire(camera, trigger)
+        cameras.fire(camera, trigger)
 
     outputs = make_outputs(settings, engine, trigger)
     votes = make_votes(settings, metrics, outputs, journal)
@@ -321,7 +314,7 @@ def create_app(
         SampleFrameRoutes(store),
         JournalRoutes(journal),
         AuditRoutes(engine.audit),
-        CameraRoutes(cameras),
+        CameraRoutes(cameras, auditor),
         ImageHealthRoutes(health, auditor),
         OutputRoutes(outputs.states if outputs else tuple),
         NowRoutes(
@@ -349,7 +342,7 @@ def create_app(
         # Triggers, cameras and jobs first: all others are still notified of the frames that they
         # answer.
         *([triggers.close] if triggers else []),
-        *([cameras.close] if cameras else []),
+        cameras.close,
         jobs.close,
         products.close,
         pictures.close,
@@ -372,8 +365,7 @@ def create_app(
         votes.start()
     if outputs:
         outputs.start()
-    if cameras:
-        cameras.start()
+    cameras.start()
     if triggers:
         triggers.start()
     jobs.resume()

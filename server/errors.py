@@ -83,6 +83,20 @@ class CameraNotFoundError(NotFoundError):
     code = "CAMERA_NOT_FOUND"
 
 
+class CameraExistsError(ConflictError):
+    code = "CAMERA_EXISTS"
+
+
+class CameraInSettingsError(ConflictError):
+    """A camera of the settings can't be removed by a request."""
+
+    code = "CAMERA_IN_SETTINGS"
+
+
+class CamerasFullError(ConflictError):
+    code = "CAMERAS_FULL"
+
+
 class JobFinishedError(ConflictError):
     code = "JOB_FINISHED"
 

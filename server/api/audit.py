@@ -1,7 +1,7 @@
 """The changes of models and cameras: each is recorded as it is made; GET /v1/audit lists them."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 from flask import request
@@ -14,6 +14,7 @@ from server.http.wsgi import current
 from server.store.audit import Audit, Change, now
 from server.store.bundles.repository import BundleRepository
 
+T = TypeVar("T")
 Policy: TypeAlias = dict[str, Any] | UnsetType | None
 
 
@@ -67,12 +68,10 @@ class Auditor:
 
         _make(how, keep)
 
-    def change_camera(
-        self, action: str, camera: str, how: Callable[[], object], model: str = ""
-    ) -> None:
-        """Call `how`, which changes `camera`, for `model` if one is named, and record the result.
-        Raises what `how` raises. A change of a camera that does not exist is not recorded."""
-        _make(how, lambda code="": self._record(action, code, camera=camera, model=model))
+    def change_camera(self, action: str, camera: str, how: Callable[[], T], model: str = "") -> T:
+        """Return what `how` does, which changes `camera`, for `model` if one is named, and record
+        the result. Raises what `how` raises. A change of a camera that does not exist is not recorded."""
+        return _make(how, lambda code="": self._record(action, code, camera=camera, model=model))
 
     def _record(self, action: str, code: str, **fields: Any) -> None:
         context = current()
@@ -93,16 +92,17 @@ class Auditor:
         return serving.manifest.version if serving else None
 
 
-def _make(how: Callable[[], object], keep: Callable[..., None]) -> None:
-    """Call `how`, then `keep`, with the code of the error that `how` raised, if any."""
+def _make(how: Callable[[], T], keep: Callable[..., None]) -> T:
+    """Return what `how` does; call `keep`, with the code of the error that `how` raised, if any."""
     try:
-        how()
+        result = how()
     except (ModelNotFoundError, CameraNotFoundError):
         raise
     except LinesideError as error:
         keep(error.code)
         raise
     keep()
+    return result
 
 
 class AuditRoutes:

@@ -18,7 +18,7 @@ Schema = dict[str, Any]
 REF = "#/components/schemas/{name}"
 # Variables of paths that are more than a text.
 PARAMETERS: dict[str, Schema] = {
-    "name": {"type": "string", "description": "the model"},
+    "name": {"type": "string", "description": "the model or the camera"},
     "version": {"type": "integer", "minimum": 1, "description": "the version that serves"},
     "label": {"type": "string", "description": "`stable`: the version that serves"},
     "sample": {"type": "string", "description": "the sample's id"},

@@ -1,6 +1,7 @@
 """The tables `[[camera]]`: cameras that the server reads by itself."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, structs
 
@@ -148,4 +149,8 @@ class FolderCamera(CameraTable, frozen=True, kw_only=True, tag="folder"):
             raise SettingsError("trigger of a folder can't be motion: each file is judged by time")
 
 
-Cameras = tuple[HttpCamera | MjpegCamera | RtspCamera | UsbCamera | VideoCamera | FolderCamera, ...]
+AnyCamera = HttpCamera | MjpegCamera | RtspCamera | UsbCamera | VideoCamera | FolderCamera
+Cameras = tuple[AnyCamera, ...]
+CAMERA_KINDS: Mapping[str, type[CameraTable]] = {
+    str(kind.__struct_config__.tag): kind for kind in get_args(AnyCamera)
+}

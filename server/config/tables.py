@@ -10,7 +10,7 @@ one type needs no `kind`.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
@@ -50,6 +50,9 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ]
 
 
+AnyTable = TypeVar("AnyTable", bound=Table)
+
+
 class DescribedKey(msgspec.Struct, frozen=True):
     """One row of the list of an array's keys. kinds: of the tables that may have it; empty: all."""
 
@@ -77,8 +80,8 @@ def _tag(kind: type[Table]) -> str:
 
 
 def read_tables(
-    value: object, array: str, kinds: Mapping[str, type[Table]], source: str
-) -> tuple[Table, ...]:
+    value: object, array: str, kinds: Mapping[str, type[AnyTable]], source: str
+) -> tuple[AnyTable, ...]:
     """Return the tables of the setting `array`, given as a list of mappings, or as JSON text, of
     which the empty one has none.
 
@@ -92,12 +95,12 @@ def read_tables(
             raise SettingsError(f"{source} can't be read: {error}") from None
     if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
         raise SettingsError(f"{source}: {array} should be tables, each under [[{array}]]")
-    tables: dict[str, Table] = {}
+    tables: dict[str, AnyTable] = {}
     for number, each in enumerate(value, 1):
         name = each.get("name")
         called = shown_name(name) if isinstance(name, str) else f"number {number}"
         try:
-            table = _read_table(each, kinds)
+            table = read_table(each, kinds)
             if table.name in tables:
                 raise SettingsError("another table has this name")
         except (InvalidValueError, SettingsError) as error:
@@ -106,7 +109,8 @@ def read_tables(
     return tuple(tables.values())
 
 
-def _read_table(given: Mapping[str, Any], kinds: Mapping[str, type[Table]]) -> Table:
+def read_table(given: Mapping[str, Any], kinds: Mapping[str, type[AnyTable]]) -> AnyTable:
+    """Return one table. Raises SettingsError and InvalidValueError that name the key."""
     known = " or ".join(kinds)
     if TAG not in given and len(kinds) > 1:
         raise SettingsError(f"{TAG} is missing: it may be {known}")

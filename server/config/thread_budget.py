@@ -15,7 +15,7 @@ those, so that a probe is answered even if all else waits.
 | its answer as a picture, drawn by one thread | DRAWING_REQUESTS_MAX | 503 OVERLOADED |
 | its client to take in a journal's file | EXPORTING_REQUESTS_MAX | 503 OVERLOADED |
 | the next event of a stream for the console | EVENTS_REQUESTS_MAX | 503 OVERLOADED |
-| files, locks, Redis: jobs, journal, samples, versions | OTHER_REQUESTS_MAX | 503 OVERLOADED |
+| files, locks, Redis: jobs, rows, samples, models, cameras | OTHER_REQUESTS_MAX | 503 OVERLOADED |
 | nothing: probes | PROBE_THREADS | |
 """
 

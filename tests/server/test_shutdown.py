@@ -18,13 +18,14 @@ GREEN = encode(plain((0, 255, 0)), "PNG")
 
 
 def test_parts_of_a_server_end_in_one_order(colors: Path, tmp_path: Path) -> None:
-    """Jobs end before those that hear of their frames, and the log after all that write to it."""
+    """What has frames judged ends before those that hear of it, and the log after all others."""
     output = ModbusServerOutput(name="plc", port=free_port())
     settings = Settings(models=str(colors), data=str(tmp_path), samples="on", output=(output,))
     app = create_app(settings, log=LogWriter(io.StringIO()))
     names = [step.__qualname__ for step in app.extensions[AT_END]]
     shut_down(app.extensions[AT_END])
     assert names == [
+        "Cameras.close",
         "Jobs.close",
         "Products.close",
         "ThreadPoolExecutor.shutdown",

@@ -1,21 +1,39 @@
-"""GET /v1/cameras, and POST /v1/cameras/NAME/trigger."""
+"""/v1/cameras: the cameras that the server reads, listed, added, removed and triggered."""
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from flask import Response, request
 
-from server.errors import CameraNotFoundError, InvalidFieldError
-from server.http.body.image import read_options
-from server.http.body.json_body import read_body
-from server.http.routes import FRAMES, KNOWN, route, to_json
+from server.api.audit import Auditor
+from server.api.recognize.options import IMAGE_TYPES
+from server.config.cameras import CAMERA_KINDS, AnyCamera
+from server.config.tables import read_table
+from server.errors import (
+    BodyTooLargeError,
+    CameraUnavailableError,
+    InvalidFieldError,
+    LinesideError,
+    SettingsError,
+)
+from server.http.body.image import need_length, read_options
+from server.http.body.json_body import decode_json, read_body
+from server.http.routes import ADMIN, FRAMES, KNOWN, route, to_json
 from server.http.wsgi import current
 from server.line.cameras.service import Cameras, CameraState, Trigger
+from server.recognition.frame import read_header
+from server.recognition.images.header import ANY_SIZE
+from server.recognition.sample import MEDIA_TYPES
+from server.values.validation import InvalidValueError
+
+# Bytes of a body that describes a camera.
+TABLE_BYTES_MAX = 10_000
+_CAMERA = "/v1/cameras/<name>"
 
 
 class CameraList(msgspec.Struct, frozen=True):
-    """The cameras of the settings, in their order."""
+    """The cameras of the settings, in their order, then those that were added."""
 
     cameras: tuple[CameraState, ...]
 
@@ -37,19 +55,66 @@ class Triggered(msgspec.Struct, frozen=True):
 
 
 class CameraRoutes:
-    """Answers the states of `cameras`, which is None without any, and triggers them."""
+    """Answers the states of `cameras`, changes them by `auditor`, and triggers them."""
 
-    def __init__(self, cameras: Cameras | None) -> None:
+    def __init__(self, cameras: Cameras, auditor: Auditor) -> None:
         self._cameras = cameras
+        self._auditor = auditor
 
     @route("GET", "/v1/cameras", rights=KNOWN)
     def read(self) -> CameraList:
         """Return each camera that the server reads: its state, its frames, the last error."""
-        return CameraList(tuple(self._cameras.states()) if self._cameras else ())
+        return CameraList(tuple(self._cameras.states()))
 
     @route(
         "POST",
-        "/v1/cameras/<name>/trigger",
+        "/v1/cameras",
+        rights=ADMIN,
+        body=AnyCamera,
+        example={"name": "gate", "kind": "folder", "path": "frames"},
+        errors=(400, 403, 409, 413, 503),
+    )
+    def add(self) -> CameraState:
+        """Read one more camera from now on, also after a restart. The body is what a table
+        [[camera]] of the settings has."""
+        need_length(request)
+        data = read_body()
+        if len(data) > TABLE_BYTES_MAX:
+            raise BodyTooLargeError(f"a camera has at most {TABLE_BYTES_MAX:,} bytes")
+        given = decode_json(dict[str, Any], data)
+        try:
+            table = read_table(given, CAMERA_KINDS)
+        except (SettingsError, InvalidValueError) as error:
+            raise InvalidFieldError(str(error)) from None
+        return self._auditor.change_camera("add", table.name, lambda: self._cameras.add(table))
+
+    @route("DELETE", _CAMERA, rights=ADMIN, errors=(403, 404, 409, 503))
+    def remove(self, name: str) -> CameraState:
+        """Read a camera no more that was added by a request."""
+        return self._auditor.change_camera("remove", name, lambda: self._cameras.remove(name))
+
+    @route(
+        "GET",
+        f"{_CAMERA}/frame",
+        rights=ADMIN,
+        answer=dict.fromkeys((*IMAGE_TYPES, "image/x-portable-anymap"), bytes),
+        errors=(403, 404, 503),
+    )
+    def frame(self, name: str) -> Response:
+        """Return the newest frame that was taken from a camera, as it came."""
+        data = self._cameras.picture(name)
+        try:
+            media_type = MEDIA_TYPES[read_header(data, ANY_SIZE).format]
+        except LinesideError:
+            raise CameraUnavailableError(f"the newest frame of {name} can't be read") from None
+        response = Response(data, content_type=media_type)
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    @route(
+        "POST",
+        f"{_CAMERA}/trigger",
         rights=FRAMES,
         query=TriggerOptions,
         accepted=Triggered,
@@ -58,8 +123,6 @@ class CameraRoutes:
     def trigger(self, name: str) -> Response:
         """Have one fresh frame judged. Its verdict goes to the journal and the outputs."""
         query = read_options(TriggerOptions, request)
-        if self._cameras is None:
-            raise CameraNotFoundError("there is no camera of this name in the settings")
         if read_body():
             raise InvalidFieldError("a trigger has no body: name the part by ?part= in the address")
         context, asked = current(), time.monotonic()

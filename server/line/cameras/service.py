@@ -15,7 +15,10 @@ from server.config.cameras import CameraTable
 from server.config.settings import Settings
 from server.errors import (
     BodyTooLargeError,
+    CameraExistsError,
+    CameraInSettingsError,
     CameraNotFoundError,
+    CamerasFullError,
     CameraUnavailableError,
     LinesideError,
     StaleFrameError,
@@ -25,6 +28,7 @@ from server.line.cameras.process import ReaderProcess
 from server.line.cameras.sources import Shot, SourceEndedError, SourceError
 from server.observe.metrics import Metrics
 from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options
+from server.store.cameras import CameraFile
 from server.values.trace import Trace
 from server.values.wording import kept_sentence
 
@@ -39,6 +43,8 @@ MOTION_WAIT_MAX_S = 0.1
 # Time that a reader's start may take beyond `stall_s`, on a busy machine.
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
+# Cameras up to which one may be added: each has a process of about 60 MB.
+CAMERAS_MAX = 32
 # Kinds that are lost if frames stay away, also while none is wanted.
 STREAMS = ("rtsp", "usb", "mjpeg")
 
@@ -165,19 +171,20 @@ class Camera:
         self._error: str | None = None
         self._captured: float | None = None
         self._frames = 0
+        self._picture: bytes | None = None
         self._thread = threading.Thread(target=self._run, name=f"camera {table.name}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Have the thread end. The trigger that waits, if any, gets no verdict."""
+    def stop(self, why: str) -> None:
+        """Have the thread end. The trigger that waits, if any, gets no verdict: `why`."""
         with self._changed:
             self._stopping = True
             posted, self._posted = self._posted, None
             self._changed.notify_all()
         if posted is not None:
-            self._judge.refuse(self.table, posted, CameraUnavailableError("the server stops"))
+            self._judge.refuse(self.table, posted, CameraUnavailableError(why))
 
     def join(self, timeout_s: float) -> None:
         self._thread.join(timeout_s)
@@ -189,6 +196,12 @@ class Camera:
         """Return the seconds since the newest frame was captured; NaN before the first."""
         captured = self._captured
         return math.nan if captured is None else time.monotonic() - captured
+
+    def picture(self) -> bytes:
+        """Return the file of the newest frame that was taken. Raises CameraUnavailableError."""
+        if self._picture is None:
+            raise CameraUnavailableError(f"no frame of the camera {self.table.name} was taken yet")
+        return self._picture
 
     def state(self) -> CameraState:
         table, age = self.table, self.frame_age()
@@ -293,6 +306,7 @@ class Camera:
                 self._give_up(posted, now)
                 continue
             last = self._captured = shot.captured
+            self._picture = shot.data
             if posted is None and not moving:
                 due = max(due + self.table.interval_s, now)
             self._frames += 1
@@ -327,15 +341,36 @@ def new_trigger(part: str = "", product: str = "", batch: str = "") -> Trigger:
 
 
 class Cameras:
-    """The cameras of `settings`."""
+    """The cameras of `settings`, and those that were added later, which `file` keeps.
 
-    def __init__(self, settings: Settings, metrics: Metrics, judge: Judge) -> None:
+    `_lock` is held by one change. `_cameras`, by name, is replaced by each, never changed.
+    """
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, judge: Judge, file: CameraFile
+    ) -> None:
         self._judge = judge
-        self._triggers = metrics.camera_triggers
-        self._cameras = {table.name: Camera(table, judge) for table in settings.camera}
-        for name, camera in self._cameras.items():
-            metrics.camera_connected.labels(name).set_function(camera.is_connected)
-            metrics.camera_frame_age.labels(name).set_function(camera.frame_age)
+        self._metrics = metrics
+        self._file = file
+        self._lock = threading.Lock()
+        self._closed = False
+        self._cameras: dict[str, Camera] = {}
+        self._fixed = frozenset(table.name for table in settings.camera)
+        for table in settings.camera:
+            self._make(table)
+        for added in file.read():
+            if added.name in self._fixed:
+                fields = {"camera": added.name}
+                logger.warning("added camera has a name of the settings", extra={"fields": fields})
+            else:
+                self._make(added)
+
+    def _make(self, table: CameraTable) -> Camera:
+        camera = Camera(table, self._judge)
+        self._metrics.camera_connected.labels(table.name).set_function(camera.is_connected)
+        self._metrics.camera_frame_age.labels(table.name).set_function(camera.frame_age)
+        self._cameras = {**self._cameras, table.name: camera}
+        return camera
 
     def start(self) -> None:
         for camera in self._cameras.values():
@@ -344,18 +379,67 @@ class Cameras:
     def states(self) -> Sequence[CameraState]:
         return [camera.state() for camera in self._cameras.values()]
 
+    def picture(self, name: str) -> bytes:
+        """Return the file of the newest frame. Raises CameraNotFoundError, and what
+        `Camera.picture` raises."""
+        return self._get(name).picture()
+
+    def _get(self, name: str) -> Camera:
+        camera = self._cameras.get(name)
+        if camera is None:
+            raise CameraNotFoundError("there is no camera of this name")
+        return camera
+
+    def add(self, table: CameraTable) -> CameraState:
+        """Keep a camera, and start it. Raises CameraExistsError, CamerasFullError, StorageError."""
+        with self._lock:
+            if self._closed:
+                raise CameraUnavailableError("the server stops")
+            if table.name in self._cameras:
+                raise CameraExistsError(f"there is a camera {table.name} already: delete it first")
+            if len(self._cameras) >= CAMERAS_MAX:
+                raise CamerasFullError(f"there are {CAMERAS_MAX} cameras already, the most")
+            self._file.write([*self._added(), table])
+            camera = self._make(table)
+            camera.start()
+        return camera.state()
+
+    def remove(self, name: str) -> CameraState:
+        """Forget and end a camera that was added. Return its last state once no more of its frames
+        is judged, or after STOP_TIMEOUT_S. Raises CameraNotFoundError, CameraInSettingsError,
+        StorageError."""
+        with self._lock:
+            camera = self._get(name)
+            if name in self._fixed:
+                raise CameraInSettingsError(
+                    f"the camera {name} is in the settings: remove its table there, and restart"
+                )
+            self._file.write([table for table in self._added() if table.name != name])
+            self._cameras = {key: each for key, each in self._cameras.items() if key != name}
+        camera.stop("the camera was removed")
+        camera.join(STOP_TIMEOUT_S)
+        state = camera.state()
+        with self._lock:
+            if name not in self._cameras:
+                for gauge in (self._metrics.camera_connected, self._metrics.camera_frame_age):
+                    gauge.remove(name)
+                for result in ("accepted", "refused"):
+                    self._metrics.camera_triggers.remove(name, result)
+        return state
+
+    def _added(self) -> list[CameraTable]:
+        return [each.table for each in self._cameras.values() if each.table.name not in self._fixed]
+
     def trigger(self, name: str, trigger: Trigger) -> None:
         """Have a fresh frame of the camera `name` judged. Raises CameraNotFoundError, and what
         `Camera.trigger` raises."""
-        camera = self._cameras.get(name)
-        if camera is None:
-            raise CameraNotFoundError("there is no camera of this name in the settings")
+        camera, triggers = self._get(name), self._metrics.camera_triggers
         try:
             camera.trigger(trigger)
         except CameraUnavailableError:
-            self._triggers.labels(name, "refused").inc()
+            triggers.labels(name, "refused").inc()
             raise
-        self._triggers.labels(name, "accepted").inc()
+        triggers.labels(name, "accepted").inc()
 
     def fire(self, name: str, trigger: Trigger) -> None:
         """Do as `trigger`, for a source that takes no answer: the outputs get a refusal."""
@@ -368,18 +452,20 @@ class Cameras:
 
     def refuse(self, name: str, trigger: Trigger, error: LinesideError) -> None:
         """Report that no frame can be taken for `trigger` of the camera `name`."""
-        self._triggers.labels(name, "refused").inc()
+        self._metrics.camera_triggers.labels(name, "refused").inc()
         camera = self._cameras.get(name)
         self._judge.refuse(camera.table if camera else CameraTable(name=name), trigger, error)
 
     def ignore(self, name: str, reason: str) -> None:
         """Count what is no trigger of the camera `name` though it looks like one."""
-        self._triggers.labels(name, reason).inc()
+        self._metrics.camera_triggers.labels(name, reason).inc()
 
     def close(self) -> None:
         """End all readers. Return once no more frame is judged, or after STOP_TIMEOUT_S."""
         until = time.monotonic() + STOP_TIMEOUT_S
+        with self._lock:
+            self._closed = True
         for camera in self._cameras.values():
-            camera.stop()
+            camera.stop("the server stops")
         for camera in self._cameras.values():
             camera.join(max(0.0, until - time.monotonic()))

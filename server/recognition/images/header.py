@@ -41,6 +41,10 @@ class Limits(msgspec.Struct, frozen=True):
     significant_bits: int = 0
 
 
+# Of an image that is only to be named.
+ANY_SIZE = Limits(max_pixels=1 << 62, max_side=1 << 31)
+
+
 class Header(msgspec.Struct, frozen=True):
     """The header of an image file, the same for every format.
 

@@ -17,7 +17,8 @@ import msgspec
 
 from server.errors import NotFoundError, NotReadyError, StorageError
 from server.recognition.answers import FrameAnswered
-from server.recognition.frame import Limits, read_header
+from server.recognition.frame import read_header
+from server.recognition.images.header import ANY_SIZE
 from server.recognition.sample import MEDIA_TYPES, MediaType, Reason, Sample, read_sample
 from server.store.samples.index import Filter, SampleIndex, on_disk
 from server.system.files import (
@@ -35,7 +36,6 @@ logger = logging.getLogger(__name__)
 # Bounds the memory of the index if images are small.
 SAMPLES_MAX = 20_000
 # The frame was decoded before, under the limits that hold.
-ANY_SIZE = Limits(max_pixels=1 << 62, max_side=1 << 31)
 # Files that are ours to remove; all other files in the folder are left alone.
 OURS = re.compile(r"\.?[0-9]{9}-[0-9a-f]{16}\.[a-z]+(\.new)?")
 

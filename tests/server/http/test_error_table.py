@@ -33,6 +33,9 @@ RECOGNIZE = "/v1/recognize"
 # What is given where a fault has to be made first: by a test of this name, in that file.
 ELSEWHERE = {
     "BROKER_UNAVAILABLE": "jobs/test_kills.py",
+    "CAMERAS_FULL": "api/test_added_cameras.py",
+    "CAMERA_EXISTS": "api/test_added_cameras.py",
+    "CAMERA_IN_SETTINGS": "api/test_added_cameras.py",
     "CAMERA_NOT_FOUND": "line/test_pulled_cameras.py",
     "PRODUCT_NOT_FOUND": "line/test_products.py",
     "CAMERA_UNAVAILABLE": "line/test_pulled_cameras.py",
