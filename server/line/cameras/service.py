@@ -297,8 +297,10 @@ class Camera:
             else:
                 after = posted.asked if posted else last
                 shot = reader.take(after, FRAME_WAIT_MAX_S, self.table.stall_s)
-            silent_s = now - max(reader.seen, started)
-            if (moving or self._kind in STREAMS) and silent_s > self.table.stall_s:
+            # The first frame may take as long as the reader's start.
+            most = self.table.stall_s if reader.seen > -math.inf else timeout_s
+            is_watched = moving or self._kind in STREAMS
+            if is_watched and now - max(reader.seen, started) > most:
                 raise SourceError(f"no frame came for {self.table.stall_s:g} s")
             if self._stopping:
                 return

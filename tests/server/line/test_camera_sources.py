@@ -147,7 +147,7 @@ def test_trigger_that_waits_at_the_stop_has_its_end(
     camera.start()
     await_that(camera.is_connected, "the camera")
     camera.trigger(Trigger("r1", time.monotonic(), "P1"))
-    camera.stop()
+    camera.stop("the test ends")
     camera.join(60)
     assert [(each.request_id, each.part, each.code) for each in refused] == [
         ("r1", "P1", "CAMERA_UNAVAILABLE")

@@ -20,7 +20,7 @@ from server.line.cameras.process import ReaderProcess
 from server.line.cameras.service import Camera, Judge
 from server.line.cameras.sources import SourceError
 
-INTERVAL_S = 0.3
+INTERVAL_S = 0.5
 needs_rtsp = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
@@ -60,7 +60,7 @@ def wire() -> Iterator[Wire]:
 @needs_rtsp
 def test_rtsp_camera_that_fails_is_judged_afresh(wire: Wire, inspector: Inspector) -> None:
     url = f"rtsp://127.0.0.1:{wire.port}/line"
-    table = RtspCamera(name="a", url=url, interval_s=INTERVAL_S, stall_s=1)
+    table = RtspCamera(name="a", url=url, interval_s=INTERVAL_S, stall_s=2)
     camera = Camera(table, inspector.judge())
     before, pause = set(children(os.getpid())), threading.Event()
     with rtsp_camera() as (wire.to, process):
@@ -68,7 +68,7 @@ def test_rtsp_camera_that_fails_is_judged_afresh(wire: Wire, inspector: Inspecto
         inspector.await_frame(0.0)
         # The network holds frames up, then delivers all.
         wire.held.set()
-        pause.wait(0.7)
+        pause.wait(1.2)
         wire.held.clear()
         inspector.await_frame(time.monotonic())
         process.send_signal(signal.SIGSTOP)
@@ -84,7 +84,7 @@ def test_rtsp_camera_that_fails_is_judged_afresh(wire: Wire, inspector: Inspecto
     await_that(lambda: camera.state().state == "lost", "the loss")
     with rtsp_camera(width=640, height=480, codec="jpeg") as (wire.to, _):
         inspector.await_frame(time.monotonic())
-        camera.stop()
+        camera.stop("the test ends")
         camera.join(60)
     assert not set(children(os.getpid())) - before
     # Made before it was captured, by at most the way to the reader.
