@@ -425,7 +425,7 @@ class Cameras:
             if name not in self._cameras:
                 for gauge in (self._metrics.camera_connected, self._metrics.camera_frame_age):
                     gauge.remove(name)
-                for result in ("accepted", "refused"):
+                for result in ("accepted", "refused", "duplicate", "retained"):
                     self._metrics.camera_triggers.remove(name, result)
         return state
 

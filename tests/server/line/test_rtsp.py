@@ -12,13 +12,14 @@ import pytest
 from job_workers import await_that, children
 from rtsp_cameras import Wire, made_at, missing, rtsp_camera
 
-from server.config.cameras import RtspCamera
+from server.config.cameras import CameraTable, RtspCamera
 from server.config.load import load
 from server.errors import LinesideError
 from server.line.cameras.captures import StreamClock
 from server.line.cameras.process import ReaderProcess
 from server.line.cameras.service import Camera, Judge
 from server.line.cameras.sources import SourceError
+from server.recognition.answers import Options
 
 INTERVAL_S = 0.5
 needs_rtsp = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -31,15 +32,13 @@ class Inspector:
     def __init__(self) -> None:
         self.frames: list[tuple[float, float]] = []
 
-    def recognize(self, data: bytes, options: Any, request_id: str) -> None:
-        self.frames.append((made_at(data), options.deadline - INTERVAL_S))
+    def recognize(self, table: CameraTable, data: bytes, options: Options, request_id: str) -> Any:
+        assert options.deadline is not None
+        self.frames.append((made_at(data), options.deadline - table.interval_s))
         raise LinesideError("no model")
 
     def judge(self) -> Judge:
-        def recognizer(name: str | None, version: None, until: float) -> Any:
-            return self
-
-        return Judge(load({}), recognizer, lambda _: None, lambda _: None)
+        return Judge(load({}), self.recognize, lambda _: None, lambda _: None)
 
     def await_frame(self, after: float) -> None:
         await_that(lambda: any(made > after for made, _ in self.frames[-3:]), "a new frame")
