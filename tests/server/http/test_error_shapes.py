@@ -22,9 +22,8 @@ METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 
 # Requests to these are whole without a body.
 BODILESS = ("/load", "/rollback", "/trigger", "/v1/products/{name}/activate")
-# How those answer that refuse without a look at the body: no model here can do the one, and the
-# server has no camera for the other.
-UNREAD = {":regress": 400, "/trigger": 404}
+# How those answer that refuse without a look at the body: no model here can do it.
+UNREAD = {":regress": 400}
 # What is asked of a model that is not there makes it.
 MAKES = "/upload"
 
