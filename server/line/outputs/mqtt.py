@@ -29,6 +29,8 @@ CONNECT_TIMEOUT_S = 5.0
 # Seconds after which the broker publishes the last will of a server that is silent: 1.5 times this.
 KEEP_ALIVE_S = 10
 ONLINE, OFFLINE = "online", "offline"
+# Topics that are known to be discovered: callers choose the names of cameras.
+DISCOVERED_MAX = 1000
 # Of a name that becomes one level of a topic.
 # Brokers end the connection for control characters and for code points that are no characters
 # (MQTT 3.1.1, 1.5.3).
@@ -138,6 +140,8 @@ class Mqtt:
         topic = self._topic.render(levels)
         if self._table.discovery_prefix and topic not in self._discovered:
             self._publish(*self._discovery(topic, levels["camera"]), retain=True)
+            if len(self._discovered) >= DISCOVERED_MAX:
+                self._discovered.clear()
             self._discovered.add(topic)
         payload = payload_of(message, self._payload)
         return self._publish(topic, payload, retain=self._table.retain)
