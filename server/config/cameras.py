@@ -106,7 +106,7 @@ class MjpegCamera(NetworkCamera, frozen=True, kw_only=True, tag="mjpeg"):
 
     url: Annotated[
         str,
-        _url("https?", "URL of JPEGs, each with its length (multipart/x-mixed-replace)"),
+        _url("https?", "URL of JPEGs, one after the other (multipart/x-mixed-replace)"),
     ]
 
 
@@ -142,6 +142,9 @@ class FolderCamera(CameraTable, frozen=True, kw_only=True, tag="folder"):
             min_length=1,
         ),
     ]
+    part_from_name: Annotated[
+        bool, key_help("the part of a frame is the file's name, if no trigger names one")
+    ] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -136,7 +136,7 @@ class CaptureStream(Stream):
             whole, pixels = capture.retrieve()
             if not whole:
                 raise SourceError("a frame could not be decoded")
-            yield Shot(captured, to_jpeg(pixels))
+            yield Shot(captured, to_jpeg(pixels), captured)
 
     def _open(self) -> Any:
         # FFmpeg reads it as OpenCV opens the stream.
@@ -187,4 +187,5 @@ class Video(Source):
             whole, pixels = self._capture.read()
         if not whole:
             raise SourceEndedError("the video is at its end")
-        return Shot(time.monotonic(), to_jpeg(pixels))
+        captured = time.monotonic()
+        return Shot(captured, to_jpeg(pixels), captured)

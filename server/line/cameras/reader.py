@@ -21,10 +21,10 @@ from server.line.cameras.motion import MotionSource
 from server.line.cameras.sources import Folder, Mjpeg, Snapshot, SourceEndedError, SourceError
 from server.system.process import end_with_parent
 
-# Kind of answer, seconds of time.monotonic(), length of what follows. For FRAME the time is that
-# of the capture; for NONE that at which the camera last gave something, or -inf. ERROR and ENDED
-# are the last.
-HEADER = struct.Struct("<cdI")
+# Kind of answer, two times (time.monotonic()), lengths of the name and the data that follow. For
+# FRAME the times and the name are those of a Shot; for NONE the first is that at which the camera
+# last gave something, or -inf. ERROR and ENDED are the last.
+HEADER = struct.Struct("<cddHI")
 FRAME, NONE, ERROR, ENDED = b"F", b"N", b"E", b"X"
 SOURCES: Mapping[str, type[Any]] = {
     "http": Snapshot,
@@ -46,8 +46,12 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 
-    def answer(kind: bytes, at: float, data: bytes = b"") -> None:
-        out.write(HEADER.pack(kind, at, len(data)))
+    def answer(
+        kind: bytes, at: float, data: bytes = b"", earliest: float = 0.0, name: str = ""
+    ) -> None:
+        encoded = os.fsencode(name)
+        out.write(HEADER.pack(kind, at, earliest, len(encoded), len(data)))
+        out.write(encoded)
         out.write(data)
         out.flush()
 

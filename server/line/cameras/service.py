@@ -45,6 +45,8 @@ START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
 # Cameras up to which one may be added: each has a process of about 60 MB.
 CAMERAS_MAX = 32
+# Characters of a part.
+PART_MAX = 128
 # Kinds that are lost if frames stay away, also while none is wanted.
 STREAMS = ("rtsp", "usb", "mjpeg")
 
@@ -307,6 +309,10 @@ class Camera:
             if shot is None:
                 self._give_up(posted, now)
                 continue
+            waiting = self._posted
+            if not (posted or moving) and waiting and shot.earliest >= waiting.asked:
+                # The trigger came while a timed frame was waited for; perhaps no other comes.
+                posted = waiting
             last = self._captured = shot.captured
             self._picture = shot.data
             if posted is None and not moving:
@@ -314,7 +320,10 @@ class Camera:
             self._frames += 1
             if posted is not None and not self._claim(posted):
                 return
-            error = self._judge.judge(self.table, posted or new_trigger(), shot)
+            trigger = posted or new_trigger()
+            if not trigger.part and getattr(self.table, "part_from_name", False):
+                trigger = msgspec.structs.replace(trigger, part=shot.name[:PART_MAX])
+            error = self._judge.judge(self.table, trigger, shot)
             self._error = error.message if error else None
 
     def _claim(self, posted: Trigger) -> bool:

@@ -10,12 +10,17 @@ import stat
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import IO, Any, NamedTuple
 
 FRAME_BYTES_MAX = 64 << 20
 HTTP_TIMEOUT_S = 5.0
+LINE_BYTES_MAX = 1 << 16
 FOLDER_POLL_S = 0.1
+# Part of the time in which a watched folder's finished files are looked at again.
+FULL_SHARE = 0.05
+# Age of a folder's time of change after which no other change can have the same: FAT counts 2 s.
+SETTLED_NS = 2_500_000_000
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -29,10 +34,13 @@ class SourceEndedError(SourceError):
 
 class Shot(NamedTuple):
     """An image file's bytes, and when it was captured, in seconds of time.monotonic(). Without
-    bytes, it can't be read."""
+    bytes, it can't be read. earliest: when it was captured at the earliest; -inf if that is not
+    known. name: of its file, if it came as one."""
 
     captured: float
     data: bytes
+    earliest: float = -math.inf
+    name: str = ""
 
 
 class Source(ABC):
@@ -119,6 +127,10 @@ class NewFile(NamedTuple):
     seen: float
 
 
+def is_image_name(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+
+
 def read_whole(file: IO[bytes]) -> bytes:
     """Return what is left of `file`; nothing if that is more than FRAME_BYTES_MAX, since a part of
     a picture must not be judged."""
@@ -130,71 +142,93 @@ class Folder(Source):
     """A watched folder. A file is finished once its size and time stay the same between two looks.
 
     A file's name, time of change and size tell it from others, so one that is written again is
-    new. It came after the last look that did not see it.
+    new. It came after the last look that did not see it. A look lists the folder only if the
+    folder's own time says that names came or went, and asks for the state of new files alone. All
+    files are asked for as often as takes FULL_SHARE of the time, for those that are written again.
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
         super().__init__()
         self._path = table["path"]
-        self.seen = time.monotonic()
-        self._done = set(self._look())
+        self._listed_ns: int | None = None
+        self._full_due, self._full_seen = -math.inf, -math.inf
         self._growing: dict[str, NewFile] = {}
+        self._done: dict[str, FileState] = {}
+        self.seen = time.monotonic()
+        self._done = {state.name: state for state in self._look()}
 
-    def _look(self) -> Iterator[FileState]:
-        """Yield each image file; nothing that is no plain file."""
+    def _look(self) -> list[FileState]:
+        """Return the image files that are new, or changed since they were done; nothing that is no
+        plain file. Drop those that are gone from `_done`."""
+        began = time.monotonic()
+        is_full = began >= self._full_due
+        names: Collection[str] = self._growing
         try:
-            with os.scandir(self._path) as entries:
-                for entry in entries:
-                    if entry.name.startswith(".") or not entry.name.lower().endswith(
-                        IMAGE_SUFFIXES
-                    ):
-                        continue
-                    try:
-                        status = entry.stat()
-                    except OSError:
-                        continue  # moved away since it was listed, or a link to nothing
-                    if stat.S_ISREG(status.st_mode):
-                        yield FileState(entry.name, status.st_mtime_ns, status.st_size)
+            changed_ns = os.stat(self._path).st_mtime_ns
+            if is_full or changed_ns != self._listed_ns:
+                # Another name may still come at the same time, as the file system counts it.
+                is_settled = time.time_ns() - changed_ns > SETTLED_NS
+                self._listed_ns = changed_ns if is_settled else None
+                names = {name for name in os.listdir(self._path) if is_image_name(name)}
+                if not self._done.keys() <= names:
+                    self._done = {key: each for key, each in self._done.items() if key in names}
+                if not is_full:
+                    names = names - self._done.keys()
         except OSError as error:
             raise SourceError(f"the folder can't be read: {error.strerror}") from None
+        states = [state for name in names if (state := self._state(name))]
+        if is_full:
+            self._full_seen, now = began, time.monotonic()
+            self._full_due = now + (now - began) / FULL_SHARE
+        return [state for state in states if self._done.get(state.name) != state]
+
+    def _state(self, name: str) -> FileState | None:
+        try:
+            status = os.stat(os.path.join(self._path, name))
+        except OSError:
+            return None  # moved away since it was listed, or a link to nothing
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return FileState(name, status.st_mtime_ns, status.st_size)
 
     def take(self, after: float, wait_s: float) -> Shot | None:
         until = time.monotonic() + wait_s
         while True:
-            last_look, now = self.seen, time.monotonic()
-            present = set(self._look())
+            last_look, last_full, now = self.seen, self._full_seen, time.monotonic()
+            before, present = self._growing, self._look()
             self.seen = now
-            self._done &= present
-            before = self._growing
-            self._growing = {
-                file.name: before.get(file.name, NewFile(file, last_look, now))._replace(state=file)
-                for file in present - self._done
-            }
+            self._growing = {}
+            for state in present:
+                earliest = last_full if state.name in self._done else last_look
+                known = before.get(state.name, NewFile(state, earliest, now))
+                self._growing[state.name] = known._replace(state=state)
             whole = [
                 new
                 for name, new in self._growing.items()
                 if name in before and before[name].state == new.state and new.state.size
             ]
             if wait_s > 0:
-                self._done.update(new.state for new in whole)
+                self._done.update({new.state.name: new.state for new in whole})
                 # Those that perhaps came before `after` are not of this question.
                 fresh = [new for new in whole if new.earliest >= after]
                 newest = max(fresh, default=None, key=lambda n: (n.state.changed_ns, n.state.name))
-                shot = self._open(newest.state.name, newest.seen) if newest else None
+                shot = self._open(newest) if newest else None
                 if shot is not None:
                     return shot
             if now >= until:
                 return None
             time.sleep(min(FOLDER_POLL_S, until - now))
 
-    def _open(self, name: str, captured: float) -> Shot | None:
+    def _open(self, new: NewFile) -> Shot | None:
+        name, data = new.state.name, b""
         try:
             with open(os.path.join(self._path, name), "rb") as file:
-                return Shot(captured, read_whole(file))
+                data = read_whole(file)
         except FileNotFoundError:
             return None
         except OSError:
-            return Shot(captured, b"")
+            pass  # the server reports a picture that can't be read
+        return Shot(new.seen, data, new.earliest, name)
 
 
 def open_url(table: Mapping[str, Any]) -> IO[bytes]:
@@ -246,7 +280,7 @@ class Snapshot(Source):
         if data and missing:
             raise SourceError("the camera broke off its picture")
         self.seen = time.monotonic()
-        return Shot(captured, data)
+        return Shot(captured, data, captured)
 
 
 class Mjpeg(Stream):
@@ -261,26 +295,49 @@ class Mjpeg(Stream):
 
         try:
             with open_url(self._table) as answer:
-                while (shot := self._part(answer)) is not None:
-                    yield shot
+                yield from parts(answer)
         except (OSError, HTTPException):
             raise SourceError("the camera broke off the stream") from None
 
-    @staticmethod
-    def _part(answer: IO[bytes]) -> Shot | None:
-        """Return the next part, captured when its length came; None at the end. Raises SourceError
-        for a part without a length."""
-        length, captured = 0, 0.0
-        in_headers = False
-        while line := answer.readline(FRAME_BYTES_MAX):
-            if line.startswith(b"--"):
-                in_headers = True
-            elif in_headers and line.lower().startswith(b"content-length:"):
+
+def parts(answer: IO[bytes]) -> Iterator[Shot]:
+    """Yield the parts of a multipart answer (RFC 2046, 5.1) as they come, each captured when its
+    headers came. A part without a length ends before the next boundary, which is the first line
+    that begins with `--`. Raises SourceError for a part that is too large."""
+    boundary = b"--"
+    line = answer.readline(LINE_BYTES_MAX)
+    while line:
+        if not line.startswith(boundary):
+            line = answer.readline(LINE_BYTES_MAX)
+            continue
+        boundary, length = line.rstrip(), 0
+        while (line := answer.readline(LINE_BYTES_MAX)).strip():
+            if line.lower().startswith(b"content-length:"):
                 text = line.split(b":", 1)[1].strip()
-                length, captured = int(text) if text.isdigit() else 0, time.monotonic()
-            elif in_headers and not line.strip():
-                if not 0 < length <= FRAME_BYTES_MAX:
-                    raise SourceError("the camera's stream has parts without a usable length")
-                data = answer.read(length)
-                return Shot(captured, data) if len(data) == length else None
-        return None
+                length = int(text) if text.isdigit() else -1
+        if not line:
+            return
+        captured = time.monotonic()
+        if not 0 <= length <= FRAME_BYTES_MAX:
+            raise SourceError("the camera's stream has parts without a usable length")
+        if length:
+            data, line = answer.read(length), b"\n"
+            if len(data) < length:
+                return
+        else:
+            data, line = read_to_boundary(answer, boundary)
+            if not line:
+                return
+        yield Shot(captured, data, captured)
+
+
+def read_to_boundary(answer: IO[bytes], boundary: bytes) -> tuple[bytes, bytes]:
+    """Return what comes before the next line that begins with `boundary`, without the line end
+    before it, and that line; b"" if the answer ends before. Raises SourceError if that is more than
+    FRAME_BYTES_MAX."""
+    data = bytearray()
+    while (line := answer.readline(LINE_BYTES_MAX)) and not line.startswith(boundary):
+        data += line
+        if len(data) > FRAME_BYTES_MAX:
+            raise SourceError("the camera's stream has a picture that is too large")
+    return bytes(data[:-2] if data.endswith(b"\r\n") else data.removesuffix(b"\n")), line

@@ -1,6 +1,7 @@
 """The sources of cameras, and what is judged of their frames: never the picture of another part."""
 
 import io
+import itertools
 import os
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,10 +19,10 @@ from server.line.cameras.service import Camera, Judge, Trigger
 from server.line.cameras.sources import (
     FRAME_BYTES_MAX,
     Folder,
-    Mjpeg,
     Shot,
     Snapshot,
     SourceError,
+    parts,
     read_whole,
 )
 from server.recognition.answers import FrameRefused
@@ -80,10 +81,33 @@ class SlowPart(io.BytesIO):
 def test_part_begun_before_a_trigger_is_older_than_it() -> None:
     head = b"--b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(RED)
     part = SlowPart(head + RED)
-    shot = Mjpeg._part(part)
-    assert shot is not None
+    shot = next(parts(part))
     assert shot.data == RED
     assert shot.captured <= part.asked
+
+
+def test_file_that_is_written_again_is_new(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(RED)
+    source = Folder({"path": str(tmp_path)})
+    # A folder that was not changed for long is not listed again.
+    os.utime(tmp_path, (1, 1))
+    assert source.take(0.0, 0.3) is None
+    (tmp_path / "1.jpg").write_bytes(GREEN)
+    shot = await_that(lambda: source.take(0.0, 0.3), "the file")
+    assert (shot.data, shot.name) == (GREEN, "1.jpg")
+
+
+def test_part_without_a_length_ends_at_the_boundary() -> None:
+    picture = RED + b"\r\n\n--x\r\n" + RED
+    head = b"--next\r\nContent-Type: image/jpeg\r\n\r\n"
+    answer = io.BytesIO(head + picture + b"\r\n" + head + GREEN + b"\r\n--next--\r\n")
+    assert [shot.data for shot in parts(answer)] == [picture, GREEN]
+
+
+def test_part_that_breaks_off_is_no_frame() -> None:
+    head = b"--next\r\nContent-Type: image/jpeg\r\n"
+    for length in (b"", b"Content-Length: %d\r\n" % len(RED)):
+        assert list(parts(io.BytesIO(head + length + b"\r\n" + RED[:-5]))) == []
 
 
 class ShortPicture(BaseHTTPRequestHandler):
@@ -134,7 +158,7 @@ def test_picture_that_no_post_could_send_is_refused(
 ) -> None:
     table = FolderCamera(name="a", path="/", interval_s=60)
     trigger = Trigger("r1", time.monotonic(), "P1")
-    error = judge.judge(table, trigger, Shot(time.monotonic(), data))
+    error = judge.judge(table, trigger, Shot(time.monotonic(), data, time.monotonic()))
     assert error is not None
     assert [(each.code, each.part) for each in refused] == [(code, "P1")]
 
@@ -152,3 +176,27 @@ def test_trigger_that_waits_at_the_stop_has_its_end(
     assert [(each.request_id, each.part, each.code) for each in refused] == [
         ("r1", "P1", "CAMERA_UNAVAILABLE")
     ]
+
+
+def test_trigger_beside_a_timed_frame_has_a_file_too(
+    judge: Judge, refused: list[FrameRefused], tmp_path: Path
+) -> None:
+    """And a frame without a part has its file's name, if the camera is set so."""
+    table = FolderCamera(
+        name="a", path=str(tmp_path), interval_s=60, stall_s=60, part_from_name=True
+    )
+    camera, names = Camera(table, judge), itertools.count()
+    camera.start()
+    await_that(camera.is_connected, "the camera")
+    camera.trigger(Trigger("r1", time.monotonic(), "P1"))
+
+    def both() -> bool:
+        (tmp_path / f"{next(names)}.jpg").write_bytes(RED)
+        return len(refused) > 1
+
+    await_that(both, "both frames")
+    camera.stop("the test ends")
+    camera.join(60)
+    parts_of = {each.request_id == "r1": each.part for each in refused}
+    assert parts_of[True] == "P1"
+    assert parts_of[False].endswith(".jpg")
