@@ -43,6 +43,7 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
         " Exit code: 0 if it is, else 1.",
     )
     commands.add_parser("settings", help="print the table of settings")
+    commands.add_parser("cameras", help="list the USB cameras that are plugged in")
     keys_command.add_parser(commands)
     journal_command.add_parser(commands)
     certificate_command.add_parser(commands)
@@ -183,6 +184,10 @@ def main(argv: Sequence[str], handover: Handover | None = None) -> int:
     try:
         if args.command == "settings":
             return _print_settings()
+        if args.command == "cameras":
+            from server.cli import cameras
+
+            return cameras.run()
         if args.command == "fleet":
             return _fleet(args)
         if args.command == "certificate":

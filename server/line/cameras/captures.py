@@ -6,6 +6,7 @@ which ones the pictures are damaged.
 """
 
 import os
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -50,6 +51,20 @@ def open_capture(target: str, options: tuple[int, ...], backend: int) -> Any:
     except cv2.error:
         pass
     raise SourceError("the camera can't be opened")
+
+
+def check_device(device: str) -> None:
+    """Raise SourceError that says why the device file of a USB camera can't be used."""
+    try:
+        mode = os.stat(device).st_mode
+    except OSError:
+        raise SourceError(
+            f"there is no device {device}: `python -m server cameras` lists those that there are"
+        ) from None
+    if not stat.S_ISCHR(mode):
+        raise SourceError(f"{device} is no device of a camera")
+    if not os.access(device, os.R_OK | os.W_OK):
+        raise SourceError(f"the server may not open {device}: is its account in the group video?")
 
 
 class StreamClock:
@@ -148,6 +163,7 @@ class CaptureStream(Stream):
             size = {cv2.CAP_PROP_FRAME_WIDTH: "width", cv2.CAP_PROP_FRAME_HEIGHT: "height"}
             wanted = [(key, table[name]) for key, name in size.items() if table[name]]
             flat = tuple(number for pair in wanted for number in pair)
+            check_device(table["device"])
             return open_capture(table["device"], flat, cv2.CAP_V4L2)
         scheme, rest = table["url"].split("://", 1)
         if table["username"]:
