@@ -23,6 +23,7 @@ from server.store.keys import add_key
 # Routes whose answers are other than JSON, or of one sample; their own tests look at them.
 OF_ONE = (
     "/metrics",
+    "/v1/cameras/{name}/frame",
     "/v1/models/{name}/samples/{file}",
     "/v1/samples/{sample}",
     "/v1/samples/{sample}/image",
