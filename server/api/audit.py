@@ -70,7 +70,8 @@ class Auditor:
 
     def change_camera(self, action: str, camera: str, how: Callable[[], T], model: str = "") -> T:
         """Return what `how` does, which changes `camera`, for `model` if one is named, and record
-        the result. Raises what `how` raises. A change of a camera that does not exist is not recorded."""
+        the result. Raises what `how` raises. A change of a camera that does not exist is not
+        recorded."""
         return _make(how, lambda code="": self._record(action, code, camera=camera, model=model))
 
     def _record(self, action: str, code: str, **fields: Any) -> None:

@@ -30,7 +30,7 @@ class Line(Site):
         self.frames, self.file = folder / "frames", folder / "data" / FILE
         self.frames.mkdir(exist_ok=True)
         fixed = FolderCamera(name="fixed", path=str(self.frames), trigger="post")
-        super().__init__(models, folder, auth="on", camera=(fixed,))
+        super().__init__(models, folder, camera=(fixed,))
 
     def ask(self, method: str, path: str = "", body: object = None, key: str = "") -> TestResponse:
         headers = {"X-API-Key": key or self.keys["admin"]}
@@ -158,7 +158,7 @@ def test_cameras_need_the_right_of_an_administrator(line: Line) -> None:
         answer = line.ask(
             method, path, {} if method == "POST" else None, key=line.keys["recognize"]
         )
-        assert answer.status_code == 403
+        assert answer.status_code == 403, (path, answer.text)
 
 
 def test_damaged_file_of_cameras_is_set_aside(colors: Path, tmp_path: Path) -> None:
