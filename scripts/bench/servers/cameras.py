@@ -1,6 +1,6 @@
 """Cameras that the server reads itself: which share of their frames is judged in time?
 
-    python scripts/bench/cameras.py [--cameras N] [--rate FRAMES_A_SECOND] [--seconds S]
+    python scripts/bench/servers/cameras.py [--cameras N] [--rate FRAMES_A_SECOND] [--seconds S]
 
 Another process serves N MJPEG cameras by HTTP, each with the frames of the simulated line. The
 server has one table [[camera]] for each, with `interval_s` of 1/rate. A frame counts if it is
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path[0:1] = [str(ROOT), str(ROOT / "scripts")]
 
 from line_camera.pictures import frames  # noqa: E402
