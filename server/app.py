@@ -322,7 +322,7 @@ def create_app(
             engine,
             recent,
             pictures,
-            cameras.states if cameras else tuple,
+            cameras.states,
             outputs.states if outputs else tuple,
         ),
         HealthRoutes(engine.ready, metrics, engine.guard),
