@@ -200,6 +200,7 @@ class Votes:
                 at=time.time(),
                 # Who asked for the last frame waits for this result.
                 request_id=events[-1].request_id,
+                trace=events[-1].trace,
                 verdict=result.verdict,
                 reason=result.reason,
                 error=None,
@@ -224,6 +225,7 @@ class Votes:
                 batch=event.batch,
                 reason=f"the vote is unsure: it has {result.frames} of {result.of} frames",
                 let_in=True,
+                trace=event.trace,
             )
         )
 

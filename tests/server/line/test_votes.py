@@ -18,6 +18,7 @@ from server.config.products import Rule, VoteTable
 from server.line.outputs.messages import Event
 from server.line.votes import RESULT_LIFETIME_S, Ballot, Votes, decide
 from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options, Prediction
+from server.values.trace import Trace
 
 EVENT = Event(at=0.0, request_id="x")
 GREEN = encode(plain((0, 255, 0)), "JPEG")
@@ -77,11 +78,14 @@ class Bench:
             clock=lambda: self.now,
         )
 
-    def answer(self, verdict: str | None, part: str = "", camera: str = "") -> Any:
+    def answer(
+        self, verdict: str | None, part: str = "", camera: str = "", trace: Trace | None = None
+    ) -> Any:
         best = Prediction(0, "green", 0.9)
         answer = Answer("colors", 1, best, (best,), verdict, {})
         options = Options(part=part, camera=camera)
-        return self.votes.answered(FrameAnswered(0.0, f"r-{part}", answer, options, b"data"))
+        frame = FrameAnswered(0.0, f"r-{part}", answer, options, b"data", trace=trace)
+        return self.votes.answered(frame)
 
     def refuse(self, **fields: Any) -> None:
         self.votes.refused(FrameRefused(at=0.0, request_id="x", status=422, code="X", **fields))
@@ -93,6 +97,12 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     return Bench(VoteTable(name="three", frames=3, timeout_s=2.0), open_max=2)
+
+
+def test_result_belongs_to_the_trace_of_its_last_frame(bench: Bench) -> None:
+    for verdict, trace_id in (("pass", "a"), ("pass", "b"), ("fail", "c")):
+        bench.answer(verdict, "A", trace=Trace(trace_id, "1"))
+    assert [each.trace_id for each in bench.results] == ["c"]
 
 
 def test_vote_is_final_with_its_last_frame(bench: Bench) -> None:

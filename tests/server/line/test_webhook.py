@@ -85,7 +85,7 @@ def test_receiver_gets_each_verdict_signed_in_order(colors: Path) -> None:
         assert headers["X-Lineside-Signature"] == f"sha256={digest}"
 
 
-def test_trace_of_a_request_reaches_log_and_webhooks(colors: Path) -> None:
+def test_trace_of_a_request_reaches_log_and_webhooks(colors: Path, tmp_path: Path) -> None:
     receiver = Receiver()
     host = f"127.0.0.1:{receiver.server_port}"
     trace_id, parent_id = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -106,7 +106,9 @@ def test_trace_of_a_request_reaches_log_and_webhooks(colors: Path) -> None:
         await_that(lambda: len(about()) >= count, f"{count} messages about {part}")
         return about()
 
-    with live_server(models=colors, output=outputs, webhook_hosts=host) as server:
+    camera = tables({"name": "st5", "kind": "folder", "path": str(tmp_path), "trigger": "post"})
+    settings = {"models": colors, "output": outputs, "camera": camera, "webhook_hosts": host}
+    with live_server(**settings) as server:
         post = partial(requests.post, data=GREEN, timeout=60)
         frames = f"{server.url}/v1/recognize?part="
         answer = post(frames + "P1", headers=trace)
@@ -115,6 +117,11 @@ def test_trace_of_a_request_reaches_log_and_webhooks(colors: Path) -> None:
         assert post(frames + "P3&model=none", headers=trace).status_code == 404
         job = f"{server.url}/v1/jobs?part=P4&webhook=http://{host}/job"
         assert post(job, headers=trace).status_code == 202
+
+        trigger = f"{server.url}/v1/cameras/st5/trigger?part=P5"
+        triggered = partial(requests.post, trigger, headers=trace, timeout=60)
+        await_that(lambda: triggered().status_code == 202, "a trigger")
+        (tmp_path / "frame.png").write_bytes(GREEN)
 
         line = server.request_line(answer.headers["X-Request-Id"])
         assert line["trace_id"] == trace_id
@@ -126,6 +133,7 @@ def test_trace_of_a_request_reaches_log_and_webhooks(colors: Path) -> None:
         ((headers, body),) = taken("/line", "P2")
         assert (body["trace_id"], "traceparent" in headers) == ("", False)
         assert taken("/line", "P3")[0][1]["trace_id"] == trace_id
+        assert taken("/line", "P5")[0][1]["trace_id"] == trace_id
         of_job = [*taken("/line", "P4"), *taken("/job", "P4")]
         assert of_job[0][1]["trace_id"] == trace_id
         ((first, _), (second, _)) = of_job
