@@ -27,7 +27,7 @@ from convert.bundle_writer import load
 from convert.data.frames import tensors
 from convert.quantization.editor import GraphEditor
 from server.recognition.answers import Options
-from server.recognition.interpreter import Interpreter
+from server.recognition.engines.litert import Interpreter
 from server.recognition.recognizer import Recognizer
 
 Picture = NDArray[np.uint8]

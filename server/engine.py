@@ -59,7 +59,13 @@ def make_store(
             afterwards.submit(partial(metrics.worked, stage, seconds))
 
     def load(bundle: Bundle) -> Model:
-        pool = InterpreterPool(bundle.model_path, size, settings.threads_per_interpreter, wide)
+        pool = InterpreterPool(
+            bundle.model_path,
+            size,
+            settings.threads_per_interpreter,
+            wide,
+            settings.onnx_providers,
+        )
         return make_model(
             bundle, pool, admission, limits, on_stage, guard, measures=settings.measures_images
         )

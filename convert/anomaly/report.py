@@ -31,7 +31,7 @@ from convert.evaluation.results import processor
 from convert.evaluation.verdicts import PICTURES_MAX, VerdictProof
 from convert.quantization.tune import Latency
 from server.recognition.drawing import LONGER_SIDE_MIN, HeatMap, Overlay, draw, to_jpeg
-from server.recognition.interpreter import runtime
+from server.recognition.engines.litert import runtime
 from server.recognition.manifest import Recipe
 from server.recognition.preprocessing import to_input_pixels
 

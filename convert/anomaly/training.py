@@ -27,7 +27,8 @@ from convert.recipe.choice import recipe_with
 from convert.sources import imagenet
 from convert.terminal import Terminal
 from convert.training.network import Weights
-from server.recognition.interpreter import Interpreter, InterpreterPool
+from server.recognition.engines.litert import Interpreter
+from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import (
     GOLDEN,
     Baseline,

@@ -156,7 +156,7 @@ def judge(model: bytes, network: Any, data: Irises) -> Report:
 
 def predict(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Probabilities, float32 [n, 3], by the runtime that the server uses."""
-    from server.recognition.interpreter import Interpreter
+    from server.recognition.engines.litert import Interpreter
 
     with suppress_native_output():
         interpreter = Interpreter(Path("model.tflite"), 1, model)

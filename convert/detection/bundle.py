@@ -34,8 +34,9 @@ from server.recognition.detection.manifest import (
     DetectionPolicy,
     GoldenObject,
 )
+from server.recognition.engines.litert import Interpreter
 from server.recognition.images.views import views
-from server.recognition.interpreter import Interpreter, InterpreterPool
+from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import GOLDEN, MODEL, Bundle, Label, Recipe
 from server.recognition.preprocessing import dequantize, to_tensor
 from server.recognition.recognizer import Recognizer

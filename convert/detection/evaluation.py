@@ -31,7 +31,7 @@ from server.recognition.answers import Answer
 from server.recognition.detection.manifest import DetectionManifest, DetectionValidation
 from server.recognition.detection.outputs import overlap
 from server.recognition.drawing import Mark, Overlay, draw, to_jpeg
-from server.recognition.interpreter import runtime
+from server.recognition.engines.litert import runtime
 from server.recognition.manifest import Recipe
 from server.recognition.recognizer import Recognizer
 from server.recognition.tasks.detect import detections_of

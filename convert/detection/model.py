@@ -23,7 +23,7 @@ from convert.sources.quantized import Dtype, Mode, mode_of
 from convert.sources.shapes import layout_of
 from convert.terminal import suppress_native_output
 from server.errors import BundleError
-from server.recognition.interpreter import Interpreter
+from server.recognition.engines.litert import Interpreter
 from server.recognition.manifest import Label, Layout, parse_labels
 from server.recognition.preprocessing import TensorSpec
 

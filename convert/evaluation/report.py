@@ -15,8 +15,8 @@ from convert.evaluation.charts import confusion_png
 from convert.evaluation.results import Evaluation, class_names, details
 from convert.evaluation.verdicts import PICTURES_MAX, VerdictProof
 from server.recognition.drawing import Overlay, draw
+from server.recognition.engines.litert import runtime
 from server.recognition.frame import Pixels
-from server.recognition.interpreter import runtime
 from server.recognition.recognizer import Recognizer
 
 JSON, HTML, CONFUSION = "report.json", "report.html", "confusion.png"

@@ -15,7 +15,7 @@ from convert.evaluation import metrics
 from convert.evaluation.metrics import Indices, Probabilities
 from convert.evaluation.verdicts import VerdictProof
 from convert.quantization.tune import Latency
-from server.recognition.interpreter import runtime
+from server.recognition.engines.litert import runtime
 from server.recognition.manifest import Calibration, ClassReport, Familiarity, Label, Recipe, Report
 from server.recognition.tasks.classify import FAMILIAR
 

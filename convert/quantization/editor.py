@@ -14,7 +14,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
 from convert.data.frames import tensors
-from server.recognition.interpreter import Interpreter
+from server.recognition.engines.litert import Interpreter
 from server.recognition.manifest import Recipe
 from server.system.resources import available_cores
 

@@ -16,7 +16,7 @@ from convert.sources.model_files import HDF5, KERAS, unpacked
 from convert.terminal import tensorflow
 from convert.training.inputs import to_batch
 from server.errors import BundleError
-from server.recognition.interpreter import Interpreter
+from server.recognition.engines.litert import Interpreter
 from server.recognition.manifest import MANIFEST, Recipe, read_bundle
 from server.recognition.tasks.classify import to_probabilities
 

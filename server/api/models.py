@@ -66,7 +66,8 @@ class Model(msgspec.Struct, frozen=True):
     are from the bundle's baseline, by signal, as population stability index; without the signals
     that have too few frames, and null if nothing is measured. policy: the verdict policy of the
     version that serves. note: after a load, the newer
-    versions that it skipped and why; else absent."""
+    versions that it skipped and why; else absent. engine: name and version of the runtime that runs
+    the version that serves."""
 
     name: str
     task: TaskName
@@ -80,6 +81,7 @@ class Model(msgspec.Struct, frozen=True):
     drift: dict[Signal, float] | None = None
     policy: PolicyState | None = None
     note: str | msgspec.UnsetType = msgspec.UNSET
+    engine: str | None = None
 
 
 class Models(msgspec.Struct, frozen=True):
@@ -116,6 +118,7 @@ def describe(store: BundleRepository, name: str, numbers: tuple[int, ...], drift
         model_version_status=version_statuses(store, name),
         drift=drift.of(name, recognizer.manifest.version) if recognizer else None,
         policy=policy_state(recognizer.bundle, recognizer.device_policy) if recognizer else None,
+        engine=recognizer.pool.engine.runtime if recognizer else None,
     )
 
 

@@ -31,8 +31,9 @@ from server.config.load import PREFIX, to_environ, write_settings
 from server.config.settings import Settings
 from server.errors import BundleError, StartError
 from server.recognition import frame
+from server.recognition.engines.engine import Session
 from server.recognition.images.views import views
-from server.recognition.interpreter import Interpreter, InterpreterPool, runtime
+from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
 from server.recognition.preprocessing import apply_table, scaling_table, to_input_pixels
 from server.store.bundles.folder import models_folder
@@ -56,6 +57,7 @@ SHARED_SETTINGS = (
     "max_pixels",
     "max_side",
     "wide_interpreter",
+    "onnx_providers",
 )
 
 
@@ -107,7 +109,9 @@ def _encoded(pixels: frame.Pixels) -> bytes:
 class Steps:
     """One bundle's steps of a frame, each to be timed by itself."""
 
-    def __init__(self, bundle: Bundle, limits: frame.Limits) -> None:
+    def __init__(
+        self, bundle: Bundle, limits: frame.Limits, onnx_providers: Sequence[str] = ()
+    ) -> None:
         """Raise BundleError for a model that takes no images."""
         if bundle.manifest.recipe is None:
             raise BundleError(
@@ -116,7 +120,8 @@ class Steps:
         self.bundle = bundle
         self.recipe = bundle.manifest.recipe
         self._limits = limits
-        self.pool = InterpreterPool(bundle.model_path, 1)
+        self._providers = onnx_providers
+        self.pool = InterpreterPool(bundle.model_path, 1, onnx_providers=onnx_providers)
         self._table = scaling_table(self.recipe, self.pool.inputs[0])
         self._views = views(self.recipe)
 
@@ -135,7 +140,7 @@ class Steps:
             took["preprocess"].append(time.perf_counter() - decoded)
         return tensors
 
-    def run(self, interpreter: Interpreter, tensors: Sequence[np.ndarray]) -> None:
+    def run(self, interpreter: Session, tensors: Sequence[np.ndarray]) -> None:
         """Run the model on each view."""
         for tensor in tensors:
             interpreter.run([tensor])
@@ -155,7 +160,8 @@ class Steps:
 
     def throughput(self, data: bytes, size: int, threads: int, seconds: float) -> Throughput:
         """Measure `size` threads, each with an interpreter of `threads` threads, for `seconds`."""
-        pool = InterpreterPool(self.bundle.model_path, size, threads)
+        path, providers = self.bundle.model_path, self._providers
+        pool = InterpreterPool(path, size, threads, onnx_providers=providers)
         pool.each(lambda interpreter: self.run(interpreter, self.prepared(data)))
         done, start = [0] * size, time.perf_counter()
 
@@ -320,10 +326,10 @@ def measure(settings: Settings, seconds: float, say: Callable[[str], object] = p
     """
     process.configure_process()
     bundle = models_folder(settings).verify_default()
-    steps = Steps(bundle, settings.image_limits)
+    steps = Steps(bundle, settings.image_limits, settings.onnx_providers)
     frames, cores = find_frames(bundle), available_cores()
     name = f"{bundle.manifest.name}/{bundle.manifest.version}"
-    say(f"{name} on {cores} cores of {_machine()}, {runtime()}")
+    say(f"{name} on {cores} cores of {_machine()}, {steps.pool.engine.runtime}")
     stages = {}
     for kind, data in frames.items():
         stages[kind] = steps.stages(data, seconds * 0.3 / len(frames))
@@ -350,10 +356,10 @@ def measure(settings: Settings, seconds: float, say: Callable[[str], object] = p
     return Figures(
         model=bundle.manifest.name,
         version=bundle.manifest.version,
-        sha256=bundle.manifest.sha256.get("model.tflite", ""),
+        sha256=bundle.manifest.model_sha256,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=_machine(),
-        runtime=runtime(),
+        runtime=steps.pool.engine.runtime,
         cores=cores,
         stages=stages,
         throughput=tuple(throughput),

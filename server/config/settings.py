@@ -25,8 +25,8 @@ from server.system.resources import available_cores
 # In the environment and in flags, their items are separated by commas.
 LISTS = frozenset(
     {
-        *("allowed_hosts", "cors_origins", "image_formats", "image_url_hosts", "preload"),
-        *("samples_labels", "trusted_proxies", "webhook_hosts"),
+        *("allowed_hosts", "cors_origins", "image_formats", "image_url_hosts", "onnx_providers"),
+        *("preload", "samples_labels", "trusted_proxies", "webhook_hosts"),
     }
 )
 # MB a minute; SQLite writes whole pages, for which less would not be enough.
@@ -160,7 +160,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 8
     recipe: Annotated[
         Recipe | None,
-        _help("how a bare model.tflite without bundle.json is fed, as a table of bundle.json"),
+        _help(
+            "how a bare model.tflite or model.onnx without bundle.json is fed, as a table of"
+            " bundle.json"
+        ),
     ] = None
     interpreters: Annotated[
         int, _help("interpreters a model; 0: one a core", "interpreters", ge=0, le=256)
@@ -171,6 +174,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     wide_interpreter: Annotated[
         bool, _help("one interpreter more, over all cores, for a frame that comes alone")
     ] = True
+    onnx_providers: Annotated[
+        tuple[str, ...],
+        _help(
+            "execution providers for a model.onnx, first choice first, such as CUDA, OpenVINO; the"
+            " rest runs on the CPU"
+        ),
+    ] = ()
     frames_at_once: Annotated[
         int, _help("frames worked on at once; 0: as many as interpreters", "frames", ge=0, le=512)
     ] = 0

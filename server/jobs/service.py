@@ -305,14 +305,12 @@ class Jobs:
     def _choose(
         self, frame: OpenFrame
     ) -> tuple[str, int, str, dict[str, Any] | None, PolicySource]:
-        from server.recognition.manifest import MODEL
-
         model = self._store.get(frame.ask.model, frame.ask.version)
         product = frame.ask.product
         reader = self._reader(product, model) if product else model.reader
         manifest, source = model.manifest, reader.policy_source
         policy = None if source == "bundle" else msgspec.to_builtins(reader.policy)
-        return manifest.name, manifest.version, manifest.sha256.get(MODEL, ""), policy, source
+        return manifest.name, manifest.version, manifest.model_sha256, policy, source
 
 
 def _open_lock(path: Path) -> IO[bytes]:

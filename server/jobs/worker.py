@@ -44,7 +44,7 @@ from server.recognition import tensor_model as tensors
 from server.recognition.admission import Admission
 from server.recognition.answers import Options
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import MODEL, DevicePolicy
+from server.recognition.manifest import DevicePolicy
 from server.recognition.recognizer import OnStage, Recognizer
 from server.recognition.tasks.task import read_policy
 from server.recognition.tensor_model import Model, make_model
@@ -97,12 +97,18 @@ class WorkerModels:
         folder = Path(self._settings.models) / name / str(version)
         try:
             bundle = open_bundle(folder, self._settings.recipe)
-            if bundle.manifest.sha256.get(MODEL, "") != sha256:
+            if bundle.manifest.model_sha256 != sha256:
                 raise ModelNotFoundError(
                     f"the worker's {folder} is not the version {version} of {name} that serves:"
                     " copy the server's"
                 )
-            pool = InterpreterPool(bundle.model_path, 1, self._settings.threads_per_interpreter, 0)
+            settings = self._settings
+            pool = InterpreterPool(
+                bundle.model_path,
+                1,
+                settings.threads_per_interpreter,
+                onnx_providers=settings.onnx_providers,
+            )
             return make_model(
                 bundle,
                 pool,

@@ -22,7 +22,7 @@ from server import __version__
 from server.observe.cameras import Cameras, ClockSkew
 from server.recognition.admission import Admission
 from server.recognition.answers import Answer
-from server.recognition.manifest import MODEL, Manifest
+from server.recognition.manifest import Manifest
 from server.recognition.tasks.task import TaskMetric, all_tasks, find_task
 from server.recognition.tensor_model import Model
 
@@ -240,8 +240,8 @@ class ModelsCollector(Collector):
         served = self._served()
         for name, recognizer in served.items():
             manifest = recognizer.manifest
-            sha256 = manifest.sha256.get(MODEL, "")
-            info.add_metric((name, str(manifest.version), manifest.quantization, sha256), 1)
+            version, sha256 = str(manifest.version), manifest.model_sha256
+            info.add_metric((name, version, manifest.quantization, sha256), 1)
         yield info
         yield GaugeMetricFamily("lineside_models_loaded", "Models that serve", value=len(served))
         yield GaugeMetricFamily(

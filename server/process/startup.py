@@ -16,6 +16,7 @@ from server.config.tables import check_files
 from server.errors import NotReadyError, SettingsError
 from server.http.access.caller import check_access
 from server.process.certificates import certificate_files
+from server.recognition.engines.engine import check_onnx_providers
 from server.store.bundles.folder import ModelsFolder, models_folder
 from server.store.bundles.layout import versions
 from server.values.wording import counted, shown
@@ -63,6 +64,7 @@ def check_values(settings: Settings) -> None:
         from server.line.outputs.service import check_installed
 
         check_installed(settings)
+    check_onnx_providers(settings.onnx_providers)
     if settings.allowed_hosts:
         from server.http.access.origins import OriginCheck
 
@@ -221,7 +223,7 @@ def check(settings: Settings) -> Iterator[str]:
     from server.observe import logs
     from server.observe.metrics import Metrics
     from server.recognition.admission import Admission
-    from server.recognition.interpreter import runtime
+    from server.recognition.engines.litert import runtime
     from server.recorders import data_fault
     from server.system import process
 
@@ -250,10 +252,12 @@ def check(settings: Settings) -> Iterator[str]:
         labels.update(label.name for label in recognizer.labels)
         default = " (default)" if name == store.default else ""
         golden = len(manifest.golden)
+        engine = recognizer.pool.engine.runtime
         yield (
             f"{name}/{manifest.version}{default}: {manifest.quantization},"
             f" {counted(len(recognizer.labels), 'label')},"
             f" {f'{golden} golden frames right' if golden else 'no golden frames'}"
+            f"{'' if engine == runtime() else f', {engine}'}"
         )
         for failure in store.failures(name):
             yield f"{name}/{failure.version} is refused: {failure.reason}"

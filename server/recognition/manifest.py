@@ -24,6 +24,8 @@ from server.values.validation import InvalidValueError
 # Name of the output of a classifier that says how familiar a frame is.
 FAMILIARITY = "familiarity"
 MANIFEST, MODEL, LABELS, GOLDEN = "bundle.json", "model.tflite", "labels.txt", "golden"
+# The model is the first of these that a bundle has; its ending says which engine runs it.
+MODEL_FILES = (MODEL, "model.onnx")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # The longest marks first: that of UTF-32 begins with that of UTF-16.
 _MARKS = (
@@ -330,22 +332,42 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     baseline: Baseline | None = None
     golden: tuple[Golden, ...] = ()
 
+    @property
+    def model_file(self) -> str | None:
+        """The name of the model's file; None if `sha256` has none."""
+        return next((name for name in MODEL_FILES if name in self.sha256), None)
+
+    @property
+    def model_sha256(self) -> str:
+        """The sha256 of the model's file, '' if it is not given."""
+        return self.sha256.get(self.model_file or "", "")
+
 
 class Bundle(msgspec.Struct, frozen=True):
-    """A verified bundle on disk: its folder, bundle.json and labels."""
+    """A verified bundle on disk: its folder, bundle.json, labels, and the name of its model's
+    file."""
 
     folder: Path
     manifest: Manifest
     labels: tuple[Label, ...]
+    model_file: str = MODEL
 
     @property
     def model_path(self) -> Path:
-        return self.folder / MODEL
+        return self.folder / self.model_file
 
     def model_sha256(self) -> str:
         """Returns the sha256 of the model's file, which is read if no bundle.json gives it. Raises
         OSError."""
-        return self.manifest.sha256.get(MODEL) or digest(self.model_path)
+        return self.manifest.model_sha256 or digest(self.model_path)
+
+
+def read_model(path: Path) -> bytes:
+    """Reads a model's file. Raises BundleError."""
+    try:
+        return read_plain_file(path, MODEL_MAX)
+    except OSError as error:
+        raise BundleError(f"{path} can't be read: {error.strerror}") from None
 
 
 def digest(path: Path) -> str:
@@ -408,7 +430,9 @@ def read_bundle(folder: Path) -> Bundle:
     if not NAME.fullmatch(manifest.name):
         raise BundleError(f"{path}: the name {manifest.name!r} is not usable in an address")
     task = load_task(manifest.task)
-    needed = (MODEL, LABELS) if task.needs_labels else (MODEL,)
+    if manifest.model_file is None:
+        raise BundleError(f"{path} gives no sha256 for {' or '.join(MODEL_FILES)}")
+    needed = (LABELS,) if task.needs_labels else ()
     for name in (*needed, *(golden.file for golden in manifest.golden)):
         if name not in manifest.sha256:
             raise BundleError(f"{path} gives no sha256 for {name}")
@@ -420,7 +444,7 @@ def read_bundle(folder: Path) -> Bundle:
     for accepted in manifest.verdict.accept if manifest.verdict else ():
         if accepted not in names:
             raise BundleError(f"{path}: the verdict accepts {accepted}, which labels.txt lacks")
-    return Bundle(folder, manifest, labels)
+    return Bundle(folder, manifest, labels, manifest.model_file)
 
 
 def parse_labels(data: bytes, file: str = "labels.txt") -> tuple[Label, ...]:

@@ -15,9 +15,10 @@ from server.recognition import frame
 from server.recognition.admission import Admission
 from server.recognition.answers import Answer, Options, of_regions
 from server.recognition.drawing import draw, to_jpeg
+from server.recognition.engines.engine import Session
 from server.recognition.images.measurement import Measurement, measure
 from server.recognition.images.views import regions, tiles
-from server.recognition.interpreter import Interpreter, InterpreterPool
+from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle, DevicePolicy, Golden, Label, Recipe
 from server.recognition.preprocessing import (
     Placement,
@@ -201,7 +202,9 @@ class Recognizer(LoadedModel):
         self._image = _check_recipe(bundle, self.recipe, pool.inputs)
         self._table = scaling_table(self.recipe, self._image)
         self._zeros = [
-            None if spec is self._image else np.full(spec.shape, spec.zero_point, spec.dtype)
+            None
+            if spec is self._image
+            else np.full(np.abs(spec.shape), spec.zero_point, spec.dtype)
             for spec in pool.inputs
         ]
         self._watched = self.manifest.baseline is not None
@@ -354,7 +357,7 @@ class Recognizer(LoadedModel):
         spec = self._image
         empty = self._inputs(np.zeros([1, *spec.shape[1:]], spec.dtype))
 
-        def run(interpreter: Interpreter) -> None:
+        def run(interpreter: Session) -> None:
             outputs = interpreter.run(empty)
             try:
                 # Infinite logits make numpy warn; decode raises for their result.

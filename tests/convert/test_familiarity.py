@@ -21,7 +21,7 @@ from convert.recipe.choice import default_recipe
 from convert.sources import keras as sources
 from convert.sources.shapes import describe
 from server.recognition.answers import Options
-from server.recognition.interpreter import Interpreter
+from server.recognition.engines.litert import Interpreter
 from server.recognition.manifest import FAMILIARITY, Label, Recipe
 
 SIDE = 32

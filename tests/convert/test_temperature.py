@@ -16,7 +16,7 @@ from convert.quantization.quantize import quantize
 from convert.sources import keras as sources
 from convert.sources.shapes import Output
 from convert.temperature import calibrate, expected_error, fit, softmax, with_temperature
-from server.recognition.interpreter import Interpreter
+from server.recognition.engines.litert import Interpreter
 from server.recognition.preprocessing import dequantize
 
 

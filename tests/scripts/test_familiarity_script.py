@@ -10,7 +10,7 @@ import pytest
 from server_process import ROOT, SHARED
 
 from convert.bundle_writer import load
-from server.recognition.interpreter import Interpreter
+from server.recognition.engines.litert import Interpreter
 
 
 def test_parts_bundle_passes_no_foreign_frame(frames: Path, tmp_path: Path) -> None:

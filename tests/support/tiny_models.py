@@ -131,17 +131,19 @@ def write_bundle(
     golden: tuple[tuple[str, bytes], ...] = (),
     **manifest: Any,
 ) -> Path:
-    """A bundle at `folder` (NAME/VERSION) with the given manifest fields; returns `folder`.
+    """A bundle at `folder` (NAME/VERSION) with the given manifest fields; returns `folder`. The
+    model's file is of the kind of `model`.
 
     golden: files that lie in the bundle beside the model, as (path, content).
     """
     folder.mkdir(parents=True)
-    shutil.copy(model, folder / MODEL)
+    file = MODEL if model.suffix != ".onnx" else "model.onnx"
+    shutil.copy(model, folder / file)
     (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), "utf-8")
     for name, content in golden:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
-    names = (MODEL, LABELS, *(name for name, _ in golden))
+    names = (file, LABELS, *(name for name, _ in golden))
     digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     fields = {
         "name": folder.parent.name,

@@ -102,7 +102,7 @@ def model_metadata(model: Model) -> ModelMetadata:
     return ModelMetadata(
         model.manifest.name,
         (str(model.manifest.version),),
-        "tensorflow_lite",
+        model.pool.engine.platform,
         tuple(_metadata(spec, rows) for spec in model.pool.inputs),
         tuple(_metadata(spec, rows) for spec in model.pool.outputs),
         {"image_input": IMAGE} if isinstance(model, Recognizer) else {},

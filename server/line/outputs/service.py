@@ -1,6 +1,5 @@
 """The outputs of one server: which frames go to which of them, and the state of each."""
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -25,6 +24,7 @@ from server.line.outputs.messages import Event, is_wanted, of_answer, of_refusal
 from server.line.outputs.outbox import FILE, Bounds, Outbox
 from server.observe.metrics import Metrics
 from server.recognition.answers import FrameAnswered, FrameRefused
+from server.system.extras import install_command
 
 # The module and the requirements file of each kind of output or trigger that needs a package of
 # its own.
@@ -34,7 +34,6 @@ EXTRAS: Mapping[str, str] = {
     "opcua": "asyncua",
     "gpio": "gpiod",
 }
-REQUIREMENTS = Path(__file__).parents[2]
 # Seconds for which the threads of the outputs may go on after a stop.
 STOP_TIMEOUT_S = 5.0
 RESULTS = ("delivered", "failed", "dropped", "expired")
@@ -52,13 +51,9 @@ def check_installed(settings: Settings) -> None:
         kind = kind_of(table)
         extra = kind.partition("-")[0]
         if extra in EXTRAS and find_spec(EXTRAS[extra]) is None:
-            file = REQUIREMENTS / f"requirements-{extra}.txt"
-            command = f"{sys.executable} -m pip install -r {file}"
-            if find_spec("pip") is None:  # as scripts/install makes it
-                command = f"sudo scripts/install --with {extra}"
             raise SettingsError(
                 f"[[{array}]] {table.name}: kind {kind} needs a package that is not installed:"
-                f" {command}"
+                f" {install_command(extra)}"
             )
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from server.errors import BundleError
+from server.recognition.engines.engine import check_engine
 from server.recognition.manifest import (
     GOLDEN,
     LABELS,
     MANIFEST,
     MODEL,
+    MODEL_FILES,
     NAME,
     Bundle,
     Manifest,
@@ -52,12 +54,20 @@ def versions(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
-    """Return the bundle in `folder`, or a bare model.tflite there, fed by `recipe`.
+    """Return the bundle in `folder`, or a bare model there (model.tflite, or else model.onnx), fed
+    by `recipe`.
 
-    Raises BundleError if it is incomplete or damaged, or if what lies around a bare model says that
-    it is a bundle whose copy is under way.
+    Raises BundleError if it is incomplete or damaged, if what lies around a bare model says that it
+    is a bundle whose copy is under way, or if the engine of its model is not installed.
     """
-    if (folder / MANIFEST).exists() or not (folder / MODEL).is_file():
+    bundle = _read_any(folder, recipe)
+    check_engine(bundle.model_path)
+    return bundle
+
+
+def _read_any(folder: Path, recipe: Recipe | None) -> Bundle:
+    bare = next((name for name in MODEL_FILES if (folder / name).is_file()), None)
+    if (folder / MANIFEST).exists() or bare is None:
         bundle = read_bundle(folder)
         said = f"{bundle.manifest.name}/{bundle.manifest.version}"
         lies = "/".join(folder.parts[-2:])
@@ -66,11 +76,11 @@ def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
         return bundle
     if recipe is None:
         raise BundleError(
-            f"{folder} has no {MANIFEST}: set `recipe` to say how an image is fed to its {MODEL}"
+            f"{folder} has no {MANIFEST}: set `recipe` to say how an image is fed to its {bare}"
         )
     if (folder / GOLDEN).exists() or _has_bundles(folder.parent):
         raise BundleError(
-            f"{folder} has no {MANIFEST}, and is no bare {MODEL} either: a {GOLDEN} folder in it or"
+            f"{folder} has no {MANIFEST}, and is no bare {bare} either: a {GOLDEN} folder in it or"
             f" a {MANIFEST} in another version says that its copy was cut off, or is under way"
         )
     manifest = Manifest(
@@ -81,7 +91,7 @@ def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
         quantization="float32" if recipe.dtype == "float32" else "int8",
     )
     labels = folder / LABELS
-    return Bundle(folder, manifest, read_labels(labels) if labels.exists() else ())
+    return Bundle(folder, manifest, read_labels(labels) if labels.exists() else (), bare)
 
 
 def _has_bundles(model: Path) -> bool:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from convert.anomaly import statistics
 from convert.anomaly.network import CHANNELS, DEPTH, FEATURES, MAP, SCORE, SIZE, AnomalyNetwork
-from server.recognition.interpreter import Interpreter
+from server.recognition.engines.litert import Interpreter
 
 THRESHOLD = 2.0
 

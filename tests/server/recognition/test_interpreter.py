@@ -11,7 +11,9 @@ import pytest
 from tiny_models import SIDE, MakeModel
 
 from server.errors import BundleError
-from server.recognition.interpreter import Interpreter, InterpreterPool
+from server.recognition.engines.engine import Session
+from server.recognition.engines.litert import Interpreter
+from server.recognition.interpreter import InterpreterPool
 
 CLIENTS = 8
 
@@ -126,7 +128,7 @@ def test_waiting_borrower_gets_the_returned_interpreter(tiny_model: MakeModel) -
 
 def test_each_lends_every_interpreter_once(tiny_model: MakeModel) -> None:
     pool = InterpreterPool(tiny_model("colors"), 3, wide=2)
-    seen: list[Interpreter] = []
+    seen: list[Session] = []
     pool.each(seen.append)
     assert len(set(map(id, seen))) == 4
     assert pool.busy == 0

@@ -15,7 +15,7 @@ from images import encode, picture
 from server_process import LiveServer
 
 from server.recognition import frame as frames
-from server.recognition.interpreter import Interpreter
+from server.recognition.engines.litert import Interpreter
 from server.recognition.manifest import read_bundle
 from server.recognition.preprocessing import to_tensor
 

@@ -1,0 +1,1 @@
+"""Engines: runtimes that execute models, one a kind of model file."""
