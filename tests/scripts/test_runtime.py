@@ -70,7 +70,9 @@ def test_small_runtime_serves_without_removed_files(site: Path) -> None:
     assert "Created TensorFlow Lite XNNPACK delegate" in checked.stderr
     # Those that need an extra are imported only if an output or a model asks for them.
     others = ["server.__main__", "server.recognition.engines.onnx"]
-    others += [f"server.line.outputs.{extra}" for extra in EXTRAS]
+    others += [
+        f"server.line.{room}.{extra}" for room in ("outputs", "triggers") for extra in EXTRAS
+    ]
     everything = (
         "import importlib, pkgutil, server; [importlib.import_module(m.name)"
         f" for m in pkgutil.walk_packages(server.__path__, 'server.') if m.name not in {others}]"
