@@ -19,11 +19,14 @@ GUIDE = (ROOT / "docs" / "guide.md").read_text("utf-8")
 BLOCKS = re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL)
 COMMANDS = [line[2:] for block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
 PRODUCTS = "tests/server/line/test_products.py"
+HEALTH = "tests/server/line/test_image_health.py"
+ADDED = "tests/server/api/test_added_cameras.py"
 # Commands that other tests execute, by how they begin, and that no test can.
 ELSEWHERE = {
     "LINESIDE_HOST=0.0.0.0 scripts/serve": "tests/server/http/access/test_access_on_live_server.py",
     "ls plain/": "tests/server/store/bundles/test_bare_model.py",
     "python -m server check --models plain": "tests/server/store/bundles/test_bare_model.py",
+    "python camera.py send": "tests/scripts/test_camera_client.py",
     "LINESIDE_BROKER_URL=": "tests/server/jobs/test_kills.py",
     "LINESIDE_SAMPLES=on scripts/serve": "tests/server/api/test_samples.py",
     "python -m convert detector": "tests/server/recognition/test_tiles.py",
@@ -31,6 +34,10 @@ ELSEWHERE = {
     ".venv/bin/python -m pip install": "tests/server/line/test_line_guide.py",
     "sudo apt install mosquitto": "tests/server/line/test_line_guide.py",
     'curl -H "X-API-Key: $KEY" -X POST http://127.0.0.1:8080/v1/products': PRODUCTS,
+    'curl -H "X-API-Key: $KEY" -H "Content-Type: application/json" http': ADDED,
+    'curl -H "X-API-Key: $KEY" http://127.0.0.1:8080/v1/cameras/st6': ADDED,
+    'curl -H "X-API-Key: $KEY" -X DELETE http://127.0.0.1:8080/v1/cameras/st6': ADDED,
+    'curl -H "X-API-Key: $KEY" -X DELETE \'http://127.0.0.1:8080/v1/image_health': HEALTH,
     'curl -H "X-API-Key: $KEY" http://127.0.0.1:8080/v1/products': PRODUCTS,
     "scripts/serve --config line.toml": "tests/server/line/test_line_guide.py",
     "mosquitto_sub": "tests/server/line/test_line_guide.py",
