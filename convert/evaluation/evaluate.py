@@ -22,6 +22,7 @@ from convert.sources.shapes import Output
 from server.recognition.frame import Pixels
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import (
+    MODEL,
     Bundle,
     Familiarity,
     Label,
@@ -57,7 +58,7 @@ class Model:
 
 def from_bundle(bundle: Bundle) -> Model:
     """Return the model of a classifier's bundle, named NAME/VERSION. Raises ConvertError for a
-    bundle of another task, or of several regions."""
+    bundle of another task or engine, or of several regions."""
     manifest = bundle.manifest
     name = f"{manifest.name}/{manifest.version}"
     if manifest.task != "classify":
@@ -67,6 +68,11 @@ def from_bundle(bundle: Bundle) -> Model:
         )
     assert manifest.recipe is not None
     refuse_regions(manifest)
+    if bundle.model_file != MODEL:
+        raise ConvertError(
+            f"{name} has a {bundle.model_file}: `evaluate` and `compare` take classifiers with a"
+            f" {MODEL}"
+        )
     data = bundle.model_path.read_bytes()
     return Model(
         name,

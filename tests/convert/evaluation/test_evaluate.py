@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from tiny_models import write_bundle
 
 from convert import bundle_writer as bundle
 from convert.data.dataset import images, labelled
@@ -17,7 +18,7 @@ from convert.evaluation.evaluate import evaluate, from_bundle, predict
 from convert.evaluation.results import accuracy_drop, class_names, most_different
 from convert.pipeline import Request, build
 from server.recognition.answers import Options
-from server.recognition.manifest import Label
+from server.recognition.manifest import Label, read_bundle
 
 
 @pytest.mark.parametrize(
@@ -118,3 +119,11 @@ def test_classes_are_matched_by_name_or_id(tmp_path: Path) -> None:
     (tmp_path / "crane").rename(tmp_path / "dog")
     with pytest.raises(ConvertError, match="the class dog, which is not one of"):
         labelled(tmp_path, labels)
+
+
+def test_bundle_of_another_engine_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"")
+    read = read_bundle(write_bundle(tmp_path / "twin" / "1", model))
+    with pytest.raises(ConvertError, match=r"twin/1 has a model\.onnx: `evaluate` and `compare`"):
+        from_bundle(read)
