@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.anomaly.locator import LEAST_DISTANCE, Locator, logits
 from convert.anomaly.statistics import BLUR, CODE_SIDE, SIDE, Floats, Statistics
 from convert.errors import ConvertError, QuantizeError
 from convert.quantization.quantize import Plan, default_plan, quantize
@@ -44,13 +45,14 @@ class AnomalyNetwork:
         return _quantized(self._convert(lambda image: {FEATURES: self._features(image)}))
 
     def anomaly_model(
-        self, projection: Floats, statistics: Statistics, threshold: float
+        self, projection: Floats, statistics: Statistics, locator: Locator, threshold: float
     ) -> tuple[bytes, bytes]:
         """The float32 .tflite and the dynamic-range one, [1, SIZE, SIZE, 3] -> `score` [1] and
         `map` [1, SIDE, SIDE, 1].
 
         projection: [CHANNELS, DEPTH] of the features that `statistics` is of. threshold: the raw
-        score that becomes 0.5; a raw score s becomes s / (s + threshold), and the map alike.
+        score that becomes 0.5; a raw score s becomes s / (s + threshold). The map is that of
+        `locator`, on the same scale.
         """
         tf = tensorflow()
         depth = projection.shape[1]
@@ -74,11 +76,12 @@ class AnomalyNetwork:
             )
             squares = tf.square(tf.reshape(white, [1, SIDE, SIDE, depth]))
             raw = tf.sqrt(tf.reduce_mean(squares, axis=3, keepdims=True))
-            edge = [[0, 0], [2, 2], [2, 2], [0, 0]]
-            kernel = np.outer(BLUR, BLUR)[..., None, None]
-            smooth = tf.nn.conv2d(tf.pad(raw, edge, "REFLECT"), tf.constant(kernel), 1, "VALID")
-            share = smooth / (smooth + threshold)
-            return {SCORE: tf.reduce_max(share, axis=[1, 2, 3]), MAP: share}
+            smooth = _blurred(raw)
+            highest = tf.reduce_max(smooth, axis=[1, 2, 3])
+            evidence = logits(centred, locator.weights)
+            places = _blurred(tf.math.log(tf.maximum(smooth, LEAST_DISTANCE)) + evidence)
+            share = tf.sigmoid(places - float(np.log(threshold)))
+            return {SCORE: highest / (highest + threshold), MAP: share}
 
         float_model = self._convert(call)
         return float_model, _quantized(float_model)
@@ -107,6 +110,14 @@ class AnomalyNetwork:
                 raise ConvertError(
                     f"TensorFlow's converter can't make this model a .tflite: {first_line(error)}"
                 ) from None
+
+
+def _blurred(grid: Any) -> Any:
+    """BLUR along both sides of [1, SIDE, SIDE, 1]."""
+    tf = tensorflow()
+    kernel = np.outer(BLUR, BLUR)[..., None, None]
+    padded = tf.pad(grid, [[0, 0], [2, 2], [2, 2], [0, 0]], "REFLECT")
+    return tf.nn.conv2d(padded, tf.constant(kernel), 1, "VALID")
 
 
 def _quantized(float_model: bytes) -> bytes:

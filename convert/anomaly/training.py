@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +13,19 @@ import numpy as np
 from convert import bundle_writer
 from convert.anomaly import report
 from convert.anomaly.evaluation import Alternative, contaminated, learning_curve
-from convert.anomaly.network import CHANNELS, DEPTH, FEATURES, MAP, SCORE, SIZE, AnomalyNetwork
-from convert.anomaly.statistics import SIDE, Floats, fit, held_out_maps, projection, threshold_of
+from convert.anomaly.frames import answers, painted_features, seen_by
+from convert.anomaly.locator import calibrated, learn
+from convert.anomaly.network import CHANNELS, DEPTH, SIZE, AnomalyNetwork
+from convert.anomaly.statistics import (
+    SIDE,
+    Floats,
+    fit,
+    folds,
+    held_out_maps,
+    projection,
+    threshold_of,
+)
 from convert.data.dataset import Dataset
-from convert.data.frames import decoded, float_spec
 from convert.errors import ConvertError
 from convert.evaluation import metrics
 from convert.evaluation.verdicts import JudgedFrame, VerdictProof, prove
@@ -27,7 +35,6 @@ from convert.recipe.choice import recipe_with
 from convert.sources import imagenet
 from convert.terminal import Terminal
 from convert.training.network import Weights
-from server.recognition.engines.litert import Interpreter
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import (
     GOLDEN,
@@ -38,7 +45,6 @@ from server.recognition.manifest import (
     Recipe,
     Region,
 )
-from server.recognition.preprocessing import apply_table, mean_grey, scaling_table, to_input_pixels
 from server.recognition.tasks.anomaly import (
     ANOMALY,
     GOOD,
@@ -48,7 +54,6 @@ from server.recognition.tasks.anomaly import (
     AnomalySettings,
     AnomalyValues,
 )
-from server.system.resources import available_cores
 from server.values.wording import counted
 
 # Fewer say nothing of how good frames differ.
@@ -65,7 +70,8 @@ class AnomalyOptions:
     and all others are not; None without. masks: by class and file name, white on the defect.
     samples: validation frames of each class that are copied into samples/ for people to try.
     false_rejects: share of good frames, 0..1, that may be called anomalies. unsure: half the width
-    of the band of scores about 0.5 whose verdict is unsure. out, name, version: as in Request.
+    of the band of scores about 0.5 whose verdict is unsure. painted: frames with painted defects,
+    from which the map learns. out, name, version: as in Request.
     region: the part of each frame that is looked at, as in Recipe.
     """
 
@@ -79,6 +85,7 @@ class AnomalyOptions:
     samples: int = 0
     false_rejects: float = 0.01
     unsure: float = 0.02
+    painted: int = 1500
     weights: Weights = "imagenet"
     seed: int = 0
     source: str = ""
@@ -99,6 +106,8 @@ class AnomalyOptions:
             )
         if not 0 <= self.unsure <= 0.4:
             raise ConvertError(f"--unsure {self.unsure:g} should be from 0 to 0.4")
+        if not 100 <= self.painted <= 20_000:
+            raise ConvertError(f"--painted {self.painted} should be from 100 to 20000")
         if len(self.good) < MIN_FRAMES:
             raise ConvertError(
                 f"{counted(len(self.good), 'good frame')}: at least {MIN_FRAMES} are needed, and"
@@ -114,15 +123,6 @@ class AnomalyOptions:
                 raise ConvertError(f"--{name} does nothing without --validate FOLDER")
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Frames through a model. features: [frames, places, CHANNELS]. brightness: mean grey level
-    0..255, [frames]."""
-
-    features: Floats
-    brightness: Floats
-
-
 def build(options: AnomalyOptions, terminal: Terminal) -> Path:
     """Learns, judges and writes the bundle; returns its folder.
 
@@ -135,21 +135,29 @@ def build(options: AnomalyOptions, terminal: Terminal) -> Path:
     check_repeated(options.good, judged)
     network = AnomalyNetwork(options.weights)
     model = network.feature_model()
-    learned = _seen(model, options.good, recipe, terminal, "Looking at the good frames")
+    learned = seen_by(model, options.good, recipe, terminal, "Looking at the good frames")
     deviation = learned.features.reshape(-1, CHANNELS).std(axis=0)
     turn = projection(CHANNELS, DEPTH, deviation, options.seed)
     features = np.asarray(learned.features @ turn, np.float32)
     terminal.say(f"learning from {counted(len(features), 'good frame')}")
     fitted = fit(features, options.seed)
-    held = held_out_maps(features, options.seed).max(axis=(1, 2))
+    distances = held_out_maps(features, options.seed)
+    held = distances.max(axis=(1, 2))
     raw = threshold_of(held, options.false_rejects)
+    terminal.say("learning how painted defects look")
+    rest, fold = next(folds(len(features), options.seed))
+    painted, shares = painted_features(
+        model, [options.good[i] for i in rest], recipe, options.painted, options.seed, terminal
+    )
+    locator = learn(np.asarray(painted @ turn - fitted.mean, np.float32), shares, options.seed)
+    locator = calibrated(locator, features[fold] - fitted.mean, distances[fold])
     # The model's own arithmetic is rounded; its scores on the same frames say by how much.
     sample = options.good[:: max(1, len(options.good) // 50)]
-    _, rough = network.anomaly_model(turn, fitted, raw)
-    scores, _ = _answers(rough, sample, recipe)
+    _, rough = network.anomaly_model(turn, fitted, locator, raw)
+    scores, _ = answers(rough, sample, recipe)
     exact = fitted.scores(features[:: max(1, len(options.good) // 50)])
     raw *= float(np.median(scores / np.maximum(1 - scores, 1e-6) * raw / np.maximum(exact, 1e-9)))
-    _, quantised = network.anomaly_model(turn, fitted, raw)
+    _, quantised = network.anomaly_model(turn, fitted, locator, raw)
     terminal.say(
         f"threshold from frames held back in turns: {options.false_rejects:.2%} of good ones are"
         f" to score above 0.5; model of {len(quantised) / 1e6:.2f} MB"
@@ -157,7 +165,7 @@ def build(options: AnomalyOptions, terminal: Terminal) -> Path:
     held_scores = np.asarray(held / (held + raw), np.float32)
     outcome = _judge(options, quantised, held_scores, terminal)
     if options.validation:
-        seen = _seen(model, judged, recipe, terminal, "Looking at the validation frames")
+        seen = seen_by(model, judged, recipe, terminal, "Looking at the validation frames")
         others = np.asarray(seen.features @ turn, np.float32)
         truth = report.is_bad(options.validation, options.good_class)
         good, bad = others[~truth], others[truth]
@@ -189,49 +197,6 @@ def check_repeated(good: Sequence[Path], judged: Sequence[Path]) -> None:
         seen |= mine
 
 
-def _runs(
-    model: bytes,
-    paths: Sequence[Path],
-    recipe: Recipe,
-    on_image: Callable[[], object] = lambda: None,
-) -> list[tuple[dict[str, Floats], float]]:
-    """The outputs by their signature's names, and the brightness, of each frame."""
-    table = scaling_table(recipe, float_spec(recipe))
-    threads = available_cores()
-    interpreters = [Interpreter(Path("model.tflite"), 1, model) for _ in range(threads)]
-    names = [spec.signature for spec in interpreters[0].outputs]
-
-    def one(job: tuple[int, Path]) -> tuple[dict[str, Floats], float]:
-        number, path = job
-        pixels = to_input_pixels(decoded(path, recipe), recipe)
-        outputs = interpreters[number % threads].run([apply_table(pixels, table)])
-        on_image()
-        return dict(zip(names, outputs, strict=True)), mean_grey(pixels)
-
-    with ThreadPoolExecutor(threads) as workers:
-        try:
-            return list(workers.map(one, enumerate(paths)))
-        finally:
-            workers.shutdown(cancel_futures=True)
-
-
-def _seen(
-    model: bytes, paths: Sequence[Path], recipe: Recipe, terminal: Terminal, text: str
-) -> Seen:
-    with terminal.bar(text, len(paths)) as advance:
-        found = _runs(model, paths, recipe, advance)
-    features = np.stack([outputs[FEATURES].reshape(-1, CHANNELS) for outputs, _ in found])
-    return Seen(features, np.array([brightness for _, brightness in found], np.float32))
-
-
-def _answers(model: bytes, paths: Sequence[Path], recipe: Recipe) -> tuple[Floats, Floats]:
-    """Scores [frames] and maps [frames, SIDE, SIDE] of an anomaly model."""
-    found = [outputs for outputs, _ in _runs(model, paths, recipe)]
-    scores = np.array([float(outputs[SCORE].reshape(-1)[0]) for outputs in found], np.float32)
-    maps = np.stack([outputs[MAP].reshape(SIDE, SIDE) for outputs in found])
-    return scores, np.asarray(maps, np.float32)
-
-
 def _judge(
     options: AnomalyOptions, model: bytes, held: Floats, terminal: Terminal
 ) -> report.AnomalyEvaluation:
@@ -239,7 +204,7 @@ def _judge(
     if options.validation:
         terminal.say(f"judging the model on {len(options.validation.frames)} frames")
         paths = [item.path for item in options.validation.frames]
-        scores, maps = _answers(model, paths, options.recipe)
+        scores, maps = answers(model, paths, options.recipe)
     latency: Latency = measure({"model": model}, seconds=options.seconds)["model"]
     return report.AnomalyEvaluation(
         options.validation, options.good_class, options.masks, held, scores, maps, latency,
@@ -362,7 +327,7 @@ def _golden(
         scores, bad = outcome.scores, report.is_bad(options.validation, options.good_class)
     else:
         paths = list(options.good[:: max(1, len(options.good) // 20)])
-        scores, _ = _answers(model, paths, options.recipe)
+        scores, _ = answers(model, paths, options.recipe)
         bad = np.zeros(len(paths), bool)
     sides = (
         (GOOD, np.flatnonzero(~bad & (scores < 0.5 - GOLDEN_MARGIN)), 1 - scores),

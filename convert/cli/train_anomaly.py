@@ -23,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WIDTH",
         help="scores within WIDTH of the threshold, 0.5, have the verdict unsure (0.02)",
     )
+    parser.add_argument(
+        "--painted",
+        type=int,
+        default=1500,
+        metavar="COUNT",
+        help="frames with painted defects, from which the map learns (1500)",
+    )
     proof = parser.add_argument_group("proof")
     proof.add_argument(
         "--validate", type=Path, metavar="FOLDER", help="one sub-folder a class, good ones too"
@@ -75,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         samples=args.samples,
         false_rejects=args.false_rejects,
         unsure=args.unsure,
+        painted=args.painted,
         weights=args.weights,
         seed=args.seed,
         region=view_values(args).get("region"),

@@ -116,7 +116,8 @@ class AnomalyDetails(msgspec.Struct, frozen=True):
 
 
 class AnomalyAnswer(msgspec.Struct, frozen=True):
-    """`score` and `threshold` in 0..1, and the regions above it in pixels of the frame as sent."""
+    """`score` and `threshold` in 0..1, and the regions above it in pixels of the frame as sent:
+    none if the frame is unlike good ones as a whole and no place stands out."""
 
     score: float
     threshold: float

@@ -10,7 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from convert.anomaly import statistics
+from convert.anomaly.locator import calibrated, learn
 from convert.anomaly.network import CHANNELS, DEPTH, FEATURES, MAP, SCORE, SIZE, AnomalyNetwork
+from convert.anomaly.statistics import SIDE
 from server.recognition.engines.litert import Interpreter
 
 THRESHOLD = 2.0
@@ -38,33 +40,33 @@ def run(model: bytes, frames: NDArray[np.float32]) -> Mapping[str, NDArray[np.fl
 @pytest.fixture(scope="module")
 def made(
     tf: Any, keras_home: Path
-) -> tuple[bytes, bytes, NDArray[np.float32], NDArray[np.float32]]:
-    """The float and the quantised model of ImageNet weights, and the scores and maps of NumPy."""
+) -> tuple[bytes, bytes, NDArray[np.float32], Mapping[str, NDArray[np.float32]]]:
+    """The float and the quantised model of ImageNet weights, frames, and their scores and maps
+    outside of a model."""
     network = AnomalyNetwork()
     frames = surfaces(32, 1)
     features = run(network.feature_model(), frames)[FEATURES].reshape(32, -1, CHANNELS)
     deviation = features.reshape(-1, CHANNELS).std(axis=0)
     projection = statistics.projection(CHANNELS, DEPTH, deviation)
     fitted = statistics.fit(features[:24] @ projection)
-    maps = fitted.maps(features[24:] @ projection)
-    float_model, quantised = network.anomaly_model(projection, fitted, THRESHOLD)
-    return float_model, quantised, frames[24:], maps / (maps + THRESHOLD)
+    centred = features @ projection - fitted.mean
+    shares = np.random.default_rng(2).uniform(0, 1, (24, SIDE, SIDE)).astype(np.float32)
+    distances = fitted.maps(features[24:] @ projection)
+    locator = calibrated(learn(centred[:24], shares), centred[24:], distances)
+    maps = locator.maps(centred[24:], distances)
+    highest = distances.max(axis=(1, 2))
+    float_model, quantised = network.anomaly_model(projection, fitted, locator, THRESHOLD)
+    expected = {SCORE: highest / (highest + THRESHOLD), MAP: maps / (maps + THRESHOLD)}
+    return float_model, quantised, frames[24:], expected
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_model_computes_what_numpy_does(made: Any, which: int) -> None:
-    maps = made[3]
+@pytest.mark.parametrize("name", [SCORE, MAP])
+def test_model_computes_what_the_statistics_do(made: Any, name: str, which: int) -> None:
+    expected = made[3][name]
     answers = run(made[which], made[2])
 
-    np.testing.assert_allclose(answers[MAP].reshape(maps.shape), maps, atol=0.05)
-    np.testing.assert_allclose(answers[SCORE].reshape(-1), maps.max(axis=(1, 2)), atol=0.05)
-
-
-def test_score_is_the_largest_value_of_the_map(made: Any) -> None:
-    answers = run(made[1], made[2])
-    np.testing.assert_allclose(
-        answers[SCORE].reshape(-1), answers[MAP].reshape(len(made[2]), -1).max(axis=1), rtol=1e-6
-    )
+    np.testing.assert_allclose(answers[name].reshape(expected.shape), expected, atol=0.05)
 
 
 def test_quantised_model_is_far_smaller_than_float(made: Any) -> None:

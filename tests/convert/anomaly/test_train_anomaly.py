@@ -59,7 +59,7 @@ def made(keras_home: Path, tf: Any, frames: Path, tmp_path_factory: pytest.TempP
     out = tmp_path_factory.mktemp("models")
     arguments = [str(frames / "train" / "good"), "--validate", str(frames / "val")]
     arguments += ["--masks", str(frames / "masks"), "--out", str(out), "--seconds", "0.1"]
-    arguments += ["--samples", "1", "--region", REGION]
+    arguments += ["--samples", "1", "--region", REGION, "--painted", "200"]
     assert main(["train-anomaly", *arguments, "--false-rejects", "0.05", "--name", "metal"]) == 0
     return out / "metal" / "1"
 
@@ -125,6 +125,7 @@ def test_report_has_figures_and_pictures(made: Path) -> None:
     [
         (["--masks", "masks"], "--masks does nothing without --validate"),
         (["--false-rejects", "0"], "--false-rejects 0 should be from"),
+        (["--painted", "0"], "--painted 0 should be from 100 to 20000"),
         (["--validate", "val", "--good-class", "ok"], "none of them is ok"),
         (["--validate", "train"], "in both sets"),
     ],
