@@ -18,7 +18,7 @@ from convert.anomaly.network import CHANNELS, FEATURES, MAP, SCORE
 from convert.anomaly.statistics import SIDE, Floats
 from convert.data.frames import decoded, float_spec
 from convert.terminal import Terminal
-from server.recognition.interpreter import Interpreter
+from server.recognition.engines.litert import Interpreter
 from server.recognition.manifest import Recipe
 from server.recognition.preprocessing import apply_table, mean_grey, scaling_table, to_input_pixels
 from server.system.resources import available_cores
