@@ -24,7 +24,9 @@ from server.store.keys import add_key
 OF_ONE = (
     "/metrics",
     "/v1/cameras/{name}/frame",
+    "/v1/events",
     "/v1/models/{name}/samples/{file}",
+    "/v1/now/picture",
     "/v1/samples/{sample}",
     "/v1/samples/{sample}/image",
     "/recent",
@@ -250,6 +252,8 @@ def test_schemathesis_finds_nothing(clients: LiveServer, tmp_path: Path) -> None
             *("--checks", CHECKS, "--max-examples", "8", "--seed", "1", "--no-color"),
             *("--phases", "examples,coverage,fuzzing"),
             *("--generation-database", "none"),
+            # It ends only after a minute; test_now.py reads it.
+            *("--exclude-path", "/v1/events"),
         ],
         cwd=tmp_path,
         env=environ_without_coverage(),
@@ -258,6 +262,6 @@ def test_schemathesis_finds_nothing(clients: LiveServer, tmp_path: Path) -> None
         timeout=300,
     )
     document = requests.get(clients.url + "/openapi.json", timeout=60).json()
-    count = sum(len(item) for item in document["paths"].values())
+    count = sum(len(item) for item in document["paths"].values()) - 1
     assert f"{count} selected" in done.stdout
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
