@@ -66,5 +66,17 @@ def check_cameras(cameras: Sequence[CameraTable], products: Sequence[ProductTabl
             )
 
 
+def check_votes(votes: Sequence[VoteTable], products: Sequence[ProductTable]) -> None:
+    """Raise SettingsError for a vote of a product that does not exist: its frames would not be
+    voted on."""
+    names = {product.name for product in products}
+    for vote in votes:
+        if unknown := [name for name in vote.products if name not in names]:
+            raise SettingsError(
+                f"[[vote]] {vote.name}: products can't have {unknown[0]!r}: there is no such"
+                " [[product]]"
+            )
+
+
 Products = tuple[ProductTable, ...]
 Votes = tuple[VoteTable, ...]

@@ -9,7 +9,7 @@ from msgspec.structs import force_setattr
 from server.config.cameras import Cameras
 from server.config.image_health import CameraLimits
 from server.config.outputs import Outputs
-from server.config.products import Products, Votes, check_cameras
+from server.config.products import Products, Votes, check_cameras, check_votes
 from server.config.triggers import Triggers
 from server.errors import SettingsError
 from server.recognition.images.header import (
@@ -390,6 +390,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def __post_init__(self) -> None:
         """Raises SettingsError for what no type can check. Formats are taken in any case."""
         check_cameras(self.camera, self.product)
+        check_votes(self.vote, self.product)
         formats = tuple(dict.fromkeys(name.upper() for name in self.image_formats))
         unknown = [name for name in self.image_formats if name.upper() not in FORMATS]
         if unknown or not formats:

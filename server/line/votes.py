@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 import msgspec
 
@@ -27,8 +26,16 @@ OPEN_VOTES_MAX, RESULTS_MAX = 1000, 1000
 # Seconds for which the result of a part's vote holds for its late frames.
 RESULT_LIFETIME_S = 60.0
 
-# Table, whether the last is a part (else a camera), and its name.
-Key: TypeAlias = tuple[str, bool, str]
+
+class Key(msgspec.Struct, frozen=True):
+    """What frames have in common that vote together. is_part: `name` is a part's, else a camera's.
+    Parts of two products, or batches, may have the same name."""
+
+    table: str
+    is_part: bool
+    name: str
+    product: str
+    batch: str
 
 
 class Ballot(msgspec.Struct, frozen=True):
@@ -136,16 +143,36 @@ class Votes:
             return None
         quality = quality_of(answer) if answer.best else None
         ballot = Ballot(answer.verdict or "unsure", quality, of_answer(frame))
-        return self._add(table, options.part, options.camera, ballot)
+        part, camera = options.part, options.camera
+        key = Key(table.name, bool(part), part or camera, options.product, options.batch)
+        if not key.name:
+            # Frames of nobody knows which parts must not vote together.
+            result = Vote("unsure", "no_name", 1, table.frames, final=True)
+            self._report([_Ended(key, result, [ballot])])
+            return result
+        return self._add(table, key, ballot)
 
     def refused(self, frame: FrameRefused) -> None:
         """Count a frame that was refused or failed as `unsure`; pass it on if it belongs to no
         vote, or its sender may be a stranger."""
-        table = self._table_of(frame.camera, frame.product, product_known=bool(frame.product))
-        if table is None or not frame.let_in or not (frame.part or frame.camera):
+        name, is_part = frame.part or frame.camera, bool(frame.part)
+        key = self._open_of(is_part, name) if not frame.product else None
+        table = next((each for each in self._tables if key and each.name == key.table), None)
+        table = table or self._table_of(
+            frame.camera, frame.product, product_known=bool(frame.product)
+        )
+        if table is None or not frame.let_in or not name:
             self._on_refused(frame)
         else:
-            self._add(table, frame.part, frame.camera, Ballot("unsure", None, of_refusal(frame)))
+            key = key or Key(table.name, is_part, name, frame.product, frame.batch)
+            self._add(table, key, Ballot("unsure", None, of_refusal(frame)))
+
+    def _open_of(self, is_part: bool, name: str) -> Key | None:
+        """Return the newest open vote of a part or camera, for a frame that was refused before its
+        product was known."""
+        with self._changed:
+            keys = [key for key in self._open if (key.is_part, key.name) == (is_part, name)]
+        return keys[-1] if keys else None
 
     def _table_of(
         self, camera: str, product: str, *, product_known: bool = True
@@ -156,13 +183,31 @@ class Votes:
                 return table
         return None
 
-    def _add(self, table: VoteTable, part: str, camera: str, ballot: Ballot) -> Vote:
-        key, now = (table.name, bool(part), part or camera), self._clock()
+    def _add(self, table: VoteTable, key: Key, ballot: Ballot) -> Vote:
+        now = self._clock()
         ended: list[_Ended] = []
         with self._changed:
+            vote = self._open.get(key)
+            if vote is not None and vote.ends <= now:
+                # The thread that ends votes was held up; this frame is too late for it.
+                ended.append(self._end(key, now, "vote_timeout"))
+                vote = None
             at, result = self._results.get(key, (0.0, None))
-            if result is not None and now - at < RESULT_LIFETIME_S:
-                return result
+            late = result is not None and now - at < RESULT_LIFETIME_S
+        if late and result is not None:
+            self._report(ended)
+            return result
+        state = self._vote(table, key, ballot, now, ended)
+        self._report(ended)
+        return state
+
+    def _vote(
+        self, table: VoteTable, key: Key, ballot: Ballot, now: float, ended: list[_Ended]
+    ) -> Vote:
+        """Count a ballot. Return the state of its vote, or its result; add those that ended to
+        `ended`."""
+        with self._changed:
+            before = len(ended)
             vote = self._open.get(key)
             if vote is None:
                 vote = self._open[key] = _OpenVote(table, now + table.timeout_s, [])
@@ -175,8 +220,7 @@ class Votes:
                 ended.append(self._end(key, now))
             elif len(self._open) > self._open_max:
                 ended.append(self._end(next(iter(self._open)), now, "too_many_votes"))
-        self._report(ended)
-        return next((each.result for each in ended if each.key == key), state)
+        return next((each.result for each in ended[before:] if each.key == key), state)
 
     def _end(self, key: Key, now: float, incomplete: str = "") -> _Ended:
         """End a vote. incomplete: why it has not all of its frames. The caller holds the lock."""
@@ -184,7 +228,7 @@ class Votes:
         table, ballots = vote.table, vote.ballots
         verdict, reason = ("unsure", incomplete) if incomplete else decide(table.rule, ballots)
         result = Vote(verdict, reason, len(ballots), table.frames, final=True)
-        if key[1]:
+        if key.is_part:
             self._results[key] = now, result
             self._results.move_to_end(key)
             if len(self._results) > RESULTS_MAX:
@@ -205,7 +249,7 @@ class Votes:
                 reason=result.reason,
                 error=None,
             )
-            self._count(each.key[0], result.verdict)
+            self._count(each.key.table, result.verdict)
             if result.frames < result.of:
                 self._report_incomplete(event, result)
             self._on_result(event)

@@ -142,15 +142,11 @@ class HealthMonitor:
         self, name: str, model: str, camera: _Camera, measured: Measurement, healthy: bool
     ) -> None:
         """Take a frame into account, with the camera's lock held."""
-        usual = camera.baseline
-        if usual is not None:
-            if usual.size == measured.size and usual.decoded != measured.decoded:
-                fields = {"camera": name, "model": model}
-                event = "image health learned anew: the model's frames are decoded differently"
-                logger.info(event, extra={"fields": fields})
-                camera.use(None)
-            return
-        if not healthy or len(camera.frames) >= self._frames_to_learn:
+        if (
+            camera.baseline is not None
+            or not healthy
+            or len(camera.frames) >= self._frames_to_learn
+        ):
             return
         camera.frames.append(measured)
         if len(camera.frames) == self._frames_to_learn and not self._submit(

@@ -46,7 +46,10 @@ def judge(measured: Measurement, camera: Comparison, before: Measurement | None)
     usual = baseline if size_fits else None
     problems |= _exposure(measured, limits, baseline)
     sharpness = shift = None
-    if usual is not None and camera.sharpness and usual.decoded == measured.decoded:
+    if usual is not None and usual.decoded != measured.decoded:
+        # Of another format, or for another model: it can't be compared with what is usual.
+        problems.add("wrong_size")
+    elif usual is not None and camera.sharpness:
         sharpness = camera.sharpness.of(measured)
         # Without light or a view there is nothing that could be blurred or shifted.
         if problems <= {"frozen"}:

@@ -238,6 +238,9 @@ class ModbusServer:
             before, self._coil = self._coil, bool(values[0])
             if self._coil and not before:
                 trigger = new_trigger(text_from(self._part))
+                if not self._table.acknowledge:
+                    # What is shown is the part before's.
+                    self._image.clear()
                 # Set first, since its result may be there at once.
                 self._awaited = trigger.request_id
                 self._trigger(self._table.trigger_camera, trigger)

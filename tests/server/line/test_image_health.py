@@ -112,6 +112,18 @@ def test_unhealthy_frame_is_unsure(pictures: list[bytes], tmp_path: Path) -> Non
     assert answer.measured is None
 
 
+def test_frame_of_another_format_is_not_compared(pictures: list[bytes], tmp_path: Path) -> None:
+    """One that is decoded at another scale neither passes nor makes what is usual forgotten."""
+    monitor = Monitor(tmp_path)
+    for data in pictures[:LEARNED]:
+        monitor.judge(data)
+    pixels = cv2.imdecode(np.frombuffer(blurred(pictures[-1]), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert pixels is not None
+    for _ in range(2):
+        assert monitor.judge(encode(np.asarray(pixels, np.uint8), "PNG")).verdict == "unsure"
+        assert "blurred" in monitor.health(blurred(pictures[-1])).problems
+
+
 def test_shift_is_measured_in_pixels(pictures: list[bytes], tmp_path: Path) -> None:
     monitor = Monitor(tmp_path)
     for data in pictures[:LEARNED]:

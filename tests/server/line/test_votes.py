@@ -15,6 +15,7 @@ from tiny_models import MakeModel, write_bundle
 from server.app import AT_END, create_app, shut_down
 from server.config.load import load
 from server.config.products import Rule, VoteTable
+from server.errors import SettingsError
 from server.line.outputs.messages import Event
 from server.line.votes import RESULT_LIFETIME_S, Ballot, Votes, decide
 from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options, Prediction
@@ -79,12 +80,17 @@ class Bench:
         )
 
     def answer(
-        self, verdict: str | None, part: str = "", camera: str = "", trace: Trace | None = None
+        self,
+        verdict: str | None,
+        part: str = "",
+        camera: str = "",
+        trace: Trace | None = None,
+        **options: Any,
     ) -> Any:
         best = Prediction(0, "green", 0.9)
         answer = Answer("colors", 1, best, (best,), verdict, {})
-        options = Options(part=part, camera=camera)
-        frame = FrameAnswered(0.0, f"r-{part}", answer, options, b"data", trace=trace)
+        given = Options(part=part, camera=camera, **options)
+        frame = FrameAnswered(0.0, f"r-{part}", answer, given, b"data", trace=trace)
         return self.votes.answered(frame)
 
     def refuse(self, **fields: Any) -> None:
@@ -103,6 +109,49 @@ def test_result_belongs_to_the_trace_of_its_last_frame(bench: Bench) -> None:
     for verdict, trace_id in (("pass", "a"), ("pass", "b"), ("fail", "c")):
         bench.answer(verdict, "A", trace=Trace(trace_id, "1"))
     assert [each.trace_id for each in bench.results] == ["c"]
+
+
+def test_same_part_name_of_another_batch_votes_alone(bench: Bench) -> None:
+    for _ in range(3):
+        passed = bench.answer("pass", "7", batch="a", product="x")
+    assert passed.verdict == "pass"
+    others: list[dict[str, Any]] = [
+        {"batch": "b", "product": "x"},
+        {"batch": "a", "product": "y"},
+    ]
+    for other in others:
+        states = [bench.answer("fail", "7", **other) for _ in range(3)]
+        assert [(each.verdict, each.final) for each in states][-1] == ("fail", True)
+    # A frame that was refused before its product was known joins the open vote of its part.
+    bench.answer("pass", "8", batch="a", product="x")
+    bench.answer("pass", "8", batch="a", product="x")
+    bench.refuse(part="8", let_in=True)
+    assert bench.verdicts()[-1] == ("8", "pass", "majority")
+
+
+def test_frames_without_a_name_do_not_vote_together(bench: Bench) -> None:
+    states = [bench.answer("pass") for _ in range(3)]
+    assert [(each.verdict, each.reason, each.final) for each in states] == (
+        [("unsure", "no_name", True)] * 3
+    )
+    assert [verdict for _, verdict, _ in bench.verdicts()] == ["unsure"] * 3
+
+
+def test_frame_after_the_time_out_completes_no_vote(bench: Bench) -> None:
+    """The thread that ends votes may have been held up."""
+    names: list[dict[str, Any]] = [{"part": "A"}, {"camera": "top"}]
+    for name in names:
+        bench.answer("pass", **name)
+        bench.answer("pass", **name)
+        bench.now += 500
+        assert bench.answer("pass", **name).verdict == "unsure"
+    assert [verdict for _, verdict, _ in bench.verdicts()] == ["unsure", "unsure"]
+
+
+def test_vote_of_an_unknown_product_stops_the_start() -> None:
+    tables = json.dumps([{"name": "three", "frames": 3, "products": ["misspelt"]}])
+    with pytest.raises(SettingsError, match="products can't have 'misspelt'"):
+        load({"LINESIDE_VOTE": tables})
 
 
 def test_vote_is_final_with_its_last_frame(bench: Bench) -> None:
