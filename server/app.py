@@ -298,7 +298,7 @@ def create_app(
         products=products,
         before_answer=(outputs.answered,) if outputs else (),
         judge_health=health.judge if health else None,
-        count_vote=votes.answered if votes else lambda _: None,
+        count_vote=votes.answered if votes else None,
     )
     jobs = make_jobs(settings, service, products, metrics, engine.guard, health)
     cameras = make_cameras(settings, metrics, service)

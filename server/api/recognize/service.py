@@ -67,7 +67,7 @@ class RecognitionService:
         products: Products,
         before_answer: Sequence[Listener] = (),
         judge_health: Callable[[Answer, Options], Answer] | None = None,
-        count_vote: Callable[[FrameAnswered], Vote | None] = lambda _: None,
+        count_vote: Callable[[FrameAnswered], Vote | None] | None = None,
     ) -> None:
         self.store = store
         self.clock_skew = metrics.clock_skew
@@ -261,7 +261,7 @@ class RecognitionService:
         if self._judge_health is not None and frame.answer.measured is not None:
             answer = self._judge_health(frame.answer, frame.options)
             frame = msgspec.structs.replace(frame, answer=answer)
-        if (vote := self._count_vote(frame)) is not None:
+        if self._count_vote and (vote := self._count_vote(frame)) is not None:
             answer = msgspec.structs.replace(frame.answer, vote=vote)
             frame = msgspec.structs.replace(frame, answer=answer)
         for listener in self._before_answer:
