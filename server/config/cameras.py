@@ -90,7 +90,7 @@ def _url(schemes: str, text: str) -> Meta:
         text,
         "",
         SECRET,
-        pattern=rf"^({schemes})://[!-~]+$",
+        pattern=rf"^({schemes})://[!-~]+(?!\n)$",
         extra_json_schema={"description": f"{schemes.replace('|', ':// or ')}://HOST[:PORT]/..."},
     )
 

@@ -228,7 +228,7 @@ class WebhookOutput(MessageOutput, frozen=True, kw_only=True, tag="webhook"):
             "URL that takes each verdict as a POST of JSON, and answers 2xx",
             "",
             SECRET,
-            pattern=r"^https?://[!-.0-9:;=A-~]+(/[!-~]*)?$",
+            pattern=r"^https?://[!-.0-9:;=A-~]+(/[!-~]*)?(?!\n)$",
             extra_json_schema={"description": "http://HOST[:PORT]/... or https://HOST[:PORT]/..."},
         ),
     ]

@@ -41,7 +41,8 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         str,
         key_help(
             "its name in the log, the metrics and answers, which no other table of the array has",
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+            # `$` alone would take a line feed at the end.
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(?!\n)$",
             extra_json_schema={
                 "description": "1 to 64 of the characters A-Z a-z 0-9 _ . -, the first a letter or"
                 " a digit"

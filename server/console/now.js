@@ -14,7 +14,7 @@ let number = 0; // Of the newest frame that was shown.
 let frames = [];
 let state = null;
 let heard = performance.now(); // When the server was last heard.
-let tiles = {}; // By camera: its elements, its last frame, when its picture was fetched.
+const tiles = Object.create(null); // By camera: its elements, its last frame, when its picture was fetched.
 
 const kindOf = (frame) => (frame.code ? "refused" : (frame.verdict ?? "none"));
 
@@ -148,8 +148,8 @@ function showOutputs({ outputs }) {
 function take(newer) {
   if (newer.length === 0) return;
   // A server that was started anew counts from the beginning.
-  if (newer.at(-1).number < number) frames = [];
-  frames = [...frames, ...newer].slice(-LISTED);
+  if (newer.at(-1).number < number) [number, frames] = [0, []];
+  frames = [...frames, ...newer.filter((each) => each.number > number)].slice(-LISTED);
   number = newer.at(-1).number;
 }
 

@@ -110,6 +110,11 @@ class RecentFrames:
             frames = [each for each in self._frames if each[0] > number]
         return [_recent(*each) for each in frames]
 
+    @property
+    def number(self) -> int:
+        """The number of the newest frame, 0 before the first."""
+        return self._number
+
     def last_minute(self) -> LastMinute:
         """Return the counts of the last minute."""
         with self._changed:

@@ -78,15 +78,16 @@ class CertificateRenewal:
         before, self._tried = self._tried, state
         if state == self._state or state != before:
             return
-        self._state = state
         fields = {"certificate": str(self._files.certificate)}
         try:
             self._files.check()
         except SettingsError as error:
+            self._state = state
             fields["reason"] = str(error)
             logger.error("new certificate refused; the old one serves", extra={"fields": fields})
             return
         self._replace()
+        self._state = state
         logger.info("certificate replaced", extra={"fields": fields})
 
     def _replace(self) -> None:
@@ -103,7 +104,8 @@ class CertificateRenewal:
         while _in_use(connections) and time.monotonic() < give_up:
             if self._ended.wait(STEP_S):
                 break
-        old.stop()
+        # A client that does not read its answers would hold up the certificates after this one.
+        threading.Thread(target=old.stop, name="old-certificate", daemon=True).start()
 
 
 # In place of an inode, for a socket that listens.

@@ -18,6 +18,8 @@ from server.system.files import read_plain_file, write_whole
 # clients' are checked, with that one among them.
 PROBE, CLIENT_CA = "tls-probe.pem", "tls-client-ca.pem"
 PROBE_DAYS = 3650
+# The kinds of keys that the HTTP server's TLS takes (rustls).
+RSA_BITS_MIN, RSA_BITS_MAX, CURVES = 2048, 8192, ("secp256r1", "secp384r1")
 KEY_BEGIN = b"-----BEGIN PRIVATE KEY-----"
 # What the files are compared by: modification time in ns, size in bytes, inode.
 State = tuple[tuple[int, int, int], ...]
@@ -56,6 +58,7 @@ class CertificateFiles(msgspec.Struct, frozen=True):
                     f"{setting} {path} has a password, which nobody could type at a start: write"
                     " the key without one, as by `openssl pkey -in FILE -out NEW`"
                 )
+        _check_kind(self.certificate, self.key)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             context.load_cert_chain(self.certificate, self.key)
@@ -151,6 +154,32 @@ def make_certificate(names: list[str], days: int) -> tuple[bytes, bytes]:
     return certificate.public_bytes(pem), key.private_bytes(
         pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+def _check_kind(certificate: Path, key: Path) -> None:
+    """Raise SettingsError for what OpenSSL takes and the HTTP server does not: it would end the
+    process."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    if b"-----BEGIN CERTIFICATE-----" not in read_plain_file(certificate):
+        raise SettingsError(f"tls_certificate {certificate} has no `BEGIN CERTIFICATE` in it")
+    try:
+        private = load_pem_private_key(read_plain_file(key), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise SettingsError(f"tls_key {key} can't be used: it is damaged, or no key") from None
+    if isinstance(private, rsa.RSAPrivateKey):
+        known = RSA_BITS_MIN <= private.key_size <= RSA_BITS_MAX
+    elif isinstance(private, ec.EllipticCurvePrivateKey):
+        known = private.curve.name in CURVES
+    else:
+        known = isinstance(private, ed25519.Ed25519PrivateKey)
+    if not known:
+        raise SettingsError(
+            f"tls_key {key} is of a kind that this server can't use: make one of RSA with"
+            f" {RSA_BITS_MIN} bits or more, of the curve P-256 or P-384, or Ed25519"
+        )
 
 
 def _general_name(name: str) -> Any:

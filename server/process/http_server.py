@@ -181,7 +181,8 @@ class GranianWorker:
             http_mode="1",
             **tls,
         )
-        loop = asyncio.new_event_loop()  # which Granian asks for, and a WSGI worker never runs
+        # Granian asks for it, and a WSGI worker never runs it.
+        self._loop = loop = asyncio.new_event_loop()
         call = traced(wsgi_adapter(app, self.closing))
         worker.serve_mtr(native.CallbackScheduler(loop, call, None, None, None), loop, self._stop)
 
@@ -189,6 +190,7 @@ class GranianWorker:
         """Close idle connections, and return when the requests in hand are answered."""
         self._stop.set()
         self._ended.wait()
+        self._loop.close()
 
 
 def run(

@@ -90,7 +90,7 @@ class NowRoutes:
             rfc3339(time.time()),
             ready,
             "" if ready else reason,
-            frames[-1].number if frames else number,
+            frames[-1].number if frames else min(number, self._recent.number),
             self._recent.last_minute(),
             max(zones.values(), default=None),
             tuple(self._cameras()),

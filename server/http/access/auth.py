@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from flask import Flask, Response, request
 from werkzeug.datastructures import EnvironHeaders
 
@@ -23,6 +24,7 @@ from server.http.access.caller import (
     identify,
     is_loopback,
     key_caller,
+    passwords,
     token_reader,
 )
 from server.http.access.digest import DigestLogins, StaleNonceError
@@ -109,6 +111,8 @@ class Authenticator:
         headers = EnvironHeaders(environ)
         for secret in credentials(headers):
             yield partial(identify, secret, self._ring, self._read_token)
+        for password in passwords(headers):
+            yield partial(self._login_caller, password)
         login = environ.get("HTTP_AUTHORIZATION", "")
         if login[:7].lower() == "digest ":
             yield partial(self._digest_caller, login, environ)
@@ -116,7 +120,12 @@ class Authenticator:
     def _digest_caller(self, login: str, environ: dict[str, Any]) -> Caller:
         context = context_of(environ)
         path = context.sent_path or environ["PATH_INFO"]
-        return key_caller(self.digest_logins.find(login, environ, path))
+        caller = key_caller(self.digest_logins.find(login, environ, path))
+        return msgspec.structs.replace(caller, by_login=True)
+
+    def _login_caller(self, password: str) -> Caller:
+        caller = identify(password, self._ring, None)
+        return msgspec.structs.replace(caller, by_login=True)
 
     def admit(self, environ: dict[str, Any], rights: Iterable[Right]) -> tuple[bool, Caller | None]:
         """Return whether a WSGI request for frames may do what one of `rights` opens, by its
@@ -125,6 +134,8 @@ class Authenticator:
             let_in = self.open_to(environ.get("REMOTE_ADDR")) and self._origins.admits(environ)
             return let_in, None
         caller, _ = self.identify(environ, rights)
+        if caller is not None and caller.by_login and self._origins.of_another_site(environ):
+            return False, caller
         return caller is not None and not caller.rights.isdisjoint(rights), caller
 
     def authorize(self, caller: Caller | None, fault: str, *, closed: bool) -> None:
@@ -143,6 +154,8 @@ class Authenticator:
         elif rights is None or not caller.rights.intersection(rights):
             needs = " or ".join(rights or ()) or "a right that nobody has"
             raise ForbiddenError(f"{caller.name} has no right to this; it needs {needs}")
+        elif caller.by_login and (sentence := self._origins.of_another_site(request.environ)):
+            raise ForbiddenError(sentence)
 
     def open_to(self, address: str | None) -> bool:
         """Return whether `address` may come in while no key is asked for."""
@@ -202,7 +215,8 @@ def install_auth(app: Flask, settings: Settings, doors: Authenticator) -> None:
             context = current()
             error = ', error="invalid_token"' if context.caller_fault else ""
             # A browser would ask its user for a password, in front of the page that asks for a key.
-            if "Sec-Fetch-Mode" not in request.headers:
+            # By plain HTTP it sends no Sec-Fetch-Mode, but always a language.
+            if not {"Sec-Fetch-Mode", "Accept-Language"} & set(request.headers.keys()):
                 if doors.digest_logins.offered():
                     for each in doors.digest_logins.challenges(stale=context.caller_stale):
                         response.headers.add("WWW-Authenticate", each)

@@ -41,11 +41,13 @@ NO_KEY = (
 
 class Caller(msgspec.Struct, frozen=True):
     """name: of the key, or the token's subject, for logs and limits. rate: requests allowed, if the
-    key has a rate of its own."""
+    key has a rate of its own. by_login: a Basic or digest login, which browsers repeat by
+    themselves, whatever page sends the request."""
 
     name: str
     rights: frozenset[Right]
     rate: str = ""
+    by_login: bool = False
 
 
 ReadToken: TypeAlias = Callable[[str], Caller]
@@ -53,28 +55,34 @@ ReadToken: TypeAlias = Callable[[str], Caller]
 
 def credentials(headers: Headers) -> list[str]:
     """Return all keys and tokens among a request's headers: of `Authorization: Bearer ...` (RFC
-    6750, 2.1), the password of `Basic ...` (RFC 7617, 2), and `X-API-Key`. What is empty, no key,
-    or of another scheme is a proxy's login, not ours."""
+    6750, 2.1) and `X-API-Key`. What is empty or of another scheme is a proxy's or a login's."""
     secrets = []
     for header in headers.getlist("Authorization"):
         for part in header.split(","):  # as servers join what came in several lines
             scheme, _, value = part.strip().partition(" ")
             if scheme.lower() == "bearer":
                 secrets.append(value.strip())
-            elif scheme.lower() == "basic":
-                secrets.append(_password(value.strip()))
     for header in headers.getlist("X-API-Key"):
         secrets += [part.strip() for part in header.split(",")]
     return list(dict.fromkeys(secret for secret in secrets if secret))[:CREDENTIALS_MAX]
 
 
-def _password(credentials: str) -> str:
-    """Return the key that is the password of a Basic login; empty if it is another's login."""
-    try:
-        password = b64decode(credentials, validate=True).decode("ascii").partition(":")[2]
-    except ValueError:
-        return ""
-    return password if password.startswith(PREFIX) else ""
+def passwords(headers: Headers) -> list[str]:
+    """Return the keys that are passwords of Basic logins (RFC 7617, 2); those of others, such as a
+    proxy's, are left out."""
+    secrets = []
+    for header in headers.getlist("Authorization"):
+        for part in header.split(","):
+            scheme, _, value = part.strip().partition(" ")
+            if scheme.lower() != "basic":
+                continue
+            try:
+                secret = b64decode(value.strip(), validate=True).decode("ascii").partition(":")[2]
+            except ValueError:
+                continue
+            if secret.startswith(PREFIX):
+                secrets.append(secret)
+    return secrets[:CREDENTIALS_MAX]
 
 
 def identify(secret: str, ring: KeyRing, read_token: ReadToken | None) -> Caller:

@@ -37,7 +37,8 @@ class DigestLogins:
     """Checks digest logins, and makes their challenges.
 
     `_lock` guards `_counters`: of a nonce the highest counter, and a bit for each of the
-    COUNTERS_BACK below it that was used.
+    COUNTERS_BACK below it that was used; and `_forgotten`, when the newest of the nonces was made
+    whose counters are no longer known.
     """
 
     def __init__(self, ring: KeyRing) -> None:
@@ -45,6 +46,7 @@ class DigestLogins:
         self._secret = os.urandom(32)
         self._lock = threading.Lock()
         self._counters: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._forgotten = 0.0
 
     def offered(self) -> bool:
         """Return whether a key takes such a login."""
@@ -72,12 +74,11 @@ class DigestLogins:
         if algorithm not in DIGEST_HASHES or not offered:
             raise UnauthorizedError("the digest login is not of a kind that this server offers")
         key = next((k for k in self._ring.current() if k.name == fields.get("username")), None)
+        secret = key.digest.get(algorithm) if key else None
         # A login of nobody takes as long as a wrong one.
-        secret = (key.digest if key else {}).get(algorithm) or "0" * 64
-        method = environ["REQUEST_METHOD"]
-        wanted = response(algorithm, secret, fields, method)
+        wanted = response(algorithm, secret or "0" * 64, fields, environ["REQUEST_METHOD"])
         right = hmac.compare_digest(wanted.encode(), fields.get("response", "").encode())
-        if key is None or not key.digest or not right:
+        if key is None or not secret or not right:
             raise UnauthorizedError("the digest login is not valid")
         self._check_address(fields.get("uri", ""), environ, path)
         self._use(fields)
@@ -98,16 +99,18 @@ class DigestLogins:
         """Count the nonce's use. Raises StaleNonceError."""
         nonce = fields.get("nonce", "")
         try:
-            made = int.from_bytes(urlsafe_b64decode(nonce)[:TIME_BYTES], "big") / 1e6
+            made = _made(nonce)
+            known = hmac.compare_digest(self._nonce(made).encode(), nonce.encode())
             number = int(fields.get("nc", ""), 16)
             if not 0 <= number < 1 << COUNTER_BITS:
                 raise ValueError
-        except ValueError:
+        except (ValueError, OverflowError):
             raise UnauthorizedError("the digest login is damaged") from None
-        known = hmac.compare_digest(self._nonce(made).encode(), nonce.encode())
         if not known or not 0 <= time.time() - made < NONCE_S:
             raise StaleNonceError("the login's nonce is too old")
         with self._lock:
+            if nonce not in self._counters and made <= self._forgotten:
+                raise StaleNonceError("the login's nonce may have been used before")
             highest, bits = self._counters.get(nonce, (0, 0))
             if number > highest:
                 bits = (bits << (number - highest) | 1) if number - highest <= COUNTERS_BACK else 1
@@ -119,13 +122,19 @@ class DigestLogins:
             self._counters[nonce] = highest, bits & ((1 << COUNTERS_BACK) - 1)
             self._counters.move_to_end(nonce)
             while len(self._counters) > NONCES_MAX:
-                self._counters.popitem(last=False)
+                gone, _ = self._counters.popitem(last=False)
+                self._forgotten = max(self._forgotten, _made(gone))
 
     def _nonce(self, now: float) -> str:
         """Return the nonce that is made at `now`, in seconds since 1970."""
         moment = round(now * 1e6).to_bytes(TIME_BYTES, "big")
         signature = hmac.digest(self._secret, moment, hashlib.sha256)[:SIGNATURE_BYTES]
         return urlsafe_b64encode(moment + signature).decode()
+
+
+def _made(nonce: str) -> float:
+    """Return when a nonce was made, in seconds since 1970. Raises ValueError."""
+    return int.from_bytes(urlsafe_b64decode(nonce)[:TIME_BYTES], "big") / 1e6
 
 
 def response(algorithm: str, secret: str, fields: dict[str, str], method: str) -> str:

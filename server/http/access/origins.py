@@ -112,7 +112,7 @@ class OriginCheck:
                 )
             if not strict and len(self._remembered) < MOST_REMEMBERED:
                 self._remembered.add(host)
-        return self._of_another_site(environ, host, page=page)
+        return self.of_another_site(environ, page=page)
 
     def _knows(self, text: str, *, strict: bool) -> bool:
         host = parse_host(text)
@@ -129,7 +129,10 @@ class OriginCheck:
             or is_address(name)
         )
 
-    def _of_another_site(self, environ: dict[str, Any], host: str, *, page: bool) -> str:
+    def of_another_site(self, environ: dict[str, Any], *, page: bool = False) -> str:
+        """Return why a WSGI request that another site's page made may not go on, as a sentence;
+        empty if none made it, or one that may. page: as in `refusal`."""
+        host = environ.get("HTTP_HOST") or ""
         origin = environ.get("HTTP_ORIGIN")
         if origin is not None:
             if origin in self._origins or "*" in self._origins:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import requests
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from images import encode, plain
 from server_process import ROOT, LiveServer, environ_without_coverage
 
@@ -237,6 +239,8 @@ def test_client_without_certificate_is_refused(colors: Path, tmp_path: Path) -> 
         ("cut", "it is damaged"),
         ("no ca", "ca.pem can't be read"),
         ("damaged ca", "tls_client_ca"),
+        ("curve", "of a kind that this server can't use"),
+        ("old label", "has no `BEGIN CERTIFICATE`"),
     ],
 )
 def test_unusable_certificate_stops_the_start(
@@ -258,6 +262,13 @@ def test_unusable_certificate_stops_the_start(
         pair.certificate.write_text("hello")
     elif change == "cut":
         pair.certificate.write_bytes(pair.certificate.read_bytes()[:200])
+    elif change == "curve":
+        secret = ec.generate_private_key(ec.SECP521R1())
+        pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        pair.key.write_bytes(secret.private_bytes(pem, form, serialization.NoEncryption()))
+    elif change == "old label":
+        text = pair.certificate.read_text()
+        pair.certificate.write_text(text.replace("CERTIFICATE", "X509 CERTIFICATE"))
     elif change == "no ca":
         ca = str(tmp_path / "ca.pem")
     elif change == "damaged ca":

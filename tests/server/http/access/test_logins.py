@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import requests
 from images import encode, plain
@@ -14,8 +15,9 @@ from requests.auth import HTTPBasicAuth, HTTPDigestAuth
 from server_process import LiveServer, live_server
 from sites import NOW
 
-from server.http.access.digest import response
-from server.store.keys import add_key, digest_secrets, read_keys
+from server.errors import UnauthorizedError
+from server.http.access.digest import NONCES_MAX, DigestLogins, StaleNonceError, response
+from server.store.keys import KeyRing, add_key, digest_secrets, read_keys, write_keys
 
 RED = encode(plain((255, 0, 0)), "PNG")
 
@@ -148,6 +150,51 @@ def test_browser_is_not_asked_for_a_password(server: Locked) -> None:
     assert [word in asked for word in ("Basic", "Digest", "Bearer")] == [True] * 3
     page = post(server, **{"Sec-Fetch-Mode": "cors"}).headers["WWW-Authenticate"]
     assert [word in page for word in ("Basic", "Digest", "Bearer")] == [False, False, True]
+
+
+@pytest.mark.parametrize("login", [HTTPBasicAuth, HTTPDigestAuth])
+def test_page_of_another_site_can_not_use_a_login(server: Locked, login: Any) -> None:
+    """Browsers repeat logins by themselves, whoever's page sends the request."""
+    auth = login("gate", server.keys["gate"])
+    foreign = post(server, auth, Origin="http://evil.example")
+    assert (foreign.status_code, foreign.json()["error"]["code"]) == (403, "FORBIDDEN")
+    assert post(server, auth, Origin=server.url).status_code == 200
+    key = {"X-API-Key": server.keys["gate"]}
+    assert post(server, Origin="http://evil.example", **key).status_code == 200
+
+
+def test_digest_login_needs_the_hash_of_the_key(tmp_path: Path) -> None:
+    """A key whose hash by MD5 was taken out of the file is closed to MD5."""
+    file = tmp_path / "keys.jsonl"
+    add_key(file, "gate", ["recognize"], now=NOW, digest_login=True)
+    [key] = read_keys(file)
+    write_keys(file, [msgspec.structs.replace(key, digest={"SHA-256": key.digest["SHA-256"]})])
+    logins = DigestLogins(KeyRing(file))
+    [nonce] = set(re.findall(r'nonce="([^"]+)"', logins.challenges(stale=False)[0]))
+    fields = {"realm": "lineside", "qop": "auth", "nonce": nonce, "nc": "00000001", "cnonce": "c"}
+    fields |= {"username": "gate", "uri": "/", "algorithm": "MD5"}
+    fields["response"] = response("MD5", "0" * 64, fields, "GET")
+    text = "Digest " + ", ".join(f'{name}="{value}"' for name, value in fields.items())
+    with pytest.raises(UnauthorizedError, match="not valid"):
+        logins.find(text, {"REQUEST_METHOD": "GET"}, "/")
+
+
+def test_forgotten_nonce_opens_nothing_again(tmp_path: Path) -> None:
+    file = tmp_path / "keys.jsonl"
+    secret = add_key(file, "gate", ["recognize"], now=NOW, digest_login=True)
+    logins, environ = DigestLogins(KeyRing(file)), {"REQUEST_METHOD": "POST"}
+
+    def login() -> str:
+        [nonce] = set(re.findall(r'nonce="([^"]+)"', logins.challenges(stale=False)[0]))
+        fields = {"nonce": nonce, "realm": "lineside", "qop": "auth", "cnonce": "c"}
+        return header(secret, fields | {"nc": "00000001"})
+
+    first = login()
+    logins.find(first, environ, "/v1/recognize")
+    for _ in range(NONCES_MAX):
+        logins.find(login(), environ, "/v1/recognize")
+    with pytest.raises(StaleNonceError):
+        logins.find(first, environ, "/v1/recognize")
 
 
 def test_keys_file_holds_no_password(tmp_path: Path) -> None:
