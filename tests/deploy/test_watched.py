@@ -37,7 +37,7 @@ def device(sample: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     camera = '[{"name": "folder", "kind": "folder", "path": "."}]'
     trigger = '[{"name": "t", "kind": "gpio", "camera": "folder", "chip": "none", "line": 1}]'
     settings: dict[str, object] = {"samples": "on", "drift_min_frames": 1, "golden_check_s": 0.5}
-    settings |= {"output": output, "camera": camera, "trigger": trigger, "image_health": True}
+    settings |= {"output": output, "camera": camera, "trigger": trigger, "image_health": "on"}
     with live_server("-m", "tests.support.serve_machine", str(root), **settings) as running:
         with requests.Session() as session:
             for _ in range(ENOUGH_FOR_DRIFT):
