@@ -3,6 +3,7 @@ read, since it has their passwords."""
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,19 @@ class CameraFile:
         self._path = data / FILE
 
     def read(self) -> list[CameraTable]:
-        """Return the cameras. A file that is no list of cameras is set aside."""
+        """Return the cameras. A file that is no list of cameras is set aside; one that can't be
+        read now stays."""
         try:
             given = json_values.decode(read_plain_file(self._path), list[dict[str, Any]])
             return list(read_tables(given, "camera", CAMERA_KINDS, FILE))
         except FileNotFoundError:
             return []
         except (OSError, InvalidValueError, SettingsError) as error:
-            fields = {"reason": str(error), "moved_to": str(set_aside(self._path) or "")}
+            aside = None
+            if not isinstance(error, OSError):
+                with suppress(OSError):  # the folder can't be written
+                    aside = set_aside(self._path)
+            fields = {"reason": str(error), "moved_to": str(aside or "")}
             logger.error("added cameras can't be read", extra={"fields": fields})
             return []
 
