@@ -164,8 +164,11 @@ class Description:
             return BINARY
         if kind in self._refs:
             return self._refs[kind]
-        schema: Schema = _for_generators(msgspec.json.schema(kind))
-        return schema
+        # A union's members have names, by which it refers to them.
+        (schema,), named = msgspec.json.schema_components((kind,), ref_template=REF)
+        self.schemas |= _for_generators(named)
+        made: Schema = _for_generators(schema)
+        return made
 
     def _operation(self, route: Route) -> dict[str, Any]:
         parameters = [

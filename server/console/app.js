@@ -2,7 +2,7 @@
 // the tab is first opened.
 
 import { byId, show } from "./dom.js";
-import { listenForKeys } from "./key.js";
+import { ask, listenForKeys } from "./key.js";
 import * as tryTab from "./try.js";
 import { language, setLanguage, t, translate } from "./words.js";
 
@@ -39,7 +39,8 @@ async function open(name) {
 // A line with cameras opens with what it does now, and a server without any with a frame to try.
 async function firstTab() {
   if (wall) return "now";
-  const response = await fetch("v1/cameras").catch(() => null);
+  // Not wanted once it is refused: without a key there is no form for this.
+  const response = await ask("v1/cameras", {}, () => false).catch(() => null);
   if (!response?.ok) return "try";
   const { cameras } = await response.json();
   return cameras.length > 0 ? "now" : "try";
