@@ -33,7 +33,7 @@ class CameraFile:
         try:
             given = json_values.decode(read_plain_file(self._path), list[dict[str, Any]])
             return list(read_tables(given, "camera", CAMERA_KINDS, FILE))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         except (OSError, InvalidValueError, SettingsError) as error:
             aside = None

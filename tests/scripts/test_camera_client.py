@@ -59,7 +59,9 @@ def test_each_frame_is_answered_once_over_an_outage(colors: Path, tmp_path: Path
         tally = client.tally
         assert (tally.taken, tally.answered, tally.right) == (60, 60, 60)
         assert tally.is_complete()
-        assert (tally.tries_failed > 0, spool.count) == (True, 0)
+        # A connection that was begun as the server stopped may have lasted over the outage, so no
+        # try has to have failed.
+        assert spool.count == 0
 
         def rows() -> Counter[str]:
             url = server.url + "/v1/journal?camera=outage&limit=100"
