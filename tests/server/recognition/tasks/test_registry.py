@@ -5,7 +5,7 @@ import importlib
 import msgspec
 import pytest
 
-from server.recognition.sample import Sample
+from server.recognition.sample import UNHEALTHY, Sample
 from server.recognition.tasks import TASK_NAMES, TaskName
 from server.recognition.tasks.task import all_tasks, find_task
 
@@ -25,7 +25,9 @@ def test_metrics_of_one_name_are_the_same() -> None:
 
 def test_sample_reasons_are_all_read() -> None:
     schema = msgspec.json.schema(Sample)["$defs"]["Sample"]["properties"]["reason"]["enum"]
-    assert {"random"}.union(*(task.sample_reasons for task in all_tasks())) == set(schema)
+    assert {"random", UNHEALTHY}.union(*(task.sample_reasons for task in all_tasks())) == set(
+        schema
+    )
 
 
 def test_answer_fields_can_be_left_out() -> None:
