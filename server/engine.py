@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from server.config.settings import Settings
@@ -23,7 +22,7 @@ from server.store.bundles.loader import Loaded
 from server.store.bundles.repository import BundleRepository, Fingerprints
 from server.store.bundles.serving_models import Limit, Unloaded
 from server.store.crashes import CrashGuard
-from server.system.background import BackgroundQueue, Task, make_task_queue
+from server.system.background import BackgroundQueue, Task, in_order, make_task_queue
 from server.system.resources import available_cores
 
 logger = logging.getLogger(__name__)
@@ -52,11 +51,7 @@ def make_store(
     cores = available_cores()
     wide = cores if settings.wide_interpreter and cores > 1 else 0
 
-    def on_stage(stage: str, seconds: float) -> None:
-        if afterwards is None:
-            metrics.worked(stage, seconds)
-        else:
-            afterwards.submit(partial(metrics.worked, stage, seconds))
+    on_stage = in_order(afterwards, metrics.worked) if afterwards else metrics.worked
 
     def load(bundle: Bundle) -> Model:
         pool = InterpreterPool(

@@ -32,6 +32,7 @@ from convert.evaluation.verdicts import PICTURES_MAX, VerdictProof
 from convert.quantization.tune import Latency
 from server.recognition.drawing import LONGER_SIDE_MIN, HeatMap, Overlay, draw, to_jpeg
 from server.recognition.engines.litert import runtime
+from server.recognition.frame import shown_part
 from server.recognition.manifest import Recipe
 from server.recognition.preprocessing import to_input_pixels
 
@@ -88,7 +89,7 @@ class AnomalyEvaluation:
         if file is None:
             raise ConvertError(f"{folder} has no mask of {item.path.name}")
         grey = decoded(file, self.recipe)[..., 0]
-        left, top, width, height = self.recipe.part(grey.shape[1], grey.shape[0])
+        left, top, width, height = shown_part(self.recipe, grey.shape[1], grey.shape[0])
         grey = grey[top : top + height, left : left + width]
         size = (PIXEL_SIDE, PIXEL_SIDE)
         return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_NEAREST) > 127, bool)

@@ -19,7 +19,7 @@ from convert.detection.average_precision import Truth
 from convert.errors import DatasetError
 from server.errors import LinesideError
 from server.recognition.detection.manifest import Box
-from server.recognition.frame import Limits, read_header
+from server.recognition.frame import Limits, read_header, shown_part
 from server.recognition.images.views import regions
 from server.recognition.manifest import Label, Recipe
 from server.values import validation
@@ -150,7 +150,7 @@ def count_shown(frames: Sequence[AnnotatedFrame], recipe: Recipe) -> tuple[Annot
             ),
         )
         for each in frames
-        for parts in [[part.part(*_size(each.path)) for part in regions(recipe)]]
+        for parts in [[shown_part(part, *_size(each.path)) for part in regions(recipe)]]
     )
 
 

@@ -90,7 +90,7 @@ def _url(schemes: str, text: str) -> Meta:
         text,
         "",
         SECRET,
-        pattern=rf"^({schemes})://[!-~]+(?!\n)$",
+        pattern=rf"^({schemes}):/{{2}}[!-~]+(?!\n)$",
         extra_json_schema={"description": f"{schemes.replace('|', ':// or ')}://HOST[:PORT]/..."},
     )
 

@@ -102,6 +102,17 @@ def read_header(data: bytes, limits: Limits) -> Header:
     return header
 
 
+def shown_part(recipe: Recipe, width: int, height: int) -> tuple[int, int, int, int]:
+    """Returns left, top, width and height in pixels of the part of an upright image that the model
+    is shown, at least one pixel."""
+    if recipe.region is None:
+        return 0, 0, width, height
+    x, y, across, down = recipe.region
+    left, top = min(round(x * width), width - 1), min(round(y * height), height - 1)
+    right, bottom = round((x + across) * width), round((y + down) * height)
+    return left, top, max(1, min(right, width) - left), max(1, min(bottom, height) - top)
+
+
 def scaled_size(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
     """Returns the size (width, height) of an upright image after the resize, before crop or
     padding."""
@@ -123,13 +134,15 @@ def jpeg_eighths(header: Header, recipe: Recipe) -> int:
     width, height = header.width, header.height
     if header.transposed:
         width, height = height, width
+    if not recipe.regions and recipe.tiles is None:
+        return _eighths(width, height, recipe)
     return max(_eighths(width, height, view) for view in views(recipe))
 
 
 def _eighths(width: int, height: int, view: Recipe) -> int:
-    need_width, need_height = scaled_size(*view.part(width, height)[2:], view)
+    need_width, need_height = scaled_size(*shown_part(view, width, height)[2:], view)
     for eighths in (1, 2, 4):
-        part = view.part(math.ceil(width * eighths / 8), math.ceil(height * eighths / 8))
+        part = shown_part(view, math.ceil(width * eighths / 8), math.ceil(height * eighths / 8))
         if part[2] >= need_width and part[3] >= need_height:
             return eighths
     return 8

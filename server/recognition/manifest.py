@@ -154,16 +154,6 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             return self.channels, self.height, self.width
         return self.height, self.width, self.channels
 
-    def part(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Returns left, top, width and height in pixels of the part of an upright image that the
-        model is shown, at least one pixel."""
-        if self.region is None:
-            return 0, 0, width, height
-        x, y, across, down = self.region
-        left, top = min(round(x * width), width - 1), min(round(y * height), height - 1)
-        right, bottom = round((x + across) * width), round((y + down) * height)
-        return left, top, max(1, min(right, width) - left), max(1, min(bottom, height) - top)
-
 
 def beyond_frame(region: Region) -> bool:
     """Returns whether a region reaches beyond the right or lower edge of the frame."""

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from server.recognition.frame import Pixels, scaled_size
+from server.recognition.frame import Pixels, scaled_size, shown_part
 from server.recognition.manifest import Layout, Recipe
 
 Tensor = NDArray[Any]
@@ -117,7 +117,7 @@ def to_input_pixels(pixels: Pixels, recipe: Recipe) -> Pixels:
     """Resizes the recipe's region of RGB uint8 [h, w, 3] to uint8 [recipe.height, recipe.width,
     recipe.channels] in the recipe's colour order, not yet scaled."""
     if recipe.region is not None:
-        left, top, width, height = recipe.part(pixels.shape[1], pixels.shape[0])
+        left, top, width, height = shown_part(recipe, pixels.shape[1], pixels.shape[0])
         pixels = pixels[top : top + height, left : left + width]
     if recipe.resize == "crop":
         # Pixels outside are never resized, so that a long and narrow image needs no more memory
@@ -141,7 +141,7 @@ def placement(size: tuple[int, int], decoded: tuple[int, int], recipe: Recipe) -
     less than a pixel's worth of the frame, so that places are exact to one decoded pixel.
     """
     inside = recipe.width, recipe.height
-    *corner, width, height = recipe.part(*decoded)
+    *corner, width, height = shown_part(recipe, *decoded)
     part: tuple[int, int] = width, height
     if recipe.resize == "crop":
         left, top, wide, high = _centre(*part, recipe)

@@ -255,7 +255,7 @@ class Recognizer(LoadedModel):
             return self.make_answer(seen[0], options, timer, reader)
         answers = [self.make_answer(each, options, timer, reader) for each in seen]
         size = cast(Placement, seen[0].placement).size
-        boxes = [part.part(*size) for part in regions(self.recipe)]
+        boxes = [frame.shown_part(part, *size) for part in regions(self.recipe)]
         return of_regions(answers, self._names, boxes)
 
     def read(

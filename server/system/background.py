@@ -5,11 +5,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Task = Callable[[], None]
 
 # Tasks that wait at most: some hold a frame.
@@ -192,15 +193,15 @@ def make_task_queue(name: str) -> BackgroundQueue[Task]:
     )
 
 
-def in_order(queue: BackgroundQueue[Task], listener: Callable[[T], None]) -> Callable[[T], None]:
+def in_order(queue: BackgroundQueue[Task], listener: Callable[P, None]) -> Callable[P, None]:
     """Return `listener`, called by `queue`: it is notified of answers and of errors in the order in
     which they came."""
 
-    def submit(event: T) -> None:
+    def submit(*event: P.args, **named: P.kwargs) -> None:
         if queue.is_own_thread():
-            listener(event)  # submitted again, it would come after events that are newer
+            listener(*event, **named)  # submitted again, it would come after newer events
         else:
-            queue.submit(partial(listener, event))
+            queue.submit(partial(listener, *event, **named))
 
     return submit
 

@@ -71,8 +71,7 @@ def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
     assert refs <= set(document["components"]["schemas"])
     ids = [o["operationId"] for item in document["paths"].values() for o in item.values()]
     assert len(ids) == len(set(ids))
-    # No address of a machine, though a camera's URL has a pattern.
-    assert not re.search(r'"[a-z]+://', json.dumps(document["components"]))
+    assert "://" not in json.dumps(document["components"])
 
 
 def test_real_answers_match_their_schemas(clients: LiveServer, document: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from server.errors import (
     UnsupportedImageError,
 )
 from server.recognition import frame
-from server.recognition.frame import Limits, Pixels, decode
+from server.recognition.frame import Limits, Pixels, decode, shown_part
 from server.recognition.images.header import EXIF_ORIENTATION, Header
 from server.recognition.manifest import Recipe
 
@@ -119,9 +119,9 @@ def test_scaled_decode_stays_above_the_resize_size(
     header = Header("JPEG", "RGB", width, height, orientation)
     eighths = frame.jpeg_eighths(header, recipe)
     upright = (height, width) if header.transposed else (width, height)
-    shown = recipe.part(*upright)[2:]
+    shown = shown_part(recipe, *upright)[2:]
     need = frame.scaled_size(*shown, recipe)
-    have = recipe.part(*(math.ceil(side * eighths / 8) for side in upright))[2:]
+    have = shown_part(recipe, *(math.ceil(side * eighths / 8) for side in upright))[2:]
     assert eighths == 8 or all(np.array(have) >= need)
 
 
