@@ -84,21 +84,22 @@ class NetworkCamera(CameraTable, frozen=True, kw_only=True):
         check_url(self.url, ": set username and password")
 
 
-def _url(schemes: str, text: str) -> Meta:
-    """Return the description of a URL. It has no user or password: those would be shown."""
+def _url(scheme: str, text: str) -> Meta:
+    """Return the description of a URL of `scheme`, with TLS or without. It has no user or password:
+    those would be shown."""
     return key_help(
         text,
         "",
         SECRET,
-        pattern=rf"^({schemes}):/{{2}}[!-~]+(?!\n)$",
-        extra_json_schema={"description": f"{schemes.replace('|', ':// or ')}://HOST[:PORT]/..."},
+        pattern=rf"^{scheme}s?:/{{2}}[!-~]+(?!\n)$",
+        extra_json_schema={"description": f"a URL of {scheme} or {scheme}s: HOST[:PORT]/..."},
     )
 
 
 class HttpCamera(NetworkCamera, frozen=True, kw_only=True, tag="http"):
     """A JPEG at a URL, fetched for each frame."""
 
-    url: Annotated[str, _url("https?", "URL of a snapshot; basic and digest authentication")]
+    url: Annotated[str, _url("http", "URL of a snapshot; basic and digest authentication")]
 
 
 class MjpegCamera(NetworkCamera, frozen=True, kw_only=True, tag="mjpeg"):
@@ -106,14 +107,14 @@ class MjpegCamera(NetworkCamera, frozen=True, kw_only=True, tag="mjpeg"):
 
     url: Annotated[
         str,
-        _url("https?", "URL of JPEGs, one after the other (multipart/x-mixed-replace)"),
+        _url("http", "URL of JPEGs, one after the other (multipart/x-mixed-replace)"),
     ]
 
 
 class RtspCamera(NetworkCamera, frozen=True, kw_only=True, tag="rtsp"):
     """A network camera's video stream."""
 
-    url: Annotated[str, _url("rtsps?", "URL of the stream, which is read over TCP")]
+    url: Annotated[str, _url("rtsp", "URL of the stream, which is read over TCP")]
 
 
 class UsbCamera(CameraTable, frozen=True, kw_only=True, tag="usb"):
