@@ -57,7 +57,7 @@ NAMESPACE = "urn:lineside:machine-vision"
 
 
 class Result(NamedTuple):
-    """What a client saw of one part, and when (time.perf_counter)."""
+    """One part's verdict as a client saw it, with the time (time.perf_counter)."""
 
     part: str
     verdict: str | None

@@ -1,4 +1,4 @@
-"""How the frames of a pushing camera ended: counts, a live line, and a table at the end."""
+"""Count how the frames of a pushing camera ended; print a live line, and a table at the end."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""Where the frames of a pushing camera come from: a folder, a video, a camera, or the simulation.
+"""Read the frames of a pushing camera from a folder, a video, a camera, or the simulation.
 
 A folder needs Python alone; videos and cameras need OpenCV, which is imported on first use.
 """

@@ -29,7 +29,8 @@ Rule = Literal["majority", "all", "any", "best"]
 
 
 class VoteTable(Table, frozen=True, kw_only=True, tag="vote"):
-    """Which frames vote, and how. The first table whose filters let a frame through counts it."""
+    """The frames that vote, and the rule. The first table whose filters let a frame through counts
+    it."""
 
     products: Annotated[tuple[str, ...], key_help("products whose frames vote; empty: all")] = ()
     cameras: Annotated[tuple[str, ...], key_help("cameras whose frames vote; empty: all")] = ()

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +24,14 @@ from camera_client.sources import Folder, Simulated, Source, Video
 from images import encode, plain
 from job_workers import await_that
 from pulled_cameras import write_video
-from server_process import ROOT, LiveServer, environ_without_coverage, free_port, live_server
+from server_process import (
+    ROOT,
+    LiveServer,
+    answering,
+    environ_without_coverage,
+    free_port,
+    live_server,
+)
 
 RED, GREEN = (encode(plain(color), "PNG") for color in ((255, 0, 0), (0, 255, 0)))
 PICTURES = (Frame(RED, 0, kind="red"), Frame(GREEN, 0, kind="green"))
@@ -239,13 +246,8 @@ def scripted() -> Iterator[str]:
     Scripted.replies.clear()
     Scripted.times.clear()
     Scripted.keys.clear()
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
-    thread = threading.Thread(target=httpd.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"http://127.0.0.1:{httpd.server_address[1]}"
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
+    with answering(Scripted) as url:
+        yield url
 
 
 def test_a_retry_waits_as_long_as_the_server_says(scripted: str) -> None:

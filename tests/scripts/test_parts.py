@@ -4,9 +4,8 @@ import importlib
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
@@ -14,6 +13,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 import pytest
+from server_process import answering
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 KINDS = ("good", "scratched", "dented", "chipped", "missing_hole", "wrong_part")
@@ -79,13 +79,8 @@ class Recogniser(BaseHTTPRequestHandler):
 def server() -> Iterator[str]:
     """Address of a running recogniser."""
     Recogniser.seen.clear()
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Recogniser)
-    thread = threading.Thread(target=httpd.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"http://127.0.0.1:{httpd.server_address[1]}"
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
+    with answering(Recogniser) as url:
+        yield url
 
 
 def test_the_classes_are_the_six(parts: ModuleType) -> None:

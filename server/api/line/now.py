@@ -1,4 +1,4 @@
-"""What the line does now, for the console: the last frames, counts, cameras, outputs, events."""
+"""Tell the console what the line does now: the last frames, counts, cameras, outputs, events."""
 
 import threading
 import time

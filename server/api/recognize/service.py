@@ -252,7 +252,7 @@ class RecognitionService:
 
     @property
     def has_listeners(self) -> bool:
-        """Whether there are listeners to answered frames."""
+        """True if there are listeners to answered frames."""
         return bool(self._listeners)
 
     def report_answered(self, frame: FrameAnswered) -> Answer:

@@ -20,7 +20,7 @@ FROZEN_LEVELS, FROZEN_SHARE = 1, 0.005
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """What the frames of a camera are compared with. Frames of a camera that still learns have no
+    """The values that the frames of a camera are compared with. A camera that still learns has no
     baseline."""
 
     limits: CameraLimits
