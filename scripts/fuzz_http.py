@@ -11,6 +11,7 @@ answer that took more than 2 s of processor time (of a server: 10 s). Ends with 
 import argparse
 import http.client
 import io
+import itertools
 import json
 import logging
 import random
@@ -42,6 +43,8 @@ NASTY = (
     *("1.5", "9" * 20, "-0", "0x10", "1_0", "\u0661", "2026-13-45T99:99:99Z", "2026-01-01", "+"),
     *("http://[", "http://[::1", "//", "file:///etc/passwd", "http://a:b@c:99999/", "$.x", "`"),
 )
+# Pieces that are read of an answer that goes on for long: the first line and the first event.
+STREAM_PIECES = 2
 DISPOSITION, CHARSETS = "Content-Disposition: form-data", ("utf-8", "idna", "hex")
 FORM_FIELDS = ("file", "image", "_charset_", *FIELDS)
 HEADERS: dict[str, tuple[str, ...]] = {
@@ -248,6 +251,11 @@ def _one_line(text: str) -> str:
     return "".join(letter for letter in text if letter >= " " and letter != "\x7f")
 
 
+def _endless(content_type: str) -> bool:
+    """Return whether only the beginning of an answer of this type is read, since it goes on."""
+    return content_type.startswith("text/event-stream")
+
+
 def in_process(app: Callable[..., Any]) -> Ask:
     """Asks a WSGI application."""
 
@@ -276,8 +284,9 @@ def in_process(app: Callable[..., Any]) -> Ask:
         starts: list[tuple[str, list[tuple[str, str]]]] = []
         started = time.thread_time()
         pieces = app(environ, lambda status, headers, *_: starts.append((status, headers)))
+        stream = starts and _endless(dict(starts[-1][1]).get("Content-Type", ""))
         try:
-            body = b"".join(pieces)
+            body = b"".join(itertools.islice(pieces, STREAM_PIECES) if stream else pieces)
         finally:
             if close := getattr(pieces, "close", None):
                 close()
@@ -308,7 +317,8 @@ def over_http(url: str) -> Ask:
             if request.headers.get("Content-Length") != str(len(request.body)):
                 connection.sock.shutdown(socket.SHUT_WR)  # no more will come
             response = connection.getresponse()
-            body = response.read()
+            stream = _endless(response.getheader("Content-Type", ""))
+            body = response.readline() if stream else response.read()
         except (http.client.HTTPException, ConnectionError):
             return Answer(200, {}, b"", 0.0)
         finally:
