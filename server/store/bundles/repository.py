@@ -291,11 +291,11 @@ class BundleRepository:
     def _open(self, name: str, version: int) -> Bundle:
         """Returns a bundle that may not be loaded. Raises ModelNotFoundError and
         VersionRefusedError."""
-        folder = self._models.history(name).folder / str(version)
-        if not folder.is_dir():
-            raise ModelNotFoundError(f"{folder.parent} holds no version {version}")
+        history = self._models.history(name)
+        if version not in history.present():
+            raise ModelNotFoundError(f"{history.folder} holds no version {version}")
         try:
-            return self._models.open(name, version, fingerprint(folder))
+            return self._models.open(name, version, fingerprint(history.folder / str(version)))
         except BundleError as error:
             raise _refused(name, version, error) from None
 

@@ -236,8 +236,11 @@ def test_unknown_model_or_version_is_404(server: LiveServer, keys: dict[str, str
     for path in ("/v1/models/none/policy", f"{PATH}?version=9"):
         assert ask(server, keys["mes"], "GET", path).status_code == 404
         assert ask(server, keys["mes"], "DELETE", path).status_code == 404
-    body = {"policy": BUNDLE, "version": 9}
-    assert ask(server, keys["mes"], "POST", PATH, json=body).status_code == 404
+    for version in (9, int("1" * 400)):  # the second is no name that a folder can have
+        url, body = f"{PATH}?version={version}", {"policy": BUNDLE, "version": version}
+        assert ask(server, keys["mes"], "GET", url).status_code == 404
+        assert ask(server, keys["mes"], "DELETE", url).status_code == 404
+        assert ask(server, keys["mes"], "POST", PATH, json=body).status_code == 404
 
 
 def test_policy_outlives_kill_and_damage_stops_passing(tmp_path: Path) -> None:
