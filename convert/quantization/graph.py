@@ -13,6 +13,8 @@ from ai_edge_litert.tools import flatbuffer_utils
 from convert.errors import QuantizeError
 
 _WEIGHTED_KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+# In the older field with an operator's code it stands for all codes from it on.
+_NEWER_KINDS = schema.BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES
 _KIND_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
 
 
@@ -79,6 +81,20 @@ def parse(model: bytes) -> Any:
     if any(size < 0 for size in sources[0]["shape_signature"][1:]):
         raise QuantizeError("The model takes input of any size, so convert it for one size first.")
     return flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+
+
+def portable(model: bytes) -> bytes:
+    """Return a .tflite in the form that all readers take; it computes the same.
+
+    ai-edge-quantizer leaves out the older of the two fields with an operator's code, so that
+    OpenVINO takes each operator that it adds for an ADD. It writes large constants after the
+    graph, where only LiteRT and TensorFlow from 2.15 on look for them.
+    """
+    parsed = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    for code in parsed.operatorCodes:
+        code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
+        code.deprecatedBuiltinCode = min(code.builtinCode, _NEWER_KINDS)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(parsed))
 
 
 def input_shape(model: bytes) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from ai_edge_quantizer import qtyping, quantizer
 from numpy.typing import NDArray
 
 from convert.errors import CalibrationError, QuantizeError, TooFewFramesError
-from convert.quantization.graph import Operator, constant, kind_of, parse
+from convert.quantization.graph import Operator, constant, kind_of, parse, portable
 
 Step = dict[str, Any]
 INT8_WEIGHTS = qtyping.TensorQuantizationConfig(
@@ -45,7 +45,7 @@ def apply(model: bytes, steps: list[Step], ranges: Mapping[str, Any] | None = No
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = work.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-    return bytes(result.quantized_model)
+    return portable(bytes(result.quantized_model))
 
 
 IO_DTYPES = ("uint8", "int8", "float32")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from convert.errors import CalibrationError, QuantizeError
 from convert.quantization.graph import kind_of, operators, parse
 from convert.quantization.integer import integer
-from convert.quantization.quantize import Plan, default_plan, quantize
+from convert.quantization.quantize import MODES, Plan, default_plan, quantize
 from convert.quantization.tune import extract, measure, tune
 
 tf = pytest.importorskip("tensorflow")
@@ -134,6 +136,37 @@ def test_float_modes_keep_interface_and_answer(
     assert _io_types(model) == ("float32", "float32")
     for picture in pictures:
         assert np.abs(_run(model, picture) - _run(float_model, picture)).max() < 0.02
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_other_readers_read_every_mode(
+    float_model: bytes, pictures: list[Frame], mode: str, tmp_path: Path
+) -> None:
+    """TensorFlow's own interpreter answers the same, and OpenVINO nearly: it computes in float."""
+    model = quantize(float_model, mode, calibration=pictures if mode == "int8" else None)
+    assert all(not buffer.offset for buffer in schema.ModelT.InitFromPackedBuf(model).buffers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        interpreter = tf.lite.Interpreter(model_content=model, num_threads=1)
+    interpreter.allocate_tensors()
+    [source], [target] = interpreter.get_input_details(), interpreter.get_output_details()
+    scale, zero = source["quantization"]
+    frame = pictures[0] if not scale else np.rint(pictures[0] / scale + zero)
+    frame = frame.astype(source["dtype"])
+    interpreter.set_tensor(source["index"], frame)
+    interpreter.invoke()
+    scale, zero = target["quantization"]
+    answer = interpreter.get_tensor(target["index"]).astype(np.float32)
+    answer = (answer - zero) * scale if scale else answer
+    np.testing.assert_allclose(answer[0], _run(model, pictures[0]), atol=0.01)
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    path = tmp_path / "model.tflite"
+    path.write_bytes(model)
+    [other] = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(
+        frame
+    ).values()
+    other = (other.astype(np.float32) - zero) * scale if scale else other
+    np.testing.assert_allclose(other, answer, atol=0.02)
 
 
 def test_float32_is_returned_as_it_is(float_model: bytes) -> None:
