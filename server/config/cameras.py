@@ -39,6 +39,13 @@ class CameraTable(Table, frozen=True, kw_only=True):
         float,
         key_help("silence of the camera after which its reader is replaced", "s", ge=0.5, le=600),
     ] = 5.0
+    region: Annotated[
+        tuple[float, ...],
+        key_help(
+            "part of the frame that is judged and kept: x, y, width and height, as shares of the"
+            " frame; empty: all of it"
+        ),
+    ] = ()
     motion_region: Annotated[
         tuple[float, ...],
         key_help(
@@ -61,13 +68,19 @@ class CameraTable(Table, frozen=True, kw_only=True):
         for key in MOTION_KEYS:
             if self.trigger != "motion" and getattr(self, key) != defaults[key]:
                 raise SettingsError(f'{key} needs trigger = "motion"')
-        x, y, width, height = self.motion_region if len(self.motion_region) == 4 else (0, 0, 0, 0)
-        inside = min(x, y) >= 0 and min(width, height) > 0 and max(x + width, y + height) <= 1
-        if self.motion_region and not inside:
-            raise SettingsError(
-                "motion_region should be [x, y, width, height], each a share of the frame, such as"
-                " [0.25, 0.25, 0.5, 0.5]"
-            )
+        for key in ("region", "motion_region"):
+            _check_part(key, getattr(self, key))
+
+
+def _check_part(key: str, part: tuple[float, ...]) -> None:
+    """Raise SettingsError if `part` is set and is no part of a frame."""
+    x, y, width, height = part if len(part) == 4 else (0, 0, 0, 0)
+    inside = min(x, y) >= 0 and min(width, height) > 0 and max(x + width, y + height) <= 1
+    if part and not inside:
+        raise SettingsError(
+            f"{key} should be [x, y, width, height], each a share of the frame, such as"
+            " [0.25, 0.25, 0.5, 0.5]"
+        )
 
 
 class NetworkCamera(CameraTable, frozen=True, kw_only=True):

@@ -28,14 +28,14 @@ WATCH = "watch"
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One change. at: RFC 3339. action: load, activate, rollback, upload, policy, product, add or
-    remove of a camera, image_health for a camera that learns anew, or watch for a version that took
-    over by itself. model: empty for a camera's change without one. version: that was named or sent,
-    null for none. caller: the name of the key or token, empty without. before, after: the version
-    that served, null for none. code: of the error, if the change was refused. policy_before,
-    policy_after: of the action policy: the version's verdict policy, null without one or if it
-    can't be read; else absent. product_before, product_after: of the action product: the active
-    one, null for none; else absent."""
+    """One change. at: RFC 3339. action: load, activate, rollback, upload, policy, product, add,
+    change or remove of a camera, image_health for a camera that learns anew, or watch for a version
+    that took over by itself. model: empty for a camera's change without one. version: that was
+    named or sent, null for none. caller: the name of the key or token, empty without. before,
+    after: the version that served, null for none. code: of the error, if the change was refused.
+    policy_before, policy_after: of the action policy: the version's verdict policy, null without
+    one or if it can't be read; else absent. product_before, product_after: of the action product:
+    the active one, null for none; else absent."""
 
     at: str
     action: str

@@ -8,7 +8,7 @@ from flask import Response, request
 
 from server.api.audit import Auditor
 from server.api.recognize.options import IMAGE_TYPES
-from server.config.cameras import CAMERA_KINDS, AnyCamera
+from server.config.cameras import CAMERA_KINDS, AnyCamera, CameraTable
 from server.config.tables import read_table
 from server.errors import (
     BodyTooLargeError,
@@ -54,6 +54,14 @@ class Triggered(msgspec.Struct, frozen=True):
     camera: str
 
 
+def _table(given: dict[str, Any]) -> CameraTable:
+    """Return the table that a request describes. Raises InvalidFieldError."""
+    try:
+        return read_table(given, CAMERA_KINDS)
+    except (SettingsError, InvalidValueError) as error:
+        raise InvalidFieldError(str(error)) from None
+
+
 class CameraRoutes:
     """Answers the states of `cameras`, changes them by `auditor`, and triggers them."""
 
@@ -81,12 +89,34 @@ class CameraRoutes:
         data = read_body()
         if len(data) > TABLE_BYTES_MAX:
             raise BodyTooLargeError(f"a camera has at most {TABLE_BYTES_MAX:,} bytes")
-        given = decode_json(dict[str, Any], data)
-        try:
-            table = read_table(given, CAMERA_KINDS)
-        except (SettingsError, InvalidValueError) as error:
-            raise InvalidFieldError(str(error)) from None
+        table = _table(decode_json(dict[str, Any], data))
         return self._auditor.change_camera("add", table.name, lambda: self._cameras.add(table))
+
+    @route(
+        "POST",
+        _CAMERA,
+        rights=ADMIN,
+        body=dict[str, Any],
+        example={"region": [0.25, 0.25, 0.5, 0.5]},
+        errors=(400, 403, 404, 409, 413, 503),
+    )
+    def change(self, name: str) -> CameraState:
+        """Change keys of a camera that was added by a request; the others, its password among them,
+        stay. Its reader is replaced."""
+        need_length(request)
+        data = read_body()
+        if len(data) > TABLE_BYTES_MAX:
+            raise BodyTooLargeError(f"a camera has at most {TABLE_BYTES_MAX:,} bytes")
+        keys = decode_json(dict[str, Any], data)
+        if fixed := [key for key in ("name", "kind") if key in keys]:
+            raise InvalidFieldError(f"{fixed[0]} of a camera stays: delete it, and add another")
+
+        def changed(table: CameraTable) -> CameraTable:
+            return _table(msgspec.to_builtins(table) | keys)
+
+        return self._auditor.change_camera(
+            "change", name, lambda: self._cameras.change(name, changed)
+        )
 
     @route("DELETE", _CAMERA, rights=ADMIN, errors=(403, 404, 409, 503))
     def remove(self, name: str) -> CameraState:
@@ -101,7 +131,8 @@ class CameraRoutes:
         errors=(403, 404, 503),
     )
     def frame(self, name: str) -> Response:
-        """Return the newest frame that was taken from a camera, as it came."""
+        """Return the newest frame that was taken from a camera, as it came: whole, also if a region
+        of it is judged."""
         data = self._cameras.picture(name)
         try:
             media_type = MEDIA_TYPES[read_header(data, ANY_SIZE).format]

@@ -80,16 +80,16 @@ class ReaderProcess:
         will be no more."""
         until = time.monotonic() + wait_s + timeout_s
         self._send(f"{after} {wait_s}")
-        kind, at, earliest, named, length = HEADER.unpack(self._receive(HEADER.size, until))
-        if length > FRAME_BYTES_MAX:
+        kind, at, earliest, *lengths = HEADER.unpack(self._receive(HEADER.size, until))
+        if max(lengths) > FRAME_BYTES_MAX:
             raise SourceError("a frame is larger than a reader may send")
-        name = self._receive(named, until).decode("utf-8", "replace")
-        data = self._receive(length, until)
+        named, data, whole = (self._receive(length, until) for length in lengths)
+        name = named.decode("utf-8", "replace")
         if kind in (ERROR, ENDED):
             raise (SourceEndedError if kind == ENDED else SourceError)(data.decode())
         # A frame may have waited in the process.
         self.seen = max(self.seen, at)
-        return Shot(at, data, earliest, name) if kind == FRAME else None
+        return Shot(at, data, earliest, name, whole) if kind == FRAME else None
 
     def _send(self, line: str) -> None:
         # If it has ended, perhaps an answer says why.

@@ -18,13 +18,14 @@ from typing import Any
 
 from server.line.cameras.captures import CaptureStream, Video
 from server.line.cameras.motion import MotionSource
+from server.line.cameras.region import RegionSource
 from server.line.cameras.sources import Folder, Mjpeg, Snapshot, SourceEndedError, SourceError
 from server.system.process import end_with_parent
 
-# Kind of answer, two times (time.monotonic()), lengths of the name and the data that follow. For
-# FRAME the times and the name are those of a Shot; for NONE the first is that at which the camera
-# last gave something, or -inf. ERROR and ENDED are the last.
-HEADER = struct.Struct("<cddHI")
+# Kind of answer, two times (time.monotonic()), lengths of the name, the data and the whole frame
+# that follow. For FRAME they are those of a Shot; for NONE the first time is that at which the
+# camera last gave something, or -inf. ERROR and ENDED are the last.
+HEADER = struct.Struct("<cddHII")
 FRAME, NONE, ERROR, ENDED = b"F", b"N", b"E", b"X"
 SOURCES: Mapping[str, type[Any]] = {
     "http": Snapshot,
@@ -47,12 +48,18 @@ def main() -> None:
     os.dup2(2, 1)
 
     def answer(
-        kind: bytes, at: float, data: bytes = b"", earliest: float = 0.0, name: str = ""
+        kind: bytes,
+        at: float,
+        data: bytes = b"",
+        earliest: float = 0.0,
+        name: str = "",
+        whole: bytes = b"",
     ) -> None:
         encoded = os.fsencode(name)
-        out.write(HEADER.pack(kind, at, earliest, len(encoded), len(data)))
+        out.write(HEADER.pack(kind, at, earliest, len(encoded), len(data), len(whole)))
         out.write(encoded)
         out.write(data)
+        out.write(whole)
         out.flush()
 
     table = json.loads(sys.stdin.readline())
@@ -60,6 +67,8 @@ def main() -> None:
         source = SOURCES[table["kind"]](table)
         if table["trigger"] == "motion":
             source = MotionSource(table, source)
+        if table["region"]:
+            source = RegionSource(table["region"], source)
         for line in sys.stdin:
             after, wait = map(float, line.split())
             shot = source.take(after, wait)

@@ -56,7 +56,8 @@ State = Literal["connecting", "connected", "lost", "ended"]
 class CameraState(msgspec.Struct, frozen=True):
     """One camera. state: ended if its video is at its end. last_error: why it was lost or a frame
     was not judged; None if all is well. frame_age_s: seconds since its newest frame was captured;
-    None before the first."""
+    None before the first. region, motion_region: x, y, width and height as shares of the frame;
+    empty for all of it. added: by a request, so that one may change or remove it."""
 
     name: str
     kind: str
@@ -67,6 +68,9 @@ class CameraState(msgspec.Struct, frozen=True):
     frames: int
     last_error: str | None
     frame_age_s: float | None
+    region: tuple[float, ...] = ()
+    motion_region: tuple[float, ...] = ()
+    added: bool = False
 
 
 class Trigger(msgspec.Struct, frozen=True):
@@ -162,8 +166,9 @@ class Judge:
 class Camera:
     """One camera. `_changed` guards `_posted`, the one trigger that waits, and `_stopping`."""
 
-    def __init__(self, table: CameraTable, judge: Judge) -> None:
+    def __init__(self, table: CameraTable, judge: Judge, *, added: bool = False) -> None:
         self.table = table
+        self._added = added
         self._kind = str(table.__struct_config__.tag)
         self._judge = judge
         self._changed = threading.Condition()
@@ -200,7 +205,8 @@ class Camera:
         return math.nan if captured is None else time.monotonic() - captured
 
     def picture(self) -> bytes:
-        """Return the file of the newest frame that was taken. Raises CameraUnavailableError."""
+        """Return the file of the newest frame that was taken, whole: of a camera with a region, of
+        the newest that was sent whole. Raises CameraUnavailableError."""
         if self._picture is None:
             raise CameraUnavailableError(f"no frame of the camera {self.table.name} was taken yet")
         return self._picture
@@ -217,6 +223,9 @@ class Camera:
             frames=self._frames,
             last_error=self._error,
             frame_age_s=None if math.isnan(age) else round(age, 3),
+            region=table.region,
+            motion_region=table.motion_region,
+            added=self._added,
         )
 
     def trigger(self, trigger: Trigger) -> None:
@@ -314,7 +323,8 @@ class Camera:
                 # The trigger came while a timed frame was waited for; perhaps no other comes.
                 posted = waiting
             last = self._captured = shot.captured
-            self._picture = shot.data
+            if shot.whole or not self.table.region:
+                self._picture = shot.whole or shot.data
             if posted is None and not moving:
                 due = max(due + self.table.interval_s, now)
             self._frames += 1
@@ -377,7 +387,7 @@ class Cameras:
                 self._make(added)
 
     def _make(self, table: CameraTable) -> Camera:
-        camera = Camera(table, self._judge)
+        camera = Camera(table, self._judge, added=table.name not in self._fixed)
         self._metrics.camera_connected.labels(table.name).set_function(camera.is_connected)
         self._metrics.camera_frame_age.labels(table.name).set_function(camera.frame_age)
         self._cameras = {**self._cameras, table.name: camera}
@@ -420,11 +430,7 @@ class Cameras:
         is judged, or after STOP_TIMEOUT_S. Raises CameraNotFoundError, CameraInSettingsError,
         StorageError."""
         with self._lock:
-            camera = self._get(name)
-            if name in self._fixed:
-                raise CameraInSettingsError(
-                    f"the camera {name} is in the settings: remove its table there, and restart"
-                )
+            camera = self._get_added(name)
             self._file.write([table for table in self._added() if table.name != name])
             self._cameras = {key: each for key, each in self._cameras.items() if key != name}
         camera.stop("the camera was removed")
@@ -437,6 +443,33 @@ class Cameras:
                 for result in ("accepted", "refused", "duplicate", "retained"):
                     self._metrics.camera_triggers.remove(name, result)
         return state
+
+    def change(self, name: str, changed: Callable[[CameraTable], CameraTable]) -> CameraState:
+        """Read a camera that was added by another table: what `changed` makes of its own. Return
+        its state once the former reader has ended, or after STOP_TIMEOUT_S. Raises what `changed`
+        raises, CameraNotFoundError, CameraInSettingsError, StorageError."""
+        with self._lock:
+            if self._closed:
+                raise CameraUnavailableError("the server stops")
+            before = self._get_added(name)
+            table = changed(before.table)
+            others = [each for each in self._added() if each.name != name]
+            self._file.write([*others, table])
+            before.stop("the camera was changed")
+            before.join(STOP_TIMEOUT_S)
+            camera = self._make(table)
+            camera.start()
+        return camera.state()
+
+    def _get_added(self, name: str) -> Camera:
+        """Return a camera that a request may change. Raises CameraNotFoundError,
+        CameraInSettingsError."""
+        camera = self._get(name)
+        if name in self._fixed:
+            raise CameraInSettingsError(
+                f"the camera {name} is in the settings: change its table there, and restart"
+            )
+        return camera
 
     def _added(self) -> list[CameraTable]:
         return [each.table for each in self._cameras.values() if each.table.name not in self._fixed]

@@ -35,12 +35,14 @@ class SourceEndedError(SourceError):
 class Shot(NamedTuple):
     """An image file's bytes, and when it was captured, in seconds of time.monotonic(). Without
     bytes, it can't be read. earliest: when it was captured at the earliest; -inf if that is not
-    known. name: of its file, if it came as one."""
+    known. name: of its file, if it came as one. whole: the frame that `data` is a region of, sent
+    now and then."""
 
     captured: float
     data: bytes
     earliest: float = -math.inf
     name: str = ""
+    whole: bytes = b""
 
 
 class Source(ABC):

@@ -3,9 +3,11 @@
 import json
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flask import Flask
 from images import encode, plain
@@ -43,6 +45,15 @@ class Line(Site):
 
     def states(self) -> dict[str, dict[str, Any]]:
         return {each["name"]: each for each in self.ask("GET").get_json()["cameras"]}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The journal's rows of the camera `gate`, the newest first."""
+        key = {"X-API-Key": self.keys["admin"]}
+        rows: list[dict[str, Any]] = self.get("/v1/journal?camera=gate", **key).get_json()["rows"]
+        return rows
+
+    def has_rows(self, count: int) -> bool:
+        return len(self.rows()) >= count
 
     def audited(self) -> list[tuple[str, str, str]]:
         rows = self.get("/v1/audit", **{"X-API-Key": self.keys["admin"]}).get_json()["changes"]
@@ -143,6 +154,53 @@ def test_camera_of_the_settings_can_not_be_changed(line: Line) -> None:
         ("remove", "fixed", "CAMERA_IN_SETTINGS"),
         ("add", "fixed", "CAMERA_EXISTS"),
     ]
+
+
+def test_region_of_an_added_camera_is_judged_alone(line: Line, tmp_path: Path) -> None:
+    """Left half red, right half green: the region decides, and the frame is still shown whole."""
+    halves = np.hstack([plain((255, 0, 0)), plain((0, 255, 0))])
+    assert line.add(region=[0, 0, 0.5, 1]).status_code == 200
+    for number, (region, label) in enumerate(
+        [([0.5, 0, 0.5, 1], "green"), ([0, 0, 0.4, 1], "red")]
+    ):
+        changed = line.ask("POST", "/gate", {"region": region})
+        assert (changed.status_code, changed.get_json()["region"]) == (200, region)
+        await_that(lambda: line.states()["gate"]["state"] == "connected", "the camera")
+        (line.frames / f"{number}.png").write_bytes(encode(halves, "PNG"))
+        await_that(lambda: line.states()["gate"]["frames"], "a frame")
+        await_that(partial(line.has_rows, number + 1), "a row")
+        assert line.rows()[0]["label"] == label
+        frame = line.ask("GET", "/gate/frame")
+        assert (frame.content_type, frame.data) == ("image/png", encode(halves, "PNG"))
+    assert line.states()["gate"]["added"]
+    assert line.audited()[:2] == [("change", "gate", "")] * 2
+
+
+def test_damaged_frame_of_a_camera_with_a_region_is_refused(line: Line) -> None:
+    """Its first half could be decoded, and shows a good part."""
+    line.add(region=[0, 0, 1, 0.5])
+    await_that(lambda: line.states()["gate"]["state"] == "connected", "the camera")
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    whole = encode(noise, "JPEG")
+    (line.frames / "1.jpg").write_bytes(whole[: len(whole) * 3 // 4])
+    row = await_that(lambda: next(iter(line.rows()), None), "a row")
+    assert (row["code"], row["verdict"]) == ("UNDECODABLE_IMAGE", None)
+
+
+def test_camera_is_changed_within_its_bounds(line: Line) -> None:
+    line.ask("POST", body=NETWORK | {"password": PASSWORD})
+    for keys, message in (
+        ({"region": [0, 0, 2, 1]}, "region should be"),
+        ({"name": "other"}, "name of a camera stays"),
+        ({"fps": 1}, "fps"),
+    ):
+        answer = line.ask("POST", "/net", keys)
+        assert (answer.status_code, error(answer)["code"]) == (400, "INVALID_FIELD")
+        assert message in error(answer)["message"]
+    assert line.ask("POST", "/net", {"interval_s": 7}).get_json()["interval_s"] == 7
+    assert PASSWORD in line.file.read_text()
+    assert line.ask("POST", "/nobody", {}).status_code == 404
+    assert line.ask("POST", "/fixed", {}).status_code == 409
 
 
 def test_cameras_beyond_the_most_are_refused(line: Line, monkeypatch: Any) -> None:
