@@ -33,6 +33,7 @@ from server.api.recognize.pictures import Pictures
 from server.api.recognize.routes import Fetch, RecognizeRoutes
 from server.api.recognize.service import RecognitionService
 from server.api.samples import SampleRoutes
+from server.api.session import SessionRoutes
 from server.config import load as config_reading
 from server.config.settings import Settings
 from server.config.thread_budget import most_requests
@@ -327,6 +328,7 @@ def create_app(
         ),
         HealthRoutes(engine.ready, metrics, engine.guard),
         SampleRoutes(sampler.folder if sampler else None, store),
+        SessionRoutes(authenticator),
         ConsoleRoutes(),
     )
     put_before(app, settings, engine, service, authenticator, request_log, table)

@@ -1,27 +1,26 @@
-// The key of a server that asks for one: sent with what is asked, and kept for this tab alone.
+// Signing in at a server that asks for keys. The key is sent once; the server's cookie takes its
+// place, which no script can read. Nothing of it is kept here.
 
 import { byId, sentence, show } from "./dom.js";
+import { t } from "./words.js";
 
-const NAME = "lineside-key";
+const URL = "v1/session";
 
-// A browser that may store nothing for this site throws at each touch of its storage; there a key
-// lasts as long as the page.
-function inSession(act) {
-  try {
-    return act(sessionStorage);
-  } catch {
-    return null;
-  }
-}
-
-let key = inSession((session) => session.getItem(NAME)) ?? "";
+let signIns = 0; // Counted, so that a refusal of an older one is of no interest.
+let name = ""; // Of the key that is signed in.
 let waiting = []; // How each refused request goes on.
 
-function keep(newKey) {
-  key = newKey;
-  inSession((session) => (key ? session.setItem(NAME, key) : session.removeItem(NAME)));
-  show("forget", key !== "");
-  if (key) show("curl-key", true);
+async function errorOf(response) {
+  const { error } = await response.json().catch(() => ({}));
+  return sentence(error?.message ?? t("the server refuses this key"));
+}
+
+function showWho(state) {
+  name = state.name;
+  byId("who").textContent = name;
+  show("who", name !== "");
+  show("sign-out", name !== "");
+  if (state.keys_asked) show("curl-key", true);
 }
 
 function showWhy(why) {
@@ -45,49 +44,65 @@ function hideForm() {
   next?.focus();
 }
 
-// The server's sentence; none where no key was sent, since it would tell a person of headers.
-async function reason(response, sentKey) {
-  if (!sentKey && response.status === 401) return "";
-  const { error } = await response.json().catch(() => ({}));
-  return sentence(error?.message ?? "the server refuses this key");
-}
-
-// Fetches `url` with the key. Where the server refuses, the person is asked for another key, and
-// the request is repeated with that, if it is still wanted; if not, the refusal is the answer.
+// Fetches `url` with the session's cookie. Where the server refuses, the person is asked for a key,
+// and the request is repeated with that, if it is still wanted; if not, the refusal is the answer.
 export async function ask(url, options = {}, wanted = () => true) {
   for (;;) {
-    const sentKey = key;
-    const headers = sentKey ? { Authorization: `Bearer ${sentKey}` } : {};
-    const response = await fetch(url, { ...options, headers });
+    const [sent, signedIn] = [signIns, name];
+    const response = await fetch(url, options);
     if (response.status !== 401 && response.status !== 403) {
       if (waiting.length === 0) hideForm();
       return response;
     }
-    const why = await reason(response, sentKey);
     if (!wanted()) return response;
-    // With a key entered while the answer was on its way, the refusal is of no interest.
-    if (key && key !== sentKey) continue;
-    if (response.status === 401) keep("");
-    if (why) showWhy(why);
+    // Signed in while the answer was on its way.
+    if (signIns !== sent) continue;
+    // Without a session the server's sentence would tell a person of headers.
+    if (signedIn || response.status === 403) showWhy(await errorOf(response.clone()));
+    if (response.status === 401) showWho({ name: "" });
     showForm();
     await new Promise((resolve) => waiting.push(resolve));
     if (!wanted()) return response;
   }
 }
 
+async function signIn() {
+  const field = byId("key");
+  const key = field.value.trim();
+  field.value = "";
+  showWhy("");
+  try {
+    const headers = { "Content-Type": "application/json" };
+    const response = await fetch(URL, { method: "POST", headers, body: JSON.stringify({ key }) });
+    if (!response.ok) {
+      showWhy(await errorOf(response));
+      return;
+    }
+    showWho(await response.json());
+  } catch {
+    showWhy(sentence(t("the server can't be reached")));
+    return;
+  }
+  signIns += 1;
+  const repeat = waiting;
+  waiting = [];
+  for (const goOn of repeat) goOn();
+}
+
+async function signOut() {
+  await fetch(URL, { method: "DELETE" }).catch(() => {});
+  location.reload(); // What was shown to the key goes with it.
+}
+
 export function listenForKeys() {
-  keep(key);
   byId("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    keep(byId("key").value.trim());
-    byId("key").value = "";
-    showWhy("");
-    const repeat = waiting;
-    waiting = [];
-    for (const goOn of repeat) goOn();
+    signIn();
   });
-  byId("forget").addEventListener("click", () => {
-    keep("");
-    location.reload(); // What was shown to the key goes with it.
-  });
+  byId("sign-out").addEventListener("click", signOut);
+  const began = signIns;
+  fetch(URL)
+    .then((response) => response.json())
+    .then((state) => signIns === began && showWho(state))
+    .catch(() => {}); // The health line says that the server can't be reached.
 }

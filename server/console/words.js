@@ -4,10 +4,12 @@
 const NAME = "lineside-language";
 const ZH = {
   "Now": "现况", "Try": "试验", "Look": "标注", "Journal": "日志", "Models": "模型", "Set up": "设置",
-  "Language": "语言", "API": "API", "Forget the key": "忘记密钥", "ready": "就绪",
+  "Language": "语言", "API": "API", "Sign out": "退出", "ready": "就绪",
   "asking the server…": "正在询问服务器…", "the server can't be reached": "无法连接服务器",
-  "This server asks for a key": "此服务器需要密钥", "Key": "密钥", "Use this key": "使用此密钥",
-  "Kept until this tab is closed, and sent to this server only.": "仅保留到此标签页关闭，且只发送给此服务器。",
+  "This server asks for a key": "此服务器需要密钥", "Key": "密钥", "Sign in": "登录",
+  "Sent once, to this server only. You stay signed in for at most twelve hours, and for one hour after the page was closed.":
+    "只向此服务器发送一次。最多保持登录十二小时；关闭页面一小时后自动退出。",
+  "the server refuses this key": "服务器拒绝此密钥",
   "Frame": "图像", "Model": "模型", "Answer": "结果", "Drop an image here, paste one, or": "将图像拖到此处、粘贴，或",
   "choose a file": "选择文件", "Choose an image file": "选择图像文件", "Sample frames": "示例图像",
   "Nothing recognised yet. Drop an image, or click a sample frame.": "尚无结果。拖入一张图像，或点击示例图像。",

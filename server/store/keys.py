@@ -287,7 +287,11 @@ class KeyRing:
     def find(self, secret: str) -> Key | None:
         """Returns the key that `secret` is. Takes the same time for every secret of a length: all
         keys are compared, each in constant time."""
-        sha256, match = digest(secret), None
+        return self.with_hash(digest(secret))
+
+    def with_hash(self, sha256: str) -> Key | None:
+        """Returns the key whose hash, in hex, is `sha256`, as `find` does."""
+        match = None
         for key in self.current():
             if hmac.compare_digest(key.sha256, sha256):
                 match = key

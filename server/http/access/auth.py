@@ -29,6 +29,7 @@ from server.http.access.caller import (
 )
 from server.http.access.digest import DigestLogins, StaleNonceError
 from server.http.access.origins import OriginCheck
+from server.http.access.sessions import Sessions, session_values
 from server.http.routes import ADMIN, OPEN, current_route
 from server.http.wsgi import context_of, current
 from server.store.keys import KeyRing, Right
@@ -46,6 +47,7 @@ class Authenticator:
         self._auth = settings.auth
         self._ring = KeyRing(Path(settings.keys_file))
         self.digest_logins = DigestLogins(self._ring)
+        self.sessions = Sessions()
         self._read_token = token_reader(settings)
         loopback = is_loopback(settings.host)
         self._origins = OriginCheck(settings, loopback=loopback)
@@ -116,6 +118,8 @@ class Authenticator:
         login = environ.get("HTTP_AUTHORIZATION", "")
         if login[:7].lower() == "digest ":
             yield partial(self._digest_caller, login, environ)
+        for value in session_values(environ):
+            yield partial(self.sessions.caller, value)
 
     def _digest_caller(self, login: str, environ: dict[str, Any]) -> Caller:
         context = context_of(environ)
@@ -127,6 +131,38 @@ class Authenticator:
         caller = identify(password, self._ring, None)
         return msgspec.structs.replace(caller, by_login=True)
 
+    def sign_in(self, secret: str, environ: dict[str, Any]) -> tuple[Caller, str]:
+        """Return the caller whose key or token `secret` is, and the value of the cookie of a new
+        session. Raises UnauthorizedError if it is nobody's, and ForbiddenError if another site's
+        page sent the WSGI request."""
+        if sentence := self._origins.of_another_site(environ):
+            raise ForbiddenError(sentence)
+        caller = identify(secret, self._ring, self._read_token)
+        key = self._ring.find(secret)
+
+        def by_key(sha256: str) -> Caller:
+            found = self._ring.with_hash(sha256)
+            if found is None:
+                raise UnauthorizedError("the key of this session was revoked")
+            return key_caller(found)
+
+        # The key itself is not kept. A token is, since only it says when it ends.
+        find = (
+            partial(by_key, key.sha256)
+            if key
+            else partial(identify, secret, self._ring, self._read_token)
+        )
+        return caller, self.sessions.begin(find)
+
+    def sign_out(self, environ: dict[str, Any]) -> None:
+        """End the sessions whose cookies a WSGI request has. Raises ForbiddenError if another
+        site's page sent it."""
+        values = session_values(environ)
+        if values and (sentence := self._origins.session_fault(environ)):
+            raise ForbiddenError(sentence)
+        for value in values:
+            self.sessions.end(value)
+
     def admit(self, environ: dict[str, Any], rights: Iterable[Right]) -> tuple[bool, Caller | None]:
         """Return whether a WSGI request for frames may do what one of `rights` opens, by its
         headers and address alone, and whose it is."""
@@ -134,9 +170,16 @@ class Authenticator:
             let_in = self.open_to(environ.get("REMOTE_ADDR")) and self._origins.admits(environ)
             return let_in, None
         caller, _ = self.identify(environ, rights)
-        if caller is not None and caller.by_login and self._origins.of_another_site(environ):
+        if caller is not None and self._foreign_use(caller, environ):
             return False, caller
         return caller is not None and not caller.rights.isdisjoint(rights), caller
+
+    def _foreign_use(self, caller: Caller, environ: dict[str, Any]) -> str:
+        """Return why `caller`, whom a browser names by itself, may be used by another site's page,
+        as a sentence; empty if not."""
+        if caller.by_session:
+            return self._origins.session_fault(environ)
+        return self._origins.of_another_site(environ) if caller.by_login else ""
 
     def authorize(self, caller: Caller | None, fault: str, *, closed: bool) -> None:
         """Raise UnauthorizedError or ForbiddenError if this request may not go on."""
@@ -154,7 +197,7 @@ class Authenticator:
         elif rights is None or not caller.rights.intersection(rights):
             needs = " or ".join(rights or ()) or "a right that nobody has"
             raise ForbiddenError(f"{caller.name} has no right to this; it needs {needs}")
-        elif caller.by_login and (sentence := self._origins.of_another_site(request.environ)):
+        elif sentence := self._foreign_use(caller, request.environ):
             raise ForbiddenError(sentence)
 
     def open_to(self, address: str | None) -> bool:

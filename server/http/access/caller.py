@@ -42,12 +42,13 @@ NO_KEY = (
 class Caller(msgspec.Struct, frozen=True):
     """name: of the key, or the token's subject, for logs and limits. rate: requests allowed, if the
     key has a rate of its own. by_login: a Basic or digest login, which browsers repeat by
-    themselves, whatever page sends the request."""
+    themselves, whatever page sends the request. by_session: a session's cookie, as well."""
 
     name: str
     rights: frozenset[Right]
     rate: str = ""
     by_login: bool = False
+    by_session: bool = False
 
 
 ReadToken: TypeAlias = Callable[[str], Caller]

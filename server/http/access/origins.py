@@ -25,6 +25,8 @@ PRIVATE_SUFFIXES = (
 )
 # What `Sec-Fetch-Site` says of a request that no other site's page made.
 OWN_SITES = frozenset({"same-origin", "none"})
+# Methods that change nothing (RFC 9110, 9.2.1); browsers send `Origin` with all others.
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # Host headers that were let in and are remembered, so that a frame costs one look-up.
 MOST_REMEMBERED = 64
 
@@ -148,6 +150,19 @@ class OriginCheck:
         if page and environ.get("HTTP_SEC_FETCH_MODE") == "navigate":
             return ""  # a link, whose page does not see where it leads
         return "pages of other sites may not do this here: their origin is not in cors_origins"
+
+    def session_fault(self, environ: dict[str, Any]) -> str:
+        """Return why a WSGI request with a session's cookie may not go on, as a sentence; empty if
+        our own page sent it. Browsers send the cookie for the pages of all ports of this host too,
+        and `cors_origins` lists pages that have keys of their own."""
+        origin, site = environ.get("HTTP_ORIGIN"), environ.get("HTTP_SEC_FETCH_SITE")
+        if origin is not None and not _same(origin, environ.get("HTTP_HOST") or ""):
+            return f"pages of {origin[:LONGEST]} may not use the session of this server's page"
+        if site is not None and site not in OWN_SITES:
+            return "pages of other sites may not use the session of this server's page"
+        if origin is None and site is None and environ["REQUEST_METHOD"] not in SAFE_METHODS:
+            return "a request that changes something by a session needs the header Origin"
+        return ""
 
 
 def _same(origin: str, host: str) -> bool:

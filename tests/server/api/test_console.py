@@ -187,7 +187,7 @@ def test_the_keyboard_reaches_everything(page: Any) -> None:
 
 def use(page: Any, key: str) -> None:
     page.get_by_label("Key", exact=True).fill(key)
-    page.get_by_role("button", name="Use this key").click()
+    page.get_by_role("button", name="Sign in").click()
 
 
 def expect_reason(page: Any, sentence: str) -> None:
@@ -197,7 +197,7 @@ def expect_reason(page: Any, sentence: str) -> None:
 def test_no_key_is_asked_for_where_none_is_needed(page: Any) -> None:
     page.get_by_role("button", name="cyan").click()
     assert labels(page)[0] == "cyan"
-    for id_ in ("#key-form", "#forget", "#curl-key"):
+    for id_ in ("#key-form", "#sign-out", "#curl-key"):
         assert page.locator(id_).is_hidden()
 
 
@@ -209,7 +209,7 @@ def test_a_server_with_keys_asks_for_one(closed_page: Any) -> None:
     assert field.get_attribute("type") == "password"
     assert field.get_attribute("autocomplete") == "off"
     assert closed_page.locator("#key-why").is_hidden()
-    assert closed_page.locator("#forget").is_hidden()
+    assert closed_page.locator("#sign-out").is_hidden()
     assert "X-API-Key" in closed_page.locator("footer").inner_text()
 
 
@@ -217,12 +217,11 @@ def test_a_wrong_key_is_refused_with_the_servers_sentence(closed_page: Any) -> N
     use(closed_page, WRONG)
     expect_reason(closed_page, "The key is not valid.")
     sync_api.expect(closed_page.get_by_label("Key", exact=True)).to_have_value("")
-    assert closed_page.evaluate("sessionStorage.length") == 0
-    assert closed_page.locator("#forget").is_hidden()
+    assert closed_page.locator("#sign-out").is_hidden()
 
 
 def test_right_key_repeats_refused_frame_then_is_gone(closed: Closed, closed_page: Any) -> None:
-    """The right key recognizes the frame that was refused, and is forgotten with the page."""
+    """The right key recognizes the frame that was refused; signed out, nothing is shown."""
     closed_page.evaluate(DROP, ["blue.png", "image/png", list(frame("blue"))])
     sync_api.expect(closed_page.locator("#about")).to_contain_text("blue.png")
     use(closed_page, WRONG)
@@ -235,16 +234,15 @@ def test_right_key_repeats_refused_frame_then_is_gone(closed: Closed, closed_pag
     sync_api.expect(sample).to_have_js_property("naturalWidth", 40)
     closed_page.get_by_role("button", name="red").click()
     sync_api.expect(closed_page.locator("#labels .name").first).to_have_text("red")
-    closed_page.get_by_role("button", name="Forget the key").click()
+    closed_page.get_by_role("button", name="Sign out").click()
     sync_api.expect(closed_page.get_by_label("Key", exact=True)).to_be_focused()
-    assert closed_page.evaluate("sessionStorage.length") == 0
-    for id_ in ("#forget", "#samples", "#labels", "#picture"):
+    assert closed_page.context.cookies() == []
+    for id_ in ("#sign-out", "#samples", "#labels", "#picture"):
         assert closed_page.locator(id_).is_hidden()
 
 
-def test_a_key_is_kept_for_the_tab_alone_and_never_in_a_url(
-    closed: Closed, closed_page: Any
-) -> None:
+def test_key_is_sent_once_and_kept_nowhere(closed: Closed, closed_page: Any) -> None:
+    """A cookie that no script can read takes its place, also after the page is loaded again."""
     sent: list[Any] = []
     closed_page.on("request", lambda request: sent.append(request))
     key = closed.add("tab", "recognize")
@@ -255,13 +253,17 @@ def test_a_key_is_kept_for_the_tab_alone_and_never_in_a_url(
     closed_page.get_by_role("button", name="red").click()
     assert labels(closed_page)[0] == "red"
     assert closed_page.locator("#key-form").is_hidden()
-    assert closed_page.evaluate("Object.values(sessionStorage)") == [key]
-    assert closed_page.evaluate("localStorage.length") == 0
+    sync_api.expect(closed_page.locator("#who")).to_have_text("tab")
+    assert closed_page.evaluate("sessionStorage.length + localStorage.length") == 0
     assert closed_page.evaluate("document.cookie") == ""
     assert key not in closed_page.content()
     assert not [url for url in (closed_page.url, *(r.url for r in sent)) if key in url]
-    with_key = {r.url for r in sent if r.headers.get("authorization") == f"Bearer {key}"}
-    assert {r.url for r in sent if "/v1/" in r.url} <= with_key
+    assert [r.url for r in sent if key in str(r.post_data or r.headers)] == [
+        f"{closed.url}/v1/session"
+    ]
+    [cookie] = closed_page.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["expires"]) == (True, "Strict", -1)
+    assert key not in cookie["value"]
     with opened(closed_page.context.browser, closed.url) as other:
         other.wait_for_selector("#key-form:not([hidden])")
 
@@ -272,7 +274,7 @@ def test_a_key_without_the_right_is_replaced_by_one_with_it(
     use(closed_page, closed.add("prometheus", "metrics"))
     closed_page.get_by_role("button", name="cyan").click()
     expect_reason(closed_page, "Prometheus has no right to this; it needs recognize.")
-    assert closed_page.locator("#forget").is_visible()
+    assert closed_page.locator("#sign-out").is_visible()
     use(closed_page, closed.add("line", "recognize"))
     assert labels(closed_page)[0] == "cyan"
 
@@ -284,7 +286,7 @@ def test_revoked_key_is_asked_again_newest_frame_sent(closed: Closed, closed_pag
     assert labels(closed_page)[0] == "cyan"
     closed.revoke("short")
     closed_page.evaluate(DROP, ["blue.png", "image/png", list(frame("blue"))])
-    expect_reason(closed_page, "The key is not valid.")
+    expect_reason(closed_page, "The key of this session was revoked.")
     assert closed_page.locator("#labels").is_hidden()
     with closed_page.expect_response("**/v1/recognize*"):
         closed_page.evaluate(DROP, ["white.png", "image/png", list(frame("white"))])
