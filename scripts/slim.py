@@ -50,7 +50,7 @@ UNUSED = (
     ("bin", "commands; the server calls none"),
 )
 # Large packages of extras, which the limit does not count.
-EXTRAS = ("onnxruntime",)
+EXTRAS = ("grpc", "onnxruntime")
 # Wheels keep their shared libraries in a folder with this ending, beside the package.
 LIBRARIES = ".libs"
 PACKAGE_OF = {"opencv_python_headless": "cv2", "pillow": "PIL"}

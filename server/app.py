@@ -45,7 +45,7 @@ from server.http.body.timeout import BodyTimeoutMiddleware
 from server.http.errors import register_errors
 from server.http.request_log import RequestLog, observe_requests
 from server.http.routes import RouteTable, install_routes
-from server.http.wsgi import FEATURES, Entrance, Reserve
+from server.http.wsgi import FEATURES, GRPC, Entrance, Reserve
 from server.jobs.events import JobEvents
 from server.jobs.service import Jobs
 from server.line.cameras.service import Cameras, Judge, Trigger
@@ -65,6 +65,7 @@ from server.store.journal.writer import Journal
 from server.system.background import in_order
 
 if TYPE_CHECKING:
+    from server.grpc.server import GrpcServer
     from server.line.outputs.service import Outputs
     from server.line.triggers.service import Triggers
 
@@ -179,6 +180,15 @@ def make_triggers(settings: Settings, metrics: Metrics, cameras: Cameras) -> "Tr
     from server.line.triggers.service import Triggers
 
     return Triggers(settings, metrics, cameras)
+
+
+def make_grpc(app: Flask, settings: Settings, metrics: Metrics) -> "GrpcServer | None":
+    """Return what answers calls over gRPC by `app` once it listens; None if it is switched off."""
+    if not settings.grpc_port:
+        return None
+    from server.grpc.server import GrpcServer
+
+    return GrpcServer(app.wsgi_app, settings, metrics.called)
 
 
 def bare_app(settings: Settings) -> Flask:
@@ -332,6 +342,7 @@ def create_app(
         ConsoleRoutes(),
     )
     put_before(app, settings, engine, service, authenticator, request_log, table)
+    grpc = app.extensions[GRPC] = make_grpc(app, settings, metrics)
 
     app.extensions[FEATURES] = {
         "keys": authenticator.closed(),
@@ -341,7 +352,9 @@ def create_app(
         "journal": journal is not None,
     }
     at_end: list[Callable[[], object]] = [
-        # Triggers, cameras and jobs first: all others are still notified of the frames that they
+        # What takes calls first, as the HTTP server has ended before.
+        *([grpc.close] if grpc else []),
+        # Then triggers, cameras and jobs: all others are still notified of the frames that they
         # answer.
         *([triggers.close] if triggers else []),
         cameras.close,

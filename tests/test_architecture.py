@@ -12,6 +12,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("process",),
     ("app",),
+    ("grpc",),
     ("api",),
     ("http", "jobs", "line", "engine", "recorders"),
     ("store",),

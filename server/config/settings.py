@@ -42,6 +42,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     host: Annotated[str, _help("address to listen on", min_length=1)] = "127.0.0.1"
     port: Annotated[int, _help("port to listen on", ge=1, le=65535)] = 8080
+    grpc_port: Annotated[
+        int,
+        _help(
+            "port of the Open Inference Protocol over gRPC, at the same address; needs the extra"
+            " `grpc`; 0: off",
+            ge=0,
+            le=65535,
+        ),
+    ] = 0
     tls_certificate: Annotated[
         str,
         _help(
@@ -389,6 +398,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         """Raises SettingsError for what no type can check. Formats are taken in any case."""
+        if self.grpc_port == self.port:
+            raise SettingsError(
+                f"grpc_port can't be {self.port}, which is `port`: name another one"
+            )
         check_cameras(self.camera, self.product)
         check_votes(self.vote, self.product)
         formats = tuple(dict.fromkeys(name.upper() for name in self.image_formats))

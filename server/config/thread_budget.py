@@ -17,6 +17,14 @@ those, so that a probe is answered even if all else waits.
 | the next event of a stream for the console | EVENTS_REQUESTS_MAX | 503 OVERLOADED |
 | files, locks, Redis: jobs, rows, samples, models, cameras | OTHER_REQUESTS_MAX | 503 OVERLOADED |
 | nothing: probes | PROBE_THREADS | |
+
+A call over gRPC has a thread of the gRPC server's from its arrival to its answer. While it is
+answered it counts as one of these requests too.
+
+| waits for | at most | refused beyond with |
+|---|---|---|
+| an interpreter, by a call | slots + max_waiting | RESOURCE_EXHAUSTED |
+| its message, a model, a probe's answer | OTHER_CALLS_MAX | RESOURCE_EXHAUSTED |
 """
 
 READING_REQUESTS_MAX = 56
@@ -29,6 +37,7 @@ EVENTS_REQUESTS_MAX = 12
 # No kind of these is bounded by itself: all requests together are, by `most_requests`.
 OTHER_REQUESTS_MAX = 16
 PROBE_THREADS = 8
+OTHER_CALLS_MAX = 32
 
 
 def most_requests(slots: int, max_waiting: int) -> int:
@@ -50,3 +59,9 @@ def threads(slots: int, max_waiting: int) -> int:
     """Return the number of threads of the HTTP server. It starts them on demand and ends idle
     ones."""
     return most_requests(slots, max_waiting) + PROBE_THREADS
+
+
+def grpc_calls(slots: int, max_waiting: int) -> int:
+    """Return the number of calls over gRPC at the same time, and of the threads that answer them.
+    They are started on demand, and not ended."""
+    return slots + max_waiting + OTHER_CALLS_MAX

@@ -28,6 +28,8 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 CONTEXT = "lineside.context"
 # Among a Flask application's extensions: the features that are switched on, for the log.
 FEATURES = "lineside.features"
+# There too: the server of gRPC, which does not listen yet; None if it is switched off.
+GRPC = "lineside.grpc"
 # Excludes what looks like a key or token, since ids are sent back and logged.
 REQUEST_ID = re.compile(r"(?!ls_|eyJ)[A-Za-z0-9._:-]{1,64}")
 SLASHES = re.compile("//+")

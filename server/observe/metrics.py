@@ -52,6 +52,9 @@ class Metrics:
         self.request_duration = self._histogram(
             "request_duration_seconds", "From a request's arrival to its answer", "route"
         )
+        self.grpc_calls = self._counter(
+            "grpc_calls_total", "Calls over gRPC answered, by status code", "method", "code"
+        )
         self.stage_duration = self._histogram(
             "stage_duration_seconds", "One stage of one frame", "stage"
         )
@@ -186,6 +189,10 @@ class Metrics:
     def failed(self, route: str, reason: str) -> None:
         """Counts one request that was answered with an error, by its code or finer cause."""
         self._child(self.request_errors, route, reason).inc()
+
+    def called(self, method: str, code: str) -> None:
+        """Counts one call over gRPC, by its status code."""
+        self._child(self.grpc_calls, method, code).inc()
 
     def refuse(self, code: str) -> None:
         """Counts one frame that got no labels, by its error code."""

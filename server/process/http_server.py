@@ -27,7 +27,7 @@ from server import __version__
 from server.config.settings import Settings
 from server.config.thread_budget import threads
 from server.errors import StartError
-from server.http.wsgi import FEATURES, Wsgi, context_of
+from server.http.wsgi import FEATURES, GRPC, Wsgi, context_of
 from server.process.certificate_renewal import CertificateRenewal
 from server.process.certificates import certificate_files
 from server.process.drain import STOPPING, Draining, accept_again, stop_with_parent
@@ -221,23 +221,34 @@ def run(
         backpressure=most_connections(),
     )
     worker = CertificateRenewal(sock, files, start) if files else start(sock, {})
+    grpc = getattr(app, "extensions", {}).get(GRPC)
+    if grpc is not None:
+        from server.process.grpc_credentials import credentials
+
+        grpc.listen(credentials(files))
     if lock.fault:
         fields = {"data": settings.data, "reason": lock.fault}
         logger.warning("data folder can't be locked", extra={"fields": fields})
     scheme = "https" if files else "http"
     url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{settings.port}"
     features = getattr(app, "extensions", {}).get(FEATURES, {})
+    if grpc is not None:
+        features = {"grpc_port": settings.grpc_port, **features}
     _log("listening", url=url, version=__version__, **features)
 
     number = signal.sigwait(STOPPING)
     signal.setitimer(signal.ITIMER_REAL, settings.stop_timeout)
     _log("stopping", signal=signal.Signals(number).name)
+    if grpc is not None:
+        grpc.begin_to_close()
     try:
         draining.drain(settings.port)
     except Exception:
         # It stops without: the frames in hand are finished all the same.
         logger.exception("clients could not be asked to leave")
     worker.stop()
+    if grpc is not None:
+        grpc.close()
     _log("stopped")
 
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from server.process.certificates import certificate_files
 from server.recognition.engines.engine import check_onnx_providers
 from server.store.bundles.folder import ModelsFolder, models_folder
 from server.store.bundles.layout import versions
+from server.system.extras import install_command
 from server.values.wording import counted, shown
 
 if TYPE_CHECKING:
@@ -65,6 +67,10 @@ def check_values(settings: Settings) -> None:
 
         check_installed(settings)
     check_onnx_providers(settings.onnx_providers)
+    if settings.grpc_port and find_spec("grpc") is None:
+        raise SettingsError(
+            f"grpc_port needs a package that is not installed: {install_command('grpc')}"
+        )
     if settings.allowed_hosts:
         from server.http.access.origins import OriginCheck
 

@@ -68,8 +68,9 @@ def test_small_runtime_serves_without_removed_files(site: Path) -> None:
     assert checked.returncode == 0, checked.stderr
     assert "parts/1 (default): dynamic, 6 labels, 6 golden frames right" in checked.stdout
     assert "Created TensorFlow Lite XNNPACK delegate" in checked.stderr
-    # Those that need an extra are imported only if an output or a model asks for them.
+    # Those that need an extra are imported only if a setting or a model asks for them.
     others = ["server.__main__", "server.recognition.engines.onnx"]
+    others += ["server.grpc.server", "server.grpc.status", "server.process.grpc_credentials"]
     others += [
         f"server.line.{room}.{extra}" for room in ("outputs", "triggers") for extra in EXTRAS
     ]

@@ -3,12 +3,13 @@
 import shutil
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from images import encode, plain
-from server_process import ROOT, LiveServer, live_server
+from server_process import ROOT, LiveServer, free_port, live_server
 from tiny_models import RECIPE, SIDE, write_bundle
 
 CORNERS = {
@@ -84,5 +85,6 @@ def client_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def clients(client_models: Path) -> Iterator[LiveServer]:
     """A live server of `client_models`, with `corners` as the default."""
-    with live_server(models=client_models, model="corners", max_bundle_mb=10) as running:
+    grpc = {"grpc_port": free_port()} if find_spec("grpc") else {}
+    with live_server(models=client_models, model="corners", max_bundle_mb=10, **grpc) as running:
         yield running

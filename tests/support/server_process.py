@@ -57,6 +57,7 @@ class LiveServer:
 
     def __init__(self, *command: str, **settings: object) -> None:
         self.port = int(str(settings.pop("port", 0))) or free_port()
+        self.grpc_port = int(str(settings.get("grpc_port", 0)))
         env = environ_without_coverage()
         if settings.pop("traced", True):
             env |= {k: v for k, v in os.environ.items() if k.startswith("COVERAGE_")}

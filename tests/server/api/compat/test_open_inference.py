@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2: Triton's own client, and the protocol's edges by hand."""
+"""Open Inference Protocol v2: Triton's own clients, and the protocol's edges by hand."""
 
 import base64
 import gzip
@@ -19,43 +19,80 @@ from server.recognition.engines.litert import Interpreter
 from server.recognition.manifest import read_bundle
 from server.recognition.preprocessing import to_tensor
 
-triton: Any = pytest.importorskip("tritonclient.http", reason="Triton's client is not installed")
+http_client: Any = pytest.importorskip("tritonclient.http", reason="Triton's client is absent")
+grpc_client: Any = pytest.importorskip("tritonclient.grpc", reason="Triton's client is absent")
 ROWS = np.array([SETOSA, VIRGINICA], np.float32)
 HEADER = "Inference-Header-Content-Length"
 
 
-@pytest.fixture
-def client(clients: LiveServer) -> Iterator[Any]:
-    made = triton.InferenceServerClient(f"127.0.0.1:{clients.port}")
+class Client:
+    """Triton's client of one form of the protocol, with what differs between the two."""
+
+    def __init__(self, module: Any, address: str, **options: Any) -> None:
+        self.by_http = module is http_client
+        self.error = module.InferenceServerException
+        self.output = module.InferRequestedOutput
+        self._input = module.InferInput
+        self.made = module.InferenceServerClient(address, **options)
+        self.infer = self.made.infer
+        self._json = {} if self.by_http else {"as_json": True}
+
+    def input(self, name: str, array: Any, datatype: str, binary: bool = True) -> Any:
+        made = self._input(name, list(array.shape), datatype)
+        made.set_data_from_numpy(array, **({"binary_data": binary} if self.by_http else {}))
+        return made
+
+    def metadata(self, model: str, version: str = "") -> dict[str, Any]:
+        """The model's metadata; by gRPC, JSON has the sizes of a shape as texts."""
+        found: dict[str, Any] = self.made.get_model_metadata(model, version, **self._json)
+        for tensor in (*found["inputs"], *found["outputs"]):
+            tensor["shape"] = [int(size) for size in tensor["shape"]]
+        return found
+
+    def server_metadata(self) -> Any:
+        return self.made.get_server_metadata(**self._json)
+
+    def output_name(self, model: str) -> str:
+        return str(self.metadata(model)["outputs"][0]["name"])
+
+    def response(self, answer: Any) -> Any:
+        """What came beside the outputs' data."""
+        return answer.get_response(**self._json)
+
+
+def connected(module: Any, server: LiveServer) -> Iterator[Client]:
+    port = server.port if module is http_client else server.grpc_port
+    made = Client(module, f"127.0.0.1:{port}")
     yield made
-    made.close()
+    made.made.close()
 
 
-def output_name(client: Any, model: str) -> str:
-    return str(client.get_model_metadata(model)["outputs"][0]["name"])
+@pytest.fixture(params=[http_client, grpc_client], ids=["http", "grpc"])
+def client(request: pytest.FixtureRequest, clients: LiveServer) -> Iterator[Client]:
+    yield from connected(request.param, clients)
 
 
-def as_input(name: str, array: Any, datatype: str, binary: bool = True) -> Any:
-    made = triton.InferInput(name, list(array.shape), datatype)
-    made.set_data_from_numpy(array, binary_data=binary)
-    return made
+@pytest.fixture
+def over_http(clients: LiveServer) -> Iterator[Client]:
+    yield from connected(http_client, clients)
 
 
 def infer(clients: LiveServer, model: str, body: Any) -> requests.Response:
     return requests.post(f"{clients.url}/v2/models/{model}/infer", json=body, timeout=60)
 
 
-def test_health_and_metadata(client: Any) -> None:
-    assert client.is_server_live()
-    assert client.is_server_ready()
-    assert client.is_model_ready("corners")
-    assert client.is_model_ready("iris", "1")
-    assert not client.is_model_ready("nuts")
-    assert not client.is_model_ready("iris", "7")
-    server = client.get_server_metadata()
+def test_health_and_metadata(client: Client) -> None:
+    made = client.made
+    assert made.is_server_live()
+    assert made.is_server_ready()
+    assert made.is_model_ready("corners")
+    assert made.is_model_ready("iris", "1")
+    assert not made.is_model_ready("nuts")
+    assert not made.is_model_ready("iris", "7")
+    server = client.server_metadata()
     assert server["name"] == "lineside"
     assert set(server["extensions"]) == {"binary_tensor_data", "classification"}
-    model = client.get_model_metadata("corners", "1")
+    model = client.metadata("corners", "1")
     assert model["versions"] == ["1"]
     (given,) = model["inputs"]
     assert (given["datatype"], given["shape"]) == ("FP32", [-1, 32, 32, 3])
@@ -64,12 +101,12 @@ def test_health_and_metadata(client: Any) -> None:
 
 @pytest.mark.parametrize("sent", [True, False])
 @pytest.mark.parametrize("wanted", [True, False])
-def test_numbers_as_json_and_as_binary(client: Any, sent: bool, wanted: bool) -> None:
-    name = output_name(client, "iris")
-    answer = client.infer(
+def test_numbers_as_json_and_as_binary(over_http: Client, sent: bool, wanted: bool) -> None:
+    name = over_http.output_name("iris")
+    answer = over_http.infer(
         "iris",
-        [as_input("features", ROWS, "FP32", sent)],
-        outputs=[triton.InferRequestedOutput(name, binary_data=wanted)],
+        [over_http.input("features", ROWS, "FP32", sent)],
+        outputs=[over_http.output(name, binary_data=wanted)],
         request_id="a7",
     )
     head = answer.get_response()
@@ -80,53 +117,53 @@ def test_numbers_as_json_and_as_binary(client: Any, sent: bool, wanted: bool) ->
     assert array.argmax(axis=1).tolist() == [0, 2]
 
 
-def test_binary_output_is_the_default_of_tritons_client(client: Any) -> None:
-    answer = client.infer("iris", [as_input("features", ROWS, "FP32")])
+def test_binary_output_is_the_default_of_tritons_client(over_http: Client) -> None:
+    answer = over_http.infer("iris", [over_http.input("features", ROWS, "FP32")])
     assert answer.get_response()["outputs"][0]["parameters"]["binary_data_size"] == 24
 
 
-def test_several_inputs_and_outputs(client: Any) -> None:
-    left = as_input("left", np.array([[1, 2], [3, 4]], np.float32), "FP32")
-    right = as_input("right", np.array([10, 20], np.int32), "INT32", False)
+def test_several_inputs_and_outputs(client: Client) -> None:
+    left = client.input("left", np.array([[1, 2], [3, 4]], np.float32), "FP32")
+    right = client.input("right", np.array([10, 20], np.int32), "INT32", False)
     answer = client.infer("pair", [right, left])
-    names = [output["name"] for output in answer.get_response()["outputs"]]
+    names = [output["name"] for output in client.response(answer)["outputs"]]
     arrays = [answer.as_numpy(name).tolist() for name in names]
     assert [13, 27] in arrays
     assert [[2, 4], [6, 8]] in arrays
 
 
-def test_an_image_as_bytes(client: Any) -> None:
-    name = output_name(client, "corners")
+def test_an_image_as_bytes(client: Client) -> None:
+    name = client.output_name("corners")
     files = np.array([frame("red", "JPEG"), frame("white")], object)
     for shape in ([2], [2, 1]):
-        given = as_input("image", files.reshape(shape), "BYTES")
-        answer = client.infer(
-            "corners", [given], outputs=[triton.InferRequestedOutput(name, class_count=2)]
-        )
+        given = client.input("image", files.reshape(shape), "BYTES")
+        answer = client.infer("corners", [given], outputs=[client.output(name, class_count=2)])
         best = [row[0].decode() for row in answer.as_numpy(name)]
         assert [text.split(":")[1:] for text in best] == [["1", "red"], ["7", "white"]]
-    raw = client.infer("corners", [as_input("image", files, "BYTES")]).as_numpy(name)
+    raw = client.infer("corners", [client.input("image", files, "BYTES")]).as_numpy(name)
     assert raw.shape == (2, 8)
 
 
-def test_the_tensor_and_the_file_answer_alike(client: Any, client_models: Any) -> None:
+def test_the_tensor_and_the_file_answer_alike(client: Client, client_models: Any) -> None:
     bundle = read_bundle(client_models / "corners" / "1")
     recipe = bundle.manifest.recipe
     assert recipe is not None
     data = encode(picture(), "PNG")
     spec = Interpreter(bundle.model_path, 1).inputs[0]
     tensor = to_tensor(frames.decode(data, recipe, frames.Limits()), recipe, spec)
-    name = output_name(client, "corners")
-    as_tensor = client.infer("corners", [as_input(spec.name, tensor, "FP32")]).as_numpy(name)
-    file = as_input("image", np.array([data], object), "BYTES")
+    name = client.output_name("corners")
+    as_tensor = client.infer("corners", [client.input(spec.name, tensor, "FP32")]).as_numpy(name)
+    file = client.input("image", np.array([data], object), "BYTES")
     assert np.array_equal(as_tensor, client.infer("corners", [file]).as_numpy(name))
 
 
-def test_classification_as_json_and_binary(client: Any) -> None:
-    name = output_name(client, "iris")
+def test_classification_as_json_and_binary(over_http: Client) -> None:
+    name = over_http.output_name("iris")
     for binary in (True, False):
-        wanted = triton.InferRequestedOutput(name, binary_data=binary, class_count=9)
-        answer = client.infer("iris", [as_input("features", ROWS, "FP32")], outputs=[wanted])
+        wanted = over_http.output(name, binary_data=binary, class_count=9)
+        answer = over_http.infer(
+            "iris", [over_http.input("features", ROWS, "FP32")], outputs=[wanted]
+        )
         array = answer.as_numpy(name)
         assert array.shape == (2, 3)
         texts = [t.decode() if isinstance(t, bytes) else t for t in array[:, 0]]
@@ -142,17 +179,17 @@ def test_base64_images_in_json(clients: LiveServer) -> None:
     assert scores.index(max(scores)) == 2
 
 
-def test_errors_reach_tritons_client(client: Any) -> None:
-    with pytest.raises(triton.InferenceServerException, match="no model nuts"):
-        client.infer("nuts", [as_input("features", ROWS, "FP32")])
-    with pytest.raises(triton.InferenceServerException, match="takes features"):
-        client.infer("iris", [as_input("wrong", ROWS, "FP32")])
-    with pytest.raises(triton.InferenceServerException, match="is FP32, and FP64"):
-        client.infer("iris", [as_input("features", ROWS.astype(np.float64), "FP64")])
-    with pytest.raises(triton.InferenceServerException, match="takes \\[N, 4\\]"):
-        client.infer("iris", [as_input("features", ROWS[:, :3].copy(), "FP32")])
-    with pytest.raises(triton.InferenceServerException, match="not an image"):
-        client.infer("corners", [as_input("image", np.array([b"text"], object), "BYTES")])
+def test_errors_reach_tritons_client(client: Client) -> None:
+    with pytest.raises(client.error, match="no model nuts"):
+        client.infer("nuts", [client.input("features", ROWS, "FP32")])
+    with pytest.raises(client.error, match="takes features"):
+        client.infer("iris", [client.input("wrong", ROWS, "FP32")])
+    with pytest.raises(client.error, match="is FP32, and FP64"):
+        client.infer("iris", [client.input("features", ROWS.astype(np.float64), "FP64")])
+    with pytest.raises(client.error, match="takes \\[N, 4\\]"):
+        client.infer("iris", [client.input("features", ROWS[:, :3].copy(), "FP32")])
+    with pytest.raises(client.error, match="not an image"):
+        client.infer("corners", [client.input("image", np.array([b"text"], object), "BYTES")])
 
 
 def one(**changes: Any) -> dict[str, Any]:
@@ -221,10 +258,11 @@ def test_broken_bytes_elements(clients: LiveServer, data: bytes, words: str) -> 
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_compressed_requests(client: Any, algorithm: str) -> None:
-    given = [as_input("features", ROWS, "FP32")]
-    answer = client.infer("iris", given, request_compression_algorithm=algorithm)
-    assert answer.as_numpy(output_name(client, "iris")).argmax(axis=1).tolist() == [0, 2]
+def test_compressed_requests(client: Client, algorithm: str) -> None:
+    given = [client.input("features", ROWS, "FP32")]
+    option = "request_compression_algorithm" if client.by_http else "compression_algorithm"
+    answer = client.infer("iris", given, **{option: algorithm})
+    assert answer.as_numpy(client.output_name("iris")).argmax(axis=1).tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(
