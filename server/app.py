@@ -19,6 +19,7 @@ from server.api.console import ConsoleRoutes
 from server.api.health import HealthRoutes
 from server.api.jobs import JobIntake, JobRoutes, job_detail
 from server.api.journal import JournalRoutes
+from server.api.line.alerts import AlertRoutes
 from server.api.line.cameras import CameraRoutes
 from server.api.line.image_health import ImageHealthRoutes
 from server.api.line.now import NowRoutes
@@ -52,6 +53,7 @@ from server.line.cameras.service import Cameras, Judge, Trigger
 from server.line.health.monitor import HealthMonitor
 from server.line.products import Products
 from server.line.votes import Votes
+from server.observe.alerts import Alerts
 from server.observe.cameras import SuspectFrames
 from server.observe.logs import LogThrottle, LogWriter
 from server.observe.metrics import Metrics
@@ -327,7 +329,8 @@ def create_app(
         AuditRoutes(engine.audit),
         CameraRoutes(cameras, auditor),
         ImageHealthRoutes(health, auditor),
-        OutputRoutes(outputs.states if outputs else tuple),
+        OutputRoutes(outputs),
+        AlertRoutes(Alerts(metrics.registry)),
         NowRoutes(
             settings,
             engine,

@@ -97,6 +97,16 @@ class CamerasFullError(ConflictError):
     code = "CAMERAS_FULL"
 
 
+class OutputNotFoundError(NotFoundError):
+    code = "OUTPUT_NOT_FOUND"
+
+
+class OutputUntestableError(ConflictError):
+    """Whoever receives from this output could take a test for a verdict."""
+
+    code = "OUTPUT_UNTESTABLE"
+
+
 class JobFinishedError(ConflictError):
     code = "JOB_FINISHED"
 
@@ -193,6 +203,12 @@ class CameraUnavailableError(LinesideError):
     """A camera that the server reads has no frame to judge."""
 
     code, status = "CAMERA_UNAVAILABLE", 503
+
+
+class OutputUnavailableError(LinesideError):
+    """The other side of an output is not there."""
+
+    code, status = "OUTPUT_UNAVAILABLE", 503
 
 
 class JournalUnreadableError(LinesideError):

@@ -14,9 +14,9 @@ from server.config.image_health import CameraLimits
 from server.config.settings import Settings
 from server.errors import CameraNotFoundError
 from server.line.health.baseline import Baseline, learn
-from server.line.health.rules import Comparison, judge
+from server.line.health.rules import Comparison, HealthBounds, bounds_of, judge
 from server.line.health.storage import HealthFile, Learned
-from server.recognition.answers import Answer, ImageProblem, Options
+from server.recognition.answers import Answer, ImageHealth, ImageProblem, Options
 from server.recognition.images.measurement import Measurement
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,8 @@ Key = tuple[str, str]
 class CameraHealth(msgspec.Struct, frozen=True):
     """The pictures of a camera that one model gets. learning: its usual values are not known yet.
     learned_frames: of `frames_to_learn`. reference: a part of the picture stays, so that a shift is
-    noticed. problems: frames since the start, by problem."""
+    noticed. problems: frames since the start, by problem. last: of the newest frame, null before
+    the first since the start. bounds: in force."""
 
     camera: str
     model: str
@@ -44,6 +45,8 @@ class CameraHealth(msgspec.Struct, frozen=True):
     reference: bool
     size: tuple[int, int] | None
     problems: dict[ImageProblem, int]
+    last: ImageHealth | None
+    bounds: HealthBounds
 
 
 class _Camera:
@@ -56,6 +59,7 @@ class _Camera:
         self.use(baseline)
         self.before: Measurement | None = None
         self.problems: Counter[ImageProblem] = Counter()
+        self.last: ImageHealth | None = None
         self.seen = time.monotonic()
 
     def use(self, baseline: Baseline | None) -> None:
@@ -106,6 +110,7 @@ class HealthMonitor:
             with camera.lock:
                 health = judge(measured, camera.comparison, camera.before if in_order else None)
                 camera.problems.update(health.problems)
+                camera.last = health
                 if in_order:
                     camera.before, camera.seen = measured, time.monotonic()
                     self._learn_from(options.camera, answer.model, camera, measured, health.ok)
@@ -189,6 +194,8 @@ class HealthMonitor:
                 reference=camera.comparison.reference is not None,
                 size=usual.size if usual else None,
                 problems=dict(camera.problems),
+                last=camera.last,
+                bounds=bounds_of(camera.comparison),
             )
 
     def forget(self, name: str, model: str | None = None) -> list[str]:

@@ -34,6 +34,32 @@ class Comparison(msgspec.Struct, frozen=True):
         return cls(limits, baseline, baseline.make_sharpness(), baseline.make_reference())
 
 
+class HealthBounds(msgspec.Struct, frozen=True):
+    """The bounds of a camera's frames that are in force, in the units of the keys of
+    [[image_health_limits]]; null for what is not known while it learns, and for a contrast that is
+    compared in relation to the frame's gray level."""
+
+    brightness_min: float
+    brightness_max: float
+    contrast_min: float | None
+    sharpness_min: float | None
+    shift_max: float | None
+
+
+def bounds_of(camera: Comparison) -> HealthBounds:
+    """Return the bounds that `judge` compares a frame with."""
+    limits, usual = camera.limits, camera.baseline
+    low = limits.brightness_min or (usual.brightness_min if usual else BRIGHTNESS_MIN)
+    high = limits.brightness_max or (usual.brightness_max if usual else BRIGHTNESS_MAX)
+    return HealthBounds(
+        round(low, 1),
+        round(high, 1),
+        limits.contrast_min or (None if usual else CONTRAST_MIN),
+        round(limits.sharpness_min or usual.sharpness_min, 3) if usual else None,
+        round(limits.shift_max or usual.shift_max, 4) if usual and usual.reference else None,
+    )
+
+
 def judge(measured: Measurement, camera: Comparison, before: Measurement | None) -> ImageHealth:
     """Judge a frame of a camera. before: the camera's frame before it, None for none."""
     limits, baseline = camera.limits, camera.baseline

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
 
-from server.config.outputs import FIELDS, Outcome, OutputTable
+from server.config.outputs import FIELDS, MessageOutput, Outcome, OutputTable
 from server.recognition.answers import FrameAnswered, FrameRefused
 from server.system.clock import rfc3339
 from server.values.template import TextTemplate
 from server.values.trace import Trace
 
+# What a test has in place of a camera and of an error's code.
+TEST_CAMERA, TEST_ERROR = "test", "TEST"
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The end of one frame. at: Unix seconds. verdict: None if the model has no policy, or the
-    frame was refused or failed; then `error` is the code."""
+    frame was refused or failed; then `error` is the code. test: it is of no frame at all."""
 
     at: float
     request_id: str
@@ -33,6 +37,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str | None = None
     cached: bool = False
     trace: Trace | None = None
+    test: bool = False
 
     @property
     def trace_id(self) -> str:
@@ -84,6 +89,28 @@ def of_refusal(frame: FrameRefused) -> Event:
     )
 
 
+def of_test(request_id: str) -> Event:
+    """Return a message of no frame, which nobody can take for a verdict."""
+    return Event(
+        at=time.time(), request_id=request_id, camera=TEST_CAMERA, error=TEST_ERROR, test=True
+    )
+
+
+def why_untestable(table: OutputTable) -> str:
+    """Return why whoever receives from `table` could take a test for a verdict; empty if not."""
+    if not isinstance(table, MessageOutput):
+        return (
+            "a PLC or an actuator takes whatever comes for the result of a part, so no test is"
+            " sent: look at its heartbeat, which says that the server is there and can judge"
+        )
+    if table.labels or (table.verdicts and "error" not in table.verdicts):
+        return (
+            "it sends chosen verdicts or labels alone, so that the arrival of a test could be"
+            " taken for one: add error to its verdicts, and leave labels empty"
+        )
+    return ""
+
+
 def is_wanted(table: OutputTable, event: Event) -> bool:
     """Return whether the filters of `table` all let `event` through.
 
@@ -124,8 +151,11 @@ class Message(msgspec.Struct, frozen=True):
 
 
 def payload_of(message: Message, template: TextTemplate | None) -> bytes:
-    """Return the message as `template` has it, or as a JSON object of all fields."""
+    """Return the message as `template` has it, or as a JSON object of all fields. A test is always
+    the latter, with `test`: a template may have words that mean `pass`."""
     fields = message.fields()
+    if message.event.test:
+        return msgspec.json.encode(fields | {"test": True})
     return template.render(fields).encode() if template else msgspec.json.encode(fields)
 
 

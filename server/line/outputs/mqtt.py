@@ -138,6 +138,9 @@ class Mqtt:
         fields = message.fields()
         levels = {name: NOT_IN_LEVEL.sub("_", str(fields[name] or "none")) for name in TOPIC_FIELDS}
         topic = self._topic.render(levels)
+        if message.event.test:
+            # Not retained: the last verdict stays.
+            return self._publish(topic, payload_of(message, None), retain=False)
         if self._table.discovery_prefix and topic not in self._discovered:
             self._publish(*self._discovery(topic, levels["camera"]), retain=True)
             if len(self._discovered) >= DISCOVERED_MAX:

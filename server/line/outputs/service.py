@@ -17,10 +17,22 @@ from server.config.outputs import (
 )
 from server.config.settings import Settings
 from server.config.tables import Table
-from server.errors import SettingsError
+from server.errors import (
+    OutputNotFoundError,
+    OutputUnavailableError,
+    OutputUntestableError,
+    SettingsError,
+)
 from server.line.cameras.service import Trigger
 from server.line.outputs.base import Delivery, Output, OutputState
-from server.line.outputs.messages import Event, is_wanted, of_answer, of_refusal
+from server.line.outputs.messages import (
+    Event,
+    is_wanted,
+    of_answer,
+    of_refusal,
+    of_test,
+    why_untestable,
+)
 from server.line.outputs.outbox import FILE, Bounds, Outbox
 from server.observe.metrics import Metrics
 from server.recognition.answers import FrameAnswered, FrameRefused
@@ -152,6 +164,23 @@ class Outputs:
             self._outbox.put(names, event)
             for name in names:
                 self._deliveries[name].wake()
+
+    def test(self, name: str, request_id: str) -> OutputState:
+        """Send a message that is no verdict, behind those that wait. Raises OutputNotFoundError,
+        OutputUntestableError, and OutputUnavailableError if the other side is not there: it would
+        come when nobody expects it, in place of a verdict if too many wait."""
+        table = next((each for each in self._tables if each.name == name), None)
+        if table is None:
+            raise OutputNotFoundError("there is no output of this name")
+        if why := why_untestable(table):
+            raise OutputUntestableError(f"the output {name} can't be tested: {why}")
+        delivery = self._deliveries[name]
+        if not delivery.is_connected():
+            why = delivery.state().last_error or "it is not connected"
+            raise OutputUnavailableError(f"the other side of {name} is not there: {why}")
+        self._outbox.put([name], of_test(request_id))
+        delivery.wake()
+        return delivery.state()
 
     def states(self) -> Sequence[OutputState]:
         return [delivery.state() for delivery in self._deliveries.values()]

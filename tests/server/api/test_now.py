@@ -138,3 +138,11 @@ def test_keys_guard_the_line(colors: Path, tmp_path: Path) -> None:
     client = make_app(colors, tmp_path / "keys.jsonl").test_client()
     for path in ("/v1/now", "/v1/events", "/v1/now/picture", "/v1/settings"):
         assert client.get(path).status_code == 401
+
+
+def test_alerts_and_parts_are_answered(server: LiveServer) -> None:
+    answer = requests.get(server.url + "/v1/alerts", timeout=60).json()
+    parts = {each["part"]: each["state"] for each in answer["parts"]}
+    assert (parts["models that serve"], parts["outputs connected"]) == ("ok", "off")
+    assert answer["unseen"] == ["LinesideDown"]
+    assert all(each["state"] in ("pending", "firing") for each in answer["alerts"])

@@ -156,3 +156,39 @@ def test_trace_of_a_request_reaches_log_and_webhooks(colors: Path, tmp_path: Pat
 def test_receivers_that_can_not_be_stop_the_start(keys: str) -> None:
     with pytest.raises(SettingsError, match=r"\[\[output\]\] mes: (url|payload)"):
         load({"LINESIDE_OUTPUT": f'[{{"name": "mes", "kind": "webhook", {keys}}}]'})
+
+
+def test_test_message_is_no_verdict(colors: Path) -> None:
+    """It has the plain form, whatever the template is; outputs that it could mislead refuse it."""
+    receiver = Receiver()
+    url = f"http://127.0.0.1:{receiver.server_port}/line"
+    every: dict[str, object] = {"name": "every", "kind": "webhook", "url": url}
+    every["payload"] = '{"state": "pass"}'
+    good: dict[str, object] = {"name": "good", "kind": "webhook", "url": url, "verdicts": ["pass"]}
+    red: dict[str, object] = {"name": "red", "kind": "webhook", "url": url, "labels": ["red"]}
+    away: dict[str, object] = {"name": "away", "kind": "mqtt", "host": "127.0.0.1", "port": 9}
+    plc: dict[str, object] = {"name": "plc", "kind": "modbus-client", "host": "127.0.0.1"}
+    with live_server(models=colors, output=tables(every, good, red, away, plc)) as server:
+
+        def test(name: str) -> tuple[int, dict[str, Any]]:
+            answer = requests.post(f"{server.url}/v1/outputs/{name}/test", timeout=60)
+            return answer.status_code, answer.json()
+
+        for name in ("good", "red", "plc"):
+            status, answer = test(name)
+            assert (status, answer["error"]["code"]) == (409, "OUTPUT_UNTESTABLE"), name
+        status, answer = test("away")
+        assert (status, answer["error"]["code"]) == (503, "OUTPUT_UNAVAILABLE")
+        status, answer = test("nobody")
+        assert (status, answer["error"]["code"]) == (404, "OUTPUT_NOT_FOUND")
+        assert receiver.taken == []
+        status, sent = test("every")
+        assert (status, sent["output"]) == (202, "every")
+        await_that(lambda: receiver.taken, "the test")
+        message = json.loads(receiver.taken[0][2])
+        assert (message["test"], message["error"], message["verdict"]) == (True, "TEST", None)
+        assert message["request_id"] == sent["request_id"]
+        rows = requests.get(server.url + "/v1/journal", timeout=60).json()["rows"]
+        assert rows == []
+    receiver.shutdown()
+    receiver.server_close()
