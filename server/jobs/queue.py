@@ -48,7 +48,9 @@ def make_celery(settings: Settings) -> Celery:
         task_publish_retry=False,
         task_acks_late=True,
         result_expires=VALUE_LIFETIME_S,
-        worker_prefetch_multiplier=1,
+        # No limit: the pool `solo` takes one message at a time anyway. With a limit, one whose
+        # acknowledgement was lost with the connection would count for ever, and stop the worker.
+        worker_prefetch_multiplier=0,
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,

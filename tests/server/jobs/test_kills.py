@@ -2,8 +2,10 @@
 
 import random
 import signal
+import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +23,12 @@ from job_workers import (
     tell,
 )
 from server_process import ROOT, LiveServer
+
+from server.config.settings import Settings
+from server.jobs.messages import FrameTask
+from server.jobs.queue import Broker
+from server.store.bundles.layout import open_bundle
+from server.store.jobs.records import JobOptions
 
 JOBS = 200
 WORKER_KILLS, SERVER_KILLS = 5, 2
@@ -164,3 +172,93 @@ def test_with_redis_that_is_killed_too(frames: list[bytes], tmp_path: Path) -> N
         finally:
             plant.server.stop()
             workers[0].stop(signal.SIGKILL)
+
+
+class Wire:
+    """A worker's way to its Redis at `port`, which breaks at the first acknowledgement of a
+    message, and is whole again after `mend`."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._whole, self._broken_once = threading.Event(), False
+        self._whole.set()
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                if not self._whole.is_set():
+                    client.close()
+                    continue
+                redis = socket.create_connection(("127.0.0.1", self._port))
+                self._open += [client, redis]
+                for ends in ((client, redis), (redis, client)):
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                if b"ZREM" in data and not self._broken_once:
+                    self._broken_once = True
+                    self._whole.clear()
+                    self._cut()
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _cut(self) -> None:
+        for end in self._open:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self._whole.set()
+
+    def close(self) -> None:
+        self._listener.close()
+        self._cut()
+        for end in self._open:
+            end.close()
+
+
+def test_worker_goes_on_after_a_lost_acknowledgement(frames: list[bytes], tmp_path: Path) -> None:
+    """Celery only logs that it could not acknowledge a message, and no supervisor sees a worker
+    that lives and takes no further frame."""
+    (tmp_path / "redis").mkdir()
+    bundle = open_bundle(ROOT / "models" / "parts" / "1", Settings().recipe)
+    sha256 = bundle.manifest.model_sha256
+    with redis_server(tmp_path / "redis") as redis:
+        wire = Wire(redis.port)
+        worker = LiveWorker(
+            data=tmp_path / "worker", broker_url=wire.url, models=ROOT / "models", interpreters=1
+        )
+        broker = Broker(Settings(broker_url=redis.url))
+
+        def answer(number: int) -> None:
+            name = f"task-{number}"
+            task = FrameTask(name, "job", number, "image", JobOptions(5), "parts", 1, sha256)
+            broker.send(task, frames[number])
+
+            def done() -> bool:
+                report = broker.reports([name]).get(name)
+                return report is not None and report.state == "done"
+
+            await_that(done, f"the answer to frame {number}")
+
+        try:
+            answer(0)
+            await_that(
+                lambda: any("Couldn't ack" in line["event"] for line in worker.lines),
+                "an acknowledgement that failed",
+            )
+            wire.mend()
+            answer(1)
+        finally:
+            broker.close()
+            worker.stop(signal.SIGKILL)
+            wire.close()
