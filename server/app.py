@@ -19,6 +19,7 @@ from server.api.console import ConsoleRoutes
 from server.api.health import HealthRoutes
 from server.api.jobs import JobIntake, JobRoutes, job_detail
 from server.api.journal import JournalRoutes
+from server.api.keys import KeyRoutes
 from server.api.line.alerts import AlertRoutes
 from server.api.line.cameras import CameraRoutes
 from server.api.line.image_health import ImageHealthRoutes
@@ -342,6 +343,7 @@ def create_app(
         HealthRoutes(engine.ready, metrics, engine.guard),
         SampleRoutes(sampler.folder if sampler else None, store),
         SessionRoutes(authenticator),
+        KeyRoutes(settings, authenticator, auditor),
         ConsoleRoutes(),
     )
     put_before(app, settings, engine, service, authenticator, request_log, table)

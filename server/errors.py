@@ -107,6 +107,26 @@ class OutputUntestableError(ConflictError):
     code = "OUTPUT_UNTESTABLE"
 
 
+class KeyNotFoundError(NotFoundError):
+    code = "KEY_NOT_FOUND"
+
+
+class KeyExistsError(ConflictError):
+    code = "KEY_EXISTS"
+
+
+class LastAdminKeyError(ConflictError):
+    """After this change no key would have the right to make or revoke keys."""
+
+    code = "LAST_ADMIN_KEY"
+
+
+class KeysOffError(ConflictError):
+    """The server asks for no keys by its settings, so that anybody could make some for later."""
+
+    code = "KEYS_OFF"
+
+
 class JobFinishedError(ConflictError):
     code = "JOB_FINISHED"
 
@@ -253,6 +273,10 @@ class SettingsError(StartError):
 
 class KeysError(StartError):
     """The keys file can't be read or changed, or a key in it is unusable."""
+
+
+class KeyNameError(KeysError):
+    """A key's name is taken, or there is no key of this name."""
 
 
 class BundleError(StartError):

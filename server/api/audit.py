@@ -1,4 +1,4 @@
-"""The changes of models and cameras: each is recorded as it is made; GET /v1/audit lists them."""
+"""The changes of models, cameras and keys: each is recorded; GET /v1/audit lists them."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias, TypeVar
@@ -7,7 +7,13 @@ import msgspec
 from flask import request
 from msgspec import UNSET, UnsetType
 
-from server.errors import CameraNotFoundError, LinesideError, ModelNotFoundError, StorageError
+from server.errors import (
+    CameraNotFoundError,
+    KeyNotFoundError,
+    LinesideError,
+    ModelNotFoundError,
+    StorageError,
+)
 from server.http.body.image import read_options
 from server.http.routes import ADMIN, route
 from server.http.wsgi import current
@@ -31,8 +37,8 @@ class AuditPage(msgspec.Struct, frozen=True):
 
 
 class Auditor:
-    """Makes changes of cameras, and of the models of `store`, for requests, and records them in
-    `audit`."""
+    """Makes changes of cameras, of keys, and of the models of `store`, for requests, and records
+    them in `audit`."""
 
     def __init__(self, audit: Audit, store: BundleRepository) -> None:
         self._audit = audit
@@ -74,6 +80,14 @@ class Auditor:
         recorded."""
         return _make(how, lambda code="": self._record(action, code, camera=camera, model=model))
 
+    def change_key(
+        self, action: str, key: str, how: Callable[[], T], rights: tuple[str, ...] | UnsetType
+    ) -> T:
+        """Return what `how` does, which changes the key of the name `key`, and record the result
+        with its `rights`. Raises what `how` raises. A change of a key that does not exist is not
+        recorded."""
+        return _make(how, lambda code="": self._record(action, code, key=key, rights=rights))
+
     def _record(self, action: str, code: str, **fields: Any) -> None:
         context = current()
         self._audit.record(
@@ -97,7 +111,7 @@ def _make(how: Callable[[], T], keep: Callable[..., None]) -> T:
     """Return what `how` does; call `keep`, with the code of the error that `how` raised, if any."""
     try:
         result = how()
-    except (ModelNotFoundError, CameraNotFoundError):
+    except (ModelNotFoundError, CameraNotFoundError, KeyNotFoundError):
         raise
     except LinesideError as error:
         keep(error.code)
@@ -114,8 +128,8 @@ class AuditRoutes:
 
     @route("GET", "/v1/audit", rights=ADMIN, query=AuditQuery, errors=(400, 403, 503))
     def read(self) -> AuditPage:
-        """Return who changed which model, verdict policy, product or camera, when, from where, and
-        what held before and after."""
+        """Return who changed which model, verdict policy, product, camera or key, when, from where,
+        and what held before and after."""
         query = read_options(AuditQuery, request)
         try:
             return AuditPage(self._audit.newest(query.limit))

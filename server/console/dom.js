@@ -13,6 +13,17 @@ export function element(name, text, className) {
   return made;
 }
 
+// Asks the person in plain words before something changes.
+export function sure(question) {
+  const dialog = byId("sure");
+  byId("sure-text").textContent = question;
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+  });
+}
+
 export function sentence(text) {
   const made = text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?]$/.test(made) ? made : `${made}.`;

@@ -1,6 +1,6 @@
 // The tab Models: what serves, what could, and why a version was refused; the live swap.
 
-import { byId, element, sentence, show } from "./dom.js";
+import { byId, element, sentence, show, sure } from "./dom.js";
 import { ask } from "./key.js";
 import { t } from "./words.js";
 
@@ -14,17 +14,6 @@ async function request(url, options) {
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error?.message ?? String(response.status));
   return answer;
-}
-
-// Asks the person in plain words before something changes.
-function sure(question) {
-  const dialog = byId("sure");
-  byId("sure-text").textContent = question;
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
-  });
 }
 
 async function change(name, action, body, question) {

@@ -2,6 +2,7 @@
 
 import { byId, element, sentence, show } from "./dom.js";
 import { ask } from "./key.js";
+import * as keys from "./keys.js";
 import { t } from "./words.js";
 
 const EVERY_MS = 2000;
@@ -95,14 +96,17 @@ function find() {
 
 export function start() {
   byId("find").addEventListener("input", find);
+  keys.start();
 }
 
 export function enter() {
   live = true;
   refresh();
   showSettings();
+  keys.enter(() => live);
 }
 
 export function leave() {
   live = false;
+  keys.leave();
 }

@@ -44,7 +44,17 @@ const ZH = {
   "No camera is read by this server. Cameras may also post their frames.": "此服务器未读取相机。相机也可以自行发送图像。",
   "No output is set. Verdicts are only in the answers.": "未设置输出。判定只在应答中。",
   "Settings are changed in the settings file, in the environment or by flags; then start the server again.": "设置在设置文件、环境变量或参数中修改，然后重新启动服务器。",
-  "Keys are made and revoked on the device, and work at once:": "密钥在设备上创建和撤销，立即生效：",
+  "There is no key, so only this machine may use the server. Make the first one with all rights, for yourself.":
+    "尚无密钥，因此只有本机可以使用服务器。请先为自己创建一个拥有全部权限的密钥。",
+  "The setting auth is off: everybody is let in, and keys are made on the device only.":
+    "设置 auth 为 off：任何人都可访问，密钥只能在设备上创建。",
+  "Rights": "权限", "Last used": "最近使用", "Ends": "到期", "Revoke": "撤销", "Make a key": "创建密钥", "New key": "新密钥",
+  "recognize": "识别", "admin": "管理", "metrics": "指标", "you": "当前", "expired": "已到期",
+  "not since the start": "启动后未使用", "copy this key now, it is never shown again.": "请立即复制此密钥，之后不再显示。",
+  "Copy": "复制", "Done": "完成", "On the device": "在设备上", "A key needs a right.": "密钥至少需要一项权限。",
+  "Revoke the key": "撤销密钥", "Whoever uses it is refused from now on.": "使用它的人将立即被拒绝。",
+  "It is your own: you are signed out.": "这是您自己的密钥：您将退出登录。",
+  "This is the first key. From now on everybody needs one, cameras too.": "这是第一个密钥。从现在起，所有人（包括相机）都需要密钥。",
 };
 
 function stored() {

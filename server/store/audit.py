@@ -29,8 +29,9 @@ WATCH = "watch"
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One change. at: RFC 3339. action: load, activate, rollback, upload, policy, product, add,
-    change or remove of a camera, image_health for a camera that learns anew, or watch for a version
-    that took over by itself. model: empty for a camera's change without one. version: that was
+    change or remove of a camera, image_health for a camera that learns anew, add or revoke of a
+    key, or watch for a version that took over by itself. model: empty for a change without one.
+    key, rights: of a key's change; the key's name alone. version: that was
     named or sent, null for none. caller: the name of the key or token, empty without. before,
     after: the version that served, null for none. code: of the error, if the change was refused.
     policy_before, policy_after: of the action policy: the version's verdict policy, null without
@@ -41,6 +42,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     model: str = ""
     camera: str = ""
+    key: str = ""
     version: int | None = None
     caller: str = ""
     address: str = ""
@@ -52,6 +54,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     policy_after: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
     product_before: str | msgspec.UnsetType | None = msgspec.UNSET
     product_after: str | msgspec.UnsetType | None = msgspec.UNSET
+    rights: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 def now() -> str:
@@ -75,7 +78,7 @@ class Audit:
             for name, value in msgspec.to_builtins(change).items()
             if value != "" and name != "at"
         }
-        what = "camera" if change.camera else "model"
+        what = "key" if change.key else "camera" if change.camera else "model"
         event = f"{what} not changed" if change.code else f"{what} changed"
         logger.info(event, extra={"fields": fields})
         with self._lock:

@@ -13,7 +13,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import IO, Annotated, Literal
 
 import msgspec
 
-from server.errors import KeysError
+from server.errors import KeyNameError, KeysError
 from server.observe.logs import ProblemLog
 from server.system.files import read_plain_file, write_whole
 from server.values import json_values
@@ -39,7 +39,8 @@ SETTLE_S = 2.0
 # The realm and the hashes of digest logins (RFC 7616), the stronger first.
 DIGEST_REALM = "lineside"
 DIGEST_HASHES = {"SHA-256": hashlib.sha256, "MD5": hashlib.md5}
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
+NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}"
+NAME = re.compile(NAME_PATTERN)
 
 
 # One without a zone could not be compared with now.
@@ -58,6 +59,10 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     expires: Moment | None = None
     rate: Annotated[str, msgspec.Meta(pattern=RATE)] = ""
     digest: dict[str, str] = {}
+
+
+# Is called with the keys as they would be after a change, and may raise to prevent it.
+Check = Callable[[Sequence[Key]], None]
 
 
 def digest_secrets(name: str, secret: str) -> dict[str, str]:
@@ -162,11 +167,12 @@ def add_key(
     expires: datetime | None = None,
     rate: str = "",
     digest_login: bool = False,
+    check: Check | None = None,
 ) -> str:
     """Adds a key to the file and returns it: the only moment when it can be seen. digest_login:
     digest logins are taken too.
 
-    Raises KeysError for a name that is taken or unusable, or no rights.
+    Raises KeyNameError for a name that is taken, KeysError for an unusable one, or no rights.
     """
     unique = tuple(dict.fromkeys(rights))
     if not NAME.fullmatch(name):
@@ -188,20 +194,25 @@ def add_key(
     with _changing(path) as lock:
         keys = read_keys(path)
         if any(other.name == name for other in keys):
-            raise KeysError(
+            raise KeyNameError(
                 f"{path} has a key named {name} already: revoke it, or use another name"
             )
+        if check:
+            check((*keys, key))
         _change(path, lock, (*keys, key))
     return secret
 
 
-def revoke_key(path: Path, name: str) -> None:
-    """Takes the key out of the file. Raises KeysError if there is none of that name."""
+def revoke_key(path: Path, name: str, *, check: Check | None = None) -> None:
+    """Takes the key out of the file. Raises KeyNameError if there is none of that name."""
     with _changing(path) as lock:
         keys = read_keys(path)
         if not any(key.name == name for key in keys):
-            raise KeysError(f"{path} has no key named {name}")
-        _change(path, lock, (key for key in keys if key.name != name))
+            raise KeyNameError(f"{path} has no key named {name}")
+        others = tuple(key for key in keys if key.name != name)
+        if check:
+            check(others)
+        _change(path, lock, others)
 
 
 # The state of no file: the keys are read again with each request.

@@ -5,6 +5,7 @@ counted or sent back; a caller is known by the name of its key.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from server.http.access.origins import OriginCheck
 from server.http.access.sessions import Sessions, session_values
 from server.http.routes import ADMIN, OPEN, current_route
 from server.http.wsgi import context_of, current
-from server.store.keys import KeyRing, Right
+from server.store.keys import Key, KeyRing, Right
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class Authenticator:
     def __init__(self, settings: Settings) -> None:
         self._auth = settings.auth
         self._ring = KeyRing(Path(settings.keys_file))
+        # When a key of a name came last, in seconds since 1970.
+        self._last_used: dict[str, float] = {}
         self.digest_logins = DigestLogins(self._ring)
         self.sessions = Sessions()
         self._read_token = token_reader(settings)
@@ -62,6 +65,16 @@ class Authenticator:
     def usable_keys(self) -> int:
         """Return how many API keys open anything now."""
         return self._ring.usable()
+
+    def last_used(self, key: Key) -> float | None:
+        """Return when `key` came last, in seconds since 1970; None if not since the start."""
+        used = self._last_used.get(key.name)
+        # A key of the same name may have come before this one was made.
+        return used if used is not None and used >= key.created.timestamp() else None
+
+    def takes_tokens(self) -> bool:
+        """Return whether callers may come with tokens."""
+        return self._read_token is not None
 
     def locked(self) -> bool:
         """Return whether nobody can come in: a key is asked for, none is usable, and no tokens are
@@ -98,6 +111,8 @@ class Authenticator:
             except UnauthorizedError as error:
                 faults.append(error)
                 continue
+            if not caller.by_token:
+                self._last_used[caller.name] = time.time()
             if not caller.rights.isdisjoint(rights):
                 return caller, None
             valid.append(caller)

@@ -42,13 +42,15 @@ NO_KEY = (
 class Caller(msgspec.Struct, frozen=True):
     """name: of the key, or the token's subject, for logs and limits. rate: requests allowed, if the
     key has a rate of its own. by_login: a Basic or digest login, which browsers repeat by
-    themselves, whatever page sends the request. by_session: a session's cookie, as well."""
+    themselves, whatever page sends the request. by_session: a session's cookie, as well.
+    by_token: a token of an identity provider."""
 
     name: str
     rights: frozenset[Right]
     rate: str = ""
     by_login: bool = False
     by_session: bool = False
+    by_token: bool = False
 
 
 ReadToken: TypeAlias = Callable[[str], Caller]
@@ -174,7 +176,8 @@ def token_reader(settings: Settings) -> ReadToken | None:
             raise UnauthorizedError("the token is not valid") from None
         scope = claims.get("scope")
         words = scope.split() if isinstance(scope, str) else ()
-        return Caller(_name(claims.get("sub", "")), frozenset(r for r in RIGHTS if r in words))
+        rights = frozenset(r for r in RIGHTS if r in words)
+        return Caller(_name(claims.get("sub", "")), rights, by_token=True)
 
     return read
 

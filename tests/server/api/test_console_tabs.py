@@ -161,6 +161,54 @@ def test_journal_is_filtered_and_charted(page: Any, line: LiveServer) -> None:
     sync_api.expect(page.locator("#journal-text")).to_contain_text("Nothing in the journal")
 
 
+@pytest.fixture
+def keyless(colors: Path, tmp_path: Path) -> Iterator[LiveServer]:
+    """A server without keys, whose keys file can be made."""
+    with live_server(models=colors, keys_file=tmp_path / "keys.jsonl") as server:
+        yield server
+
+
+def test_first_key_is_made_then_asked_for_and_revoked(browser: Any, keyless: LiveServer) -> None:
+    """The first key closes the server; its owner signs in with it, and makes and revokes one."""
+    page = browser.new_page()
+    page.goto(keyless.url)
+    page.wait_for_selector('#health[data-state="ready"]')
+    shown = go(page, "setup")
+    sync_api.expect(shown.locator("#keys-none")).to_be_visible()
+    form = shown.locator("#key-new")
+    form.locator("input[name=name]").fill("office")
+    form.get_by_role("button", name="Make a key").click()
+    page.get_by_role("button", name="Do it").click()
+    sync_api.expect(shown.locator("#keys-text")).to_contain_text("needs the right admin")
+    form.get_by_label("admin").check()
+    form.get_by_role("button", name="Make a key").click()
+    sync_api.expect(page.locator("#sure-text")).to_contain_text("cameras too")
+    page.get_by_role("button", name="Do it").click()
+    field = shown.get_by_label("New key")
+    sync_api.expect(field).to_be_visible()
+    key = field.input_value()
+    assert key.startswith("ls_")
+    page.get_by_label("Key", exact=True).fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    sync_api.expect(page.locator("#who")).to_have_text("office")
+    row = shown.locator("#keys tr", has_text="office (you)")
+    sync_api.expect(row).to_contain_text("recognize, admin")
+    shown.get_by_role("button", name="Done").click()
+    sync_api.expect(field).to_have_value("")
+    assert key not in page.content()
+
+    form.locator("input[name=name]").fill("line-4")
+    form.get_by_role("button", name="Make a key").click()
+    sync_api.expect(shown.locator("#keys tr")).to_have_count(2)
+    shown.get_by_role("button", name="Revoke line-4").click()
+    page.get_by_role("button", name="Do it").click()
+    sync_api.expect(shown.locator("#keys tr")).to_have_count(1)
+    shown.get_by_role("button", name="Revoke office").click()
+    page.get_by_role("button", name="Do it").click()
+    sync_api.expect(shown.locator("#keys-text")).to_contain_text("last key with the right admin")
+    page.close()
+
+
 def test_settings_are_found_by_a_word(page: Any) -> None:
     shown = go(page, "setup")
     row = shown.locator("#settings tr", has_text="samples_per_minute")

@@ -1,0 +1,129 @@
+// The keys in the tab Set up: listed, made and shown once, revoked.
+
+import { byId, element, sentence, show, sure } from "./dom.js";
+import { ask } from "./key.js";
+import { t } from "./words.js";
+
+let open = false; // No key is asked for yet.
+let wanted = () => false; // The tab is open.
+
+function say(text) {
+  byId("keys-text").textContent = text ? sentence(text) : "";
+  show("keys-text", Boolean(text));
+}
+
+async function request(url, options) {
+  const response = await ask(url, options, wanted);
+  const answer = await response.json();
+  if (!response.ok) throw new Error(answer.error?.message ?? String(response.status));
+  return answer;
+}
+
+const moment = (at) => new Date(at).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
+
+async function revoke({ name, own }) {
+  const words = [`${t("Revoke the key")} ${name}?`, t("Whoever uses it is refused from now on.")];
+  if (own) words.push(t("It is your own: you are signed out."));
+  if (!(await sure(words.join(" ")))) return;
+  try {
+    say("");
+    showKeys(await request(`v1/keys/${encodeURIComponent(name)}`, { method: "DELETE" }));
+  } catch (error) {
+    say(error.message);
+  }
+}
+
+function rowOf(key, changeable) {
+  const row = element("tr");
+  const rights = key.rights.map((right) => t(right)).join(", ");
+  const end = key.expires ? moment(key.expires) : "–";
+  const cells = [
+    key.own ? `${key.name} (${t("you")})` : key.name,
+    rights,
+    key.last_used ? moment(key.last_used) : t("not since the start"),
+    key.expired ? `${end} (${t("expired")})` : end,
+  ];
+  row.append(...cells.map((text) => element("td", text)));
+  const button = element("button", t("Revoke"));
+  button.type = "button";
+  button.setAttribute("aria-label", `${t("Revoke")} ${key.name}`);
+  button.addEventListener("click", () => revoke(key));
+  const last = element("td");
+  if (changeable) last.append(button);
+  row.append(last);
+  return row;
+}
+
+function showKeys({ keys, keys_asked: asked, changeable }) {
+  open = !asked;
+  byId("keys").replaceChildren(...keys.map((key) => rowOf(key, changeable)));
+  show("keys-table", keys.length > 0);
+  show("keys-none", keys.length === 0 && changeable);
+  show("keys-off", !changeable);
+  show("key-new", changeable);
+}
+
+function showMade({ name, key }) {
+  byId("key-made-name").textContent = name;
+  byId("key-value").value = key;
+  show("key-made", true);
+  byId("key-value").focus();
+  byId("key-value").select();
+}
+
+async function make(form) {
+  const rights = [...form.elements.rights].filter((box) => box.checked).map((box) => box.value);
+  if (rights.length === 0) {
+    say(t("A key needs a right."));
+    return;
+  }
+  const warning = t("This is the first key. From now on everybody needs one, cameras too.");
+  if (open && !(await sure(warning))) return;
+  const { value: day } = form.elements.expires;
+  const body = { name: form.elements.name.value.trim(), rights };
+  if (day) body.expires = new Date(`${day}T00:00:00`).toISOString();
+  const headers = { "Content-Type": "application/json" };
+  try {
+    say("");
+    showMade(await request("v1/keys", { method: "POST", headers, body: JSON.stringify(body) }));
+    form.reset();
+  } catch (error) {
+    say(error.message);
+    return;
+  }
+  enter(wanted);
+}
+
+function hideMade() {
+  byId("key-value").value = "";
+  show("key-made", false);
+}
+
+async function copy() {
+  byId("key-value").select();
+  // Pages by plain HTTP of another machine have no clipboard; there the text is selected.
+  await navigator.clipboard?.writeText(byId("key-value").value).catch(() => {});
+}
+
+export function start() {
+  byId("key-new").addEventListener("submit", (event) => {
+    event.preventDefault();
+    make(event.target);
+  });
+  byId("key-copy").addEventListener("click", copy);
+  byId("key-done").addEventListener("click", hideMade);
+}
+
+// isWanted: returns whether the tab is still open.
+export async function enter(isWanted) {
+  wanted = isWanted;
+  try {
+    showKeys(await request("v1/keys"));
+  } catch (error) {
+    say(error.message);
+  }
+}
+
+export function leave() {
+  hideMade();
+}
