@@ -39,6 +39,12 @@ def total(server: LiveServer, name: str) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name + "{"))
 
 
+def delivered(server: LiveServer) -> bool:
+    """Whether no output has a message that the other side does not have yet."""
+    states = requests.get(server.url + "/v1/outputs", timeout=60).json()["outputs"]
+    return all(state["waiting"] == 0 for state in states)
+
+
 @pytest.mark.skipif(not shutil.which("mosquitto_pub"), reason="needs Debian's mosquitto-clients")
 def test_settings_and_plc_of_the_guide_work(tmp_path: Path, sample: bytes) -> None:
     port, config = free_port(), tmp_path / "line.toml"
@@ -70,6 +76,8 @@ def test_settings_and_plc_of_the_guide_work(tmp_path: Path, sample: bytes) -> No
                 assert plc.stdout.readline() == f"1 {answer['verdict']}\n"
                 subprocess.run(shlex.split(publish), check=True)
                 assert plc.stdout.readline() == "2 fail\n"
+                # It acknowledges what it has printed.
+                await_that(partial(delivered, server), "the second acknowledgement")
                 plc.kill()
             asked = subprocess.run([sys.executable, "-c", coil], stdout=subprocess.PIPE, check=True)
             assert asked.stdout.startswith(b"2 b'A-1095\\x00")
