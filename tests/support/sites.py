@@ -15,6 +15,9 @@ from server.store.keys import add_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
+# Its answer goes on for a minute: only its beginning is read.
+STREAM = "/v1/events"
+
 
 class Site:
     """An application over `models` with `settings`, and its keys by right."""
@@ -27,7 +30,12 @@ class Site:
         self.app = make_app(models, self.keys_file, **settings)
 
     def get(self, path: str, method: str = "GET", **headers: str) -> TestResponse:
-        return self.app.test_client().open(path, method=method, headers=headers, buffered=True)
+        client = self.app.test_client()
+        if path == STREAM:
+            answer = client.open(path, method=method, headers=headers)
+            answer.close()
+            return answer
+        return client.open(path, method=method, headers=headers, buffered=True)
 
     def bearer(self, token: str, path: str, method: str = "GET") -> TestResponse:
         return self.get(path, method, Authorization=f"Bearer {token}")

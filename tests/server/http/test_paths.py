@@ -48,14 +48,19 @@ def test_slashes_change_no_route(clients: LiveServer, path: str) -> None:
     for method in sorted({o.method for o in API if o.path == path}):
         if method == "POST" and path.endswith(("/load", "/activate", "/rollback")):
             continue  # these change what the other tests see
-        answers = [
-            requests.request(
-                method, clients.url + way, data=b"", timeout=60, allow_redirects=path == "/docs"
-            )
-            for way in (filled, *ways(filled))
-        ]
-        assert len({answer.status_code for answer in answers}) == 1, path
-        assert len({answer.headers["Content-Type"] for answer in answers}) == 1, path
+        found = set()
+        for way in (filled, *ways(filled)):
+            # The body is not read, since that of /v1/events goes on for a minute.
+            with requests.request(
+                method,
+                clients.url + way,
+                data=b"",
+                timeout=60,
+                allow_redirects=path == "/docs",
+                stream=True,
+            ) as answer:
+                found.add((answer.status_code, answer.headers["Content-Type"]))
+        assert len(found) == 1, (path, found)
 
 
 def test_frame_is_counted_however_it_is_addressed(colors: Path) -> None:

@@ -207,14 +207,14 @@ class Wire:
                     self._whole.clear()
                     self._cut()
                 target.sendall(data)
-        for end in (source, target):
+        for side in (source, target):
             with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                side.shutdown(socket.SHUT_RDWR)
 
     def _cut(self) -> None:
-        for end in self._open:
+        for side in self._open:
             with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                side.shutdown(socket.SHUT_RDWR)
 
     def mend(self) -> None:
         self._whole.set()
@@ -222,8 +222,8 @@ class Wire:
     def close(self) -> None:
         self._listener.close()
         self._cut()
-        for end in self._open:
-            end.close()
+        for side in self._open:
+            side.close()
 
 
 def test_worker_goes_on_after_a_lost_acknowledgement(frames: list[bytes], tmp_path: Path) -> None:

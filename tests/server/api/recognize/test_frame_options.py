@@ -104,7 +104,13 @@ def test_own_route_refuses_an_unknown_name(site: LiveServer, route: Route) -> No
         for params, status in (({"kamera": "1"}, 400), ({"_": "1"}, None)):
             how: dict[str, Any] = {"data": RED, "headers": {"Content-Type": "image/jpeg"}}
             how = how if route.bodies else {}
-            answer = requests.request(route.method, url, params=params, **how, timeout=60)
+            answer = requests.request(
+                route.method, url, params=params, **how, timeout=60, stream=True
+            )
+            if answer.headers["Content-Type"].startswith("text/event-stream"):
+                answer.close()  # it goes on for a minute
+                assert status is None
+                continue
             if status is None:
                 assert "_ is not known" not in answer.text
                 continue
