@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import TypeVar, cast
 from urllib.parse import parse_qsl
 
@@ -120,8 +121,9 @@ def refuse_text(data: bytes) -> None:
 def read_options(kind: type[T], request: Request) -> T:
     """Read `kind` from the query string and, if the body is a form, from its fields.
 
-    Raises InvalidFieldError naming a value that can't be used. Names that `kind` does not have are
-    left alone: Lineside's own routes refuse them before, by `refuse_unknown`.
+    Raises InvalidFieldError naming a value that can't be used, or that is missing. Names that
+    `kind` does not have are left alone: Lineside's own routes refuse them before, by
+    `refuse_unknown`.
     """
     values = request.args.to_dict()
     if request.mimetype == "multipart/form-data":
@@ -145,9 +147,14 @@ def query_values(text: str) -> dict[str, str]:
     return dict(reversed(pairs))
 
 
+@lru_cache(maxsize=64)
+def _has_required(kind: type[msgspec.Struct]) -> bool:
+    return any(field.required for field in msgspec.structs.fields(kind))
+
+
 def to_options(kind: type[T], values: Mapping[str, str]) -> T:
     """Read `kind` from text values. Raises InvalidFieldError as `read_options` does."""
-    if not values:
+    if not values and not _has_required(kind):
         return kind()
     known = {name: values[name] for name in kind.__struct_fields__ if values.get(name)}
     try:

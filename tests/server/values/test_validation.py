@@ -194,6 +194,17 @@ def test_text_fault_names_the_field(
                 assert_own_words(error.message, path[0])
 
 
+def test_missing_field_of_a_query_is_named() -> None:
+    """Also if the query string is empty."""
+
+    class Needs(msgspec.Struct):
+        since: int
+
+    for values in ({}, {"since": ""}, {"other": "1"}):
+        with pytest.raises(InvalidFieldError, match="since is missing: it should be a whole"):
+            to_options(Needs, values)
+
+
 @pytest.mark.parametrize(
     ("name", "meant"), [("deadline", "deadline_ms"), ("kamera", "camera"), ("Top_K", "top_k")]
 )
