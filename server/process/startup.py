@@ -100,7 +100,8 @@ def check_triggered_cameras(settings: Settings) -> None:
     for key, camera in named:
         if camera not in known:
             raise SettingsError(
-                f"{key} can't be {shown(camera)}: no table [[camera]] has this name"
+                f"{key} can't be {shown(camera)}: no table [[camera]] has this name; a camera that"
+                " POST /v1/cameras added needs such a table, since it may be removed at any time"
             )
 
 

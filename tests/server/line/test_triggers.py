@@ -395,6 +395,7 @@ def test_chip_that_is_missing_is_tried_again() -> None:
         ({"kind": "gpio"}, "line is missing"),
         ({"kind": "gpio", "line": 1, "edge": "both"}, "edge"),
         ({"kind": "gpio", "line": 1}, "[[trigger]] t: camera can't be 'st9': no table [[camera]]"),
+        ({"kind": "gpio", "line": 1}, "a camera that POST /v1/cameras added needs such a table"),
     ],
 )
 def test_trigger_table_with_a_fault_is_refused(keys: dict[str, object], fault: str) -> None:
