@@ -8,7 +8,7 @@ The key `kind` of each table, the struct's tag, says which of the types it belon
 one type needs no `kind`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
@@ -96,18 +96,32 @@ def read_tables(
             raise SettingsError(f"{source} can't be read: {error}") from None
     if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
         raise SettingsError(f"{source}: {array} should be tables, each under [[{array}]]")
+    tables, faults = read_usable(value, kinds)
+    for number, reason in faults.items():
+        name = value[number].get("name")
+        called = shown_name(name) if isinstance(name, str) else f"number {number + 1}"
+        raise SettingsError(f"{source}: [[{array}]] {called}: {reason}")
+    return tables
+
+
+def read_usable(
+    given: Sequence[Any], kinds: Mapping[str, type[AnyTable]]
+) -> tuple[tuple[AnyTable, ...], dict[int, str]]:
+    """Return the tables among `given`, and why each of the others can't be used, by its index."""
     tables: dict[str, AnyTable] = {}
-    for number, each in enumerate(value, 1):
-        name = each.get("name")
-        called = shown_name(name) if isinstance(name, str) else f"number {number}"
+    faults: dict[int, str] = {}
+    for index, each in enumerate(given):
         try:
+            if not isinstance(each, Mapping):
+                raise SettingsError("it should be an object")
             table = read_table(each, kinds)
             if table.name in tables:
                 raise SettingsError("another table has this name")
         except (InvalidValueError, SettingsError) as error:
-            raise SettingsError(f"{source}: [[{array}]] {called}: {error}") from None
-        tables[table.name] = table
-    return tuple(tables.values())
+            faults[index] = str(error)
+        else:
+            tables[table.name] = table
+    return tuple(tables.values()), faults
 
 
 def read_table(given: Mapping[str, Any], kinds: Mapping[str, type[AnyTable]]) -> AnyTable:

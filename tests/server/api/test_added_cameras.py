@@ -221,9 +221,29 @@ def test_cameras_need_the_right_of_an_administrator(line: Line) -> None:
 
 def test_damaged_file_of_cameras_is_set_aside(colors: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / FILE).write_text('[{"name": "a"}]')
+    (tmp_path / "data" / FILE).write_text('[{"name": "a"}')
     line = Line(colors, tmp_path)
     assert list(line.states()) == ["fixed"]
     assert line.add().status_code == 200
     close(line.app)
     assert len(list(line.file.parent.glob(f"*{FILE}*"))) == 2
+
+
+def test_camera_that_can_not_be_used_takes_no_other_with_it(
+    colors: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stays in the file, until a camera of its name is added."""
+    good = {"name": "good", "kind": "folder", "path": str(tmp_path), "trigger": "post"}
+    newer = {"name": "newer", "kind": "hologram"}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / FILE).write_text(json.dumps([newer, good, 3]))
+    line = Line(colors, tmp_path)
+    assert sorted(line.states()) == ["fixed", "good"]
+    logged = [vars(each)["fields"] for each in caplog.records if "can't be used" in each.message]
+    assert [each["camera"] for each in logged] == ["newer", "number 3"]
+    assert "kind can't be" in logged[0]["reason"]
+    assert line.add().status_code == 200
+    assert newer in json.loads(line.file.read_text())
+    assert line.add("newer").status_code == 200
+    close(line.app)
+    assert newer not in json.loads(line.file.read_text())
