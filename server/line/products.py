@@ -221,25 +221,48 @@ class Products:
         is loaded, in its version.
 
         Raises ProductNotFoundError, StorageError, NotReadyError, and what loading a version does,
-        in which cases the product before stays active.
+        in which cases the product before stays active, and the version before serves again; what
+        can't be taken back is in the error's message.
         """
         table = self.find(name)
         if not self._changing.acquire(blocking=False):
             raise NotReadyError("another product is being activated", retry_after=5)
         try:
+            before = self._serving(table)
             self._keep(table)
             try:
                 self._serve(table)
                 if fault := self.fault(table):
                     raise VersionRefusedError(fault)
-            except LinesideError:
-                if self.active is not None:
-                    self._keep(self.active)
+            except LinesideError as error:
+                error.message += self._take_back(table, before)
                 raise
             self.active = table
             self._store.need(table.model)
         finally:
             self._changing.release()
+
+    def _serving(self, table: ProductTable) -> int | None:
+        """Return the version that serves of the product's model; None if none does."""
+        model = self._store.served().get(table.model)
+        return model.manifest.version if model else None
+
+    def _take_back(self, table: ProductTable, before: int | None) -> str:
+        """Have the version `before` of a product's model serve again, and keep the choice of the
+        active product. Return what could not be taken back, for the end of a message."""
+        left = ""
+        serving = self._serving(table)
+        if before is not None and serving != before:
+            try:
+                self._store.activate(table.model, before)
+            except LinesideError as error:
+                left = f"; version {serving} of {table.model} serves now, since {error.message}"
+        if self.active is not None:
+            try:
+                self._keep(self.active)
+            except StorageError as error:
+                left += f"; at the next start {table.name} is active, since {error.message}"
+        return left
 
     def _keep(self, table: ProductTable) -> None:
         """Keep that `table` is active, on the disk once this returns. Raises StorageError."""

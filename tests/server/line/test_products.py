@@ -152,6 +152,38 @@ def test_activation_holds_after_a_restart(models: Path, tmp_path: Path) -> None:
         assert line.frame().get_json()["verdict"] == "pass"
 
 
+def test_failed_activation_takes_its_version_back(models: Path, tmp_path: Path) -> None:
+    """A policy can be checked only once its version is there."""
+    products: list[dict[str, Any]] = [
+        {"name": "new", "model": "colors"},
+        {"name": "odd", "model": "colors", "version": 1, "policy": {"accept": ["violet"]}},
+    ]
+    shutil.move(models / "colors" / "1", tmp_path / "1")
+    with closing(Line(tmp_path, models, products)) as line:
+        await_that(line.ready, "a loaded model")
+        shutil.move(tmp_path / "1", models / "colors" / "1")
+        refused = line.post("/v1/products/odd/activate")
+        assert error_of(refused) == (422, "VERSION_REFUSED")
+        assert "violet" in refused.get_json()["error"]["message"]
+        assert line.get("/v1/products")["active"] == "new"
+        assert line.frame().get_json()["model_version"] == 2
+
+
+def test_activation_that_can_not_be_taken_back_says_so(models: Path, tmp_path: Path) -> None:
+    products: list[dict[str, Any]] = [
+        {"name": "new", "model": "colors"},
+        {"name": "odd", "model": "colors", "version": 1, "policy": {"accept": ["violet"]}},
+    ]
+    shutil.move(models / "colors" / "1", tmp_path / "1")
+    with closing(Line(tmp_path, models, products)) as line:
+        await_that(line.ready, "a loaded model")
+        shutil.move(tmp_path / "1", models / "colors" / "1")
+        shutil.rmtree(models / "colors" / "2")
+        message = line.post("/v1/products/odd/activate").get_json()["error"]["message"]
+        assert "version 1 of colors serves now, since" in message
+        assert line.frame().get_json()["model_version"] == 1
+
+
 @pytest.mark.parametrize("content", [b'{"active": "gone"}', b"\xff", b"{}"])
 def test_lost_choice_judges_no_frame(models: Path, tmp_path: Path, content: bytes) -> None:
     """Another product's policy may pass what this one's would not."""
