@@ -14,6 +14,7 @@ from flask import Flask
 from server.api.audit import Auditor, AuditRoutes
 from server.api.compat.open_inference import OpenInferenceRoutes
 from server.api.compat.tensorflow_serving import TensorFlowServingRoutes
+from server.api.compat.triton import TritonRoutes
 from server.api.compat.tutorials import TutorialRoutes
 from server.api.console import ConsoleRoutes
 from server.api.health import HealthRoutes
@@ -56,6 +57,7 @@ from server.line.products import Products
 from server.line.votes import Votes
 from server.observe.alerts import Alerts
 from server.observe.cameras import SuspectFrames
+from server.observe.inferences import Inferences
 from server.observe.logs import LogThrottle, LogWriter
 from server.observe.metrics import Metrics
 from server.observe.recent import RecentFrames
@@ -281,10 +283,11 @@ def create_app(
 
     outputs = make_outputs(settings, engine, trigger)
     votes = make_votes(settings, metrics, outputs, journal)
-    recent = RecentFrames()
+    recent, inferences = RecentFrames(), Inferences()
     refusals = [
         metrics.cameras.refused,
         recent.refused,
+        inferences.refused,
         *([journal.refused] if journal else []),
         *([votes.refused] if votes else [outputs.refused] if outputs else []),
     ]
@@ -299,6 +302,7 @@ def create_app(
     sampler = make_sampler(settings, metrics, store, keys_asked_for=authenticator.closed())
     suspect = SuspectFrames(metrics.suspect)
     listeners: list[Listener] = [metrics.cameras.answered, recent.answered, suspect, drift]
+    listeners.append(inferences.answered)
     listeners += [sampler] if sampler else []
     health = make_health(settings, engine)
     service = RecognitionService(
@@ -313,6 +317,7 @@ def create_app(
         before_answer=(outputs.answered,) if outputs else (),
         judge_health=health.judge if health else None,
         count_vote=votes.answered if votes else None,
+        count_run=inferences.ran,
     )
     jobs = make_jobs(settings, service, products, metrics, engine.guard, health)
     cameras = make_cameras(settings, metrics, service)
@@ -322,6 +327,7 @@ def create_app(
         app,
         *frame_routes(settings, service, jobs, image_fetcher(settings), pictures),
         ModelRoutes(store, drift, auditor),
+        TritonRoutes(store, inferences, auditor, settings.max_batch),
         PolicyRoutes(store, auditor),
         ProductRoutes(products, auditor),
         UploadRoutes(Path(settings.models), int(settings.max_bundle_mb * 1e6), auditor),

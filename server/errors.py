@@ -71,6 +71,12 @@ class NothingToRollBackError(ConflictError):
     code = "NOTHING_TO_ROLL_BACK"
 
 
+class ModelNeededError(ConflictError):
+    """A model that is judged by when a frame names none is not unloaded."""
+
+    code = "MODEL_NEEDED"
+
+
 class ProductNotFoundError(NotFoundError):
     code = "PRODUCT_NOT_FOUND"
 

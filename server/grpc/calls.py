@@ -26,6 +26,7 @@ from server.values.wording import shown
 NAME, VERSION = re.compile("[^/:]+"), re.compile("[0-9]{1,18}")
 # The path of a request that is refused before its model is known.
 NOBODY = "/v2/models/-/infer"
+INDEX = "/v2/repository/index"
 # Names of a frame's options, which are parameters of a call and in the query string over HTTP.
 OPTIONS = frozenset(FrameOptions.__struct_fields__) - {"model", "version"}
 
@@ -122,6 +123,35 @@ def _infer(message: Values, left: float) -> Request:
     )
 
 
+def _statistics(message: Values, left: float) -> Request:
+    """Return the request for the statistics of a model; of all without a name."""
+    name, version = message.get("name", ""), message.get("version", "")
+    path = model_path(name, version, "/stats") if name else "/v2/models/stats"
+    return Request(method="GET", path=path)
+
+
+def _index(message: Values, left: float) -> Request:
+    body = {"ready": message.get("ready", False)}
+    return Request(method="POST", path=INDEX, json=msgspec.json.encode(body))
+
+
+def _change(verb: str) -> Ask:
+    """Return what asks for a change of what is loaded. A parameter of bytes, which is a model's
+    file, is one that is not taken."""
+
+    def ask(message: Values, left: float) -> Request:
+        name = message.get("model_name", "")
+        model_path(name, "")
+        parameters = {
+            key: None if isinstance(value, memoryview) else value
+            for key, value in parameters_of(message).items()
+        }
+        path, body = f"/v2/repository/models/{name}/{verb}", {"parameters": parameters}
+        return Request(method="POST", path=path, json=msgspec.json.encode(body))
+
+    return ask
+
+
 _read_response = msgspec.json.Decoder(InferResponse).decode
 
 
@@ -141,6 +171,7 @@ def refused_request(call: Call, error: LinesideError) -> Request:
 
 
 _SERVER, _MODEL = ("GET", "/v2"), ("GET", "/v2/models/-")
+_CHANGE = ("POST", "/v2/repository/models/-/load")
 _LIVE = messages.LIVE
 CALLS: dict[str, Call] = {
     "ServerLive": Call(messages.EMPTY, _LIVE, _get("/v2/health/live"), _well("live"), _SERVER),
@@ -161,5 +192,26 @@ CALLS: dict[str, Call] = {
     ),
     "ModelInfer": Call(
         messages.INFER_REQUEST, messages.INFER_RESPONSE, _infer, _inferred, ("POST", NOBODY)
+    ),
+    "ModelConfig": Call(
+        messages.NAMED_MODEL,
+        messages.MODEL_CONFIG,
+        _get_model("/config"),
+        lambda answer: {"config": _json(answer)},
+        _MODEL,
+    ),
+    "ModelStatistics": Call(messages.NAMED_MODEL, messages.STATISTICS, _statistics, _json, _MODEL),
+    "RepositoryIndex": Call(
+        messages.INDEX_REQUEST,
+        messages.INDEX,
+        _index,
+        lambda answer: {"models": _json(answer)},
+        ("POST", INDEX),
+    ),
+    "RepositoryModelLoad": Call(
+        messages.REPOSITORY_REQUEST, messages.EMPTY, _change("load"), _json, _CHANGE
+    ),
+    "RepositoryModelUnload": Call(
+        messages.REPOSITORY_REQUEST, messages.EMPTY, _change("unload"), _json, _CHANGE
     ),
 }

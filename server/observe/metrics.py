@@ -86,7 +86,10 @@ class Metrics:
             "model_load_seconds", "Time to load, warm up and check a version", "model", "version"
         )
         self.model_unloads = self._counter(
-            "model_unloads_total", "Versions let go, by reason: swap or memory", "model", "reason"
+            "model_unloads_total",
+            "Versions let go, by reason: swap, memory or request",
+            "model",
+            "reason",
         )
         self.golden_checks = self._counter(
             "golden_checks_total",

@@ -62,11 +62,13 @@ class ModelOutputs(msgspec.Struct, frozen=True):
     """Outputs of a model.
 
     outputs: in its order and dtypes, [rows, ...], or in the model's own shapes if it has no batch
-    dimension. answers: one a row of a model with labels, else none.
+    dimension. answers: one a row of a model with labels, else none. timings: of each row, as of
+    `Answer`.
     """
 
     outputs: tuple[Tensor, ...]
     answers: tuple[Answer, ...]
+    timings: tuple[dict[str, float], ...] = ()
 
 
 def batched(model: Model) -> bool:
@@ -120,7 +122,7 @@ def run_images(
     return _gather([_admitted(model, work(data), options) for data in files])
 
 
-Row: TypeAlias = tuple[tuple[Tensor, ...], Answer | None]
+Row: TypeAlias = tuple[tuple[Tensor, ...], Answer | None, dict[str, float]]
 
 
 def _admitted(
@@ -137,22 +139,27 @@ def _admitted(
     )
     model.admission.check_in_time(options.deadline, "the model ran")
     if not (model.labels or model.task.takes_images):
-        return outputs, None
+        return outputs, None, timer.total()
     try:
         values = model.reader.decode(outputs)
     except NotFiniteError:
         raise InvalidFieldError(
             "the input is out of the model's range: its output is not finite"
         ) from None
-    return outputs, model.make_answer(Seen(values, timer.placement), options, timer)
+    answer = model.make_answer(Seen(values, timer.placement), options, timer)
+    return outputs, answer, answer.timing
 
 
 def _gather(rows: Sequence[Row]) -> ModelOutputs:
     outputs = tuple(
         parts[0] if len(parts) == 1 else np.concatenate(parts)
-        for parts in zip(*(outputs for outputs, _ in rows), strict=True)
+        for parts in zip(*(outputs for outputs, _, _ in rows), strict=True)
     )
-    return ModelOutputs(outputs, tuple(answer for _, answer in rows if answer is not None))
+    return ModelOutputs(
+        outputs,
+        tuple(answer for _, answer, _ in rows if answer is not None),
+        tuple(timing for _, _, timing in rows),
+    )
 
 
 def find_tensor(specs: Sequence[TensorSpec], name: str) -> TensorSpec | None:

@@ -28,12 +28,12 @@ WATCH = "watch"
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One change. at: RFC 3339. action: load, activate, rollback, upload, policy, product, add,
-    change or remove of a camera, image_health for a camera that learns anew, add or revoke of a
-    key, or watch for a version that took over by itself. model: empty for a change without one.
-    key, rights: of a key's change; the key's name alone. version: that was
-    named or sent, null for none. caller: the name of the key or token, empty without. before,
-    after: the version that served, null for none. code: of the error, if the change was refused.
+    """One change. at: RFC 3339. action: load, unload, activate, rollback, upload, policy, product,
+    add, change or remove of a camera, image_health for a camera that learns anew, add or revoke of
+    a key, or watch for a version that took over by itself. model: empty for a change without one.
+    key, rights: of a key's change; the key's name alone. version: that was named or sent, null for
+    none. caller: the name of the key or token, empty without. before, after: the version that
+    served, null for none. code: of the error, if the change was refused.
     policy_before, policy_after: of the action policy: the version's verdict policy, null without
     one or if it can't be read; else absent. product_before, product_after: of the action product:
     the active one, null for none; else absent."""

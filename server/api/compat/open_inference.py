@@ -38,10 +38,10 @@ from server.values.wording import shown
 IMAGE = "image"
 TIMEOUT_MAX_US = 10**12
 
-_GROUP = Group("Open Inference Protocol v2", r"/v2(/|$)")
-_route = partial(route, group=_GROUP)
-_MODEL = "/v2/models/<model:name>"
-_VERSION = f"{_MODEL}/versions/<int:version>"
+GROUP = Group("Open Inference Protocol v2", r"/v2(/|$)")
+_route = partial(route, group=GROUP)
+MODEL = "/v2/models/<model:name>"
+VERSION = f"{MODEL}/versions/<int:version>"
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):
@@ -49,7 +49,14 @@ class ServerMetadata(msgspec.Struct, frozen=True):
 
     name: str = "lineside"
     version: str = __version__
-    extensions: tuple[str, ...] = ("binary_tensor_data", "classification")
+    extensions: tuple[str, ...] = (
+        "binary_tensor_data",
+        "classification",
+        "model_configuration",
+        "model_repository",
+        "model_repository(unload_dependents)",
+        "statistics",
+    )
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -155,19 +162,19 @@ class OpenInferenceRoutes:
             raise NotReadyError(reason, retry_after=1)
         return Ready()
 
-    @_route("GET", *(_MODEL, _VERSION), rights=KNOWN, errors=(404, 503))
+    @_route("GET", *(MODEL, VERSION), rights=KNOWN, errors=(404, 503))
     def metadata(self, name: str, version: int | None = None) -> ModelMetadata:
         """Return a model's tensors."""
         return model_metadata(self._store.get(name, version))
 
-    @_route("GET", *(f"{_MODEL}/ready", f"{_VERSION}/ready"), rights=KNOWN, errors=(404, 503))
+    @_route("GET", *(f"{MODEL}/ready", f"{VERSION}/ready"), rights=KNOWN, errors=(404, 503))
     def model_ready(self, name: str, version: int | None = None) -> ModelReady:
         """Return whether a model can infer."""
         return ModelReady(self._store.get(name, version).manifest.name)
 
     @frame_route(
-        *(f"{_MODEL}/infer", f"{_VERSION}/infer"),
-        group=_GROUP,
+        *(f"{MODEL}/infer", f"{VERSION}/infer"),
+        group=GROUP,
         body={JSON: InferRequest, BINARY: bytes},
         example={
             "inputs": [

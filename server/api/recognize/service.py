@@ -50,7 +50,8 @@ class RecognitionService:
     """Runs the models of `store`. Reports each answer to `metrics`, to the request's log line and,
     by `afterwards`, to `listeners`; each frame without labels to `refusals`. The listeners
     `before_answer` are called before a frame is answered. `judge_health` returns an answer with the
-    health of its picture, by its frame's options. `caching` stands in
+    health of its picture, by its frame's options. `count_run` counts runs of models without labels,
+    as `Inferences.ran`. `caching` stands in
     front: of every image file if the setting `cache` is on, else of those whose route keeps
     answers."""
 
@@ -68,6 +69,7 @@ class RecognitionService:
         before_answer: Sequence[Listener] = (),
         judge_health: Callable[[Answer, Options], Answer] | None = None,
         count_vote: Callable[[FrameAnswered], Vote | None] | None = None,
+        count_run: Callable[[str, int, Mapping[str, float], float], None] = lambda *_: None,
     ) -> None:
         self.store = store
         self.clock_skew = metrics.clock_skew
@@ -79,6 +81,7 @@ class RecognitionService:
         self._refusals = tuple(refusals)
         self._products = products
         self._count_vote = count_vote
+        self._count_run = count_run
         self._before_answer = tuple(before_answer)
         self._judge_health = judge_health
 
@@ -190,6 +193,10 @@ class RecognitionService:
         outcome = tensors.run_tensors(model, inputs, options)
         for answer in outcome.answers:
             self._end(context, answer, options, None)
+        if not outcome.answers:
+            name, version, at = model.manifest.name, model.manifest.version, time.time()
+            for timing in outcome.timings:
+                self._count_run(name, version, timing, at)
         return outcome
 
     def _begin(self, context: RequestContext, model: Model, options: Options) -> RequestContext:

@@ -160,6 +160,12 @@ class BundleRepository:
             raise VersionRefusedError(_first_reason(history))
         return serving
 
+    def unload(self, name: str) -> None:
+        """Frees the memory of `name` once its last frame is answered; the next request for it loads
+        it again. Raises ModelNeededError for one that stays loaded, and NotReadyError."""
+        with self._turn_to_load():
+            self._serving.unload(name)
+
     def activate(self, name: str, version: int) -> Model:
         """Serves `version` of `name` from now on, and keeps that choice for the next start.
 

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from server.errors import NotReadyError
+from server.errors import ModelNeededError, NotReadyError
 from server.system.process import trim_heap
 
 if TYPE_CHECKING:
     from server.recognition.interpreter import InterpreterPool
     from server.recognition.tensor_model import Model
 
-Reason = Literal["swap", "memory"]
+Reason = Literal["swap", "memory", "request"]
 # Seconds that a model waits for its turn to be loaded, and for the memory of those unloaded.
 LOAD_TIMEOUT_S = 30.0
 # Seconds after which reference cycles are searched for: a frame's error may have left some.
@@ -189,6 +189,17 @@ class ServingModels:
             return None
         self.residents.retire(before, "swap")
         return before.manifest.version
+
+    def unload(self, name: str) -> None:
+        """Unloads the model `name`, if it is loaded; it finishes its frames. Raises
+        ModelNeededError for one that is never unloaded."""
+        if name in (self.default, self.needed):
+            what = "the default model" if name == self.default else "of the active product"
+            raise ModelNeededError(f"{name} is {what}, which stays loaded")
+        with self._lock:
+            model = self._serving.pop(name, None)
+        if model is not None:
+            self.residents.retire(model, "request")
 
     def reserve(self, name: str, size: int) -> None:
         """Unloads the least recently used models until `size` bytes more keep to the budget.

@@ -21,7 +21,10 @@ FILLED = {
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 
 # Requests to these are whole without a body.
-BODILESS = ("/load", "/rollback", "/trigger", "/v1/products/{name}/activate")
+BODILESS = (
+    *("/load", "/unload", "/rollback", "/trigger", "/v1/products/{name}/activate"),
+    "/v2/repository/index",
+)
 # How those answer that refuse without a look at the body: no model here can do it.
 UNREAD = {":regress": 400}
 # What is asked of a model that is not there makes it.

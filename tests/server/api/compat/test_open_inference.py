@@ -4,7 +4,6 @@ import base64
 import gzip
 import json
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,68 +12,16 @@ import requests
 from clients import SETOSA, VIRGINICA, frame
 from images import encode, picture
 from server_process import LiveServer
+from triton_clients import Client, client, over_http
 
 from server.recognition import frame as frames
 from server.recognition.engines.litert import Interpreter
 from server.recognition.manifest import read_bundle
 from server.recognition.preprocessing import to_tensor
 
-http_client: Any = pytest.importorskip("tritonclient.http", reason="Triton's client is absent")
-grpc_client: Any = pytest.importorskip("tritonclient.grpc", reason="Triton's client is absent")
+__all__ = ["client", "over_http"]
 ROWS = np.array([SETOSA, VIRGINICA], np.float32)
 HEADER = "Inference-Header-Content-Length"
-
-
-class Client:
-    """Triton's client of one form of the protocol, with what differs between the two."""
-
-    def __init__(self, module: Any, address: str, **options: Any) -> None:
-        self.by_http = module is http_client
-        self.error = module.InferenceServerException
-        self.output = module.InferRequestedOutput
-        self._input = module.InferInput
-        self.made = module.InferenceServerClient(address, **options)
-        self.infer = self.made.infer
-        self._json = {} if self.by_http else {"as_json": True}
-
-    def input(self, name: str, array: Any, datatype: str, binary: bool = True) -> Any:
-        made = self._input(name, list(array.shape), datatype)
-        made.set_data_from_numpy(array, **({"binary_data": binary} if self.by_http else {}))
-        return made
-
-    def metadata(self, model: str, version: str = "") -> dict[str, Any]:
-        """The model's metadata; by gRPC, JSON has the sizes of a shape as texts."""
-        found: dict[str, Any] = self.made.get_model_metadata(model, version, **self._json)
-        for tensor in (*found["inputs"], *found["outputs"]):
-            tensor["shape"] = [int(size) for size in tensor["shape"]]
-        return found
-
-    def server_metadata(self) -> Any:
-        return self.made.get_server_metadata(**self._json)
-
-    def output_name(self, model: str) -> str:
-        return str(self.metadata(model)["outputs"][0]["name"])
-
-    def response(self, answer: Any) -> Any:
-        """What came beside the outputs' data."""
-        return answer.get_response(**self._json)
-
-
-def connected(module: Any, server: LiveServer) -> Iterator[Client]:
-    port = server.port if module is http_client else server.grpc_port
-    made = Client(module, f"127.0.0.1:{port}")
-    yield made
-    made.made.close()
-
-
-@pytest.fixture(params=[http_client, grpc_client], ids=["http", "grpc"])
-def client(request: pytest.FixtureRequest, clients: LiveServer) -> Iterator[Client]:
-    yield from connected(request.param, clients)
-
-
-@pytest.fixture
-def over_http(clients: LiveServer) -> Iterator[Client]:
-    yield from connected(http_client, clients)
 
 
 def infer(clients: LiveServer, model: str, body: Any) -> requests.Response:
@@ -91,7 +38,7 @@ def test_health_and_metadata(client: Client) -> None:
     assert not made.is_model_ready("iris", "7")
     server = client.server_metadata()
     assert server["name"] == "lineside"
-    assert set(server["extensions"]) == {"binary_tensor_data", "classification"}
+    assert {"binary_tensor_data", "classification", "statistics"} <= set(server["extensions"])
     model = client.metadata("corners", "1")
     assert model["versions"] == ["1"]
     (given,) = model["inputs"]
