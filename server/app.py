@@ -288,8 +288,9 @@ def create_app(
         metrics.cameras.refused,
         recent.refused,
         inferences.refused,
-        *([journal.refused] if journal else []),
         *([votes.refused] if votes else [outputs.refused] if outputs else []),
+        # Votes give the journal the refused frames, with their results.
+        *([journal.refused] if journal and not votes else []),
     ]
     in_turn = [in_order(engine.afterwards, listener) for listener in refusals]
     request_log = RequestLog(metrics, log_throttle, in_turn)

@@ -42,13 +42,25 @@ class VoteTable(Table, frozen=True, kw_only=True, tag="vote"):
         Rule,
         key_help(
             "verdict of more than half of the frames (majority); pass if all, or any, pass; or the"
-            " verdict of the frame with the highest familiarity, or probability (best)"
+            " verdict of the sharpest frame, or the one of the highest familiarity or probability"
+            " (best)"
         ),
     ] = "majority"
     timeout_s: Annotated[
         float,
         key_help("time for all frames, from the first; then it is unsure", "s", ge=0.05, le=3600),
     ] = 2.0
+    gap_s: Annotated[
+        float,
+        key_help(
+            "without `part`: time from one frame of a camera to its next that ends a vote as"
+            " timeout_s does; shorter than from part to part, so that frames of two parts never"
+            " vote together; 0: none",
+            "s",
+            ge=0,
+            le=3600,
+        ),
+    ] = 0.0
 
 
 def check_cameras(cameras: Sequence[CameraTable], products: Sequence[ProductTable]) -> None:

@@ -7,6 +7,7 @@ that time out.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -41,19 +42,28 @@ class Key(msgspec.Struct, frozen=True):
 class Ballot(msgspec.Struct, frozen=True):
     """One frame of a vote. verdict: `unsure` of a frame that was refused, failed or not judged.
     quality: by which the rule `best` chooses; None if the frame has no labels. event: what the
-    outputs would have got of it."""
+    outputs would have got of it. sharpness: in relation to the usual, None if it is not measured.
+    healthy: its picture has no problem."""
 
     verdict: str
     quality: float | None
     event: Event
+    sharpness: float | None = None
+    healthy: bool = True
 
 
 class _OpenVote(msgspec.Struct):
-    """One vote. ends: its time-out, in seconds of the clock."""
+    """One vote. ends: its time-out, in seconds of the clock; gap: the latest moment of its next
+    frame."""
 
     table: VoteTable
     ends: float
     ballots: list[Ballot]
+    gap: float = math.inf
+
+    @property
+    def due(self) -> float:
+        return min(self.ends, self.gap)
 
 
 class _Ended(msgspec.Struct, frozen=True):
@@ -79,14 +89,23 @@ def decide(rule: Rule, ballots: Sequence[Ballot]) -> tuple[str, str]:
         if passed:
             return "pass", "one_passed"
         return ("fail" if failed == len(ballots) else "unsure"), "none_passed"
-    # Of equally good frames the worst verdict counts.
-    severity = {"pass": 0, "unsure": 1, "fail": 2}
-    best = max(
-        (ballot for ballot in ballots if ballot.quality is not None),
-        key=lambda ballot: (ballot.quality, severity[ballot.verdict]),
-        default=None,
-    )
+    best = _best_of([ballot for ballot in ballots if ballot.quality is not None])
     return (best.verdict, "best") if best else ("unsure", "none_judged")
+
+
+def _best_of(judged: Sequence[Ballot]) -> Ballot | None:
+    """Return the best of frames with a quality: the sharpest if the sharpness of all is known, else
+    the one of the highest quality. One whose picture has a problem is not better than one without,
+    one that is sharper than usual not than one as sharp as that; of equals the worst verdict
+    counts."""
+    measured = all(ballot.sharpness is not None for ballot in judged)
+    severity = {"pass": 0, "unsure": 1, "fail": 2}
+
+    def rank(ballot: Ballot) -> tuple[bool, float, float, int]:
+        sharpness = min(ballot.sharpness or 0.0, 1.0) if measured else 0.0
+        return ballot.healthy, sharpness, ballot.quality or 0.0, severity[ballot.verdict]
+
+    return max(judged, key=rank, default=None)
 
 
 def quality_of(answer: Answer) -> float:
@@ -105,7 +124,7 @@ class Votes:
         tables: Sequence[VoteTable],
         on_result: Callable[[Event], object],
         on_refused: RefusalListener,
-        on_incomplete: RefusalListener,
+        on_row: RefusalListener,
         count: Callable[[str, str], object] = lambda *_: None,
         *,
         open_max: int = OPEN_VOTES_MAX,
@@ -116,13 +135,14 @@ class Votes:
         Args:
             on_result: called once for each vote, with its verdict.
             on_refused: called with refused frames that belong to no vote.
-            on_incomplete: called with each vote that ended without all of its frames.
+            on_row: called with each refused frame, with the vote that it ended, and with each vote
+                that ended without all of its frames.
             count: called with the table's name and the verdict of each vote.
         """
         self._tables = tables
         self._on_result = on_result
         self._on_refused = on_refused
-        self._on_incomplete = on_incomplete
+        self._on_row = on_row
         self._count = count
         self._open_max = open_max
         self._clock = clock
@@ -142,7 +162,14 @@ class Votes:
         if table is None:
             return None
         quality = quality_of(answer) if answer.best else None
-        ballot = Ballot(answer.verdict or "unsure", quality, of_answer(frame))
+        health = answer.health
+        ballot = Ballot(
+            answer.verdict or "unsure",
+            quality,
+            of_answer(frame),
+            health.sharpness if health else None,
+            health.ok if health else True,
+        )
         part, camera = options.part, options.camera
         key = Key(table.name, bool(part), part or camera, options.product, options.batch)
         if not key.name:
@@ -153,8 +180,12 @@ class Votes:
         return self._add(table, key, ballot)
 
     def refused(self, frame: FrameRefused) -> None:
-        """Count a frame that was refused or failed as `unsure`; pass it on if it belongs to no
-        vote, or its sender may be a stranger."""
+        """Count a frame that was refused or failed as `unsure`; pass it on to the outputs if it
+        belongs to no vote, or its sender may be a stranger."""
+        vote = self._count_refused(frame)
+        self._on_row(msgspec.structs.replace(frame, vote=vote) if vote and vote.final else frame)
+
+    def _count_refused(self, frame: FrameRefused) -> Vote | None:
         name, is_part = frame.part or frame.camera, bool(frame.part)
         key = self._open_of(is_part, name) if not frame.product else None
         table = next((each for each in self._tables if key and each.name == key.table), None)
@@ -163,9 +194,9 @@ class Votes:
         )
         if table is None or not frame.let_in or not name:
             self._on_refused(frame)
-        else:
-            key = key or Key(table.name, is_part, name, frame.product, frame.batch)
-            self._add(table, key, Ballot("unsure", None, of_refusal(frame)))
+            return None
+        key = key or Key(table.name, is_part, name, frame.product, frame.batch)
+        return self._add(table, key, Ballot("unsure", None, of_refusal(frame)))
 
     def _open_of(self, is_part: bool, name: str) -> Key | None:
         """Return the newest open vote of a part or camera, for a frame that was refused before its
@@ -188,7 +219,7 @@ class Votes:
         ended: list[_Ended] = []
         with self._changed:
             vote = self._open.get(key)
-            if vote is not None and vote.ends <= now:
+            if vote is not None and vote.due <= now:
                 # The thread that ends votes was held up; this frame is too late for it.
                 ended.append(self._end(key, now, "vote_timeout"))
                 vote = None
@@ -213,6 +244,9 @@ class Votes:
                 vote = self._open[key] = _OpenVote(table, now + table.timeout_s, [])
                 self._changed.notify_all()
             vote.ballots.append(ballot)
+            if table.gap_s and not key.is_part:
+                vote.gap = now + table.gap_s
+                self._changed.notify_all()
             state = Vote("unsure", "vote_open", len(vote.ballots), table.frames, final=False)
             if self._closed:
                 ended.append(self._end(key, now, "server_stopped"))
@@ -239,8 +273,14 @@ class Votes:
         for each in ended:
             result, events = each.result, [ballot.event for ballot in each.ballots]
             agreeing = [b.event for b in each.ballots if b.verdict == result.verdict]
+            event = agreeing[-1] if agreeing else events[-1]
+            # A frame may have been refused before its model was known.
+            known = event if event.model else next((e for e in events if e.model), event)
             event = msgspec.structs.replace(
-                agreeing[-1] if agreeing else events[-1],
+                event,
+                model=known.model,
+                version=known.version,
+                product=event.product or known.product,
                 at=time.time(),
                 # Who asked for the last frame waits for this result.
                 request_id=events[-1].request_id,
@@ -255,7 +295,7 @@ class Votes:
             self._on_result(event)
 
     def _report_incomplete(self, event: Event, result: Vote) -> None:
-        self._on_incomplete(
+        self._on_row(
             FrameRefused(
                 at=event.at,
                 request_id=event.request_id,
@@ -270,13 +310,14 @@ class Votes:
                 reason=f"the vote is unsure: it has {result.frames} of {result.of} frames",
                 let_in=True,
                 trace=event.trace,
+                vote=result,
             )
         )
 
     def end_due(self, now: float) -> None:
         """End the votes whose time is over at `now`."""
         with self._changed:
-            due = [key for key, vote in self._open.items() if vote.ends <= now]
+            due = [key for key, vote in self._open.items() if vote.due <= now]
             ended = [self._end(key, now, "vote_timeout") for key in due]
         self._report(ended)
 
@@ -288,9 +329,9 @@ class Votes:
                 # Else no vote would time out any more.
                 logger.exception("votes could not be ended")
             with self._changed:
-                ends = min((vote.ends for vote in self._open.values()), default=None)
+                due = min((vote.due for vote in self._open.values()), default=None)
                 if not self._closed:
-                    self._changed.wait(None if ends is None else max(0.0, ends - self._clock()))
+                    self._changed.wait(None if due is None else max(0.0, due - self._clock()))
 
     def close(self) -> None:
         """End the votes that are open, as `unsure`, and each later one at once."""

@@ -199,7 +199,7 @@ class FrameRefused(msgspec.Struct, frozen=True):
     part, product, batch: as far as they are known, else empty and 0. seconds: from the request's
     arrival. reason: the message to the sender, without keys. cause: finer than the code, or empty.
     address: the sender's, if known. let_in: the sender has a valid key, or needs none on this
-    machine. trace: of the request, if it named one.
+    machine. trace: of the request, if it named one. vote: that ended with it, None for none.
     """
 
     at: float
@@ -218,6 +218,7 @@ class FrameRefused(msgspec.Struct, frozen=True):
     product: str = ""
     batch: str = ""
     trace: Trace | None = None
+    vote: Vote | None = None
 
 
 # As a Listener, for frames that were refused or failed.

@@ -114,11 +114,11 @@ def why_untestable(table: OutputTable) -> str:
 def is_wanted(table: OutputTable, event: Event) -> bool:
     """Return whether the filters of `table` all let `event` through.
 
-    A frame that was refused before its model or product was known may have been for any: no PLC
-    should wait for it in vain.
+    A frame that was refused before its model or product was known may have been for any, and so may
+    a vote of such frames alone: no PLC should wait for it in vain.
     """
-    no_model = event.error is not None and not event.model
-    no_product = event.error is not None and not event.product
+    no_model = not event.model
+    no_product = not event.product and (event.error is not None or no_model)
     return (
         (not table.cameras or event.camera in table.cameras)
         and (not table.products or event.product in table.products or no_product)

@@ -103,6 +103,7 @@ def answered(event: FrameAnswered) -> Values:
 
 def refused(refusal: FrameRefused) -> Values:
     """Return the row of a frame that got no labels."""
+    vote = refusal.vote
     return (
         round(refusal.at, 3),
         refusal.request_id,
@@ -124,6 +125,6 @@ def refused(refusal: FrameRefused) -> Values:
         refusal.batch or None,
         None,
         None,
-        None,
-        None,
+        vote.verdict if vote else None,
+        vote.reason if vote else None,
     )

@@ -14,9 +14,10 @@ from tiny_models import MakeModel, write_bundle
 
 from server.app import AT_END, create_app, shut_down
 from server.config.load import load
+from server.config.outputs import WebhookOutput
 from server.config.products import Rule, VoteTable
 from server.errors import SettingsError
-from server.line.outputs.messages import Event
+from server.line.outputs.messages import Event, is_wanted
 from server.line.votes import RESULT_LIFETIME_S, Ballot, Votes, decide
 from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options, Prediction
 from server.values.trace import Trace
@@ -62,6 +63,24 @@ def test_best_frame_decides(frames: list[tuple[str, float | None]], verdict: str
     assert decide("best", [Ballot(*each, EVENT) for each in frames])[0] == verdict
 
 
+def test_sharpest_frame_is_the_best() -> None:
+    """Up to the usual sharpness, if that of all is known; without a problem before with one."""
+
+    def ballot(verdict: str, quality: float, sharpness: float | None, ok: bool = True) -> Ballot:
+        return Ballot(verdict, quality, EVENT, sharpness, ok)
+
+    cases = {
+        "fail": [ballot("pass", 0.9, 0.7), ballot("fail", 0.6, 0.95)],
+        "pass": [ballot("pass", 0.9, 1.0), ballot("fail", 0.6, 1.4), Ballot("unsure", None, EVENT)],
+    }
+    for verdict, ballots in cases.items():
+        assert decide("best", ballots)[0] == verdict
+    unknown = [ballot("pass", 0.9, None), ballot("fail", 0.6, 0.95)]
+    assert decide("best", unknown)[0] == "pass"
+    problem = [ballot("unsure", 0.9, 1.5, ok=False), ballot("pass", 0.6, 0.8)]
+    assert decide("best", problem)[0] == "pass"
+
+
 class Bench:
     """Votes with a clock of their own, and what they report."""
 
@@ -69,12 +88,12 @@ class Bench:
         self.now = 100.0
         self.results: list[Event] = []
         self.refused: list[FrameRefused] = []
-        self.incomplete: list[FrameRefused] = []
+        self.rows: list[FrameRefused] = []
         self.votes = Votes(
             tables,
             self.results.append,
             self.refused.append,
-            self.incomplete.append,
+            self.rows.append,
             open_max=open_max,
             clock=lambda: self.now,
         )
@@ -187,7 +206,7 @@ def test_incomplete_vote_is_unsure(bench: Bench) -> None:
         ("D", "unsure", "server_stopped"),
         ("E", "unsure", "server_stopped"),
     ]
-    codes = [(each.part, each.code) for each in bench.incomplete]
+    codes = [(each.part, each.code) for each in bench.rows]
     assert codes[:2] == [("A", "VOTE_TIMEOUT"), ("B", "TOO_MANY_VOTES")]
 
 
@@ -210,6 +229,54 @@ def test_camera_without_parts_votes_by_its_frames() -> None:
         bench.answer(verdict, camera="st4")
         assert bench.answer("pass", camera="other") is None
     assert [each.verdict for each in bench.results] == ["pass", "fail", "unsure"]
+
+
+def test_lost_frame_of_a_camera_shifts_no_later_vote() -> None:
+    """A frame that comes after `gap_s` begins another vote."""
+    bench = Bench(VoteTable(name="three", frames=3, timeout_s=60, gap_s=0.5))
+    for verdicts in (("fail", "fail", "fail"), ("pass", "pass"), ("fail", "fail", "fail")):
+        for verdict in verdicts:
+            bench.answer(verdict, camera="st4")
+            bench.now += 0.2
+        bench.now += 0.5
+    assert [each.verdict for each in bench.results] == ["fail", "unsure", "fail"]
+    # Parts have names: their frames need not come in a row.
+    for _ in range(3):
+        bench.answer("pass", "A")
+        bench.now += 1.0
+    assert bench.verdicts()[-1] == ("A", "pass", "majority")
+
+
+def test_gap_ends_a_vote_before_the_next_frame() -> None:
+    bench = Bench(VoteTable(name="three", frames=3, timeout_s=60, gap_s=0.5))
+    bench.answer("pass", camera="st4")
+    bench.votes.end_due(bench.now + 0.4)
+    assert not bench.results
+    bench.votes.end_due(bench.now + 0.6)
+    assert bench.verdicts() == [("", "unsure", "vote_timeout")]
+
+
+def test_vote_of_refused_frames_alone_reaches_all_that_wait(bench: Bench) -> None:
+    """Nobody knows which model, or product, they were for. The last one's row has the result."""
+    for _ in range(3):
+        bench.refuse(part="A", let_in=True)
+    (event,) = bench.results
+    tables: tuple[dict[str, Any], ...] = (
+        {"models": ("colors",)},
+        {"products": ("x",)},
+        {"verdicts": ("unsure",)},
+    )
+    for filters in tables:
+        assert is_wanted(WebhookOutput(name="o", url="http://a/", **filters), event)
+    assert [each.vote and each.vote.verdict for each in bench.rows] == [None, None, "unsure"]
+    # One frame whose model is known is enough for the vote's.
+    bench.answer("pass", "B", product="x")
+    bench.refuse(part="B", let_in=True)
+    bench.refuse(part="B", let_in=True)
+    last = bench.results[-1]
+    assert (last.verdict, last.model, last.product) == ("unsure", "colors", "x")
+    other = WebhookOutput(name="o", url="http://a/", models=("other",))
+    assert not is_wanted(other, last)
 
 
 class Line:
@@ -265,6 +332,15 @@ def test_outputs_get_one_verdict_a_part(line: Line) -> None:
     assert "error" not in last
     rows = line.client.get("/v1/journal?vote=pass").get_json()["rows"]
     assert [(row["part"], row["vote_reason"]) for row in rows] == [("A", "majority")]
+    for _ in range(3):
+        line.post(GREEN[:60], "part=F")
+
+    def found() -> list[tuple[str, int]]:
+        rows = line.client.get("/v1/journal?vote=unsure&part=F").get_json()["rows"]
+        return [(row["vote_reason"], row["status"]) for row in rows]
+
+    await_that(found, "the row of a vote of refused frames")
+    assert found() == [("no_majority", 422)]
 
 
 def test_open_vote_ends_unsure_with_the_server(
@@ -276,6 +352,6 @@ def test_open_vote_ends_unsure_with_the_server(
     (event,) = other.sent()
     assert (event.part, event.verdict, event.reason) == ("C", "unsure", "server_stopped")
     base = sqlite3.connect(tmp_path / "data" / "journal.db")
-    rows = base.execute("SELECT part, batch, code FROM answers ORDER BY id").fetchall()
+    rows = base.execute("SELECT part, batch, code, vote FROM answers ORDER BY id").fetchall()
     base.close()
-    assert rows == [("C", "7", None), ("C", "7", "SERVER_STOPPED")]
+    assert rows == [("C", "7", None, None), ("C", "7", "SERVER_STOPPED", "unsure")]
