@@ -47,10 +47,11 @@ class ConsoleRoutes:
 
         return to_json(Description(current_table()).document())
 
-    @route("GET", "/console/<file>", rights=OPEN, described=False, unlimited=True)
+    @route("GET", "/console/<path:file>", rights=OPEN, described=False, unlimited=True)
     def static(self, file: str) -> Response:
         """Answer a file that a page loads."""
-        known = {path.name for path in FOLDER.iterdir() if path.suffix in TYPES}
+        files = (path for path in FOLDER.rglob("*") if path.suffix in TYPES)
+        known = {path.relative_to(FOLDER).as_posix() for path in files}
         if file not in known:
             raise NotFoundError(f"there is no file {file}")
         return _static(file)

@@ -28,3 +28,10 @@ export function sentence(text) {
   const made = text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?]$/.test(made) ? made : `${made}.`;
 }
+
+export function button(text, act, className) {
+  const made = element("button", text, className);
+  made.type = "button";
+  made.addEventListener("click", act);
+  return made;
+}

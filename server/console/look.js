@@ -1,6 +1,7 @@
 // The tab Look: frames that were kept for a person, labelled by one key each.
 
-import { byId, element, sentence, show } from "./dom.js";
+import { noteAt, request } from "./api.js";
+import { byId, element, show } from "./dom.js";
 import { ask } from "./key.js";
 import { t } from "./words.js";
 
@@ -14,17 +15,7 @@ let labels = []; // Those of the model of the samples.
 let done = []; // What can be undone: [[id, label before], ...] each.
 let next = null;
 
-function say(text) {
-  byId("look-text").textContent = text ? sentence(text) : "";
-  show("look-text", Boolean(text));
-}
-
-async function request(url, options) {
-  const response = await ask(url, options);
-  const answer = await response.json();
-  if (!response.ok) throw new Error(answer.error?.message ?? String(response.status));
-  return answer;
-}
+const say = noteAt("look-text");
 
 function query(cursor) {
   const words = new URLSearchParams({ limit: PAGE });

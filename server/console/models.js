@@ -1,20 +1,10 @@
 // The tab Models: what serves, what could, and why a version was refused; the live swap.
 
-import { byId, element, sentence, show, sure } from "./dom.js";
-import { ask } from "./key.js";
+import { noteAt, request } from "./api.js";
+import { button, byId, element, sure } from "./dom.js";
 import { t } from "./words.js";
 
-function say(text) {
-  byId("models-text").textContent = text ? sentence(text) : "";
-  show("models-text", Boolean(text));
-}
-
-async function request(url, options) {
-  const response = await ask(url, options);
-  const answer = await response.json();
-  if (!response.ok) throw new Error(answer.error?.message ?? String(response.status));
-  return answer;
-}
+const say = noteAt("models-text");
 
 async function change(name, action, body, question) {
   if (question && !(await sure(question))) return;
@@ -27,13 +17,6 @@ async function change(name, action, body, question) {
     say(error.message);
   }
   await load(true);
-}
-
-function button(text, act) {
-  const made = element("button", text);
-  made.type = "button";
-  made.addEventListener("click", act);
-  return made;
 }
 
 // `accept: good, min_probability: 0.5`, without what is not set.

@@ -62,7 +62,13 @@ def error(answer: TestResponse) -> dict[str, str]:
 def paths(app: Flask) -> Iterator[tuple[str, str, str]]:
     """Every route of `app` as (rule, path, method)."""
     fillers = {"int:version": "1", "model:name": "colors", "model:label": "stable"}
-    fillers |= {"name": "gate", "file": "x", "job": "x", "sample": "000000001-0123456789abcdef"}
+    fillers |= {
+        "name": "gate",
+        "file": "x",
+        "path:file": "x",
+        "job": "x",
+        "sample": "000000001-0123456789abcdef",
+    }
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<([^>]+)>", lambda m: fillers[m[1]], rule.rule)
         for method in sorted((rule.methods or set()) - {"OPTIONS", "HEAD"}):

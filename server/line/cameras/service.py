@@ -47,6 +47,8 @@ STOP_TIMEOUT_S = 5.0
 CAMERAS_MAX = 32
 # Characters of a part.
 PART_MAX = 128
+# Keys that say where a camera is.
+PLACES = ("url", "device", "path")
 # Kinds that are lost if frames stay away, also while none is wanted.
 STREAMS = ("rtsp", "usb", "mjpeg")
 
@@ -210,6 +212,10 @@ class Camera:
         if self._picture is None:
             raise CameraUnavailableError(f"no frame of the camera {self.table.name} was taken yet")
         return self._picture
+
+    def take_over(self, former: "Camera") -> None:
+        """Show the picture of a camera at the same place until there is one of this."""
+        self._picture = former._picture
 
     def state(self) -> CameraState:
         table, age = self.table, self.frame_age()
@@ -458,6 +464,8 @@ class Cameras:
             before.stop("the camera was changed")
             before.join(STOP_TIMEOUT_S)
             camera = self._make(table)
+            if all(getattr(table, key, "") == getattr(before.table, key, "") for key in PLACES):
+                camera.take_over(before)
             camera.start()
         return camera.state()
 
