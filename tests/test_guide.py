@@ -45,6 +45,7 @@ ELSEWHERE = {
     ".venv/bin/python -m http.server": "tests/server/line/test_line_guide.py",
     "prometheus ": "tests/deploy/test_watched.py",
     "sudo scripts/install": "tests/scripts/test_install.py",
+    "python -m server restore": "tests/server/store/test_backup.py",
     "docker ": "tests/deploy/test_packages.py",
 }
 HERE = [line for line in COMMANDS if not line.startswith(tuple(ELSEWHERE))]

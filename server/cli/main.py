@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from server import __version__
+from server.cli import backup as backup_command
 from server.cli import certificate as certificate_command
 from server.cli import journal as journal_command
 from server.cli import keys as keys_command
@@ -47,6 +48,7 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
     keys_command.add_parser(commands)
     journal_command.add_parser(commands)
     certificate_command.add_parser(commands)
+    backup_command.add_parsers(commands)
     _add_fleet(commands)
     worker = commands.add_parser("worker", help="run jobs, for the servers of one `broker_url`")
     bench = commands.add_parser("bench", help="measure this device and propose its settings")
@@ -197,6 +199,8 @@ def main(argv: Sequence[str], handover: Handover | None = None) -> int:
             return keys_command.run(args, Path(settings.keys_file))
         if args.command == "journal":
             return journal_command.run(args, settings)
+        if args.command in ("backup", "restore"):
+            return backup_command.run(args, settings)
         if args.command == "bench":
             return _bench(settings, args)
         if args.command == "serve":
