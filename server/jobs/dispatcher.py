@@ -72,7 +72,8 @@ class Listener(Protocol):
         """Note that these jobs run from now on."""
 
     def judged(self, frame: OpenFrame, outcome: FrameOutcome) -> FrameOutcome:
-        """Return the outcome of a frame with the health of its picture, before it is stored."""
+        """Return the outcome of a frame with the health of its picture, and unsure if it is late,
+        before it is stored."""
 
     def answered(self, frame: OpenFrame, outcome: FrameOutcome, data: bytes | None) -> None:
         """Note that a frame has its outcome; its options name the model it was sent to, if it was.

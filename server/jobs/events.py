@@ -18,6 +18,7 @@ from server.recognition.answers import (
     FrameRefused,
     Options,
     RefusalListener,
+    unsure,
 )
 from server.store.jobs.records import FrameOutcome, JobError, JobRecord, OpenFrame, State
 from server.values.wording import kept_sentence
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from server.jobs.webhooks import WebhookDelivery
     from server.store.jobs.table import JobTable
     from server.system.webhook import WebhookClient
+
+
+# The reason of the verdict of a frame whose part is likely gone.
+LATE = "late"
 
 
 class JobEvents:
@@ -80,10 +85,27 @@ class JobEvents:
             self.count("running")
 
     def judged(self, frame: OpenFrame, outcome: FrameOutcome) -> FrameOutcome:
-        if outcome.answer is None or self._judge_health is None:
-            return outcome
-        answer = self._judge_health(outcome.answer, _options(frame))
-        return msgspec.structs.replace(outcome, answer=answer)
+        answer, numbers = outcome.answer, outcome.numbers
+        if answer is not None and self._judge_health is not None:
+            answer = self._judge_health(answer, _options(frame))
+        if self._is_late(frame):
+            answer = unsure(answer, LATE) if answer else None
+            if numbers is not None:
+                answers = tuple(unsure(each, LATE) for each in numbers.answers)
+                numbers = msgspec.structs.replace(numbers, answers=answers)
+        return msgspec.structs.replace(outcome, answer=answer, numbers=numbers)
+
+    def _is_late(self, frame: OpenFrame) -> bool:
+        """Return whether a frame's deadline has passed: the one that was asked for, else, as for a
+        frame that is answered at once, `max_wait_ms` from its capture. Without a word of when it
+        was captured a job has time."""
+        ask, now = frame.ask, time.time()
+        if ask.expires is not None:
+            return now > ask.expires
+        if ask.captured_age is None:
+            return False
+        age = max(0.0, ask.captured_age) + now - frame.created
+        return age > self._settings.max_wait_ms / 1000
 
     def answered(self, frame: OpenFrame, outcome: FrameOutcome, data: bytes | None) -> None:
         if outcome.fault is not None:

@@ -148,6 +148,16 @@ class Answer(msgspec.Struct, frozen=True):
         return self.best.probability if self.best else 0.0
 
 
+def unsure(answer: Answer, reason: str) -> Answer:
+    """Return `answer` with the verdict unsure for `reason`, also for each region; without a verdict
+    as it is."""
+    if answer.verdict is None:
+        return answer
+    verdict = {"verdict": "unsure", "verdict_reason": reason}
+    regions = tuple(msgspec.structs.replace(each, **verdict) for each in answer.regions)
+    return msgspec.structs.replace(answer, **verdict, regions=regions)
+
+
 # From the worst to the best.
 VERDICTS = ("fail", "unsure", "pass", None)
 

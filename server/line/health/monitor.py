@@ -16,7 +16,7 @@ from server.errors import CameraNotFoundError
 from server.line.health.baseline import Baseline, learn
 from server.line.health.rules import Comparison, HealthBounds, bounds_of, judge
 from server.line.health.storage import HealthFile, Learned
-from server.recognition.answers import Answer, ImageHealth, ImageProblem, Options
+from server.recognition.answers import Answer, ImageHealth, ImageProblem, Options, unsure
 from server.recognition.images.measurement import Measurement
 
 logger = logging.getLogger(__name__)
@@ -115,11 +115,7 @@ class HealthMonitor:
                     camera.before, camera.seen = measured, time.monotonic()
                     self._learn_from(options.camera, answer.model, camera, measured, health.ok)
         judged = msgspec.structs.replace(answer, measured=None, health=health)
-        if health.ok or answer.verdict is None:
-            return judged
-        verdict = {"verdict": "unsure", "verdict_reason": REASON.format(health.problems[0])}
-        regions = tuple(msgspec.structs.replace(each, **verdict) for each in judged.regions)
-        return msgspec.structs.replace(judged, **verdict, regions=regions)
+        return judged if health.ok else unsure(judged, REASON.format(health.problems[0]))
 
     def _limits_of(self, camera: str) -> CameraLimits:
         return self._limits.get(camera) or CameraLimits(name="default")

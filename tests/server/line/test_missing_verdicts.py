@@ -142,6 +142,11 @@ def batch(line: Line, part: str) -> None:
     line.client.post("/v1/recognize/batch", data=data)
 
 
+def old_job(line: Line, part: str) -> None:
+    path = f"/v1/jobs?part={part}&captured_at=1000"
+    assert line.client.post(path, data=GREEN, content_type="image/jpeg").status_code == 202
+
+
 def posted(data: bytes, query: str = "") -> Callable[[Line, str], object]:
     return lambda line, part: line.post(data, f"part={part}&{query}")
 
@@ -153,6 +158,7 @@ WAYS: dict[str, tuple[Callable[[Line, str], object], int]] = {
     "an empty body": (posted(b""), ERROR),
     "a damaged frame of a batch": (batch, ERROR),
     "an old frame": (posted(GREEN, "captured_at=1000&deadline_ms=100"), ERROR),
+    "an old frame of a job": (old_job, UNSURE),
     "a deadline that passes meanwhile": (posted(GREEN, "deadline_ms=0.001"), ERROR),
     "no free slot": (busy, ERROR),
     "a model that fails": (posted(GREY, "model=nan_if_bright"), ERROR),
