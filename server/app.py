@@ -24,6 +24,7 @@ from server.api.keys import KeyRoutes
 from server.api.line.alerts import AlertRoutes
 from server.api.line.cameras import CameraRoutes
 from server.api.line.image_health import ImageHealthRoutes
+from server.api.line.last_pictures import LastPictures
 from server.api.line.now import NowRoutes
 from server.api.line.outputs import OutputRoutes
 from server.api.line.products import ProductRoutes
@@ -343,7 +344,7 @@ def create_app(
             settings,
             engine,
             recent,
-            pictures,
+            LastPictures(engine, recent, pictures),
             cameras.states,
             outputs.states if outputs else tuple,
         ),

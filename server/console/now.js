@@ -86,14 +86,14 @@ async function fetchPicture(camera, tile) {
   if (document.hidden || performance.now() - tile.fetched < PICTURE_EVERY_MS) return;
   if (tile.shown === tile.frame?.number || !state?.pictures.includes(camera)) return;
   tile.fetched = performance.now();
-  const { number: wanted } = tile.frame;
   try {
     const response = await ask(`v1/now/picture?camera=${encodeURIComponent(camera)}`, {}, () => live);
     if (!response.ok) return;
     const url = URL.createObjectURL(await response.blob());
     const before = tile.picture.src;
     tile.picture.src = url;
-    tile.shown = wanted;
+    // A busy server may send the picture of an earlier frame; then the newest is asked for again.
+    tile.shown = Number(response.headers.get("X-Frame-Number"));
     if (before) URL.revokeObjectURL(before);
   } catch {
     // The next frame brings another one.
@@ -189,7 +189,7 @@ async function readStream() {
   let text = "";
   for (;;) {
     const { done, value } = await reader.read();
-    if (done || !live) {
+    if (done || !live || document.hidden) {
       reader.cancel();
       return;
     }
@@ -207,8 +207,20 @@ async function poll() {
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
+// A page that nobody sees asks for nothing.
+function seen() {
+  if (!document.hidden) return Promise.resolve();
+  return new Promise((resolve) => {
+    document.addEventListener("visibilitychange", resolve, { once: true });
+  }).then(() => {
+    heard = performance.now();
+    return seen();
+  });
+}
+
 async function follow() {
   while (live) {
+    await seen();
     try {
       await readStream();
     } catch {

@@ -39,6 +39,14 @@ class RecentFrame(msgspec.Struct, frozen=True):
     total_ms: float
 
 
+class _Listed(msgspec.Struct):
+    """A listed frame. shown: as those who watch get it, made for the first of them."""
+
+    number: int
+    event: FrameAnswered | FrameRefused
+    shown: RecentFrame | None = None
+
+
 class LastMinute(msgspec.Struct, frozen=True):
     """The frames of the last minute. verdicts: by verdict, `none` without one. refused: refused or
     failed. p50_ms, p99_ms: of the answered ones' time in the server; null without any."""
@@ -55,16 +63,16 @@ class RecentFrames:
 
     `_changed` guards all that follows it: `_frames`, the last ones; `_times`, of those of the last
     minute, when (time.monotonic()), verdict and milliseconds, None for a refused one; `_pictures`,
-    the last frame of each camera, the longest unchanged first; `_watched`, when somebody looked
-    last; `_closed`.
+    the number and the last frame of each camera, the longest unchanged first; `_watched`, when
+    somebody looked last.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._number = 0
-        self._frames: deque[tuple[int, FrameAnswered | FrameRefused]] = deque(maxlen=LISTED)
+        self._frames: deque[_Listed] = deque(maxlen=LISTED)
         self._times: deque[tuple[float, str, float | None]] = deque(maxlen=COUNTED_MAX)
-        self._pictures: OrderedDict[str, FrameAnswered] = OrderedDict()
+        self._pictures: OrderedDict[str, tuple[int, FrameAnswered]] = OrderedDict()
         self._watched = -WATCHED_S
 
     def answered(self, event: FrameAnswered) -> None:
@@ -86,18 +94,18 @@ class RecentFrames:
 
     def _add(self, event: FrameAnswered | FrameRefused, verdict: str, ms: float | None) -> None:
         self._number += 1
-        self._frames.append((self._number, event))
+        self._frames.append(_Listed(self._number, event))
         self._times.append((time.monotonic(), verdict, ms))
         self._changed.notify_all()
 
     def _keep_picture(self, event: FrameAnswered) -> None:
         if event.data is None or len(event.data) > PICTURES_BYTES_MAX // 2:
             return
-        self._pictures[event.options.camera] = event
+        self._pictures[event.options.camera] = self._number + 1, event
         self._pictures.move_to_end(event.options.camera)
-        size = sum(len(each.data or b"") for each in self._pictures.values())
+        size = sum(len(each.data or b"") for _, each in self._pictures.values())
         while len(self._pictures) > PICTURES_MAX or size > PICTURES_BYTES_MAX:
-            _, gone = self._pictures.popitem(last=False)
+            _, (_, gone) = self._pictures.popitem(last=False)
             size -= len(gone.data or b"")
 
     def since(self, number: int, timeout_s: float = 0.0) -> list[RecentFrame]:
@@ -107,8 +115,11 @@ class RecentFrames:
             self._watched = time.monotonic()
             self._changed.wait_for(lambda: self._number > number, timeout_s)
             self._watched = time.monotonic()
-            frames = [each for each in self._frames if each[0] > number]
-        return [_recent(*each) for each in frames]
+            frames = [each for each in self._frames if each.number > number]
+        for each in frames:
+            # Two who watch may make it at the same time, to the same end.
+            each.shown = each.shown or _recent(each.number, each.event)
+        return [each.shown for each in frames if each.shown]
 
     @property
     def number(self) -> int:
@@ -137,8 +148,8 @@ class RecentFrames:
         with self._changed:
             return list(self._pictures)
 
-    def picture(self, camera: str) -> FrameAnswered | None:
-        """Return the last frame of `camera`; None if none was kept."""
+    def picture(self, camera: str) -> tuple[int, FrameAnswered] | None:
+        """Return the number and the last frame of `camera`; None if none was kept."""
         with self._changed:
             self._watched = time.monotonic()
             return self._pictures.get(camera)

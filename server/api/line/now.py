@@ -9,12 +9,13 @@ from typing import Annotated
 import msgspec
 from flask import Response, request
 
-from server.api.recognize.pictures import JPEG, Pictures
+from server.api.line.last_pictures import LastPictures
+from server.api.recognize.pictures import JPEG
 from server.config.load import SettingInForce, settings_in_force
 from server.config.settings import Settings
 from server.config.thread_budget import EVENTS_REQUESTS_MAX
 from server.engine import Engine
-from server.errors import NotFoundError, OverloadedError
+from server.errors import OverloadedError
 from server.http.body.image import read_options
 from server.http.routes import ADMIN, route
 from server.http.wsgi import current
@@ -22,12 +23,14 @@ from server.line.cameras.service import CameraState
 from server.line.outputs.base import OutputState
 from server.observe.device import temperatures
 from server.observe.recent import LastMinute, RecentFrame, RecentFrames
-from server.recognition.recognizer import Recognizer
 from server.system.clock import rfc3339
 
 # Seconds between two states of a stream of events, of a wait in it, and of its whole length: who
 # left is not noticed, and keeps a place until then. A client connects again by itself.
 STATE_EVERY_S, STEP_S, STREAM_S = 2.0, 0.5, 60.0
+# Seconds that a stream waits after an event, so that a busy line does not wake each of them with
+# each frame; and for which all streams share a state.
+PACE_S, SHARED_S = 0.25, 1.0
 # Milliseconds after which a client connects again (HTML, 9.2, server-sent events).
 RETRY_MS = 1000
 
@@ -75,12 +78,14 @@ class NowRoutes:
         settings: Settings,
         engine: Engine,
         recent: RecentFrames,
-        pictures: Pictures,
+        pictures: LastPictures,
         cameras: Callable[[], Sequence[CameraState]],
         outputs: Callable[[], Sequence[OutputState]],
     ) -> None:
         self._settings, self._engine, self._recent = settings, engine, recent
         self._pictures, self._cameras, self._outputs = pictures, cameras, outputs
+        self._shared_lock = threading.Lock()
+        self._shared: tuple[float, Now] | None = None
         self._streams = threading.BoundedSemaphore(EVENTS_REQUESTS_MAX)
 
     def _state(self, frames: Sequence[RecentFrame], number: int) -> Now:
@@ -97,6 +102,20 @@ class NowRoutes:
             tuple(self._outputs()),
             tuple(self._recent.pictures()),
             tuple(frames),
+        )
+
+    def _shared_state(self, frames: Sequence[RecentFrame], number: int) -> Now:
+        """Return the state as `_state` does, its parts up to SHARED_S old."""
+        with self._shared_lock:
+            now = time.monotonic()
+            if self._shared is None or now - self._shared[0] >= SHARED_S:
+                self._shared = now, self._state((), 0)
+            shared = self._shared[1]
+        return msgspec.structs.replace(
+            shared,
+            at=rfc3339(time.time()),
+            number=frames[-1].number if frames else number,
+            frames=tuple(frames),
         )
 
     @route("GET", "/v1/now", rights=ADMIN, query=NowQuery, errors=(400,), quiet=True)
@@ -139,9 +158,11 @@ class NowRoutes:
                 number = frames[-1].number
             if now >= state_due:
                 state_due = now + STATE_EVERY_S
-                yield _event("now", self._state(frames, number))
+                yield _event("now", self._shared_state(frames, number))
             elif frames:
                 yield _event("frames", frames)
+            if frames:
+                time.sleep(PACE_S)
 
     @route(
         "GET",
@@ -153,24 +174,10 @@ class NowRoutes:
         quiet=True,
     )
     def picture(self) -> Response:
-        """Return the last frame of a camera, with its answer drawn on it. Frames are kept only
-        while somebody looks."""
+        """Return the last frame of a camera, with its answer drawn on it; on a busy server, one of
+        some seconds before. X-Frame-Number names it. Frames are kept only while somebody looks."""
         camera = read_options(PictureQuery, request).camera
-        event = self._recent.picture(camera)
-        if event is None or event.data is None:
-            raise NotFoundError(
-                f"there is no picture of {camera or 'frames without a camera'} yet: the next frame"
-                " is kept"
-            )
-        model = self._engine.store.served().get(event.answer.model)
-        if not isinstance(model, Recognizer):
-            raise NotFoundError(f"the model {event.answer.model} serves no longer")
-        with self._pictures.place():
-            response = self._pictures.respond(
-                model, event.data, event.answer, event.options, event.request_id
-            )
-        response.headers["Cache-Control"] = "no-store"
-        return response
+        return self._pictures.get(camera)
 
     @route("GET", "/v1/settings", rights=ADMIN)
     def settings(self) -> SettingList:

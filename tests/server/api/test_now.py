@@ -13,7 +13,12 @@ from images import encode, plain
 from server_process import LiveServer, live_server
 from sites import NOW, Site, make_app
 
+from server.api.line.last_pictures import FRESH_S, REST, LastPictures
+from server.api.recognize.pictures import Pictures
+from server.config.settings import Settings
 from server.config.thread_budget import EVENTS_REQUESTS_MAX
+from server.engine import Engine
+from server.errors import NotFoundError
 from server.observe.recent import LISTED, PICTURES_MAX, RecentFrames
 from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options, Prediction
 from server.store.keys import add_key
@@ -146,3 +151,67 @@ def test_alerts_and_parts_are_answered(server: LiveServer) -> None:
     assert (parts["models that serve"], parts["outputs connected"]) == ("ok", "off")
     assert answer["unseen"] == ["LinesideDown"]
     assert all(each["state"] in ("pending", "firing") for each in answer["alerts"])
+
+
+class Watched:
+    """The last pictures of frames of one camera, by a clock that is moved by hand, and by `step`
+    seconds with each look."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.now, self.step = 100.0, 0.0
+        self._recent, self._drawing = RecentFrames(), Pictures()
+        self._recent.since(0)
+        self.last = LastPictures(engine, self._recent, self._drawing, self._clock)
+        self.admission = engine.admission
+        self.close = self._drawing.close
+
+    def _clock(self) -> float:
+        self.now += self.step
+        return self.now
+
+    def answer(self) -> None:
+        best = Prediction(0, "red", 0.9)
+        answer = Answer("colors", 1, best, (best,), "pass", {"total": 0.005})
+        self._recent.answered(FrameAnswered(1.5e9, "id", answer, Options(camera="gate"), RED))
+
+    def shown(self) -> str:
+        """The number of the frame whose picture is sent."""
+        return self.last.get("gate").headers["X-Frame-Number"]
+
+
+@pytest.fixture
+def watched(colors: Path, tmp_path: Path) -> Iterator[Watched]:
+    engine = Engine(Settings(models=str(colors), data=str(tmp_path), interpreters=1))
+    engine.start()
+    engine.await_model(60)
+    watched = Watched(engine)
+    yield watched
+    watched.close()
+    engine.stop()
+
+
+def test_picture_is_drawn_once_for_all_who_watch(watched: Watched) -> None:
+    """A newer frame is drawn when the drawing is no longer fresh."""
+    watched.answer()
+    first, again = watched.last.get("gate"), watched.last.get("gate")
+    assert first.get_data() == again.get_data()
+    assert first.headers["X-Verdict"] == "pass"
+    watched.answer()
+    assert watched.shown() == "1"
+    watched.now += FRESH_S
+    assert watched.shown() == "2"
+    with pytest.raises(NotFoundError, match="no picture of st4"):
+        watched.last.get("st4")
+
+
+def test_drawing_rests_while_frames_are_worked_on(watched: Watched) -> None:
+    watched.answer()
+    watched.step = 1.0
+    assert watched.shown() == "1"
+    watched.answer()
+    with watched.admission.idle_slot():
+        assert watched.shown() == "1"
+        watched.now += REST
+        assert watched.shown() == "2"
+    watched.answer()
+    assert watched.shown() == "3", "no frame is worked on"
