@@ -34,7 +34,8 @@ class Options(msgspec.Struct, frozen=True):
     deadline: when the answer must be there, in seconds of time.monotonic(). latest_only: a newer
     frame of `camera` may take this one's place while it waits. part: the caller's name for what
     the frame shows. from_capture: the deadline counts from the frame's capture, so that sending it
-    again gains no time. product, batch: what the line makes, and of which lot the part is.
+    again gains no time. product, batch: what the line makes, and of which lot the part is. pulled:
+    `camera` is one that the server reads, and no name of a sender's choice.
     """
 
     top_k: int = 5
@@ -46,6 +47,7 @@ class Options(msgspec.Struct, frozen=True):
     from_capture: bool = False
     product: str = ""
     batch: str = ""
+    pulled: bool = False
 
 
 class RegionAnswer(msgspec.Struct, frozen=True):

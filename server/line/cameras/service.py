@@ -118,6 +118,7 @@ class Judge:
             from_capture=True,
             product=trigger.product or table.product,
             batch=trigger.batch,
+            pulled=True,
         )
         try:
             if time.monotonic() > deadline:

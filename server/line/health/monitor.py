@@ -1,6 +1,7 @@
 """Judges the health of each camera's pictures, and learns what is usual for it."""
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -21,10 +22,11 @@ from server.recognition.images.measurement import Measurement
 
 logger = logging.getLogger(__name__)
 
-# Callers choose the names of cameras: so many of them are known, and learn at once.
+# Callers choose the names of cameras: so many of them are known, and learn at once. Cameras that
+# the server reads, or whose limits are set, are few and always have a place.
 CAMERAS_MAX, LEARNING_MAX = 256, 16
-# Seconds without a frame after which a camera that learns gives its place to another.
-SILENT_S = 60.0
+# Seconds without a frame to learn from after which a camera that learns gives its place to another.
+STALLED_S = 60.0
 # The reason of the verdict of a frame with a problem.
 REASON = "image_{}"
 
@@ -51,16 +53,20 @@ class CameraHealth(msgspec.Struct, frozen=True):
 
 class _Camera:
     """One camera's frames for one model. `lock` guards all else. frames: those to learn from.
-    seen: when its last frame came, of time.monotonic()."""
+    learned_at: when the last of them came, in seconds of the clock. known: its name was not chosen
+    by a caller."""
 
-    def __init__(self, limits: CameraLimits, baseline: Baseline | None = None) -> None:
+    def __init__(
+        self, limits: CameraLimits, learned_at: float, known: bool, baseline: Baseline | None = None
+    ) -> None:
+        self.known = known
         self.lock = threading.Lock()
         self.limits = limits
         self.use(baseline)
         self.before: Measurement | None = None
         self.problems: Counter[ImageProblem] = Counter()
         self.last: ImageHealth | None = None
-        self.seen = time.monotonic()
+        self.learned_at = learned_at
 
     def use(self, baseline: Baseline | None) -> None:
         """Compare with `baseline` from now on; with None, learn."""
@@ -81,14 +87,23 @@ class HealthMonitor:
     submit: runs a task soon, in a thread that no frame waits for; False if it can't.
     """
 
-    def __init__(self, settings: Settings, submit: Callable[[Callable[[], None]], bool]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        submit: Callable[[Callable[[], None]], bool],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._frames_to_learn = settings.image_health_frames
         self._limits = {table.name: table for table in settings.image_health_limits}
         self._submit = submit
         self._lock, self._saving = threading.Lock(), threading.Lock()
         self._file = HealthFile(Path(settings.data))
         self._cameras: dict[Key, _Camera] = {
-            (each.camera, each.model): _Camera(self._limits_of(each.camera), each.baseline)
+            (each.camera, each.model): _Camera(
+                self._limits_of(each.camera), clock(), each.camera in self._limits, each.baseline
+            )
             for each in self._file.load()
         }
 
@@ -103,7 +118,7 @@ class HealthMonitor:
         measured = answer.measured
         if measured is None:
             return answer
-        camera = self._camera((options.camera, answer.model)) if options.camera else None
+        camera = self._camera(options, answer.model, in_order) if options.camera else None
         if camera is None:
             health = judge(measured, Comparison(self._limits_of(options.camera)), None)
         else:
@@ -112,7 +127,7 @@ class HealthMonitor:
                 camera.problems.update(health.problems)
                 camera.last = health
                 if in_order:
-                    camera.before, camera.seen = measured, time.monotonic()
+                    camera.before = measured
                     self._learn_from(options.camera, answer.model, camera, measured, health.ok)
         judged = msgspec.structs.replace(answer, measured=None, health=health)
         return judged if health.ok else unsure(judged, REASON.format(health.problems[0]))
@@ -120,24 +135,36 @@ class HealthMonitor:
     def _limits_of(self, camera: str) -> CameraLimits:
         return self._limits.get(camera) or CameraLimits(name="default")
 
-    def _camera(self, key: Key) -> _Camera | None:
-        """Return the camera of a frame; None if there is no place for another."""
+    def _camera(self, options: Options, model: str, in_order: bool) -> _Camera | None:
+        """Return the camera of a frame; None if there is no place for another. in_order: it may be
+        learned from; one that may not be keeps no place from a camera that learns."""
+        key = options.camera, model
         camera = self._cameras.get(key)
-        if camera is not None:
-            return camera
-        with self._lock:
-            if key in self._cameras:
-                return self._cameras[key]
-            learning = {
-                key: each.seen for key, each in self._cameras.items() if each.baseline is None
-            }
-            if len(learning) >= LEARNING_MAX or len(self._cameras) >= CAMERAS_MAX:
-                silent = min(learning, key=lambda key: learning[key], default=None)
-                if silent is None or time.monotonic() - learning[silent] < SILENT_S:
-                    return None
-                del self._cameras[silent]
-            camera = self._cameras[key] = _Camera(self._limits_of(key[0]))
-            return camera
+        if camera is None:
+            known = options.pulled or options.camera in self._limits
+            learned_at = self._clock() if in_order else -math.inf
+            with self._lock:
+                camera = self._cameras.get(key)
+                if camera is None and (known or self._make_room()):
+                    camera = _Camera(self._limits_of(options.camera), learned_at, known)
+                    self._cameras[key] = camera
+        if camera is not None and options.pulled:
+            camera.known = True  # of a file, it may have been learned by posted frames
+        return camera
+
+    def _make_room(self) -> bool:
+        """Return whether there is a place for a camera whose name a caller chose. Of those that
+        make no progress, the one that learned least gives its place. The caller holds `_lock`."""
+        chosen = {key: each for key, each in self._cameras.items() if not each.known}
+        learning = {key: each for key, each in chosen.items() if each.baseline is None}
+        if len(learning) < LEARNING_MAX and len(chosen) < CAMERAS_MAX:
+            return True
+        before = self._clock() - STALLED_S
+        stalled = [key for key, each in learning.items() if each.learned_at <= before]
+        if not stalled:
+            return False
+        del self._cameras[min(stalled, key=lambda key: len(learning[key].frames))]
+        return True
 
     def _learn_from(
         self, name: str, model: str, camera: _Camera, measured: Measurement, healthy: bool
@@ -150,6 +177,7 @@ class HealthMonitor:
         ):
             return
         camera.frames.append(measured)
+        camera.learned_at = self._clock()
         if len(camera.frames) == self._frames_to_learn and not self._submit(
             partial(self._learn, name, model, camera, camera.frames)
         ):

@@ -17,7 +17,7 @@ from sites import Site
 from server.config.image_health import CameraLimits
 from server.config.settings import Settings
 from server.errors import CameraNotFoundError
-from server.line.health.monitor import LEARNING_MAX, HealthMonitor
+from server.line.health.monitor import LEARNING_MAX, STALLED_S, HealthMonitor
 from server.line.health.storage import FILE
 from server.recognition.answers import Answer, ImageHealth, Options, RegionAnswer
 from server.recognition.images.measurement import measure
@@ -47,19 +47,23 @@ class Monitor:
             image_health_limits=limits,
             data=str(data),
         )
-        self.monitor = HealthMonitor(settings, self._submit)
+        self.now = 0.0
+        self.monitor = HealthMonitor(settings, self._submit, clock=lambda: self.now)
 
     def _submit(self, task: Callable[[], None]) -> bool:
         self._tasks.append(task)
         return True
 
-    def judge(self, data: bytes, camera: str = "gate", *, in_order: bool = True) -> Answer:
+    def judge(
+        self, data: bytes, camera: str = "gate", *, in_order: bool = True, pulled: bool = False
+    ) -> Answer:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
         assert pixels is not None
         measured = measure(np.asarray(pixels, np.uint8), pixels.shape[1::-1])
         region = RegionAnswer("left", (0, 0, 9, 9), None, (), "pass", "accept", None)
         answer = Answer("parts", 1, None, (), "pass", {}, regions=(region,), measured=measured)
-        judged = self.monitor.judge(answer, Options(camera=camera), in_order=in_order)
+        options = Options(camera=camera, pulled=pulled)
+        judged = self.monitor.judge(answer, options, in_order=in_order)
         while self._tasks:
             self._tasks.popleft()()
         return judged
@@ -215,6 +219,35 @@ def test_many_names_keep_no_place_of_a_camera(pictures: list[bytes], tmp_path: P
         monitor.judge(pictures[0], f"name {number}")
     assert len(monitor.monitor.states()) == 1 + LEARNING_MAX
     assert monitor.health(blurred(pictures[-1])).problems == ("blurred",)
+
+
+def test_camera_that_learns_nothing_gives_its_place(pictures: list[bytes], tmp_path: Path) -> None:
+    """Also if it sends frames all the time, such as black ones; one that learns keeps its own."""
+    monitor = Monitor(tmp_path)
+    black = encode(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    for number in range(LEARNING_MAX):
+        monitor.judge(black if number else pictures[0], f"name {number}")
+    monitor.judge(pictures[0], "late")
+    assert len(monitor.monitor.states()) == LEARNING_MAX
+    monitor.now += STALLED_S
+    monitor.judge(pictures[1], "name 0")
+    monitor.judge(black, "name 1")
+    monitor.judge(pictures[0], "late")
+    names = [each.camera for each in monitor.monitor.states()]
+    assert len(names) == LEARNING_MAX
+    assert {"late", "name 0"} <= set(names)
+
+
+def test_camera_that_the_server_reads_always_learns(pictures: list[bytes], tmp_path: Path) -> None:
+    """And one whose limits are set; frames of jobs, which teach nothing, keep no place."""
+    monitor = Monitor(tmp_path, CameraLimits(name="limited"))
+    monitor.judge(pictures[0], "of a job", in_order=False)
+    for number in range(LEARNING_MAX + 1):
+        monitor.judge(pictures[0], f"name {number}")
+    monitor.judge(pictures[0], "read", pulled=True)
+    monitor.judge(pictures[0], "limited")
+    names = {each.camera for each in monitor.monitor.states()}
+    assert names == {"read", "limited", *(f"name {number}" for number in range(LEARNING_MAX))}
 
 
 @pytest.fixture(scope="module")
