@@ -47,10 +47,18 @@ UNUSED = (
     ("onnxruntime/quantization", "the same"),
     ("onnxruntime/tools", "the same"),
     ("onnxruntime/datasets", "its examples"),
+    ("openvino/tools", "converters of models for OpenVINO; they report their use to Intel"),
+    ("openvino_telemetry*", "the same"),
+    ("openvino/torch", "a backend of PyTorch"),
+    ("openvino/frontend/[jpt]*", "readers of other kinds of models: JAX, Paddle, PyTorch"),
+    *(
+        (f"openvino/libs/libopenvino_{kind}_frontend.*", "the same")
+        for kind in ("gguf", "jax", "paddle", "pytorch", "tensorflow")
+    ),
     ("bin", "commands; the server calls none"),
 )
 # Large packages of extras, which the limit does not count.
-EXTRAS = ("grpc", "onnxruntime")
+EXTRAS = ("grpc", "onnxruntime", "openvino")
 # Wheels keep their shared libraries in a folder with this ending, beside the package.
 LIBRARIES = ".libs"
 PACKAGE_OF = {"opencv_python_headless": "cv2", "pillow": "PIL"}

@@ -11,11 +11,13 @@ from server.errors import LinesideError
 from server.observe.device import DeviceCollector
 from server.observe.metrics import Metrics, ModelsCollector
 from server.recognition.admission import Admission
+from server.recognition.engines.engine import find_engine
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle
 from server.recognition.reader_guard import ReaderGuard
 from server.recognition.tensor_model import Model, make_model
 from server.store.audit import Audit
+from server.store.bundles.engine_choice import engine_options
 from server.store.bundles.folder import ModelsFolder, models_folder
 from server.store.bundles.golden_checks import GoldenChecks, Result
 from server.store.bundles.loader import Loaded
@@ -59,7 +61,7 @@ def make_store(
             size,
             settings.threads_per_interpreter,
             wide,
-            settings.onnx_providers,
+            engine_options(bundle, settings.engine_options),
         )
         return make_model(
             bundle, pool, admission, limits, on_stage, guard, measures=settings.measures_images
@@ -93,6 +95,9 @@ def make_store(
         on_loaded=loaded,
         on_unloaded=unloaded,
         on_taken_over=audit.took_over if audit else lambda *_: None,
+        import_engine=lambda bundle: find_engine(
+            bundle.model_path, engine_options(bundle, settings.engine_options)
+        ),
     )
     metrics.registry.register(ModelsCollector(store.served, store.memory))
     return store

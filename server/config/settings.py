@@ -12,6 +12,7 @@ from server.config.outputs import Outputs
 from server.config.products import Products, Votes, check_cameras, check_votes
 from server.config.triggers import Triggers
 from server.errors import SettingsError
+from server.recognition.engines.engine import EngineOptions
 from server.recognition.images.header import (
     DEFAULT_FORMATS,
     FORMATS,
@@ -19,7 +20,7 @@ from server.recognition.images.header import (
     MIN_SIGNIFICANT_BITS,
     Limits,
 )
-from server.recognition.manifest import Recipe
+from server.recognition.manifest import EngineChoice, Recipe
 from server.system.resources import available_cores
 
 # In the environment and in flags, their items are separated by commas.
@@ -183,6 +184,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     wide_interpreter: Annotated[
         bool, _help("one interpreter more, over all cores, for a frame that comes alone")
     ] = True
+    engine: Annotated[
+        EngineChoice,
+        _help(
+            "what runs the models whose files it can run; auto: as bundle.json says, or `bench`"
+            " found, or the usual engine of the file"
+        ),
+    ] = "auto"
     onnx_providers: Annotated[
         tuple[str, ...],
         _help(
@@ -190,6 +198,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             " rest runs on the CPU"
         ),
     ] = ()
+    openvino_device: Annotated[
+        Literal["CPU", "GPU", "NPU", "AUTO"],
+        _help("what OpenVINO computes on; AUTO: the best that there is"),
+    ] = "CPU"
     frames_at_once: Annotated[
         int, _help("frames worked on at once; 0: as many as interpreters", "frames", ge=0, le=512)
     ] = 0
@@ -427,6 +439,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def image_limits(self) -> Limits:
         """The limits of the images that are taken."""
         return Limits(self.max_pixels, self.max_side, self.image_formats, self.significant_bits)
+
+    @property
+    def engine_options(self) -> EngineOptions:
+        """What is asked of the engines that run models."""
+        return EngineOptions(self.engine, self.onnx_providers, self.openvino_device)
 
     @property
     def measures_images(self) -> bool:

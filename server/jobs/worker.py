@@ -49,6 +49,7 @@ from server.recognition.recognizer import OnStage, Recognizer
 from server.recognition.tasks.task import read_policy
 from server.recognition.tensor_model import Model, make_model
 from server.recognition.tensor_values import model_inputs, named_arrays, real_outputs
+from server.store.bundles.engine_choice import engine_options
 from server.store.bundles.layout import open_bundle
 from server.store.jobs.database import FrameReader
 from server.store.jobs.records import FILE, FrameOutcome, JobError, NumbersAnswer
@@ -107,7 +108,7 @@ class WorkerModels:
                 bundle.model_path,
                 1,
                 settings.threads_per_interpreter,
-                onnx_providers=settings.onnx_providers,
+                options=engine_options(bundle, settings.engine_options),
             )
             return make_model(
                 bundle,

@@ -17,7 +17,7 @@ from server.config.tables import check_files
 from server.errors import NotReadyError, SettingsError
 from server.http.access.caller import check_access
 from server.process.certificates import certificate_files
-from server.recognition.engines.engine import check_onnx_providers
+from server.recognition.engines.engine import check_options
 from server.store.bundles.folder import ModelsFolder, models_folder
 from server.store.bundles.layout import versions
 from server.system.extras import install_command
@@ -66,7 +66,7 @@ def check_values(settings: Settings) -> None:
         from server.line.outputs.service import check_installed
 
         check_installed(settings)
-    check_onnx_providers(settings.onnx_providers)
+    check_options(settings.engine_options)
     if settings.grpc_port and find_spec("grpc") is None:
         raise SettingsError(
             f"grpc_port needs a package that is not installed: {install_command('grpc')}"

@@ -1,11 +1,11 @@
 """The pool that lends the sessions of a model's engine, so that each has one user at a time."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from server.recognition.engines.engine import Session, find_engine
+from server.recognition.engines.engine import EngineOptions, Session, find_engine
 from server.recognition.manifest import read_model
 
 
@@ -22,18 +22,18 @@ class InterpreterPool:
         size: int,
         threads: int = 1,
         wide: int = 0,
-        onnx_providers: Sequence[str] = (),
+        options: EngineOptions | None = None,
     ) -> None:
         """Makes `size` interpreters of `threads` threads each and, if `wide` is not 0, one more of
         `wide` threads for a frame that has the machine to itself.
 
-        The file's ending says which engine runs the model; onnx_providers: as in the setting.
+        options: say which engine runs the model, and how; by default the usual one of its file.
         Raises BundleError if the engine is not installed or can't run the model.
         """
         self.size = size
         self.wide = wide
         self._free = threading.Condition()
-        self.engine = find_engine(model, onnx_providers)
+        self.engine = find_engine(model, options)
         content = read_model(model)
         self._idle = list(self.engine.load(model, content, threads, size))
         self._wide = list(self.engine.load(model, content, wide, 1)) if wide else []

@@ -25,7 +25,11 @@ from server.values.validation import InvalidValueError
 FAMILIARITY = "familiarity"
 MANIFEST, MODEL, LABELS, GOLDEN = "bundle.json", "model.tflite", "labels.txt", "golden"
 # The model is the first of these that a bundle has; its ending says which engine runs it.
-MODEL_FILES = (MODEL, "model.onnx")
+MODEL_FILES = (MODEL, "model.onnx", "model.xml")
+# The weights of a model.xml.
+WEIGHTS = "model.bin"
+EngineName: TypeAlias = Literal["litert", "onnxruntime", "openvino"]
+EngineChoice: TypeAlias = Literal["auto", "litert", "onnxruntime", "openvino"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # The longest marks first: that of UTF-32 begins with that of UTF-16.
 _MARKS = (
@@ -302,6 +306,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sha256: hex digest of every file of the bundle but bundle.json, by its path in the bundle.
     output: what the model's output is: `probabilities`, or `logits` that the server turns into
         probabilities by softmax (`sigmoid` for independent labels).
+    engine: that runs the model, if the device's settings name no other; `auto` is the usual one of
+        the model's file, or what `bench` found quicker on this device.
     familiarity: of a classifier whose last output says how like the frames that it learned from a
         frame is: 0.5 at the threshold, below it the frame is unfamiliar; None without that output.
     """
@@ -314,6 +320,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     recipe: Recipe | None = None
     output: Literal["probabilities", "logits", "sigmoid"] = "probabilities"
     quantization: Literal["float32", "float16", "dynamic", "int8"]
+    engine: EngineChoice = "auto"
     source: str = ""
     license: str = ""
     report: Report | None = None
@@ -423,7 +430,8 @@ def read_bundle(folder: Path) -> Bundle:
     if manifest.model_file is None:
         raise BundleError(f"{path} gives no sha256 for {' or '.join(MODEL_FILES)}")
     needed = (LABELS,) if task.needs_labels else ()
-    for name in (*needed, *(golden.file for golden in manifest.golden)):
+    weights = (WEIGHTS,) if manifest.model_file == MODEL_FILES[-1] else ()
+    for name in (*needed, *weights, *(golden.file for golden in manifest.golden)):
         if name not in manifest.sha256:
             raise BundleError(f"{path} gives no sha256 for {name}")
     if task.takes_images and manifest.recipe is None and manifest.golden:

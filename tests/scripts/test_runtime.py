@@ -69,7 +69,8 @@ def test_small_runtime_serves_without_removed_files(site: Path) -> None:
     assert "parts/1 (default): dynamic, 6 labels, 6 golden frames right" in checked.stdout
     assert "Created TensorFlow Lite XNNPACK delegate" in checked.stderr
     # Those that need an extra are imported only if a setting or a model asks for them.
-    others = ["server.__main__", "server.recognition.engines.onnx"]
+    others = ["server.__main__"]
+    others += [f"server.recognition.engines.{name}" for name in ("onnx", "openvino")]
     others += ["server.grpc.server", "server.grpc.status", "server.process.grpc_credentials"]
     others += [
         f"server.line.{room}.{extra}" for room in ("outputs", "triggers") for extra in EXTRAS

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from server.recognition.manifest import LABELS, MANIFEST, MODEL, Recipe
+from server.recognition.manifest import LABELS, MANIFEST, MODEL_FILES, WEIGHTS, Recipe
 from server.recognition.tasks import load_task
 
 SIDE = 32
@@ -132,18 +132,21 @@ def write_bundle(
     **manifest: Any,
 ) -> Path:
     """A bundle at `folder` (NAME/VERSION) with the given manifest fields; returns `folder`. The
-    model's file is of the kind of `model`.
+    model's file is of the kind of `model`; a `.xml` has its `.bin` beside it.
 
     golden: files that lie in the bundle beside the model, as (path, content).
     """
     folder.mkdir(parents=True)
-    file = MODEL if model.suffix != ".onnx" else "model.onnx"
+    file = next(name for name in MODEL_FILES if name.endswith(model.suffix))
     shutil.copy(model, folder / file)
+    weights = (WEIGHTS,) if model.suffix == ".xml" else ()
+    for name in weights:
+        shutil.copy(model.with_suffix(".bin"), folder / name)
     (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), "utf-8")
     for name, content in golden:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
-    names = (file, LABELS, *(name for name, _ in golden))
+    names = (file, LABELS, *weights, *(name for name, _ in golden))
     digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     fields = {
         "name": folder.parent.name,

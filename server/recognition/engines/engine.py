@@ -9,13 +9,35 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from server.errors import BundleError, SettingsError
+from server.recognition.manifest import EngineChoice, EngineName
 from server.system.extras import install_command
 
 if TYPE_CHECKING:
     from server.recognition.preprocessing import Tensor, TensorSpec
 
-ONNX_SUFFIX = ".onnx"
+# The engines that can run a kind of model file, the usual one first.
+_RUNNABLE: dict[str, tuple[EngineName, ...]] = {
+    ".tflite": ("litert", "openvino"),
+    ".onnx": ("onnxruntime", "openvino"),
+    ".xml": ("openvino",),
+}
+# The name of an engine, and the extra that installs it; LiteRT is always there.
+_EXTRAS: dict[EngineName, tuple[str, str]] = {
+    "onnxruntime": ("ONNX Runtime", "onnx"),
+    "openvino": ("OpenVINO", "openvino"),
+}
+OPENVINO_DEVICE = "CPU"
+
+
+class EngineOptions(msgspec.Struct, frozen=True):
+    """What a device asks of engines; fields and values are those of the settings."""
+
+    engine: EngineChoice = "auto"
+    onnx_providers: tuple[str, ...] = ()
+    openvino_device: str = OPENVINO_DEVICE
 
 
 class Session(Protocol):
@@ -58,43 +80,73 @@ class Engine(Protocol):
         """
 
 
-def _missing_onnx(needed_by: object) -> str:
-    """Says with which command ONNX Runtime is installed; '' if it is."""
-    if find_spec("onnxruntime"):
+def _missing(engine: EngineName, needed_by: object) -> str:
+    """Says with which command an engine is installed; '' if it is."""
+    if engine not in _EXTRAS or find_spec(engine):
         return ""
-    return f"{needed_by} needs ONNX Runtime, which is not installed: {install_command('onnx')}"
+    name, extra = _EXTRAS[engine]
+    return f"{needed_by} needs {name}, which is not installed: {install_command(extra)}"
 
 
-def check_engine(model: Path) -> None:
-    """Raises BundleError, with the command that installs it, if the engine of a model file is not
-    installed."""
-    if model.suffix == ONNX_SUFFIX and (missing := _missing_onnx(model)):
-        raise BundleError(missing)
+def runnable(model: Path) -> tuple[EngineName, ...]:
+    """Returns the engines that can run a model file, by its ending, the usual one first; they may
+    not be installed."""
+    return _RUNNABLE.get(model.suffix, ("litert",))
 
 
-def check_onnx_providers(providers: Sequence[str]) -> None:
-    """Raises SettingsError if there are `providers`, and ONNX Runtime is not installed or lacks one
-    of them."""
-    if not providers:
-        return
-    if missing := _missing_onnx("onnx_providers"):
-        raise SettingsError(missing)
-    from server.recognition.engines.onnx import check_providers
-
-    check_providers(providers)
+def installed(model: Path) -> tuple[EngineName, ...]:
+    """Returns those of `runnable` that are installed."""
+    return tuple(name for name in runnable(model) if not _missing(name, model))
 
 
-def find_engine(model: Path, onnx_providers: Sequence[str] = ()) -> Engine:
-    """Returns the engine of a model file, by its ending; its runtime is imported now. LiteRT has
-    all that no other engine has.
+def pick_engine(model: Path, wanted: EngineChoice = "auto") -> EngineName:
+    """Returns the engine of a model file: `wanted`, or the first that is installed.
 
-    onnx_providers: as in the setting. Raises BundleError as `check_engine` does.
+    Raises BundleError if it can't run such a file, or, with the command that installs it, if it is
+    not installed.
     """
-    if model.suffix == ONNX_SUFFIX:
-        check_engine(model)
+    names = runnable(model)
+    if wanted != "auto":
+        if wanted not in names:
+            raise BundleError(f"{model} can't be run by {wanted}: say {' or '.join(names)}")
+        name = wanted
+    else:
+        name = next(iter(installed(model)), names[0])
+    if missing := _missing(name, model):
+        raise BundleError(missing)
+    return name
+
+
+def check_options(options: EngineOptions) -> None:
+    """Raises SettingsError for an engine that is not installed, or lacks what is asked of it."""
+    if options.engine != "auto" and (missing := _missing(options.engine, "engine")):
+        raise SettingsError(missing)
+    if options.onnx_providers:
+        if missing := _missing("onnxruntime", "onnx_providers"):
+            raise SettingsError(missing)
+        from server.recognition.engines.onnx import check_providers
+
+        check_providers(options.onnx_providers)
+    if options.openvino_device != OPENVINO_DEVICE:
+        if missing := _missing("openvino", "openvino_device"):
+            raise SettingsError(missing)
+        from server.recognition.engines.openvino import check_device
+
+        check_device(options.openvino_device)
+
+
+def find_engine(model: Path, options: EngineOptions | None = None) -> Engine:
+    """Returns the engine of a model file as `pick_engine` does; its runtime is imported now."""
+    options = options or EngineOptions()
+    name = pick_engine(model, options.engine)
+    if name == "onnxruntime":
         from server.recognition.engines.onnx import OnnxRuntime
 
-        return OnnxRuntime(onnx_providers)
+        return OnnxRuntime(options.onnx_providers)
+    if name == "openvino":
+        from server.recognition.engines.openvino import OpenVino
+
+        return OpenVino(options.openvino_device)
     from server.recognition.engines.litert import LiteRT
 
     return LiteRT()

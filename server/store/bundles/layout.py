@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from server.errors import BundleError
-from server.recognition.engines.engine import check_engine
+from server.recognition.engines.engine import pick_engine
 from server.recognition.manifest import (
     GOLDEN,
     LABELS,
@@ -54,14 +54,14 @@ def versions(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
-    """Return the bundle in `folder`, or a bare model there (model.tflite, or else model.onnx), fed
-    by `recipe`.
+    """Return the bundle in `folder`, or a bare model there (the first of MODEL_FILES), fed by
+    `recipe`.
 
     Raises BundleError if it is incomplete or damaged, if what lies around a bare model says that it
     is a bundle whose copy is under way, or if the engine of its model is not installed.
     """
     bundle = _read_any(folder, recipe)
-    check_engine(bundle.model_path)
+    pick_engine(bundle.model_path, bundle.manifest.engine)
     return bundle
 
 
@@ -111,6 +111,12 @@ def policy_path(folder: Path) -> Path:
     """Return the file that keeps the verdict policy which was set on this device for the version in
     `folder`."""
     return folder.parent / f"policy-{folder.name}.json"
+
+
+def engine_path(folder: Path) -> Path:
+    """Return the file that keeps which engine `bench` found the quickest on this device for the
+    version in `folder`."""
+    return folder.parent / f"engine-{folder.name}.json"
 
 
 def fingerprint(folder: Path) -> Fingerprint:

@@ -14,7 +14,6 @@ import msgspec
 
 from server.config.thread_budget import LOADING_REQUESTS_MAX
 from server.errors import BundleError, NotReadyError, VersionRefusedError
-from server.recognition.engines.engine import find_engine
 from server.recognition.manifest import Bundle
 from server.store.bundles.folder import ModelsFolder
 from server.store.bundles.layout import Fingerprint
@@ -77,7 +76,10 @@ class VersionLoader:
         load: Load,
         serving: ServingModels,
         on_loaded: Callable[[Loaded], None],
+        import_engine: Callable[[Bundle], object],
     ) -> None:
+        """import_engine: imports the runtime that is to run a version."""
+        self._import_engine = import_engine
         self._folder = folder
         self._load = load
         self._serving = serving
@@ -122,8 +124,8 @@ class VersionLoader:
         device = load_policy(bundle)
         file = bundle.model_path.stat().st_size
         self._reserve(name, file * self._serving.limit.copies)
-        # Imports the runtime, whose memory would count as the first model's.
-        find_engine(bundle.model_path)
+        # Its memory would count as the first model's.
+        self._import_engine(bundle)
         trim_heap()
         started, before = time.perf_counter(), resident()
         recognizer = self._thread.submit(self._load, bundle).result()

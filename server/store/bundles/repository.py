@@ -65,15 +65,16 @@ class BundleRepository:
         on_loaded: Callable[[Loaded], None] = lambda _: None,
         on_unloaded: Callable[[Unloaded], None] = lambda _: None,
         on_taken_over: Callable[[str, int | None, int], None] = lambda *_: None,
+        import_engine: Callable[[Bundle], object] = lambda _: None,
     ) -> None:
-        """on_taken_over: called with the model and the version before and after, when a look finds
-        one that takes over."""
+        """import_engine: as of VersionLoader. on_taken_over: called with the model and the version
+        before and after, when a look finds one that takes over."""
         self.folder = models.path
         self.default = models.default
         self._models = models
         self._on_taken_over = on_taken_over
         self._serving = ServingModels(self.default, limit or Limit(), on_unloaded)
-        self._loader = VersionLoader(models, load, self._serving, on_loaded)
+        self._loader = VersionLoader(models, load, self._serving, on_loaded, import_engine)
         self._loading = threading.Lock()
         self._on_demand = OnDemandLoader(self.load)
 

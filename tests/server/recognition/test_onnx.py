@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import requests
 from images import encode, plain
+from onnx_models import NCHW, colors_model
 from server_process import ROOT, LiveServer, live_server
-from tiny_models import COLORS, RECIPE, SIDE, MakeModel, change_manifest, write_bundle
+from tiny_models import COLORS, SIDE, MakeModel, change_manifest, write_bundle
 
 from server.config.load import load
 from server.config.settings import Settings
@@ -32,30 +32,8 @@ from server.recognition.interpreter import InterpreterPool
 onnx: Any = pytest.importorskip("onnx", reason="the package onnx makes the models")
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
-NCHW = msgspec.structs.replace(RECIPE, layout="nchw")
 RED = encode(plain((250, 40, 20)), "PNG")
 REQUIREMENTS = ROOT / "server" / "requirements-onnx.txt"
-
-
-def colors_model(**weights: Any) -> bytes:
-    """`colors` of tiny_models with channels first and an open batch: softmax(20 * means).
-    weights: fields of the tensor that holds the 20, if it is not in the file."""
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    factor = helper.make_tensor("factor", kind, [3], [20.0] * 3)
-    if weights:
-        factor = onnx.TensorProto(name="factor", data_type=kind, dims=[3], **weights)
-    nodes = [
-        helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["means"]),
-        helper.make_node("Mul", ["means", "factor"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["probabilities"]),
-    ]
-    image = helper.make_tensor_value_info("image", kind, ["n", 3, SIDE, SIDE])
-    answer = helper.make_tensor_value_info("probabilities", kind, ["n", 3])
-    graph = helper.make_graph(nodes, "colors", [image], [answer], [factor])
-    opset = [helper.make_opsetid("", 13)]
-    model: bytes = helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +210,8 @@ def test_missing_runtime_is_said_with_its_command(
     tiny_model: MakeModel, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The start stops with the sentence, unless an older version can serve."""
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for name in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, name, None)
     add(tmp_path / "twin" / "2", model)
     settings = Settings(models=str(tmp_path), model="twin", data=str(tmp_path / "data"))
     with pytest.raises(BundleError) as stopped:
