@@ -347,6 +347,7 @@ def create_app(
             LastPictures(engine, recent, pictures),
             cameras.states,
             outputs.states if outputs else tuple,
+            authenticator.knows,
         ),
         HealthRoutes(engine.ready, metrics, engine.guard),
         SampleRoutes(sampler.folder if sampler else None, store),

@@ -4,13 +4,15 @@
 
 One server takes wrk's load (8 clients, frames of one camera of 1280x720) in each turn, while so
 many consoles are open as `bench.clients.consoles` opens them, in a process of its own on the same
-machine. The order of the turns changes from round to round. The median of the ratios within a round
-counts: of frames a second, which the consoles' own process has a part in, and of the server's CPU
-time a frame. Needs wrk.
+machine. The order of the turns changes from round to round. The medians within a round count: the
+ratio of frames a second, which the consoles' own process has a part in; the ratio of the server's
+CPU time a frame; and the CPU time that the consoles add, as a share of all cores. The last one says
+what a full machine loses, also if other programs take a part of it. Needs wrk.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -83,12 +85,17 @@ def main() -> int:
             events, pictures = median(each[: len(runs)]), median(each[len(runs) :])
             line += f"; each heard {events:.0f} events, {pictures:.0f} pictures in {args.seconds} s"
         print(line)
+    cores = len(os.sched_getaffinity(0))
     for count in COUNTS[1:]:
-        for key in ("fps", "cpu_ms"):
-            ratios = [a[key] / b[key] for a, b in zip(taken[count], taken[0], strict=True)]
-            low, _, high = quantiles(ratios, n=4)
+        pairs = list(zip(taken[count], taken[0], strict=True))
+        rows = {f"ratio of {key}": [a[key] / b[key] for a, b in pairs] for key in ("fps", "cpu_ms")}
+        rows[f"added CPU, share of {cores} cores"] = [
+            (a["cpu_ms"] - b["cpu_ms"]) * a["fps"] / 1000 / cores for a, b in pairs
+        ]
+        for text, values in rows.items():
+            low, _, high = quantiles(values, n=4)
             print(
-                f"{count:2} consoles, ratio of {key}: {median(ratios):.3f}"
+                f"{count:2} consoles, {text}: {median(values):.3f}"
                 f" (quartiles {low:.3f} to {high:.3f})"
             )
     return 0

@@ -16,6 +16,7 @@ from server.config.settings import Settings
 from server.config.thread_budget import EVENTS_REQUESTS_MAX
 from server.engine import Engine
 from server.errors import OverloadedError
+from server.http.access.caller import Caller
 from server.http.body.image import read_options
 from server.http.routes import ADMIN, route
 from server.http.wsgi import current
@@ -81,9 +82,12 @@ class NowRoutes:
         pictures: LastPictures,
         cameras: Callable[[], Sequence[CameraState]],
         outputs: Callable[[], Sequence[OutputState]],
+        knows: Callable[[Caller | None], bool],
     ) -> None:
+        """knows: returns whether a caller who was let in may still come in."""
         self._settings, self._engine, self._recent = settings, engine, recent
         self._pictures, self._cameras, self._outputs = pictures, cameras, outputs
+        self._knows = knows
         self._shared_lock = threading.Lock()
         self._shared: tuple[float, Now] | None = None
         self._streams = threading.BoundedSemaphore(EVENTS_REQUESTS_MAX)
@@ -134,7 +138,8 @@ class NowRoutes:
     )
     def events(self) -> Response:
         """Send server-sent events: `now`, the state, every two seconds, and `frames`, the newest
-        frames as soon as they are answered. The stream ends after a minute; connect again."""
+        frames as soon as they are answered. The stream ends with the key, and after a minute:
+        connect again."""
         if not self._streams.acquire(blocking=False):
             raise OverloadedError(
                 f"{EVENTS_REQUESTS_MAX} streams of events are open, which is the most: ask"
@@ -142,7 +147,11 @@ class NowRoutes:
                 retry_after=int(STREAM_S),
             )
         context = current()
-        response = Response(self._stream(lambda: context.leaving), content_type="text/event-stream")
+
+        def leaving() -> bool:
+            return context.leaving or not self._knows(context.caller)
+
+        response = Response(self._stream(leaving), content_type="text/event-stream")
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"  # nginx would hold the events back
         response.call_on_close(self._streams.release)

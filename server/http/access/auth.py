@@ -33,7 +33,7 @@ from server.http.access.origins import OriginCheck
 from server.http.access.sessions import Sessions, session_values
 from server.http.routes import ADMIN, OPEN, current_route
 from server.http.wsgi import context_of, current
-from server.store.keys import Key, KeyRing, Right
+from server.store.keys import Key, KeyRing, Right, expired
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,16 @@ class Authenticator:
         used = self._last_used.get(key.name)
         # A key of the same name may have come before this one was made.
         return used if used is not None and used >= key.created.timestamp() else None
+
+    def knows(self, caller: Caller | None) -> bool:
+        """Return whether `caller`, who was let in a moment before, would not be refused for a key
+        that was revoked or has expired since, or that is asked for since."""
+        if not self.closed():
+            return True
+        if caller is None:
+            return False
+        named = (key for key in self._ring.current() if key.name == caller.name)
+        return caller.by_token or any(not expired(key) for key in named)
 
     def takes_tokens(self) -> bool:
         """Return whether callers may come with tokens."""

@@ -189,6 +189,9 @@ def test_first_key_is_made_then_asked_for_and_revoked(browser: Any, keyless: Liv
     sync_api.expect(field).to_be_visible()
     key = field.input_value()
     assert key.startswith("ls_")
+    page.wait_for_selector("#key-form:not([hidden])")
+    violations = axe.Axe().run(page).response["violations"]
+    assert [(each["id"], each["nodes"][0]["html"]) for each in violations] == []
     page.get_by_label("Key", exact=True).fill(key)
     page.get_by_role("button", name="Sign in").click()
     sync_api.expect(page.locator("#who")).to_have_text("office")

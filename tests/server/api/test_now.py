@@ -21,7 +21,7 @@ from server.engine import Engine
 from server.errors import NotFoundError
 from server.observe.recent import LISTED, PICTURES_MAX, RecentFrames
 from server.recognition.answers import Answer, FrameAnswered, FrameRefused, Options, Prediction
-from server.store.keys import add_key
+from server.store.keys import add_key, revoke_key
 
 RED, GREEN = encode(plain((255, 0, 0)), "PNG"), encode(plain((0, 255, 0)), "PNG")
 
@@ -151,6 +151,19 @@ def test_alerts_and_parts_are_answered(server: LiveServer) -> None:
     assert (parts["models that serve"], parts["outputs connected"]) == ("ok", "off")
     assert answer["unseen"] == ["LinesideDown"]
     assert all(each["state"] in ("pending", "firing") for each in answer["alerts"])
+
+
+def test_stream_ends_with_its_key(colors: Path, tmp_path: Path) -> None:
+    """Whoever is signed in sees nothing more once the key is revoked."""
+    site = Site(colors, tmp_path)
+    client = site.app.test_client()
+    client.post("/v1/session", json={"key": site.keys["admin"]})
+    stream = client.get("/v1/events").iter_encoded()
+    assert next(stream).startswith(b"retry: ")
+    assert next(stream).startswith(b"event: now")
+    revoke_key(site.keys_file, "admin")
+    # One may have been on its way; a whole stream has thirty.
+    assert len(list(stream)) <= 1
 
 
 class Watched:
