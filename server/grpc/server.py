@@ -13,6 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 # Else its core writes lines that are no JSON to the log, of each client that breaks off.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# Else it reads connections in threads of its own. Without them a call changes threads less often,
+# each time of which a busy machine may let it wait: an eighth of a frame's time
+# (scripts/bench/clients/triton.py).
+os.environ.setdefault(
+    "GRPC_EXPERIMENTS",
+    "-event_engine_listener,-event_engine_client,-event_engine_poller_for_python",
+)
 
 import grpc
 

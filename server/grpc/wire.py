@@ -19,6 +19,8 @@ from server.errors import InvalidFieldError
 FIELDS_MAX = 200_000
 # Bytes of packed numbers that are worked on at a time.
 PIECE_BYTES = 1 << 16
+# Bytes of packed numbers, such as a shape's, that are read sooner one by one.
+FEW_BYTES = 32
 VARINT_BYTES_MAX = 10
 MASK = (1 << 64) - 1
 VARINT, EIGHT, SIZED, FOUR = 0, 1, 2, 5
@@ -101,6 +103,8 @@ def _damaged(what: str) -> InvalidFieldError:
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
     """Return the varint at `at`, of 64 bits, and where it ends."""
+    if at < len(data) and data[at] < 0x80:  # nearly all are of one byte
+        return data[at], at + 1
     value = shift = 0
     while at < len(data) and shift < 7 * VARINT_BYTES_MAX:
         octet = data[at]
@@ -136,8 +140,9 @@ class _Reader:
             else:
                 into[name] = read
         for name, pieces in arrays.items():
-            before = [into[name]] if name in into else []
-            into[name] = np.concatenate([*before, *pieces])
+            if name in into:
+                pieces.insert(0, into[name])
+            into[name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return into
 
     def _fields(self, data: memoryview) -> Iterator[tuple[int, int, Any]]:
@@ -212,6 +217,12 @@ def _as_dtype(values: NDArray[np.uint64], dtype: str) -> NDArray[Any]:
 
 def _packed(data: memoryview, dtype: str, name: str) -> NDArray[Any]:
     """Return packed varints, which are worked on in pieces, since each byte takes 40 meanwhile."""
+    if len(data) <= FEW_BYTES:
+        few, at = list[int](), 0
+        while at < len(data):
+            value, at = _varint(data, at)
+            few.append(value)
+        return _as_dtype(np.array(few, np.uint64), dtype)
     octets = np.frombuffer(data, np.uint8)
     if len(octets) and octets[-1] >= 0x80:
         raise _damaged(f"{name} ends in the middle of a number")

@@ -220,12 +220,13 @@ def run(
         py_threads=threads(settings.slots, settings.max_waiting),
         backpressure=most_connections(),
     )
-    worker = CertificateRenewal(sock, files, start) if files else start(sock, {})
     grpc = getattr(app, "extensions", {}).get(GRPC)
     if grpc is not None:
         from server.process.grpc_credentials import credentials
 
+        # First, so that a probe that is answered by HTTP tells that calls are taken too.
         grpc.listen(credentials(files))
+    worker = CertificateRenewal(sock, files, start) if files else start(sock, {})
     if lock.fault:
         fields = {"data": settings.data, "reason": lock.fault}
         logger.warning("data folder can't be locked", extra={"fields": fields})
