@@ -22,6 +22,8 @@ COMMANDS = {
     "tflite": ("convert.cli.models", "a float32 .tflite"),
     "detector": ("convert.cli.detector", "a .tflite that finds objects in a frame"),
     "pytorch": ("convert.cli.models", "a PyTorch module or exported program"),
+    "onnx": ("convert.cli.onnx_models", "an ONNX model that classifies images"),
+    "sklearn": ("convert.cli.onnx_models", "a scikit-learn model of plain numbers, by ONNX"),
     "iris": ("convert.cli.iris", "a small model of plain numbers, from scikit-learn's data"),
     "train": ("convert.cli.train", "a classifier trained on a folder of photographs"),
     "train-anomaly": (

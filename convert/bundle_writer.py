@@ -66,12 +66,14 @@ def write_bundle(
     model: bytes,
     labels: Sequence[Label],
     files: Mapping[str, bytes | Path],
+    model_file: str = MODEL,
 ) -> Path:
     """Write models/NAME/VERSION and returns it; `manifest.sha256` is filled in here.
 
-    files: what else goes in, by its path in the bundle, as bytes or a file to copy. Everything is
-    written to a temporary folder beside, loaded and checked there by the server's own code (files,
-    tensors, golden frames), and renamed at the end, so that a server never sees half a bundle.
+    model_file: the model's name in the bundle. files: what else goes in, by its path in the bundle,
+    as bytes or a file to copy. Everything is written to a temporary folder beside, loaded and
+    checked there by the server's own code (files, tensors, golden frames), and renamed at the end,
+    so that a server never sees half a bundle.
 
     Raises ConvertError if the place is taken or the server would not serve the result.
     """
@@ -88,7 +90,7 @@ def write_bundle(
         folder.mkdir()
         contents: dict[str, bytes | Path] = {
             **files,
-            MODEL: model,
+            model_file: model,
             LABELS: labels_text(labels).encode(),
         }
         for name, content in contents.items():

@@ -22,13 +22,16 @@ from convert.familiarity import MIN_FRAMES, FamiliarModel, add_familiarity
 from convert.golden import baseline, golden_and_sample_frames
 from convert.quantization.correction import MAX_FRAMES
 from convert.quantization.integer import IO_DTYPES
+from convert.quantization.onnx_models import quantize_onnx
 from convert.quantization.quantize import MODES, Plan, quantize
 from convert.quantization.tune import tune
+from convert.sources.onnx_models import check_onnx
 from convert.sources.quantized import read_tflite
 from convert.sources.shapes import Output, describe
 from convert.temperature import MIN_FRAMES as MIN_CALIBRATION_FRAMES
 from convert.temperature import CalibratedModel, calibrate, divided
 from server.recognition.manifest import (
+    MODEL,
     Baseline,
     Calibration,
     Familiarity,
@@ -123,11 +126,17 @@ class BundleOptions:
         return version, bundle.check_free(self.out, self.name, version)
 
     def request(
-        self, float_model: bytes, recipe: Recipe, output: Output, quantized: str | None = None
+        self,
+        float_model: bytes,
+        recipe: Recipe,
+        output: Output,
+        quantized: str | None = None,
+        file: str = MODEL,
     ) -> "Request":
         """Return the request to convert a model with these options.
 
-        quantized: the mode of a model that is quantised already; None for a float model.
+        quantized: the mode of a model that is quantised already; None for a float model. file: as
+        in Request.
         """
         options = {field.name: getattr(self, field.name) for field in fields(self)}
         options["mode"] = quantized or self.mode
@@ -136,6 +145,7 @@ class BundleOptions:
             recipe=recipe,
             output=output,
             quantized=quantized is not None,
+            file=file,
             **options,
         )
 
@@ -148,12 +158,20 @@ class Request(BundleOptions):
         in `mode`, which stays as it is.
     recipe: of the float model; int8 changes its dtype.
     output: how the model's output is read, as in bundle.json.
+    file: the model's name in the bundle; for model.onnx, `float_model` is an ONNX model with the
+        layout of the recipe, and the mode is float32 or int8.
     """
 
     float_model: bytes
     recipe: Recipe
     output: Output = "probabilities"
     quantized: bool = False
+    file: str = MODEL
+
+    @property
+    def is_tflite(self) -> bool:
+        """False for an ONNX model, to which nothing is added."""
+        return self.file == MODEL
 
 
 def build(request: Request, progress: Progress = print) -> Path:
@@ -213,7 +231,7 @@ def build(request: Request, progress: Progress = print) -> Path:
         progress(
             "no --validate: the bundle has no report, no golden frames, and nothing to drift from"
         )
-    folder = bundle.write_bundle(request.out, manifest, model, request.labels, files)
+    folder = bundle.write_bundle(request.out, manifest, model, request.labels, files, request.file)
     progress(f"wrote {folder}")
     progress(
         f"to serve it: LINESIDE_MODELS={request.out} LINESIDE_MODEL={request.name} scripts/serve"
@@ -245,7 +263,7 @@ def _calibrated(
 ) -> CalibratedModel | None:
     """Return the model with calibrated probabilities, unless it stays as it is or can't have them;
     `progress` says which."""
-    if request.quantized:
+    if request.quantized or not request.is_tflite:
         return None
     paths = [item.path for item in validation.frames]
     truth = np.array([item.label for item in validation.frames], np.intp)
@@ -269,7 +287,7 @@ def _familiar(
 ) -> FamiliarModel | None:
     """Return the model with its output of familiarity, unless it stays as it is or can't have one;
     `progress` says which."""
-    if request.quantized:
+    if request.quantized or not request.is_tflite:
         return None
     familiar = add_familiarity(
         model,
@@ -320,8 +338,11 @@ def evaluate_pair(
             labels,
             request.verdict,
             familiarity,
+            request.file,
         ),
-        None if request.quantized else Model("float32", reference, recipe, request.output, labels),
+        None
+        if request.quantized
+        else Model("float32", reference, recipe, request.output, labels, file=request.file),
         validation.frames,
         mode=request.mode,
         seconds=request.seconds,
@@ -360,6 +381,9 @@ def check_accuracy(proof: Evaluation, request: Request, target: Path) -> None:
 def check_model(request: Request) -> None:
     """Raise ConvertError if the model does not fit the labels, the recipe or the mode."""
     recipe, data = request.recipe, request.float_model
+    if not request.is_tflite:
+        check_onnx(data, request.labels, recipe, request.mode, request.calibration is not None)
+        return
     shape = read_tflite(data).shape if request.quantized else describe(data)
     if shape.classes == 1:
         raise ConvertError(
@@ -385,6 +409,8 @@ def make(request: Request, progress: Progress) -> tuple[bytes, Plan | None]:
     """Return the quantised model, and the plan if it was tuned. Raises ConvertError."""
     if request.quantized:
         return request.float_model, None
+    if not request.is_tflite:
+        return quantize_onnx(request.float_model, request.mode, _calibration(request)), None
     plan = None
     if request.tune:
         limit = request.max_size_ratio or 0.30
@@ -428,5 +454,5 @@ def result_recipe(request: Request) -> Recipe:
     """Return the recipe of the model that `make` makes."""
     if request.quantized:
         return request.recipe
-    dtype = request.io_dtype if request.mode == "int8" else "float32"
+    dtype = request.io_dtype if request.mode == "int8" and request.is_tflite else "float32"
     return msgspec.structs.replace(request.recipe, dtype=dtype)

@@ -1,7 +1,7 @@
 """Models on frames, through the server's own decoding, preprocessing and interpreters."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from convert.errors import ConvertError
 from convert.evaluation.metrics import Probabilities
 from convert.evaluation.results import Evaluation, FamiliarityResult, ModelResult
 from convert.evaluation.verdicts import classified_frames, prove, refuse_regions
-from convert.quantization.tune import measure
+from convert.quantization.tune import Latency, in_turns, measure
 from convert.sources.shapes import Output
 from server.recognition.frame import Pixels
 from server.recognition.interpreter import InterpreterPool
@@ -43,9 +43,9 @@ from server.system.resources import available_cores
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A classifier in memory: its .tflite, how it is fed and read, and its labels in order.
+    """A classifier in memory: its file's content, how it is fed and read, and its labels in order.
     policy: that its answers are judged by. familiarity: how its output of that name was made. Both
-    are None without."""
+    are None without. file: its name in a bundle, which says what kind it is of."""
 
     name: str
     data: bytes
@@ -54,6 +54,7 @@ class Model:
     labels: tuple[Label, ...]
     policy: VerdictPolicy | None = None
     familiarity: Familiarity | None = None
+    file: str = MODEL
 
 
 def from_bundle(bundle: Bundle) -> Model:
@@ -88,11 +89,11 @@ def from_bundle(bundle: Bundle) -> Model:
 class Runner:
     """A model with as many interpreters of one thread as there are threads that use it.
 
-    Raises BundleError if LiteRT can't run it.
+    Raises BundleError if its engine can't run it.
     """
 
     def __init__(self, model: Model, size: int) -> None:
-        with tempfile.NamedTemporaryFile(suffix=".tflite") as file:
+        with tempfile.NamedTemporaryFile(suffix=Path(model.file).suffix) as file:
             file.write(model.data)
             file.flush()
             self.pool = InterpreterPool(Path(file.name), size)
@@ -186,7 +187,7 @@ def evaluate(
     models = [model] if reference is None else [model, reference]
     answers = predict(models, [item.path for item in frames])
     # By place, since two models may have one name.
-    latency = measure({str(i): m.data for i, m in enumerate(models)}, seconds=seconds)
+    latency = latencies(models, seconds)
     sides = [
         ModelResult(
             ("float32", mode)[i == 0], answers.probabilities[i], len(m.data), latency[str(i)]
@@ -209,6 +210,24 @@ def evaluate(
         if model.policy
         else None,
     )
+
+
+def latencies(models: Sequence[Model], seconds: float) -> dict[str, Latency]:
+    """Return the latency of each model by its place, as `tune.measure` measures it."""
+    if all(model.file == MODEL for model in models):
+        return measure({str(i): m.data for i, m in enumerate(models)}, seconds=seconds)
+
+    def prepared(model: Model) -> Callable[[], object]:
+        runner = Runner(model, 1)
+        tensors = [np.zeros(np.abs(spec.shape), spec.dtype) for spec in runner.pool.inputs]
+
+        def invoke() -> None:
+            with runner.pool.lease() as session:
+                session.run(tensors)
+
+        return invoke
+
+    return in_turns({str(i): prepared(m) for i, m in enumerate(models)}, seconds)
 
 
 def _familiarity(model: Model, values: Sequence[ClassValues]) -> FamiliarityResult | None:

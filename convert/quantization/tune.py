@@ -48,16 +48,21 @@ def measure(models: Mapping[str, bytes], *, seconds: float, threads: int = 1) ->
     themselves do not. Rounds go on for `seconds`, and there are at least five. `threads` is that
     of each interpreter. Raises QuantizeError for a model that LiteRT cannot run.
     """
-    runs = {name: _prepared(name, model, threads) for name, model in models.items()}
+    runs = {name: _prepared(name, model, threads).invoke for name, model in models.items()}
+    return in_turns(runs, seconds)
+
+
+def in_turns(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Latency]:
+    """Return the latency of each of `runs`, which run a model once, as `measure` measures it."""
     order, times = list(runs), {name: list[float]() for name in runs}
     shuffle = random.Random(0).shuffle
     end = time.perf_counter() + seconds
     while order and (len(times[order[0]]) < _MIN_ROUNDS or time.perf_counter() < end):
         shuffle(order)
         for name in order:
-            runs[name].invoke()
+            runs[name]()
             start = time.perf_counter()
-            runs[name].invoke()
+            runs[name]()
             times[name].append(time.perf_counter() - start)
     return {
         name: Latency(float(np.median(taken)), float(np.percentile(taken, 90)), len(taken))
