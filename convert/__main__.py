@@ -31,6 +31,7 @@ COMMANDS = {
         "a model that finds defects, learned from good frames alone",
     ),
     "evaluate": ("convert.cli.evaluation", "a bundle judged on labelled frames"),
+    "sign": ("convert.cli.sign", "say whose a bundle is, by a private key"),
     "compare": ("convert.cli.evaluation", "several bundles on the same frames"),
 }
 

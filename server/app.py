@@ -64,6 +64,7 @@ from server.observe.metrics import Metrics
 from server.observe.recent import RecentFrames
 from server.recognition.answers import Listener
 from server.recorders import log_faults, make_drift, make_sampler, open_cache, open_journal
+from server.store.bundles.signatures import Signers
 from server.store.cameras import CameraFile
 from server.store.crashes import CrashGuard
 from server.store.jobs.records import JobRecord
@@ -332,7 +333,12 @@ def create_app(
         TritonRoutes(store, inferences, auditor, settings.max_batch),
         PolicyRoutes(store, auditor),
         ProductRoutes(products, auditor),
-        UploadRoutes(Path(settings.models), int(settings.max_bundle_mb * 1e6), auditor),
+        UploadRoutes(
+            Path(settings.models),
+            int(settings.max_bundle_mb * 1e6),
+            auditor,
+            Signers(settings.bundle_keys),
+        ),
         SampleFrameRoutes(store),
         JournalRoutes(journal),
         AuditRoutes(engine.audit),

@@ -32,6 +32,7 @@ from server.recognition.tasks import TaskName
 from server.store.bundles.layout import versions
 from server.store.bundles.policies import PolicyState, policy_state
 from server.store.bundles.repository import BundleRepository
+from server.store.bundles.signatures import Signers
 from server.store.bundles.upload import import_archive, remove_partial_uploads
 from server.store.bundles.version_history import Failure
 
@@ -215,12 +216,15 @@ class ModelRoutes:
 
 
 class UploadRoutes:
-    """Takes versions of at most `max_bytes` each into the folder `models`."""
+    """Takes versions of at most `max_bytes` each, of `signers`, into the folder `models`."""
 
-    def __init__(self, models: Path, max_bytes: int, auditor: Auditor) -> None:
+    def __init__(
+        self, models: Path, max_bytes: int, auditor: Auditor, signers: Signers | None = None
+    ) -> None:
         self._models = models
         self._max_bytes = max_bytes
         self._auditor = auditor
+        self._signers = signers
         remove_partial_uploads(models)
 
     @route(
@@ -248,7 +252,7 @@ class UploadRoutes:
             )
         # Unpacked as it comes, so that no bundle is held in memory.
         body = request.environ["wsgi.input"]
-        version, new = import_archive(self._models, name, body, self._max_bytes)
+        version, new = import_archive(self._models, name, body, self._max_bytes, self._signers)
         self._auditor.make("upload", name, lambda: None, version)
         return UploadResult(name, version, new)
 

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from server.errors import StartError
-from server.recognition.manifest import MANIFEST, Manifest, read_bundle
+from server.recognition.manifest import MANIFEST, SIGNATURE, Manifest, read_bundle
 from server.store.bundles.layout import versions_of
 
 # The environment variable with the API key for the devices.
@@ -154,7 +154,8 @@ def pack(bundle: Path, manifest: Manifest) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         archive.dereference = True
-        for name in (MANIFEST, *manifest.sha256):
+        signature = (SIGNATURE,) if (bundle / SIGNATURE).exists() else ()
+        for name in (MANIFEST, *signature, *manifest.sha256):
             archive.add(bundle / name, name, recursive=False, filter=_without_owner)
     return out.getvalue()
 

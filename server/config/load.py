@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from server.config.settings import LISTS, Settings
+from server.config.settings import Settings
 from server.config.tables import Table, as_text, read_tables, table_kinds, type_name
 from server.errors import SettingsError
 from server.recognition.manifest import Recipe
@@ -73,7 +73,7 @@ def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
             return json_values.decode(value.encode(), kinds[name], name=name)
         if name == "recipe":
             return validation.convert(value, kinds[name], name=name, lenient=False)
-        if not strict and isinstance(value, str) and name in LISTS:
+        if not strict and isinstance(value, str) and get_origin(kinds[name].__origin__) is tuple:
             value = [item for item in map(str.strip, value.split(",")) if item]
         return msgspec.convert(value, kinds[name], strict=strict)
     except (msgspec.ValidationError, InvalidValueError) as error:

@@ -23,13 +23,6 @@ from server.recognition.images.header import (
 from server.recognition.manifest import EngineChoice, Recipe
 from server.system.resources import available_cores
 
-# In the environment and in flags, their items are separated by commas.
-LISTS = frozenset(
-    {
-        *("allowed_hosts", "cors_origins", "image_formats", "image_url_hosts", "onnx_providers"),
-        *("preload", "samples_labels", "trusted_proxies", "webhook_hosts"),
-    }
-)
 # MB a minute; SQLite writes whole pages, for which less would not be enough.
 MIN_WRITE_MB_PER_MINUTE = 0.1
 
@@ -175,6 +168,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             " bundle.json"
         ),
     ] = None
+    bundle_keys: Annotated[
+        tuple[str, ...],
+        _help(
+            "files of public keys (Ed25519, PEM): only versions that one of them signed by"
+            " `python -m convert sign` serve; none: any does"
+        ),
+    ] = ()
     interpreters: Annotated[
         int, _help("interpreters a model; 0: one a core", "interpreters", ge=0, le=256)
     ] = 0

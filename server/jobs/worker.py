@@ -51,6 +51,7 @@ from server.recognition.tensor_model import Model, make_model
 from server.recognition.tensor_values import model_inputs, named_arrays, real_outputs
 from server.store.bundles.engine_choice import engine_options
 from server.store.bundles.layout import open_bundle
+from server.store.bundles.signatures import Signers
 from server.store.jobs.database import FrameReader
 from server.store.jobs.records import FILE, FrameOutcome, JobError, NumbersAnswer
 from server.system import process
@@ -79,6 +80,7 @@ class WorkerModels:
         self._settings = settings
         self._on_stage = on_stage
         self._limits = settings.image_limits
+        self._signers = Signers(settings.bundle_keys)
         # A worker has one frame in work.
         self._admission = Admission(1, 0)
         self._loaded: OrderedDict[tuple[str, int, str], Model] = OrderedDict()
@@ -97,7 +99,7 @@ class WorkerModels:
     def _load(self, name: str, version: int, sha256: str) -> Model:
         folder = Path(self._settings.models) / name / str(version)
         try:
-            bundle = open_bundle(folder, self._settings.recipe)
+            bundle = open_bundle(folder, self._settings.recipe, self._signers)
             if bundle.manifest.model_sha256 != sha256:
                 raise ModelNotFoundError(
                     f"the worker's {folder} is not the version {version} of {name} that serves:"

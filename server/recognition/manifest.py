@@ -30,6 +30,8 @@ MODEL_FILES = (MODEL, "model.onnx", "model.xml")
 WEIGHTS = "model.bin"
 EngineName: TypeAlias = Literal["litert", "onnxruntime", "openvino"]
 EngineChoice: TypeAlias = Literal["auto", "litert", "onnxruntime", "openvino"]
+# The signature of bundle.json, if the version is signed.
+SIGNATURE = f"{MANIFEST}.sig"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # The longest marks first: that of UTF-32 begins with that of UTF-16.
 _MARKS = (

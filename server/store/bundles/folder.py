@@ -8,6 +8,7 @@ from server.config.settings import Settings
 from server.errors import BundleError, ModelNotFoundError
 from server.recognition.manifest import Bundle, Recipe
 from server.store.bundles.layout import Fingerprint, fingerprint, open_bundle, versions, versions_of
+from server.store.bundles.signatures import Signers
 from server.store.bundles.version_history import VersionHistory
 
 
@@ -15,18 +16,25 @@ class ModelsFolder:
     """The models in the folder `path`, each with its history.
 
     `default` is the model for requests that name none, and `pinned` the only version of it that may
-    serve. `recipe` feeds a bare model.tflite. `_lock` guards `_histories` and `_verified`, which
-    holds bundles that were verified and are not loaded yet.
+    serve. `recipe` feeds a bare model.tflite; only what one of `signers` signed may serve. `_lock`
+    guards `_histories` and `_verified`, which holds bundles that were verified and are not loaded
+    yet.
     """
 
     def __init__(
-        self, path: Path, default: str, recipe: Recipe | None = None, pinned: int | None = None
+        self,
+        path: Path,
+        default: str,
+        recipe: Recipe | None = None,
+        pinned: int | None = None,
+        signers: Signers | None = None,
     ) -> None:
         """Raise BundleError if the folder holds no bundle, or several models and `default` is not
         among them."""
         self.path = path
         self._recipe = recipe
         self._pinned = pinned
+        self._signers = signers
         self._names = tuple(versions(path))
         self.default = _pick_default(self._names, default, path)
         self._lock = Lock()
@@ -53,7 +61,7 @@ class ModelsFolder:
             folder = self.path / self.default / str(version)
             content = fingerprint(folder)
             try:
-                bundle = open_bundle(folder, self._recipe)
+                bundle = open_bundle(folder, self._recipe, self._signers)
             except BundleError as error:
                 faults.append(error)
                 continue
@@ -71,13 +79,18 @@ class ModelsFolder:
             verified = self._verified.pop(folder, None)
         if verified is not None and verified[0] == content:
             return verified[1]
-        return open_bundle(folder, self._recipe)
+        return open_bundle(folder, self._recipe, self._signers)
 
 
 def models_folder(settings: Settings) -> ModelsFolder:
-    """Return the models folder of `settings`. Raises BundleError."""
+    """Return the models folder of `settings`. Raises BundleError, and SettingsError for a key of
+    `bundle_keys` that can't be used."""
     return ModelsFolder(
-        Path(settings.models), settings.model, settings.recipe, settings.version or None
+        Path(settings.models),
+        settings.model,
+        settings.recipe,
+        settings.version or None,
+        Signers(settings.bundle_keys),
     )
 
 

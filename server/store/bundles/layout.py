@@ -23,6 +23,7 @@ from server.recognition.manifest import (
     read_task,
 )
 from server.recognition.tasks import TaskName
+from server.store.bundles.signatures import Signers
 from server.system.files import read_plain_file
 
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -53,14 +54,19 @@ def versions(folder: Path) -> dict[str, tuple[int, ...]]:
     return models
 
 
-def open_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
+def open_bundle(
+    folder: Path, recipe: Recipe | None = None, signers: Signers | None = None
+) -> Bundle:
     """Return the bundle in `folder`, or a bare model there (the first of MODEL_FILES), fed by
     `recipe`.
 
     Raises BundleError if it is incomplete or damaged, if what lies around a bare model says that it
-    is a bundle whose copy is under way, or if the engine of its model is not installed.
+    is a bundle whose copy is under way, if none of `signers` signed it, or if the engine of its
+    model is not installed.
     """
     bundle = _read_any(folder, recipe)
+    if signers:
+        signers.check(folder)
     pick_engine(bundle.model_path, bundle.manifest.engine)
     return bundle
 

@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from server.errors import BundleError, StorageError, VersionExistsError, VersionRefusedError
-from server.recognition.manifest import MANIFEST, NAME, Manifest, read_bundle
+from server.recognition.manifest import MANIFEST, NAME, SIGNATURE, Manifest, read_bundle
 from server.store.bundles.archives import ArchiveReader, Stream
+from server.store.bundles.signatures import Signers
 from server.system.files import make_folder, read_plain_file, sync
 
 # Folders that are being unpacked into; no version is named so.
@@ -62,20 +63,22 @@ def _lock(folder: Path) -> int:
     return descriptor
 
 
-def import_archive(models: Path, name: str, archive: Stream, most: int) -> tuple[int, bool]:
+def import_archive(
+    models: Path, name: str, archive: Stream, most: int, signers: Signers | None = None
+) -> tuple[int, bool]:
     """Puts the version in `archive` at models/NAME/VERSION; returns its number, and whether it was
     not there before.
 
     most: bytes that all files together may have. Raises VersionRefusedError for an archive that is
-    no intact bundle of `name`, VersionExistsError, or StorageError if it can't be written, and what
-    reading `archive` raises; nothing of it stays after an error.
+    no intact bundle of `name`, or that none of `signers` signed; VersionExistsError; StorageError
+    if it can't be written; and what reading `archive` raises. Nothing of it stays after an error.
     """
     if not NAME.fullmatch(name):
         raise VersionRefusedError(f"a model can't be named {name!r}")
     remove_partial_uploads(models)
     try:
         with _partial_folder(models / name) as folder:
-            manifest = _unpack_bundle(archive, folder, most, name)
+            manifest = _unpack_bundle(archive, folder, most, name, signers or Signers())
             target = models / name / str(manifest.version)
             return manifest.version, _settle(folder, target)
     except OSError as error:
@@ -114,18 +117,21 @@ def _make_partial_folder(model: Path) -> tuple[Path, int]:
                 raise
 
 
-def _unpack_bundle(archive: Stream, folder: Path, most: int, name: str) -> Manifest:
+def _unpack_bundle(
+    archive: Stream, folder: Path, most: int, name: str, signers: Signers
+) -> Manifest:
     """Returns the manifest of the bundle of `name` that `archive` holds and nothing else, unpacked
     into `folder`, every file checked against its sha256."""
     unpacked = _unpack(archive, folder, most)
     try:
         manifest = read_bundle(folder).manifest
+        signers.check(folder)
     except BundleError as error:
         said = str(error).replace(f"{folder}/", "").replace(str(folder), "the archive")
         raise VersionRefusedError(f"the archive is no bundle: {said}") from None
     if manifest.name != name:
         raise VersionRefusedError(f"the archive is of {manifest.name}, not of {name}")
-    if unnamed := sorted(unpacked - {MANIFEST, *manifest.sha256}):
+    if unnamed := sorted(unpacked - {MANIFEST, SIGNATURE, *manifest.sha256}):
         raise VersionRefusedError(f"{MANIFEST} does not name {unnamed[0]}, which the archive has")
     return manifest
 
