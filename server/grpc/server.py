@@ -16,10 +16,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 # Else it reads connections in threads of its own. Without them a call changes threads less often,
 # each time of which a busy machine may let it wait: an eighth of a frame's time
 # (scripts/bench/clients/triton.py).
-os.environ.setdefault(
-    "GRPC_EXPERIMENTS",
-    "-event_engine_listener,-event_engine_client,-event_engine_poller_for_python",
-)
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener,-event_engine_client")
 
 import grpc
 
