@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from flask import Response
 
-from server.errors import OutputNotFoundError
+from server.errors import InvalidFieldError, OutputNotFoundError
+from server.http.body.json_body import read_body
 from server.http.routes import ADMIN, KNOWN, route, to_json
 from server.http.wsgi import current
 from server.line.outputs.base import OutputState
@@ -45,11 +46,13 @@ class OutputRoutes:
         "/v1/outputs/<name>/test",
         rights=ADMIN,
         accepted=TestSent,
-        errors=(403, 404, 409, 503),
+        errors=(400, 403, 404, 409, 503),
     )
     def test(self, name: str) -> Response:
         """Send a test message by an output: no verdict, with the error TEST and `"test": true`.
         Outputs whose other side could take it for a verdict refuse."""
+        if read_body():
+            raise InvalidFieldError("a test message has no body: its text is the server's own")
         if self._outputs is None:
             raise OutputNotFoundError("there is no output of this name")
         request_id = current().request_id

@@ -23,6 +23,7 @@ METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 # Requests to these are whole without a body.
 BODILESS = (
     *("/load", "/unload", "/rollback", "/trigger", "/v1/products/{name}/activate"),
+    "/v1/outputs/{name}/test",
     "/v2/repository/index",
 )
 # How those answer that refuse without a look at the body: no model here can do it.
