@@ -31,6 +31,7 @@ ELSEWHERE = {
     "LINESIDE_SAMPLES=on scripts/serve": "tests/server/api/test_samples.py",
     "python -m convert detector": "tests/server/recognition/test_tiles.py",
     "python -m convert train": "tests/convert/data/test_labelled_samples.py",
+    ".venv-convert/bin/": "tests/convert/sources/test_onnx_models.py",
     ".venv/bin/python -m pip install": "tests/server/line/test_line_guide.py",
     "sudo apt install mosquitto": "tests/server/line/test_line_guide.py",
     'curl -H "X-API-Key: $KEY" -X POST http://127.0.0.1:8080/v1/products': PRODUCTS,
