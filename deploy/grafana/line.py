@@ -186,6 +186,15 @@ def _confidence() -> list[Panel]:
             limit=3,
         ),
         graph(
+            "Delegates that failed",
+            "Serving models that run on the CPU, since their delegate failed",
+            units.NoUnit,
+            (
+                f"max by (instance, model) (lineside_delegate_failed{{{MODEL}}})",
+                "{{model}} {{instance}}",
+            ),
+        ),
+        graph(
             "Golden checks",
             "Checks an hour by result; skipped: no slot was free",
             units.NoUnit,

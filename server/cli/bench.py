@@ -52,6 +52,8 @@ SHARED_SETTINGS = (
     "engine",
     "onnx_providers",
     "openvino_device",
+    "delegate",
+    "delegate_options",
 )
 
 

@@ -191,6 +191,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             " found, or the usual engine of the file"
         ),
     ] = "auto"
+    delegate: Annotated[
+        str,
+        _help(
+            "library of a LiteRT delegate, such as libedgetpu.so.1, that runs a model.tflite; if it"
+            " fails, the CPU does"
+        ),
+    ] = ""
+    delegate_options: Annotated[
+        tuple[str, ...], _help("options of the delegate, NAME=VALUE each")
+    ] = ()
     onnx_providers: Annotated[
         tuple[str, ...],
         _help(
@@ -443,7 +453,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def engine_options(self) -> EngineOptions:
         """What is asked of the engines that run models."""
-        return EngineOptions(self.engine, self.onnx_providers, self.openvino_device)
+        return EngineOptions(
+            self.engine,
+            self.onnx_providers,
+            self.openvino_device,
+            self.delegate,
+            self.delegate_options,
+        )
 
     @property
     def measures_images(self) -> bool:

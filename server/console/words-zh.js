@@ -64,7 +64,7 @@ export default {
   "Limits are learned, or set in the settings. Try one here on the live picture; then write the table that is shown into the settings file, and start the server again.": "限值由学习得到，或在设置中给定。可在此用实时图像试一个值，然后把显示的表写入设置文件并重新启动服务器。",
   "LinesideCameraFailRun": "连续不合格", "LinesideCameraFailing": "相机的图像都无法判定", "LinesideCameraLost": "相机断开",
   "LinesideCameraSilent": "相机无图像", "LinesideCameraUnsure": "不确定过多", "LinesideDiskNearlyFull": "磁盘将满",
-  "LinesideErrors": "请求出错", "LinesideGoldenCheckMissed": "基准图像检查失败", "LinesideImageUnhealthy": "图像不健康",
+  "LinesideDelegateFailed": "加速器失效，改用 CPU", "LinesideErrors": "请求出错", "LinesideGoldenCheckMissed": "基准图像检查失败", "LinesideImageUnhealthy": "图像不健康",
   "LinesideJournalLosing": "日志丢失", "LinesideMemoryHigh": "内存占用高", "LinesideModelDrift": "模型漂移",
   "LinesideModelLoadSlow": "模型加载慢", "LinesideNotReady": "未就绪", "LinesideOutputDisconnected": "输出断开",
   "LinesideOutputLosing": "输出丢失消息", "LinesideOutputWaiting": "输出积压", "LinesideRefusingFrames": "拒绝图像",

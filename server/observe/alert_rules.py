@@ -72,6 +72,14 @@ def _golden(history: History, bound: float) -> Iterator[Found]:
             )
 
 
+def _delegate(history: History, bound: float) -> Iterator[Found]:
+    for labels, value in history.latest("delegate_failed"):
+        if value > bound:
+            yield Found(
+                labels["model"], value, "Its delegate failed: it runs on the CPU, more slowly."
+            )
+
+
 def _is_frame(labels: dict[str, str]) -> bool:
     return bool(_FRAME.fullmatch(labels["route"]))
 
@@ -234,6 +242,7 @@ def _waiting(history: History, bound: float) -> Iterator[Found]:
 RULES = (
     Rule("LinesideNotReady", "critical", 60, 0, _not_ready),
     Rule("LinesideGoldenCheckMissed", "critical", 0, 2, _golden),
+    Rule("LinesideDelegateFailed", "warning", 0, 0, _delegate),
     Rule("LinesideSlow", "warning", 300, 1.5, _slow),
     Rule("LinesideErrors", "critical", 300, 0.05, _errors),
     Rule("LinesideRefusingFrames", "warning", 300, 0.01, _refusing),

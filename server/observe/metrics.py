@@ -267,6 +267,14 @@ class ModelsCollector(Collector):
         for name, recognizer in served.items():
             misses.add_metric((name,), recognizer.golden_misses)
         yield misses
+        faults = GaugeMetricFamily(
+            "lineside_delegate_failed",
+            "1 for each serving model whose delegate failed, so that the CPU computes",
+            labels=("model",),
+        )
+        for name, recognizer in served.items():
+            faults.add_metric((name,), bool(recognizer.pool.engine.fault))
+        yield faults
         memory = GaugeMetricFamily(
             "lineside_model_memory_bytes",
             "Memory of a model and its interpreters, measured when it was loaded",

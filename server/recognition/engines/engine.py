@@ -38,6 +38,8 @@ class EngineOptions(msgspec.Struct, frozen=True):
     engine: EngineChoice = "auto"
     onnx_providers: tuple[str, ...] = ()
     openvino_device: str = OPENVINO_DEVICE
+    delegate: str = ""
+    delegate_options: tuple[str, ...] = ()
 
 
 class Session(Protocol):
@@ -67,6 +69,10 @@ class Engine(Protocol):
     @property
     def runtime(self) -> str:
         """Name and version of the runtime, and what it runs on if that is a choice."""
+
+    @property
+    def fault(self) -> str:
+        """Why it does not run its models as asked; '' if it does."""
 
     @property
     def platform(self) -> str:
@@ -127,6 +133,13 @@ def check_options(options: EngineOptions) -> None:
         from server.recognition.engines.onnx import check_providers
 
         check_providers(options.onnx_providers)
+    if options.delegate and not Path(options.delegate).is_file():
+        raise SettingsError(f"delegate can't be {options.delegate}: there is no such file")
+    if options.delegate_options and not options.delegate:
+        raise SettingsError("delegate_options needs delegate, the path of a library")
+    for each in options.delegate_options:
+        if "=" not in each:
+            raise SettingsError(f"delegate_options can't have {each}: say NAME=VALUE")
     if options.openvino_device != OPENVINO_DEVICE:
         if missing := _missing("openvino", "openvino_device"):
             raise SettingsError(missing)
@@ -149,4 +162,4 @@ def find_engine(model: Path, options: EngineOptions | None = None) -> Engine:
         return OpenVino(options.openvino_device)
     from server.recognition.engines.litert import LiteRT
 
-    return LiteRT()
+    return LiteRT(options.delegate, options.delegate_options)

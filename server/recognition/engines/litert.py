@@ -4,6 +4,8 @@ An interpreter is not thread-safe: between its `set_tensor` and the copy of its 
 thread may touch it. `invoke()` releases the GIL, so N interpreters of one thread each fill N cores.
 """
 
+import ctypes
+import logging
 import threading
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,10 +14,17 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter as LiteRTInterpreter
+from ai_edge_litert.interpreter import load_delegate
 
 from server.errors import BundleError
 from server.recognition.manifest import read_model
 from server.recognition.preprocessing import Tensor, TensorSpec
+
+logger = logging.getLogger(__name__)
+
+# The operator of a model that is compiled for an Edge TPU, by its name in the file.
+EDGE_TPU_OPERATOR = b"edgetpu-custom-op"
+_MAKE_DELEGATE = "tflite_plugin_create_delegate"
 
 
 def runtime() -> str:
@@ -58,13 +67,23 @@ class Interpreter:
     Raises BundleError if the file is not a model that LiteRT can run.
     """
 
-    def __init__(self, model: Path, threads: int, content: bytes | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        threads: int,
+        content: bytes | None = None,
+        delegates: Sequence[Any] = (),
+    ) -> None:
         """content: the file's bytes, if they were read already; interpreters made with the same
-        object share them."""
+        object share them. delegates: of `load_delegate`, that may take operators."""
         self._lock = threading.Lock()
         try:
             self._content = read_model(model) if content is None else content
-            self._litert = LiteRTInterpreter(model_content=self._content, num_threads=threads)
+            self._litert = LiteRTInterpreter(
+                model_content=self._content,
+                num_threads=threads,
+                experimental_delegates=list(delegates) or None,
+            )
             self._litert.allocate_tensors()
         except (ValueError, RuntimeError, OSError) as error:
             raise BundleError(f"{model} can't be loaded by LiteRT: {error}") from None
@@ -87,16 +106,116 @@ class Interpreter:
             return tuple(self._litert.get_tensor(index) for index in self._output_indices)
 
 
+class DelegateUse:
+    """The use of a delegate by one model, until it fails: then the CPU computes, for good.
+
+    A delegate that hangs, or ends the process, is not saved by this.
+    """
+
+    def __init__(self, path: str, options: Sequence[str] = ()) -> None:
+        """path: of its library. options: NAME=VALUE each."""
+        self.path = path
+        self.fault = ""
+        self._options = dict(each.split("=", 1) for each in options)
+        self._lock = threading.Lock()
+
+    def load(self) -> Any:
+        """Returns a new delegate. Raises ValueError or OSError if the library gives none."""
+        if not hasattr(ctypes.CDLL(self.path), _MAKE_DELEGATE):
+            raise ValueError(f"{self.path} is no delegate: it lacks {_MAKE_DELEGATE}")
+        return load_delegate(self.path, self._options)
+
+    def fail(self, model: Path, reason: str, when: str) -> None:
+        """Ends the use; logs the first failure. when: load or service."""
+        with self._lock:
+            is_first, self.fault = not self.fault, self.fault or reason
+        if is_first:
+            fields = {"model": str(model), "delegate": self.path, "reason": reason, "when": when}
+            logger.error("delegate failed", extra={"fields": fields})
+
+
+class DelegatedInterpreter:
+    """An interpreter by a delegate, or by the CPU once that has failed in this or another
+    interpreter of the model. Raises BundleError if neither can run the model."""
+
+    def __init__(self, model: Path, threads: int, content: bytes, use: DelegateUse) -> None:
+        self._model = model
+        self._threads = threads
+        self._content = content
+        self._use = use
+        self._on_cpu = False
+        self._interpreter = self._delegated() or self._by_cpu()
+        self.inputs = self._interpreter.inputs
+        self.outputs = self._interpreter.outputs
+
+    def _delegated(self) -> Interpreter | None:
+        if self._use.fault:
+            return None
+        try:
+            return Interpreter(self._model, self._threads, self._content, [self._use.load()])
+        except (BundleError, ValueError, OSError) as error:
+            reason = str(error).removeprefix(f"{self._model} can't be loaded by LiteRT: ")
+            self._use.fail(self._model, " ".join(reason.split()), "load")
+            return None
+
+    def _by_cpu(self) -> Interpreter:
+        if EDGE_TPU_OPERATOR in self._content:
+            raise BundleError(
+                f"{self._model} is compiled for an Edge TPU, and can't run without its delegate,"
+                f" which failed: {self._use.fault}"
+            )
+        interpreter = Interpreter(self._model, self._threads, self._content)
+        self._on_cpu = True
+        return interpreter
+
+    def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Runs the model; if the delegate fails, once more by the CPU. Raises as Session.run."""
+        if not self._on_cpu and not self._use.fault:
+            try:
+                return self._interpreter.run(tensors)
+            except RuntimeError as error:
+                self._use.fail(self._model, " ".join(str(error).split()), "service")
+        if not self._on_cpu:
+            try:
+                self._interpreter = self._by_cpu()
+            except BundleError as error:
+                raise RuntimeError(str(error)) from None
+        return self._interpreter.run(tensors)
+
+
 class LiteRT:
     """The engine of `.tflite` files; the only one that is always installed."""
 
     platform = "tensorflow_lite"
 
+    def __init__(self, delegate: str = "", options: Sequence[str] = ()) -> None:
+        """delegate, options: as in the settings."""
+        self._use = DelegateUse(delegate, options) if delegate else None
+
     @property
     def runtime(self) -> str:
-        """Name and version."""
-        return runtime()
+        """Name and version, and the delegate if there is one."""
+        if self._use is None:
+            return runtime()
+        name = Path(self._use.path).name
+        return f"{runtime()} ({f'CPU, {name} failed' if self._use.fault else name})"
 
-    def load(self, model: Path, content: bytes, threads: int, count: int) -> Sequence[Interpreter]:
-        """Makes interpreters that share `content`. Raises BundleError as Interpreter does."""
+    @property
+    def fault(self) -> str:
+        """Why the delegate is not used any more; '' if nothing is wrong."""
+        return self._use.fault if self._use else ""
+
+    def load(
+        self, model: Path, content: bytes, threads: int, count: int
+    ) -> Sequence[Interpreter | DelegatedInterpreter]:
+        """Makes interpreters that share `content`. Raises BundleError as Interpreter does, and for
+        a model of an Edge TPU without a delegate."""
+        if self._use is not None:
+            use = self._use
+            return [DelegatedInterpreter(model, threads, content, use) for _ in range(count)]
+        if EDGE_TPU_OPERATOR in content:
+            raise BundleError(
+                f"{model} is compiled for an Edge TPU: set `delegate` to the path of"
+                " libedgetpu.so.1, or serve the model that it was compiled from"
+            )
         return [Interpreter(model, threads, content) for _ in range(count)]

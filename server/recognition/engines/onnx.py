@@ -100,6 +100,7 @@ class OnnxRuntime:
     """The engine of `.onnx` files, float32 or quantised in the file."""
 
     platform = "onnx_onnxruntime"
+    fault = ""
 
     def __init__(self, providers: Sequence[str] = ()) -> None:
         """providers: execution providers by `available_providers`, the first choice first; what

@@ -120,6 +120,7 @@ class OpenVino:
     """The engine of `.xml` files; runs `.onnx` and `.tflite` files too."""
 
     platform = "openvino"
+    fault = ""
 
     def __init__(self, device: str = CPU) -> None:
         """device: CPU, GPU, NPU, or AUTO for the best that there is."""
