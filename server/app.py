@@ -31,6 +31,8 @@ from server.api.line.products import ProductRoutes
 from server.api.models import ModelRoutes, SampleFrameRoutes, UploadRoutes
 from server.api.policy import PolicyRoutes
 from server.api.recognize.caching import Caching
+from server.api.recognize.compare import CompareRoutes
+from server.api.recognize.explain import ExplainRoutes
 from server.api.recognize.fast_path import FastPath
 from server.api.recognize.input import no_fetch
 from server.api.recognize.pictures import Pictures
@@ -329,6 +331,8 @@ def create_app(
     table.add(
         app,
         *frame_routes(settings, service, jobs, image_fetcher(settings), pictures),
+        ExplainRoutes(service, engine.admission),
+        CompareRoutes(store, sampler.folder if sampler else None, engine.admission),
         ModelRoutes(store, drift, auditor),
         TritonRoutes(store, inferences, auditor, settings.max_batch),
         PolicyRoutes(store, auditor),

@@ -15,6 +15,8 @@ those, so that a probe is answered even if all else waits.
 | its answer as a picture, drawn by one thread | DRAWING_REQUESTS_MAX | 503 OVERLOADED |
 | its client to take in a journal's file | EXPORTING_REQUESTS_MAX | 503 OVERLOADED |
 | the next event of a stream for the console | EVENTS_REQUESTS_MAX | 503 OVERLOADED |
+| an interpreter that no frame needs, to be explained | EXPLAINING_REQUESTS_MAX | 503 OVERLOADED |
+| the same, to compare two versions | COMPARING_REQUESTS_MAX | 503 OVERLOADED |
 | files, locks, Redis: jobs, rows, samples, models, cameras | OTHER_REQUESTS_MAX | 503 OVERLOADED |
 | nothing: probes | PROBE_THREADS | |
 
@@ -34,6 +36,8 @@ FETCHING_REQUESTS_MAX = 4
 DRAWING_REQUESTS_MAX = 4
 EXPORTING_REQUESTS_MAX = 4
 EVENTS_REQUESTS_MAX = 12
+EXPLAINING_REQUESTS_MAX = 1
+COMPARING_REQUESTS_MAX = 1
 # No kind of these is bounded by itself: all requests together are, by `most_requests`.
 OTHER_REQUESTS_MAX = 16
 PROBE_THREADS = 8
@@ -51,6 +55,8 @@ def most_requests(slots: int, max_waiting: int) -> int:
         + DRAWING_REQUESTS_MAX
         + EXPORTING_REQUESTS_MAX
         + EVENTS_REQUESTS_MAX
+        + EXPLAINING_REQUESTS_MAX
+        + COMPARING_REQUESTS_MAX
     )
     return slots + max_waiting + bounded + OTHER_REQUESTS_MAX
 

@@ -13,10 +13,15 @@ export function element(name, text, className) {
   return made;
 }
 
-// Asks the person in plain words before something changes.
-export function sure(question) {
+// Asks the person in plain words before something changes. more: a promise of further words, which
+// come while the question is there.
+export function sure(question, more = null) {
   const dialog = byId("sure");
   byId("sure-text").textContent = question;
+  byId("sure-more").textContent = "";
+  more?.then((text) => {
+    if (byId("sure-text").textContent === question) byId("sure-more").textContent = text;
+  });
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => {

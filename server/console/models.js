@@ -1,21 +1,24 @@
 // The tab Models: what serves, what could, and why a version was refused; the live swap.
 
-import { noteAt, request } from "./api.js";
+import { name as part, noteAt, post, request, tell } from "./api.js";
 import { button, byId, element, sure } from "./dom.js";
+import { compare, whatChanges } from "./models/compare.js";
+import { report } from "./models/report.js";
 import { t } from "./words.js";
 
 const say = noteAt("models-text");
 
-async function change(name, action, body, question) {
-  if (question && !(await sure(question))) return;
-  const headers = { "Content-Type": "application/json" };
-  const options = { method: "POST", headers, body: body ? JSON.stringify(body) : undefined };
-  try {
-    const { note } = await request(`v1/models/${encodeURIComponent(name)}/${action}`, options);
-    say(note ?? "");
-  } catch (error) {
-    say(error.message);
-  }
+const path = (name, action) => `v1/models/${part(name)}/${action}`;
+
+// more: a promise of what else is said before it is done.
+async function change(name, action, body, question, more = null) {
+  if (!(await sure(question, more))) return;
+  await tell(say, async () => {
+    say(t("the version is loaded and checked…"));
+    const options = body ? post(path(name, action), body) : request(path(name, action), { method: "POST" });
+    const { note, serving } = await options;
+    say(note ?? `${name}: ${t("now answers with")} ${t("version")} ${serving}`);
+  });
   await load(true);
 }
 
@@ -31,35 +34,52 @@ function facts(model) {
   const rows = [];
   const { manifest } = model;
   if (!manifest) return [[t("serves"), t("not loaded; it is with its first frame")]];
-  rows.push([t("serves"), `${t("version")} ${model.serving}`]);
+  rows.push([t("serves"), `${t("version")} ${model.serving}, ${model.engine}`]);
   rows.push([t("quantisation"), manifest.quantization ?? "–"]);
-  if (typeof manifest.report?.top1 === "number") {
-    rows.push([t("accuracy"), `${(manifest.report.top1 * 100).toFixed(2)} %`]);
-  }
   if (model.policy?.policy) rows.push([t("policy"), policyText(model.policy.policy)]);
   if (model.labels.length) rows.push([t("Label"), model.labels.slice(0, 12).join(", ")]);
+  const drift = Object.entries(model.drift ?? {}).filter(([, value]) => value !== null);
+  if (drift.length) rows.push([t("drift"), drift.map(([name, value]) => `${t(name)} ${value.toFixed(2)}`).join(", ")]);
   return rows;
 }
 
 function versionRow(model, version) {
   const row = element("li");
-  const serves = version === model.serving;
+  const { name, serving } = model;
   row.append(element("b", `${t("version")} ${version}`));
   const failure = model.failures.find((each) => each.version === version);
-  if (serves) row.append(element("span", t("serves"), "verdict"));
+  if (version === serving) row.append(element("span", t("serves"), "verdict"));
   else {
-    const question = model.serving
-      ? `${model.name}: version ${version} is checked with its golden frames, then it answers in place of version ${model.serving}. No frame is lost.`
-      : `${model.name}: version ${version} is loaded and answers from then on.`;
-    row.append(
-      button(t("Activate"), () => change(model.name, "activate", { version }, question)),
-    );
+    const [first, place, last] = [
+      t("is checked with its golden frames, then it answers in place of"),
+      t("No frame is lost."),
+      t("is loaded and answers from then on."),
+    ];
+    const question = serving
+      ? `${name}: ${t("version")} ${version} ${first} ${t("version")} ${serving}. ${place}`
+      : `${name}: ${t("version")} ${version} ${last}`;
+    const activate = () => change(name, "activate", { version }, question, serving && whatChanges(name, version));
+    row.append(button(t("Activate"), activate));
+    if (serving) row.append(button(t("Compare"), () => compare(say, name, { with_version: version })));
   }
-  if (failure) row.append(element("p", failure.reason, "error"));
+  if (failure) row.append(element("p", `${t("refused")}: ${failure.reason}`, "error"));
   return row;
 }
 
-function card(model) {
+// Compares with another model that takes images.
+function compareWith(model, others) {
+  const label = element("label", `${t("Compare with")} `);
+  const choice = element("select");
+  choice.append(element("option", "–"), ...others.map((name) => element("option", name)));
+  choice.addEventListener("change", () => {
+    if (others.includes(choice.value)) compare(say, model.name, { with_model: choice.value });
+    choice.selectedIndex = 0;
+  });
+  label.append(choice);
+  return label;
+}
+
+function card(model, all) {
   const made = element("section", undefined, "panel");
   const head = element("div", undefined, "panel-head");
   head.append(element("h2", model.name), element("span", model.task, "by"));
@@ -67,20 +87,24 @@ function card(model) {
   for (const [name, text] of facts(model)) list.append(element("dt", name), element("dd", text));
   const versions = element("ul", undefined, "versions");
   versions.append(...model.versions.map((version) => versionRow(model, version)));
-  const back = `${model.name}: the version that served before answers again, in place of version ${model.serving}.`;
+  const newest = `${model.name}: ${t("the newest version on the disk that passes its check answers from then on.")}`;
+  const back = `${model.name}: ${t("the version that served before answers again, in place of")} ${t("version")} ${model.serving}.`;
   const actions = element("p", undefined, "actions");
   actions.append(
-    button(t("Load the newest"), () => change(model.name, "load")),
+    button(t("Load the newest"), () => change(model.name, "load", null, newest)),
     button(t("Roll back"), () => change(model.name, "rollback", null, back)),
   );
-  made.append(head, list, versions, actions);
+  const isImage = ({ task, serving }) => task !== "tensor" && serving;
+  const others = all.filter((each) => isImage(each) && each.name !== model.name);
+  if (isImage(model) && others.length) actions.append(compareWith(model, others.map(({ name }) => name)));
+  made.append(head, list, ...report(model), versions, actions);
   return made;
 }
 
 async function load(keepText = false) {
   try {
     const { models } = await request("v1/models");
-    byId("model-cards").replaceChildren(...models.map(card));
+    byId("model-cards").replaceChildren(...models.map((model) => card(model, models)));
     if (!keepText) say("");
   } catch (error) {
     say(error.message);
@@ -92,9 +116,9 @@ async function upload(event) {
   const { name, file } = Object.fromEntries(new FormData(event.target));
   const headers = { "Content-Type": "application/x-tar" };
   try {
-    const url = `v1/models/${encodeURIComponent(name)}/upload`;
+    const url = path(name, "upload");
     const sent = await request(url, { method: "POST", body: file, headers });
-    say(`${sent.model}/${sent.version} is on the device: activate it`);
+    say(`${sent.model}/${sent.version} ${t("is on the device: compare it, then activate it")}`);
     event.target.reset();
   } catch (error) {
     say(error.message);

@@ -6,6 +6,7 @@ import { byId, show } from "./dom.js";
 // [share of the scale, colour]: of scores up to the threshold, and of those above it.
 const COLD = [[0, [24, 40, 120]], [1, [96, 200, 255]]];
 const HOT = [[0, [255, 232, 64]], [0.4, [255, 128, 0]], [1, [176, 0, 32]]];
+const LOOKED = [[0, [255, 232, 64]], [0.5, [255, 128, 0]], [1, [214, 0, 48]]];
 // [score over threshold, opacity].
 const OPACITY = [[0.8, [0]], [1, [0.3]], [1.000001, [0.5]], [2, [0.7]]];
 const MARKS = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2"];
@@ -86,6 +87,10 @@ function paintAnswer() {
   const size = TEXT_PX * ratio;
   paint.font = `600 ${size}px system-ui, sans-serif`;
   paint.textBaseline = "middle";
+  if (shown.explanation) {
+    paintPlaces(paint, shown.explanation, place);
+    return;
+  }
   const whole = [0, 0, picture.naturalWidth, picture.naturalHeight];
   for (const [part, heat] of heats) {
     paintHeat(paint, heat, place(part.heatmap_box ?? whole), part.anomaly.threshold);
@@ -103,6 +108,28 @@ function paintAnswer() {
       paintMark(paint, place(box), text, MARKS[kind % MARKS.length], size);
     }
   }
+}
+
+// A map of where a classifier looked: how much a place speaks for the label, in 0..1 of the most.
+function paintPlaces(paint, { places, box }, place) {
+  const most = Math.max(...places.flat());
+  const [rows, columns] = [places.length, places[0].length];
+  const small = new OffscreenCanvas(columns, rows).getContext("2d");
+  const pixels = small.createImageData(columns, rows);
+  places.flat().forEach((value, i) => {
+    const level = most > 0 ? Math.max(0, value) / most : 0;
+    pixels.data.set([...between(LOOKED, level), 200 * level], i * 4);
+  });
+  small.putImageData(pixels, 0, 0);
+  paint.imageSmoothingQuality = "high";
+  paint.drawImage(small.canvas, ...place(box));
+}
+
+// Draws `explanation` in place of what else is drawn; null takes it away.
+export function showPlaces(explanation) {
+  if (!shown) return;
+  shown.explanation = explanation;
+  paintAnswer();
 }
 
 export function clearOverlay() {

@@ -3,6 +3,8 @@
 import { byId, element, sentence, show } from "./dom.js";
 import { ask } from "./key.js";
 import { clearOverlay, showOverlay, watchPicture } from "./overlay.js";
+import { forgetFrame, listenForWhy, offerWhy } from "./try/why.js";
+import { showSnippets } from "./try/snippets.js";
 import { t } from "./words.js";
 
 const STAGES = ["decode", "preprocess", "wait", "inference", "total"];
@@ -15,6 +17,7 @@ let listed = false;
 function clearAnswer() {
   const parts = ["empty", "error", "labels", "facts", "timing", "raw", "verdict", "by"];
   for (const id of parts) show(id, false);
+  forgetFrame();
   clearOverlay();
 }
 
@@ -80,7 +83,7 @@ function showFacts({ verdict_reason: reason, familiar, familiarity, anomaly, det
   showRows("facts", rows);
 }
 
-function showAnswer(answer, round) {
+function showAnswer(answer, round, blob) {
   clearAnswer();
   if (answer.recognized) {
     showLabels(answer.predictions);
@@ -104,6 +107,7 @@ function showAnswer(answer, round) {
     2,
   );
   show("raw", true);
+  offerWhy(answer, blob);
 }
 
 function showPicture(blob, name) {
@@ -134,8 +138,7 @@ function route() {
 }
 
 function showAddress() {
-  const quoted = route().includes("?") ? "'" : "";
-  byId("address").textContent = `${quoted}${location.origin}/${route()}${quoted}`;
+  showSnippets(`${location.origin}/${route()}`);
 }
 
 async function recognize(blob, name) {
@@ -157,7 +160,7 @@ async function recognize(blob, name) {
   }
   if (mine !== sent) return;
   if (response.ok) {
-    showAnswer(answer, performance.now() - started);
+    showAnswer(answer, performance.now() - started, blob);
   } else {
     showError(answer.error?.message ?? `the server answered with the status ${response.status}`);
   }
@@ -273,10 +276,13 @@ function listen() {
   const drop = byId("drop");
   showAddress();
   byId("key-form").addEventListener("asked", showNothing);
-  byId("file").addEventListener("change", (event) => {
-    take(event.target.files);
-    event.target.value = "";
-  });
+  for (const id of ["file", "photo"]) {
+    byId(id).addEventListener("change", (event) => {
+      take(event.target.files);
+      event.target.value = "";
+    });
+  }
+  listenForWhy();
   byId("model").addEventListener("change", (event) => {
     showAddress();
     showSamples(event.target.value);

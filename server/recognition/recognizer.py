@@ -17,6 +17,7 @@ from server.recognition.answers import Answer, Options, of_regions
 from server.recognition.drawing import draw, to_jpeg
 from server.recognition.engines.engine import Session
 from server.recognition.images.measurement import Measurement, measure
+from server.recognition.images.pixels import Pixels
 from server.recognition.images.views import regions, tiles
 from server.recognition.interpreter import InterpreterPool
 from server.recognition.manifest import Bundle, DevicePolicy, Golden, Label, Recipe
@@ -251,6 +252,16 @@ class Recognizer(LoadedModel):
         )
         # A verdict that comes too late may be taken for that of another part.
         self.admission.check_in_time(options.deadline, "the model ran")
+        return self.answer_of(seen, options, timer, reader)
+
+    def answer_of(
+        self,
+        seen: tuple[Seen, ...],
+        options: Options,
+        timer: StageTimer,
+        reader: Reader[Any] | None = None,
+    ) -> Answer:
+        """Makes the answer to a frame from what `read` returned. reader: as in `make_answer`."""
         if not self._names:
             return self.make_answer(seen[0], options, timer, reader)
         answers = [self.make_answer(each, options, timer, reader) for each in seen]
@@ -331,6 +342,22 @@ class Recognizer(LoadedModel):
             tensor = apply_table(pixels, self._table, self.recipe.layout)
         alone = self.admission.alone
         with self.pool.lease(alone=alone) as interpreter, timer.stage("inference"):
+            return interpreter.run(self._inputs(tensor))
+
+    def shown(self, data: bytes, sender: Sender) -> tuple[Pixels, Placement]:
+        """Returns what a model of one view is shown of an image file's bytes, as the pixels of
+        `to_input_pixels`, and its place in the frame. The caller holds a slot of `admission`.
+        Errors are those of `frame.decode`, and DeadlineExceededError."""
+        decoded = self._decode(data, StageTimer(), sender.deadline, sender)
+        height, width = decoded.pixels.shape[:2]
+        view = self.views[0]
+        return to_input_pixels(decoded.pixels, view), placement(decoded.size, (width, height), view)
+
+    def run_pixels(self, pixels: Pixels) -> tuple[Tensor, ...]:
+        """Runs the model on what `shown` returned, or on pixels like that. The caller holds a slot
+        of `admission`."""
+        tensor = apply_table(pixels, self._table, self.recipe.layout)
+        with self.pool.lease(alone=self.admission.alone) as interpreter:
             return interpreter.run(self._inputs(tensor))
 
     def drawn(self, data: bytes, answer: Answer, options: Options, request_id: str = "") -> bytes:

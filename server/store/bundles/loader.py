@@ -117,6 +117,15 @@ class VersionLoader:
         logger.warning("version refused", extra={"fields": fields | {"reason": reason}})
         raise VersionRefusedError(f"version {version} of {name} is refused: {reason}")
 
+    def make_beside(self, name: str, version: int, content: Fingerprint) -> Model:
+        """Verifies and loads `version`, which does not serve. Raises VersionRefusedError, or
+        NotReadyError if the memory budget has no room."""
+        try:
+            return self._make(name, version, content).recognizer
+        except (BundleError, OSError, ValueError, RuntimeError) as error:
+            reason = f"version {version} of {name} is refused: {error}"
+            raise VersionRefusedError(reason) from None
+
     def _make(self, name: str, version: int, content: Fingerprint) -> Loaded:
         """Returns `version`, verified and in memory, but not serving yet. Raises NotReadyError,
         BundleError, and what else opening and loading it may."""

@@ -145,6 +145,20 @@ class BundleRepository:
         numbers = ", ".join(map(str, present))
         return f"{history.folder} holds no version {history.pinned}; it holds {numbers}"
 
+    def on_trial(self, name: str, version: int) -> Model:
+        """Returns a version that may not serve, verified and loaded beside the one that does, and
+        out of memory once the caller lets it go. Raises ModelNotFoundError, VersionRefusedError
+        with its fault, which is not remembered, and NotReadyError if the memory budget has no
+        room."""
+        if model := self._model_of(name, version):
+            return model
+        history = self._models.history(name)
+        with self._turn_to_load():
+            if version not in history.present():
+                raise ModelNotFoundError(f"{history.folder} holds no version {version}")
+            content = fingerprint(history.folder / str(version))
+            return self._loader.make_beside(name, version, content)
+
     def refresh(self, name: str) -> Model:
         """Looks at models/NAME again and swaps in the newest version that may serve.
 

@@ -32,6 +32,8 @@ BUDGET = (
     thread_budget.DRAWING_REQUESTS_MAX,
     thread_budget.EXPORTING_REQUESTS_MAX,
     thread_budget.EVENTS_REQUESTS_MAX,
+    thread_budget.EXPLAINING_REQUESTS_MAX,
+    thread_budget.COMPARING_REQUESTS_MAX,
     thread_budget.OTHER_REQUESTS_MAX,
 )
 # Bytes of a file that takes long to verify and no disk.
