@@ -1,6 +1,12 @@
 """/v1/samples: frames that were kept for a person to look at and to label."""
 
+import io
+import re
+import threading
 import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
@@ -8,7 +14,8 @@ from flask import Response, request
 from msgspec import Meta
 
 from server.api.recognize.options import IMAGE_TYPES
-from server.errors import BundleError, InvalidFieldError, NotFoundError
+from server.config.thread_budget import SAMPLE_EXPORTS_MAX
+from server.errors import BundleError, InvalidFieldError, NotFoundError, OverloadedError
 from server.http.body.image import need_length, read_options
 from server.http.body.json_body import read_json
 from server.http.routes import ADMIN, route
@@ -23,6 +30,11 @@ from server.values.validation import NUMBER_TOO
 
 # Most labels that an error message lists.
 LISTED_LABELS = 20
+ZIP = "application/zip"
+# Samples that are looked up at once for an export.
+EXPORT_PAGE = 100
+# Of a label that becomes the name of a folder: also a first dot, and what Windows does not take.
+NO_FOLDER = re.compile(r'^\.|[/\\:*?"<>|]')
 
 
 class SampleQuery(Filter, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,8 +70,8 @@ class SampleAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 class SamplePage(msgspec.Struct, frozen=True):
     """Samples, newest first. keeping: whether frames are kept on this server. kept, labelled,
-    bytes, cap_bytes: how many there are in all, and the disk that they take and may take. next:
-    the `cursor` of the page after, null at the end."""
+    bytes, cap_bytes: how many there are in all, and the disk that they take and may take. labels:
+    how many got each label, by model. next: the `cursor` of the page after, null at the end."""
 
     keeping: bool
     kept: int
@@ -68,6 +80,7 @@ class SamplePage(msgspec.Struct, frozen=True):
     cap_bytes: int
     samples: tuple[SampleAnswer, ...]
     next: str | None
+    labels: dict[str, dict[str, int]] = {}
 
 
 class LabelBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,6 +126,49 @@ def _labels_of(sample: Sample, store: BundleRepository) -> tuple[str, ...]:
         return ()
 
 
+class ExportQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """model: whose samples; without, those of all."""
+
+    model: Annotated[str, Meta(max_length=128)] | None = None
+
+
+class _Pieces(io.RawIOBase):
+    """What a zip writes, until it is taken."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._data += data
+        return len(data)
+
+    def take(self) -> bytes:
+        data, self._data = bytes(self._data), bytearray()
+        return data
+
+
+def _zip_of(folder: SampleFolder, model: str | None) -> Iterator[bytes]:
+    """Yield a zip file, a sample at a time, so that no more than one is in memory. Names of folders
+    are labels, in which `/` and what is no name of a folder become `_`."""
+    pieces, cursor = _Pieces(), ""
+    with zipfile.ZipFile(pieces, "w") as archive:
+        while True:
+            page, after = folder.find(Filter(model=model, labelled=True), cursor, EXPORT_PAGE)
+            for sample in page:
+                # It may have been removed, or its label, meanwhile.
+                with suppress(NotFoundError):
+                    label = NO_FOLDER.sub("_", sample.label or "")
+                    archive.writestr(f"{label}/{sample.image_name}", folder.image(sample))
+                yield pieces.take()
+            if after is None:
+                break
+            cursor = after
+    yield pieces.take()
+
+
 _SAMPLE = "/v1/samples/<sample>"
 
 
@@ -122,6 +178,7 @@ class SampleRoutes:
     def __init__(self, folder: SampleFolder | None, store: BundleRepository) -> None:
         self._folder = folder
         self._store = store
+        self._exports = threading.BoundedSemaphore(SAMPLE_EXPORTS_MAX)
 
     def _opened(self, name: str) -> SampleFolder:
         if self._folder is None:
@@ -144,7 +201,30 @@ class SampleRoutes:
             now.cap_bytes,
             tuple(map(sample_answer, page)),
             after,
+            now.labels,
         )
+
+    @route(
+        "GET",
+        "/v1/samples/export",
+        rights=ADMIN,
+        query=ExportQuery,
+        answer={ZIP: bytes},
+        errors=(400, 404, 503),
+    )
+    def export(self) -> Response:
+        """Return the labelled samples of a model as a zip of one folder for each label, as
+        `python -m convert train` takes it."""
+        query = read_options(ExportQuery, request)
+        if self._folder is None:
+            raise NotFoundError("no samples are kept on this server")
+        if not self._exports.acquire(blocking=False):
+            raise OverloadedError("samples are being exported already", retry_after=5)
+        response = Response(_zip_of(self._folder, query.model), content_type=ZIP)
+        response.headers["Content-Disposition"] = "attachment; filename=samples.zip"
+        response.headers["Cache-Control"] = "no-store"
+        response.call_on_close(self._exports.release)
+        return response
 
     @route("GET", _SAMPLE, rights=ADMIN, errors=(404, 503))
     def sample(self, sample: str) -> SampleAnswer:

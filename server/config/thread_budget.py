@@ -14,6 +14,7 @@ those, so that a probe is answered even if all else waits.
 | the image at its image_url | FETCHING_REQUESTS_MAX | 503 OVERLOADED |
 | its answer as a picture, drawn by one thread | DRAWING_REQUESTS_MAX | 503 OVERLOADED |
 | its client to take in a journal's file | EXPORTING_REQUESTS_MAX | 503 OVERLOADED |
+| its client to take in the exported samples | SAMPLE_EXPORTS_MAX | 503 OVERLOADED |
 | the next event of a stream for the console | EVENTS_REQUESTS_MAX | 503 OVERLOADED |
 | an interpreter that no frame needs, to be explained | EXPLAINING_REQUESTS_MAX | 503 OVERLOADED |
 | the same, to compare two versions | COMPARING_REQUESTS_MAX | 503 OVERLOADED |
@@ -35,6 +36,7 @@ LOADING_REQUESTS_MAX = 16
 FETCHING_REQUESTS_MAX = 4
 DRAWING_REQUESTS_MAX = 4
 EXPORTING_REQUESTS_MAX = 4
+SAMPLE_EXPORTS_MAX = 2
 EVENTS_REQUESTS_MAX = 12
 EXPLAINING_REQUESTS_MAX = 1
 COMPARING_REQUESTS_MAX = 1
@@ -54,6 +56,7 @@ def most_requests(slots: int, max_waiting: int) -> int:
         + FETCHING_REQUESTS_MAX
         + DRAWING_REQUESTS_MAX
         + EXPORTING_REQUESTS_MAX
+        + SAMPLE_EXPORTS_MAX
         + EVENTS_REQUESTS_MAX
         + EXPLAINING_REQUESTS_MAX
         + COMPARING_REQUESTS_MAX

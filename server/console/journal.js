@@ -1,6 +1,7 @@
 // The tab Journal: the answered frames, filtered, with a chart of their verdicts by the hour.
 
-import { byId, element, sentence, show } from "./dom.js";
+import { request } from "./api.js";
+import { button, byId, element, sentence, show } from "./dom.js";
 import { ask } from "./key.js";
 import { t } from "./words.js";
 
@@ -30,6 +31,45 @@ async function page(words) {
   return answer;
 }
 
+// The frame of a row is there if it was kept as a sample.
+async function showFrame(row, line, asked) {
+  const shown = line.nextElementSibling;
+  if (shown?.classList.contains("frame")) {
+    shown.remove();
+    asked.setAttribute("aria-expanded", "false");
+    return;
+  }
+  const made = element("tr", undefined, "frame");
+  const cell = element("td");
+  cell.colSpan = line.children.length;
+  made.append(cell);
+  try {
+    const { samples } = await request(`v1/samples?request_id=${encodeURIComponent(row.request_id)}`);
+    if (samples.length) {
+      const picture = element("img");
+      picture.alt = `${t("Frame")}: ${row.label ?? ""}`;
+      picture.src = `v1/samples/${samples[0].id}/image`;
+      cell.append(picture);
+    } else {
+      cell.textContent = t("This frame was not kept: samples says which are.");
+    }
+  } catch (error) {
+    cell.textContent = sentence(error.message);
+  }
+  line.after(made);
+  asked.setAttribute("aria-expanded", "true");
+}
+
+function frameCell(row, line) {
+  const cell = element("td");
+  if (row.code || !row.request_id) return cell;
+  const asked = button(t("Show"), () => showFrame(row, line, asked));
+  asked.setAttribute("aria-expanded", "false");
+  asked.setAttribute("aria-label", `${t("Frame")}: ${new Date(row.time).toLocaleTimeString()}`);
+  cell.append(asked);
+  return cell;
+}
+
 function showRows(rows, more) {
   const made = rows.map((row) => {
     const line = element("tr");
@@ -43,6 +83,7 @@ function showRows(rows, more) {
         element("td", text),
       ),
       element("td", row.total_ms === null ? "" : row.total_ms.toFixed(1)),
+      frameCell(row, line),
     );
     return line;
   });

@@ -3,6 +3,7 @@
 import { noteAt, request } from "./api.js";
 import { byId, element, show } from "./dom.js";
 import { ask } from "./key.js";
+import { showClasses } from "./look/classes.js";
 import { t } from "./words.js";
 
 const PAGE = 60;
@@ -19,10 +20,7 @@ const say = noteAt("look-text");
 
 function query(cursor) {
   const words = new URLSearchParams({ limit: PAGE });
-  const { reason, labelled, camera } = Object.fromEntries(new FormData(byId("look-filter")));
-  if (reason) words.set("reason", reason);
-  if (labelled) words.set("labelled", labelled);
-  if (camera) words.set("camera", camera);
+  for (const [name, value] of new FormData(byId("look-filter"))) if (value) words.set(name, value);
   if (cursor) words.set("cursor", cursor);
   return `v1/samples?${words}`;
 }
@@ -101,6 +99,7 @@ async function give(label) {
   if (before.length) done.push(before);
   chosen.clear();
   refreshCards();
+  count();
   if (one && at + 1 < samples.length) byId("cards").children[at + 1].focus();
 }
 
@@ -114,6 +113,7 @@ async function undo() {
     say(error.message);
   }
   refreshCards();
+  count();
 }
 
 async function showLabels() {
@@ -158,7 +158,23 @@ async function load(more = false) {
   show("look-more", next !== null);
   byId("look-count").textContent =
     `${page.kept} ${t("kept")}, ${page.labelled} ${t("labelled")}`;
+  showClasses(page.labels);
   await showLabels();
+  refreshCards();
+}
+
+// After labels were given, their counts are others.
+async function count() {
+  try {
+    showClasses((await request("v1/samples?limit=1")).labels);
+  } catch (error) {
+    say(error.message);
+  }
+}
+
+function selectAll() {
+  const all = samples.map(({ id }) => id);
+  chosen = new Set(chosen.size === all.length ? [] : all);
   refreshCards();
 }
 
@@ -190,6 +206,7 @@ export function start() {
   byId("look-refresh").addEventListener("click", () => load());
   byId("look-more").addEventListener("click", () => load(true));
   byId("undo").addEventListener("click", undo);
+  byId("select-all").addEventListener("click", selectAll);
   byId("unlabel").addEventListener("click", () => give(null));
 }
 

@@ -123,4 +123,10 @@ export default {
   "the newest version on the disk that passes its check answers from then on.": "磁盘上通过检查的最新版本此后应答。",
   "the version that served before answers again, in place of": "之前服务的版本将重新应答，取代",
   "is on the device: compare it, then activate it": "已在设备上：请先比较，再启用",
+  "Predicted": "预测", "Select all": "全选", "Save as a training folder (zip)": "保存为训练文件夹（zip）",
+  "On a workstation": "在工作站上", "Error": "错误",
+  "To train a classifier, label at least two frames of two classes each.": "训练分类模型需要至少两个类别、每类至少两张已标注图像。",
+  "labelled frames train in about": "张已标注图像的训练约需", "on two cores (491 took 6 minutes).": "（双核；491 张用时 6 分钟）。",
+  "The fewest frames has": "图像最少的是", "more of it help most.": "增加它最有帮助。",
+  "This frame was not kept: samples says which are.": "此图像未保存：由 samples 设置决定保存哪些。",
 };

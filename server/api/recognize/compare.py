@@ -78,7 +78,7 @@ class ComparedFrame(msgspec.Struct, frozen=True):
     sample: str | None
     file: str | None
     label: str | None
-    answers: tuple[ComparedAnswer, ComparedAnswer]
+    answers: tuple[ComparedAnswer, ...]
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -86,7 +86,7 @@ class Comparison(msgspec.Struct, frozen=True):
     bundle. labelled: frames with a person's label. different: frames whose label or verdict
     differs."""
 
-    sides: tuple[ComparedModel, ComparedModel]
+    sides: tuple[ComparedModel, ...]
     labelled: int
     different: int
     frames: tuple[ComparedFrame, ...]

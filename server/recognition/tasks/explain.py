@@ -32,7 +32,7 @@ EDGE = 1e-6
 
 # Makes a context in which the model may be run once.
 Turn = Callable[[], AbstractContextManager[None]]
-Box = tuple[int, int, int, int]
+Box = tuple[int, ...]
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,12 +46,13 @@ class TooLargeError(Exception):
 
 class Contents(msgspec.Struct, frozen=True):
     """The content of a folder: samples, those with a label, the bytes of disk that they take and
-    may take."""
+    may take, and the number of each label, by model."""
 
     samples: int
     labelled: int
     bytes: int
     cap_bytes: int
+    labels: dict[str, dict[str, int]]
 
 
 def describe(event: FrameAnswered, reason: Reason, name: str, image: MediaType) -> Sample:
@@ -220,7 +221,7 @@ class SampleFolder:
     def contents(self) -> Contents:
         with self._lock:
             index = self._index
-            return Contents(len(index), index.labelled, index.bytes, self.cap)
+            return Contents(len(index), index.labelled, index.bytes, self.cap, index.labels())
 
     def find(self, wanted: Filter, before: str, limit: int) -> tuple[list[Sample], str | None]:
         """Returns at most `limit` samples that `wanted` admits, newest first, all older than the

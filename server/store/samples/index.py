@@ -17,6 +17,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """The samples that are wanted; a field that is None admits all.
 
     predicted: the most probable label. label: what a person said. labelled: whether one has.
+    request_id: of the request that it came with.
     """
 
     reason: Reason | None = None
@@ -25,6 +26,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     predicted: str | None = None
     label: str | None = None
     labelled: bool | None = None
+    request_id: str | None = None
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -37,6 +39,7 @@ class Entry(msgspec.Struct, frozen=True):
     camera: str | None
     predicted: str
     label: str | None
+    request_id: str
 
     @property
     def labelled(self) -> bool:
@@ -87,6 +90,7 @@ class SampleIndex:
             sample.camera,
             sample.best.label if sample.best else "",
             sample.label,
+            sample.request_id,
         )
         self._entries[sample.id] = entry
         self._count(entry, 1)
@@ -101,6 +105,15 @@ class SampleIndex:
     def _count(self, entry: Entry, sign: int) -> None:
         self.bytes += sign * entry.size
         self.labelled += sign * entry.labelled
+
+    def labels(self) -> dict[str, dict[str, int]]:
+        """Returns how many samples a person gave each label, by model and label."""
+        counts: dict[str, dict[str, int]] = {}
+        for entry in self._entries.values():
+            if entry.label is not None:
+                of_model = counts.setdefault(entry.model, {})
+                of_model[entry.label] = of_model.get(entry.label, 0) + 1
+        return counts
 
     def next_out(self, spare: str = "") -> str | None:
         """Returns the sample that goes first if room is needed: the oldest without a label, since a

@@ -3,6 +3,7 @@
 import gzip
 import os
 import signal
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,17 @@ def test_samples_are_labelled_by_keys_and_undone(page: Any, line: LiveServer) ->
     sync_api.expect(shown.locator(".card", has_text="✓ blue")).to_have_count(3)
     shown.get_by_role("button", name="Undo").click()
     sync_api.expect(shown.locator(".card", has_text="✓ blue")).to_have_count(0)
+    shown.get_by_role("button", name="Select all").click()
+    sync_api.expect(page.locator("#selected")).to_have_text(f"{SAMPLES} selected")
+    shown.locator("#label-keys").get_by_role("button", name="red").click()
+    sync_api.expect(shown.locator(".card", has_text="✓ red")).to_have_count(SAMPLES)
+    classes = page.locator("#look-classes div", has_text="red")
+    sync_api.expect(classes).to_contain_text(str(SAMPLES))
+    sync_api.expect(page.locator("#train-text")).to_contain_text("two frames of two classes")
+    with page.expect_download() as download:
+        shown.get_by_role("link", name="Save as a training folder").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert [name.split("/")[0] for name in archive.namelist()] == ["red"] * SAMPLES
 
 
 def test_version_is_activated_and_rolled_back(page: Any, line: LiveServer) -> None:
@@ -134,6 +146,7 @@ def test_version_is_activated_and_rolled_back(page: Any, line: LiveServer) -> No
     one.get_by_role("button", name="Activate").click()
     dialog = page.locator("#sure")
     sync_api.expect(dialog).to_contain_text("answers in place of version 2")
+    sync_api.expect(dialog).to_contain_text("frames get another label or verdict")
     dialog.get_by_role("button", name="Cancel").click()
     sync_api.expect(one.get_by_role("button", name="Activate")).to_be_visible()
     one.get_by_role("button", name="Activate").click()
@@ -144,6 +157,38 @@ def test_version_is_activated_and_rolled_back(page: Any, line: LiveServer) -> No
     two = shown.locator(".versions li", has_text="version 2")
     sync_api.expect(two.locator(".verdict")).to_be_visible()
     sync_api.expect(shown).to_contain_text("accept: green")
+
+
+def test_versions_stand_side_by_side(page: Any, line: LiveServer) -> None:
+    line.recognize(frame(6), camera="pair")
+    await_that(lambda: samples(line, camera="pair"), "the sample")
+    shown = go(page, "models")
+    one = shown.locator(".versions li", has_text="version 1")
+    one.get_by_role("button", name="Compare").click()
+    compared = page.locator("#compared")
+    sync_api.expect(compared).to_be_visible()
+    sync_api.expect(compared.locator("tbody tr").first).to_contain_text("green")
+    sync_api.expect(page.locator("#compared-text")).to_contain_text("0 /")
+    picture = compared.locator("img").first
+    picture.scroll_into_view_if_needed()
+    assert await_that(lambda: picture.evaluate("image => image.naturalWidth"), "the picture")
+    sync_api.expect(shown).to_contain_text("Golden frames: 0")
+
+
+def test_place_where_a_classifier_looked_is_drawn(page: Any) -> None:
+    go(page, "try")
+    sync_api.expect(page.locator("#python")).to_contain_text("requests.post")
+    page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": frame(9)})
+    page.get_by_role("button", name="Where did it look?").click()
+    sync_api.expect(page.get_by_role("img", name="as the model sees it")).to_be_visible()
+    sync_api.expect(page.locator("#why-text")).not_to_be_empty()
+    drawn = page.get_by_label("Draw where it looked")
+    sync_api.expect(drawn).to_be_checked()
+    sync_api.expect(page.locator("#overlay")).to_be_visible()
+    found = axe.Axe().run(page).response["violations"]
+    assert [each["id"] for each in found] == []
+    page.set_input_files("#file", {"name": "b.png", "mimeType": "image/png", "buffer": frame(8)})
+    sync_api.expect(drawn).to_be_hidden()
 
 
 def test_journal_is_filtered_and_charted(page: Any, line: LiveServer) -> None:
@@ -157,6 +202,9 @@ def test_journal_is_filtered_and_charted(page: Any, line: LiveServer) -> None:
     with page.expect_download() as download:
         shown.get_by_role("button", name="Save as CSV").click()
     assert "B-2" in Path(download.value.path()).read_text()
+    shown.get_by_role("button", name="Frame:").first.click()
+    picture = shown.locator("tr.frame img")
+    sync_api.expect(picture).to_be_visible()
     shown.locator("input[name=part]").fill("absent")
     shown.get_by_role("button", name="Show").click()
     sync_api.expect(page.locator("#journal-text")).to_contain_text("Nothing in the journal")

@@ -1,5 +1,7 @@
 """/v1/samples on a live server: frames kept, looked at, labelled, removed."""
 
+import io
+import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -227,6 +229,7 @@ def test_a_server_without_keys_keeps_nothing(colors_server: LiveServer) -> None:
         "cap_bytes": 0,
         "samples": [],
         "next": None,
+        "labels": {},
     }
     missing = requests.get(colors_server.url + "/v1/samples/x", timeout=60)
     assert missing.status_code == 404
@@ -243,3 +246,25 @@ def test_other_sites_pages_may_not_label(keeping: LiveServer) -> None:
         timeout=60,
     )
     assert answer.status_code == 403
+
+
+def test_labelled_samples_are_exported_as_folders(keeping: LiveServer) -> None:
+    before = kept(keeping, 0)["kept"]
+    keeping.recognize(encode(plain((91, 91, 91)), "PNG"), camera="export")
+    sample = kept(keeping, before + 1, camera="export")["samples"][0]
+    assert said(keeping, sample["id"], label="a/b", new=True).status_code == 200
+    page = kept(keeping, 0, request_id=sample["request_id"])
+    assert [each["id"] for each in page["samples"]] == [sample["id"]]
+    assert page["labels"]["colors"]["a/b"] == 1
+    url = keeping.url + "/v1/samples/export"
+    answer = requests.get(url, params={"model": "colors"}, timeout=60)
+    assert answer.headers["Content-Type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        name = f"a_b/{sample['id']}.png"
+        assert name in archive.namelist()
+        image = requests.get(f"{keeping.url}/v1/samples/{sample['id']}/image", timeout=60).content
+        assert archive.read(name) == image
+    other = requests.get(url, params={"model": "other"}, timeout=60)
+    with zipfile.ZipFile(io.BytesIO(other.content)) as archive:
+        assert archive.namelist() == []

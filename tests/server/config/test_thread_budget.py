@@ -31,6 +31,7 @@ BUDGET = (
     thread_budget.FETCHING_REQUESTS_MAX,
     thread_budget.DRAWING_REQUESTS_MAX,
     thread_budget.EXPORTING_REQUESTS_MAX,
+    thread_budget.SAMPLE_EXPORTS_MAX,
     thread_budget.EVENTS_REQUESTS_MAX,
     thread_budget.EXPLAINING_REQUESTS_MAX,
     thread_budget.COMPARING_REQUESTS_MAX,
