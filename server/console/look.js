@@ -152,6 +152,8 @@ async function load(more = false) {
   const first = samples.length;
   samples.push(...page.samples);
   next = page.next;
+  // First the keys, so that a card that is there can be labelled.
+  await showLabels();
   const cards = page.samples.map((sample, index) => makeCard(sample, first + index));
   if (more) byId("cards").append(...cards);
   else byId("cards").replaceChildren(...cards);
@@ -159,7 +161,6 @@ async function load(more = false) {
   byId("look-count").textContent =
     `${page.kept} ${t("kept")}, ${page.labelled} ${t("labelled")}`;
   showClasses(page.labels);
-  await showLabels();
   refreshCards();
 }
 

@@ -5,13 +5,14 @@ import { t } from "../words.js";
 
 // Below it, `convert train` refuses a class.
 const FRAMES_MIN = 2;
+const TOO_FEW = "To train a classifier, label at least two frames of two classes each.";
 // Measured: 491 photographs in 6 minutes on two cores (README, «Make a bundle»).
 const SECONDS_A_FRAME = 360 / 491;
 
 function words(counts) {
   const enough = counts.filter(([, count]) => count >= FRAMES_MIN);
   if (enough.length < 2) {
-    return t("To train a classifier, label at least two frames of two classes each.");
+    return t(TOO_FEW);
   }
   const frames = enough.reduce((sum, [, count]) => sum + count, 0);
   const minutes = Math.max(1, Math.round((frames * SECONDS_A_FRAME) / 60));
@@ -38,6 +39,10 @@ export function showClasses(labels) {
   );
   byId("look-classes").replaceChildren(...cells);
   const all = models.flatMap(([, counts]) => Object.entries(counts));
-  byId("train-text").textContent = models.length > 1 ? models.map(([model, counts]) => `${model}: ${words(Object.entries(counts))}`).join(" ") : words(all);
+  // One sentence for models of which none can be trained.
+  const texts = models.map(([model, counts]) => [model, words(Object.entries(counts))]);
+  const told = texts.filter(([, text]) => text !== t(TOO_FEW));
+  byId("train-text").textContent =
+    told.map(([model, text]) => (told.length > 1 ? `${model}: ${text}` : text)).join(" ") || t(TOO_FEW);
   show("look-export", all.length > 0);
 }
