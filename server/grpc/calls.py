@@ -15,7 +15,7 @@ from server.api.compat.open_inference_tensors import (
     whole_number,
 )
 from server.api.recognize.options import FrameOptions
-from server.errors import LinesideError, ModelNotFoundError
+from server.errors import InvalidFieldError, LinesideError, ModelNotFoundError
 from server.grpc import messages
 from server.grpc.in_process import Answer, Request
 from server.grpc.tensors import input_data, output_data, parameters_of
@@ -27,6 +27,8 @@ NAME, VERSION = re.compile("[^/:]+"), re.compile("[0-9]{1,18}")
 # The path of a request that is refused before its model is known.
 NOBODY = "/v2/models/-/infer"
 INDEX = "/v2/repository/index"
+# Sizes of a tensor's shape that are looked at; models have up to six.
+SIZES_MAX = 64
 # Names of a frame's options, which are parameters of a call and in the query string over HTTP.
 OPTIONS = frozenset(FrameOptions.__struct_fields__) - {"model", "version"}
 
@@ -93,6 +95,17 @@ def _timeout(parameters: Mapping[str, Any], left: float) -> dict[str, int]:
     return {"timeout": int(microseconds)}
 
 
+def _shape(item: Values) -> list[int]:
+    """Return the shape of an input. Raises InvalidFieldError for one of too many sizes."""
+    sizes = item.get("shape", ())
+    if len(sizes) > SIZES_MAX:
+        raise InvalidFieldError(
+            f"the input {shown(item.get('name', ''))} has a shape of {len(sizes):,} sizes, and at"
+            f" most {SIZES_MAX} are taken"
+        )
+    return [int(size) for size in sizes]
+
+
 def _infer(message: Values, left: float) -> Request:
     """Return the request to infer, with all tensors as binary data."""
     path = model_path(message.get("model_name", ""), message.get("model_version", ""), "/infer")
@@ -106,7 +119,7 @@ def _infer(message: Values, left: float) -> Request:
     inputs = [
         InferInput(
             item.get("name", ""),
-            [int(size) for size in item.get("shape", ())],
+            _shape(item),
             item.get("datatype", ""),
             {"binary_data_size": len(each)},
         )

@@ -148,7 +148,7 @@ class GrpcServer:
             with self._messages.coming(context) as held:
                 data = _next(messages)
                 held.came(len(data))
-                message = read_message(call.request, self._inflated(data))
+                message = read_message(call.request, self._inflated(data), self._most)
                 request = call.ask(message, context.time_remaining())
                 del message
                 return ask(self._app, request, sender, tls=self._tls)

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from server.errors import InvalidFieldError
+from server.errors import BodyTooLargeError, InvalidFieldError
 
 # Fields of one message, those of the messages within it counted: an image has about ten, and an
 # encoder that does not pack numbers one for each.
 FIELDS_MAX = 200_000
-# Bytes of packed numbers that are worked on at a time.
-PIECE_BYTES = 1 << 16
+# Bytes of packed numbers that are worked on at a time, and of those that are counted.
+PIECE_BYTES, COUNTED_BYTES = 1 << 16, 1 << 20
 # Bytes of packed numbers, such as a shape's, that are read sooner one by one.
 FEW_BYTES = 32
 VARINT_BYTES_MAX = 10
@@ -87,14 +87,16 @@ def mapped(number: int, kind: Message) -> Field:
     return Field(number, entry, repeated=True, is_map=True)
 
 
-def read_message(kind: Message, data: bytes) -> Values:
+def read_message(kind: Message, data: bytes, numbers_bytes_max: int) -> Values:
     """Return the fields of a message of `kind` that `data` has, by name: a number, str, bytes or
     dict; of a repeated field a list of them, or an array of numbers; of a map a dict. Bytes are
     views of `data`.
 
-    Raises InvalidFieldError if `data` is no such message, or has more than FIELDS_MAX fields.
+    numbers_bytes_max: bytes that its packed varints may have as arrays, in which one byte becomes
+    up to eight. Raises InvalidFieldError if `data` is no such message, or has more than FIELDS_MAX
+    fields, and BodyTooLargeError for more numbers.
     """
-    return _Reader().message(kind, memoryview(data), {})
+    return _Reader(numbers_bytes_max).message(kind, memoryview(data), {})
 
 
 def _damaged(what: str) -> InvalidFieldError:
@@ -117,10 +119,11 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 class _Reader:
-    """Reads one message, and counts its fields."""
+    """Reads one message, and counts its fields and the bytes of its numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, numbers_bytes_max: int) -> None:
         self._left = FIELDS_MAX
+        self._numbers_bytes_max = self._numbers_bytes_left = numbers_bytes_max
 
     def message(self, kind: Message, data: memoryview, into: Values) -> Values:
         arrays: dict[str, list[NDArray[Any]]] = {}
@@ -130,6 +133,7 @@ class _Reader:
                 continue  # of a newer version of the protocol
             name, field = known
             if isinstance(field.kind, Scalar) and field.repeated:
+                self._count_numbers(field.kind, wire, value, name)
                 arrays.setdefault(name, []).append(_numbers(field.kind, wire, value, name))
                 continue
             read = self._value(field, wire, value, name, into)
@@ -144,6 +148,22 @@ class _Reader:
                 pieces.insert(0, into[name])
             into[name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return into
+
+    def _count_numbers(self, kind: Scalar, wire: int, value: Any, name: str) -> None:
+        """Raise BodyTooLargeError if the packed varints in `value` would take too much memory."""
+        if kind.wire != VARINT or wire != SIZED:
+            return
+        octets = np.frombuffer(value, np.uint8)
+        count = sum(
+            int(np.count_nonzero(octets[at : at + COUNTED_BYTES] < 0x80))
+            for at in range(0, len(octets), COUNTED_BYTES)
+        )
+        self._numbers_bytes_left -= count * np.dtype(kind.dtype).itemsize
+        if self._numbers_bytes_left < 0:
+            raise BodyTooLargeError(
+                f"the numbers in {name} take more than {self._numbers_bytes_max / 1e6:.1f} MB as"
+                " the message's type of them: send raw contents"
+            )
 
     def _fields(self, data: memoryview) -> Iterator[tuple[int, int, Any]]:
         """Yield each field's number, its wire type, and its value: a number, or bytes."""

@@ -66,6 +66,11 @@ CASES = {
     "negative shape": (request(shape=[-1, -4]), "INVALID_ARGUMENT", "shape"),
     "empty shape": (request(shape=[0, 4]), "INVALID_ARGUMENT", "shape"),
     "huge shape": (request(shape=[2**62, 2**62, 4]), "INVALID_ARGUMENT", "needs"),
+    "more sizes than a device could keep": (
+        request(shape=[2**62] * 200_000),
+        "INVALID_ARGUMENT",
+        "at most 64",
+    ),
     "many sizes": (request(shape=[1] * 1000), "INVALID_ARGUMENT", "shape"),
     "unknown datatype": (request(datatype="FP8"), "INVALID_ARGUMENT", "FP8"),
     "no datatype": (request(datatype=None), "INVALID_ARGUMENT", "datatype"),
@@ -119,8 +124,10 @@ def test_both_kinds_of_contents(infer: Call) -> None:
         (b"\x1f\x8bno gzip", "INVALID_ARGUMENT"),
         (zlib.compress(bytes(200_000_000)), "RESOURCE_EXHAUSTED"),
         (bytes(17_000_000), "RESOURCE_EXHAUSTED"),
+        # In contents: numbers of one byte that take eight.
+        (typed(int64_contents=[1] * 3_000_000).SerializeToString(), "RESOURCE_EXHAUSTED"),
     ],
-    ids=["many fields", "no gzip", "a bomb", "too large"],
+    ids=["many fields", "no gzip", "a bomb", "too large", "numbers"],
 )
 def test_sizes_are_bounded(infer: Call, data: bytes, code: str) -> None:
     assert refusal(infer, data).code().name == code

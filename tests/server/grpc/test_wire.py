@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import InvalidFieldError
+from server.errors import BodyTooLargeError, InvalidFieldError
 from server.grpc import messages
 from server.grpc.wire import FIELDS_MAX, Values, read_message, write_message
 
 pb: Any = pytest.importorskip("tritonclient.grpc", reason="Triton's client is absent").service_pb2
 
+# More bytes than the numbers of any message here have.
+MOST = 10_000_000
 SIZES = st.integers(-(2**63), 2**63 - 1)
 VALUES = st.one_of(
     st.builds(lambda v: {"bool_param": v}, st.booleans()),
@@ -85,7 +87,7 @@ def plain(value: Any) -> Any:
 @given(REQUESTS)
 def test_reads_what_protobuf_writes(values: Values) -> None:
     data = to_protobuf(values).SerializeToString()
-    assert plain(read_message(messages.INFER_REQUEST, data)) == plain(values)
+    assert plain(read_message(messages.INFER_REQUEST, data, MOST)) == plain(values)
 
 
 @given(REQUESTS)
@@ -93,8 +95,8 @@ def test_protobuf_reads_what_is_written(values: Values) -> None:
     data = write_message(messages.INFER_REQUEST, values)
     read = pb.ModelInferRequest.FromString(data)
     # Of a oneof, a zero is not written.
-    assert plain(read_message(messages.INFER_REQUEST, read.SerializeToString())) == plain(
-        read_message(messages.INFER_REQUEST, data)
+    assert plain(read_message(messages.INFER_REQUEST, read.SerializeToString(), MOST)) == plain(
+        read_message(messages.INFER_REQUEST, data, MOST)
     )
     assert [list(each.shape) for each in read.inputs] == [
         each.get("shape", []) for each in values.get("inputs", [])
@@ -109,7 +111,7 @@ def test_reads_or_refuses_whatever_comes(noise: bytes, values: Values, data: st.
     at = data.draw(st.integers(0, len(whole_message)))
     for message in (noise, whole_message[:at] + noise, whole_message[:at]):
         try:
-            read = read_message(messages.INFER_REQUEST, message)
+            read = read_message(messages.INFER_REQUEST, message, MOST)
         except InvalidFieldError:
             continue
         theirs = pb.ModelInferRequest.FromString(message)
@@ -120,14 +122,14 @@ def test_reads_or_refuses_whatever_comes(noise: bytes, values: Values, data: st.
 def test_numbers_that_are_not_packed() -> None:
     shape = b"\x18\x01\x18\x04\x1a\x02\x05\x06"
     message = b"\x2a" + bytes([len(shape)]) + shape
-    read = read_message(messages.INFER_REQUEST, message)
+    read = read_message(messages.INFER_REQUEST, message, MOST)
     assert read["inputs"][0]["shape"].tolist() == [1, 4, 5, 6]
 
 
 def test_packed_numbers_over_several_pieces() -> None:
     values = np.arange(-200_000, 200_000, 7, dtype=np.int64) ** 3
     contents = pb.InferTensorContents(int64_contents=values.tolist())
-    read = read_message(messages.CONTENTS, contents.SerializeToString())
+    read = read_message(messages.CONTENTS, contents.SerializeToString(), MOST)
     assert np.array_equal(read["int64_contents"], values)
 
 
@@ -135,4 +137,13 @@ def test_packed_numbers_over_several_pieces() -> None:
 def test_fields_of_a_message_are_counted(field: bytes) -> None:
     """Else 16 MB of empty inputs would take 700 MB."""
     with pytest.raises(InvalidFieldError, match=f"more than {FIELDS_MAX:,} fields"):
-        read_message(messages.INFER_REQUEST, field * 8_000_000)
+        read_message(messages.INFER_REQUEST, field * 8_000_000, MOST)
+
+
+def test_numbers_are_counted_before_they_are_made() -> None:
+    """One byte of a packed number becomes eight in an array."""
+    contents = pb.InferTensorContents(int64_contents=[1] * 1000, bool_contents=[True] * 1000)
+    data = contents.SerializeToString()
+    assert len(read_message(messages.CONTENTS, data, 9000)["int64_contents"]) == 1000
+    with pytest.raises(BodyTooLargeError, match="send raw contents"):
+        read_message(messages.CONTENTS, data, 8999)
