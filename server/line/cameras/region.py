@@ -4,6 +4,7 @@ So the journal, the samples and the model have the same picture, and a model tha
 samples sees later what it was trained on.
 """
 
+import importlib
 import math
 import time
 from collections.abc import Sequence
@@ -20,7 +21,6 @@ JPEG_QUALITY = 98
 def cut(data: bytes, region: Sequence[float]) -> bytes:
     """Return the region of an image file as a JPEG; nothing if the file is damaged in any part, or
     is no image. region: x, y, width and height as shares of the upright frame."""
-    # Here, since the readers of cameras without a region should start fast.
     import numpy as np
     import simplejpeg
 
@@ -47,6 +47,10 @@ class RegionSource(Source):
 
     def __init__(self, region: Sequence[float], source: Source) -> None:
         super().__init__()
+        # Readers of cameras without a region start faster without. With the first frame they would
+        # take so long that it is too old to be judged.
+        for module in ("simplejpeg", "server.recognition.frame", "server.recognition.manifest"):
+            importlib.import_module(module)
         self._region = region
         self._source = source
         self._whole_due = -math.inf
