@@ -2,6 +2,7 @@
 
 import time
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from flask import Response, request
@@ -62,6 +63,24 @@ def _table(given: dict[str, Any]) -> CameraTable:
         raise InvalidFieldError(str(error)) from None
 
 
+def _changed_table(table: CameraTable, keys: dict[str, Any]) -> CameraTable:
+    """Return `table` with other `keys`. Raises InvalidFieldError, also for a password that would go
+    to another place unseen: nobody who can change a camera may read it."""
+    changed = _table(msgspec.to_builtins(table) | keys)
+    kept = getattr(table, "password", "") and "password" not in keys
+    if kept and _server_of(changed) != _server_of(table):
+        raise InvalidFieldError(
+            "url leads to another server, which would get the camera's password: send the password"
+            " too, or an empty one"
+        )
+    return changed
+
+
+def _server_of(table: CameraTable) -> tuple[str, str]:
+    parts = urlsplit(getattr(table, "url", ""))
+    return parts.scheme, parts.netloc
+
+
 class CameraRoutes:
     """Answers the states of `cameras`, changes them by `auditor`, and triggers them."""
 
@@ -102,7 +121,7 @@ class CameraRoutes:
     )
     def change(self, name: str) -> CameraState:
         """Change keys of a camera that was added by a request; the others, its password among them,
-        stay. Its reader is replaced."""
+        stay. A `url` on another server needs the password again. Its reader is replaced."""
         need_length(request)
         data = read_body()
         if len(data) > TABLE_BYTES_MAX:
@@ -111,11 +130,10 @@ class CameraRoutes:
         if fixed := [key for key in ("name", "kind") if key in keys]:
             raise InvalidFieldError(f"{fixed[0]} of a camera stays: delete it, and add another")
 
-        def changed(table: CameraTable) -> CameraTable:
-            return _table(msgspec.to_builtins(table) | keys)
-
         return self._auditor.change_camera(
-            "change", name, lambda: self._cameras.change(name, changed)
+            "change",
+            name,
+            lambda: self._cameras.change(name, lambda table: _changed_table(table, keys)),
         )
 
     @route("DELETE", _CAMERA, rights=ADMIN, errors=(403, 404, 409, 503))

@@ -203,6 +203,20 @@ def test_camera_is_changed_within_its_bounds(line: Line) -> None:
     assert line.ask("POST", "/fixed", {}).status_code == 409
 
 
+def test_password_of_a_camera_goes_to_no_other_server(line: Line) -> None:
+    """Nobody can read it, so nobody may have it sent to a server of his own."""
+    line.ask("POST", body=NETWORK | {"password": PASSWORD})
+    same = NETWORK["url"].rstrip("/") + "/other"
+    assert line.ask("POST", "/net", {"url": same}).status_code == 200
+    other = {"url": "http://127.0.0.1:2/"}
+    refused = line.ask("POST", "/net", other)
+    assert (refused.status_code, error(refused)["code"]) == (400, "INVALID_FIELD")
+    assert "another server" in error(refused)["message"]
+    assert "127.0.0.1:2" not in line.file.read_text()
+    assert line.ask("POST", "/net", other | {"password": ""}).status_code == 200
+    assert PASSWORD not in line.file.read_text()
+
+
 def test_cameras_beyond_the_most_are_refused(line: Line, monkeypatch: Any) -> None:
     assert CAMERAS_MAX >= 10
     monkeypatch.setattr("server.line.cameras.service.CAMERAS_MAX", 2)
