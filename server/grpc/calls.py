@@ -27,6 +27,8 @@ NAME, VERSION = re.compile("[^/:]+"), re.compile("[0-9]{1,18}")
 # The path of a request that is refused before its model is known.
 NOBODY = "/v2/models/-/infer"
 INDEX = "/v2/repository/index"
+# Is not the path of a model of this name.
+ALL_STATISTICS = "/v2/models/stats"
 # Sizes of a tensor's shape that are looked at; models have up to six.
 SIZES_MAX = 64
 # Names of a frame's options, which are parameters of a call and in the query string over HTTP.
@@ -67,7 +69,10 @@ def _get(path: str) -> Ask:
 
 def _get_model(tail: str) -> Ask:
     def ask(message: Values, left: float) -> Request:
-        path = model_path(message.get("name", ""), message.get("version", ""), tail)
+        name, version = message.get("name", ""), message.get("version", "")
+        path = model_path(name, version, tail)
+        if path == ALL_STATISTICS:
+            raise ModelNotFoundError(f"there is no model {shown(name)}")
         return Request(method="GET", path=path)
 
     return ask
@@ -139,7 +144,7 @@ def _infer(message: Values, left: float) -> Request:
 def _statistics(message: Values, left: float) -> Request:
     """Return the request for the statistics of a model; of all without a name."""
     name, version = message.get("name", ""), message.get("version", "")
-    path = model_path(name, version, "/stats") if name else "/v2/models/stats"
+    path = model_path(name, version, "/stats") if name else ALL_STATISTICS
     return Request(method="GET", path=path)
 
 

@@ -42,6 +42,8 @@ BESIDE_BYTES = 65_536
 DETAILS_LETTERS = 1000
 # Headers of an error's answer that are metadata here.
 TRAILING = ("retry-after", "x-should-retry", "x-request-id")
+# Connections at once; one more is closed. Each is an open file, of which HTTP needs the most.
+CONNECTIONS_MAX = 256
 # Milliseconds after which a connection on which nobody calls is closed.
 IDLE_MS = 3_600_000
 OnEnded = Callable[[str, str], None]
@@ -78,6 +80,7 @@ class GrpcServer:
                 ("grpc.absolute_max_metadata_size", 2 * VALUE_BYTES_MAX),
                 ("grpc.max_concurrent_streams", 2 * most),
                 ("grpc.max_connection_idle_ms", IDLE_MS),
+                ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
                 # A second server is refused, and does not get every second call.
                 ("grpc.so_reuseport", 0),
                 ("grpc.per_message_decompression", 0),

@@ -1,11 +1,12 @@
 """The server of gRPC: keys, deadlines, late and many messages, TLS, metrics, start and stop."""
 
 import re
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +299,28 @@ def test_missing_package_is_said_with_its_command(monkeypatch: pytest.MonkeyPatc
 def test_two_servers_need_two_ports() -> None:
     with pytest.raises(SettingsError, match="grpc_port can't be 8080, which is `port`"):
         Settings(grpc_port=8080)
+
+
+def test_connections_leave_files_for_http(keyed: LiveServer) -> None:
+    """A stranger's connections on which nobody calls take no more than their share of the files
+    that the process may open."""
+    from server.grpc.server import CONNECTIONS_MAX
+
+    with ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", keyed.grpc_port), 60))
+            for _ in range(CONNECTIONS_MAX + 20)
+        ]
+        while sockets[-1].recv(1000):
+            pass
+        assert keyed.descriptors() < CONNECTIONS_MAX + 100
+        assert requests.get(keyed.url + "/livez", timeout=60).status_code == 200
+
+    def is_taken() -> bool:
+        with connected(keyed.grpc_port) as call:
+            try:
+                return bool(call("ServerLive"))
+            except grpc.RpcError:
+                return False
+
+    await_that(is_taken, "a call after they have gone")

@@ -165,3 +165,11 @@ def test_unknown_methods(clients: LiveServer) -> None:
             with pytest.raises(grpc.RpcError) as caught:
                 channel.unary_unary(path)(b"", timeout=60)
             assert caught.value.code().name == "UNIMPLEMENTED"
+
+
+def test_no_model_has_the_name_of_a_route(clients: LiveServer) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{clients.grpc_port}") as channel:
+        method = channel.unary_unary(INFER.replace("ModelInfer", "ModelMetadata"))
+        for name in ("stats", "index", "nuts"):
+            error = refusal(method, pb.ModelMetadataRequest(name=name).SerializeToString())
+            assert error.code().name == "NOT_FOUND"
