@@ -20,9 +20,10 @@ import numpy as np
 
 from server.recognition import frame
 from server.recognition.answers import Options
+from server.recognition.engines.engine import EngineOptions
 from server.recognition.images.views import views
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import Bundle, Recipe
+from server.recognition.manifest import Bundle, EngineChoice, Recipe
 from server.recognition.preprocessing import (
     Tensor,
     apply_table,
@@ -109,11 +110,12 @@ def limit(steps: Steps, data: bytes, seconds: float) -> dict[str, float | int]:
     return {"good": len(milliseconds), "seconds": elapsed, "p50": float(p50), "p99": float(p99)}
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, engine: EngineChoice = "auto") -> None:
     """Answers commands until standard input ends."""
     process.configure_process()
     bundle = open_bundle(folder)
-    pool = InterpreterPool(bundle.model_path, available_cores(), 1)
+    options = EngineOptions(engine=engine)
+    pool = InterpreterPool(bundle.model_path, available_cores(), 1, options=options)
     both = {exact: Steps(bundle, pool, exact=exact) for exact in (False, True)}
     for line in sys.stdin:
         command = json.loads(line)
@@ -123,4 +125,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])  # type: ignore[arg-type]

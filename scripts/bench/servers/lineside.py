@@ -34,9 +34,9 @@ def start_server(python: Path, model: Model, log: Path, **settings: str) -> Serv
 class Bare:
     """bench.servers.bare in a process of its own, until the end of the `with` block."""
 
-    def __init__(self, python: Path, bundle: Path) -> None:
+    def __init__(self, python: Path, bundle: Path, engine: str = "auto") -> None:
         self.process = subprocess.Popen(
-            [str(python), "-m", "bench.servers.bare", str(bundle)],
+            [str(python), "-m", "bench.servers.bare", str(bundle), engine],
             env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
