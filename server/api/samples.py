@@ -206,7 +206,7 @@ class SampleRoutes:
 
     @route(
         "GET",
-        "/v1/samples/export",
+        "/v1/samples.zip",
         rights=ADMIN,
         query=ExportQuery,
         answer={ZIP: bytes},

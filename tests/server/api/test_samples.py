@@ -256,7 +256,7 @@ def test_labelled_samples_are_exported_as_folders(keeping: LiveServer) -> None:
     page = kept(keeping, 0, request_id=sample["request_id"])
     assert [each["id"] for each in page["samples"]] == [sample["id"]]
     assert page["labels"]["colors"]["a/b"] == 1
-    url = keeping.url + "/v1/samples/export"
+    url = keeping.url + "/v1/samples.zip"
     answer = requests.get(url, params={"model": "colors"}, timeout=60)
     assert answer.headers["Content-Type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
