@@ -177,7 +177,7 @@ class Authenticator:
             if key
             else partial(identify, secret, self._ring, self._read_token)
         )
-        return caller, self.sessions.begin(find)
+        return caller, self.sessions.begin(find, caller.name)
 
     def sign_out(self, environ: dict[str, Any]) -> None:
         """End the sessions whose cookies a WSGI request has. Raises ForbiddenError if another

@@ -21,16 +21,19 @@ from server.http.access.caller import Caller
 
 # Seconds without a request after which a session ends, and of its whole life: a long shift.
 IDLE_S, LIFE_S = 3600.0, 12 * 3600.0
-# Beyond so many sessions, the one that was used least recently ends.
-SESSIONS_MAX = 1024
+# Beyond so many sessions in all, and of one key, the one that was used least recently ends. So a
+# camera's key signs nobody else out.
+SESSIONS_MAX, SESSIONS_OF_ONE_MAX = 1024, 128
 # Cookies of one request that are looked at.
 COOKIES_MAX = 4
 
 
 class _Session(msgspec.Struct):
-    """find: returns the caller, or raises UnauthorizedError. began, used: seconds of the clock."""
+    """find: returns the caller, or raises UnauthorizedError. owner: the caller's name. began, used:
+    seconds of the clock."""
 
     find: Callable[[], Caller]
+    owner: str
     began: float
     used: float
 
@@ -46,12 +49,16 @@ class Sessions:
         self._lock = threading.Lock()
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
 
-    def begin(self, find: Callable[[], Caller]) -> str:
+    def begin(self, find: Callable[[], Caller], owner: str) -> str:
         """Begin a session of the caller that `find` returns, and return its cookie's value. find:
-        is called with each request; it raises UnauthorizedError once the caller's key is gone."""
+        is called with each request; it raises UnauthorizedError once the caller's key is gone.
+        owner: the caller's name."""
         value, now = secrets.token_urlsafe(32), self._clock()
         with self._lock:
-            self._sessions[_digest(value)] = _Session(find, now, now)
+            own = [name for name, each in self._sessions.items() if each.owner == owner]
+            if len(own) >= SESSIONS_OF_ONE_MAX:
+                del self._sessions[own[0]]
+            self._sessions[_digest(value)] = _Session(find, owner, now, now)
             while len(self._sessions) > SESSIONS_MAX:
                 self._sessions.popitem(last=False)
         return value

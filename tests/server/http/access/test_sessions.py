@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 
 from server.errors import UnauthorizedError
 from server.http.access.caller import Caller
-from server.http.access.sessions import IDLE_S, LIFE_S, SESSIONS_MAX, Sessions
+from server.http.access.sessions import IDLE_S, LIFE_S, SESSIONS_MAX, SESSIONS_OF_ONE_MAX, Sessions
 from server.store.keys import Right, add_key, revoke_key
 
 RED = encode(plain((255, 0, 0)), "PNG")
@@ -251,7 +251,7 @@ def shift() -> Caller:
 def test_session_ends_unused_or_after_its_life(step: float, ends: float) -> None:
     clock = Clock()
     sessions = Sessions(clock)
-    value, began = sessions.begin(shift), clock.now
+    value, began = sessions.begin(shift, "shift"), clock.now
     while clock.now + step - began < ends:
         clock.now += step
         assert sessions.caller(value).by_session
@@ -262,12 +262,22 @@ def test_session_ends_unused_or_after_its_life(step: float, ends: float) -> None
 
 def test_sessions_have_a_limit() -> None:
     sessions = Sessions(Clock())
-    values = [sessions.begin(shift) for _ in range(SESSIONS_MAX)]
+    values = [sessions.begin(shift, str(number // 100)) for number in range(SESSIONS_MAX)]
     sessions.caller(values[0])
-    sessions.begin(shift)
+    sessions.begin(shift, "shift")
     assert sessions.caller(values[0]).name == "shift"
     with pytest.raises(UnauthorizedError):
         sessions.caller(values[1])
+
+
+def test_one_key_ends_no_session_of_another() -> None:
+    sessions = Sessions(Clock())
+    value = sessions.begin(shift, "shift")
+    first, *others = [sessions.begin(shift, "camera") for _ in range(SESSIONS_MAX)]
+    assert sessions.caller(value)
+    assert all(sessions.caller(each) for each in others[-SESSIONS_OF_ONE_MAX:])
+    with pytest.raises(UnauthorizedError):
+        sessions.caller(first)
 
 
 def test_session_of_a_token_ends_with_it() -> None:
@@ -280,7 +290,7 @@ def test_session_of_a_token_ends_with_it() -> None:
 
     sessions: Sessions = Sessions()
     find: Callable[[], Caller] = token
-    value = sessions.begin(find)
+    value = sessions.begin(find, "token")
     assert sessions.caller(value).name == "shift"
     ended.append(True)
     with pytest.raises(UnauthorizedError, match="the token has expired"):
