@@ -31,7 +31,8 @@ Right = Literal["recognize", "admin", "metrics"]
 RIGHTS: tuple[Right, ...] = ("recognize", "admin", "metrics")
 # The prefix lets people, scanners for leaked secrets, and our own log lines recognize a key.
 PREFIX = "ls_"
-RATE = "^([1-9][0-9]*/(second|minute|hour|day))?$"
+# Python reads no number of more than 4300 digits.
+RATE = "^([1-9][0-9]{0,17}/(second|minute|hour|day))?$"
 # The state of a file: when it was last changed, its bytes, its inode.
 Stamp = tuple[int, int, int]
 # Seconds for which a file that is rewritten in place is given to become whole.

@@ -164,6 +164,7 @@ def test_nobody_makes_keys_for_later_while_auth_is_off(colors: Path, tmp_path: P
         {"name": "a", "rights": ["root"]},
         {"name": "a"},
         {"name": "a", "rights": ["admin"], "rate": "fast"},
+        {"name": "a", "rights": ["admin"], "rate": "1" * 5000 + "/second"},
         {"name": "a", "rights": ["admin"], "expires": "2026-01-01"},
         {"name": "a", "rights": ["admin"], "expires": "2000-01-01T00:00:00Z"},
         {"name": "a", "rights": ["admin"], "key": "ls_mine"},
