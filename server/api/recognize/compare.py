@@ -1,7 +1,7 @@
 """POST /v1/models/NAME/compare: two versions or models side by side, on the same frames."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from threading import BoundedSemaphore
 from typing import Annotated
@@ -131,7 +131,8 @@ class CompareRoutes:
         try:
             first = self._model(name, body.version)
             second = self._model(body.with_model or name, body.with_version)
-            frames = list(self._frames((first, second), body.frames))
+            # One by one: each may have as many bytes as a body.
+            frames = self._frames((first, second), body.frames)
             turns = Turns(self._admission, time.monotonic() + COMPARE_TIMEOUT_S)
             return _compare(first, second, frames, turns)
         finally:
@@ -199,7 +200,7 @@ def _answer(model: Recognizer, data: bytes, turns: Turns) -> tuple[ComparedAnswe
 
 
 def _compare(
-    first: Recognizer, second: Recognizer, frames: Sequence[_Frame], turns: Turns
+    first: Recognizer, second: Recognizer, frames: Iterable[_Frame], turns: Turns
 ) -> Comparison:
     rows: list[ComparedFrame] = []
     timings: tuple[list[float], list[float]] = [], []
