@@ -12,7 +12,7 @@ from server.api.recognize.options import IMAGE_TYPES, Name, Version
 from server.api.recognize.service import RecognitionService
 from server.config.thread_budget import EXPLAINING_REQUESTS_MAX
 from server.errors import OverloadedError
-from server.http.body.image import read_image, read_options
+from server.http.body.image import need_length, read_image, read_options
 from server.http.routes import FRAMES, MULTIPART, Files, route
 from server.http.wsgi import current
 from server.recognition.admission import Admission
@@ -73,6 +73,7 @@ class ExplainRoutes:
         """Return what a model is shown of a frame and, if it is a classifier, where it looks. The
         frame is not judged: journal, outputs, samples and counts know nothing of it. It takes only
         interpreters that no frame needs, so it may take seconds."""
+        need_length(request)
         data, query = read_image(request), read_options(ExplainQuery, request)
         until = time.monotonic() + EXPLAIN_TIMEOUT_S
         recognizer = self._recognizing.recognizer(query.model, query.version, until)

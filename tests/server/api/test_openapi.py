@@ -27,6 +27,7 @@ OF_ONE = (
     "/v1/events",
     "/v1/models/{name}/samples/{file}",
     "/v1/now/picture",
+    "/v1/samples.zip",
     "/v1/samples/{sample}",
     "/v1/samples/{sample}/image",
     "/recent",
