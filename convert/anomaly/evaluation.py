@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.anomaly.statistics import Floats, fit, held_out_maps, threshold_of
+from convert.anomaly.scoring import Features, fit, held_out
+from convert.anomaly.statistics import Floats, threshold_of
 from convert.evaluation.metrics import wilson
 
 BOOTSTRAPS = 500
@@ -116,13 +117,13 @@ class Alternative:
 
 
 def learning_curve(
-    learned: Floats, good: Floats, bad: Floats, false_rejects: float, seed: int
+    learned: Features, good: Features, bad: Features, false_rejects: float, seed: int
 ) -> list[Alternative]:
     """Return the figures that 20, 50 and 200 of the good frames would have given, as far as there
     are more.
 
-    learned, good, bad: features [frames, places, depth] of the frames to learn from and of the
-    validation's. Without validation frames the false rejects are of good frames left out.
+    learned, good, bad: the frames to learn from, and the validation's. Without validation frames
+    the false rejects are of good frames left out.
     """
     order = np.random.default_rng(seed).permutation(len(learned))
     out = []
@@ -134,7 +135,7 @@ def learning_curve(
 
 
 def contaminated(
-    learned: Floats, good: Floats, bad: Floats, false_rejects: float, seed: int
+    learned: Features, good: Features, bad: Features, false_rejects: float, seed: int
 ) -> Alternative | None:
     """Return the figures if a share CONTAMINATION of the frames that are said to be good are bad.
 
@@ -146,15 +147,20 @@ def contaminated(
     if len(bad) < 2:
         return None
     judged = np.setdiff1d(order, mixed_in)
-    mixed = np.concatenate([learned[: len(learned) - len(mixed_in)], bad[mixed_in]])
+    mixed = learned[: len(learned) - len(mixed_in)] + bad[mixed_in]
     return _alternative(mixed, len(mixed_in), good, bad[judged], false_rejects, seed)
 
 
 def _alternative(
-    learned: Floats, defects: int, good: Floats, bad: Floats, false_rejects: float, seed: int
+    learned: Features,
+    defects: int,
+    good: Features,
+    bad: Features,
+    false_rejects: float,
+    seed: int,
 ) -> Alternative:
     fitted = fit(learned, seed)
-    threshold = threshold_of(held_out_maps(learned, seed).max(axis=(1, 2)), false_rejects)
+    threshold = threshold_of(held_out(learned, seed).scores, false_rejects)
     good_scores = fitted.scores(good) if len(good) else np.empty(0, np.float32)
     bad_scores = fitted.scores(bad) if len(bad) else np.empty(0, np.float32)
     return Alternative(

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from convert.anomaly.defects import paint
 from convert.anomaly.locator import shares_of
-from convert.anomaly.network import CHANNELS, FEATURES, MAP, SCORE
+from convert.anomaly.network import CHANNELS, FEATURES, FINE, MAP, SCORE
+from convert.anomaly.scoring import FINE_CHANNELS, Features
 from convert.anomaly.statistics import SIDE, Floats
 from convert.data.frames import decoded, float_spec
 from convert.terminal import Terminal
@@ -28,10 +29,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Frames through a model. features: [frames, places, CHANNELS]. brightness: mean grey level
+    """Frames through a model. features: the coarse ones with CHANNELS. brightness: mean grey level
     0..255, [frames]."""
 
-    features: Floats
+    features: Features
     brightness: Floats
 
 
@@ -41,21 +42,25 @@ def seen_by(
     """Return what the feature model makes of each frame. Raises ConvertError for one that can't be
     read."""
 
-    def look(run: Run, number: int) -> tuple[Floats, float]:
+    def look(run: Run, number: int) -> tuple[Floats, Floats, float]:
         pixels = pixels_of(paths[number], recipe)
-        return run(pixels)[FEATURES], mean_grey(pixels)
+        outputs = run(pixels)
+        return outputs[FEATURES], outputs[FINE], mean_grey(pixels)
 
     with terminal.bar(text, len(paths)) as advance:
         found = _each(model, recipe, len(paths), look, advance)
-    features = np.stack([each.reshape(-1, CHANNELS) for each, _ in found])
-    return Seen(features, np.array([brightness for _, brightness in found], np.float32))
+    features = Features(
+        np.stack([coarse.reshape(-1, CHANNELS) for coarse, _, _ in found]),
+        np.stack([fine.reshape(-1, FINE_CHANNELS) for _, fine, _ in found]),
+    )
+    return Seen(features, np.array([brightness for *_, brightness in found], np.float32))
 
 
 def painted_features(
     model: bytes, paths: Sequence[Path], recipe: Recipe, count: int, seed: int, terminal: Terminal
 ) -> tuple[Floats, Floats]:
-    """Return `count` frames with defects painted on good ones: features [frames, places, CHANNELS],
-    and the share of each place that is painted, [frames, SIDE, SIDE]."""
+    """Return `count` frames with defects painted on good ones: coarse features [frames, places,
+    CHANNELS], and the share of each place that is painted, [frames, SIDE, SIDE]."""
 
     def look(run: Run, number: int) -> tuple[Floats, NDArray[np.bool_]]:
         rng = np.random.default_rng((seed, number))

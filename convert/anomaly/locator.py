@@ -1,5 +1,5 @@
 """The part of an anomaly model that says where a defect is: a small network that has learned from
-painted defects, whose word counts as much as the distance from good.
+painted defects, whose word counts somewhat more than the distance from good.
 
 The distances alone say that a frame is unlike the good ones, and are then high all over it.
 """
@@ -23,6 +23,10 @@ EPOCHS, BATCH, RATE = 10, 16, 3e-3
 # Of a channel's deviation, relative to the mean of all.
 LEAST_DEVIATION = 1e-2
 LEAST_DISTANCE = 1e-9
+# Of the network's answers over those of the distances, in deviations over good frames.
+INFLUENCE = 1.3
+# So often is the map smoothed.
+BLURS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,9 @@ class Locator:
     def maps(self, features: Floats, distances: Floats) -> Floats:
         """Smoothed distances, each times e to the network's answer: [frames, SIDE, SIDE]."""
         logs = np.log(np.maximum(distances, LEAST_DISTANCE)) + self.evidence(features)
-        return np.exp(np.stack([cv2.sepFilter2D(one, -1, BLUR, BLUR) for one in logs]))
+        for _ in range(BLURS):
+            logs = np.stack([cv2.sepFilter2D(one, -1, BLUR, BLUR) for one in logs])
+        return np.exp(logs)
 
 
 def logits(features: Any, weights: Sequence[Any]) -> Any:
@@ -93,7 +99,7 @@ def learn(features: Floats, shares: Floats, seed: int = 0) -> Locator:
 
 
 def calibrated(locator: Locator, features: Floats, distances: Floats) -> Locator:
-    """Give the network's answers as much say as the distances have, and 0 as their mean.
+    """Give the network's answers INFLUENCE times the distances' say, and 0 as their mean.
 
     Both vary over good frames; in deviations of that they are on one scale. features, distances:
     of good frames from which neither the network nor the statistics have learned; smoothed,
@@ -101,7 +107,7 @@ def calibrated(locator: Locator, features: Floats, distances: Floats) -> Locator
     """
     evidence = locator.evidence(features)
     spread = float(np.log(np.maximum(distances, LEAST_DISTANCE)).std())
-    influence = np.float32(spread / max(float(evidence.std()), 1e-6))
+    influence = np.float32(INFLUENCE * spread / max(float(evidence.std()), 1e-6))
     *others, last, first_bias, second_bias, third_bias, bias = locator.weights
     bias = influence * (bias - evidence.mean())
     weights = (*others, influence * last, first_bias, second_bias, third_bias, bias)

@@ -9,9 +9,11 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from convert.anomaly.locator import LEAST_DISTANCE, Locator, logits
-from convert.anomaly.statistics import BLUR, CODE_SIDE, SIDE, Floats, Statistics
+from convert.anomaly.locator import BLURS, LEAST_DISTANCE, Locator, logits
+from convert.anomaly.scoring import FINE_CHANNELS, FINE_SIDE, Usual
+from convert.anomaly.statistics import BLUR, CODE_SIDE, SIDE, Floats
 from convert.errors import ConvertError, QuantizeError
 from convert.quantization.quantize import Plan, default_plan, quantize
 from convert.sources.shapes import first_line
@@ -21,11 +23,17 @@ from convert.training.network import Weights, backbone
 SIZE = 224
 # Ends of residual blocks at two resolutions, 28 x 28 and 14 x 14. Deeper ones see kinds of objects
 # more than surfaces, and cost as much again.
-FINE, COARSE = ("block_4_add", "block_5_add"), ("block_7_add", "block_9_add")
+UPPER, LOWER = ("block_4_add", "block_5_add"), ("block_7_add", "block_9_add")
 CHANNELS, DEPTH = 192, 64
+# Light is what is left of an image at so many places a side, blurred by so much.
+LIGHT_SIDE = 28
+LIGHT_BLUR = np.exp(-0.5 * (np.arange(-6, 7) / 2) ** 2).astype(np.float32)
+LIGHT_BLUR /= LIGHT_BLUR.sum()
+# In grey levels; and relative to the light: noise alone should not become a texture.
+LEAST_LIGHT, LEAST_CONTRAST = 4.0, 0.02
 # In float: its inputs differ in range by channel, which one scale for all would round away.
 _PROJECTION = f"CONV_2D 1x1 {CHANNELS}>{DEPTH} @{SIDE}x{SIDE}"
-SCORE, MAP, FEATURES = "score", "map", "features"
+SCORE, MAP, FEATURES, FINE = "score", "map", "features", "fine"
 
 
 class AnomalyNetwork:
@@ -37,32 +45,43 @@ class AnomalyNetwork:
     def __init__(self, weights: Weights = "imagenet") -> None:
         keras = tensorflow().keras
         whole = backbone(keras, 1.0, SIZE, "imagenet" if weights == "imagenet" else "none")
-        ends = [whole.get_layer(name).output for name in (*FINE, *COARSE)]
+        ends = [whole.get_layer(name).output for name in (*UPPER, *LOWER)]
         self._model = keras.Model(whole.input, ends)
 
     def feature_model(self) -> bytes:
-        """A dynamic-range .tflite [1, SIZE, SIZE, 3] -> features [1, SIDE, SIDE, CHANNELS]."""
-        return _quantized(self._convert(lambda image: {FEATURES: self._features(image)}))
+        """A dynamic-range .tflite [1, SIZE, SIZE, 3] -> FEATURES [1, SIDE, SIDE, CHANNELS] and FINE
+        [1, FINE_SIDE, FINE_SIDE, FINE_CHANNELS]."""
+
+        def call(image: Any) -> dict[str, Any]:
+            coarse, fine = self._features(image)
+            return {FEATURES: coarse, FINE: fine}
+
+        return _quantized(self._convert(call))
 
     def anomaly_model(
-        self, projection: Floats, statistics: Statistics, locator: Locator, threshold: float
+        self,
+        projection: Floats,
+        usual: Usual,
+        locator: Locator,
+        threshold: float,
+        of_places: float,
     ) -> tuple[bytes, bytes]:
         """The float32 .tflite and the dynamic-range one, [1, SIZE, SIZE, 3] -> `score` [1] and
         `map` [1, SIDE, SIDE, 1].
 
-        projection: [CHANNELS, DEPTH] of the features that `statistics` is of. threshold: the raw
-        score that becomes 0.5; a raw score s becomes s / (s + threshold). The map is that of
-        `locator`, on the same scale.
+        projection: [CHANNELS, DEPTH] of the features that `usual` is of. threshold: the raw score
+        that becomes 0.5; a raw score s becomes s / (s + threshold). of_places: the same of the map,
+        which is that of `locator`.
         """
         tf = tensorflow()
+        statistics, texture = usual.coarse, usual.texture
         depth = projection.shape[1]
         places = SIDE * SIDE
         whitening = statistics.whitening.transpose(1, 0, 2).reshape(1, 1, depth, places * depth)
 
         def call(image: Any) -> dict[str, Any]:
-            features = tf.nn.conv2d(
-                self._features(image), tf.constant(projection[None, None]), 1, "VALID"
-            )
+            coarse, fine = self._features(image)
+            features = tf.nn.conv2d(coarse, tf.constant(projection[None, None]), 1, "VALID")
             # Before the code, whose inputs are rounded: what all frames share would take the bits.
             centred = features - tf.constant(statistics.mean.reshape(1, SIDE, SIDE, depth))
             ratio = SIDE // CODE_SIDE
@@ -75,25 +94,31 @@ class AnomalyNetwork:
                 tf.reshape(residual, [1, 1, 1, -1]), tf.constant(whitening), 1, "VALID"
             )
             squares = tf.square(tf.reshape(white, [1, SIDE, SIDE, depth]))
-            raw = tf.sqrt(tf.reduce_mean(squares, axis=3, keepdims=True))
-            smooth = _blurred(raw)
-            highest = tf.reduce_max(smooth, axis=[1, 2, 3])
+            smooth = _blurred(tf.sqrt(tf.reduce_mean(squares, axis=3, keepdims=True)))
+            fine -= tf.constant(texture.mean.reshape(1, FINE_SIDE, FINE_SIDE, FINE_CHANNELS))
+            white = tf.nn.conv2d(fine, tf.constant(texture.whitening[None, None]), 1, "VALID")
+            detail = _blurred(tf.sqrt(tf.reduce_mean(tf.square(white), axis=3, keepdims=True)))
+            highest = [tf.reduce_max(each, axis=[1, 2, 3]) for each in (smooth, detail)]
+            raw = tf.sqrt(highest[0] * highest[1])
             evidence = logits(centred, locator.weights)
-            places = _blurred(tf.math.log(tf.maximum(smooth, LEAST_DISTANCE)) + evidence)
-            share = tf.sigmoid(places - float(np.log(threshold)))
-            return {SCORE: highest / (highest + threshold), MAP: share}
+            places = tf.math.log(tf.maximum(smooth, LEAST_DISTANCE)) + evidence
+            for _ in range(BLURS):
+                places = _blurred(places)
+            share = tf.sigmoid(places - float(np.log(of_places)))
+            return {SCORE: raw / (raw + threshold), MAP: share}
 
         float_model = self._convert(call)
         return float_model, _quantized(float_model)
 
-    def _features(self, image: Any) -> Any:
-        """[1, SIDE, SIDE, CHANNELS]: each a mean over 3 x 3 places, so that a place knows its
-        neighbours and small shifts of a part count less."""
+    def _features(self, image: Any) -> tuple[Any, Any]:
+        """[1, SIDE, SIDE, CHANNELS], each a mean over 3 x 3 places, so that a place knows its
+        neighbours and small shifts of a part count less; and the last of the finer ends alone."""
         tf = tensorflow()
-        ends = self._model(image, training=False)
-        fine, coarse = tf.concat(ends[: len(FINE)], 3), tf.concat(ends[len(FINE) :], 3)
-        fine = tf.nn.avg_pool2d(tf.nn.avg_pool2d(fine, 3, 1, "SAME"), 2, 2, "VALID")
-        return tf.concat([fine, tf.nn.avg_pool2d(coarse, 3, 1, "SAME")], 3)
+        ends = self._model(_evenly_lit(image), training=False)
+        first, second = tf.concat(ends[: len(UPPER)], 3), tf.concat(ends[len(UPPER) :], 3)
+        first = tf.nn.avg_pool2d(tf.nn.avg_pool2d(first, 3, 1, "SAME"), 2, 2, "VALID")
+        coarse = tf.concat([first, tf.nn.avg_pool2d(second, 3, 1, "SAME")], 3)
+        return coarse, ends[len(UPPER) - 1]
 
     def _convert(self, call: Callable[[Any], dict[str, Any]]) -> bytes:
         tf = tensorflow()
@@ -112,11 +137,30 @@ class AnomalyNetwork:
                 ) from None
 
 
-def _blurred(grid: Any) -> Any:
-    """BLUR along both sides of [1, SIDE, SIDE, 1]."""
+def _evenly_lit(image: Any) -> Any:
+    """The same image, [1, SIZE, SIZE, 3] in -1..1, in even light and with a usual contrast.
+
+    Light that differs over a frame, or from frame to frame, would take more frames to learn than a
+    user has. Each pixel is divided by the light about it, so colours stay.
+    """
     tf = tensorflow()
-    kernel = np.outer(BLUR, BLUR)[..., None, None]
-    padded = tf.pad(grid, [[0, 0], [2, 2], [2, 2], [0, 0]], "REFLECT")
+    levels = (image + 1) * 127.5 + 1
+    cell = SIZE // LIGHT_SIDE
+    light = tf.nn.avg_pool2d(tf.reduce_mean(levels, 3, keepdims=True), cell, cell, "VALID")
+    light = _blurred(light, LIGHT_BLUR) + LEAST_LIGHT
+    light = tf.image.resize(light, (SIZE, SIZE), "bilinear")
+    relief = levels / light - 1
+    contrast = tf.maximum(tf.math.reduce_std(relief, [1, 2, 3], keepdims=True), LEAST_CONTRAST)
+    usual = 110 + 30 * relief / contrast
+    return tf.clip_by_value(usual, 0, 255) / 127.5 - 1
+
+
+def _blurred(grid: Any, weights: NDArray[Any] = BLUR) -> Any:
+    """`weights` along both sides of [1, side, side, 1]."""
+    tf = tensorflow()
+    kernel = np.outer(weights, weights)[..., None, None]
+    around = [len(weights) // 2] * 2
+    padded = tf.pad(grid, [[0, 0], around, around, [0, 0]], "REFLECT")
     return tf.nn.conv2d(padded, tf.constant(kernel), 1, "VALID")
 
 

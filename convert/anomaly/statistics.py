@@ -26,7 +26,7 @@ SIDE, CODE_SIDE = 14, 7
 MAX_CODE, CODE_PER_FRAME = 240, 0.4
 FOLDS = 5
 # Share of the covariance of all places in that of each. Alone, that of few frames is singular.
-SHARED = 0.2
+SHARED = 0.6
 # Of the mean variance, added to each: a channel that never varies would make any change endless.
 SHRINKAGE = 1e-2
 # Of a channel's deviation where it hardly varies, relative to the mean of all.
@@ -60,10 +60,6 @@ class Statistics:
         """Distances from good, smoothed: [frames, places, depth] -> [frames, SIDE, SIDE]."""
         return distances(self.residuals(features), self.whitening)
 
-    def scores(self, features: Floats) -> Floats:
-        """The largest distance of each frame: [frames]."""
-        return np.asarray(self.maps(features).max(axis=(1, 2)), np.float32)
-
 
 def pooled(features: Floats) -> Floats:
     """[frames, places, depth] -> means over 2 x 2 places, [frames, coarse places * depth]."""
@@ -91,14 +87,6 @@ def fit(features: Floats, seed: int = 0) -> Statistics:
     for rest, fold in folds(len(features), seed):
         held[fold] = Statistics(*_coder(features[rest]), NOT_NEEDED).residuals(features[fold])
     return Statistics(*coder, _whitening(held))
-
-
-def held_out_maps(features: Floats, seed: int = 0) -> Floats:
-    """The map of each frame by statistics of the others: [frames, SIDE, SIDE]."""
-    out = np.empty((len(features), SIDE, SIDE), np.float32)
-    for rest, fold in folds(len(features), seed):
-        out[fold] = fit(features[rest], seed).maps(features[fold])
-    return out
 
 
 def folds(count: int, seed: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:

@@ -16,15 +16,8 @@ from convert.anomaly.evaluation import Alternative, contaminated, learning_curve
 from convert.anomaly.frames import answers, painted_features, seen_by
 from convert.anomaly.locator import calibrated, learn
 from convert.anomaly.network import CHANNELS, DEPTH, SIZE, AnomalyNetwork
-from convert.anomaly.statistics import (
-    SIDE,
-    Floats,
-    fit,
-    folds,
-    held_out_maps,
-    projection,
-    threshold_of,
-)
+from convert.anomaly.scoring import fit, held_out
+from convert.anomaly.statistics import SIDE, Floats, folds, projection, threshold_of
 from convert.data.dataset import Dataset
 from convert.errors import ConvertError
 from convert.evaluation import metrics
@@ -136,28 +129,33 @@ def build(options: AnomalyOptions, terminal: Terminal) -> Path:
     network = AnomalyNetwork(options.weights)
     model = network.feature_model()
     learned = seen_by(model, options.good, recipe, terminal, "Looking at the good frames")
-    deviation = learned.features.reshape(-1, CHANNELS).std(axis=0)
+    deviation = learned.features.coarse.reshape(-1, CHANNELS).std(axis=0)
     turn = projection(CHANNELS, DEPTH, deviation, options.seed)
-    features = np.asarray(learned.features @ turn, np.float32)
+    features = learned.features.turned(turn)
     terminal.say(f"learning from {counted(len(features), 'good frame')}")
     fitted = fit(features, options.seed)
-    distances = held_out_maps(features, options.seed)
-    held = distances.max(axis=(1, 2))
+    judged_in_turns = held_out(features, options.seed)
+    held, distances = judged_in_turns.scores, judged_in_turns.maps
     raw = threshold_of(held, options.false_rejects)
+    # Places are judged by the coarse grid alone, whose distances have another scale.
+    of_places = threshold_of(distances.max(axis=(1, 2)), options.false_rejects)
     terminal.say("learning how painted defects look")
     rest, fold = next(folds(len(features), options.seed))
     painted, shares = painted_features(
         model, [options.good[i] for i in rest], recipe, options.painted, options.seed, terminal
     )
-    locator = learn(np.asarray(painted @ turn - fitted.mean, np.float32), shares, options.seed)
-    locator = calibrated(locator, features[fold] - fitted.mean, distances[fold])
+    mean = fitted.coarse.mean
+    locator = learn(np.asarray(painted @ turn - mean, np.float32), shares, options.seed)
+    locator = calibrated(locator, features.coarse[fold] - mean, distances[fold])
     # The model's own arithmetic is rounded; its scores on the same frames say by how much.
     sample = options.good[:: max(1, len(options.good) // 50)]
-    _, rough = network.anomaly_model(turn, fitted, locator, raw)
+    _, rough = network.anomaly_model(turn, fitted, locator, raw, of_places)
     scores, _ = answers(rough, sample, recipe)
     exact = fitted.scores(features[:: max(1, len(options.good) // 50)])
-    raw *= float(np.median(scores / np.maximum(1 - scores, 1e-6) * raw / np.maximum(exact, 1e-9)))
-    _, quantised = network.anomaly_model(turn, fitted, locator, raw)
+    ratio = scores / np.maximum(1 - scores, 1e-6) * raw / np.maximum(exact, 1e-9)
+    rounding = float(np.median(ratio))
+    raw, of_places = raw * rounding, of_places * rounding
+    _, quantised = network.anomaly_model(turn, fitted, locator, raw, of_places)
     terminal.say(
         f"threshold from frames held back in turns: {options.false_rejects:.2%} of good ones are"
         f" to score above 0.5; model of {len(quantised) / 1e6:.2f} MB"
@@ -166,7 +164,7 @@ def build(options: AnomalyOptions, terminal: Terminal) -> Path:
     outcome = _judge(options, quantised, held_scores, terminal)
     if options.validation:
         seen = seen_by(model, judged, recipe, terminal, "Looking at the validation frames")
-        others = np.asarray(seen.features @ turn, np.float32)
+        others = seen.features.turned(turn)
         truth = report.is_bad(options.validation, options.good_class)
         good, bad = others[~truth], others[truth]
     else:

@@ -35,7 +35,7 @@ def test_locator_scores_the_defect_above_the_rest(tf: Any) -> None:
     assert all(share[place] == 1 for share, place in zip(shares, highest, strict=True))
 
 
-def test_calibrated_evidence_varies_as_distances_do(tf: Any) -> None:
+def test_calibrated_evidence_varies_by_its_influence(tf: Any) -> None:
     rng = np.random.default_rng(0)
     good = rng.normal(0, 0.5, (100, SIDE * SIDE, DEPTH)).astype(np.float32)
     distances = rng.lognormal(1, 0.2, (100, SIDE, SIDE)).astype(np.float32)
@@ -43,7 +43,7 @@ def test_calibrated_evidence_varies_as_distances_do(tf: Any) -> None:
 
     evidence = fitted.evidence(good)
     assert abs(float(evidence.mean())) < 0.01
-    assert abs(float(evidence.std()) - 0.2) < 0.01
+    assert abs(float(evidence.std()) - 0.2 * locator.INFLUENCE) < 0.01
 
 
 def test_painted_frame_differs_where_it_says() -> None:

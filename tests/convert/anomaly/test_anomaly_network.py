@@ -9,13 +9,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convert.anomaly import statistics
+from convert.anomaly import scoring, statistics
 from convert.anomaly.locator import calibrated, learn
-from convert.anomaly.network import CHANNELS, DEPTH, FEATURES, MAP, SCORE, SIZE, AnomalyNetwork
+from convert.anomaly.network import (
+    CHANNELS,
+    DEPTH,
+    FEATURES,
+    FINE,
+    MAP,
+    SCORE,
+    SIZE,
+    AnomalyNetwork,
+)
+from convert.anomaly.scoring import FINE_CHANNELS, Features
 from convert.anomaly.statistics import SIDE
 from server.recognition.engines.litert import Interpreter
 
-THRESHOLD = 2.0
+THRESHOLD, OF_PLACES = 2.0, 1.5
 
 
 def surfaces(count: int, seed: int) -> NDArray[np.float32]:
@@ -45,18 +55,19 @@ def made(
     outside of a model."""
     network = AnomalyNetwork()
     frames = surfaces(32, 1)
-    features = run(network.feature_model(), frames)[FEATURES].reshape(32, -1, CHANNELS)
-    deviation = features.reshape(-1, CHANNELS).std(axis=0)
+    seen = run(network.feature_model(), frames)
+    coarse = seen[FEATURES].reshape(32, -1, CHANNELS)
+    deviation = coarse.reshape(-1, CHANNELS).std(axis=0)
     projection = statistics.projection(CHANNELS, DEPTH, deviation)
-    fitted = statistics.fit(features[:24] @ projection)
-    centred = features @ projection - fitted.mean
+    features = Features(coarse, seen[FINE].reshape(32, -1, FINE_CHANNELS)).turned(projection)
+    usual = scoring.fit(features[:24])
+    centred = features.coarse - usual.coarse.mean
     shares = np.random.default_rng(2).uniform(0, 1, (24, SIDE, SIDE)).astype(np.float32)
-    distances = fitted.maps(features[24:] @ projection)
-    locator = calibrated(learn(centred[:24], shares), centred[24:], distances)
-    maps = locator.maps(centred[24:], distances)
-    highest = distances.max(axis=(1, 2))
-    float_model, quantised = network.anomaly_model(projection, fitted, locator, THRESHOLD)
-    expected = {SCORE: highest / (highest + THRESHOLD), MAP: maps / (maps + THRESHOLD)}
+    judged = usual.judge(features[24:])
+    locator = calibrated(learn(centred[:24], shares), centred[24:], judged.maps)
+    maps, scores = locator.maps(centred[24:], judged.maps), judged.scores
+    float_model, quantised = network.anomaly_model(projection, usual, locator, THRESHOLD, OF_PLACES)
+    expected = {SCORE: scores / (scores + THRESHOLD), MAP: maps / (maps + OF_PLACES)}
     return float_model, quantised, frames[24:], expected
 
 

@@ -60,7 +60,7 @@ def made(keras_home: Path, tf: Any, frames: Path, tmp_path_factory: pytest.TempP
     arguments = [str(frames / "train" / "good"), "--validate", str(frames / "val")]
     arguments += ["--masks", str(frames / "masks"), "--out", str(out), "--seconds", "0.1"]
     arguments += ["--samples", "1", "--region", REGION, "--painted", "200"]
-    assert main(["train-anomaly", *arguments, "--false-rejects", "0.05", "--name", "metal"]) == 0
+    assert main(["train-anomaly", *arguments, "--false-rejects", "0.001", "--name", "metal"]) == 0
     return out / "metal" / "1"
 
 
@@ -93,7 +93,7 @@ def test_manifest_says_what_was_found(made: Path) -> None:
     assert isinstance(manifest, AnomalyManifest)
     found = manifest.anomaly
     assert found is not None
-    assert (found.learned_from, found.false_rejects) == (30, 0.05)
+    assert (found.learned_from, found.false_rejects) == (30, 0.001)
     assert found.auroc == 1.0
     verdict = found.verdict
     assert verdict is not None
