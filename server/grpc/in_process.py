@@ -26,7 +26,7 @@ HEADERS = frozenset(
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What a call asks over HTTP. query: by name. json: the part of the body before its binary
     data; empty: there is no body. data: the binary data, of each tensor. refused: why it can't be
-    asked; the route, which knows how to log and count that, raises it."""
+    asked; the route, which knows whose it is and how to log and count that, raises it."""
 
     method: str
     path: str
@@ -67,7 +67,7 @@ def ask(app: Wsgi, request: Request, sender: Sender, *, tls: bool) -> Answer:
     environ = _environ(request, sender, tls=tls)
     context = context_of(environ)
     context.protocol = _NoConnection()
-    context.refused = request.refused
+    context.unusable = request.refused
     status, headers = 0, dict[str, str]()
 
     def start_response(line: str, fields: list[tuple[str, str]], _: Any = None) -> None:
@@ -83,7 +83,7 @@ def ask(app: Wsgi, request: Request, sender: Sender, *, tls: bool) -> Answer:
             close()
         # Else error and request would keep each other until garbage is looked for, and gRPC takes
         # a call that is not freed for one that goes on.
-        context.refused = None
+        context.unusable = None
     split = int(headers.get("inference-header-content-length", len(body)))
     if status < 400:
         return Answer(status, headers, body[:split], body[split:])

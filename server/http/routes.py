@@ -237,6 +237,9 @@ def install_routes(app: Flask) -> RouteTable:
             return
         if each.frame:
             current().is_frame = True
+        if (unusable := current().unusable) is not None:
+            raise unusable
+        if each.frame:
             need_length(request)
         if each.known_names is not None:
             refuse_unknown(request.args, each.known_names)

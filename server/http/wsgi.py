@@ -65,7 +65,8 @@ class RequestContext(msgspec.Struct):
     arrival, in seconds of time.perf_counter(). trace: of a valid traceparent. protocol: Granian's
     object that sends the answer; None under another server. stopping: is set once the server is
     told to stop. sent_path: the path as it was sent, if it was changed. refused: why nobody is to
-    look at the request. body: counts the bytes of the body; body_read: it was read to its end.
+    look at the request; unusable: why what it was made of can't be used, which only its caller is
+    told. body: counts the bytes of the body; body_read: it was read to its end.
     keys_asked: a key or token was asked for; caller: its owner; caller_fault: what is wrong with
     it; caller_stale: nothing but the age of its nonce. is_frame: an error counts as a refused
     frame. camera, manifest, options: of the frame, as far as they are known. log_fields: of the log
@@ -80,6 +81,7 @@ class RequestContext(msgspec.Struct):
     stopping: threading.Event | None = None
     sent_path: str = ""
     refused: LinesideError | None = None
+    unusable: LinesideError | None = None
     body: CountedBody | None = None
     body_read: bool = False
     keys_asked: bool = False

@@ -324,3 +324,23 @@ def test_connections_leave_files_for_http(keyed: LiveServer) -> None:
                 return False
 
     await_that(is_taken, "a call after they have gone")
+
+
+def test_damaged_message_of_a_stranger_is_no_frame(keyed: LiveServer, call: Caller) -> None:
+    """Else whoever reaches the port could send errors to the outputs."""
+    damaged = b"\x2a\x05"
+
+    def counted() -> str:
+        text = requests.get(keyed.url + "/metrics", headers=key(keyed, "metrics"), timeout=60).text
+        found = re.search('frames_refused_total{reason="INVALID_FIELD"} (.+)', text)
+        return found[1] if found else "0.0"
+
+    before = counted()
+    for metadata in (NONE, {"x-api-key": "ls_nobodys"}):
+        assert call.refusal("ModelInfer", damaged, metadata).code().name == "UNAUTHENTICATED"
+    assert call.refusal("ModelInfer", damaged, key(keyed, "metrics")).code().name == (
+        "PERMISSION_DENIED"
+    )
+    assert counted() == before
+    assert call.refusal("ModelInfer", damaged, key(keyed)).code().name == "INVALID_ARGUMENT"
+    assert float(counted()) == float(before) + 1
