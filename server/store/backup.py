@@ -185,11 +185,10 @@ def restore_backup(source: Path, places: Places, at: str, *, replace: bool = Fal
         keys, index = _unpack(source, places)
         for folder in _folders(places):
             _swap(folder, folder / f"{ASIDE}{at}")
-        if places.keys_file.exists():
-            places.keys_file.rename(
-                places.keys_file.with_name(f"{places.keys_file.name}{ASIDE}{at}")
-            )
-        if keys is not None:
+        if keys is not None:  # else those of this machine stay: without any, it would be open
+            if places.keys_file.exists():
+                aside = f"{places.keys_file.name}{ASIDE}{at}"
+                places.keys_file.rename(places.keys_file.with_name(aside))
             _write(places.keys_file, BytesIO(keys), 0o600)
             sync(places.keys_file.parent)
     except OSError as error:

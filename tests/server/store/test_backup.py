@@ -143,6 +143,14 @@ def test_what_is_there_is_kept_aside(tmp_path: Path) -> None:
     assert len(write_backup(here, tmp_path / "c.tar", AT).files) == 4
 
 
+def test_keys_stay_if_the_backup_has_none(tmp_path: Path) -> None:
+    here, there = fill(tmp_path / "here"), fill(tmp_path / "there")
+    here.keys_file.unlink()
+    write_backup(here, tmp_path / "b.tar", AT)
+    restore_backup(tmp_path / "b.tar", there, "now", replace=True)
+    assert there.keys_file.read_text() == "key"
+
+
 def test_damaged_database_leaves_the_last_backup(tmp_path: Path) -> None:
     here, file = fill(tmp_path / "here"), tmp_path / "b.tar"
     file.write_text("the last one")
