@@ -1,8 +1,9 @@
 """engines.py MODELS FRAMES: one network in every mode through every engine, as a table in Markdown.
 
 MODELS holds the bundles net-float32, net-dynamic, net-int8 of `convert imagenet`, and onnx-float32,
-onnx-int8 of `convert onnx`, all of Keras's MobileNetV2. FRAMES is a folder of images, on which the
-answers are compared with Keras's own; KERAS_HOME has its weights.
+onnx-int8 of `convert onnx`, from what `onnx_network.py` makes of net-float32: all of Keras's
+MobileNetV2. FRAMES is a folder of images, on which the answers are compared with Keras's own;
+KERAS_HOME has its weights.
 """
 
 import argparse
