@@ -38,7 +38,14 @@ def test_health_and_metadata(client: Client) -> None:
     assert not made.is_model_ready("iris", "7")
     server = client.server_metadata()
     assert server["name"] == "lineside"
-    assert {"binary_tensor_data", "classification", "statistics"} <= set(server["extensions"])
+    assert set(server["extensions"]) == {
+        "binary_tensor_data",
+        "classification",
+        "model_configuration",
+        "model_repository",
+        "model_repository(unload_dependents)",
+        "statistics",
+    }
     model = client.metadata("corners", "1")
     assert model["versions"] == ["1"]
     (given,) = model["inputs"]
