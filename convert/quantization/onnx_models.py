@@ -2,7 +2,8 @@
 
 import logging
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,7 @@ def quantize_onnx(model: bytes, mode: str, frames: Frames | None) -> bytes:
         def get_next(self) -> dict[str, Any] | None:
             return next(({name: frame} for frame in self._left), None)
 
-    # It recommends steps that are taken here.
-    logging.getLogger().setLevel(max(logging.ERROR, logging.getLogger().level))
-    with tempfile.TemporaryDirectory(prefix="lineside-onnx-") as folder:
+    with _without_advice(), tempfile.TemporaryDirectory(prefix="lineside-onnx-") as folder:
         source, prepared, result = (Path(folder) / f"{n}.onnx" for n in ("0", "1", "2"))
         source.write_bytes(model)
         try:
@@ -65,6 +64,19 @@ def quantize_onnx(model: bytes, mode: str, frames: Frames | None) -> bytes:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ConvertError(f"int8: ONNX Runtime can't quantise this model: {reason}") from None
         return result.read_bytes()
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep back what ONNX Runtime's quantiser advises by the root logger: steps that are taken
+    here."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(max(logging.ERROR, level))
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _input_name(model: bytes) -> str:

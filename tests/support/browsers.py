@@ -34,16 +34,16 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, url: str) -> Iterator[Any]:
+def opened(browser: Any, url: str, tab: str = "") -> Iterator[Any]:
     """The page of the server at `url`; nothing may be asked of another host, and nothing may go
-    wrong in it."""
+    wrong in it. tab: with which it opens; else that depends on whether the server has cameras."""
     page = browser.new_page(viewport={"width": 1200, "height": 800})
     asked: list[str] = []
     wrong: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
-    page.goto(url)
+    page.goto(f"{url}/#{tab}" if tab else url)
     page.wait_for_selector('#health[data-state="ready"]')
     yield page
     page.close()

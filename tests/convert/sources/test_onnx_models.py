@@ -1,5 +1,6 @@
 """`convert onnx` and `convert sklearn`: bundles of models that ONNX Runtime runs."""
 
+import logging
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +55,9 @@ def test_onnx_bundle_is_proved_and_served(work: Path, tmp_path: Path, mode: str)
     frames = str(work / "frames")
     more = ["--scale", "1/255", "--mode", mode, "--accept", "red", "--seconds", "0.1"]
     more += ["--calibrate", frames] if mode == "int8" else []
+    level = logging.getLogger().level
     assert convert_onnx(work, tmp_path, *more, "--validate", frames) == 0
+    assert logging.getLogger().level == level, "others want to log as before"
     bundle = read_bundle(tmp_path / "colors" / "1")
     manifest = bundle.manifest
     assert (bundle.model_file, manifest.quantization) == ("model.onnx", mode)

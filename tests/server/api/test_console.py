@@ -44,7 +44,7 @@ PASTE = """([name, type, bytes]) => {
 @pytest.fixture
 def page(browser: Any, clients: LiveServer) -> Iterator[Any]:
     """The page of a server without keys, ready."""
-    with opened(browser, clients.url) as page:
+    with opened(browser, clients.url, "try") as page:
         page.wait_for_selector("#samples button")
         yield page
 
