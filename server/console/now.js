@@ -181,7 +181,7 @@ function dispatch(block) {
   else if (fields.event === "frames") hearFrames(JSON.parse(fields.data));
 }
 
-// EventSource can send no key, so the stream is read by fetch.
+// EventSource does not say why it was refused, such as for want of a key, so fetch reads the stream.
 async function readStream() {
   const response = await ask("v1/events", {}, () => live);
   if (!response.ok) throw new Error(String(response.status));
