@@ -9,7 +9,8 @@ import { language, setLanguage, t, translate } from "./words.js";
 const TABS = ["now", "try", "look", "journal", "models", "setup"];
 const READY_EVERY_MS = 5000;
 const wall = new URLSearchParams(location.search).has("wall");
-const opened = {}; // The scripts of tabs, by name, once they are loaded.
+const opened = {}; // The scripts of tabs, by name, once they listen.
+const loading = {}; // Promises of them.
 
 let current = null;
 
@@ -18,22 +19,29 @@ function wantedTab() {
   return TABS.includes(name) ? name : null;
 }
 
+function load(name) {
+  loading[name] ??= import(`./${name}.js`).then((script) => {
+    script.start?.();
+    opened[name] = script;
+  });
+  return loading[name];
+}
+
 async function open(name) {
   if (name === current) return;
   opened[current]?.leave?.();
   current = name;
   for (const tab of TABS) {
-    show(`tab-${tab}`, tab === name);
     const link = document.querySelector(`nav a[href="#${tab}"]`);
     if (tab === name) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  // A tab is shown once its script listens: a click before that would be lost.
+  if (name !== "try") await load(name);
+  if (current !== name) return;
+  for (const tab of TABS) show(`tab-${tab}`, tab === name);
   show("curl", name === "try");
-  if (name !== "try" && !opened[name]) {
-    opened[name] = await import(`./${name}.js`);
-    opened[name].start?.();
-  }
-  if (current === name) opened[name]?.enter?.({ wall });
+  opened[name]?.enter?.({ wall });
 }
 
 // A line with cameras opens with what it does now, and a server without any with a frame to try.
