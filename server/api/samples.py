@@ -191,8 +191,9 @@ class SampleRoutes:
         query = read_options(SampleQuery, request)
         if self._folder is None:
             return SamplePage(False, 0, 0, 0, 0, (), None)
-        page, after = self._folder.find(query, query.cursor or "", query.limit)
+        # First, so that the page has each sample that is counted and was not removed meanwhile.
         now = self._folder.contents()
+        page, after = self._folder.find(query, query.cursor or "", query.limit)
         return SamplePage(
             True,
             now.samples,
