@@ -359,6 +359,15 @@ def _read_cameras() -> list[Panel]:
 def _outputs() -> list[Panel]:
     return [
         graph(
+            "Votes by verdict",
+            "Votes over several frames that ended, a second, by their verdict",
+            units.CountsPerSecond,
+            (
+                f"sum by (vote, verdict) (rate(lineside_votes_total{{{HERE}}}{RATE}))",
+                "{{vote}} {{verdict}}",
+            ),
+        ),
+        graph(
             "Messages by result",
             "Messages a second of each output: delivered, tries that failed, dropped, expired",
             units.CountsPerSecond,
@@ -395,6 +404,6 @@ def line() -> Dashboard:
             "Confidence": _confidence(),
             "Cameras": _cameras(),
             "Cameras that the server reads": _read_cameras(),
-            "Outputs": _outputs(),
+            "Votes and outputs": _outputs(),
         },
     )
