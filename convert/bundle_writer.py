@@ -20,13 +20,13 @@ from server.recognition.manifest import (
     MODEL,
     NAME,
     Bundle,
-    Label,
     Manifest,
     digest,
     read_bundle,
 )
 from server.recognition.recognizer import Recognizer
 from server.recognition.tensor_model import make_model
+from server.values.labels import Label
 
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 # Bundles that an error message lists.

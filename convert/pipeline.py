@@ -36,11 +36,11 @@ from server.recognition.manifest import (
     Calibration,
     Familiarity,
     Golden,
-    Label,
     Manifest,
     Recipe,
     VerdictPolicy,
 )
+from server.values.labels import Label
 from server.values.wording import counted
 
 Progress = Callable[[str], None]

@@ -54,7 +54,8 @@ from server.http.routes import RouteTable, install_routes
 from server.http.wsgi import FEATURES, GRPC, Entrance, Reserve
 from server.jobs.events import JobEvents
 from server.jobs.service import Jobs
-from server.line.cameras.service import Cameras, Judge, Trigger
+from server.line.cameras.judge import Judge, Trigger
+from server.line.cameras.service import Cameras
 from server.line.health.monitor import HealthMonitor
 from server.line.products import Products
 from server.line.votes import Votes

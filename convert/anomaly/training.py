@@ -29,15 +29,7 @@ from convert.sources import imagenet
 from convert.terminal import Terminal
 from convert.training.network import Weights
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import (
-    GOLDEN,
-    Baseline,
-    Bundle,
-    Golden,
-    Label,
-    Recipe,
-    Region,
-)
+from server.recognition.manifest import GOLDEN, Baseline, Bundle, Golden, Recipe, Region
 from server.recognition.tasks.anomaly import (
     ANOMALY,
     GOOD,
@@ -47,6 +39,7 @@ from server.recognition.tasks.anomaly import (
     AnomalySettings,
     AnomalyValues,
 )
+from server.values.labels import Label
 from server.values.wording import counted
 
 # Fewer say nothing of how good frames differ.

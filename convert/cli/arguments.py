@@ -10,7 +10,8 @@ from convert.errors import ConvertError
 if TYPE_CHECKING:
     from convert.data.dataset import Dataset
     from convert.pipeline import BundleOptions, Request
-    from server.recognition.manifest import Label, VerdictPolicy
+    from server.recognition.manifest import VerdictPolicy
+    from server.values.labels import Label
 
 DEFAULT_IO, DEFAULT_MIN_PROBABILITY = "uint8", 0.5
 OUTPUTS = ("probabilities", "logits", "sigmoid")

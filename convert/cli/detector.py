@@ -19,7 +19,7 @@ from convert.errors import ConvertError
 if TYPE_CHECKING:
     from convert.detection.model import Detector
     from server.recognition.detection.manifest import DetectionPolicy
-    from server.recognition.manifest import Label
+    from server.values.labels import Label
 
 COUNTS = ("expect", "minimum", "maximum")
 

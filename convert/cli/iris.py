@@ -16,7 +16,8 @@ from convert.cli.arguments import version
 from convert.errors import ConvertError, GateError
 from convert.evaluation import metrics
 from convert.terminal import suppress_native_output, tensorflow
-from server.recognition.manifest import ClassReport, Label, Manifest, Report
+from server.recognition.manifest import ClassReport, Manifest, Report
+from server.values.labels import Label
 
 if TYPE_CHECKING:
     from convert.evaluation.metrics import Indices

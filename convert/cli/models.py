@@ -17,7 +17,7 @@ from convert.errors import ConvertError
 if TYPE_CHECKING:
     from convert.pipeline import BundleOptions
     from convert.sources.quantized import Tflite
-    from server.recognition.manifest import Label
+    from server.values.labels import Label
 
 FILES = {
     "keras": ".keras, .h5, the folder of a SavedModel, or an archive of one",

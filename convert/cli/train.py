@@ -97,8 +97,8 @@ def run(args: argparse.Namespace) -> int:
     from convert.terminal import Terminal
     from convert.training.checkpoint import exclusive_lock, fingerprint
     from convert.training.train import Training
-    from server.recognition.manifest import Label
     from server.system.resources import available_cores
+    from server.values.labels import Label
 
     training_options, terminal = options_from(args), Terminal()
     recipe = recipe_with(imagenet.recipe(args.size), **view_values(args))

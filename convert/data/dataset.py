@@ -11,8 +11,8 @@ from pathlib import Path
 
 from convert.data.labels import similar_classes
 from convert.errors import ConvertError, DatasetError
-from server.recognition.manifest import Label
 from server.recognition.sample import labelled_samples
+from server.values.labels import Label
 
 # Files that file managers make in a folder of pictures.
 IGNORED = frozenset({"thumbs.db", "desktop.ini"})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from convert.errors import ConvertError
 from server.errors import BundleError
-from server.recognition.manifest import Label, parse_labels
+from server.values.labels import Label, parse_labels
 
 # A misspelling has few pictures beside the class that was meant.
 _SMALL_SHARE = 0.2

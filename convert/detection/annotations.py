@@ -21,8 +21,9 @@ from server.errors import LinesideError
 from server.recognition.detection.manifest import Box
 from server.recognition.frame import Limits, read_header, shown_part
 from server.recognition.images.views import regions
-from server.recognition.manifest import Label, Recipe
+from server.recognition.manifest import Recipe
 from server.values import validation
+from server.values.labels import Label
 from server.values.validation import InvalidValueError
 
 # Files that name YOLO's classes, in their order.

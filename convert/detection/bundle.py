@@ -37,10 +37,11 @@ from server.recognition.detection.manifest import (
 from server.recognition.engines.litert import Interpreter
 from server.recognition.images.views import views
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import GOLDEN, MODEL, Bundle, Label, Recipe
+from server.recognition.manifest import GOLDEN, MODEL, Bundle, Recipe
 from server.recognition.preprocessing import dequantize, to_tensor
 from server.recognition.recognizer import Recognizer
 from server.recognition.tasks.detect import COUNT_BINS, detections_of
+from server.values.labels import Label
 from server.values.wording import counted
 
 # Frames whose outputs decide how they are read.

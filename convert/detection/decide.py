@@ -16,9 +16,9 @@ from convert.detection.model import Detector
 from convert.errors import ConvertError
 from server.recognition.detection.manifest import DetectionOutputs
 from server.recognition.detection.outputs import make_anchors
-from server.recognition.manifest import Label
 from server.recognition.preprocessing import TensorSpec
 from server.values import validation
+from server.values.labels import Label
 from server.values.validation import InvalidValueError
 from server.values.wording import counted
 

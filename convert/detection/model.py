@@ -24,8 +24,9 @@ from convert.sources.shapes import layout_of
 from convert.terminal import suppress_native_output
 from server.errors import BundleError
 from server.recognition.engines.litert import Interpreter
-from server.recognition.manifest import Label, Layout, parse_labels
+from server.recognition.manifest import Layout
 from server.recognition.preprocessing import TensorSpec
+from server.values.labels import Label, parse_labels
 
 POST_PROCESS = "TFLite_Detection_PostProcess"
 # Bytes of one file of the embedded metadata that are read.

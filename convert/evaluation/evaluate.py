@@ -21,15 +21,7 @@ from convert.quantization.tune import Latency, in_turns, measure
 from convert.sources.shapes import Output
 from server.recognition.frame import Pixels
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import (
-    MODEL,
-    Bundle,
-    Familiarity,
-    Label,
-    Manifest,
-    Recipe,
-    VerdictPolicy,
-)
+from server.recognition.manifest import MODEL, Bundle, Familiarity, Manifest, Recipe, VerdictPolicy
 from server.recognition.preprocessing import (
     Tensor,
     apply_table,
@@ -39,6 +31,7 @@ from server.recognition.preprocessing import (
 )
 from server.recognition.tasks.classify import ClassReader, ClassValues
 from server.system.resources import available_cores
+from server.values.labels import Label
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from convert.evaluation.metrics import Indices, Probabilities
 from convert.evaluation.verdicts import VerdictProof
 from convert.quantization.tune import Latency
 from server.recognition.engines.litert import runtime
-from server.recognition.manifest import Calibration, ClassReport, Familiarity, Label, Recipe, Report
+from server.recognition.manifest import Calibration, ClassReport, Familiarity, Recipe, Report
 from server.recognition.tasks.classify import FAMILIAR
+from server.values.labels import Label
 
 # Beyond these a matrix of mostly zeros would be most of bundle.json, which every start reads.
 MAX_CLASSES_IN_SUMMARY = 100

@@ -17,11 +17,12 @@ from convert.evaluation.metrics import rate
 from convert.terminal import columns
 from server.errors import LinesideError
 from server.recognition.answers import Answer, Options
-from server.recognition.manifest import Label, Manifest, VerdictPolicy, VerdictReport
+from server.recognition.manifest import Manifest, VerdictPolicy, VerdictReport
 from server.recognition.recognizer import Recognizer
 from server.recognition.tasks.anomaly import AnomalyReader, AnomalyValues
 from server.recognition.tasks.classify import ClassReader
 from server.recognition.tasks.task import Reader, Result, Verdict
+from server.values.labels import Label
 
 VERDICTS = ("pass", "fail", "unsure")
 # Pictures of wrong frames on a page; report.json lists all.

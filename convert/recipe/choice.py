@@ -13,8 +13,9 @@ from convert.evaluation.evaluate import Model, predict
 from convert.recipe.readings import ALL, READINGS, SIGNED
 from convert.sources.quantized import Tflite
 from convert.sources.shapes import Output, Shape
-from server.recognition.manifest import Label, Recipe
+from server.recognition.manifest import Recipe
 from server.values import validation
+from server.values.labels import Label
 from server.values.validation import InvalidValueError
 
 # A reading is chosen, or mentioned, if its top-1 share is higher than the others' by this much.

@@ -10,7 +10,8 @@ from typing import Any
 from convert.errors import ConvertError
 from convert.recipe.readings import READINGS, SIGNED
 from convert.terminal import suppress_native_output, tensorflow
-from server.recognition.manifest import Label, Recipe
+from server.recognition.manifest import Recipe
+from server.values.labels import Label
 
 CLASS_INDEX = "imagenet_class_index.json"
 CLASS_INDEX_URL = (

@@ -9,7 +9,8 @@ from typing import Any
 from convert.errors import ConvertError
 from convert.recipe.readings import READINGS
 from convert.sources.shapes import Output
-from server.recognition.manifest import Label, Layout, Recipe
+from server.recognition.manifest import Layout, Recipe
+from server.values.labels import Label
 from server.values.wording import counted
 
 CHANNELS = (1, 3)

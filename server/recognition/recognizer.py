@@ -20,7 +20,7 @@ from server.recognition.images.measurement import Measurement, measure
 from server.recognition.images.pixels import Pixels
 from server.recognition.images.views import regions, tiles
 from server.recognition.interpreter import InterpreterPool
-from server.recognition.manifest import Bundle, DevicePolicy, Golden, Label, Recipe
+from server.recognition.manifest import Bundle, DevicePolicy, Golden, Recipe
 from server.recognition.preprocessing import (
     Placement,
     Tensor,
@@ -34,6 +34,7 @@ from server.recognition.preprocessing import (
 from server.recognition.reader_guard import ReaderGuard, Sender
 from server.recognition.tasks.task import NotFiniteError, Reader, find_task, overlay_of
 from server.system.files import IMAGE_MAX, read_plain_file
+from server.values.labels import Label
 
 STAGES = ("decode", "preprocess", "wait", "inference")
 OnStage = Callable[[str, float], None]

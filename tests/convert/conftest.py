@@ -17,7 +17,7 @@ from convert.recipe.choice import default_recipe
 from convert.sources import keras as sources
 from convert.sources.shapes import describe
 from convert.terminal import suppress_native_output, tensorflow
-from server.recognition.manifest import Label
+from server.values.labels import Label
 
 COLOURS = ("blue", "green", "red")
 SIDE = 32

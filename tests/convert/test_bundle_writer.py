@@ -11,7 +11,8 @@ from convert.errors import ConvertError, GateError
 from convert.pipeline import Request, build
 from server.errors import BundleError
 from server.recognition.answers import Options
-from server.recognition.manifest import Golden, Label, Manifest, VerdictPolicy, read_bundle
+from server.recognition.manifest import Golden, Manifest, VerdictPolicy, read_bundle
+from server.values.labels import Label
 
 
 def silent(_: str) -> None:

@@ -22,7 +22,8 @@ from convert.sources import keras as sources
 from convert.sources.shapes import describe
 from server.recognition.answers import Options
 from server.recognition.engines.litert import Interpreter
-from server.recognition.manifest import FAMILIARITY, Label, Recipe
+from server.recognition.manifest import FAMILIARITY, Recipe
+from server.values.labels import Label
 
 SIDE = 32
 

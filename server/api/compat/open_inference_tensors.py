@@ -17,8 +17,8 @@ from flask import Response, request
 from server.errors import InvalidFieldError
 from server.http.body.json_body import decode_base64, decode_json, read_body
 from server.recognition import tensor_values as values
-from server.recognition.manifest import Label
 from server.recognition.preprocessing import Tensor, TensorSpec
+from server.values.labels import Label
 from server.values.wording import counted, shown
 
 HEADER_LENGTH = "Inference-Header-Content-Length"

@@ -22,7 +22,9 @@ from server.http.body.image import need_length, read_options
 from server.http.body.json_body import decode_json, read_body
 from server.http.routes import ADMIN, FRAMES, KNOWN, route, to_json
 from server.http.wsgi import current
-from server.line.cameras.service import Cameras, CameraState, Trigger
+from server.line.cameras.camera import CameraState
+from server.line.cameras.judge import Trigger
+from server.line.cameras.service import Cameras
 from server.recognition.frame import read_header
 from server.recognition.images.header import ANY_SIZE
 from server.recognition.sample import MEDIA_TYPES

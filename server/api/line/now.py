@@ -20,7 +20,7 @@ from server.http.access.caller import Caller
 from server.http.body.image import read_options
 from server.http.routes import ADMIN, route
 from server.http.wsgi import current
-from server.line.cameras.service import CameraState
+from server.line.cameras.camera import CameraState
 from server.line.outputs.base import OutputState
 from server.observe.device import temperatures
 from server.observe.recent import LastMinute, RecentFrame, RecentFrames

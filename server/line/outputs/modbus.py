@@ -18,7 +18,7 @@ from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 from server.config.outputs import ModbusClientOutput, ModbusServerOutput, Outcome
-from server.line.cameras.service import Trigger, new_trigger
+from server.line.cameras.judge import Trigger, new_trigger
 from server.line.outputs.base import OutputError
 from server.line.outputs.messages import Message
 from server.line.outputs.server_thread import ServerThread, ShownResult

@@ -23,7 +23,7 @@ from server.errors import (
     OutputUntestableError,
     SettingsError,
 )
-from server.line.cameras.service import Trigger
+from server.line.cameras.judge import Trigger
 from server.line.outputs.base import Delivery, Output, OutputState
 from server.line.outputs.messages import (
     Event,

@@ -7,7 +7,8 @@ from functools import partial
 from server.config.settings import Settings
 from server.config.triggers import GpioTrigger, ModbusTrigger, MqttTrigger, TriggerTable
 from server.errors import InvalidFieldError
-from server.line.cameras.service import Cameras, new_trigger
+from server.line.cameras.judge import new_trigger
+from server.line.cameras.service import Cameras
 from server.line.triggers.base import Listener, Signal, TriggerSource
 from server.observe.metrics import Metrics
 

@@ -19,7 +19,6 @@ from server.recognition.manifest import (
     Baseline,
     Bundle,
     Golden,
-    Label,
     Manifest,
     VerdictPolicy,
 )
@@ -38,6 +37,7 @@ from server.recognition.tasks.task import (
     Verdict,
     bin_of,
 )
+from server.values.labels import Label
 from server.values.wording import counted
 
 Probabilities = NDArray[np.float32]

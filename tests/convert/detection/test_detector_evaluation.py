@@ -19,7 +19,8 @@ from convert.detection.annotations import count_shown, read_annotations
 from convert.detection.average_precision import Found, Truth
 from convert.errors import ConvertError
 from server.recognition.answers import Options
-from server.recognition.manifest import Label, Recipe
+from server.recognition.manifest import Recipe
+from server.values.labels import Label
 
 LABELS = ("bolt", "nut", "washer")
 SIZE = 100, 80

@@ -14,7 +14,7 @@ from convert.errors import ConvertError
 from convert.evaluation import compare
 from convert.evaluation.evaluate import Model, from_bundle
 from convert.pipeline import Request, build
-from server.recognition.manifest import Label
+from server.values.labels import Label
 
 
 @pytest.fixture

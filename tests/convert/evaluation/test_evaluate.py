@@ -18,7 +18,8 @@ from convert.evaluation.evaluate import evaluate, from_bundle, predict
 from convert.evaluation.results import accuracy_drop, class_names, most_different
 from convert.pipeline import Request, build
 from server.recognition.answers import Options
-from server.recognition.manifest import Label, read_bundle
+from server.recognition.manifest import read_bundle
+from server.values.labels import Label
 
 
 @pytest.mark.parametrize(

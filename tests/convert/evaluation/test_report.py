@@ -138,7 +138,7 @@ def test_names_are_escaped(request_of: Request, colours_frames: Path, tmp_path: 
 
 
 def replace_name(name: str) -> Any:
-    from server.recognition.manifest import Label
+    from server.values.labels import Label
 
     return Label(f"{name} & <b>")
 

@@ -15,7 +15,8 @@ from job_workers import await_that, serving
 from server.config.cameras import FolderCamera
 from server.config.load import load
 from server.errors import LinesideError
-from server.line.cameras.service import Camera, Judge, Trigger
+from server.line.cameras.camera import Camera
+from server.line.cameras.judge import Judge, Trigger
 from server.line.cameras.sources import (
     FRAME_BYTES_MAX,
     Folder,

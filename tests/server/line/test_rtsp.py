@@ -15,9 +15,10 @@ from rtsp_cameras import Wire, made_at, missing, rtsp_camera
 from server.config.cameras import CameraTable, RtspCamera
 from server.config.load import load
 from server.errors import LinesideError
+from server.line.cameras.camera import Camera
 from server.line.cameras.captures import StreamClock
+from server.line.cameras.judge import Judge
 from server.line.cameras.process import ReaderProcess
-from server.line.cameras.service import Camera, Judge
 from server.line.cameras.sources import SourceError
 from server.recognition.answers import Options
 

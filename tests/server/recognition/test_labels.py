@@ -6,7 +6,8 @@ import pytest
 
 from convert.data.labels import read_labels as convert_reads
 from server.errors import BundleError
-from server.recognition.manifest import Label, parse_labels, read_labels
+from server.recognition.manifest import read_labels
+from server.values.labels import Label, parse_labels
 
 NAMES = ("Prüfling gut", "crack", "n0 scratch")
 # How the same three lines may lie in a file.

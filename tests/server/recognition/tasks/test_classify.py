@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.recognition.answers import Prediction
-from server.recognition.manifest import Label, Manifest, VerdictPolicy
+from server.recognition.manifest import Manifest, VerdictPolicy
 from server.recognition.preprocessing import TensorSpec, dequantize
 from server.recognition.tasks.classify import to_probabilities, top_k
 from server.recognition.tasks.task import Result, apply_verdict_policy
+from server.values.labels import Label
 
 LABELS = tuple(Label(name) for name in "abcdef")
 FLOAT = TensorSpec("out", (1, 6), "float32")
