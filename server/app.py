@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from flask import Flask
@@ -61,12 +61,14 @@ from server.line.products import Products
 from server.line.votes import Votes
 from server.observe.alerts import Alerts
 from server.observe.cameras import SuspectFrames
+from server.observe.drift import Drift
 from server.observe.inferences import Inferences
 from server.observe.logs import LogThrottle, LogWriter
 from server.observe.metrics import Metrics
 from server.observe.recent import RecentFrames
 from server.recognition.answers import Listener
 from server.recorders import log_faults, make_drift, make_sampler, open_cache, open_journal
+from server.store.bundles.repository import BundleRepository
 from server.store.bundles.signatures import Signers
 from server.store.cameras import CameraFile
 from server.store.crashes import CrashGuard
@@ -83,6 +85,13 @@ logger = logging.getLogger(__name__)
 
 # In a Flask application's extensions: the steps that end its parts, in their order.
 AT_END = "lineside.at_end"
+
+
+class Part(Protocol):
+    """What ends with the application."""
+
+    def close(self) -> object:
+        """End it. Whoever calls it waits for that."""
 
 
 def shut_down(steps: Iterable[Callable[[], object]]) -> None:
@@ -225,6 +234,24 @@ def frame_routes(
     ]
 
 
+def model_routes(
+    settings: Settings,
+    store: BundleRepository,
+    drift: Drift,
+    inferences: Inferences,
+    auditor: Auditor,
+) -> list[object]:
+    """Return the routes that show, send and change the models of `store`."""
+    most, signers = int(settings.max_bundle_mb * 1e6), Signers(settings.bundle_keys)
+    return [
+        ModelRoutes(store, drift, auditor),
+        TritonRoutes(store, inferences, auditor, settings.max_batch),
+        PolicyRoutes(store, auditor),
+        UploadRoutes(Path(settings.models), most, auditor, signers),
+        SampleFrameRoutes(store),
+    ]
+
+
 def put_before(
     app: Flask,
     settings: Settings,
@@ -334,17 +361,8 @@ def create_app(
         *frame_routes(settings, service, jobs, image_fetcher(settings), pictures),
         ExplainRoutes(service, engine.admission),
         CompareRoutes(store, sampler.folder if sampler else None, engine.admission),
-        ModelRoutes(store, drift, auditor),
-        TritonRoutes(store, inferences, auditor, settings.max_batch),
-        PolicyRoutes(store, auditor),
+        *model_routes(settings, store, drift, inferences, auditor),
         ProductRoutes(products, auditor),
-        UploadRoutes(
-            Path(settings.models),
-            int(settings.max_bundle_mb * 1e6),
-            auditor,
-            Signers(settings.bundle_keys),
-        ),
-        SampleFrameRoutes(store),
         JournalRoutes(journal),
         AuditRoutes(engine.audit),
         CameraRoutes(cameras, auditor),
@@ -376,22 +394,15 @@ def create_app(
         "cache": settings.cache,
         "journal": journal is not None,
     }
+    # What takes calls first, as the HTTP server has ended before. Then triggers, cameras and jobs:
+    # all others are still notified of the frames that they answer.
+    sources: list[Part | None] = [grpc, triggers, cameras, jobs, products, pictures]
+    recorders: list[Part | None] = [votes, sampler, journal, outputs]
     at_end: list[Callable[[], object]] = [
-        # What takes calls first, as the HTTP server has ended before.
-        *([grpc.close] if grpc else []),
-        # Then triggers, cameras and jobs: all others are still notified of the frames that they
-        # answer.
-        *([triggers.close] if triggers else []),
-        cameras.close,
-        jobs.close,
-        products.close,
-        pictures.close,
-        # Then the recorders get all that was answered, before they close.
+        *(part.close for part in sources if part),
+        # The recorders get all that was answered, before they close.
         engine.afterwards.flush,
-        *([votes.close] if votes else []),
-        *([sampler.close] if sampler else []),
-        *([journal.close] if journal else []),
-        *([outputs.close] if outputs else []),
+        *(part.close for part in recorders if part),
         # The log last, since all others write to it.
         log_throttle.summarize,
         *([log.stop] if log else []),
@@ -399,14 +410,8 @@ def create_app(
     app.extensions[AT_END] = at_end
     # Unlike atexit's, this is run at the end of a forked worker too.
     Finalize(None, shut_down, args=(at_end,), exitpriority=0)
-    engine.start()
-    products.start()
-    if votes:
-        votes.start()
-    if outputs:
-        outputs.start()
-    cameras.start()
-    if triggers:
-        triggers.start()
+    for begin in (engine, products, votes, outputs, cameras, triggers):
+        if begin:
+            begin.start()
     jobs.resume()
     return app
