@@ -1,5 +1,5 @@
-"""What is usual of good frames, at two sizes: a Gaussian per place of a coarse grid, given the
-whole frame (`statistics.py`), and one Gaussian that all places of a fine grid share.
+"""Learn what is usual of good frames, at two sizes: a Gaussian per place of a coarse grid, given
+the whole frame (`statistics.py`), and one Gaussian that all places of a fine grid share.
 
 The first knows each place well, and needs many frames for it. The second knows only how the surface
 looks, learns that from few frames, and sees defects of a few pixels. A frame's score is the
@@ -106,7 +106,7 @@ class Judged:
 
 
 def fit(features: Features, seed: int = 0) -> Usual:
-    """What is usual of good frames, at least 2 of them."""
+    """Learn what is usual of good frames, at least 2 of them."""
     return Usual(statistics.fit(features.coarse, seed), _texture(features.fine))
 
 

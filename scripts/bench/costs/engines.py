@@ -66,7 +66,7 @@ class Row:
         return to_tensor(decoded(path, recipe), recipe, self.session.inputs[0])
 
     def probabilities(self, path: Path) -> NDArray[np.float32]:
-        """What the model says of an image file."""
+        """Return the probabilities that the model gives an image file."""
         output = self.session.run([self.tensor(path)])[0]
         return np.asarray(dequantize(output, self.session.outputs[0])[0])
 

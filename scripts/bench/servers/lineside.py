@@ -68,7 +68,7 @@ class Bare:
 
 
 def added_latency(python: Path, model: Model, url: str, frame: Path, rounds: int) -> dict[str, Any]:
-    """What bench.latency measures against the server at `url`."""
+    """Return what bench.latency measures against the server at `url`."""
     arguments = [str(model.models), url, str(frame), str(rounds)]
     done = subprocess.run(
         [str(python), "-m", "bench.latency", *arguments],

@@ -43,7 +43,7 @@ class VersionChoice(msgspec.Struct, frozen=True):
 
 
 class VersionPolicy(msgspec.Struct, frozen=True):
-    """Which versions are served."""
+    """Names the versions that are served."""
 
     specific: VersionChoice
 
@@ -60,7 +60,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
 
 
 class StatisticDuration(msgspec.Struct, frozen=True):
-    """How often, and for how many nanoseconds in all."""
+    """Counts how often something was done, and the nanoseconds that it took in all."""
 
     count: int = 0
     ns: int = 0
