@@ -150,6 +150,17 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, *, output: bool = True
         recipe.add_argument("--output", choices=OUTPUTS, help="what the model's output is")
 
 
+def add_size_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the size of the image that a model is fed."""
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the image, if the model leaves it open",
+    )
+
+
 def add_view_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of which part of a frame the model is shown."""
     view = parser.add_argument_group("view: the part of a frame that the model is shown")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from convert.cli.arguments import (
     add_bundle_arguments,
     add_recipe_arguments,
+    add_size_argument,
     bundle_options,
     check_quantized,
     finish,
@@ -71,13 +72,7 @@ def _add_file_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     if command == "saved-model":
         parser.add_argument("--signature", help="of the SavedModel (serving_default)")
     if command != "tflite":
-        parser.add_argument(
-            "--size",
-            type=int,
-            nargs=2,
-            metavar=("HEIGHT", "WIDTH"),
-            help="of the image, if the model leaves it open",
-        )
+        add_size_argument(parser)
     if command == "keras":
         parser.add_argument(
             "--run-lambdas",

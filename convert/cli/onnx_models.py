@@ -7,6 +7,7 @@ from convert.cli.arguments import (
     add_bundle_arguments,
     add_place_arguments,
     add_recipe_arguments,
+    add_size_argument,
     bundle_options,
     finish,
     recipe_values,
@@ -33,13 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         add_place_arguments(parser)
         return
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="of the image, if the model leaves it open",
-    )
+    add_size_argument(parser)
     add_recipe_arguments(parser)
     add_bundle_arguments(parser)
     parser.set_defaults(mode="float32")

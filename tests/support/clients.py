@@ -3,6 +3,7 @@
 import shutil
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from images import encode, plain
 from server_process import ROOT, LiveServer, free_port, live_server
-from tiny_models import RECIPE, SIDE, write_bundle
+from tiny_models import COLORS, RECIPE, SIDE, write_bundle
 
 CORNERS = {
     "black": (0, 0, 0),
@@ -88,3 +89,20 @@ def clients(client_models: Path) -> Iterator[LiveServer]:
     grpc = {"grpc_port": free_port()} if find_spec("grpc") else {}
     with live_server(models=client_models, model="corners", max_bundle_mb=10, **grpc) as running:
         yield running
+
+
+def own_answers(server: LiveServer, clients: int, frames: int) -> list[bool]:
+    """Whether each of `clients` at once got the label of its colour for each of its `frames`, of a
+    server of `colors`."""
+    pictures = {
+        label: encode(plain((200 * (n == 0), 200 * (n == 1), 200 * (n == 2))), "PNG")
+        for n, label in enumerate(COLORS)
+    }
+
+    def client(number: int) -> bool:
+        label = COLORS[number % len(COLORS)]
+        answers = [server.recognize(pictures[label]).json() for _ in range(frames)]
+        return all(answer["predictions"][0]["label"] == label for answer in answers)
+
+    with ThreadPoolExecutor(clients) as threads:
+        return list(threads.map(client, range(clients)))

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -152,8 +152,10 @@ def test_activation_holds_after_a_restart(models: Path, tmp_path: Path) -> None:
         assert line.frame().get_json()["verdict"] == "pass"
 
 
-def test_failed_activation_takes_its_version_back(models: Path, tmp_path: Path) -> None:
-    """A policy can be checked only once its version is there."""
+@pytest.fixture
+def odd(models: Path, tmp_path: Path) -> Iterator[Line]:
+    """A line whose product `odd` has a policy that its version does not know, which can be checked
+    only once that version is there."""
     products: list[dict[str, Any]] = [
         {"name": "new", "model": "colors"},
         {"name": "odd", "model": "colors", "version": 1, "policy": {"accept": ["violet"]}},
@@ -162,26 +164,22 @@ def test_failed_activation_takes_its_version_back(models: Path, tmp_path: Path) 
     with closing(Line(tmp_path, models, products)) as line:
         await_that(line.ready, "a loaded model")
         shutil.move(tmp_path / "1", models / "colors" / "1")
-        refused = line.post("/v1/products/odd/activate")
-        assert error_of(refused) == (422, "VERSION_REFUSED")
-        assert "violet" in refused.get_json()["error"]["message"]
-        assert line.get("/v1/products")["active"] == "new"
-        assert line.frame().get_json()["model_version"] == 2
+        yield line
 
 
-def test_activation_that_can_not_be_taken_back_says_so(models: Path, tmp_path: Path) -> None:
-    products: list[dict[str, Any]] = [
-        {"name": "new", "model": "colors"},
-        {"name": "odd", "model": "colors", "version": 1, "policy": {"accept": ["violet"]}},
-    ]
-    shutil.move(models / "colors" / "1", tmp_path / "1")
-    with closing(Line(tmp_path, models, products)) as line:
-        await_that(line.ready, "a loaded model")
-        shutil.move(tmp_path / "1", models / "colors" / "1")
-        shutil.rmtree(models / "colors" / "2")
-        message = line.post("/v1/products/odd/activate").get_json()["error"]["message"]
-        assert "version 1 of colors serves now, since" in message
-        assert line.frame().get_json()["model_version"] == 1
+def test_failed_activation_takes_its_version_back(odd: Line) -> None:
+    refused = odd.post("/v1/products/odd/activate")
+    assert error_of(refused) == (422, "VERSION_REFUSED")
+    assert "violet" in refused.get_json()["error"]["message"]
+    assert odd.get("/v1/products")["active"] == "new"
+    assert odd.frame().get_json()["model_version"] == 2
+
+
+def test_activation_that_can_not_be_taken_back_says_so(models: Path, odd: Line) -> None:
+    shutil.rmtree(models / "colors" / "2")
+    message = odd.post("/v1/products/odd/activate").get_json()["error"]["message"]
+    assert "version 1 of colors serves now, since" in message
+    assert odd.frame().get_json()["model_version"] == 1
 
 
 @pytest.mark.parametrize("content", [b'{"active": "gone"}', b"\xff", b"{}"])

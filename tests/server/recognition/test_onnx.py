@@ -8,13 +8,13 @@ import shutil
 import sys
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import requests
+from clients import own_answers
 from images import encode, plain
 from onnx_models import NCHW, colors_model
 from server_process import ROOT, LiveServer, live_server
@@ -135,18 +135,7 @@ def test_bad_version_is_refused_the_old_one_serves(
 
 
 def test_frames_at_once_get_their_own_answers(server: LiveServer) -> None:
-    frames = {
-        label: encode(plain(tuple(200 * (i == n) for i in range(3))), "PNG")  # type: ignore[arg-type]
-        for n, label in enumerate(COLORS)
-    }
-
-    def client(number: int) -> bool:
-        label = COLORS[number % 3]
-        answers = [server.recognize(frames[label]).json() for _ in range(20)]
-        return all(answer["predictions"][0]["label"] == label for answer in answers)
-
-    with ThreadPoolExecutor(8) as clients:
-        assert all(clients.map(client, range(8)))
+    assert all(own_answers(server, 8, 20))
 
 
 def test_a_late_frame_is_refused(server: LiveServer) -> None:

@@ -4,7 +4,6 @@ and what it refuses."""
 import shutil
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,10 +11,11 @@ import msgspec
 import numpy as np
 import pytest
 import requests
+from clients import own_answers
 from images import encode, plain
 from onnx_models import NCHW, colors_model, onnx
 from server_process import ROOT, LiveServer, live_server
-from tiny_models import COLORS, RECIPE, SIDE, MakeModel, change_manifest, write_bundle
+from tiny_models import RECIPE, SIDE, MakeModel, change_manifest, write_bundle
 
 from server.cli.engines import best_engine, choose_engine, difference
 from server.config.settings import Settings
@@ -98,18 +98,7 @@ def test_every_kind_of_file_answers_as_litert(server: LiveServer, name: str) -> 
 
 
 def test_openvino_answers_frames_at_once(server: LiveServer) -> None:
-    frames = {
-        label: encode(plain((200 * (n == 0), 200 * (n == 1), 200 * (n == 2))), "PNG")
-        for n, label in enumerate(COLORS)
-    }
-
-    def client(number: int) -> bool:
-        label = COLORS[number % 3]
-        answers = [server.recognize(frames[label]).json() for _ in range(20)]
-        return all(answer["predictions"][0]["label"] == label for answer in answers)
-
-    with ThreadPoolExecutor(8) as clients:
-        assert all(clients.map(client, range(8)))
+    assert all(own_answers(server, 8, 20))
 
 
 def test_quantised_model_is_right_in_every_session(shipped: Path) -> None:
