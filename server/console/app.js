@@ -12,7 +12,10 @@ const wall = new URLSearchParams(location.search).has("wall");
 const opened = {}; // The scripts of tabs, by name, once they listen.
 const loading = {}; // Promises of them.
 
-let current = null;
+let first = null; // The tab of an address without any, once it is known.
+let chosen = null; // The tab that was asked for last.
+let shown = null; // The tab that is there.
+let lacking = false; // A script could not be loaded.
 
 function wantedTab() {
   const name = location.hash.slice(1);
@@ -27,21 +30,30 @@ function load(name) {
   return loading[name];
 }
 
+// A tab is shown once its script listens: a click before that would be lost. Until then the tab
+// before goes on.
 async function open(name) {
-  if (name === current) return;
-  opened[current]?.leave?.();
-  current = name;
+  if (name === chosen) return;
+  chosen = name;
   for (const tab of TABS) {
     const link = document.querySelector(`nav a[href="#${tab}"]`);
     if (tab === name) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  // A tab is shown once its script listens: a click before that would be lost.
-  if (name !== "try") await load(name);
-  if (current !== name) return;
+  try {
+    if (name !== "try") await load(name);
+  } catch (error) {
+    lacking = true;
+    console.warn(`The tab ${name} can't be loaded:`, error);
+    return;
+  }
+  // Another tab was asked for meanwhile, or this one more than once.
+  if (name !== chosen || name === shown) return;
+  opened[shown]?.leave?.();
+  shown = name;
   for (const tab of TABS) show(`tab-${tab}`, tab === name);
   show("curl", name === "try");
-  opened[name]?.enter?.({ wall });
+  opened[name]?.enter?.();
 }
 
 // A line with cameras opens with what it does now, and a server without any with a frame to try.
@@ -59,6 +71,8 @@ async function watchHealth() {
   let ready = false;
   try {
     const response = await fetch("readyz");
+    // A browser keeps the failure of a script as long as the page.
+    if (lacking) location.reload();
     ready = response.ok;
     health.dataset.state = ready ? "ready" : "wait";
     health.textContent = ready ? t("ready") : (await response.json()).error.message;
@@ -84,6 +98,12 @@ listenForKeys();
 listenForLanguage();
 tryTab.start();
 document.body.classList.toggle("wall", wall);
-window.addEventListener("hashchange", () => wantedTab() && open(wantedTab()));
+window.addEventListener("hashchange", () => {
+  const tab = wantedTab() ?? (location.hash ? null : first);
+  if (tab) open(tab);
+});
 watchHealth();
-open(wantedTab() ?? (await firstTab()));
+if (wantedTab()) open(wantedTab());
+first = await firstTab();
+// A person may have opened a tab meanwhile.
+if (chosen === null) open(first);

@@ -10,6 +10,7 @@ const POLL_MS = 2000;
 const PICTURE_EVERY_MS = 1000;
 
 let live = false; // The tab is open.
+let visit = null; // Of the tab: its AbortController, which ends what the visit began.
 let number = 0; // Of the newest frame that was shown.
 let frames = [];
 let state = null;
@@ -182,14 +183,14 @@ function dispatch(block) {
 }
 
 // EventSource does not say why it was refused, such as for want of a key, so fetch reads the stream.
-async function readStream() {
-  const response = await ask("v1/events", {}, () => live);
+async function readStream(signal) {
+  const response = await ask("v1/events", { signal }, () => !signal.aborted);
   if (!response.ok) throw new Error(String(response.status));
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
     const { done, value } = await reader.read();
-    if (done || !live || document.hidden) {
+    if (done || signal.aborted || document.hidden) {
       reader.cancel();
       return;
     }
@@ -200,8 +201,8 @@ async function readStream() {
   }
 }
 
-async function poll() {
-  const response = await ask(`v1/now?after=${number}`, {}, () => live);
+async function poll(signal) {
+  const response = await ask(`v1/now?after=${number}`, { signal }, () => !signal.aborted);
   if (response.ok) hear(await response.json());
 }
 
@@ -218,36 +219,38 @@ function seen() {
   });
 }
 
-async function follow() {
-  while (live) {
+async function follow(signal) {
+  while (!signal.aborted) {
     await seen();
     try {
-      await readStream();
+      await readStream(signal);
     } catch {
-      await poll().catch(() => {});
+      await poll(signal).catch(() => {});
       await pause(POLL_MS);
     }
   }
 }
 
-function tick() {
-  if (!live) return;
+function tick(signal) {
+  if (signal.aborted) return;
   const lost = performance.now() - heard > LOST_AFTER_MS;
   const since = new Date(Date.now() - (performance.now() - heard)).toLocaleTimeString();
   byId("no-data").textContent = `${t("No data from the server since")} ${since}`;
   show("no-data", lost);
   byId("tab-now").classList.toggle("stale", lost);
   Object.keys(tiles).forEach(showTile);
-  setTimeout(tick, 1000);
+  setTimeout(tick, 1000, signal);
 }
 
 export function enter() {
   live = true;
+  visit = new AbortController();
   heard = performance.now();
-  follow();
-  tick();
+  follow(visit.signal);
+  tick(visit.signal);
 }
 
 export function leave() {
   live = false;
+  visit.abort();
 }
