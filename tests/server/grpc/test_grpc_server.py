@@ -267,7 +267,7 @@ def test_example_of_the_guide(capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = re.findall(r"```python\n(import numpy.*?)```", guide, re.DOTALL)
     port = free_port()
     with live_server(models=ROOT / "models", model="parts", grpc_port=port):
-        code = example.replace("127.0.0.1:8081", f"127.0.0.1:{port}").replace("0.2)", "60)")
+        code = example.replace("127.0.0.1:8001", f"127.0.0.1:{port}").replace("0.2)", "60)")
         exec(code.replace("models/parts", f"{ROOT}/models/parts"), {})
     assert ":2:good" in capsys.readouterr().out
 
