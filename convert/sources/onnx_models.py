@@ -14,6 +14,7 @@ from server.values.labels import Label
 from server.values.wording import counted
 
 CHANNELS = (1, 3)
+SIDE_MAX = 8192  # that a recipe takes
 # What the last operator says of the output; any other gives logits.
 _OUTPUTS: dict[str, Output] = {"Softmax": "probabilities", "Sigmoid": "sigmoid"}
 # ONNX's own metadata of images, MetadataProps.md, and the readings that they mean.
@@ -113,6 +114,8 @@ def read_onnx(model: Any, size: Sequence[int] | None = None) -> OnnxModel:
     height, width = shape[place : place + 2]
     if min(height, width) < 1:
         raise ConvertError("the model takes images of any size: say which with --size HEIGHT WIDTH")
+    if max(height, width) > SIDE_MAX:  # it is run below, on an image of this size
+        raise ConvertError(f"the model takes {shape}; images have at most {SIDE_MAX} pixels a side")
     data = model.SerializeToString()
     return OnnxModel(
         data,

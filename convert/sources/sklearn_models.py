@@ -16,6 +16,8 @@ from server.values.wording import counted
 COMPARED = 500
 # scikit-learn computes in float64.
 DIFFERENCE_MAX = 1e-3
+# What skl2onnx raises, beside errors of its own, for models that it can't convert.
+FAULTS = (RuntimeError, NameError, ValueError, LookupError)
 
 
 def load_pickle(path: Path, *, trusted: bool) -> Any:
@@ -41,10 +43,15 @@ def load_pickle(path: Path, *, trusted: bool) -> Any:
         raise ConvertError(
             f"{path} is no pickle of a model: {type(error).__name__} {reason}"
         ) from None
-    if not hasattr(found, "predict_proba") or not hasattr(found, "n_features_in_"):
+    if not all(hasattr(found, each) for each in ("predict_proba", "n_features_in_", "classes_")):
         raise ConvertError(
             f"{path} holds a {type(found).__name__}, and no trained classifier of scikit-learn with"
             " predict_proba"
+        )
+    # Those of several answers have a list of classes for each.
+    if any(np.ndim(each) for each in found.classes_):
+        raise ConvertError(
+            f"{path} holds a {type(found).__name__} of several answers; a bundle has one"
         )
     return found
 
@@ -66,7 +73,7 @@ def to_onnx(classifier: Any) -> bytes:
         model = skl2onnx.convert_sklearn(
             classifier, initial_types=features, options={id(classifier): {"zipmap": False}}
         )
-    except (MissingConverter, MissingShapeCalculator, RuntimeError, NameError) as error:
+    except (MissingConverter, MissingShapeCalculator, *FAULTS) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise ConvertError(
             f"skl2onnx can't convert a {type(classifier).__name__}: {reason}"

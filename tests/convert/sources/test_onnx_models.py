@@ -112,6 +112,15 @@ def damaged(work: Path) -> str:
     return "damaged.onnx"
 
 
+def too_large(work: Path) -> str:
+    """A model of an image that needs more memory than there is."""
+    model = onnx.load_from_string(colors_model())
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_value = 1_000_000
+    (work / "large.onnx").write_bytes(model.SerializeToString())
+    return "large.onnx"
+
+
 def refusals(work: Path) -> Iterator[tuple[str, list[str], str]]:
     frames = str(work / "frames")
     one = work / "one"
@@ -125,6 +134,7 @@ def refusals(work: Path) -> Iterator[tuple[str, list[str], str]]:
     yield "colors.onnx", ["--scale", "1", "--size", "24", "24"], "--size 24 does not fit"
     yield damaged(work), ["--scale", "1"], "is no ONNX model that can be read"
     yield "none.onnx", ["--scale", "1"], "does not exist"
+    yield too_large(work), ["--scale", "1"], "images have at most 8192 pixels a side"
     wide = with_metadata(work, "wide.onnx", NominalPixelRange="NominalRange_16_235")
     yield wide, [], "pixels of NominalRange_16_235, which is not made"
     yield "colors.onnx", ["--scale", "1/255", "--io", "int8", "--validate", frames], "not for ONNX"
@@ -205,6 +215,35 @@ def test_pickle_of_something_else_is_refused(irises: Path, tmp_path: Path, capsy
     (irises / "labels.txt").write_text("setosa\nversicolor")
     assert convert_sklearn(irises, tmp_path, "--trust-pickle") == 1
     assert "there are 2 labels, but the model answers 3: 0, 1, 2" in capsys.readouterr().err
+
+
+def test_classifier_of_several_answers_is_refused(
+    irises: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """Also with as many answers as there are labels."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    rows = np.random.default_rng(0).normal(size=(30, 3))
+    model = RandomForestClassifier(2, random_state=0).fit(rows, (rows > 0).astype(int))
+    (irises / "several.pkl").write_bytes(pickle.dumps(model))
+    (irises / "labels.txt").write_text("a\nb\nc")
+    assert convert_sklearn(irises, tmp_path, "--trust-pickle", file="several.pkl") == 1
+    assert "RandomForestClassifier of several answers" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_classifier_that_no_converter_takes_is_refused(
+    irises: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """Its converter fails at the node that it makes."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    model = HistGradientBoostingClassifier(max_iter=2).fit(rows, rows[:, 0] > 0)
+    (irises / "boosted.pkl").write_bytes(pickle.dumps(model))
+    (irises / "labels.txt").write_text("no\nyes")
+    assert convert_sklearn(irises, tmp_path, "--trust-pickle", file="boosted.pkl") == 1
+    assert "can't convert a HistGradientBoostingClassifier" in capsys.readouterr().err
 
 
 def test_onnx_manifest_is_written_whole(work: Path, tmp_path: Path) -> None:
