@@ -18,6 +18,7 @@ from server.errors import NotReadyError, SettingsError
 from server.http.access.caller import check_access
 from server.process.certificates import certificate_files
 from server.recognition.engines.engine import check_options
+from server.store.backup import check_restored
 from server.store.bundles.folder import ModelsFolder, models_folder
 from server.store.bundles.layout import versions
 from server.system.extras import install_command
@@ -43,8 +44,10 @@ def preflight(settings: Settings) -> ModelsFolder:
     """Checks what can be checked without loading a model; returns the models folder.
 
     Imports nothing heavy, so that a server that can't start says so at once. Raises StartError
-    if strangers could come in, or if no version of the default model is intact.
+    if a restore has not ended well, if strangers could come in, or if no version of the default
+    model is intact.
     """
+    check_restored(Path(settings.data), Path(settings.models))
     check_access(settings)
     models = models_folder(settings)
     models.verify_default()

@@ -22,7 +22,7 @@ import msgspec
 from server import __version__
 from server.errors import StartError
 from server.store import data_lock
-from server.system.files import make_folder, open_plain_file, sync
+from server.system.files import make_folder, open_plain_file, sync, write_whole
 
 FORMAT = 1
 INDEX, DATA, MODELS, KEYS = "backup.json", "data", "models", "keys.jsonl"
@@ -33,6 +33,8 @@ DATABASE = ".db"
 CHUNK_BYTES, INDEX_BYTES_MAX, FILE_BYTES_MAX = 1 << 20, 100_000_000, 1 << 40
 # Beside the files of a place: what is being restored, and what was there before.
 STAGE, ASIDE = ".restoring", ".before-restore-"
+# In each folder from the first file that is moved to the last.
+UNFINISHED = ".restore-unfinished"
 
 
 class Places(msgspec.Struct, frozen=True):
@@ -170,7 +172,8 @@ def restore_backup(source: Path, places: Places, at: str, *, replace: bool = Fal
 
     at: goes into the names of what is set aside. replace: what lies at the places is moved to
     `.before-restore-AT` beside it; without it, files there are an error. Raises StartError if the
-    archive is damaged, incomplete or none of ours, or a place can't be used; nothing is moved then.
+    archive is damaged, incomplete or none of ours, or a place can't be used. If files were moved by
+    then, `check_restored` refuses the places until a restore of them succeeds.
     """
     held = [place for place in _folders(places) if any(_visible(place))]
     if (held or places.keys_file.exists()) and not replace:
@@ -184,6 +187,8 @@ def restore_backup(source: Path, places: Places, at: str, *, replace: bool = Fal
             shutil.rmtree(folder / STAGE, ignore_errors=True)
         keys, index = _unpack(source, places)
         for folder in _folders(places):
+            write_whole(folder / UNFINISHED, f"{source}\n".encode())
+        for folder in _folders(places):
             _swap(folder, folder / f"{ASIDE}{at}")
         if keys is not None:  # else those of this machine stay: without any, it would be open
             if places.keys_file.exists():
@@ -191,12 +196,26 @@ def restore_backup(source: Path, places: Places, at: str, *, replace: bool = Fal
                 places.keys_file.rename(places.keys_file.with_name(aside))
             _write(places.keys_file, BytesIO(keys), 0o600)
             sync(places.keys_file.parent)
+        for folder in _folders(places):
+            (folder / UNFINISHED).unlink()
+            sync(folder)
     except OSError as error:
         raise StartError(f"the backup can't be restored: {_words(error)}") from None
     finally:
         for folder in _folders(places):
             shutil.rmtree(folder / STAGE, ignore_errors=True)
     return index
+
+
+def check_restored(*folders: Path) -> None:
+    """Raise StartError if files of a backup were moved to one of `folders`, and not all of them: it
+    may lack its keys, its journal or its models."""
+    for folder in folders:
+        if os.path.lexists(folder / UNFINISHED):
+            raise StartError(
+                f"{folder} is partly restored: a restore ended too early. Run python -m server"
+                " restore FILE --replace again"
+            )
 
 
 def _folders(places: Places) -> list[Path]:

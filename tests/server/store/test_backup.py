@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -17,7 +18,14 @@ from job_workers import await_that
 from server_process import ROOT, LiveServer, environ_without_coverage, live_server
 
 from server.errors import StartError
-from server.store.backup import ASIDE, INDEX, Places, restore_backup, write_backup
+from server.store.backup import (
+    ASIDE,
+    INDEX,
+    Places,
+    check_restored,
+    restore_backup,
+    write_backup,
+)
 from server.store.keys import add_key
 
 AT = "2026-01-01T00:00:00Z"
@@ -159,6 +167,60 @@ def test_damaged_database_leaves_the_last_backup(tmp_path: Path) -> None:
         write_backup(here, file, AT)
     assert file.read_text() == "the last one"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.tar", "here"]
+
+
+# Restores, and kills itself before it renames a file for the nth time.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from server.store.backup import Places, restore_backup
+
+left, folder = int(sys.argv[1]), Path(sys.argv[2])
+
+def count(event, _):
+    global left
+    left -= event == "os.rename"
+    if event == "os.rename" and left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(count)
+places = Places(folder / "data", folder / "models", folder / "keys.jsonl")
+restore_backup(folder.with_name("b.tar"), places, "first", replace=True)
+"""
+
+
+def test_killed_restore_is_noticed_and_can_be_repeated(tmp_path: Path) -> None:
+    """Before each of the files that it renames."""
+    write_backup(fill(tmp_path / "here"), tmp_path / "b.tar", AT)
+    restore_backup(tmp_path / "b.tar", places(tmp_path / "clean"), "now")
+    wanted, noticed = contents(tmp_path / "clean"), 0
+    for number in range(1, 100):
+        there = fill(tmp_path / f"there{number}")
+        folder = there.data.parent
+        (there.data / "product.json").write_text("older")
+        there.keys_file.write_text("older")
+        before = contents(folder)
+        run = [sys.executable, "-c", KILLED, str(number), str(folder)]
+        code = subprocess.run(run, cwd=ROOT, env=environ_without_coverage(), check=False).returncode
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        try:
+            check_restored(there.data, folder / "models")
+        except StartError:
+            noticed += 1
+            done = command("serve", data=there.data, models=there.models)
+            assert (done.returncode, "is partly restored" in done.stderr) == (1, True)
+        else:
+            left = contents(folder)
+            assert {name: left.get(name) for name in before} == before
+        restore_backup(tmp_path / "b.tar", there, "second", replace=True)
+        check_restored(there.data, folder / "models")
+        after = contents(folder)
+        assert {name: after.get(name) for name in wanted} == wanted
+        aside = {name.split("/")[-1]: text for name, text in after.items() if ASIDE in name}
+        assert "older" in aside.values()
+    assert noticed >= 5
 
 
 def tar(*members: tuple[str, bytes], kind: bytes = tarfile.REGTYPE, index: object = None) -> bytes:
