@@ -182,7 +182,7 @@ def settings_in_force(settings: Settings) -> list[SettingInForce]:
             text = msgspec.json.encode(value).decode()
         else:
             text = as_text(value) if value is not None else ""
-        default = row.name not in arrays and text == row.default
+        default = not text if row.name in arrays else text == row.default
         source = (
             "environment" if row.env in os.environ else "default" if default else "file or flag"
         )

@@ -355,7 +355,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 50
     image_health_limits: Annotated[
         tuple[CameraLimits, ...],
-        _help("limits that are set and not learned, in tables [[image_health_limits]]; see below"),
+        _help("limits that are set and not learned, in tables [[image_health_limits]]"),
     ] = ()
     samples: Annotated[
         Literal["auto", "on", "off"],
@@ -382,21 +382,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     samples_labels: Annotated[
         tuple[str, ...], _help("frames whose best label is one of these are kept")
     ] = ()
-    product: Annotated[
-        Products, _help("products that the line makes, in tables [[product]]; see below")
-    ] = ()
+    product: Annotated[Products, _help("products that the line makes, in tables [[product]]")] = ()
     vote: Annotated[
-        Votes, _help("one verdict for several frames of a part, in tables [[vote]]; see below")
+        Votes, _help("one verdict for several frames of a part, in tables [[vote]]")
     ] = ()
-    camera: Annotated[
-        Cameras, _help("cameras that the server reads, in tables [[camera]]; see below")
-    ] = ()
+    camera: Annotated[Cameras, _help("cameras that the server reads, in tables [[camera]]")] = ()
     output: Annotated[
-        Outputs, _help("where verdicts go beside the answer, in tables [[output]]; see below")
+        Outputs, _help("where verdicts go beside the answer, in tables [[output]]")
     ] = ()
     trigger: Annotated[
         Triggers,
-        _help("what asks for frames of those cameras, in tables [[trigger]]; see below"),
+        _help("what asks for frames of those cameras, in tables [[trigger]]"),
     ] = ()
     drift_window_s: Annotated[
         float, _help("the last frames that are compared with the bundle's baseline", "s", ge=1)

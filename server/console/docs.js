@@ -1,6 +1,6 @@
 // The page at /docs: openapi.json made readable.
 
-import { byId, element } from "./dom.js";
+import { addText, byId, element } from "./dom.js";
 
 function nameOf(ref) {
   return ref.split("/").pop();
@@ -32,11 +32,7 @@ function brief(schema) {
 
 // A paragraph of text in which backticks mark code.
 function prose(text, className) {
-  const made = element("p", undefined, className);
-  text.split("`").forEach((part, number) => {
-    made.append(number % 2 ? element("code", part) : part);
-  });
-  return made;
+  return addText(element("p", undefined, className), text);
 }
 
 function table(rows) {

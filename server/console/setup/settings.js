@@ -1,15 +1,15 @@
 // Set up: the settings in force, and how each is changed.
 
 import { request } from "../api.js";
-import { byId, element } from "../dom.js";
+import { addText, byId, element } from "../dom.js";
 import { t } from "../words.js";
 
 function row({ name, value, unit, help, source }) {
   const made = element("tr");
   made.dataset.words = `${name} ${help}`.toLowerCase();
   if (source !== "default") made.classList.add("set");
-  const cells = [name, value === "" ? "–" : [value, unit].filter(Boolean).join(" "), t(source), help];
-  made.append(...cells.map((text) => element("td", text)));
+  const cells = [name, value === "" ? "–" : [value, unit].filter(Boolean).join(" "), t(source)];
+  made.append(...cells.map((text) => element("td", text)), addText(element("td"), help));
   return made;
 }
 

@@ -75,6 +75,7 @@ def test_now_and_settings_without_secrets(colors: Path, tmp_path: Path) -> None:
     rows = {row["name"]: row for row in answer.get_json()["settings"]}
     assert "abracadabra" not in answer.text
     assert rows["webhook_secret"]["value"] == "***"
+    assert (rows["output"]["value"], rows["output"]["source"]) == ("", "default")
     assert (rows["max_waiting"]["value"], rows["max_waiting"]["source"]) == ("7", "file or flag")
     assert rows["max_side"]["source"] == "default"
     assert site.bearer(site.keys["recognize"], "/v1/now").status_code == 403
