@@ -8,11 +8,14 @@ const LISTED = 60;
 const LOST_AFTER_MS = 5000;
 const POLL_MS = 2000;
 const PICTURE_EVERY_MS = 1000;
+const BEHIND_MS = 5000; // For which a card goes on with the frame on its picture.
+const KNOWN = 1000;
 
 let live = false; // The tab is open.
 let visit = null; // Of the tab: its AbortController, which ends what the visit began.
 let number = 0; // Of the newest frame that was shown.
 let frames = [];
+const known = new Map(); // Frames by number, more than are listed: a picture comes after its frame.
 let state = null;
 let heard = performance.now(); // When the server was last heard.
 const tiles = Object.create(null); // By camera: its elements, its last frame, when its picture was fetched.
@@ -73,9 +76,12 @@ function makeTile(camera) {
     name: element("h3", camera || t("without a camera")),
     verdict: element("span", "", "verdict"),
     text: element("p", t("no picture yet"), "about"),
-    frame: null,
-    shown: null,
+    frame: null, // The newest.
+    drawn: null, // The one on the picture; null for a picture without an answer.
+    plain: null, // The number of the newest frame when such a picture was asked for.
+    behind: null, // Since when there is a frame that is newer than the picture.
     fetched: 0,
+    asking: false, // A picture is on its way: a second one could overtake it.
   };
   const head = element("div", undefined, "tile-head");
   head.append(parts.name, parts.verdict);
@@ -83,37 +89,77 @@ function makeTile(camera) {
   return parts;
 }
 
-async function fetchPicture(camera, tile) {
-  if (document.hidden || performance.now() - tile.fetched < PICTURE_EVERY_MS) return;
-  if (tile.shown === tile.frame?.number || !state?.pictures.includes(camera)) return;
+// The frame that an answer was drawn on; all that is known of one that is not listed yet.
+function frameOf({ headers }) {
+  const of = Number(headers.get("X-Frame-Number"));
+  return known.get(of) ?? { number: of, verdict: headers.get("X-Verdict"), label: null, part: "", at: null };
+}
+
+// Returns where a picture of the camera is; null if there is none that is newer than the shown one.
+function pictureUrl(camera, tile, pulled) {
+  const name = encodeURIComponent(camera);
+  if (state?.pictures.includes(camera)) {
+    return tile.frame && tile.drawn?.number !== tile.frame.number ? `v1/now/picture?camera=${name}` : null;
+  }
+  // Its last frame came before anybody looked.
+  return pulled?.frames && !tile.picture.src ? `v1/cameras/${name}/frame` : null;
+}
+
+async function fetchPicture(camera, tile, pulled) {
+  if (document.hidden || tile.asking || performance.now() - tile.fetched < PICTURE_EVERY_MS) return;
+  const from = pictureUrl(camera, tile, pulled);
+  if (!from) return;
   tile.fetched = performance.now();
+  tile.asking = true;
+  const newest = tile.frame?.number ?? 0;
   try {
-    const response = await ask(`v1/now/picture?camera=${encodeURIComponent(camera)}`, {}, () => live);
+    const response = await ask(from, {}, () => live);
     if (!response.ok) return;
     const url = URL.createObjectURL(await response.blob());
     const before = tile.picture.src;
     tile.picture.src = url;
     // A busy server may send the picture of an earlier frame; then the newest is asked for again.
-    tile.shown = Number(response.headers.get("X-Frame-Number"));
+    const drawn = response.headers.has("X-Frame-Number") ? frameOf(response) : null;
+    if (drawn?.number !== tile.drawn?.number) tile.behind = null;
+    [tile.drawn, tile.plain] = [drawn, drawn ? null : newest];
     if (before) URL.revokeObjectURL(before);
+    showTile(camera);
   } catch {
     // The next frame brings another one.
+  } finally {
+    tile.asking = false;
   }
+}
+
+// Returns the frame that the card tells of: that of its picture, so that the two agree. But a frame
+// without a picture, such as a refused one, is told of at once, and any after some seconds.
+function toldOf(tile) {
+  tile.drawn = known.get(tile.drawn?.number) ?? tile.drawn;
+  const { frame, drawn } = tile;
+  if (!drawn || !frame || drawn.number >= frame.number) {
+    tile.behind = null;
+    return drawn ?? frame;
+  }
+  tile.behind ??= performance.now();
+  return frame.code || performance.now() - tile.behind > BEHIND_MS ? frame : drawn;
 }
 
 function showTile(camera) {
   const tile = tiles[camera];
-  const { frame } = tile;
   const pulled = state?.cameras.find(({ name }) => name === camera);
+  const frame = toldOf(tile);
   const lost = pulled && pulled.state !== "connected";
+  const isNewer = tile.drawn ? frame !== tile.drawn : tile.plain !== null && frame && frame.number !== tile.plain;
+  tile.tile.classList.toggle("before", Boolean(lost || isNewer));
   const kind = lost ? "refused" : frame ? kindOf(frame) : "none";
   tile.verdict.textContent = lost ? t(pulled.state) : frame ? t(kind) : "–";
   tile.verdict.dataset.verdict = kind;
   tile.tile.dataset.verdict = kind;
-  const words = frame ? [frame.label ?? frame.code, frame.part, `${age(frame.at)} ${t("ago")}`] : [];
+  const words = frame ? [frame.label ?? frame.code, frame.part, frame.at && `${age(frame.at)} ${t("ago")}`] : [];
+  if (tile.plain !== null && !frame) words.push(`${Math.round(pulled?.frame_age_s ?? 0)} s ${t("ago")}`);
   if (pulled?.last_error) words.push(pulled.last_error);
   if (words.length) tile.text.textContent = words.filter(Boolean).join(" · ");
-  if (frame) fetchPicture(camera, tile);
+  fetchPicture(camera, tile, pulled);
 }
 
 function showTiles() {
@@ -146,18 +192,33 @@ function showOutputs({ outputs }) {
   show("outputs-box", outputs.length > 0);
 }
 
+// What a server has told that was started anew since: it counts from the beginning.
+function forget() {
+  [number, frames] = [0, []];
+  known.clear();
+  for (const tile of Object.values(tiles)) {
+    [tile.frame, tile.drawn, tile.behind] = [null, null, null];
+    tile.plain = tile.picture.src ? 0 : null;
+  }
+}
+
 function take(newer) {
   if (newer.length === 0) return;
-  // A server that was started anew counts from the beginning.
-  if (newer.at(-1).number < number) [number, frames] = [0, []];
+  if (newer.at(-1).number < number) forget();
+  for (const each of newer) known.set(each.number, each);
+  for (const each of known.keys()) {
+    if (known.size <= KNOWN) break;
+    known.delete(each);
+  }
   frames = [...frames, ...newer.filter((each) => each.number > number)].slice(-LISTED);
   number = newer.at(-1).number;
 }
 
 function hear(now) {
   heard = performance.now();
-  if (now.number < number) [number, frames] = [0, []];
+  if (now.number < number) forget();
   state = now;
+  byId("tab-now").classList.remove("unread");
   take(now.frames);
   showFigures(now);
   showOutputs(now);
