@@ -9,10 +9,11 @@ const URL = "v1/session";
 let signIns = 0; // Counted, so that a refusal of an older one is of no interest.
 let name = ""; // Of the key that is signed in.
 let waiting = []; // How each refused request goes on.
+let entering = null; // While the first key is made: a promise, which refused requests wait for.
 
 async function errorOf(response) {
   const { error } = await response.json().catch(() => ({}));
-  return sentence(error?.message ?? t("the server refuses this key"));
+  return sentence(error?.message ?? t("the server refuses this key"), name);
 }
 
 function showWho(state) {
@@ -55,6 +56,7 @@ export async function ask(url, options = {}, wanted = () => true) {
       return response;
     }
     if (!wanted()) return response;
+    await entering;
     // Signed in while the answer was on its way.
     if (signIns !== sent) continue;
     // Without a session the server's sentence would tell a person of headers.
@@ -70,6 +72,10 @@ async function signIn() {
   const field = byId("key");
   const key = field.value.trim();
   field.value = "";
+  await signInWith(key);
+}
+
+async function signInWith(key) {
   showWhy("");
   try {
     const headers = { "Content-Type": "application/json" };
@@ -87,6 +93,23 @@ async function signIn() {
   const repeat = waiting;
   waiting = [];
   for (const goOn of repeat) goOn();
+  byId("key-form").dispatchEvent(new Event("signed-in"));
+}
+
+// Signs in with the first key of the server, which `make` makes: from then on the server asks for
+// one, and who made it should not be asked. Returns what `make` does. `make` asks nothing that waits
+// for a key.
+export async function signInWithFirst(make) {
+  const done = make().then(async (made) => {
+    await signInWith(made.key);
+    return made;
+  });
+  entering = done.catch(() => {});
+  try {
+    return await done;
+  } finally {
+    entering = null;
+  }
 }
 
 async function signOut() {

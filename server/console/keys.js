@@ -1,7 +1,7 @@
 // The keys in the tab Set up: listed, made and shown once, revoked.
 
 import { byId, element, sentence, show, sure } from "./dom.js";
-import { ask } from "./key.js";
+import { ask, signInWithFirst } from "./key.js";
 import { t } from "./words.js";
 
 let open = false; // No key is asked for yet.
@@ -12,8 +12,8 @@ function say(text) {
   show("keys-text", Boolean(text));
 }
 
-async function request(url, options) {
-  const response = await ask(url, options, wanted);
+async function request(url, options, isWanted = wanted) {
+  const response = await ask(url, options, isWanted);
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error?.message ?? String(response.status));
   return answer;
@@ -61,14 +61,21 @@ function showKeys({ keys, keys_asked: asked, changeable }) {
   show("keys-none", keys.length === 0 && changeable);
   show("keys-off", !changeable);
   show("key-new", changeable);
+  // The first key is its maker's own.
+  for (const box of byId("key-new").elements.rights) box.defaultChecked = open || box.value === "recognize";
+}
+
+function bringToView() {
+  byId("key-made").scrollIntoView({ block: "center" });
+  byId("key-value").focus({ preventScroll: true });
+  byId("key-value").select();
 }
 
 function showMade({ name, key }) {
   byId("key-made-name").textContent = name;
   byId("key-value").value = key;
   show("key-made", true);
-  byId("key-value").focus();
-  byId("key-value").select();
+  bringToView();
 }
 
 async function make(form) {
@@ -78,20 +85,29 @@ async function make(form) {
     return;
   }
   const warning = t("This is the first key. From now on everybody needs one, cameras too.");
-  if (open && !(await sure(warning))) return;
+  const isFirst = open;
+  if (isFirst && !(await sure(warning))) return;
   const { value: day } = form.elements.expires;
   const body = { name: form.elements.name.value.trim(), rights };
   if (day) body.expires = new Date(`${day}T00:00:00`).toISOString();
   const headers = { "Content-Type": "application/json" };
+  const options = { method: "POST", headers, body: JSON.stringify(body) };
+  const send = async () => {
+    const made = await request("v1/keys", options, isFirst ? () => false : wanted);
+    showMade(made);
+    return made;
+  };
   try {
     say("");
-    showMade(await request("v1/keys", { method: "POST", headers, body: JSON.stringify(body) }));
+    await (isFirst ? signInWithFirst(send) : send());
     form.reset();
   } catch (error) {
     say(error.message);
     return;
   }
-  enter(wanted);
+  await enter(wanted);
+  // The list above it has grown.
+  if (!byId("key-made").hidden) bringToView();
 }
 
 function hideMade() {
