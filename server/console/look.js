@@ -15,6 +15,7 @@ let at = 0; // The one that has the focus.
 let labels = []; // Those of the model of the samples.
 let done = []; // What can be undone: [[id, label before], ...] each.
 let next = null;
+let counts = 0; // Counted, so that an older answer does not replace a newer one.
 
 const say = noteAt("look-text");
 
@@ -158,16 +159,22 @@ async function load(more = false) {
   if (more) byId("cards").append(...cards);
   else byId("cards").replaceChildren(...cards);
   show("look-more", next !== null);
-  byId("look-count").textContent =
-    `${page.kept} ${t("kept")}, ${page.labelled} ${t("labelled")}`;
-  showClasses(page.labels);
+  counts += 1;
+  showCounts(page);
   refreshCards();
+}
+
+function showCounts({ kept, labelled, labels: byLabel }) {
+  byId("look-count").textContent = `${kept} ${t("kept")}, ${labelled} ${t("labelled")}`;
+  showClasses(byLabel);
 }
 
 // After labels were given, their counts are others.
 async function count() {
+  const mine = ++counts;
   try {
-    showClasses((await request("v1/samples?limit=1")).labels);
+    const page = await request("v1/samples?limit=1");
+    if (mine === counts) showCounts(page);
   } catch (error) {
     say(error.message);
   }
