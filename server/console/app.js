@@ -102,6 +102,10 @@ window.addEventListener("hashchange", () => {
   const tab = wantedTab() ?? (location.hash ? null : first);
   if (tab) open(tab);
 });
+byId("key-form").addEventListener("signed-in", async () => {
+  first = await firstTab();
+  if (!wantedTab() && !tryTab.isUsed()) open(first);
+});
 watchHealth();
 if (wantedTab()) open(wantedTab());
 first = await firstTab();

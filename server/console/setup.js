@@ -1,6 +1,7 @@
 // The tab Set up: the health of every part, cameras, outputs, and the settings in force.
 
 import { noteAt, tell } from "./api.js";
+import { byId } from "./dom.js";
 import * as keys from "./keys.js";
 import * as alerts from "./setup/alerts.js";
 import * as cameras from "./setup/cameras.js";
@@ -22,6 +23,7 @@ async function follow(mine) {
       for (const each of [alerts, cameras, health, outputs]) well &&= await tell(say, each.refresh);
       if (well && lost) say("");
       lost = !well;
+      byId("tab-setup").classList.remove("unread");
     }
     await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
   }

@@ -266,6 +266,9 @@ async function listModels() {
   listing = false;
 }
 
+// Whether a frame was sent, or is to be sent once there is a key.
+export const isUsed = () => sent > 0;
+
 // Called while the server is ready, until the models are listed.
 export function serverIsReady(ready) {
   if (!ready) listed = false;
