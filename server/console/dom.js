@@ -29,9 +29,19 @@ export function sure(question, more = null) {
   });
 }
 
-export function sentence(text) {
-  const made = text.charAt(0).toUpperCase() + text.slice(1);
+// Names keep their letters: words with a sign or a digit, those before a colon, and `name`.
+const NAMED = /^(\S*[\d_./-]|\S+:)/;
+
+export function sentence(text, name = "") {
+  const isNamed = NAMED.test(text) || (name && text.startsWith(`${name} `));
+  const made = isNamed ? text : text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?]$/.test(made) ? made : `${made}.`;
+}
+
+// Adds `text` to `to`, with what is between backticks as code.
+export function addText(to, text) {
+  text.split("`").forEach((part, number) => to.append(number % 2 ? element("code", part) : part));
+  return to;
 }
 
 export function button(text, act, className) {

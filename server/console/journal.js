@@ -51,7 +51,7 @@ async function showFrame(row, line, asked) {
       picture.src = `v1/samples/${samples[0].id}/image`;
       cell.append(picture);
     } else {
-      cell.textContent = t("This frame was not kept: samples says which are.");
+      cell.textContent = t("This frame was not kept. The setting samples decides which frames are kept.");
     }
   } catch (error) {
     cell.textContent = sentence(error.message);

@@ -50,14 +50,10 @@ function versionRow(model, version) {
   const failure = model.failures.find((each) => each.version === version);
   if (version === serving) row.append(element("span", t("serves"), "verdict"));
   else {
-    const [first, place, last] = [
-      t("is checked with its golden frames, then it answers in place of"),
-      t("No frame is lost."),
-      t("is loaded and answers from then on."),
-    ];
+    const first = t("is checked with its golden frames, then it answers in place of");
     const question = serving
-      ? `${name}: ${t("version")} ${version} ${first} ${t("version")} ${serving}. ${place}`
-      : `${name}: ${t("version")} ${version} ${last}`;
+      ? `${name}: ${t("version")} ${version} ${first} ${t("version")} ${serving}. ${t("No frame is lost.")}`
+      : `${name}: ${t("load version")} ${version}? ${t("It then answers the frames for this model.")}`;
     const activate = () => change(name, "activate", { version }, question, serving && whatChanges(name, version));
     row.append(button(t("Activate"), activate));
     if (serving) row.append(button(t("Compare"), () => compare(say, name, { with_version: version })));
@@ -87,13 +83,15 @@ function card(model, all) {
   for (const [name, text] of facts(model)) list.append(element("dt", name), element("dd", text));
   const versions = element("ul", undefined, "versions");
   versions.append(...model.versions.map((version) => versionRow(model, version)));
-  const newest = `${model.name}: ${t("the newest version on the disk that passes its check answers from then on.")}`;
-  const back = `${model.name}: ${t("the version that served before answers again, in place of")} ${t("version")} ${model.serving}.`;
+  const newest = `${model.name}: ${t("load the newest version on the disk that passes its check?")} ${t("It then answers the frames for this model.")}`;
+  const place = model.serving ? `, ${t("in place of")} ${t("version")} ${model.serving}` : "";
+  const back = `${model.name}: ${t("the version that served before answers again")}${place}.`;
   const actions = element("p", undefined, "actions");
-  actions.append(
-    button(t("Load the newest"), () => change(model.name, "load", null, newest)),
-    button(t("Roll back"), () => change(model.name, "rollback", null, back)),
-  );
+  const backwards = button(t("Roll back"), () => change(model.name, "rollback", null, back));
+  // Which of the others served before, the server knows.
+  backwards.disabled = model.versions.length < 2;
+  if (backwards.disabled) backwards.title = t("There is no other version to go back to.");
+  actions.append(button(t("Load the newest"), () => change(model.name, "load", null, newest)), backwards);
   const isImage = ({ task, serving }) => task !== "tensor" && serving;
   const others = all.filter((each) => isImage(each) && each.name !== model.name);
   if (isImage(model) && others.length) actions.append(compareWith(model, others.map(({ name }) => name)));

@@ -16,7 +16,7 @@ async function test(name) {
   await tell(say, async () => {
     await request(`v1/outputs/${part(name)}/test`, { method: "POST" });
     tests.set(name, Date.now());
-    say(`${name}: ${t("a test was sent. It has the error TEST and no verdict.")}`);
+    say("");
     await refresh();
   });
 }
@@ -28,6 +28,7 @@ function words(output) {
   const at = output.last_delivered_at;
   if (at) list.push(`${t("last delivered")} ${new Date(at).toLocaleTimeString()}`);
   const sent = tests.get(output.name);
+  if (sent) list.push(t("a test was sent, with the error TEST and no verdict"));
   if (sent && at && Date.parse(at) > sent - 1000 && !output.waiting) list.push(t("the test was taken"));
   return list.join(", ");
 }

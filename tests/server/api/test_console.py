@@ -273,7 +273,7 @@ def test_a_key_without_the_right_is_replaced_by_one_with_it(
 ) -> None:
     use(closed_page, closed.add("prometheus", "metrics"))
     closed_page.get_by_role("button", name="cyan").click()
-    expect_reason(closed_page, "Prometheus has no right to this; it needs recognize.")
+    expect_reason(closed_page, "prometheus has no right to this; it needs recognize.")
     assert closed_page.locator("#sign-out").is_visible()
     use(closed_page, closed.add("line", "recognize"))
     assert labels(closed_page)[0] == "cyan"

@@ -138,8 +138,9 @@ def test_refused_camera_is_told_in_the_servers_words(setup: Any) -> None:
 def test_outputs_are_tested_or_say_why_not(setup: Any) -> None:
     row = setup.locator("#setup-outputs li", has_text="mes webhook")
     row.get_by_role("button", name="Send a test message").click()
-    sync_api.expect(setup.locator("#setup-text")).to_contain_text("no verdict")
+    sync_api.expect(row).to_contain_text("no verdict")
     sync_api.expect(row).to_contain_text("the test was taken")
+    sync_api.expect(setup.locator("#setup-text")).to_be_hidden()
     away = setup.locator("#setup-outputs li", has_text="away modbus")
     sync_api.expect(away).to_contain_text("takes no test")
     sync_api.expect(away.get_by_role("button")).to_have_count(0)
@@ -181,3 +182,23 @@ def test_open_form_and_picture_have_no_violation(
     found = axe.Axe().run(setup).response["violations"]
     assert [(each["id"], [n["html"] for n in each["nodes"]][:2]) for each in found] == []
     requests.delete(line.url + "/v1/cameras/seen", timeout=60)
+
+
+def test_frame_from_before_anybody_looked_is_shown(
+    browser: Any, line: LiveServer, tmp_path: Path
+) -> None:
+    write_halves(tmp_path / "belt.avi")
+    table: dict[str, Any] = {"name": "early", "kind": "video", "path": str(tmp_path / "belt.avi")}
+    requests.post(line.url + "/v1/cameras", json=table | {"interval_s": 0.02}, timeout=60)
+    states = line.url + "/v1/cameras"
+
+    def ended() -> bool:
+        cameras = requests.get(states, timeout=60).json()["cameras"]
+        return any(each["name"] == "early" and each["state"] == "ended" for each in cameras)
+
+    await_that(ended, "the end of the video")
+    with opened(browser, line.url, "now") as page:
+        tile = page.locator("#tiles .tile", has_text="early")
+        sync_api.expect(tile.locator("img[src]")).to_be_visible()
+        assert requests.get(line.url + "/v1/now", timeout=60).json()["pictures"] == []
+    requests.delete(f"{states}/early", timeout=60)

@@ -5,6 +5,7 @@ import os
 import signal
 import zipfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from images import encode, plain
 from job_workers import await_that
 from server_process import LiveServer, live_server
 from tiny_models import MakeModel, write_bundle
+
+from server.store.keys import RIGHTS, add_key
 
 __all__ = ["browser"]
 
@@ -61,12 +64,37 @@ def test_frame_of_a_camera_appears_with_verdict_and_picture(page: Any, line: Liv
     tile = page.locator("#tiles .tile", has_text="gate")
     sync_api.expect(tile.locator(".verdict")).to_have_text("pass")
     sync_api.expect(tile).to_contain_text("A-17")
+    sync_api.expect(tile.locator("img[src]")).to_be_visible()
     line.recognize(encode(plain((255, 0, 0)), "PNG"), camera="gate", part="A-18")
     sync_api.expect(tile.locator(".verdict")).to_have_text("fail")
-    sync_api.expect(tile.locator("img[src]")).to_be_visible()
     sync_api.expect(page.locator("#strip li").last).to_have_attribute("data-verdict", "fail")
     line.recognize(b"no image", camera="gate")
     sync_api.expect(tile.locator(".verdict")).to_have_text("refused")
+    sync_api.expect(tile).to_have_class("tile before")
+
+
+def test_card_tells_of_the_frame_on_its_picture(page: Any, line: LiveServer) -> None:
+    """Until the picture of a newer frame has not come for some seconds."""
+    go(page, "now")
+    page.wait_for_selector("#figures dd")
+    line.recognize(frame(2), camera="slow", part="S-1")
+    tile = page.locator("#tiles .tile", has_text="slow")
+    sync_api.expect(tile.locator("img[src]")).to_be_visible()
+    held: list[Any] = []
+    page.route("**/v1/now/picture?camera=slow", lambda route: held.append(route))
+    with page.expect_request("**/v1/now/picture?camera=slow"):
+        line.recognize(encode(plain((255, 0, 0)), "PNG"), camera="slow", part="S-2")
+    assert page.locator("#strip li").last.get_attribute("data-verdict") == "fail"
+    assert tile.locator(".verdict").text_content() == "pass"
+    assert "S-1" in tile.inner_text()
+    sync_api.expect(tile.locator(".verdict")).to_have_text("fail")
+    sync_api.expect(tile).to_have_class("tile before")
+    sync_api.expect(tile).to_contain_text("S-2")
+    [route] = held
+    route.continue_()
+    page.unroute("**/v1/now/picture?camera=slow")
+    sync_api.expect(tile).to_have_class("tile")
+    sync_api.expect(tile.locator(".verdict")).to_have_text("fail")
 
 
 def test_lost_server_is_told_and_its_return(page: Any, line: LiveServer) -> None:
@@ -117,8 +145,11 @@ def test_samples_are_labelled_by_keys_and_undone(page: Any, line: LiveServer) ->
         page.keyboard.press("2" if number % 2 else "1")
         sync_api.expect(shown.locator(".card.labelled")).to_have_count(number + 1)
     assert labelled(line) == SAMPLES
+    count = page.locator("#look-count")
+    sync_api.expect(count).to_contain_text(f" {SAMPLES} labelled")
     page.keyboard.press("u")
     sync_api.expect(shown.locator(".card.labelled")).to_have_count(SAMPLES - 1)
+    sync_api.expect(count).to_contain_text(f" {SAMPLES - 1} labelled")
     assert labelled(line) == SAMPLES - 1
     for card in (cards.nth(0), cards.nth(1), cards.nth(2)):
         card.press("Space")
@@ -156,6 +187,9 @@ def test_version_is_activated_and_rolled_back(page: Any, line: LiveServer) -> No
     dialog.get_by_role("button", name="Do it").click()
     two = shown.locator(".versions li", has_text="version 2")
     sync_api.expect(two.locator(".verdict")).to_be_visible()
+    sync_api.expect(page.locator("#models-text")).to_have_text(
+        "colors: now answers with version 2."
+    )
     sync_api.expect(shown).to_contain_text("accept: green")
 
 
@@ -218,7 +252,7 @@ def keyless(colors: Path, tmp_path: Path) -> Iterator[LiveServer]:
 
 
 def test_first_key_is_made_then_asked_for_and_revoked(browser: Any, keyless: LiveServer) -> None:
-    """The first key closes the server; its owner signs in with it, and makes and revokes one."""
+    """The first key closes the server and signs its owner in, who makes and revokes one."""
     page = browser.new_page()
     page.goto(keyless.url)
     page.wait_for_selector('#health[data-state="ready"]')
@@ -226,6 +260,9 @@ def test_first_key_is_made_then_asked_for_and_revoked(browser: Any, keyless: Liv
     sync_api.expect(shown.locator("#keys-none")).to_be_visible()
     form = shown.locator("#key-new")
     form.locator("input[name=name]").fill("office")
+    for right in ("admin", "metrics"):
+        sync_api.expect(form.get_by_label(right)).to_be_checked()
+    form.get_by_label("admin").uncheck()
     form.get_by_role("button", name="Make a key").click()
     page.get_by_role("button", name="Do it").click()
     sync_api.expect(shown.locator("#keys-text")).to_contain_text("needs the right admin")
@@ -237,18 +274,32 @@ def test_first_key_is_made_then_asked_for_and_revoked(browser: Any, keyless: Liv
     sync_api.expect(field).to_be_visible()
     key = field.input_value()
     assert key.startswith("ls_")
-    page.wait_for_selector("#key-form:not([hidden])")
-    violations = axe.Axe().run(page).response["violations"]
-    assert [(each["id"], each["nodes"][0]["html"]) for each in violations] == []
-    page.get_by_label("Key", exact=True).fill(key)
-    page.get_by_role("button", name="Sign in").click()
     sync_api.expect(page.locator("#who")).to_have_text("office")
     row = shown.locator("#keys tr", has_text="office (you)")
-    sync_api.expect(row).to_contain_text("recognize, admin")
+    sync_api.expect(row).to_contain_text("recognize, admin, metrics")
+    sync_api.expect(shown.locator("#keys-none")).to_be_hidden()
+    sync_api.expect(field).to_be_focused()
+    sync_api.expect(field).to_be_in_viewport()
+    assert page.locator("#key-form").is_hidden()
+    violations = axe.Axe().run(page).response["violations"]
+    assert [(each["id"], each["nodes"][0]["html"]) for each in violations] == []
     shown.get_by_role("button", name="Done").click()
     sync_api.expect(field).to_have_value("")
     assert key not in page.content()
 
+    for tab in TABS:
+        go(page, tab)
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.wait_for_load_state("networkidle") if tab != "now" else None
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab
+        page.set_viewport_size({"width": 1200, "height": 800})
+    back = page.locator("#model-cards").get_by_role("button", name="Roll back", include_hidden=True)
+    sync_api.expect(back.first).to_be_disabled()
+    sync_api.expect(back.first).to_have_attribute(
+        "title", "There is no other version to go back to."
+    )
+
+    sync_api.expect(form.get_by_label("admin")).not_to_be_checked()
     form.locator("input[name=name]").fill("line-4")
     form.get_by_role("button", name="Make a key").click()
     sync_api.expect(shown.locator("#keys tr")).to_have_count(2)
@@ -261,8 +312,33 @@ def test_first_key_is_made_then_asked_for_and_revoked(browser: Any, keyless: Liv
     page.close()
 
 
+def test_signed_in_a_line_with_cameras_opens_with_now(
+    browser: Any, keyless: LiveServer, tmp_path: Path
+) -> None:
+    """And before, Set up claims nothing."""
+    camera = {"name": "gate", "kind": "folder", "path": str(tmp_path)}
+    requests.post(keyless.url + "/v1/cameras", json=camera, timeout=60).raise_for_status()
+    key = add_key(tmp_path / "keys.jsonl", "office", RIGHTS, now=datetime.now(UTC))
+    for address, tab in (("/", "now"), ("/#setup", "setup")):
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(keyless.url + address)
+        page.wait_for_selector("#key-form:not([hidden])")
+        sync_api.expect(page.locator("#tab-setup section:visible")).to_have_count(0)
+        page.get_by_label("Key", exact=True).fill(key)
+        page.get_by_role("button", name="Sign in").click()
+        sync_api.expect(page.locator(f"#tab-{tab}")).to_be_visible()
+        sync_api.expect(page.locator(".tab:visible")).to_have_count(1)
+        context.close()
+
+
 def test_settings_are_found_by_a_word(page: Any) -> None:
     shown = go(page, "setup")
+    unset = shown.locator("#settings tr", has_text="image_health_limits")
+    sync_api.expect(unset).to_contain_text("default")
+    sync_api.expect(unset).not_to_have_class("set")
+    sync_api.expect(shown.locator("#settings td", has_text="`")).to_have_count(0)
+    sync_api.expect(shown.locator("#settings code", has_text="pass").first).to_be_visible()
     row = shown.locator("#settings tr", has_text="samples_per_minute")
     sync_api.expect(row).to_contain_text("1000")
     sync_api.expect(row).to_contain_text("environment")
