@@ -39,7 +39,7 @@ function table(rows) {
   const made = element("table");
   for (const cells of rows) {
     const row = made.insertRow();
-    for (const cell of cells) row.append(element("td", cell));
+    for (const cell of cells) row.append(addText(element("td"), cell));
   }
   return made;
 }
