@@ -32,6 +32,7 @@ from server.store.bundles.layout import versions
 from server.store.bundles.repository import BundleRepository
 from server.store.samples.folder import SampleFolder
 from server.store.samples.index import Filter
+from server.system.files import read_plain_file
 
 COMPARE_TIMEOUT_S = 60.0
 FRAMES_MAX, FRAMES = 60, 24
@@ -152,8 +153,9 @@ class CompareRoutes:
             yield frame
         folder = models[0].bundle.folder / SAMPLES
         files = sorted(folder.iterdir()) if folder.is_dir() else []
-        for path in [each for each in files if each.suffix.lower() in SUFFIXES][:left]:
-            yield _Frame(None, path.name, None, path.read_bytes())
+        pictures = [each for each in files if each.suffix.lower() in SUFFIXES and each.is_file()]
+        for path in pictures[:left]:
+            yield _Frame(None, path.name, None, read_plain_file(path))
 
     def _kept(self, models: Sequence[Recognizer], most: int) -> Iterator[_Frame]:
         """Yield kept samples of both models, those with a label first, the newest first."""

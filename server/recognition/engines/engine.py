@@ -138,7 +138,7 @@ def check_options(options: EngineOptions) -> None:
     if options.delegate_options and not options.delegate:
         raise SettingsError("delegate_options needs delegate, the path of a library")
     for each in options.delegate_options:
-        if "=" not in each:
+        if each.find("=") < 1:
             raise SettingsError(f"delegate_options can't have {each}: say NAME=VALUE")
     if options.openvino_device != OPENVINO_DEVICE:
         if missing := _missing("openvino", "openvino_device"):

@@ -6,6 +6,8 @@ thread may touch it. `invoke()` releases the GIL, so N interpreters of one threa
 
 import ctypes
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -25,6 +27,9 @@ logger = logging.getLogger(__name__)
 # The operator of a model that is compiled for an Edge TPU, by its name in the file.
 EDGE_TPU_OPERATOR = b"edgetpu-custom-op"
 _MAKE_DELEGATE = "tflite_plugin_create_delegate"
+# Loads a library in a process of its own, which that may take along, such as one that is cut off.
+_TRY_LIBRARY = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
+TRY_TIMEOUT_S = 30.0
 
 
 def runtime() -> str:
@@ -109,21 +114,40 @@ class Interpreter:
 class DelegateUse:
     """The use of a delegate by one model, until it fails: then the CPU computes, for good.
 
-    A delegate that hangs, or ends the process, is not saved by this.
+    A delegate that hangs or ends the process later than when its library is loaded is not saved by
+    this.
     """
 
     def __init__(self, path: str, options: Sequence[str] = ()) -> None:
         """path: of its library. options: NAME=VALUE each."""
-        self.path = path
+        # As it is checked: dlopen(3) would look for a bare name elsewhere.
+        self.path = str(Path(path).absolute())
         self.fault = ""
+        self._was_tried = False
         self._options = dict(each.split("=", 1) for each in options)
         self._lock = threading.Lock()
 
     def load(self) -> Any:
         """Returns a new delegate. Raises ValueError or OSError if the library gives none."""
+        with self._lock:
+            if not self._was_tried:
+                self._try_library()
+                self._was_tried = True
         if not hasattr(ctypes.CDLL(self.path), _MAKE_DELEGATE):
             raise ValueError(f"{self.path} is no delegate: it lacks {_MAKE_DELEGATE}")
         return load_delegate(self.path, self._options)
+
+    def _try_library(self) -> None:
+        """Raises ValueError if the library ends a process that loads it, or never comes back."""
+        command = [sys.executable, "-I", "-S", "-c", _TRY_LIBRARY, self.path]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=TRY_TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"{self.path} was not loaded within {TRY_TIMEOUT_S:g} s") from None
+        if done.returncode < 0:
+            raise ValueError(
+                f"{self.path} ends a process that loads it (signal {-done.returncode})"
+            )
 
     def fail(self, model: Path, reason: str, when: str) -> None:
         """Ends the use; logs the first failure. when: load or service."""

@@ -93,6 +93,28 @@ def test_library_that_is_no_delegate_leaves_the_cpu(tiny_model: MakeModel, tmp_p
     assert "text.so" in pool.engine.fault
 
 
+def test_library_that_is_cut_off_leaves_the_cpu(
+    tiny_model: MakeModel, delegate: Callable[[], Path]
+) -> None:
+    """The kernel ends a process that maps what is not there (mmap(2), SIGBUS)."""
+    library = delegate()
+    data = library.read_bytes()
+    library.write_bytes(data[: len(data) // 4])
+    pool = pool_of(tiny_model("colors"), library)
+    assert answers(pool)[0].argmax() == 0
+    assert library.name in pool.engine.fault
+
+
+def test_library_of_the_working_folder_needs_no_path(
+    tiny_model: MakeModel, delegate: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = delegate()
+    monkeypatch.chdir(library.parent)
+    pool = pool_of(tiny_model("colors"), Path(library.name))
+    assert answers(pool)[0].argmax() == 0
+    assert pool.engine.fault == ""
+
+
 def test_every_frame_is_answered_if_the_delegate_dies(
     tiny_model: MakeModel, delegate: Callable[[], Path], tmp_path: Path
 ) -> None:
@@ -162,6 +184,7 @@ def test_edge_tpu_model_has_no_way_back(
         (EngineOptions(delegate="/none.so"), "delegate can't be /none.so: there is no such file"),
         (EngineOptions(delegate_options=("a=b",)), "delegate_options needs delegate"),
         (EngineOptions(delegate=__file__, delegate_options=("a",)), "can't have a: say NAME=VALUE"),
+        (EngineOptions(delegate=__file__, delegate_options=("=b",)), "can't have =b: say NAME"),
     ],
 )
 def test_wrong_delegate_stops_the_start(options: EngineOptions, sentence: str) -> None:
