@@ -324,6 +324,8 @@ def test_signed_in_a_line_with_cameras_opens_with_now(
         page = context.new_page()
         page.goto(keyless.url + address)
         page.wait_for_selector("#key-form:not([hidden])")
+        violations = axe.Axe().run(page).response["violations"]
+        assert [(each["id"], each["nodes"][0]["html"]) for each in violations] == []
         sync_api.expect(page.locator("#tab-setup section:visible")).to_have_count(0)
         page.get_by_label("Key", exact=True).fill(key)
         page.get_by_role("button", name="Sign in").click()
