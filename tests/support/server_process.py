@@ -1,8 +1,10 @@
 """A real server process on a free port, for tests."""
 
+import itertools
 import json
 import os
 import queue
+import random
 import signal
 import socket
 import subprocess
@@ -23,18 +25,29 @@ ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
 
 
-def free_port() -> int:
-    """A port where nobody listens. Workers of pytest-xdist draw from different ones, since a server
-    takes its port only some time after it was drawn."""
+def _ports() -> Iterator[int]:
+    """The ports of this worker of pytest-xdist, in turn, from a random one on.
+
+    All are below those that Linux gives to outgoing connections, since a server takes its port only
+    some time after it was drawn, and gives it back while it is started anew."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        # Linux draws odd ones first.
-        if port // 2 % workers == worker:
+    range_ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    ports = range(10_000 + worker, int(range_[0]), workers)
+    start = random.randrange(len(ports))
+    return itertools.cycle([*ports[start:], *ports[:start]])
+
+
+PORTS = _ports()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 where nobody listens, and which no other test gets for a long time."""
+    for port in PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             return port
+    raise AssertionError("no port is free")
 
 
 def environ_without_coverage() -> dict[str, str]:
