@@ -1,16 +1,19 @@
 """Decides how pixels are fed to a model: as the user says, as the model shows, or not at all."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from convert.data.dataset import Dataset
+from convert.data.frames import input_range
 from convert.errors import ConvertError
 from convert.evaluation.evaluate import Model, predict
-from convert.recipe.readings import ALL, READINGS, SIGNED
+from convert.recipe.readings import ALL, READINGS, SIGNED, UNSCALED
 from convert.sources.quantized import Tflite
 from convert.sources.shapes import Output, Shape
 from server.recognition.manifest import Recipe
@@ -18,9 +21,13 @@ from server.values import validation
 from server.values.labels import Label
 from server.values.validation import InvalidValueError
 
-# A reading is chosen, or mentioned, if its top-1 share is higher than the others' by this much.
+# A reading that the user or the model names is doubted if another's top-1 share is higher by this.
 _FAR_BETTER = 0.2
+# Chance that frames choose one of two readings between which nothing decides.
+_CHANCE = 0.01
 _MIN_FRAMES, _MAX_FRAMES = 10, 200
+# Of pixels that are not scaled, however their contrast is changed.
+_LEAST_SPAN = 25.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,8 @@ def choose_recipe(
     """
     shape = found.shape
     base = recipe_with(default_recipe(shape), dtype=found.dtype)
-    rates = _rates(found, labels, output, base, given, frames) if frames else {}
+    hits = _hits(found, labels, output, base, given, frames) if frames else {}
+    rates = {name: float(right.mean()) for name, right in hits.items()}
     if given.get("scale") is not None:
         recipe = recipe_with(base, **given)
         return Choice(recipe, "as given", _doubt(recipe, shape.readings or (), rates))
@@ -69,7 +77,7 @@ def choose_recipe(
             )
         return Choice(_recipe(base, name, given), _shown(found, name))
     ordered = sorted(plausible, key=lambda key: -rates.get(key, 0.0))
-    if rates and rates[ordered[0]] - rates[ordered[1]] >= _FAR_BETTER:
+    if hits and all(_better(hits[ordered[0]], hits[other]) for other in ordered[1:]):
         why = f"since it is right on {rates[ordered[0]]:.0%} of the labelled frames so"
         return Choice(_recipe(base, ordered[0], given), f"{why}, and on fewer otherwise")
     known = "Teachable Machine's models" if teachable_machine else "Keras's MobileNets"
@@ -97,15 +105,15 @@ def _shown(found: Tflite, name: str) -> str:
     return f"by default, since the model's {inside} so"
 
 
-def _rates(
+def _hits(
     found: Tflite,
     labels: Sequence[Label],
     output: Output,
     base: Recipe,
     given: Mapping[str, Any],
     frames: Dataset,
-) -> dict[str, float]:
-    """Return Top-1 on the frames for each reading, and for the given one as `given`."""
+) -> dict[str, NDArray[np.bool_]]:
+    """Return which frames are named right by each reading, and by the given one as `given`."""
     step = max(1, len(frames.frames) // _MAX_FRAMES)
     chosen = frames.frames[::step]
     if len(chosen) < _MIN_FRAMES or len(labels) != found.shape.classes:
@@ -121,9 +129,18 @@ def _rates(
     answers = predict(models, [item.path for item in chosen]).probabilities
     truth = [item.label for item in chosen]
     return {
-        name: float((rows.argmax(axis=1) == truth).mean())
+        name: np.asarray(rows.argmax(axis=1) == truth, bool)
         for name, rows in zip(recipes, answers, strict=True)
     }
+
+
+def _better(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
+    """True if `one` is right on more of the same frames than chance explains: the exact test of
+    McNemar (1947) over the frames on which they differ."""
+    wins, losses = int((one & ~other).sum()), int((other & ~one).sum())
+    differ = wins + losses
+    as_many = sum(math.comb(differ, k) for k in range(wins, differ + 1))
+    return wins > losses and 2 * as_many / 2**differ <= _CHANCE
 
 
 def _doubt(recipe: Recipe, readings: Sequence[str], rates: Mapping[str, float]) -> str:
@@ -133,6 +150,12 @@ def _doubt(recipe: Recipe, readings: Sequence[str], rates: Mapping[str, float]) 
         return (
             f"warning: fed so the model is right on {rates['given']:.0%} of the labelled frames,"
             f" and with {READINGS[best].options} on {rates[best]:.0%}"
+        )
+    low, high = input_range(recipe)
+    if tuple(readings) == UNSCALED and high - low < _LEAST_SPAN:
+        return (
+            "warning: fed so, a picture hardly changes what the model's first layer answers; with"
+            " --scale 1 pixels would stay as they are"
         )
     if len(readings) != 1:
         return ""
@@ -149,8 +172,6 @@ def _doubt(recipe: Recipe, readings: Sequence[str], rates: Mapping[str, float]) 
 
 
 def _near(one: Recipe, other: Recipe) -> bool:
-    from convert.data.frames import input_range
-
     (low, high), (lowest, highest) = input_range(one), input_range(other)
     return max(abs(low - lowest), abs(high - highest)) <= 0.05 * (highest - lowest)
 
@@ -163,11 +184,15 @@ def _question(
         + (f", right on {rates[name]:.0%} of the labelled frames)" if name in rates else ")")
         for name in plausible
     )
-    what = (
-        "the model does not show how its pixels are scaled: several ways are plausible"
-        if readings
-        else "what the model does to its pixels before its first weights is not understood"
-    )
+    if not readings:
+        what = "what the model does to its pixels before its first weights is not understood"
+    elif tuple(readings) == UNSCALED:
+        what = (
+            "pixels of 0..1 or -1..1 hardly change what the model's first layer answers, so the"
+            " scaling seems to be in its weights, but they do not show all of it"
+        )
+    else:
+        what = "the model does not show how its pixels are scaled: several ways are plausible"
     decides = "" if rates else ", or give labelled frames with --validate FOLDER, which may decide"
     return f"{what}. Say how they were scaled when it was trained: {ways}{decides}"
 

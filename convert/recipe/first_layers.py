@@ -116,10 +116,12 @@ class LiteOpening:
         graph = parsed.subgraphs[0]
         self._names = [tensor.name.decode(errors="replace") for tensor in graph.tensors]
         reached, entries, self._first = {int(graph.inputs[0])}, [], ""
+        self._responses: list[int] = []
         for op in graph.operators:
             taken = [int(i) for i in op.inputs if int(i) in reached]
             if taken and kind_of(parsed, op) in _WEIGHTED_LITE:
                 entries += taken
+                self._responses.append(int(op.outputs[0]))
                 self._first = self._first or self._names[int(op.outputs[0])]
             elif taken:
                 reached |= {int(i) for i in op.outputs}
@@ -137,12 +139,24 @@ class LiteOpening:
 
     def __call__(self, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """float32 [1, height, width, channels] -> the tensors that reach weights."""
+        self._invoke(image)
+        return [self._tensor(i) for i in self._entries]
+
+    def responses(self, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """float32 [1, height, width, channels] -> what the first operators with weights answer,
+        [..., channels] each, in the units of their tensors."""
+        self._invoke(image)
+        return [self._tensor(i) for i in self._responses]
+
+    def _invoke(self, image: NDArray[np.float32]) -> None:
         [taken] = self._interpreter.get_input_details()
         if tuple(taken["shape"]) != image.shape:
             image = np.ascontiguousarray(image.transpose(0, 3, 1, 2))
         self._interpreter.set_tensor(taken["index"], image)
         self._interpreter.invoke()
-        return [np.asarray(self._interpreter.get_tensor(i), np.float32) for i in self._entries]
+
+    def _tensor(self, index: int) -> NDArray[np.float32]:
+        return np.asarray(self._interpreter.get_tensor(index), np.float32)
 
     @property
     def is_mobilenet(self) -> bool:

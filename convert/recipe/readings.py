@@ -63,6 +63,12 @@ SIGNED = "-1..1"
 # Nobody feeds the others to a model that changes pixels itself.
 _BEFORE_A_CHANGE = ("0..255", "0..1", "-1..1")
 
+# Those whose pixels are not at most a few units from 0.
+UNSCALED = ("0..255", "caffe")
+# Deviation over a picture of -1..1 that a first layer's upper quarter of channels has at least if
+# that suits it: trained networks have 0.2 to 1.2, and 0.001 to 0.01 if 1/255 is in the weights.
+_LEAST_RESPONSE = 0.03
+
 # Ranges that weights are trained on, lowest and highest value.
 _USUAL_RANGES = (
     (0.0, 1.0),
@@ -107,6 +113,23 @@ def plausible_readings(opening: Opening, size: tuple[int, int, int]) -> tuple[st
         for i, name in enumerate(left)
         if not any(_same(seen[name], seen[other]) for other in left[:i])
     )
+
+
+def readings_heard(responses: Opening, size: tuple[int, int, int]) -> tuple[str, ...]:
+    """Return the names in READINGS of the ways by which a picture moves a model's first layer.
+
+    A converter may have multiplied the scaling of pixels into the first weights, where no operator
+    shows it. Pixels that are scaled once more then hardly change what the layer answers.
+
+    responses: from a model's input, float32 [1, height, width, channels] of `size`, to what its
+    first operators with weights answer. All names if those are no convolutions, whose answers are
+    [1, height, width, channels].
+    """
+    answers = responses(READINGS[SIGNED].feed(picture_of_all_levels(size)))
+    if any(rows.ndim != 4 for rows in answers):
+        return ALL
+    spread = max(float(np.quantile(rows.std(axis=(0, 1, 2)), 0.75)) for rows in answers)
+    return UNSCALED if spread < _LEAST_RESPONSE else ALL
 
 
 def _one_row(tensors: Sequence[NDArray[np.float32]]) -> Values:

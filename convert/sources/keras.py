@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from convert.errors import ConvertError
-from convert.recipe.first_layers import TensorFlowOpening
-from convert.recipe.readings import plausible_readings
+from convert.recipe.first_layers import LiteOpening, TensorFlowOpening
+from convert.recipe.readings import ALL, plausible_readings, readings_heard
 from convert.sources.keras_files import load_keras
 from convert.sources.model_files import HDF5, SAVED_MODEL, TFLITE, unpacked
 from convert.sources.quantized import Tflite, read_tflite
@@ -169,6 +169,9 @@ def _judged(tf: Any, function: Any, data: bytes, image: Any) -> Shape:
     """Return the tensors of the .tflite `data`, and the readings of the function that it was made
     of."""
     readings, mobilenet = _readings(tf, function, image)
+    if readings == ALL:
+        with suppress_native_output():
+            readings = readings_heard(LiteOpening(data).responses, tuple(image.shape[1:]))
     shape = replace(
         describe(data),
         readings=readings,

@@ -11,7 +11,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from convert.errors import ConvertError
 from convert.quantization.graph import kind_of
 from convert.recipe.first_layers import LiteOpening
-from convert.recipe.readings import plausible_readings
+from convert.recipe.readings import ALL, plausible_readings, readings_heard
 from convert.sources.shapes import Shape, describe_parsed
 from convert.terminal import suppress_native_output
 
@@ -67,6 +67,8 @@ def read_tflite(data: bytes) -> Tflite:
             size = (shape.height, shape.width, shape.channels)
             with suppress_native_output():
                 readings = plausible_readings(opening, size)
+                if readings == ALL:
+                    readings = readings_heard(opening.responses, size)
             mobilenet = opening.is_mobilenet
     shape = replace(
         shape, readings=readings, scales_inside=readings == ("0..255",), mobilenet=mobilenet

@@ -10,7 +10,8 @@ import pytest
 
 from convert.__main__ import main
 from convert.bundle_writer import load
-from convert.recipe.readings import ALL, READINGS
+from convert.quantization.graph import kind_of, parse
+from convert.recipe.readings import ALL, READINGS, UNSCALED
 from convert.sources import keras as sources
 from convert.terminal import suppress_native_output
 from server.recognition.answers import Options
@@ -233,6 +234,57 @@ def test_scaling_twice_as_given_is_warned_of(
     assert "warning" not in capsys.readouterr().out
 
 
+# Each: what a converter, or a person, multiplies into the first convolution.
+FOLDED: dict[str, tuple[Build, str]] = {
+    "1/255": (lambda tf: tf.keras.layers.Rescaling(1 / 255), "same"),
+    "-1..1": (lambda tf: tf.keras.layers.Rescaling(1 / 127.5, -1), "valid"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDED)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_scaling_in_the_first_weights_is_never_done_twice(
+    tf: Any, folder: Path, capsys: pytest.CaptureFixture[str], name: str, channels: int
+) -> None:
+    """TensorFlow's converter leaves no operator of it, and names as of a MobileNet's layers would
+    ask for -1..1."""
+    build, padding = FOLDED[name]
+    layers = tf.keras.layers
+    tf.keras.utils.set_random_seed(1)
+    image = layers.Input((SIDE, SIDE, channels))
+    first = layers.Conv2D(8, 3, 2, padding=padding, name="Conv1")(build(tf)(image))
+    first = layers.DepthwiseConv2D(3, name="bn_Conv1")(layers.ReLU(6.0)(first))
+    model = tf.keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(first)))
+    data = sources.from_keras(model)
+    (folder / "m.tflite").write_bytes(data)
+    parsed = parse(data)
+    kinds = {kind_of(parsed, op) for op in parsed.subgraphs[0].operators}
+    assert not {"MUL", "ADD", "SUB"} & kinds
+    if channels == 1:
+        assert converted(folder, "m.tflite") == 0
+        assert load(folder / "models" / "m" / "1").recipe.scale == 1.0
+    else:
+        assert converted(folder, "m.tflite") == 1
+        error = capsys.readouterr().err
+        assert "seems to be in its weights" in error
+        asked = [name for name, reading in READINGS.items() if f"{reading.options} (" in error]
+        assert asked == ["0..255", "caffe"]
+        assert converted(folder, "m.tflite", "--scale", "1/255") == 0
+        assert "hardly changes" in capsys.readouterr().out
+    assert converted(folder, "m.tflite", "--scale", "1") == 0
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_mean_and_deviation_in_the_first_weights_are_found(tf: Any, folder: Path) -> None:
+    """Where Keras's own function shows no operator either."""
+    model = network(tf, lambda image: image)
+    kernel, *rest = model.layers[1].get_weights()
+    model.layers[1].set_weights([kernel / 60, rest[0] - kernel.sum((0, 1, 2)) * 110 / 60])
+    with suppress_native_output():
+        model.save(folder / "model.keras")
+    assert sources.model_file(folder / "model.keras").shape.readings == UNSCALED
+
+
 def needs_range(tf: Any, *, above_zero: bool) -> Any:
     """A model that tells blue, green and red apart if the sum of an even picture's channels is
     below 2, and `above_zero` if asked for; it answers blue otherwise."""
@@ -262,6 +314,14 @@ def test_labelled_frames_decide(
     assert "pixels * 0.00392157 + 0 since it is right on 100%" in capsys.readouterr().out
     assert converted(folder, "one.keras", *frames, "--scale", "1") == 0
     assert "warning: fed so the model is right on" in capsys.readouterr().out
+    # Seven of ten frames could be chance.
+    few = folder / "few"
+    for name, count in (("blue", 3), ("green", 3), ("red", 4)):
+        (few / name).mkdir(parents=True)
+        for file in sorted((colours_frames / name).iterdir())[:count]:
+            (few / name / file.name).write_bytes(file.read_bytes())
+    assert converted(folder, "one.keras", "--validate", str(few)) == 1
+    assert "right on 100% of the labelled frames" in capsys.readouterr().err
     # 0..1 and -1..1 are as good as each other.
     assert converted(folder, "several.keras", *frames) == 1
     assert "labelled frames); --scale" in capsys.readouterr().err
