@@ -46,6 +46,9 @@ ELSEWHERE = {
     ".venv/bin/python -m http.server": "tests/server/line/test_line_guide.py",
     "prometheus ": "tests/deploy/test_watched.py",
     "sudo scripts/install": "tests/scripts/test_install.py",
+    "python -m server fleet status --hosts": "tests/server/cli/test_fleet_hosts.py",
+    "python -m server fleet pull": "tests/server/cli/test_fleet_hosts.py",
+    "python -m server fleet key": "tests/server/cli/test_fleet_hosts.py",
     "python -m server restore": "tests/server/store/test_backup.py",
     "docker ": "tests/deploy/test_packages.py",
 }

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from server import __version__
 from server.cli import backup as backup_command
 from server.cli import certificate as certificate_command
 from server.cli import journal as journal_command
 from server.cli import keys as keys_command
+from server.cli.fleet import command as fleet_command
 from server.config.load import arrays_of_tables, describe_settings, load, settings_file
 from server.config.settings import Settings
 from server.config.tables import describe_tables
@@ -49,7 +50,7 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
     journal_command.add_parser(commands)
     certificate_command.add_parser(commands)
     backup_command.add_parsers(commands)
-    _add_fleet(commands)
+    fleet_command.add_parser(commands, flags=chosen == "fleet")
     worker = commands.add_parser("worker", help="run jobs, for the servers of one `broker_url`")
     bench = commands.add_parser("bench", help="measure this device and propose its settings")
     bench.add_argument("--seconds", type=float, default=20.0, help="to measure in all (20)")
@@ -65,31 +66,6 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
             shown = row.type.replace(" or ", "|") if " or " in row.type else row.type.split()[-1]
             command.add_argument(row.flag, dest=row.name, metavar=shown, help=text)
     return parser
-
-
-def _add_fleet(commands: Any) -> None:
-    fleet = commands.add_parser("fleet", help="send a bundle to several devices, or ask them")
-    actions = fleet.add_subparsers(dest="action", metavar="ACTION", required=True)
-    push = actions.add_parser("push", help="send a bundle, activate it, stop at the first failure")
-    push.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder models/NAME/VERSION")
-    push.add_argument(
-        "--rollback-on-failure",
-        action="store_true",
-        help="after a failure, take those changed before back to what they served",
-    )
-    status = actions.add_parser("status", help="print what each device serves")
-    for action in (push, status):
-        action.add_argument("hosts", nargs="+", metavar="HOST", help="NAME[:PORT], or a URL")
-        action.add_argument(
-            "--key-file", type=Path, help="file with an API key (else the environment's FLEET_KEY)"
-        )
-        action.add_argument("--timeout", type=float, default=60.0, help="of each step, in s (60)")
-        action.add_argument(
-            "--ca", type=Path, help="certificates, PEM, that vouch for https:// devices"
-        )
-        action.add_argument(
-            "--client-certificate", type=Path, help="PEM of this machine's certificate and key"
-        )
 
 
 def _settings(args: argparse.Namespace) -> Settings:
@@ -153,12 +129,6 @@ def _bench(settings: Settings, args: argparse.Namespace) -> int:
     return run(settings, args.seconds, file if args.write else None)
 
 
-def _fleet(args: argparse.Namespace) -> int:
-    from server.cli import fleet
-
-    return fleet.push(args) if args.action == "push" else fleet.status(args)
-
-
 def _print_settings() -> int:
     print("| setting | environment | flag | type | default | unit | what |")
     print("|---|---|---|---|---|---|---|")
@@ -182,7 +152,10 @@ def main(argv: Sequence[str], handover: Handover | None = None) -> int:
     handover: what a server's worker leaves to its successor.
     """
     chosen = next((word for word in argv if not word.startswith("-")), "")
-    args = _parser(chosen).parse_args(argv)
+    parser = _parser(chosen)
+    args, rest = parser.parse_known_args(argv)
+    if rest and not fleet_command.takes(args, rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if args.command == "settings":
             return _print_settings()
@@ -191,7 +164,7 @@ def main(argv: Sequence[str], handover: Handover | None = None) -> int:
 
             return cameras.run()
         if args.command == "fleet":
-            return _fleet(args)
+            return fleet_command.run(args)
         if args.command == "certificate":
             return certificate_command.run(args)
         settings = _settings(args)

@@ -25,6 +25,7 @@ from server.recognition.answers import Answer
 from server.recognition.manifest import Manifest
 from server.recognition.tasks.task import TaskMetric, all_tasks, find_task
 from server.recognition.tensor_model import Model
+from server.system.program import program_id
 
 # 1 ms to 10 s: a frame on a PC takes a few ms, one that waits on a loaded Raspberry Pi seconds.
 _MS = (1, 2.5, 5, 7.5, 10, 15, 25, 50, 100, 250, 500, 1000, 1500, 2500, 5000, 10_000)
@@ -45,8 +46,7 @@ class Metrics:
         PlatformCollector(registry=self.registry)
         self.cameras = Cameras(self.registry, max_cameras, fail_run)
         self.clock_skew = ClockSkew(self.registry, max_cameras)
-        build = self._gauge("build_info", "1, with what runs as labels", "version", "python")
-        build.labels(__version__, platform.python_version()).set(1)
+        self.registry.register(BuildCollector())
         self.ready = self._gauge("ready", "1 while the default model serves, else 0")
         self.requests = self._counter("requests_total", "Requests answered", "route", "status")
         self.request_duration = self._histogram(
@@ -227,6 +227,24 @@ class Metrics:
     def render(self) -> bytes:
         """Returns the text exposition format, version 0.0.4."""
         return generate_latest(self.registry)
+
+
+class BuildCollector(Collector):
+    """Says which program runs. Its files are read when Prometheus asks first: a start must not
+    wait for them."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        build = GaugeMetricFamily(
+            "lineside_build_info",
+            "1, with what runs as labels; program: digest of its files",
+            labels=("version", "python", "program"),
+        )
+        try:
+            program = program_id()
+        except OSError:
+            program = ""  # a scrape must not fail for it
+        build.add_metric((__version__, platform.python_version(), program), 1)
+        yield build
 
 
 class ModelsCollector(Collector):

@@ -14,7 +14,7 @@ from job_workers import await_that
 from server_process import SHARED, LiveServer, live_server
 from tiny_models import MakeModel, write_bundle
 
-from server.cli.fleet import pack
+from server.cli.fleet.push import pack
 from server.recognition.manifest import read_bundle
 from server.store.bundles.upload import PARTIAL_PREFIX
 from server.store.bundles.version_history import CHOICE_FILE

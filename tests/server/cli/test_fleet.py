@@ -3,8 +3,6 @@
 import io
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -16,11 +14,12 @@ from pathlib import Path
 import msgspec
 import pytest
 import requests
+from fleets import fleet
 from images import encode, plain
-from server_process import ROOT, LiveServer, live_server
+from server_process import LiveServer, live_server
 from tiny_models import COLORS, MakeModel, change_manifest, write_bundle
 
-from server.cli.fleet import pack
+from server.cli.fleet.push import pack
 from server.recognition.manifest import Golden, read_bundle
 from server.store.keys import add_key
 
@@ -45,18 +44,6 @@ def devices(tiny_model: MakeModel, tmp_path: Path) -> Iterator[list[LiveServer]]
         yield made
 
 
-def fleet(*words: object) -> tuple[int, list[str]]:
-    """Exit code and lines of `python -m server fleet`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "server", "fleet", *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return done.returncode, (done.stdout + done.stderr).splitlines()
-
-
 def serving(server: LiveServer) -> int:
     answer = requests.get(f"{server.url}/v1/models/colors", timeout=60).json()
     return int(answer["serving"])
@@ -71,7 +58,8 @@ def test_devices_get_the_bundle_and_serve_it(bundle: Path, devices: list[LiveSer
     assert (code, lines) == (0, [f"{url}: served colors/2 already" for url in urls])
     code, lines = fleet("status", *urls, "127.0.0.1:1")
     assert code == 1
-    assert lines[:2] == [f"{url}: ready, colors/2" for url in urls]
+    for url, line in zip(urls, lines[:2], strict=True):
+        assert line.startswith(f"{url}: ready, colors/2; program 0.1.0 (")
     assert lines[2].startswith("127.0.0.1:1: failed, no answer")
 
 

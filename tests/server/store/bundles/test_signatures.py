@@ -13,7 +13,7 @@ from server_process import LiveServer
 from tiny_models import MakeModel, change_manifest, write_bundle
 
 from convert.__main__ import main
-from server.cli.fleet import pack
+from server.cli.fleet.push import pack
 from server.config.settings import Settings
 from server.errors import BundleError, SettingsError, VersionRefusedError
 from server.recognition.manifest import MANIFEST, SIGNATURE, read_bundle

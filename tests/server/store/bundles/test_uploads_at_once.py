@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_models import MakeModel, write_bundle
 
-from server.cli.fleet import pack
+from server.cli.fleet.push import pack
 from server.errors import VersionExistsError, VersionRefusedError
 from server.recognition.manifest import read_bundle
 from server.store.bundles.upload import PARTIAL_PREFIX, import_archive, remove_partial_uploads

@@ -1,0 +1,1 @@
+"""python -m server fleet: one command for many devices."""
