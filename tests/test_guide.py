@@ -49,6 +49,7 @@ ELSEWHERE = {
     "python -m server fleet status --hosts": "tests/server/cli/test_fleet_hosts.py",
     "python -m server fleet pull": "tests/server/cli/test_fleet_hosts.py",
     "python -m server fleet key": "tests/server/cli/test_fleet_hosts.py",
+    "python -m server fleet upgrade": "tests/scripts/test_fleet_upgrade.py",
     "python -m server restore": "tests/server/store/test_backup.py",
     "docker ": "tests/deploy/test_packages.py",
 }

@@ -4,6 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+SSH = "ssh -o BatchMode=yes -o ServerAliveInterval=10"
+CHECKOUT = Path(__file__).parents[3]
+
 
 def add_parser(commands: Any, *, flags: bool) -> None:
     """Add the command; its actions and their flags only if `flags`, since they take time."""
@@ -24,6 +27,18 @@ def add_parser(commands: Any, *, flags: bool) -> None:
     status.add_argument("--json", action="store_true", help="a JSON object a line")
     pull = actions.add_parser("pull", help="fetch journal and samples, what is new of them")
     pull.add_argument("folder", type=Path, metavar="FOLDER", help="gets a folder for each device")
+    upgrade = actions.add_parser(
+        "upgrade", help="bring the program of this checkout to devices, stop at the first failure"
+    )
+    upgrade.add_argument(
+        "--source", type=Path, default=CHECKOUT, help="another checkout, whose program is taken"
+    )
+    upgrade.add_argument(
+        "--reach", default=SSH, help=f"gets a shell's place and a command, as ssh does ({SSH})"
+    )
+    upgrade.add_argument(
+        "--install-timeout", type=float, default=1800.0, help="of scripts/install, in s (1800)"
+    )
     key = actions.add_parser("key", help="make, list and revoke keys on all devices")
     keys = key.add_subparsers(dest="key_action", metavar="ACTION", required=True)
     add = keys.add_parser("add", help="make a key on each device and print it, this once")
@@ -32,7 +47,8 @@ def add_parser(commands: Any, *, flags: bool) -> None:
     add.add_argument("--expires", help="when they end, as RFC 3339 with a zone")
     revoke = keys.add_parser("revoke", help="take the keys of one name away")
     revoke.add_argument("name", metavar="KEY_NAME")
-    for action in (push, status, pull, add, keys.add_parser("list", help="print the keys"), revoke):
+    listing = keys.add_parser("list", help="print the keys")
+    for action in (push, status, pull, upgrade, add, listing, revoke):
         _add_devices(action)
     for action in (status, pull, *keys.choices.values()):
         action.add_argument("--parallel", type=_count, default=8, help="devices at a time (8)")
@@ -84,6 +100,10 @@ def run(args: argparse.Namespace) -> int:
         from server.cli.fleet.pull import pull
 
         return pull(args)
+    if args.action == "upgrade":
+        from server.cli.fleet.upgrade import upgrade
+
+        return upgrade(args)
     if args.action == "key":
         from server.cli.fleet.keys import keys
 
