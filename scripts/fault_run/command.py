@@ -13,7 +13,7 @@ from fault_run.account.checker import account_for
 from fault_run.account.ledger import Account
 from fault_run.account.report import as_json, as_table
 from fault_run.clients import Camera, Client, Load, Triton
-from fault_run.faults import kills
+from fault_run.faults import bundles, clock, connections, databases, disk, kills, memory
 from fault_run.faults.fault import Fault
 from fault_run.faults.schedule import Schedule
 from fault_run.frames import read_frames
@@ -22,7 +22,15 @@ from fault_run.jobs import Jobs, Triggers
 from fault_run.plant import ROOT, Plant
 from fault_run.processes import await_that
 
-FAULTS: tuple[Fault, ...] = kills.FAULTS
+FAULTS: tuple[Fault, ...] = (
+    *kills.FAULTS,
+    *disk.FAULTS,
+    *databases.FAULTS,
+    *bundles.FAULTS,
+    *connections.FAULTS,
+    *clock.FAULTS,
+    *memory.FAULTS,
+)
 PUSHED = ("st1", "st2")
 # Seconds after the last fault until the outputs have everything.
 DRAIN_TIMEOUT_S = 120.0
@@ -37,6 +45,8 @@ def run(
     history = History(folder / "history.jsonl")
     frames = read_frames(ROOT)
     plant = Plant(folder, history, frames)
+    if reason := clock.missing():
+        plant.missing["clock"] = reason
     try:
         plant.start()
         loads, jobs, triggers = _make_load(plant, history, per_second, seed)

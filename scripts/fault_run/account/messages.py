@@ -91,33 +91,59 @@ class MessageCheck:
     def _check_order(self) -> None:
         """Check that each stream has every number, in order, and that what came again is marked
         and unchanged."""
-        first: dict[tuple[str, int], dict[str, Any]] = {}
-        last: dict[str, int] = defaultdict(int)
-        epoch = 0
+        numbering = Numbering()
         for entry, message in self._messages:
-            seq = message["seq"]
-            renewed = self._faults.may_lose("outbox", entry.at - AFTER_S)
-            if self._kind == "plc" and seq == 1 and last[str(epoch)] > 1 and renewed:
-                # A PLC is not told the stream, which begins again with a new outbox.
-                epoch += 1
-            stream = message.get("stream") or str(epoch)
-            same = {name: value for name, value in message.items() if name != "redelivered"}
-            again = first.setdefault((stream, seq), same)
-            if again is not same:
-                self._check_again(again, message)
-                continue
-            if seq != last[stream] + 1 and not renewed:
-                where = f"message {seq} to {self._kind}"
-                self._ledger.find(f"{where} came after {last[stream]}, out of order")
-            last[stream] = max(last[stream], seq)
+            renewed = self._faults.may_renew_outbox(entry.at)
+            what = f"message {message['seq']} to {self._kind}"
+            match numbering.place(message, renewed):
+                case "again":
+                    self._ledger.count(self._column, "again")
+                    if not message["redelivered"]:
+                        self._ledger.find(f"{what} came again and is not marked: {message}")
+                case "changed":
+                    self._ledger.find(f"{what} came again with another content: {message}")
+                case "gap":
+                    self._ledger.find(f"{what} is out of order: {message}")
 
-    def _check_again(self, first: dict[str, Any], message: dict[str, Any]) -> None:
-        self._ledger.count(self._column, "again")
-        what = f"message {message['seq']} to {self._kind} came again"
-        if any(message[name] != value for name, value in first.items()):
-            self._ledger.find(f"{what} with another content: {first}, then {message}")
-        if not message["redelivered"]:
-            self._ledger.find(f"{what} and is not marked")
+
+class Numbering:
+    """The numbers of the streams of one output. A PLC is not told the stream, which begins again
+    with a new outbox, and may go on with an old one after another start: it is found by what
+    follows."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+        self._seen: dict[tuple[str, int], dict[str, Any]] = {}
+        self._current = ""
+
+    def place(self, message: dict[str, Any], renewed: bool) -> str:
+        """Return what a message is: `next`, `again`, `changed` or `gap`. renewed: a new stream may
+        have begun, or messages may be missing."""
+        seq = message["seq"]
+        same = {name: value for name, value in message.items() if name != "redelivered"}
+        stream = message.get("stream")
+        streams = [stream] if stream else self._nearest()
+        for each in streams:
+            if self._seen.get((each, seq)) == same:
+                return "again"
+            if self._last.get(each, 0) + 1 == seq:
+                return self._take(each, seq, same)
+        if not renewed:
+            changed = any((each, seq) in self._seen for each in streams)
+            return "changed" if changed else "gap"
+        new = stream or f"stream {len(self._last)}"
+        return self._take(new, seq, same)
+
+    def _nearest(self) -> list[str]:
+        """Return the streams, first the one of the message before."""
+        others = [each for each in self._last if each != self._current]
+        return [self._current, *others] if self._last else ["stream 0"]
+
+    def _take(self, stream: str, seq: int, same: dict[str, Any]) -> str:
+        self._seen[stream, seq] = same
+        self._last[stream] = max(seq, self._last.get(stream, 0))
+        self._current = stream
+        return "next"
 
 
 def _expected_labels(operation: Operation) -> Counter[str]:

@@ -98,7 +98,8 @@ class OperationCheck:
 
     def _check_refusal(self, operation: Operation) -> None:
         status, code = operation.fields.get("status"), operation.fields.get("code")
-        at_fault = DAMAGED in operation.frames
+        # A large frame that ended the server is refused from then on.
+        at_fault = DAMAGED in operation.frames or operation.kind == "large"
         if not code or status not in (REJECTIONS if at_fault else REFUSALS):
             self._unaccounted(operation, f"was refused by {status} {code}")
             return
@@ -116,18 +117,22 @@ class OperationCheck:
         final = later.get("final")
         if "endless" in later:
             self._unaccounted(operation, "was acknowledged and never ended")
-        elif "gone" in later or (final is not None and final.fields.get("http") == 404):
+        elif "gone" in later:
             self._check_gone(operation)
         elif "ended" not in later:
             self._unaccounted(operation, "was acknowledged, and nobody looked at its end")
         elif fault := job_fault(operation.frames, end := later["ended"].fields):
             self._unaccounted(operation, f"{fault}; {end}")
-        elif final is not None and _without_http(final) != end:
-            self._unaccounted(operation, f"ended twice: {end}, then {final.fields}")
-        else:
+        elif final is None or _is_same_end(final, end) or self._may_be_gone(operation, final):
             self._ledger.count("job", "right" if end["state"] == "succeeded" else "refused")
             if end["code"]:
                 self._ledger.refusals[f"job {end['code']}"] += 1
+        else:
+            self._unaccounted(operation, f"ended twice: {end}, then {final.fields}")
+
+    def _may_be_gone(self, operation: Operation, final: Entry) -> bool:
+        """Return whether a job that had ended is gone with its database."""
+        return final.fields["http"] == 404 and self._faults.may_lose("jobs", operation.ended)
 
     def _check_gone(self, operation: Operation) -> None:
         if self._faults.may_lose("jobs", operation.ended):
@@ -136,5 +141,5 @@ class OperationCheck:
             self._unaccounted(operation, "was acknowledged and is not known any more")
 
 
-def _without_http(entry: Entry) -> dict[str, Any]:
-    return {name: value for name, value in entry.fields.items() if name != "http"}
+def _is_same_end(final: Entry, end: dict[str, Any]) -> bool:
+    return final.fields == end | {"http": 200}

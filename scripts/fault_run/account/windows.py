@@ -10,19 +10,24 @@ from fault_run.history import Entry
 AFTER_S = 2.0
 # Seconds that an answer may wait for its row in the journal; with kill -9 those rows are lost.
 UNWRITTEN_S = 3.0
+# Seconds after a fault in which the outputs get what waited.
+DRAINED_S = 15.0
+# What a fault loses if the outbox may begin with new numbers.
+RENEWING = {"outbox", "numbers"}
 # Seconds by which an entry may be noted later than what it says.
 NOTED_S = 0.1
 
 
 class FaultWindow(NamedTuple):
-    """A fault from its beginning until the plant was well again. down: connections might be lost.
-    loses: databases whose content might be lost. kills: when the process that answers was killed.
-    failed: why the plant did not come back; empty if it did."""
+    """A fault from its beginning until the plant was well again. down: the times between which
+    connections might be lost. loses: databases whose content might be lost, and `numbers` if those
+    of messages might begin again. kills: when the process
+    that answers was killed. failed: why the plant did not come back; empty if it did."""
 
     name: str
     began: float
     ended: float
-    down: bool
+    down: tuple[tuple[float, float], ...]
     loses: tuple[str, ...]
     kills: tuple[float, ...]
     failed: str
@@ -45,15 +50,21 @@ class Faults:
 
     def was_down(self, began: float, ended: float) -> bool:
         """Return whether the server might lose a connection between these times."""
-        return any(
-            window.began <= ended and began <= window.ended + AFTER_S
-            for window in self.windows
-            if window.down
-        )
+        times = (each for window in self.windows for each in window.down)
+        return any(first <= ended + NOTED_S and began <= last + AFTER_S for first, last in times)
 
     def may_lose(self, database: str, at: float) -> bool:
         """Return whether what was written at `at` may be gone with its database."""
         return any(at <= window.ended for window in self.windows if database in window.loses)
+
+    def may_renew_outbox(self, at: float) -> bool:
+        """Return whether at `at` a message may come of an outbox that is new, or from which some
+        are missing."""
+        return any(
+            window.began <= at <= window.ended + DRAINED_S
+            for window in self.windows
+            if RENEWING & {*window.loses}
+        )
 
     def killed_within(self, at: float, seconds: float) -> bool:
         """Return whether the process that answers was killed in so many seconds after `at`."""
@@ -62,23 +73,28 @@ class Faults:
 
 
 def _read_windows(entries: Sequence[Entry]) -> Iterator[FaultWindow]:
-    faults = [entry for entry in entries if entry.kind == "fault"]
-    ends = {entry.op: entry for entry in faults if entry.event == "end"}
-    kills: dict[str, list[float]] = defaultdict(list)
-    for entry in faults:
-        if entry.event == "killed":
-            kills[entry.op].append(entry.at)
-    for entry in faults:
-        if entry.event != "begin":
-            continue
-        end = ends.get(entry.op)
-        fields = entry.fields | (end.fields if end else {"failed": "it has no end"})
+    by_op: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.kind == "fault" and entry.event != "skipped":
+            by_op[entry.op].append(entry)
+    for events in by_op.values():
+        begin, end = events[0], events[-1]
+        fields = begin.fields | end.fields
+        ended = end.at
+        if end.event != "end":
+            fields["failed"], ended = "it has no end", float("inf")
+        kills = tuple(event.at for event in events if event.event == "killed")
+        ups = [event.at for event in events if event.event == "up"]
+        ends = [event.at for event in events if event.event in ("killed", "leaves")]
+        down = [(at, min((up for up in ups if up > at), default=ended)) for at in ends]
+        if fields["down"]:
+            down.append((begin.at, ended))
         yield FaultWindow(
             fields["name"],
-            entry.at,
-            end.at if end else float("inf"),
-            fields["down"],
+            begin.at,
+            ended,
+            tuple(down),
             tuple(fields["loses"]),
-            tuple(kills[entry.op]),
+            kills,
             fields.get("failed", ""),
         )

@@ -16,7 +16,7 @@ AWAY_MIN_S, AWAY_MAX_S = 0.2, 3.0
 def _kill_server(context: Context) -> None:
     context.kill_server()
     time.sleep(context.rng.uniform(AWAY_MIN_S, AWAY_MAX_S))
-    context.plant.server.start()
+    context.start_server()
 
 
 def _kill_web(context: Context) -> None:
@@ -73,8 +73,8 @@ def _pids(find: Callable[[Plant], Process | None]) -> Callable[[Plant], list[int
 
 
 FAULTS = (
-    Fault("kill server", _kill_server, down=True),
-    Fault("kill serving process", _kill_web, down=True),
+    Fault("kill server", _kill_server),
+    Fault("kill serving process", _kill_web),
     Fault("kill worker", _kill_worker),
     Fault("kill Redis", _kill(lambda plant: plant.redis), missing="redis"),
     Fault("kill MQTT broker", _kill(lambda plant: plant.mosquitto), missing="mosquitto"),
