@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from werkzeug.http import dump_cookie, parse_cookie
+from werkzeug.http import dump_cookie
+from werkzeug.sansio.http import parse_cookie
 
 from server.errors import UnauthorizedError
 from server.http.access.caller import Caller
@@ -103,6 +104,7 @@ def session_values(environ: dict[str, Any]) -> list[str]:
     header = environ.get("HTTP_COOKIE")
     if not header:
         return []
+    # As it is: a cookie of another program may be in any encoding, and ours is ASCII.
     return parse_cookie(header).getlist(_cookie_name(environ))[:COOKIES_MAX]
 
 

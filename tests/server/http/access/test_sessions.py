@@ -89,6 +89,15 @@ def test_cookie_is_no_key_and_for_the_browser_alone(server: Keyed) -> None:
     assert answer.headers["Cache-Control"] == "no-store"
 
 
+@pytest.mark.parametrize("cookie", [b"a=\xb6", b"\xff\xfe", b'lineside="\xc3"; lineside=x'])
+def test_cookie_that_is_no_utf_8_is_nobodys(server: Keyed, cookie: bytes) -> None:
+    """It may be of another program at the same name; the key beside it still counts."""
+    for key, status in (("", 401), (server.keys["admin"], 200)):
+        headers: Any = {"Cookie": cookie} | ({"X-API-Key": key} if key else {})
+        answer = requests.get(f"{server.url}/v1/models", headers=headers, timeout=60)
+        assert answer.status_code == status
+
+
 def test_signed_out_cookie_opens_nothing(server: Keyed) -> None:
     shift = sign_in(server, server.keys["recognize"])
     cookies = shift.cookies.copy()
