@@ -16,6 +16,8 @@ from typing import IO, Any, NamedTuple
 FRAME_BYTES_MAX = 64 << 20
 HTTP_TIMEOUT_S = 5.0
 LINE_BYTES_MAX = 1 << 16
+# Of a part's length; Python refuses to read thousands of them.
+LENGTH_DIGITS_MAX = 12
 FOLDER_POLL_S = 0.1
 # Part of the time in which a watched folder's finished files are looked at again.
 FULL_SHARE = 0.05
@@ -252,6 +254,9 @@ def open_url(table: Mapping[str, Any]) -> IO[bytes]:
         return answer
     except HTTPError as error:
         raise SourceError(f"the camera answers with the status {error.code}") from None
+    except LookupError:
+        # Python's reader of WWW-Authenticate, for a parameter without a value.
+        raise SourceError("the camera asks for a login in a way that can't be read") from None
     except (OSError, HTTPException, ValueError):
         raise SourceError("the camera can't be reached") from None
 
@@ -316,7 +321,8 @@ def parts(answer: IO[bytes]) -> Iterator[Shot]:
         while (line := answer.readline(LINE_BYTES_MAX)).strip():
             if line.lower().startswith(b"content-length:"):
                 text = line.split(b":", 1)[1].strip()
-                length = int(text) if text.isdigit() else -1
+                is_number = text.isdigit() and len(text) <= LENGTH_DIGITS_MAX
+                length = int(text) if is_number else -1
         if not line:
             return
         captured = time.monotonic()

@@ -111,6 +111,13 @@ def test_part_that_breaks_off_is_no_frame() -> None:
         assert list(parts(io.BytesIO(head + length + b"\r\n" + RED[:-5]))) == []
 
 
+@pytest.mark.parametrize("length", ["-1", "x", "", str(FRAME_BYTES_MAX + 1), "7" * 5000])
+def test_part_of_an_unusable_length_ends_the_stream(length: str) -> None:
+    head = f"--next\r\nContent-Length: {length}\r\n\r\n".encode()
+    with pytest.raises(SourceError, match="without a usable length"):
+        list(parts(io.BytesIO(head + RED)))
+
+
 class ShortPicture(BaseHTTPRequestHandler):
     """Promises more than it sends."""
 
@@ -128,6 +135,23 @@ def test_picture_that_breaks_off_is_no_frame() -> None:
     with serving(HTTPServer(("127.0.0.1", 0), ShortPicture)) as host:
         table = {"url": f"http://{host}/", "username": "", "password": ""}
         with pytest.raises(SourceError, match="broke off its picture"):
+            Snapshot(table)
+
+
+class DamagedLogin(ShortPicture):
+    """Asks for a login by a header that is damaged."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Digest realm="cam", nonce=, qop="auth"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+def test_login_that_can_not_be_read_is_said() -> None:
+    with serving(HTTPServer(("127.0.0.1", 0), DamagedLogin)) as host:
+        table = {"url": f"http://{host}/", "username": "admin", "password": "secret"}
+        with pytest.raises(SourceError, match="asks for a login"):
             Snapshot(table)
 
 
