@@ -23,6 +23,7 @@ from server.recognition.manifest import Recipe
 from server.system.files import beside, read_plain_file
 from server.values import json_values, validation
 from server.values.validation import InvalidValueError, may_be
+from server.values.wording import shown
 
 PREFIX = "LINESIDE_"
 CONFIG = "LINESIDE_CONFIG"
@@ -47,6 +48,15 @@ def _read_file(path: Path) -> dict[str, Any]:
         ) from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"the settings file {path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise SettingsError(
+            f"the settings file {path} has lists or tables that are nested too deeply"
+        ) from None
+    except ValueError:
+        # Python's own bound on the digits of a number.
+        raise SettingsError(
+            f"the settings file {path} has a number of more digits than any setting takes"
+        ) from None
 
 
 def _why(kind: Any) -> str:
@@ -78,8 +88,16 @@ def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
         return msgspec.convert(value, kinds[name], strict=strict)
     except (msgspec.ValidationError, InvalidValueError) as error:
         why = str(error) if isinstance(error, InvalidValueError) else _why(kinds[name])
-        shown = "that" if name in SECRET else repr(value)
-        raise SettingsError(f"{source} can't be {shown}: {why}") from None
+        what = "that" if name in SECRET else _written(value)
+        raise SettingsError(f"{source} can't be {what}: {why}") from None
+
+
+def _written(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:
+        # Python writes no number of thousands of digits, which hexadecimal ones may have.
+        return shown(value)
 
 
 def to_environ(settings: Settings) -> dict[str, str]:

@@ -144,6 +144,13 @@ def test_an_unusable_file_is_named(tmp_path: Path) -> None:
         load({}, {}, tmp_path)
     with pytest.raises(SettingsError, match="is not valid TOML"):
         load({}, {}, toml(tmp_path, "port = "))
+    with pytest.raises(SettingsError, match="nested too deeply"):
+        load({}, {}, toml(tmp_path, "port = " + "[" * 5000))
+    with pytest.raises(SettingsError, match="more digits than any setting takes"):
+        load({}, {}, toml(tmp_path, "port = " + "9" * 5000))
+    for value in ("0x" + "f" * 5000, f"[0x{'f' * 5000}]"):
+        with pytest.raises(SettingsError, match="port can't be"):
+            load({}, {}, toml(tmp_path, f"port = {value}"))
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SettingsError, match="can't be read"):
