@@ -361,6 +361,8 @@ def verify_files(folder: Path, expected: Mapping[str, str]) -> None:
     """Raises BundleError naming the first file that is missing or differs from its digest."""
     for name, sha256 in expected.items():
         path = folder / name
+        if "\0" in name:
+            raise BundleError(f"{folder}: bundle.json names {name!r}, which no file can be called")
         if not path.resolve().is_relative_to(folder.resolve()):
             raise BundleError(f"{folder}: bundle.json names {name}, which lies outside the bundle")
         try:

@@ -22,6 +22,8 @@ from server.system.files import make_folder, read_plain_file, sync
 # Folders that are being unpacked into; no version is named so.
 PARTIAL_PREFIX = ".arriving-"
 PLAIN = re.compile(r"[\w][\w .()+=-]{0,127}")
+# Of a file, by any file system.
+NAME_BYTES_MAX = 255
 FOLDERS = frozenset({"golden", "samples"})
 # Times that a folder is made, while other uploads take it away.
 FOLDER_ATTEMPTS = 100
@@ -166,6 +168,7 @@ def _plain(name: str) -> str:
     if (
         path.is_absolute()
         or not PLAIN.fullmatch(path.name)
+        or len(path.name.encode()) > NAME_BYTES_MAX
         or str(path.parent) not in (".", *FOLDERS)
         or "\\" in name
         or name.endswith("/")

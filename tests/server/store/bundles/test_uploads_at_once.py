@@ -1,6 +1,7 @@
 """Versions that come over the network at the same time."""
 
 import io
+import json
 import os
 import shutil
 import tarfile
@@ -75,6 +76,28 @@ def test_file_that_the_manifest_does_not_name(archive: bytes, tmp_path: Path, na
     with pytest.raises(VersionRefusedError, match=f"does not name {name}"):
         import_archive(tmp_path, "colors", io.BytesIO(with_file(archive, name, b"x")), ROOM)
     assert not (tmp_path / "colors").exists()
+
+
+def test_file_of_a_name_that_no_disk_takes(archive: bytes, tmp_path: Path) -> None:
+    """It is the archive's fault and not the disk's."""
+    name = "golden/" + "ä" * 128
+    with pytest.raises(VersionRefusedError, match="a bundle has no file named"):
+        import_archive(tmp_path, "colors", io.BytesIO(with_file(archive, name, b"x")), ROOM)
+
+
+def test_manifest_that_names_what_no_file_can_be(tmp_path: Path) -> None:
+    digests = {"model.tflite": "0", "labels.txt": "0", "golden/a\0.jpg": "0"}
+    manifest = {"name": "a", "version": 1, "sha256": digests, "quantization": "int8"}
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as made:
+        member = tarfile.TarInfo("bundle.json")
+        # The first name that is checked.
+        manifest["sha256"] = dict(reversed(digests.items()))
+        content = json.dumps(manifest).encode()
+        member.size = len(content)
+        made.addfile(member, io.BytesIO(content))
+    with pytest.raises(VersionRefusedError, match="which no file can be called"):
+        import_archive(tmp_path, "a", io.BytesIO(out.getvalue()), ROOM)
 
 
 def test_folder_that_no_bundle_has(tmp_path: Path) -> None:
