@@ -115,11 +115,14 @@ class ClassReader(Reader[ClassValues]):
         self._has_familiarity = has_familiarity(pool)
 
     def decode(self, outputs: Sequence[Tensor]) -> ClassValues:
-        """Raises NotFiniteError."""
+        """Returns values in 0..1, also of outputs that go beyond. Raises NotFiniteError."""
         values = self.read(outputs)
         if not values.finite:
             raise NotFiniteError
-        return values
+        familiarity = values.familiarity
+        if familiarity is not None:
+            familiarity = min(1.0, max(0.0, familiarity))
+        return ClassValues(values.probabilities.clip(0, 1), familiarity)
 
     def read(self, outputs: Sequence[Tensor]) -> ClassValues:
         """Returns the values of `outputs`, finite or not."""

@@ -1,15 +1,19 @@
 """classify: from output tensor to labels and verdict."""
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.recognition.answers import Prediction
-from server.recognition.manifest import Manifest, VerdictPolicy
+from server.recognition.manifest import Bundle, Manifest, VerdictPolicy
 from server.recognition.preprocessing import TensorSpec, dequantize
-from server.recognition.tasks.classify import to_probabilities, top_k
-from server.recognition.tasks.task import Result, apply_verdict_policy
+from server.recognition.tasks.classify import ClassReader, to_probabilities, top_k
+from server.recognition.tasks.task import NotFiniteError, Result, apply_verdict_policy
 from server.values.labels import Label
 
 LABELS = tuple(Label(name) for name in "abcdef")
@@ -60,6 +64,23 @@ def test_probabilities_stay_as_they_are() -> None:
     np.testing.assert_array_equal(
         to_probabilities(values, FLOAT, manifest("probabilities")), values[0]
     )
+
+
+@pytest.mark.parametrize(("sent", "wanted"), [(7.5, 1.0), (1e38, 1.0), (-3.0, 0.0)])
+def test_output_beyond_a_probability_is_cut(sent: float, wanted: float) -> None:
+    """Of a model whose last layer is no softmax, or whose tensor was quantised beyond it."""
+    specs = (
+        TensorSpec("out", (1, 6), "float32"),
+        TensorSpec("familiarity", (1, 1), "float32", signature="familiarity"),
+    )
+    pool: Any = SimpleNamespace(outputs=specs)
+    reader = ClassReader(Bundle(Path("m"), manifest("probabilities"), LABELS), pool)
+    values = reader.decode([np.full((1, 6), sent, np.float32), np.full((1, 1), sent, np.float32)])
+    assert set(values.probabilities.tolist()) == {wanted}
+    assert values.familiarity == wanted
+    for bad in (np.nan, np.inf):
+        with pytest.raises(NotFiniteError):
+            reader.decode([np.full((1, 6), bad, np.float32), np.zeros((1, 1), np.float32)])
 
 
 @pytest.mark.parametrize(("dtype", "zero_point"), [("uint8", 0), ("int8", -128)])
