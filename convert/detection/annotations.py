@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -252,7 +253,8 @@ def _coco_picture(image: CocoImage, file: Path, folder: Path) -> Path:
     """Return the picture, named relative to the file's folder, the given one, or one in it."""
     name = Path(image.file_name)
     for place in (file.parent, folder, folder / "images", file.parent.parent / "images"):
-        if (place / name).is_file():
+        # Also for a name that no file can have.
+        if os.path.isfile(place / name):
             return place / name
     hits = [each for each in folder.rglob("*") if each.name == name.name]
     if len(hits) != 1:
@@ -306,6 +308,8 @@ def _read_voc(files: Sequence[Path], pictures: Sequence[Path]) -> Iterator[Drawn
         yield picture, objects
 
 
+# Numbers of classes that a file without names may have.
+_CLASSES_MAX = 1_000_000
 _VOC_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -349,9 +353,11 @@ def _read_yolo(
             if max(shares) > 2:
                 raise DatasetError(f"{where} has numbers that are no shares of the picture")
             box = (left * size[0], top * size[1], wide * size[0], high * size[1])
-            place = int(float(words[0]))
-            if names and not 0 <= place < len(names):
-                raise DatasetError(f"{where} has the class {place}; {len(names)} have names")
+            found = float(words[0])
+            if not 0 <= found < (len(names) or _CLASSES_MAX):
+                known = f"{len(names)} have names" if names else "classes count from 0"
+                raise DatasetError(f"{where} has the class {found:g}; {known}")
+            place = int(found)
             objects.append((names[place] if names else place, _box(box, where)))
         yield picture, objects
 
@@ -373,12 +379,14 @@ def _yolo_names(folder: Path) -> tuple[str, ...]:
 def _names_in_yaml(text: str) -> tuple[str, ...]:
     """Return the value of `names:`: a list or a dictionary in brackets, or lines of `- NAME` or
     `NUMBER: NAME`."""
-    match = re.search(r"^names:[ \t]*([\[{].*?[\]}])", text, re.MULTILINE | re.DOTALL)
-    if match:
+    # Only the first one, so that the time does not grow by the square of their number.
+    match = re.search(r"^names:[ \t]*(?=[\[{])", text, re.MULTILINE)
+    whole = re.compile(r"[^\]}]*[\]}]").match(text, match.end()) if match else None
+    if whole:
         try:
-            value: Any = ast.literal_eval(match[1])
-        except (ValueError, SyntaxError):
-            bare = match[1].strip("[]{} \n").split(",")
+            value: Any = ast.literal_eval(whole[0])
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            bare = whole[0].strip("[]{} \n").split(",")
             value = [each.partition(":")[2] or each for each in bare]
         names = value.values() if isinstance(value, dict) else value
         return tuple(str(name).strip(" \n'\"") for name in names)

@@ -3,9 +3,12 @@
 import ast
 import io
 import json
+import lzma
 import struct
 import tempfile
+import unicodedata
 import zipfile
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +34,11 @@ from server.values.labels import Label, parse_labels
 POST_PROCESS = "TFLite_Detection_PostProcess"
 # Bytes of one file of the embedded metadata that are read.
 _METADATA_MAX = 1_000_000
+# What Python's reader of zips and its decompressors raise for damaged ones.
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
+    *(ValueError, NotImplementedError, RuntimeError),
+)
 # TensorFlow Lite's metadata_schema.fbs: places of the fields in their tables.
 _SUBGRAPHS, _INPUTS, _PROCESS_UNITS, _OPTIONS_TYPE, _OPTIONS, _MEAN, _STD = 10, 8, 12, 4, 6, 4, 6
 _NORMALIZATION = 1
@@ -126,7 +134,7 @@ def read_detector(path: Path) -> Detector:
         image.dtype,  # type: ignore[arg-type]
         _post_process_places(parsed),
         readings,
-        _metadata(data, parsed),
+        read_metadata(data, parsed),
     )
 
 
@@ -159,7 +167,7 @@ def _post_process_places(parsed: Any) -> tuple[int, ...]:
     return ()
 
 
-def _metadata(data: bytes, parsed: Any) -> Metadata:
+def read_metadata(data: bytes, parsed: Any) -> Metadata:
     """Return what the zip behind the model and its TFLite metadata say."""
     mean, std = _normalization(parsed)
     labels: tuple[Label, ...] = ()
@@ -167,16 +175,31 @@ def _metadata(data: bytes, parsed: Any) -> Metadata:
     for name, content in _embedded_files(data):
         values = _dictionary(content)
         if values is not None:
-            names = values.get("names")
-            if isinstance(names, Mapping):
-                names = [names[key] for key in sorted(names, key=int)]
-            if isinstance(names, list) and names:
-                labels, source = tuple(Label(str(each)) for each in names), name
+            if named := _class_names(values.get("names")):
+                labels, source = named, name
             task = str(values.get("task", task))
         elif name.endswith(".txt") and not labels:
             with suppress(BundleError):
                 labels, source = parse_labels(without_holes(content), name), name
     return Metadata(labels, task, mean, std, source)
+
+
+def _class_names(names: object) -> tuple[Label, ...]:
+    """Return the classes of Ultralytics' `names`, a list or a dictionary by number; () for what
+    is neither, or has a name that no label can be."""
+    if isinstance(names, Mapping):
+        numbered = {str(key): name for key, name in names.items()}
+        if not all(key.isascii() and key.isdigit() and len(key) < 10 for key in numbered):
+            return ()
+        names = [numbered[key] for key in sorted(numbered, key=int)]
+    if not isinstance(names, list):
+        return ()
+    texts = [str(each).strip() for each in names]
+    return tuple(map(Label, texts)) if all(map(_can_be_label, texts)) else ()
+
+
+def _can_be_label(name: str) -> bool:
+    return bool(name) and not any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
 
 
 def without_holes(content: bytes) -> bytes:
@@ -194,7 +217,7 @@ def _embedded_files(data: bytes) -> list[tuple[str, bytes]]:
     files = []
     # A model has no zip behind it, or one that some program cut off.
     with (
-        suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError),
+        suppress(*_DAMAGED),
         zipfile.ZipFile(io.BytesIO(data)) as archive,
     ):
         for entry in archive.infolist()[:16]:
@@ -209,7 +232,7 @@ def _dictionary(content: bytes) -> dict[str, Any] | None:
     if not text.startswith("{"):
         return None
     value: object = None
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         value = json.loads(text)
     if value is None:
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):

@@ -98,7 +98,7 @@ def _kind_of_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
         raise ConvertError(f"{path} is a damaged or incomplete zip file: fetch it again") from None
     if "config.json" in names and any(name.endswith("weights.h5") for name in names):
         return KERAS
@@ -133,7 +133,7 @@ def _other_kind(path: Path, head: bytes) -> str | None:
 
 
 def _is_pickle(path: Path, head: bytes) -> bool:
-    if head[:1] != b"\x80" or not 2 <= head[1] <= pickle.HIGHEST_PROTOCOL:
+    if head[:1] != b"\x80" or not 2 <= int.from_bytes(head[1:2]) <= pickle.HIGHEST_PROTOCOL:
         return False
     with suppress(ValueError, IndexError, UnicodeDecodeError), path.open("rb") as file:
         for number, _ in enumerate(pickletools.genops(file)):
