@@ -92,11 +92,11 @@ def damaged(data: bytes, rng: random.Random) -> tuple[str, bytes]:
             number = rng.choice(NUMBERS) & ((1 << 8 * width) - 1)
             changed[at : at + width] = number.to_bytes(width, rng.choice(("big", "little")))
         if how == "repaired":
-            _repair(changed)
+            repair_checksums(changed)
     return how, bytes(changed)
 
 
-def _repair(data: bytearray) -> None:
+def repair_checksums(data: bytearray) -> None:
     """Makes the checksums of a PNG's chunks right again, as a tool would that changes them."""
     if not data.startswith(b"\x89PNG"):
         return
