@@ -133,20 +133,21 @@ def _mjpeg_seeds() -> tuple[bytes, ...]:
 
 
 class _Answers:
-    """A camera that answers each connection with the input as it is, read as snapshots."""
+    """A camera that answers each connection with the input as it is, read as snapshots. It listens
+    from the first input on, as long as its process lives."""
 
     def __init__(self) -> None:
-        # It is held as long as this process lives.
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
-        port = self._listener.getsockname()[1]
-        login = {"username": "admin", "password": "secret"}
-        self._table = {"url": f"http://127.0.0.1:{port}/a.jpg", **login}
         self._answer = b""
-        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._listener: socket.socket | None = None
 
-    def _serve(self) -> None:
+    def _listen(self) -> socket.socket:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        threading.Thread(target=self._serve, args=(listener,), daemon=True).start()
+        return listener
+
+    def _serve(self, listener: socket.socket) -> None:
         while True:
-            connection, _ = self._listener.accept()
+            connection, _ = listener.accept()
             with connection:
                 try:
                     connection.recv(1 << 16)
@@ -158,9 +159,11 @@ class _Answers:
     def run(self, data: bytes) -> None:
         # It would be led to other servers.
         self._answer = b"" if b"location" in data.lower() else data
-        if self._thread.ident is None:
-            self._thread.start()
-        Snapshot(self._table)
+        if self._listener is None:
+            self._listener = self._listen()
+        host, port = self._listener.getsockname()
+        url = f"http://{host}:{port}/a.jpg"
+        Snapshot({"url": url, "username": "admin", "password": "secret"})
 
 
 def _answer_seeds() -> tuple[bytes, ...]:
