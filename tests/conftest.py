@@ -58,14 +58,14 @@ def sample(shipped: Path) -> bytes:
 @pytest.fixture(scope="session")
 def server(shipped: Path) -> Iterator[LiveServer]:
     """A live server with the shipped bundle and settings as they come."""
-    with live_server(models=ROOT / "models", model="parts") as running:
+    with live_server(models=ROOT / "models", model="parts", traced=True) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def colors_server(colors: Path) -> Iterator[LiveServer]:
     """A live server with the tiny bundle `colors` and settings as they come."""
-    with live_server(models=colors) as running:
+    with live_server(models=colors, traced=True) as running:
         yield running
 
 

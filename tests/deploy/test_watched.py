@@ -40,7 +40,9 @@ def device(sample: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     settings: dict[str, object] = {"samples": "on", "drift_min_frames": 1, "golden_check_s": 0.5}
     settings |= {"output": output, "camera": camera, "trigger": trigger, "image_health": "on"}
     settings["vote"] = vote
-    with live_server("-m", "tests.support.serve_machine", str(root), **settings) as running:
+    with live_server(
+        "-m", "tests.support.serve_machine", str(root), **settings, traced=True
+    ) as running:
         with requests.Session() as session:
             for _ in range(ENOUGH_FOR_DRIFT):
                 url = running.url + "/v1/recognize"
@@ -172,7 +174,7 @@ def test_prometheus_scrapes_with_the_configured_key(colors: Path, tmp_path: Path
         check=True,
     )
     key = made.stdout.strip().splitlines()[-1]
-    with live_server(models=colors, auth="required", keys_file=keys) as server:
+    with live_server(models=colors, auth="required", keys_file=keys, traced=True) as server:
         assert requests.get(server.url + "/metrics", timeout=60).status_code == 401
         with prometheus(tmp_path, server.url.removeprefix("http://"), key) as watching:
             (ready,) = await_that(lambda: watching.query("lineside_ready"), "lineside_ready")

@@ -51,7 +51,7 @@ def test_stop_keeps_all_that_was_answered(colors: Path, tmp_path: Path) -> None:
     """The row and the sample of a frame that was answered just before a stop, and the count of
     lines that were left out."""
     with live_server(
-        models=colors, data=tmp_path, samples="on", samples_share=1, log_repeats=1
+        models=colors, data=tmp_path, samples="on", samples_share=1, log_repeats=1, traced=True
     ) as server:
         for _ in range(3):
             assert server.recognize(b"no image").status_code == 415

@@ -87,7 +87,9 @@ def client_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clients(client_models: Path) -> Iterator[LiveServer]:
     """A live server of `client_models`, with `corners` as the default."""
     grpc = {"grpc_port": free_port()} if find_spec("grpc") else {}
-    with live_server(models=client_models, model="corners", max_bundle_mb=10, **grpc) as running:
+    with live_server(
+        models=client_models, model="corners", max_bundle_mb=10, **grpc, traced=True
+    ) as running:
         yield running
 
 

@@ -63,8 +63,8 @@ class LiveServer:
 
     Its `data` is a folder of its own that goes with it, unless one is given; a frame that names
     no deadline has a minute, since a machine may stall for longer than the setting's default. Its
-    port is a free one, unless one is given. With traced=False, coverage does not follow it: for one
-    that is killed, or put under load, or whose code other tests run.
+    port is a free one, unless one is given. With traced=True, coverage follows it, which slows its
+    start by half: for tests whose server runs code that nothing else does.
     `lines` collects its log as dictionaries; `await_event` waits for one of them.
     """
 
@@ -72,7 +72,7 @@ class LiveServer:
         self.port = int(str(settings.pop("port", 0))) or free_port()
         self.grpc_port = int(str(settings.get("grpc_port", 0)))
         env = environ_without_coverage()
-        if settings.pop("traced", True):
+        if settings.pop("traced", False):
             env |= {k: v for k, v in os.environ.items() if k.startswith("COVERAGE_")}
         self._data = tempfile.TemporaryDirectory(prefix="lineside-data-")
         settings = {"data": self._data.name, "max_wait_ms": 60_000} | settings

@@ -164,7 +164,7 @@ def test_what_serve_refuses_check_does_too(models: Path, flags: tuple[str, ...])
 def test_unwritable_folder_is_reported_at_the_start(models: Path, tmp_path: Path) -> None:
     """A folder that can't be written is reported at the start."""
     (tmp_path / "file").write_text("")
-    server = LiveServer(models=models, data=tmp_path / "file")
+    server = LiveServer(models=models, data=tmp_path / "file", traced=True)
     server.await_ready()
     assert server.stop() == 0
     errors = [line["event"] for line in server.lines if line.get("level") == "error"]
@@ -172,7 +172,7 @@ def test_unwritable_folder_is_reported_at_the_start(models: Path, tmp_path: Path
 
 
 def test_the_log_says_where_it_listens_and_that_it_stopped(models: Path) -> None:
-    server = LiveServer(models=models)
+    server = LiveServer(models=models, traced=True)
     server.await_ready()
     assert server.stop() == 0
     told = {line["event"]: line for line in server.lines}
@@ -199,7 +199,7 @@ def test_two_servers_do_not_share_a_port(models: Path, colors_server: LiveServer
     reason="localhost is ::1 here, and what asks the server asks 127.0.0.1",
 )
 def test_a_host_may_be_a_name(models: Path) -> None:
-    server = LiveServer(models=models, host="localhost")
+    server = LiveServer(models=models, host="localhost", traced=True)
     try:
         server.await_ready()
     finally:
@@ -231,7 +231,7 @@ def test_nothing_of_tensorflow_is_imported(models: Path, command: str) -> None:
     else:
         with pytest.MonkeyPatch.context() as environ:
             environ.setenv("PYTHONPROFILEIMPORTTIME", "1")
-            server = LiveServer(models=models)
+            server = LiveServer(models=models, traced=True)
         server.await_ready()
         assert server.stop() == 0
         text = "\n".join(line.get("text", "") for line in server.lines)
@@ -245,14 +245,14 @@ def test_nothing_of_tensorflow_is_imported(models: Path, command: str) -> None:
 
 
 def test_what_watches_the_worker_stays_light(models: Path) -> None:
-    with live_server(models=models) as server:
+    with live_server(models=models, traced=True) as server:
         mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
         assert not [name for name in ("numpy", "cv2", "granian", "msgspec") if name in mapped]
         assert "granian" in Path(f"/proc/{server.worker_pid()}/maps").read_text()
 
 
 def test_no_thread_of_the_server_interrupts_another(models: Path) -> None:
-    with live_server(models=models) as server:
+    with live_server(models=models, traced=True) as server:
         policies = {}
         for task in tasks(server.worker_pid()):
             with suppress(FileNotFoundError, ProcessLookupError):
@@ -263,7 +263,7 @@ def test_no_thread_of_the_server_interrupts_another(models: Path) -> None:
 
 
 def test_a_worker_that_dies_is_replaced(models: Path) -> None:
-    server = LiveServer(models=models)
+    server = LiveServer(models=models, traced=True)
     try:
         server.await_event("model loaded")
         first = server.worker_pid()

@@ -41,7 +41,6 @@ def devices(
             (folder / f"{name}.key").write_text(keys[name] + "\n")
             servers[name] = stack.enter_context(
                 live_server(
-                    traced=False,
                     models=folder / "models",
                     data=folder / name,
                     keys_file=file,

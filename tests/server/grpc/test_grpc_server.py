@@ -91,6 +91,7 @@ def keyed(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Li
         interpreters=1,
         wide_interpreter=False,
         body_timeout=1,
+        traced=True,
     ) as server:
         server.keys = keys  # type: ignore[attr-defined]
         yield server
@@ -232,6 +233,7 @@ def test_tls_with_client_certificates(colors: Path, tmp_path: Path) -> None:
         tls_certificate=own.certificate,
         tls_key=own.key,
         tls_client_ca=client.certificate,
+        traced=True,
     )
     try:
         server.await_event("listening")
@@ -251,7 +253,7 @@ def test_call_in_hand_is_answered_at_a_stop(colors: Path) -> None:
     huge = encode(np.zeros((4000, 4000, 3), np.uint8), "PNG")
     port = free_port()
     with (
-        live_server(models=colors, grpc_port=port) as server,
+        live_server(models=colors, grpc_port=port, traced=True) as server,
         grpc.insecure_channel(f"localhost:{port}") as channel,
     ):
         method = channel.unary_unary(f"{SERVICE}ModelInfer")
@@ -266,7 +268,7 @@ def test_example_of_the_guide(capsys: pytest.CaptureFixture[str]) -> None:
     guide = (ROOT / "docs" / "guide.md").read_text("utf-8")
     (example,) = re.findall(r"```python\n(import numpy.*?)```", guide, re.DOTALL)
     port = free_port()
-    with live_server(models=ROOT / "models", model="parts", grpc_port=port):
+    with live_server(models=ROOT / "models", model="parts", grpc_port=port, traced=True):
         code = example.replace("127.0.0.1:8001", f"127.0.0.1:{port}").replace("0.2)", "60)")
         exec(code.replace("models/parts", f"{ROOT}/models/parts"), {})
     assert ":2:good" in capsys.readouterr().out

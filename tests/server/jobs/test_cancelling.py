@@ -52,7 +52,7 @@ def check_passed_over(redis: Redis, job: str, worker: LiveWorker) -> None:
 def test_the_only_job(colors: Path, broker: RedisServer, tmp_path: Path) -> None:
     shared = {"models": colors, "broker_url": broker.url}
     with (
-        live_server(data=tmp_path / "data", job_workers=0, **shared) as server,
+        live_server(data=tmp_path / "data", job_workers=0, **shared, traced=True) as server,
         closing(Redis.from_url(broker.url)) as redis,
     ):
         job = submit_many(server.url)
@@ -67,7 +67,7 @@ def test_the_only_job(colors: Path, broker: RedisServer, tmp_path: Path) -> None
 def test_while_the_broker_is_away(colors: Path, broker: RedisServer, tmp_path: Path) -> None:
     shared = {"models": colors, "broker_url": broker.url}
     with (
-        live_server(data=tmp_path / "data", job_workers=0, **shared) as server,
+        live_server(data=tmp_path / "data", job_workers=0, **shared, traced=True) as server,
         closing(Redis.from_url(broker.url)) as redis,
     ):
         job = submit_many(server.url)

@@ -16,7 +16,7 @@ GREEN = encode(plain((0, 255, 0)), "PNG")
 @pytest.fixture
 def server(colors: Path, tmp_path: Path) -> Iterator[LiveServer]:
     program = str(ROOT / "tests" / "support" / "crashing.py")
-    with live_server(program, models=colors, data=tmp_path) as running:
+    with live_server(program, models=colors, data=tmp_path, traced=True) as running:
         yield running
 
 

@@ -39,7 +39,7 @@ class Plant:
 
     def __init__(self, data: Path, **settings: object) -> None:
         self.data = data
-        base = {"models": ROOT / "models", "model": "parts", "data": data, "traced": False}
+        base = {"models": ROOT / "models", "model": "parts", "data": data}
         self._settings = base | settings
         self.lock = threading.Lock()
         self.server = LiveServer(**self._settings)

@@ -58,7 +58,7 @@ def test_a_server_without_jobs_pays_nothing(colors: Path, tmp_path: Path) -> Non
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == ""
-    with live_server(models=colors, data=tmp_path / "data", journal=False) as server:
+    with live_server(models=colors, data=tmp_path / "data", journal=False, traced=True) as server:
         for path in ("/v1/jobs", "/v1/jobs/x"):
             requests.get(server.url + path, timeout=60)
         assert job_workers(server) == []
@@ -67,7 +67,9 @@ def test_a_server_without_jobs_pays_nothing(colors: Path, tmp_path: Path) -> Non
 
 def test_workers_run_if_priority_can_not_be_lowered(colors: Path) -> None:
     """Workers run if their priority can't be lowered."""
-    with live_server(str(ROOT / "tests" / "support" / "sandboxed.py"), models=colors) as server:
+    with live_server(
+        str(ROOT / "tests" / "support" / "sandboxed.py"), models=colors, traced=True
+    ) as server:
         assert settled(server, submit(server, GREEN))["status"] == "succeeded"
 
 
@@ -75,7 +77,7 @@ def test_a_frame_that_kills_its_worker_three_times_fails(
     tiny_model: MakeModel, tmp_path: Path
 ) -> None:
     write_bundle(tmp_path / "colors" / "1", tiny_model("endless_if_bright"))
-    with live_server(models=tmp_path, model="colors", job_workers=1) as server:
+    with live_server(models=tmp_path, model="colors", job_workers=1, traced=True) as server:
         job = submit(server, GREEN)  # which a worker has in hand until its end
 
         def in_hand(losses: int) -> bool:
@@ -94,7 +96,7 @@ def test_a_frame_that_kills_its_worker_three_times_fails(
 
 
 def test_jobs_follow_a_live_swap(models: Path, tiny_model: MakeModel) -> None:
-    with live_server(models=models) as server:
+    with live_server(models=models, traced=True) as server:
         before = settled(server, submit(server, GREEN))
         write_bundle(models / "colors" / "2", tiny_model("colors"), ("rot", "gruen", "blau"))
         requests.post(f"{server.url}/v1/models/colors/load", timeout=60).raise_for_status()
@@ -114,7 +116,7 @@ def test_a_worker_without_the_version_says_so(
     number = "1" if kind == "another" else "7"
     write_bundle(other / "colors" / number, tiny_model("logits"), output="logits")
     data = tmp_path / "data"
-    with live_server(models=colors, data=data, job_workers=0) as server:
+    with live_server(models=colors, data=data, job_workers=0, traced=True) as server:
         worker = LiveWorker(models=other, data=data)
         try:
             job = settled(server, submit(server, GREEN))
@@ -126,7 +128,7 @@ def test_a_worker_without_the_version_says_so(
 
 
 def test_a_message_that_was_lost_is_sent_again(colors: Path, tmp_path: Path) -> None:
-    with live_server(models=colors, data=tmp_path, job_workers=0) as server:
+    with live_server(models=colors, data=tmp_path, job_workers=0, traced=True) as server:
         job = submit(server, GREEN)
 
         def lose() -> int:
@@ -148,13 +150,13 @@ def test_a_message_that_was_lost_is_sent_again(colors: Path, tmp_path: Path) -> 
 
 def test_a_damaged_queue_is_made_anew(colors: Path, tmp_path: Path) -> None:
     (tmp_path / "jobs-queue.db").write_bytes(b"no database at all" * 1000)
-    with live_server(models=colors, data=tmp_path) as server:
+    with live_server(models=colors, data=tmp_path, traced=True) as server:
         assert settled(server, submit(server, GREEN))["status"] == "succeeded"
 
 
 def test_no_worker_outlives_the_server(colors: Path, tmp_path: Path) -> None:
     for sig in (signal.SIGTERM, signal.SIGKILL):
-        server = LiveServer(models=colors, data=tmp_path)
+        server = LiveServer(models=colors, data=tmp_path, traced=True)
         server.await_ready()
         settled(server, submit(server, GREEN))
         (pid,) = job_workers(server)
@@ -172,9 +174,9 @@ def test_no_worker_outlives_the_server(colors: Path, tmp_path: Path) -> None:
 
 
 def test_jobs_go_on_at_the_next_start(colors: Path, tmp_path: Path) -> None:
-    with live_server(models=colors, data=tmp_path, job_workers=0) as server:
+    with live_server(models=colors, data=tmp_path, job_workers=0, traced=True) as server:
         job = submit(server, GREEN)
-    with live_server(models=colors, data=tmp_path) as server:
+    with live_server(models=colors, data=tmp_path, traced=True) as server:
         assert settled(server, job)["status"] == "succeeded"
 
 
@@ -185,7 +187,7 @@ def test_a_stop_loses_no_row_of_the_journal(shipped: Path, tmp_path: Path) -> No
     ended = "SELECT count(*) FROM frames WHERE state != 'pending'"
     for turn in range(3):
         data = tmp_path / str(turn)
-        with live_server(models=ROOT / "models", model="parts", data=data) as server:
+        with live_server(models=ROOT / "models", model="parts", data=data, traced=True) as server:
             for _ in range(10):
                 send(server.url, files).raise_for_status()
             await_that(lambda: count(data / "jobs.db", ended) > 30, "some outcomes")  # noqa: B023
@@ -239,10 +241,10 @@ def receiver() -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
 
 def test_a_webhook_that_may_go_nowhere_any_more_is_given_up(colors: Path, tmp_path: Path) -> None:
     host = f"127.0.0.1:{free_port()}"
-    with live_server(models=colors, data=tmp_path, webhook_hosts=host) as server:
+    with live_server(models=colors, data=tmp_path, webhook_hosts=host, traced=True) as server:
         job = settled(server, submit(server, GREEN, webhook=f"http://{host}/told"))
         assert job["webhook"]["state"] == "pending"
-    with live_server(models=colors, data=tmp_path) as server:
+    with live_server(models=colors, data=tmp_path, traced=True) as server:
         await_that(
             lambda: tell(server, job["job_id"])["webhook"]["state"] == "failed",
             "the end of the webhook",
@@ -252,7 +254,9 @@ def test_a_webhook_that_may_go_nowhere_any_more_is_given_up(colors: Path, tmp_pa
 def test_a_webhook_is_signed_and_tried_again(colors: Path) -> None:
     with (
         receiver() as (host, got),
-        live_server(models=colors, webhook_hosts=host, webhook_secret=SECRET) as server,
+        live_server(
+            models=colors, webhook_hosts=host, webhook_secret=SECRET, traced=True
+        ) as server,
     ):
         url = f"http://{host}/told?line=4"
         job = submit(server, GREEN, webhook=url)
@@ -285,7 +289,7 @@ def test_workers_get_no_secret_of_the_server(colors: Path) -> None:
     login = {"username": "viewer", "password": SECRET}
     camera = tables({"name": "st4", "kind": "http", "url": url, **login})
     secrets = {"output": output, "camera": camera, "webhook_secret": SECRET}
-    with live_server(models=colors, **secrets) as server:
+    with live_server(models=colors, **secrets, traced=True) as server:
         settled(server, submit(server, GREEN))
         environments = [Path(f"/proc/{pid}/environ").read_bytes() for pid in job_workers(server)]
     assert environments

@@ -102,7 +102,10 @@ def sender(server: LiveServer) -> Callable[[list[str]], None]:
 def test_plc_that_polls_sees_each_result(colors: Path) -> None:
     port = free_port()
     table = server_table(port)
-    with live_server(models=colors, output=tables(table)) as server, plc(port) as poller:
+    with (
+        live_server(models=colors, output=tables(table), traced=True) as server,
+        plc(port) as poller,
+    ):
         registers = poller.poll()
         assert not registers[0] >> VALID & 1
         answer = server.recognize(GREEN, camera="st4-top", part="Ä-1").json()
@@ -131,7 +134,7 @@ def test_poller_misses_nothing_after_outage_and_kill(colors: Path, tmp_path: Pat
     port, parts = free_port(), [f"P{number}" for number in range(12)]
     table = server_table(port)
     with (
-        live_server(models=colors, data=tmp_path, output=tables(table)) as server,
+        live_server(models=colors, data=tmp_path, output=tables(table), traced=True) as server,
         plc(port) as poller,
     ):
         send = sender(server)
@@ -265,7 +268,7 @@ def test_written_plc_misses_nothing_after_outage_and_kill(colors: Path, tmp_path
     parts, receiver = [f"P{number}" for number in range(9)], WrittenPlc(port := free_port())
     with cable(port) as line:
         table = {"name": "plc", "kind": "modbus-client", "host": "127.0.0.1", "port": line.port}
-        with live_server(models=colors, data=tmp_path, output=tables(table)) as server:
+        with live_server(models=colors, data=tmp_path, output=tables(table), traced=True) as server:
             send = sender(server)
             send(parts[:3])
             receiver.take(3)

@@ -50,7 +50,7 @@ def test_each_frame_is_published_and_counted(colors: Path, broker: int) -> None:
     table = mqtt(broker, topic="each/$camera/verdict", status_topic="each/status")
     with (
         subscriber(broker, "each/#") as reader,
-        live_server(models=colors, output=tables(table)) as server,
+        live_server(models=colors, output=tables(table), traced=True) as server,
     ):
         await_that(lambda: state(server)["connected"], "a connection")
         assert reader.next().payload in (b"online", b"offline")
@@ -91,7 +91,7 @@ def test_nothing_is_missing_after_outage_and_kill(
     parts = [f"P{number}" for number in range(12)]
     with cable(broker) as line, subscriber(broker, "kill/+/verdict") as reader:
         table = mqtt(line.port, topic="kill/$camera/verdict", status_topic="kill/status")
-        with live_server(models=colors, data=tmp_path, output=tables(table)) as server:
+        with live_server(models=colors, data=tmp_path, output=tables(table), traced=True) as server:
 
             def send(some: list[str]) -> None:
                 for part in some:
@@ -147,7 +147,7 @@ def test_tls_login_discovery_and_last_will(colors: Path, tmp_path: Path) -> None
         table |= {"password": "s3cret", "discovery_prefix": "homeassistant"}
         with (
             subscriber(plain_port, "#", username="line", password="s3cret") as reader,
-            live_server(models=colors, output=tables(table)) as server,
+            live_server(models=colors, output=tables(table), traced=True) as server,
         ):
             assert server.recognize(GREEN, camera="st4").status_code == 200
             seen: dict[str, bytes] = {}
@@ -161,7 +161,7 @@ def test_tls_login_discovery_and_last_will(colors: Path, tmp_path: Path) -> None
             assert reader.next().payload == b"offline"
             assert "s3cret" not in json.dumps(server.lines)
         wrong = dict(table, password="wr0ng")
-        with live_server(models=colors, output=tables(wrong)) as server:
+        with live_server(models=colors, output=tables(wrong), traced=True) as server:
             await_that(lambda: state(server)["last_error"], "a refusal")
             assert "wr0ng" not in json.dumps([state(server), server.lines])
             assert "refuses" in str(state(server)["last_error"])

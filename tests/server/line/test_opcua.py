@@ -62,7 +62,7 @@ def test_client_misses_nothing_after_absence_and_kill(colors: Path, tmp_path: Pa
     """The client is away, and the worker is killed in between."""
     port, parts = free_port(), [f"P{number}" for number in range(9)]
     table: dict[str, object] = {"name": "scada", "kind": "opcua", "port": port}
-    with live_server(models=colors, data=tmp_path, output=tables(table)) as server:
+    with live_server(models=colors, data=tmp_path, output=tables(table), traced=True) as server:
         reader = Reader(port)
 
         def send(some: list[str]) -> None:

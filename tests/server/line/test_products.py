@@ -236,7 +236,7 @@ def test_products_of_the_guide_work(tmp_path: Path) -> None:
     config = tmp_path / "line.toml"
     config.write_text("\n".join(toml), "utf-8")
     command = ("-m", "server", "serve", "--config", str(config))
-    server = LiveServer(*command, models=tmp_path / "models")
+    server = LiveServer(*command, models=tmp_path / "models", traced=True)
     try:
         server.await_ready()
         outputs = []

@@ -87,7 +87,7 @@ def line(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lin
         for each in cameras:
             # A machine may stall, and a frame that is late is refused.
             each.setdefault("interval_s", 5)
-        with live_server(models=colors, camera=tables(*cameras)) as server:
+        with live_server(models=colors, camera=tables(*cameras), traced=True) as server:
             yield Line(server, folder, camera)
 
 
@@ -190,7 +190,7 @@ def test_password_is_nowhere_to_be_read(line: Line) -> None:
 
 def test_reader_ends_with_a_killed_server(colors: Path, tmp_path: Path) -> None:
     camera: dict[str, object] = {"name": "a", "kind": "folder", "path": str(tmp_path)}
-    with live_server(models=colors, camera=tables(camera)) as server:
+    with live_server(models=colors, camera=tables(camera), traced=True) as server:
         line = Line(server, tmp_path)
         readers = await_that(line.readers, "a reader")
         os.kill(server.worker_pid(), signal.SIGKILL)

@@ -175,7 +175,7 @@ def line(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lin
             "camera": tables(*cameras),
             "trigger": tables(*triggers),
         }
-        with live_server(models=colors, **settings) as server:
+        with live_server(models=colors, **settings, traced=True) as server:
             ready = {"camera": ("st4", "st5"), "trigger": ("message", "bit"), "output": ["broker"]}
             for kind, names in ready.items():
                 for name in names:

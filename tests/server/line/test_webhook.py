@@ -57,7 +57,7 @@ def test_receiver_gets_each_verdict_signed_in_order(colors: Path) -> None:
         url = f"http://127.0.0.1:{line.port}/line?token=t0ken"
         table: dict[str, object] = {"name": "mes", "kind": "webhook", "url": url}
         table["secret"] = SECRET
-        with live_server(models=colors, output=tables(table)) as server:
+        with live_server(models=colors, output=tables(table), traced=True) as server:
 
             def last() -> Any:
                 (state,) = requests.get(server.url + "/v1/outputs", timeout=60).json()["outputs"]
@@ -108,7 +108,7 @@ def test_trace_of_a_request_reaches_log_and_webhooks(colors: Path, tmp_path: Pat
 
     camera = tables({"name": "st5", "kind": "folder", "path": str(tmp_path), "trigger": "post"})
     settings = {"models": colors, "output": outputs, "camera": camera, "webhook_hosts": host}
-    with live_server(**settings) as server:
+    with live_server(**settings, traced=True) as server:
         post = partial(requests.post, data=GREEN, timeout=60)
         frames = f"{server.url}/v1/recognize?part="
         answer = post(frames + "P1", headers=trace)
@@ -168,7 +168,9 @@ def test_test_message_is_no_verdict(colors: Path) -> None:
     red: dict[str, object] = {"name": "red", "kind": "webhook", "url": url, "labels": ["red"]}
     away: dict[str, object] = {"name": "away", "kind": "mqtt", "host": "127.0.0.1", "port": 9}
     plc: dict[str, object] = {"name": "plc", "kind": "modbus-client", "host": "127.0.0.1"}
-    with live_server(models=colors, output=tables(every, good, red, away, plc)) as server:
+    with live_server(
+        models=colors, output=tables(every, good, red, away, plc), traced=True
+    ) as server:
 
         def test(name: str) -> tuple[int, dict[str, Any]]:
             answer = requests.post(f"{server.url}/v1/outputs/{name}/test", timeout=60)

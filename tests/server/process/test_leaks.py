@@ -40,7 +40,7 @@ def settled(server: LiveServer) -> tuple[int, int]:
 
 
 def test_threads_descriptors_and_memory_stay(colors: Path) -> None:
-    with live_server(models=colors, traced=False) as server:
+    with live_server(models=colors) as server:
         burst(server, 400)
         threads, descriptors = settled(server)
         memory = server.memory()
@@ -72,7 +72,7 @@ def test_large_frames_that_fail_are_not_kept(colors: Path, begin: bytes, *, form
         answer = requests.post(server.url + "/v1/recognize", timeout=60, **body)
         assert answer.status_code in (415, 422)
 
-    with live_server(models=colors, traced=False) as server:
+    with live_server(models=colors) as server:
         for _ in range(5):
             fail()
         before = memory(server)

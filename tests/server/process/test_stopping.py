@@ -103,7 +103,7 @@ class Load:
 
 @contextmanager
 def serving(models: Path, **settings: object) -> Iterator[LiveServer]:
-    server = LiveServer(models=models, **settings)
+    server = LiveServer(models=models, **settings, traced=True)
     try:
         server.await_ready()
         yield server
@@ -245,7 +245,7 @@ def test_an_impatient_operator_harms_nothing(slow: Path, sig: signal.Signals) ->
 
 
 def test_a_server_that_is_still_starting_stops_too(slow: Path) -> None:
-    server = LiveServer(models=slow)
+    server = LiveServer(models=slow, traced=True)
     try:
         while not (
             Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()

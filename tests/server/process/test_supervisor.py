@@ -26,7 +26,7 @@ REQUEST = (
 
 @contextmanager
 def serving(models: Path) -> Iterator[LiveServer]:
-    server = LiveServer(models=models)
+    server = LiveServer(models=models, traced=True)
     try:
         server.await_ready()
         yield server
@@ -76,7 +76,7 @@ def test_connections_wait_while_there_is_no_worker(colors: Path) -> None:
 def test_replacement_takes_frames_once_it_is_ready(tiny_model: MakeModel, tmp_path: Path) -> None:
     """The port's queue holds frames until the model of the next worker is loaded."""
     write_bundle(tmp_path / "slow" / "1", tiny_model("slow"))
-    server = LiveServer(models=tmp_path)
+    server = LiveServer(models=tmp_path, traced=True)
     try:
         server.await_ready()
         for _ in range(3):
@@ -179,7 +179,7 @@ def test_handover_counts_all_crashes_and_remembers_the_last() -> None:
 
 
 def test_worker_ends_with_its_supervisor(colors: Path) -> None:
-    server = LiveServer(models=colors)
+    server = LiveServer(models=colors, traced=True)
     try:
         server.await_ready()
         kill_worker(server)

@@ -29,6 +29,7 @@ def upgraded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         samples_share=0,
         job_result_ttl=3.2e9,
         journal_days=0,
+        traced=True,
     ) as running:
         yield running
 

@@ -74,7 +74,7 @@ def test_systemd_is_told_ready_then_alive(
     """A server under systemd reports that it is ready, and then that it lives."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
     monkeypatch.setenv("WATCHDOG_USEC", str(DUE_USEC))
-    with live_server():
+    with live_server(traced=True):
         assert manager.next() == "READY=1"
         assert [manager.next() for _ in range(3)] == ["WATCHDOG=1"] * 3
 
@@ -85,7 +85,7 @@ def test_replacement_worker_feeds_the_watchdog_again(
     """A worker that was replaced feeds the watchdog again."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
     monkeypatch.setenv("WATCHDOG_USEC", str(DUE_USEC))
-    with live_server() as server:
+    with live_server(traced=True) as server:
         assert manager.next() == "READY=1"
         subprocess.run(["kill", "-KILL", str(server.worker_pid())], check=True)
         while manager.next() != "READY=1":
@@ -98,7 +98,7 @@ def test_without_a_watchdog_it_only_says_that_it_is_ready(
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
-    with live_server() as server:
+    with live_server(traced=True) as server:
         assert manager.next() == "READY=1"
         # It would have been said with every answer.
         server.await_listening()
@@ -107,7 +107,7 @@ def test_without_a_watchdog_it_only_says_that_it_is_ready(
 
 
 def test_nothing_is_said_while_the_server_does_not_answer(manager: Manager) -> None:
-    with live_server() as server, watching(Settings(port=server.port), manager):
+    with live_server(traced=True) as server, watching(Settings(port=server.port), manager):
         assert manager.next() == "READY=1"
         assert manager.next() == "WATCHDOG=1"
         worker = server.worker_pid()
@@ -125,7 +125,7 @@ def test_nothing_is_said_while_the_server_does_not_answer(manager: Manager) -> N
 
 
 def test_a_manager_that_is_away_for_a_while_is_told_again(manager: Manager) -> None:
-    with live_server() as server, watching(Settings(port=server.port), manager):
+    with live_server(traced=True) as server, watching(Settings(port=server.port), manager):
         assert manager.next() == "READY=1"
         manager.close()
         manager.path.unlink()
@@ -139,7 +139,7 @@ def test_a_manager_that_is_away_for_a_while_is_told_again(manager: Manager) -> N
 def test_server_on_all_addresses_is_asked_at_loopback(manager: Manager) -> None:
     """A server listening everywhere is asked at the loopback."""
     with (
-        live_server(host="0.0.0.0", auth="off") as server,
+        live_server(host="0.0.0.0", auth="off", traced=True) as server,
         watching(Settings(host="0.0.0.0", port=server.port), manager),
     ):
         assert manager.next() == "READY=1"
@@ -184,7 +184,7 @@ def health(port: int) -> subprocess.CompletedProcess[str]:
 
 
 def test_health_of_a_server_that_is_ready() -> None:
-    with live_server() as server:
+    with live_server(traced=True) as server:
         done = health(server.port)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"127.0.0.1:{server.port} is ready\n"
@@ -204,7 +204,7 @@ def test_health_of_a_server_without_a_model_that_may_serve(tmp_path: Path) -> No
     names = ("model.tflite", "labels.txt")
     digests = {name: hashlib.sha256((bundle / name).read_bytes()).hexdigest() for name in names}
     change_manifest(bundle, sha256=digests)
-    server = LiveServer(models=tmp_path)
+    server = LiveServer(models=tmp_path, traced=True)
     try:
         server.await_event("no version may serve")
         server.await_listening()

@@ -89,7 +89,7 @@ def test_another_machine_goes_on_with_all_of_it(
     add_key(keys, "mes", ["recognize"], now=datetime(2026, 1, 1, tzinfo=UTC))
     here = {"models": colors, "data": tmp_path / "data", "keys_file": keys}
     there = {"models": tmp_path / "m", "data": tmp_path / "d", "keys_file": tmp_path / "k.jsonl"}
-    how = {"auth": "off", "samples": "on", "samples_share": 1, "traced": False}
+    how = {"auth": "off", "samples": "on", "samples_share": 1}
     file = tmp_path / "line.tar"
     with live_server(**here, **how) as server:
         assert server.recognize(sample, part="A-1").status_code == 200

@@ -102,12 +102,12 @@ def said(server: LiveServer, event: str) -> list[dict[str, Any]]:
 def left(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """What a server leaves: its data, with a job that waits."""
     data = tmp_path_factory.mktemp("left")
-    settings: dict[str, Any] = {"samples": "on", "samples_share": 1, "traced": False}
+    settings: dict[str, Any] = {"samples": "on", "samples_share": 1}
     with live_server(models=colors, data=data, **settings) as server:
         check_frames(server)
         await_that(lambda: (data / FOLDER).is_dir(), "a sample")
         await_that(lambda: (data / JOURNAL).is_file(), "the journal")
-    with live_server(models=colors, data=data, job_workers=0, traced=False) as server:
+    with live_server(models=colors, data=data, job_workers=0) as server:
         job = submit(server)
     assert count_jobs(data, "pending") == 1
     return data, job
@@ -122,7 +122,7 @@ def test_server_starts_on_any_damage(
     for name in FILES:
         if name != LOCK or how != "deleted":  # by which a deleted table is known to be one
             damage(data / name, how)
-    settings: dict[str, Any] = {"samples": "on", "samples_share": 1, "traced": False}
+    settings: dict[str, Any] = {"samples": "on", "samples_share": 1}
     with live_server(models=colors, data=data, **settings) as server:
         assert server.recognize(GREEN).status_code == 200
         assert outcome(server, job)["status"] == 404
@@ -165,7 +165,7 @@ def test_jobs_go_on_once_they_can_unasked(
     data.symlink_to(disk / "data" if how == "read-only" else tmp_path / "later" / "data")
     if how == "read-only":
         assert mount("-o", "remount,ro", disk) == 0
-    with live_server(models=colors, data=data, traced=False) as server:
+    with live_server(models=colors, data=data) as server:
         assert server.recognize(GREEN).status_code == 200
         if how == "read-only":
             server.await_event("jobs can't go on")

@@ -33,7 +33,7 @@ def test_second_server_on_one_data_folder_is_refused(colors: Path, tmp_path: Pat
         assert str(tmp_path) in text
         assert re.search(rf"process {first.process.pid}\b", text)
         assert first.recognize(GREEN).status_code == 200
-    with live_server(models=colors, data=tmp_path, traced=False) as next_one:
+    with live_server(models=colors, data=tmp_path) as next_one:
         assert next_one.recognize(GREEN).status_code == 200
 
 
@@ -50,12 +50,12 @@ def test_lock_outlives_a_worker(colors: Path, tmp_path: Path) -> None:
 
 
 def test_killed_server_leaves_no_lock(colors: Path, tmp_path: Path) -> None:
-    first = LiveServer(models=colors, data=tmp_path, traced=False)
+    first = LiveServer(models=colors, data=tmp_path)
     try:
         first.await_ready()
         # Only the server itself: its worker, which still holds the lock, ends a moment later.
         end(first.process.pid)
-        with live_server(models=colors, data=tmp_path, traced=False) as second:
+        with live_server(models=colors, data=tmp_path) as second:
             assert second.recognize(GREEN).status_code == 200
     finally:
         first.stop(signal.SIGKILL)

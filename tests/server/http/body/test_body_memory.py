@@ -63,7 +63,6 @@ def test_withheld_bodies_take_no_more_than_their_budget(colors: Path, head: str)
             bodies_mb=BUDGET_MB,
             log_repeats=0,
             stop_timeout=3,
-            traced=False,
         ) as server,
         ExitStack() as stack,
     ):
@@ -96,7 +95,7 @@ def test_withheld_bodies_take_no_more_than_their_budget(colors: Path, head: str)
 def test_refused_for_want_of_memory_is_told_so(colors: Path) -> None:
     """Once all is taken by bodies that have had no second yet, the next ones are told to wait."""
     with (
-        live_server(models=colors, body_timeout=60, bodies_mb=SIZE / 1e6, traced=False) as server,
+        live_server(models=colors, body_timeout=60, bodies_mb=SIZE / 1e6) as server,
         ExitStack() as stack,
     ):
         head = f"POST /v1/recognize HTTP/1.1\r\nHost: x\r\nContent-Length: {SIZE}\r\n\r\n"

@@ -29,7 +29,9 @@ CROWD = 250
 
 @pytest.fixture(scope="module")
 def server(colors: object) -> Iterator[LiveServer]:
-    with live_server(models=colors, body_timeout=1, max_waiting=8, log_repeats=0) as made:
+    with live_server(
+        models=colors, body_timeout=1, max_waiting=8, log_repeats=0, traced=True
+    ) as made:
         yield made
 
 
@@ -104,7 +106,7 @@ def test_slow_clients_keep_neither_probes_nor_cameras_out(colors: object) -> Non
     def came_together() -> bool:
         """Whether all clients began before the first was late; a later one may take its place."""
         with (
-            live_server(models=colors, body_timeout=longest, max_waiting=8) as server,
+            live_server(models=colors, body_timeout=longest, max_waiting=8, traced=True) as server,
             ExitStack() as stack,
         ):
             began = time.monotonic()
@@ -155,7 +157,7 @@ def test_a_good_camera_takes_the_place_of_the_slowest(colors: object) -> None:
     def came_together() -> bool:
         """Whether the last client was told of a want of room before the first had had its time."""
         with (
-            live_server(models=colors, body_timeout=600, max_waiting=8) as server,
+            live_server(models=colors, body_timeout=600, max_waiting=8, traced=True) as server,
             ExitStack() as stack,
         ):
             began = time.monotonic()
@@ -176,7 +178,7 @@ def test_a_good_camera_takes_the_place_of_the_slowest(colors: object) -> None:
 
 def test_stalled_body_does_not_keep_the_server_up(colors: object) -> None:
     """As long as stop_timeout, whose end would be told by the exit code."""
-    with live_server(models=colors, body_timeout=1) as server, begin(server) as client:
+    with live_server(models=colors, body_timeout=1, traced=True) as server, begin(server) as client:
         server.await_listening()
         assert server.stop() == 0
         assert answer(client)[0].status == 408
@@ -185,7 +187,7 @@ def test_stalled_body_does_not_keep_the_server_up(colors: object) -> None:
 @pytest.fixture(scope="module")
 def patient(colors: object) -> Iterator[LiveServer]:
     """A server that waits longer for a body than any test."""
-    with live_server(models=colors, body_timeout=600) as made:
+    with live_server(models=colors, body_timeout=600, traced=True) as made:
         yield made
 
 

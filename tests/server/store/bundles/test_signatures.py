@@ -144,7 +144,7 @@ def test_unusable_key_stops_the_start(
         file.write_bytes(content)
     with pytest.raises(SettingsError, match=f"bundle_keys: {file} {says}"):
         serving(models, str(file))
-    server = LiveServer(models=models, bundle_keys=file, traced=False)
+    server = LiveServer(models=models, bundle_keys=file)
     assert server.process.wait(60) == 1
     server.stop()
     assert any("bundle_keys" in str(line) for line in server.lines)

@@ -126,7 +126,7 @@ def test_eight_models_in_memory_for_three(tiny_model: MakeModel, tmp_path: Path)
         write_bundle(tmp_path / name / "1", tiny_model("slow"), labels)
     sizes = 'lineside_model_memory_bytes{model="m'
     # With a budget, so that the first model too is measured when nothing else is being loaded.
-    with live_server(models=tmp_path, model="m0", models_memory_mb=1000, traced=False) as server:
+    with live_server(models=tmp_path, model="m0", models_memory_mb=1000) as server:
         assert server.recognize(FRAMES["red"], model="m1").status_code == 200
         first, other = (metric(server, sizes)[f'{n}"}}'] for n in (0, 1))
     # The first model's measure has LiteRT's own start in it.
