@@ -236,7 +236,8 @@ def _pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         length = _decimal(data[at:space], "length") if space > at else 0
         record = data[space + 1 : at + length]
         key, equals, value = record[:-1].partition(b"=")
-        if at + length > len(data) or not record.endswith(b"\n") or not equals:
+        # One without a length would be read again and again.
+        if not length or at + length > len(data) or not record.endswith(b"\n") or not equals:
             raise _refused("an extended header is malformed")
         yield key, value
         at += length

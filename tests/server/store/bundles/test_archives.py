@@ -173,6 +173,10 @@ BAD: dict[str, tuple[bytes, str]] = {
     "PAX length 0": (pax(b"0 path=a\n") + header() + END, "malformed"),
     "PAX length too small": (pax(b"3 path=a\n") + header() + END, "malformed"),
     "PAX length too large": (pax(b"99 path=a\n") + header() + END, "malformed"),
+    "PAX that ends without a length": (
+        pax(record(b"mtime", b"1") + b"x" * 30) + header() + END,
+        "malformed",
+    ),
     "PAX without an equals sign": (pax(b"7 path\n") + header() + END, "malformed"),
     "PAX path too long": (pax(record(b"path", b"a" * 1025)) + header() + END, "1025 bytes"),
     "PAX path not in UTF-8": (pax(record(b"path", b"\xff")) + header() + END, "not in UTF-8"),
