@@ -20,7 +20,7 @@ from server.store.bundles.archives import BLOCK_BYTES, MEMBERS_MAX, ArchiveReade
 from server.store.bundles.upload import import_archive
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
-PARTS_MAX, INFLATED_MAX, FILES_MAX = 100, 4 << 20, 1 << 20
+PARTS_MAX, INFLATED_MAX, FILES_MAX = 100, 1 << 18, 1 << 20
 CHECKSUM = slice(148, 156)
 BACKLOG = 8
 
@@ -61,7 +61,7 @@ def _inflate(data: bytes) -> None:
 def _inflate_seeds() -> tuple[bytes, ...]:
     zipped = zlib.compress(b"some text " * 50)
     compressor = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
-    bomb = compressor.compress(bytes(8 << 20)) + compressor.flush()
+    bomb = compressor.compress(bytes(1 << 20)) + compressor.flush()
     short = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
     return (b"\1" + zipped, b"\0" + bomb, b"\0" + short.compress(b"abc") + short.flush())
 
