@@ -176,9 +176,9 @@ def decode_frame(data: bytes, recipe: Recipe, limits: Limits, guard: Guard | Non
     255, CMYK is converted, EXIF orientation is applied. A JPEG may come back smaller than it is
     stored, see `jpeg_eighths`. It warns of 16-bit samples whose upper bits are empty.
 
-    guard: makes a context around the readers of every format but JPEG. Raises
-    UnsupportedImageError, ImageTooLargeError or UndecodableImageError, and what `guard` raises."""
-    if guard is None or data.startswith(jpeg.SIGNATURE):
+    guard: makes a context around the readers. Raises UnsupportedImageError, ImageTooLargeError or
+    UndecodableImageError, and what `guard` raises."""
+    if guard is None:
         return _decode_frame(data, recipe, limits)
     with guard(data):
         return _decode_frame(data, recipe, limits)

@@ -36,8 +36,9 @@ MAGIC = b"lineside frames1"
 SLOT = struct.Struct("<QQQ")
 PAGE = mmap.PAGESIZE
 ABOUT_BYTES_MAX = 2048
-# The memory of a frame of more bytes goes back to the kernel at once.
-RELEASE_MIN_BYTES = 1 << 16
+# The memory of a frame of more bytes goes back to the kernel at once. That of others stays, since
+# to take it anew costs a hundred times as much as to copy the frame into it.
+RELEASE_MIN_BYTES = 1 << 20
 # A trial that takes longer is ended, and its frame counts as harmless.
 TRIAL_TIMEOUT_S = 60.0
 

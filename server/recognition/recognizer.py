@@ -194,7 +194,7 @@ class Recognizer(LoadedModel):
         *,
         measures: bool = False,
     ) -> None:
-        """guard: makes contexts around the readers of images other than JPEG. measures: answers
+        """guard: makes contexts around the readers of images. measures: answers
         have the statistics by which the health of a picture is judged."""
         self.recipe = _need_recipe(bundle)
         super().__init__(bundle, pool, admission, on_stage)

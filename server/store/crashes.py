@@ -32,6 +32,7 @@ FOLDER = "crashed"
 # Frames that are remembered, and bytes of those that are kept; the oldest go.
 FRAMES_MAX, IMAGES_BYTES_MAX = 1000, 64_000_000
 SUFFIXES = (
+    (b"\xff\xd8", ".jpg"),
     (b"\x89PNG", ".png"),
     (b"BM", ".bmp"),
     (b"RIFF", ".webp"),

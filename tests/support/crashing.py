@@ -1,5 +1,5 @@
-"""Run as a program: `python -m server` whose reader of PNG files has a fault in it, as a native
-library may: a file with the text KILLER ends the process that decodes it by SIGSEGV.
+"""Run as a program: `python -m server` whose readers of PNG and JPEG files have a fault in them, as
+a native library may: a file with the text KILLER ends the process that decodes it by SIGSEGV.
 
 The fault is in every Python process that the server starts: python tests/crashing.py
 """
@@ -20,25 +20,30 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 KILLER = b"lineside-killer"
-READER = "server.recognition.images.png"
+READERS = ("server.recognition.images.png", "server.recognition.images.jpeg")
 
 
-def killer(seed: int = 0) -> bytes:
-    """A PNG that ends the process that decodes it; one of its own by `seed`."""
+def killer(seed: int = 0, kind: str = "PNG") -> bytes:
+    """A picture that ends the process that decodes it; one of its own by `seed`. kind: PNG or
+    JPEG."""
+    comment, file = f"{KILLER.decode()} {seed}", io.BytesIO()
     text = PngImagePlugin.PngInfo()
-    text.add_text("Comment", f"{KILLER.decode()} {seed}")
-    file = io.BytesIO()
-    Image.new("RGB", (16, 16), (seed % 256, 0, 255)).save(file, "PNG", pnginfo=text)
+    text.add_text("Comment", comment)
+    how: dict[str, Any] = {"pnginfo": text} if kind == "PNG" else {"comment": comment}
+    Image.new("RGB", (16, 16), (seed % 256, 0, 255)).save(file, kind, **how)
     return file.getvalue()
 
 
 class Faulty(importlib.abc.MetaPathFinder):
-    """Puts the fault into the reader when it is imported."""
+    """Puts the fault into each reader when it is imported."""
+
+    def __init__(self) -> None:
+        self._left = set(READERS)
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
-        if name != READER:
+        if name not in self._left:
             return None
-        sys.meta_path.remove(self)
+        self._left.remove(name)
         spec = importlib.util.find_spec(name)
         assert spec is not None
         loader: Any = spec.loader

@@ -98,11 +98,14 @@ def test_killer_among_good_frames_costs_one_crash(
         assert post(again, killer()) == (422, "UNSAFE_IMAGE")
 
 
-def test_each_killer_costs_one_crash(server: LiveServer) -> None:
-    for seed in range(3):
-        assert post(server, killer(seed)) == (0, "")
-        assert post(server, killer(seed)) == (422, "UNSAFE_IMAGE")
-    assert [post(server, killer(seed)) for seed in range(3)] == [(422, "UNSAFE_IMAGE")] * 3
+def test_each_killer_costs_one_crash(server: LiveServer, tmp_path: Path) -> None:
+    killers = [killer(0), killer(1, "JPEG"), killer(2, "JPEG")]
+    for each in killers:
+        assert post(server, each) == (0, "")
+        assert post(server, each) == (422, "UNSAFE_IMAGE")
+    assert [post(server, each) for each in killers] == [(422, "UNSAFE_IMAGE")] * 3
+    kept = {path.read_bytes() for path in (tmp_path / "crashed").glob("*.[jp][pn]g")}
+    assert kept == set(killers)
     assert server.sample("lineside_worker_crashes_total") == 3
 
 
