@@ -15,7 +15,8 @@ from long_run.score import Score
 from long_run.site import BODY_MB, MODEL, OTHER_MODEL, VERSIONS
 from long_run.snapshots import SnapshotCamera
 
-JOB_S = 120.0
+# A job may take so long. A stream of events has a line at least every two seconds.
+JOB_S, EVENTS_S = 120.0, 30.0
 # Seconds between two of each; a short run has them more often, so that each comes.
 SWAP_S, UNLOAD_S, JOB_EVERY_S, VANISH_S, AWAY_S = 15.0, 45.0, 20.0, 60.0, 6.0
 BAD_S, SCRAPE_S, READ_S = 0.5, 5.0, 10.0
@@ -79,7 +80,7 @@ class Acts:
                 return
             try:
                 act()
-            except LOST as error:
+            except (*LOST, LookupError) as error:
                 self._score.fault(f"{act.__name__.strip('_')}: {error!r}")
 
     def swap(self) -> None:
@@ -173,7 +174,7 @@ class Acts:
     def _events(self) -> None:
         """Keeps a stream of events open; the server ends each after a minute."""
         while not self._ended.is_set():
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=EVENTS_S)
             try:
                 connection.request("GET", "/v1/events")
                 answer = connection.getresponse()

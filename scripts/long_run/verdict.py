@@ -50,10 +50,16 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def by_tenth(readings: Sequence[Reading], seconds: float) -> list[list[Reading]]:
-    """The readings of each tenth of a run of `seconds`."""
+    """The readings of each tenth of a run of `seconds`; of one in which the machine stalled, the
+    last before it or else the first after it. At least one is needed."""
     tenths: list[list[Reading]] = [[] for _ in range(TENTHS)]
     for reading in readings:
         tenths[min(TENTHS - 1, int(reading.at / seconds * TENTHS))].append(reading)
+    last = readings[0]
+    for tenth in tenths:
+        if not tenth:
+            tenth.append(last)
+        last = tenth[-1]
     return tenths
 
 
@@ -69,13 +75,12 @@ def rows(score: Score, readings: Sequence[Reading], seconds: float) -> list[dict
             "p50_ms": round(percentile(latencies, 0.5), 1),
             "p99_ms": round(percentile(latencies, 0.99), 1),
         }
-        if found:
-            row["memory_mb"] = round(median(reading.memory for reading in found) / MB, 1)
-            for name in ("threads", "descriptors", "processes"):
-                row[name] = int(median(getattr(reading, name) for reading in found))
-            for name in ("journal", "samples", "jobs", "outbox"):
-                largest = max(getattr(reading, name) for reading in found)
-                row[f"{name}_mb"] = round(largest / MB, 2)
+        row["memory_mb"] = round(median(reading.memory for reading in found) / MB, 1)
+        for name in ("threads", "descriptors", "processes"):
+            row[name] = int(median(getattr(reading, name) for reading in found))
+        for name in ("journal", "samples", "jobs", "outbox"):
+            largest = max(getattr(reading, name) for reading in found)
+            row[f"{name}_mb"] = round(largest / MB, 2)
         made.append(row)
     return made
 
@@ -83,7 +88,7 @@ def rows(score: Score, readings: Sequence[Reading], seconds: float) -> list[dict
 def judge(
     table: Sequence[dict[str, Any]], score: Score, ending: Ending, minutes: float
 ) -> list[Check]:
-    """Holds the run against the bounds. table: of `rows`, each with readings."""
+    """Holds the run against the bounds. table: of `rows`."""
     first, second, last = table[0], table[1], table[-1]
     checks: list[Check] = []
 
@@ -139,7 +144,7 @@ def judge(
 def text(table: Sequence[dict[str, Any]], checks: Sequence[Check], score: Score) -> str:
     """Both as Markdown tables, with what else was done."""
     names = list(table[-1])
-    lines = [*_markdown(names, [[str(row.get(name, "")) for name in names] for row in table]), ""]
+    lines = [*_markdown(names, [[str(row[name]) for name in names] for row in table]), ""]
     made = [
         [check.name, check.figure, check.bound, "yes" if check.holds else "**no**"]
         for check in checks

@@ -54,6 +54,12 @@ def test_good_hour_holds_all_bounds() -> None:
     assert (made[3]["p50_ms"], made[3]["p99_ms"], made[3]["memory_mb"]) == (51, 100, 250)
 
 
+def test_tenth_without_a_reading_has_the_last_before_it() -> None:
+    first = Reading(400.0, 100 * MB, 40, 90, 5, 0, 0, 0, 0)
+    made = rows(good_score(), [first, first._replace(at=3000.0, memory=200 * MB)], SECONDS)
+    assert [row["memory_mb"] for row in made] == [100.0] * 8 + [200.0] * 2
+
+
 @pytest.mark.parametrize(
     ("name", "inside", "outside"),
     [
