@@ -63,6 +63,11 @@ class Acts:
         ]
         self._threads.append(threading.Thread(target=self._events))
 
+    @property
+    def count(self) -> int:
+        """Requests that it may have in hand at once."""
+        return len(self._threads)
+
     def start(self) -> None:
         for thread in self._threads:
             thread.start()

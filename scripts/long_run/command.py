@@ -11,12 +11,12 @@ from pathlib import Path
 
 from long_run import readings, site, verdict, wire
 from long_run.acts import Acts
-from long_run.load import GoodFrames
+from long_run.load import SENDERS, GoodFrames
 from long_run.readings import Reading
 from long_run.score import Score
 from long_run.snapshots import SnapshotCamera
 
-WARM_UP_S = 12.0
+THREADS_S, CAPACITY_S = 4.0, 12.0
 READ_S = 5.0
 DRAIN_S = 30.0
 
@@ -36,7 +36,9 @@ def run(minutes: float, share: float, folder: Path) -> tuple[dict[str, object], 
             # What is made at its first use is there before the first tenth.
             for act in (acts.job, acts.load_and_unload, acts.swap, acts.swap):
                 act()
-            capacity = good.capacity(min(WARM_UP_S, seconds / 4))
+            # The server has a thread for each request in hand: as many as there will be at most.
+            good.capacity(min(THREADS_S, seconds / 8), SENDERS + acts.count)
+            capacity = good.capacity(min(CAPACITY_S, seconds / 4))
             rate = share * capacity
             say(f"capacity {capacity:.0f} frames/s; {minutes:g} min at {rate:.0f} frames/s")
             found = _observed(server, good, acts, rate, seconds, score)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from long_run import wire
 from long_run.score import TENTHS, Score, best_label
 
-CLIENTS_AT_MOST = 8
+# That measure the capacity.
+CLIENTS = 8
 # Fewer than the frames that may wait in the server, so that a stall makes frames late and does not
 # have them refused.
 SENDERS = 16
@@ -62,11 +63,11 @@ class GoodFrames:
             self.frames.append(Frame(head + before, after, best_label(reply)))
         connection.close()
 
-    def capacity(self, seconds: float) -> float:
-        """Right answers a second to CLIENTS_AT_MOST clients that send one frame after the other,
-        in the second half of `seconds`. Raises RuntimeError if another answer comes."""
+    def capacity(self, seconds: float, clients: int = CLIENTS) -> float:
+        """Right answers a second to `clients` that send one frame after the other, in the second
+        half of `seconds`. Raises RuntimeError if another answer comes."""
         begin = time.monotonic()
-        counts, faults = [0] * CLIENTS_AT_MOST, list[str]()
+        counts, faults = [0] * clients, list[str]()
 
         def client(number: int) -> None:
             connection, turn = wire.Connection(self.port), number
@@ -80,10 +81,10 @@ class GoodFrames:
                 if reply.status != 200 or best_label(reply) != frame.label:
                     faults.append(f"{reply.status}: {reply.body[:200]!r}")
                 counts[number] += now >= begin + seconds / 2
-                turn += CLIENTS_AT_MOST
+                turn += clients
             connection.close()
 
-        run_together(client, CLIENTS_AT_MOST)
+        run_together(client, clients)
         if faults:
             raise RuntimeError(f"a frame got no right answer: {faults[0]}")
         return sum(counts) / (seconds / 2)

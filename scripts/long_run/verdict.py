@@ -11,8 +11,9 @@ from long_run.site import JOURNAL_MB, SAMPLES_MB
 MB = 1_000_000
 # Of the last tenth over the second, by medians. The first tenth still fills caches and pools.
 MEMORY_SHARE, MEMORY_MB = 0.10, 20.0
-# A camera that is away has no reader, which is a process with a few descriptors.
-THREADS_SLACK, DESCRIPTORS_SLACK, PROCESSES_SLACK = 4, 8, 1
+# The HTTP server starts and ends threads on demand. A camera that is away has no reader, which is a
+# process with a few descriptors.
+THREADS_SLACK, DESCRIPTORS_SLACK, PROCESSES_SLACK = 8, 8, 1
 OUTBOX_MB = 2.0
 # The results of a minute, and 4 MiB written ahead of each of two files.
 JOBS_MB = 12.0

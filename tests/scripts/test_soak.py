@@ -64,7 +64,7 @@ def test_tenth_without_a_reading_has_the_last_before_it() -> None:
     ("name", "inside", "outside"),
     [
         ("memory_mb", 270.0, 270.1),
-        ("threads", 44, 45),
+        ("threads", 48, 49),
         ("descriptors", 98, 99),
         ("processes", 6, 7),
         ("jobs_mb", 12.0, 12.01),
