@@ -11,14 +11,16 @@ from pathlib import Path
 
 from long_run import readings, site, verdict, wire
 from long_run.acts import Acts
-from long_run.load import SENDERS, GoodFrames
+from long_run.load import LOST, SENDERS, GoodFrames
 from long_run.readings import Reading
-from long_run.score import Score
+from long_run.score import TENTHS, Score
 from long_run.snapshots import SnapshotCamera
 
 THREADS_S, CAPACITY_S = 4.0, 12.0
 READ_S = 5.0
 DRAIN_S = 30.0
+# Messages that a server holds which does not answer.
+UNKNOWN = -1
 
 
 def run(minutes: float, share: float, folder: Path) -> tuple[dict[str, object], str, bool]:
@@ -87,12 +89,21 @@ def _observed(
     found = _Observed(readings.process_tree(server.pid)[1])
     begin, ended = time.monotonic(), threading.Event()
     every = min(READ_S, seconds / 40)
+    looks_in_all = round(seconds / every)
 
     def look() -> None:
         # In the middle between two looks, so that each tenth has as many.
         while not ended.wait(max(0.0, begin + (len(found.readings) + 0.5) * every - now())):
-            at = now() - begin
+            at, told = now() - begin, len(found.readings) * TENTHS // looks_in_all
             found.readings.append(readings.read(server.pid, server.data, at))
+            if len(found.readings) * TENTHS // looks_in_all > told:
+                latencies = score.latencies[told]
+                memory = found.readings[-1].memory / verdict.MB
+                p99 = verdict.percentile(latencies, 0.99)
+                say(
+                    f"{at / 60:.1f} min: P99 {p99:.0f} ms, {memory:.0f} MB,"
+                    f" {score.fault_count} faults"
+                )
 
     now = time.monotonic
     looks = threading.Thread(target=look)
@@ -109,13 +120,14 @@ def _observed(
 
 def _ending(server: site.Server, worker: int) -> verdict.Ending:
     """Waits until the outputs have sent all, and stops the server."""
-    until = time.monotonic() + DRAIN_S
-    while True:
-        outputs = wire.ask(server.port, "GET", "/v1/outputs").json()["outputs"]
-        waiting = sum(output["waiting"] for output in outputs)
-        if not waiting or time.monotonic() > until:
-            break
+    until, waiting = time.monotonic() + DRAIN_S, UNKNOWN
+    while waiting and time.monotonic() < until:
         time.sleep(0.2)
+        try:
+            outputs = wire.ask(server.port, "GET", "/v1/outputs").json().get("outputs", ())
+            waiting = sum(output["waiting"] for output in outputs)
+        except LOST:  # it is gone, which the table is to say
+            break
     lives = worker in readings.process_tree(server.pid)
     return verdict.Ending(server.stop(), waiting, lives)
 
