@@ -30,6 +30,7 @@ _DELETE = (
     "DELETE FROM answers WHERE id IN (SELECT id FROM answers WHERE {where} ORDER BY {order}"
     f" LIMIT {ROWS_PER_DELETE}) AND id < (SELECT max(id) FROM answers)"
 )
+_KNOWN = "SELECT 1 FROM answers WHERE " + " AND ".join(f"{name} IS ?" for name in COLUMNS[1:])
 _TOO_OLD = _DELETE.format(where="time < ?", order="time")
 _OLDEST = _DELETE.format(where="true", order="id")
 
@@ -112,6 +113,10 @@ class JournalFile:
             with suppress(sqlite3.Error):  # a full disk has rolled back by itself
                 run("ROLLBACK")
             raise
+
+    def without_known(self, rows: Sequence[Values]) -> list[Values]:
+        """Return those of `rows` that are not in the file."""
+        return [row for row in rows if self._base.execute(_KNOWN, row).fetchone() is None]
 
     def delete_older_than(self, time: float) -> bool:
         """Deletes some of the rows that are older than `time`, Unix seconds. Returns whether more

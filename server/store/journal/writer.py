@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from server.observe.logs import ProblemLog
 from server.recognition.answers import FrameAnswered, FrameRefused
 from server.store.journal.database import JournalFile
 from server.store.journal.schema import Values, answered, refused
+from server.store.journal.waiting import WaitingRows
 from server.system.background import BackgroundQueue
 from server.system.clock import ClockGuard
 from server.system.files import set_aside
@@ -174,6 +175,17 @@ class Writer:
         self._lost = 0
         self._looked = -math.inf
         self._clock = ClockGuard("rows of the journal")
+        # Of an earlier process, which may have written some of them.
+        self._inherited: deque[Values] = deque()
+
+    @property
+    def inherited(self) -> int:
+        """The number of rows of an earlier process that wait."""
+        return len(self._inherited)
+
+    def inherit(self, rows: Sequence[Values]) -> None:
+        """Write the rows of an earlier process, before all others, unless they are there."""
+        self._inherited.extend(rows)
 
     def turn(self, rows: deque[Values], wall: float, now: float, *, last: bool = False) -> None:
         """Writes the rows that wait, as far as the budget allows, and deletes old ones.
@@ -184,7 +196,7 @@ class Writer:
         lost = self._loss.take()
         self._lost += lost
         try:
-            if rows or not last:
+            if rows or self._inherited or not last:
                 self._write_all(rows, wall, now, last)
         except FAILURES as error:
             self._failed(error)
@@ -196,9 +208,18 @@ class Writer:
         if self._doubted.is_set():
             self._doubted.clear()
             check_whole(file.path)
+        if self._inherited:
+            self._write_inherited(file)
         while rows and self._write_some(file, rows, now, last):
             pass
         self._forget(file, wall, now)
+
+    def _write_inherited(self, file: JournalFile) -> None:
+        missing = deque(file.without_known(self._inherited))
+        count = len(missing)
+        self._write(file, missing)
+        self._inherited.clear()
+        logger.info("rows that waited at a kill are written", extra={"fields": {"rows": count}})
 
     def doubt(self) -> None:
         """Has the next turn read the whole file, to see whether it is damaged. For any thread."""
@@ -319,7 +340,7 @@ class Journal:
     kept, `written` with how many were.
 
     `answered` and `refused` are listeners: they take microseconds and raise nothing. The thread
-    begins with the first row.
+    begins with the first row. Rows that an earlier process left are written at once.
     """
 
     def __init__(
@@ -332,6 +353,8 @@ class Journal:
         self.path = path
         self._loss = Loss(lost)
         self._writer = Writer(path, bounds, self._loss, written)
+        # What is limited by `per_minute` is not written twice.
+        self._waiting = None if bounds.per_minute else WaitingRows(path.parent)
         self._queue = BackgroundQueue(
             "journal",
             self._write,
@@ -339,6 +362,9 @@ class Journal:
             delay_s=TURN_INTERVAL_S,
             idle_s=TURN_INTERVAL_S,
         )
+        if self._waiting is not None and self._waiting.left:
+            self._writer.inherit(self._waiting.left)
+            self._queue.wake()
 
     def answered(self, event: FrameAnswered) -> None:
         self._take(answered(event))
@@ -347,12 +373,15 @@ class Journal:
         self._take(refused(refusal))
 
     def _take(self, row: Values) -> None:
-        if not self._queue.submit(row):
+        submit = self._queue.submit
+        if not (submit(row) if self._waiting is None else self._waiting.put(row, submit)):
             self._loss.add(1)
 
     def _write(self, rows: deque[Values]) -> None:
         last = self._queue.closed
         self._writer.turn(rows, time.time(), time.monotonic(), last=last)
+        if self._waiting is not None:
+            self._waiting.settle(self._writer.inherited, rows)
         if last:
             self._writer.close()
 
@@ -374,3 +403,5 @@ class Journal:
             self._loss.add(rows)
             fields = {"rows": rows}
             logger.error("rows of the journal are lost by the stop", extra={"fields": fields})
+        if self._waiting is not None:
+            self._waiting.close()

@@ -1,0 +1,174 @@
+"""The rows that wait to be written, in two small files, so that kill -9 loses none of them.
+
+A row goes into one of the files when it is taken in, and is in the kernel's cache from then on.
+That outlives the process; a cut of power it need not outlive. Once the journal has all rows of a
+file, it is emptied, mostly before the kernel has written anything to the disk. The next process
+writes the rows that it finds there.
+"""
+
+import logging
+import os
+import stat
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sized
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from server.store.journal.schema import COLUMNS, Values
+from server.system.files import read_plain_file
+
+logger = logging.getLogger(__name__)
+
+# Hidden, so that a backup leaves them out: it has the rows that are written.
+NAMES = (".journal-waiting-0", ".journal-waiting-1")
+# Bytes that a file may have: those of far more rows than may wait.
+FILE_BYTES_MAX = 32 << 20
+# Before each row: its bytes, and their CRC-32, since the last one may be incomplete.
+HEAD = struct.Struct("<II")
+OPEN_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple).decode
+
+
+class _File:
+    """One of the files, empty at first unless `last` is set. last: number of its newest row, 0 if
+    it is empty. `descriptor` is -1 while it can't be used."""
+
+    def __init__(self, path: Path, last: int) -> None:
+        self.path = path
+        self.last = last
+        self.descriptor = -1
+
+    def append(self, data: bytes, number: int) -> None:
+        """Add a row. Raises OSError."""
+        if self.descriptor < 0:
+            self._open()
+        self.last = number
+        if os.write(self.descriptor, data) < len(data):
+            raise OSError("the disk is full")
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, OPEN_FLAGS, 0o600)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(f"{self.path} is no plain file")
+        self.descriptor = descriptor
+
+    def clear(self) -> None:
+        """Empty it; anew if it was deleted. Raises OSError."""
+        self.last = 0
+        if self.descriptor < 0:
+            self._open()
+        os.ftruncate(self.descriptor, 0)
+        if not os.fstat(self.descriptor).st_nlink:
+            self.close()
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+        self.descriptor = -1
+
+
+class WaitingRows:
+    """Keeps the rows that `submit` takes, in the folder at `folder`, until they are written.
+
+    left: the rows that an earlier process left, oldest first. If a file can't be written, rows wait
+    in memory alone. For any thread: `_lock` guards all. It is reentrant, since a signal's handler
+    may take in a row.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = threading.RLock()
+        found = [list(_read(folder / name)) for name in NAMES]
+        self.left = sorted((row for rows in found for row in rows), key=lambda row: float(row[0]))
+        self._number = len(self.left)  # of the newest row
+        self._files = [
+            _File(folder / name, self._number if rows else 0)
+            for name, rows in zip(NAMES, found, strict=True)
+        ]
+        self._current = self._files[0]
+        self._paused = False
+        self._failing = False
+
+    def put(self, row: Values, submit: Callable[[Values], bool]) -> bool:
+        """Keep a row if `submit` takes it; return whether it does."""
+        with self._lock:
+            if not submit(row):
+                return False
+            self._number += 1
+            # A value that can't be encoded can't be written to the journal either.
+            with suppress(ValueError, TypeError, OverflowError):
+                self._append(_encode(row))
+            return True
+
+    def _append(self, data: bytes) -> None:
+        if self._paused:
+            return
+        try:
+            self._current.append(HEAD.pack(len(data), zlib.crc32(data)) + data, self._number)
+            self._failing = False
+        except OSError as error:
+            self._failed(error)
+
+    def _failed(self, error: OSError) -> None:
+        """Keep no rows until the next `settle`: what follows half a row can't be read."""
+        self._paused = True
+        if not self._failing:
+            # No error: nothing is lost by it alone, and the journal reports a disk that fails.
+            fields = {"reason": str(error), "path": str(self._current.path)}
+            logger.warning("rows of the journal wait in memory alone", extra={"fields": fields})
+        self._failing = True
+
+    def settle(self, inherited: int, rows: Sized) -> None:
+        """Empty the files whose rows are all written. inherited: the number of those of `left` that
+        are not. rows: those that `submit` took and that are not written."""
+        with self._lock:
+            written = 0 if inherited else self._number - len(rows)
+            try:
+                for file in self._files:
+                    if file.last and file.last <= written:
+                        file.clear()
+                # The next rows go where no older ones wait, so that one of the two is soon empty.
+                self._current = min(self._files, key=lambda file: file.last)
+                self._paused = self._paused and bool(self._current.last)
+            except OSError as error:
+                self._failed(error)
+
+    def close(self) -> None:
+        """Close the files. Rows that were not written stay in them."""
+        with self._lock:
+            for file in self._files:
+                file.close()
+
+
+def _read(path: Path) -> Iterator[Values]:
+    """Yield the rows of a file up to the first that is not whole."""
+    try:
+        data = read_plain_file(path, FILE_BYTES_MAX)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        fields = {"path": str(path), "reason": str(error)}
+        logger.error("rows that waited for the journal can't be read", extra={"fields": fields})
+        return
+    at = 0
+    while at + HEAD.size <= len(data):
+        size, checksum = HEAD.unpack_from(data, at)
+        packed = data[at + HEAD.size : at + HEAD.size + size]
+        if len(packed) < size or zlib.crc32(packed) != checksum:
+            return
+        yield from _row_of(packed)
+        at += HEAD.size + size
+
+
+def _row_of(packed: bytes) -> Iterator[Values]:
+    """Yield the row in `packed`, unless it is of a program whose rows have other columns."""
+    with suppress(msgspec.DecodeError):
+        row: Values = _decode(packed)
+        if len(row) == len(COLUMNS) - 1:
+            yield row
