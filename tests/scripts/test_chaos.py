@@ -152,7 +152,7 @@ def test_faults_excuse_only_what_they_may_harm() -> None:
     assert check(*gone, *fault(loses=["jobs"])).findings == []
     assert check(*gone, *fault(loses=["journal", "outbox"], down=True)).findings
     no_row = [*frame("a"), message("a", 1)]
-    killed = Entry(11.0, "fault-1", "fault", "killed", {})
+    killed = Entry(10.3, "fault-1", "fault", "killed", {})
     assert check(*no_row, *fault(down=True), killed).findings == []
     late = killed._replace(at=14.9)
     assert check(*no_row, *fault(down=True), late).findings

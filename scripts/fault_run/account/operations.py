@@ -131,8 +131,9 @@ class OperationCheck:
             self._unaccounted(operation, f"ended twice: {end}, then {final.fields}")
 
     def _may_be_gone(self, operation: Operation, final: Entry) -> bool:
-        """Return whether a job that had ended is gone with its database."""
-        return final.fields["http"] == 404 and self._faults.may_lose("jobs", operation.ended)
+        """Return whether the results of a job that had ended are gone with its database."""
+        gone = final.fields["http"] == 404 or final.fields.get("code") == "STORAGE_FAILED"
+        return gone and self._faults.may_lose("jobs", operation.ended)
 
     def _check_gone(self, operation: Operation) -> None:
         if self._faults.may_lose("jobs", operation.ended):

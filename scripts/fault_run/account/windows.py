@@ -8,8 +8,8 @@ from fault_run.history import Entry
 
 # Seconds after a fault in which clients may still notice it.
 AFTER_S = 2.0
-# Seconds that an answer may wait for its row in the journal; with kill -9 those rows are lost.
-UNWRITTEN_S = 3.0
+# Seconds until the journal has taken in the row of an answer; with kill -9 before it is lost.
+UNWRITTEN_S = 0.5
 # Seconds after a fault in which the outputs get what waited.
 DRAINED_S = 15.0
 # What a fault loses if the outbox may begin with new numbers.
@@ -22,11 +22,13 @@ class FaultWindow(NamedTuple):
     """A fault from its beginning until the plant was well again. down: the times between which
     connections might be lost. loses: databases whose content might be lost, and `numbers` if those
     of messages might begin again. kills: when the process
-    that answers was killed. failed: why the plant did not come back; empty if it did."""
+    that answers was killed. lost_until: when the loss ends, after the fault if the server has not
+    met the damage yet. failed: why the plant did not come back; empty if it did."""
 
     name: str
     began: float
     ended: float
+    lost_until: float
     down: tuple[tuple[float, float], ...]
     loses: tuple[str, ...]
     kills: tuple[float, ...]
@@ -55,7 +57,7 @@ class Faults:
 
     def may_lose(self, database: str, at: float) -> bool:
         """Return whether what was written at `at` may be gone with its database."""
-        return any(at <= window.ended for window in self.windows if database in window.loses)
+        return any(at <= window.lost_until for window in self.windows if database in window.loses)
 
     def may_renew_outbox(self, at: float) -> bool:
         """Return whether at `at` a message may come of an outbox that is new, or from which some
@@ -93,6 +95,7 @@ def _read_windows(entries: Sequence[Entry]) -> Iterator[FaultWindow]:
             fields["name"],
             begin.at,
             ended,
+            float("inf") if fields.get("latent") else ended,
             tuple(down),
             tuple(fields["loses"]),
             kills,

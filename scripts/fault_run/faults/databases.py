@@ -2,8 +2,10 @@
 
 import os
 import random
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from fault_run.faults.fault import Context, Fault
 NAMES = ("journal", "jobs", "outbox")
 # Files that SQLite keeps beside a database.
 COMPANIONS = ("-wal", "-shm")
-# Bytes that are overwritten, at up to so many places.
-DAMAGE_BYTES, PLACES_MAX = 4096, 4
+# Bytes of a page of SQLite, and pages that are overwritten at most.
+PAGE_BYTES, PAGES_MAX = 4096, 4
+# Seconds in which the server puts a damaged file aside.
+MENDED_S = 3.0
 Harm = Callable[[Path, random.Random], dict[str, Any]]
 
 
@@ -28,32 +32,45 @@ def delete(path: Path, rng: random.Random) -> dict[str, Any]:
 def damage(path: Path, rng: random.Random) -> dict[str, Any]:
     """Overwrite some pages of a database, or cut it off."""
     if not path.exists() or not (size := path.stat().st_size):
-        return {"file": path.name, "places": []}
+        return {"file": path.name, "pages": []}
     if rng.random() < 0.25:
         os.truncate(path, size // 2)
         return {"file": path.name, "cut_to": size // 2}
-    places = [rng.randrange(size) for _ in range(rng.randint(1, PLACES_MAX))]
+    pages = [rng.randrange(-(-size // PAGE_BYTES)) for _ in range(rng.randint(1, PAGES_MAX))]
     with path.open("r+b") as file:
-        for place in places:
-            file.seek(place)
-            file.write(rng.randbytes(min(DAMAGE_BYTES, size - place)))
-    return {"file": path.name, "places": places}
+        for page in pages:
+            file.seek(page * PAGE_BYTES)
+            file.write(rng.randbytes(PAGE_BYTES))
+    return {"file": path.name, "pages": pages}
 
 
 def _while_down(harm: Harm, name: str, context: Context) -> dict[str, Any]:
     context.kill_server()
-    fields = harm(context.plant.data / f"{name}.db", context.rng)
+    path = context.plant.data / f"{name}.db"
+    fields = harm(path, context.rng)
     context.start_server()
-    return fields
+    return fields | _meet(context, path)
 
 
 def _while_up(harm: Harm, name: str, context: Context) -> dict[str, Any]:
-    fields = harm(context.plant.data / f"{name}.db", context.rng)
+    path = context.plant.data / f"{name}.db"
+    fields = harm(path, context.rng)
     time.sleep(context.hold_s())
-    # Readers meet the damage, so that it is mended now and not after the end of this fault.
-    context.plant.get("/v1/journal")
-    context.plant.get("/v1/jobs")
-    return fields
+    return fields | _meet(context, path)
+
+
+def _meet(context: Context, path: Path) -> dict[str, Any]:
+    """Read everything, so that the server meets the damage now. Return `latent` if it did not: it
+    may do so until the end of the run."""
+    context.plant.get("/v1/journal?format=jsonl")
+    context.plant.get("/v1/jobs?limit=100")
+    time.sleep(MENDED_S)
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as base:
+            whole = base.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    except sqlite3.Error:
+        whole = not path.exists()
+    return {} if whole else {"latent": True}
 
 
 def _faults() -> tuple[Fault, ...]:

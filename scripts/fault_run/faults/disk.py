@@ -7,9 +7,11 @@ from typing import Any
 
 from fault_run.faults.fault import Context, Fault
 from fault_run.plant import Plant
+from fault_run.processes import await_that
 
 FILLER = "filler"
 BLOCK_BYTES = 1 << 16
+REMOUNT_TIMEOUT_S = 15.0
 
 
 def _fill(context: Context) -> dict[str, Any]:
@@ -50,7 +52,13 @@ def _make_read_only(context: Context) -> None:
 
 
 def _remount(plant: Plant, mode: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{mode}", str(plant.data)], check=True)
+    """Remount `data`, once the last of the killed processes has let go of its files."""
+    command = ["mount", "-o", f"remount,{mode}", str(plant.data)]
+    await_that(
+        lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0,
+        f"data is remounted {mode}",
+        REMOUNT_TIMEOUT_S,
+    )
 
 
 FAULTS = (
