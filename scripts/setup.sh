@@ -30,6 +30,11 @@ environment() {
   "$python" -m venv --clear "$folder" || fail "could not make the virtual environment $folder."
   local file args=()
   for file in "$@"; do args+=(-r "$file"); done
+  # Of the device's packages alone, requirements.lock has the hashes.
+  if [ "$*" = requirements.txt ]; then
+    "$folder/bin/python" scripts/hashed.py requirements.txt >"$folder/hashed.txt" || exit 1
+    args=(--require-hashes -r "$folder/hashed.txt")
+  fi
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "${args[@]}" \
     >"$folder/install.log" 2>&1 ||
     fail "could not install the packages: $(grep -E '^ERROR' "$folder/install.log" | tail -n 1)" \

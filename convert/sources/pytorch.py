@@ -6,7 +6,7 @@ import tempfile
 import zipfile
 from importlib import import_module
 from pathlib import Path
-from pickle import UnpicklingError
+from pickle import UnpicklingError  # nosec B403 # an exception
 from typing import Any
 
 from convert.errors import ConvertError

@@ -32,6 +32,7 @@ BEFORE = ROOT / "tests" / "fixtures" / f"server_{OLD}"
 ANSWERS: dict[str, Any] = json.loads((BEFORE / "answers.json").read_text())
 KEY: str = json.loads((BEFORE / "secret.json").read_text())["line"]
 PARTS = ("server", "scripts", "deploy", "README.md", "LICENSE", "requirements.txt")
+LOCK = "requirements.lock"
 # By these scripts/install knows that a device has its packages: those of the tests, so that none
 # are fetched.
 STAMP = ("requirements.txt", "scripts/runtime", "scripts/slim.py")
@@ -159,7 +160,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This program, at fault on one device."""
     folder = tmp_path_factory.mktemp("new")
-    for name in PARTS:
+    for name in (*PARTS, LOCK):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
     with (folder / "server" / "api" / "recognize" / "explain.py").open("a") as file:
         file.write(FAULT)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from server_process import ROOT
 
 from server.line.outputs.service import EXTRAS
@@ -22,7 +23,8 @@ ROOTS = "LINESIDE_TEST_ROOTS"
 def pinned() -> list[str]:
     """Names of the packages in requirements.txt."""
     lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
-    return [line.partition("==")[0] for line in lines if line and not line.startswith("#")]
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return [pin.name for pin in pins if pin.marker is None or pin.marker.evaluate()]
 
 
 def place(source: Path, target: Path) -> None:

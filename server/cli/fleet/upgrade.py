@@ -26,8 +26,9 @@ from server.errors import StartError
 from server.recognition.manifest import MANIFEST, Golden
 from server.system.program import program_id
 
+REQUIREMENTS = ("requirements.txt", "requirements.lock")
 # What scripts/install needs of a checkout. Models stay as the device has them.
-PARTS = ("server", "scripts", "deploy/systemd", "README.md", "LICENSE", "requirements.txt")
+PARTS = ("server", "scripts", "deploy/systemd", "README.md", "LICENSE", *REQUIREMENTS)
 INSTALLER = "scripts/install"
 # Where scripts/install puts the bundles.
 MODELS = "/var/lib/lineside/models"
@@ -92,10 +93,10 @@ def pack(source: Path) -> bytes:
     """Return the program in the checkout `source` as a compressed tar archive. Raises StartError if
     it is none, or comes before `--confirm`."""
     installer = source / INSTALLER
+    if installer.is_file() and f'"{CONFIRM} "' not in installer.read_text("utf-8"):
+        raise StartError(f"{installer} can't go back by itself: it does not know {CONFIRM}")
     if missing := [name for name in PARTS if not (source / name).exists()]:
         raise StartError(f"{source} is no checkout of Lineside: it has no {missing[0]}")
-    if f'"{CONFIRM} "' not in installer.read_text("utf-8"):
-        raise StartError(f"{installer} can't go back by itself: it does not know {CONFIRM}")
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
         for name in PARTS:
@@ -139,6 +140,7 @@ def _upgrade(device: Device, args: argparse.Namespace, archive: bytes, program: 
         if figures.program == program:
             return f"has the program {program_text(figures)} already"
         before = Before(figures, _served(device.models()), _golden_frame(device, args.reach))
+        _check_before(device, before)
         folder = run(args.reach, device.shell, UNPACK, archive)
     except DeviceError as error:
         raise DeviceError(f"{error}; nothing was changed") from None
@@ -182,6 +184,17 @@ def _check(device: Device, before: Before, program: str) -> None:
             raise DeviceError(f"{name}/{other} serves, in place of {name}/{version}")
     if before.frame is not None:
         _check_frame(device, before.frame)
+
+
+def _check_before(device: Device, before: Before) -> None:
+    """Raise DeviceError if the golden frame can't be asked for, or is wrong, before anything is
+    changed. An old program may not know the question."""
+    if before.frame is not None:
+        try:
+            _check_frame(device, before.frame)
+        except DeviceError as error:
+            if error.status not in (404, 405):
+                raise
 
 
 def _served(models: tuple[Served, ...]) -> frozenset[tuple[str, int]]:
