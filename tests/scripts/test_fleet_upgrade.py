@@ -260,6 +260,21 @@ def test_upgrade_loses_nothing_and_goes_back_by_itself(
     assert newest["request_id"] == answer["request_id"]
 
 
+def test_device_without_a_shell_is_not_changed(
+    devices: tuple[InstalledDevice, InstalledDevice], new: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text(KEY)
+    address = f"127.0.0.1:{devices[1].port}"
+    code, lines = fleet(
+        *("upgrade", address, "--key-file", tmp_path / "key", "--source", new),
+        *("--reach", "sh -c 'echo no way in; exit 255'"),
+    )
+    assert code == 1
+    assert lines == [
+        f"{address}: failed, its shell failed (255): no way in; nothing was changed",
+    ]
+
+
 def test_what_can_not_go_back_is_not_sent(old: Path, tmp_path: Path) -> None:
     code, lines = fleet("upgrade", "127.0.0.1:1", "--source", tmp_path)
     assert (code, lines[0].endswith("is no checkout of Lineside: it has no server")) == (1, True)

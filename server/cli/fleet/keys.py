@@ -66,13 +66,14 @@ def keys(args: argparse.Namespace) -> int:
             return _add(device, args)
         return _list(device) if args.key_action == "list" else _revoke(device, args.name)
 
-    code = 0
+    code, done = 0, 0
     for device, found in on_each(find_devices(args), work, args.parallel):
         if isinstance(found, DeviceError):
             print(f"{device.name}: failed, {found}", flush=True)
             code = 1
         else:
             print(f"{device.name}: {found}", flush=True)
-    if args.key_action == "add":
+            done += 1
+    if args.key_action == "add" and done:
         print("devices hold only hashes: this is the one time the keys are shown", file=sys.stderr)
     return code

@@ -109,5 +109,5 @@ def run(reach: str, target: str, command: str, data: bytes = b"") -> str:
         if data:
             remote.send(data)
         if code := remote.finish():
-            raise DeviceError(f"{command.split()[0]} failed ({code}): {remote.last_words()}")
+            raise DeviceError(f"its shell failed ({code}): {remote.last_words()}")
         return remote.last_words()

@@ -182,7 +182,7 @@ def test_a_name_gets_keys_and_loses_them_on_every_device(
     assert opens("st4")
     assert opens("st5")
     code, lines = fleet("key", "add", "camera-9", *every, "st4")
-    assert (code, lines[0].startswith("st4: failed, 409: ")) == (1, True)
+    assert (code, len(lines), lines[0].startswith("st4: failed, 409: ")) == (1, 1, True)
     code, lines = fleet("key", "list", *every, "--group", "hall-1")
     assert code == 0
     assert all("camera-9 (recognize, used " in line for line in lines)
