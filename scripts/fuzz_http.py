@@ -68,7 +68,7 @@ HEADERS: dict[str, tuple[str, ...]] = {
     "tracestate": ("a=1", "a" * 600, "\xff"),
     "X-Forwarded-Prefix": ("/a", "//b", "/" + "a" * 99, "x"),
     "X-Forwarded-For": ("1.2.3.4", "," * 2000, "[::"),
-    "Cookie": ("a=b; " * 2000, '"', "=;" * 2000),
+    "Cookie": ("a=b; " * 2000, '"', "=;" * 2000, "a=\xb6; lineside=x"),
     "Accept": ("text/csv", ",;q=" * 1000, "*/*;q=x", "application/jsonl", ";", "a/b," * 2000),
     "Cache-Control": ("no-cache", "max-age=x", "max-age=" + "9" * 30, "no-store, ,=,", '"'),
     "If-None-Match": ("*", '"x"', 'W/"', "," * 2000),
@@ -158,7 +158,9 @@ class Spoiler:
             request.headers.pop(name, None)
             return request
         value = self._rng.choice((*HEADERS[name], self._rng.choice(NASTY)))
-        text = value.encode("utf-8", "replace").decode("latin-1")
+        # Some senders write Latin-1, which may be no UTF-8.
+        codec = self._rng.choice(("utf-8", "utf-8", "latin-1"))
+        text = value.encode(codec, "replace").decode("latin-1")
         request.headers[name] = _one_line(text).strip()
         return request
 

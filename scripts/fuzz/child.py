@@ -30,9 +30,10 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAD = struct.Struct("<QQQ")
 INPUT_BYTES_MAX = 1 << 20
 STATE_BYTES = HEAD.size + INPUT_BYTES_MAX
-# libFuzzer's own limits are off: the parent sees what takes too long or too much.
+# libFuzzer's own limits are out of reach: the parent sees what takes too long or too much. With a
+# time-out of 0, atheris would end a process that stalls for a second.
 NUMBER_MAX = 2**31 - 1
-LIBFUZZER = ("-timeout=0", "-rss_limit_mb=0", "-detect_leaks=0", "-print_final_stats=0")
+LIBFUZZER = ("-timeout=3600", "-rss_limit_mb=0", "-detect_leaks=0", "-print_final_stats=0")
 
 
 class Runner:

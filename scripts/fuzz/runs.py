@@ -87,6 +87,8 @@ def _run_child(ask: dict[str, Any], outcome: Outcome, keep: Path) -> bool:
         count, peak, size = HEAD.unpack_from(state)
         data = bytes(state[HEAD.size : HEAD.size + min(size, INPUT_BYTES_MAX)])
         log = (Path(folder) / "log").read_text(errors="replace")
+    if not count and not hung and child.returncode:
+        raise RuntimeError(f"the target {outcome.target} can't be made: {log[-3000:]}")
     outcome.inputs += count
     outcome.peak_mb = max(outcome.peak_mb, peak)
     for line in lines:
