@@ -29,6 +29,8 @@ PREFIX = "LINESIDE_"
 CONFIG = "LINESIDE_CONFIG"
 # Settings that hold a password or a secret, or may.
 SECRET = frozenset({"broker_url", "cache_url", "webhook_secret"})
+# The beginning of a list of texts as JSON, which no item has: an IPv6 address begins with `[`.
+JSON_LIST = '["'
 # The beginning of a table in a TOML file. All that follows belongs to it, so settings come before.
 TABLE = re.compile(r"[ \t]*\[", re.MULTILINE)
 
@@ -84,12 +86,20 @@ def _convert(name: str, value: object, source: str, *, strict: bool) -> object:
         if name == "recipe":
             return validation.convert(value, kinds[name], name=name, lenient=False)
         if not strict and isinstance(value, str) and get_origin(kinds[name].__origin__) is tuple:
-            value = [item for item in map(str.strip, value.split(",")) if item]
+            value = _items(value)
         return msgspec.convert(value, kinds[name], strict=strict)
     except (msgspec.ValidationError, InvalidValueError) as error:
         why = str(error) if isinstance(error, InvalidValueError) else _why(kinds[name])
         what = "that" if name in SECRET else _written(value)
         raise SettingsError(f"{source} can't be {what}: {why}") from None
+
+
+def _items(text: str) -> list[str]:
+    """Returns the items of a list as text: separated by commas, or as JSON, in which an item may
+    have a comma too. Raises InvalidValueError."""
+    if text.startswith(JSON_LIST):
+        return json_values.decode(text.encode("utf-8", "replace"), list[str], name="the list")
+    return [item for item in map(str.strip, text.split(",")) if item]
 
 
 def _written(value: object) -> str:
@@ -106,12 +116,20 @@ def to_environ(settings: Settings) -> dict[str, str]:
     environ = {}
     for name in Settings.__struct_fields__:
         value = getattr(settings, name)
-        tables = isinstance(value, tuple) and any(isinstance(each, Table) for each in value)
-        if tables or isinstance(value, Recipe):
+        items = value if isinstance(value, tuple) else ()
+        if isinstance(value, Recipe) or any(map(_needs_json, items)):
             environ[PREFIX + name.upper()] = msgspec.json.encode(value).decode()
         elif value is not None:
             environ[PREFIX + name.upper()] = as_text(value)
     return environ
+
+
+def _needs_json(item: object) -> bool:
+    """Returns whether a list with this item can't be given as items between commas."""
+    return isinstance(item, Table) or (
+        isinstance(item, str)
+        and (not item or item != item.strip() or "," in item or item.startswith(JSON_LIST))
+    )
 
 
 def settings_file(environ: Mapping[str, str], file: Path | None = None) -> Path | None:

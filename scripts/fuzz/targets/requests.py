@@ -83,9 +83,10 @@ class _Logins:
         environ = _environ(data)
         given = Headers({"Authorization": environ.get("HTTP_AUTHORIZATION", "")})
         given.add("X-API-Key", environ.get("HTTP_X_API_KEY", ""))
-        calls: list[Callable[[], object]] = [
-            lambda: self._digest.find(environ.get("HTTP_AUTHORIZATION", ""), environ, "/v1")
-        ]
+        calls: list[Callable[[], object]] = []
+        login = environ.get("HTTP_AUTHORIZATION", "")
+        if login[:7].lower() == "digest ":
+            calls.append(lambda: self._digest.find(login, environ, "/v1"))
         for secret in (*credentials(given), *passwords(given)):
             calls.append(lambda secret=secret: identify(secret, self._ring, None))  # type: ignore[misc]
         for value in session_values(environ):

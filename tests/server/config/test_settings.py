@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from server.config.load import describe_settings, load
+from server.config.load import describe_settings, load, to_environ
 from server.config.settings import Settings
 from server.errors import SettingsError
 from server.recognition.manifest import Recipe
@@ -174,3 +174,15 @@ def test_a_secret_is_not_told(tmp_path: Path, name: str, value: object) -> None:
         load({}, {}, toml(tmp_path, text))
     assert f"{name} can't be that" in str(caught.value)
     assert str(value) not in str(caught.value)
+
+
+@pytest.mark.parametrize("items", [("a,b", " c", ""), ('["x', "y"), ("[::1]", "b"), ()])
+def test_lists_of_any_items_reach_other_processes(items: tuple[str, ...]) -> None:
+    settings = Settings(preload=items)
+    assert load(to_environ(settings)) == settings
+
+
+def test_list_that_is_no_json_is_named() -> None:
+    for text in ('["a"', '["a", 1]'):
+        with pytest.raises(SettingsError, match="LINESIDE_PRELOAD can't be"):
+            load({"LINESIDE_PRELOAD": text})
