@@ -19,6 +19,7 @@ from convert.evaluation.evaluate import Model, evaluate
 from convert.evaluation.results import Evaluation, accuracy_drop, sentence, summary
 from convert.evaluation.verdicts import lines
 from convert.familiarity import MIN_FRAMES, FamiliarModel, add_familiarity
+from convert.folder_check.result import FolderCheck
 from convert.golden import baseline, golden_and_sample_frames
 from convert.quantization.correction import MAX_FRAMES
 from convert.quantization.integer import IO_DTYPES
@@ -63,6 +64,7 @@ class BundleOptions:
     validation: frames on which the result and the float model are compared. They make the report,
         the golden frames and the baseline for drift.
     chose_epoch: as in Evaluation, of `validation`.
+    folder: what the check of the frames found, for the report.
     calibration: frames as in `tensors`. int8 takes its ranges from them, and every mode but
         float32 corrects its biases with them.
     max_accuracy_drop: percentage points of top-1 that the result may lose against the float model
@@ -85,6 +87,7 @@ class BundleOptions:
     license: str = ""
     validation: Dataset | None = None
     chose_epoch: bool = False
+    folder: FolderCheck | None = None
     calibration: Sequence[Path] | NDArray[np.uint8] | None = None
     verdict: VerdictPolicy | None = None
     max_accuracy_drop: float | None = None
@@ -347,7 +350,12 @@ def evaluate_pair(
         mode=request.mode,
         seconds=request.seconds,
     )
-    proof = replace(proof, chose_epoch=request.chose_epoch, calibration=calibration)
+    proof = replace(
+        proof,
+        chose_epoch=request.chose_epoch,
+        calibration=calibration,
+        folder=request.folder,
+    )
     progress(sentence(proof))
     if proof.verdicts is not None:
         for line in lines(proof.verdicts.details())[:3]:

@@ -16,12 +16,15 @@ from convert.errors import ConvertError
 
 if TYPE_CHECKING:
     from convert.data.dataset import Dataset
+    from convert.folder_check.near_duplicates import Fingerprint
     from convert.pipeline import BundleOptions
     from convert.terminal import Terminal
     from convert.training.train import Options
     from server.recognition.manifest import Recipe
 
 HELD_OUT_SHARE = 0.2
+# The report shows more of them.
+SUSPECTS_PRINTED = 5
 LEARNING_RATE_MAX = 10.0
 
 
@@ -90,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
     """
     import shutil
 
+    from convert.folder_check.checking import check_folder, check_recipe
+    from convert.folder_check.result import lines
     from convert.pipeline import build
     from convert.recipe.choice import recipe_with
     from convert.sources import imagenet
@@ -103,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     training_options, terminal = options_from(args), Terminal()
     recipe = recipe_with(imagenet.recipe(args.size), **view_values(args))
     name = args.name or default_name(args.folder)
-    train, validation = read_frames(args, name, terminal)
+    train, validation, prints = read_frames(args, name, terminal)
     folders = f"{args.folder.name} and a server's samples" if args.labelled else args.folder.name
     options = bundle_options(
         args,
@@ -125,6 +130,18 @@ def run(args: argparse.Namespace) -> int:
         if options.calibration is None:
             options = dataclasses.replace(options, calibration=training.train.pixels)
             check_calibration(options, recipe)
+        # After the weights that it needs too were fetched.
+        folder = check_folder(
+            train,
+            validation,
+            prints,
+            check_recipe(**view_values(args)),
+            terminal,
+            download=False,
+        )
+        for line in lines(folder, SUSPECTS_PRINTED):
+            terminal.say(line)
+        options = dataclasses.replace(options, folder=folder)
         model = training.run()
         build(options.request(from_keras(model), recipe, "probabilities"), terminal.say)
         shutil.rmtree(work)
@@ -193,13 +210,15 @@ def default_name(folder: Path) -> str:
 
 def read_frames(
     args: argparse.Namespace, name: str, terminal: "Terminal"
-) -> "tuple[Dataset, Dataset]":
-    """Read and check the frames to train on and those to validate on. Raises DatasetError.
+) -> "tuple[Dataset, Dataset, dict[Path, Fingerprint]]":
+    """Read and check the frames to train on and those to validate on, and return them with their
+    fingerprints. Raises DatasetError.
 
     name: the model's, whose labelled samples are used if --labelled-of names no other.
     """
     from convert.data.checks import check_dataset
     from convert.data.dataset import read_dataset, split, with_samples
+    from convert.folder_check import checking
     from server.recognition.frame import Limits
 
     train = read_dataset(args.folder)
@@ -213,8 +232,12 @@ def read_frames(
         check_dataset(
             train, validation, Limits(), advance, allow_similar=args.allow_similar_classes
         )
+    recipe = checking.check_recipe(**view_values(args))
+    paths = [item.path for item in (*train.frames, *(validation.frames if validation else ()))]
+    prints = checking.read_fingerprints(paths, recipe, terminal)
     if validation is None:
-        train, validation = split(train, HELD_OUT_SHARE, args.seed)
+        groups = checking.grouped(train, prints)
+        train, validation = split(train, HELD_OUT_SHARE, args.seed, groups)
         terminal.say(
             f"no --validate: held out {HELD_OUT_SHARE:.0%} of each class, chosen by --seed"
             f" {args.seed}"
@@ -223,4 +246,4 @@ def read_frames(
         f"{len(train.frames)} frames to train on, {len(validation.frames)} to validate on: "
         + ", ".join(f"{n} {c}" for n, c in zip(train.classes, train.counts(), strict=True))
     )
-    return train, validation
+    return train, validation, prints

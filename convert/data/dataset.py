@@ -186,9 +186,13 @@ def _csv(path: Path) -> dict[str, list[Path]]:
     return by_class
 
 
-def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+def split(
+    dataset: Dataset, share: float, seed: int, groups: Mapping[Path, int] | None = None
+) -> tuple[Dataset, Dataset]:
     """Return two data sets of the same classes: what stays, and the held-out `share` (0..1) of each
     class.
+
+    groups: frames of one number stay on one side, if their class then has some on each.
 
     Of a class of at least two frames at least one is held out and one stays. The same seed and
     files give the same halves.
@@ -196,16 +200,36 @@ def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     rng = random.Random(seed)
     kept: list[LabelledFrame] = []
     held: list[LabelledFrame] = []
+    decided: dict[int, bool] = {}
     for label in range(len(dataset.classes)):
         frames = [item for item in dataset.frames if item.label == label]
         rng.shuffle(frames)
         count = min(max(1, math.floor(len(frames) * share + 0.5)), len(frames) - 1)
-        held += frames[:count]
-        kept += frames[count:]
+        chosen = [place < count for place in range(len(frames))]
+        if groups:
+            numbers = [groups[item.path] for item in frames]
+            whole = _whole_groups(numbers, count, decided)
+            chosen = whole if 0 < sum(whole) < len(frames) else chosen
+            decided |= dict(zip(numbers, chosen, strict=True))
+        held += [item for item, is_held in zip(frames, chosen, strict=True) if is_held]
+        kept += [item for item, is_held in zip(frames, chosen, strict=True) if not is_held]
     return (
         Dataset(dataset.classes, tuple(sorted(kept, key=lambda i: (i.label, i.path)))),
         Dataset(dataset.classes, tuple(sorted(held, key=lambda i: (i.label, i.path)))),
     )
+
+
+def _whole_groups(numbers: Sequence[int], count: int, decided: Mapping[int, bool]) -> list[bool]:
+    """Return which of one class's frames are held out: whole groups in their order, until there are
+    about `count`. decided: of groups that another class has frames of."""
+    sizes = Counter(numbers)
+    out = {number: decided[number] for number in sizes if number in decided}
+    total = sum(sizes[number] for number, is_held in out.items() if is_held)
+    for number in dict.fromkeys(numbers):
+        if number not in out:
+            out[number] = total + sizes[number] <= count or total == 0
+            total += sizes[number] * out[number]
+    return [out[number] for number in numbers]
 
 
 def images(folder: Path) -> tuple[Path, ...]:

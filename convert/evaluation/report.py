@@ -14,15 +14,20 @@ from convert.evaluation import metrics
 from convert.evaluation.charts import confusion_png
 from convert.evaluation.results import Evaluation, class_names, details
 from convert.evaluation.verdicts import PICTURES_MAX, VerdictProof
+from convert.folder_check import result as folder_result
+from convert.folder_check.result import SHOWN, FolderCheck
 from server.recognition.drawing import Overlay, draw
 from server.recognition.engines.litert import runtime
 from server.recognition.frame import Pixels
+from server.recognition.manifest import Recipe
 from server.recognition.recognizer import Recognizer
 
 JSON, HTML, CONFUSION = "report.json", "report.html", "confusion.png"
 TEMPLATE = Path(__file__).with_name("report.html")
+FOLDER_TEMPLATE = Path(__file__).with_name("folder.html")
 VERDICT_TEMPLATE = Path(__file__).with_name("verdict.html")
 THUMBNAIL = 220
+PAIRS_SHOWN = 12
 # Beyond these the page would be slow to open; report.json has them all.
 MAX_ROWS = 2000
 
@@ -102,6 +107,7 @@ def page(proof: Evaluation, found: dict[str, Any], confusion: bytes) -> str:
         reference=found["models"].get("float"),
         confusion=confusion,
         worst=worst,
+        folder=folder_pictures(proof.folder, proof.recipe) if proof.folder else None,
         all_wrong=wrong,
         wrong=[{**each, "picture": thumbnail(proof, i)} for i, each in shown],
         max_rows=MAX_ROWS,
@@ -115,6 +121,39 @@ def _wrong_labels(frames: list[dict[str, Any]]) -> tuple[list[int], list[dict[st
     places.sort(key=lambda i: -frames[i]["result"]["probability"])
     none = {"kind": "label", "score": None, "verdict": None, "reason": None}
     return places, [{**frames[i], **frames[i]["result"], **none} for i in places]
+
+
+def folder_pictures(check: FolderCheck, recipe: Recipe) -> dict[str, Any]:
+    """Return the thumbnails of the first suspected labels and contradictory pairs of a folder, as
+    JPEG. Raises ConvertError if a frame can't be read any more."""
+
+    def picture(frame: int) -> bytes:
+        return small_jpeg(decoded(check.frames[frame].path, recipe))
+
+    pairs = (*check.contradictory, *(p for p in check.across if p not in check.contradictory))
+    return {
+        "suspects": [picture(each.frame) for each in (check.suspects or ())[:SHOWN]],
+        "pairs": [
+            {
+                "pictures": [picture(frame) for frame in pair],
+                "names": [check.name(frame) for frame in pair],
+                "labels": [check.classes[check.frames[frame].label] for frame in pair],
+            }
+            for pair in pairs[:PAIRS_SHOWN]
+        ],
+    }
+
+
+def write_folder_report(out: Path, check: FolderCheck, recipe: Recipe) -> None:
+    """Write report.json and report.html on a folder into the folder `out`. Raises ConvertError if
+    a frame can't be read any more."""
+    found = folder_result.details(check)
+    html = template_of(FOLDER_TEMPLATE).render(
+        r={"title": "Check of the photographs"}, f=found, folder=folder_pictures(check, recipe)
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / JSON).write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    (out / HTML).write_text(html, "utf-8")
 
 
 def thumbnail(proof: Evaluation, index: int) -> bytes:

@@ -14,6 +14,8 @@ from convert.data.dataset import LabelledFrame
 from convert.evaluation import metrics
 from convert.evaluation.metrics import Indices, Probabilities
 from convert.evaluation.verdicts import VerdictProof
+from convert.folder_check import result as folder_result
+from convert.folder_check.result import FolderCheck
 from convert.quantization.tune import Latency
 from server.recognition.engines.litert import runtime
 from server.recognition.manifest import Calibration, ClassReport, Familiarity, Recipe, Report
@@ -54,6 +56,7 @@ class Evaluation:
     each frame's input, [frames]. chose_epoch: the frames chose the epoch of the training that the
     model is of, so that they flatter it. familiarity: None if the model can't say. verdicts: None
     without a policy. calibration: how the probabilities of both models were calibrated, or None.
+    folder: the check of the frames that the model was trained and validated on, or None.
     """
 
     title: str
@@ -67,6 +70,7 @@ class Evaluation:
     familiarity: FamiliarityResult | None = None
     verdicts: VerdictProof | None = None
     calibration: Calibration | None = None
+    folder: FolderCheck | None = None
 
     @property
     def truth(self) -> Indices:
@@ -174,6 +178,7 @@ def details(proof: Evaluation) -> dict[str, Any]:
         "verdict": proof.verdicts.details() if proof.verdicts else None,
         "familiarity": _familiarity(proof.familiarity),
         "calibration": msgspec.to_builtins(proof.calibration),
+        "folder": folder_result.details(proof.folder) if proof.folder else None,
         "labels": list(class_names(proof.labels)),
         "measured_on": {
             "runtime": runtime(),

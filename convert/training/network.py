@@ -71,7 +71,7 @@ def backbone(keras: Any, alpha: float, size: int, weights: Literal["imagenet", "
                 f" of {', '.join(f'{a:g}' for a in ALPHAS)} and the size one of"
                 f" {', '.join(map(str, SIZES))}; --weights slice or none needs no such file"
             )
-        name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{alpha}_{size}_no_top.h5"
+        name = backbone_file(alpha, size)
         # By its path: Keras reads KERAS_HOME once, when it is imported.
         file = str(require_file(name, WEIGHTS_URL + name))
     with suppress_native_output():
@@ -82,6 +82,11 @@ def backbone(keras: Any, alpha: float, size: int, weights: Literal["imagenet", "
             pooling="avg",
             weights=file,
         )
+
+
+def backbone_file(alpha: float, size: int) -> str:
+    """Return the name of the file of Keras's ImageNet weights without the classifier."""
+    return f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{alpha}_{size}_no_top.h5"
 
 
 def _slice(source: Any, target: Any) -> None:

@@ -1,0 +1,116 @@
+"""A learning curve: how right a simple classifier is with a part of the photographs, which shows
+whether more of them would help, and of which class."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convert.evaluation.metrics import Z95, wilson
+from convert.folder_check.judge import FOLDS, Features, Indices, folds_by_class, learned
+
+SHARES = (0.25, 0.5, 0.75, 1.0)
+_REPEATS = 3
+# More frames than this would take minutes.
+_MOST_FRAMES = 3000
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Learned from a share of the frames of other folds. right: share 0..1 of frames named right;
+    interval: of 95%. frames: that were learned from, on average."""
+
+    share: float
+    frames: int
+    right: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What the second half of the photographs added to the share that is right, 0..1, with its
+    95% interval. frames: that were judged. right: share that is right with all. label: the class,
+    None for all of them."""
+
+    label: int | None
+    frames: int
+    right: float
+    interval: tuple[float, float]
+    gain: float
+    gain_interval: tuple[float, float]
+
+    @property
+    def helps(self) -> bool:
+        """Return True if the gain is more than chance explains."""
+        return self.gain_interval[0] > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Points by share, the gain over all frames, and that of each class."""
+
+    points: tuple[Point, ...]
+    gain: Gain
+    classes: tuple[Gain, ...]
+
+
+def learning_curve(
+    features: Features, labels: Indices, classes: int, groups: Indices, seed: int = 0
+) -> Curve:
+    """Return the curve by cross-validation. groups: frames of one number are nearly the same, and
+    are never learned from and judged at once: [frames]."""
+    if len(labels) > _MOST_FRAMES:
+        chosen = np.random.default_rng(seed).permutation(len(labels))[:_MOST_FRAMES]
+        features, labels, groups = features[chosen], labels[chosen], groups[chosen]
+    right = np.zeros((len(SHARES), len(labels)))
+    counts = np.zeros(len(SHARES))
+    for repeat in range(_REPEATS):
+        rng = np.random.default_rng([seed, repeat])
+        fold = folds_by_class(labels, groups, seed + repeat)
+        for number in range(FOLDS):
+            mine = fold == number
+            if not mine.any() or mine.all():
+                continue
+            order = _by_class(rng.permutation(np.flatnonzero(~mine)), labels)
+            for place, share in enumerate(SHARES):
+                taken = order[: max(1, round(share * len(order)))]
+                counts[place] += len(taken) / (_REPEATS * FOLDS)
+                answers = learned(features[taken], labels[taken], classes)(features[mine])
+                right[place, mine] += (answers.argmax(axis=1) == labels[mine]) / _REPEATS
+    points = tuple(
+        Point(share, round(count), float(row.mean()), wilson(round(row.sum()), len(row)))
+        for share, count, row in zip(SHARES, counts, right, strict=True)
+    )
+    every = np.ones(len(labels), bool)
+    gains = [_gain(c, right, groups, labels == c) for c in range(classes) if (labels == c).any()]
+    return Curve(points, _gain(None, right, groups, every), tuple(gains))
+
+
+def _by_class(order: Indices, labels: Indices) -> Indices:
+    """Return `order` so that its beginnings have about the share of each class that all have."""
+    places = np.empty(len(order))
+    for label in np.unique(labels[order]):
+        mine = labels[order] == label
+        places[mine] = (np.arange(mine.sum()) + 0.5) / mine.sum()
+    return order[np.argsort(places, kind="stable")]
+
+
+def _gain(
+    label: int | None, right: NDArray[np.float64], groups: Indices, mine: NDArray[np.bool_]
+) -> Gain:
+    """Return what right[-1] has over the row of half the frames, for the frames `mine`."""
+    added = (right[-1] - right[SHARES.index(0.5)])[mine]
+    # Frames that are nearly the same err together: the interval is over their groups.
+    _, own = np.unique(groups[mine], return_inverse=True)
+    sums = np.bincount(own, added - added.mean())
+    error = Z95 * math.sqrt(float((sums**2).sum())) / len(added)
+    mean, all_right = float(added.mean()), right[-1][mine]
+    return Gain(
+        label,
+        int(mine.sum()),
+        float(all_right.mean()),
+        wilson(round(float(all_right.sum())), len(added)),
+        mean,
+        (mean - error, mean + error),
+    )
