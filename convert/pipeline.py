@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -63,7 +64,7 @@ class BundleOptions:
     mode: one of quantize.MODES. io_dtype: of int8's input and output, one of IO_DTYPES.
     validation: frames on which the result and the float model are compared. They make the report,
         the golden frames and the baseline for drift.
-    chose_epoch: as in Evaluation, of `validation`.
+    chose_epoch, fair_top1: as in Evaluation, of `validation`.
     folder: what the check of the frames found, for the report.
     calibration: frames as in `tensors`. int8 takes its ranges from them, and every mode but
         float32 corrects its biases with them.
@@ -87,6 +88,7 @@ class BundleOptions:
     license: str = ""
     validation: Dataset | None = None
     chose_epoch: bool = False
+    fair_top1: dict[str, Any] | None = None
     folder: FolderCheck | None = None
     calibration: Sequence[Path] | NDArray[np.uint8] | None = None
     verdict: VerdictPolicy | None = None
@@ -353,6 +355,7 @@ def evaluate_pair(
     proof = replace(
         proof,
         chose_epoch=request.chose_epoch,
+        fair_top1=request.fair_top1,
         calibration=calibration,
         folder=request.folder,
     )

@@ -143,6 +143,7 @@ def run(args: argparse.Namespace) -> int:
             terminal.say(line)
         options = dataclasses.replace(options, folder=folder)
         model = training.run()
+        options = dataclasses.replace(options, fair_top1=training.fair_top1)
         build(options.request(from_keras(model), recipe, "probabilities"), terminal.say)
         shutil.rmtree(work)
     return 0

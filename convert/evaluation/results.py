@@ -54,9 +54,11 @@ class Evaluation:
 
     recipe: that the frames were fed by, for showing them. brightness: mean grey level 0..255 of
     each frame's input, [frames]. chose_epoch: the frames chose the epoch of the training that the
-    model is of, so that they flatter it. familiarity: None if the model can't say. verdicts: None
-    without a policy. calibration: how the probabilities of both models were calibrated, or None.
-    folder: the check of the frames that the model was trained and validated on, or None.
+    model is of, so that they flatter it. fair_top1: the `metrics.rate` of the float model's right
+    answers if each half is judged by the epoch that the other chooses. familiarity: None if the
+    model can't say. verdicts: None without a policy. calibration: how the probabilities of both
+    models were calibrated, or None. folder: the check of the frames that the model was trained and
+    validated on, or None.
     """
 
     title: str
@@ -71,6 +73,7 @@ class Evaluation:
     verdicts: VerdictProof | None = None
     calibration: Calibration | None = None
     folder: FolderCheck | None = None
+    fair_top1: dict[str, Any] | None = None
 
     @property
     def truth(self) -> Indices:
@@ -174,6 +177,7 @@ def details(proof: Evaluation) -> dict[str, Any]:
         "mode": proof.result.mode,
         "frames": len(proof.frames),
         "chose_epoch": proof.chose_epoch,
+        "fair_top1": proof.fair_top1,
         "accept": list(proof.verdicts.policy.accept) if proof.verdicts else [],
         "verdict": proof.verdicts.details() if proof.verdicts else None,
         "familiarity": _familiarity(proof.familiarity),

@@ -19,6 +19,7 @@ from convert.errors import ConvertError
 
 CHECKPOINT = "checkpoint.npz"
 Arrays = list[NDArray[Any]]
+_GROUPS = ("weights", "best", "optimizer", "right", "losses")
 
 
 @dataclass(slots=True)
@@ -27,7 +28,8 @@ class Checkpoint:
 
     epoch: epochs of fine-tuning finished; 0 means that the head is trained. best_epoch: the one
     after which the validation was best so far; best_top1 (0..1) and best_loss: what it was then.
-    weights, best, optimizer: the variables' values in the model's order.
+    weights, best, optimizer: the variables' values in the model's order. right, losses: of each
+    epoch from 0 on, 1 or 0 and the loss of each validation frame, float32 [frames].
     """
 
     epoch: int = 0
@@ -37,6 +39,8 @@ class Checkpoint:
     weights: Arrays = field(default_factory=list)
     best: Arrays = field(default_factory=list)
     optimizer: Arrays = field(default_factory=list)
+    right: Arrays = field(default_factory=list)
+    losses: Arrays = field(default_factory=list)
 
     def save(self, file: Path) -> None:
         """Replace `file`, all or nothing, also when the machine loses power.
@@ -46,7 +50,7 @@ class Checkpoint:
         numbers = msgspec.json.encode(
             [self.epoch, self.best_epoch, self.best_top1.hex(), self.best_loss.hex()]
         )
-        groups = {"weights": self.weights, "best": self.best, "optimizer": self.optimizer}
+        groups = {name: getattr(self, name) for name in _GROUPS}
         arrays = {
             f"{name}.{index}": array
             for name, group in groups.items()
@@ -55,7 +59,7 @@ class Checkpoint:
         part = file.with_suffix(".part")
         try:
             with part.open("wb") as out:
-                np.savez(out, numbers=np.frombuffer(numbers, np.uint8), **arrays)  # type: ignore[arg-type]
+                np.savez(out, numbers=np.frombuffer(numbers, np.uint8), **arrays)
                 out.flush()
                 os.fsync(out.fileno())
             part.replace(file)
@@ -71,7 +75,7 @@ class Checkpoint:
             with file.open("rb") as source, np.load(source) as stored:
                 epoch, best_epoch, *best = msgspec.json.decode(stored["numbers"].tobytes())
                 best_top1, best_loss = map(float.fromhex, best)
-                groups: dict[str, Arrays] = {"weights": [], "best": [], "optimizer": []}
+                groups: dict[str, Arrays] = {name: [] for name in _GROUPS}
                 for key in stored.files:
                     name, _, index = key.partition(".")
                     if index:

@@ -11,9 +11,11 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from convert.data.dataset import Dataset
+from convert.evaluation import metrics
 from convert.terminal import Terminal, suppress_native_output, tensorflow
 from convert.training import distill, network
 from convert.training.checkpoint import CHECKPOINT, Arrays, Checkpoint
+from convert.training.epochs import hits_of_others_choice
 from convert.training.inputs import (
     Augmentation,
     augment,
@@ -81,6 +83,9 @@ class Frames:
 class Training:
     """One training in the folder `work`, which keeps its checkpoint and its decoded frames.
 
+    fair_top1: after it, the `metrics.rate` of validation frames that are named right if each is
+    judged by the epoch that the other half of them chooses; None before, and for a single frame.
+
     Two trainings of the same frames, options and machine end in the same weights, killed in
     between or not. Raises ConvertError for weights or a teacher that can't be had.
     """
@@ -99,6 +104,7 @@ class Training:
         tf = tensorflow()
         tf.keras.utils.set_random_seed(options.seed)
         tf.config.experimental.enable_op_determinism()
+        self.fair_top1: dict[str, Any] | None = None
         self.classes = len(train.classes)
         self.weights = class_weights(train.counts())
         # Before the frames, which take longer, so that missing weights are reported at once.
@@ -127,8 +133,22 @@ class Training:
             self._restore(state)
             self.terminal.say(f"resuming after epoch {state.epoch} of {self.options.epochs}")
         self._tune(state)
+        self._tell_of_others_choice(state)
         self.model.set_weights(state.best)
         return network.with_softmax(self.model)
+
+    def _tell_of_others_choice(self, state: Checkpoint) -> None:
+        first = next(e for e in range(self.options.epochs + 1) if self._sparse_enough(e))
+        frames = len(self.validation.labels)
+        # One frame leaves none to choose by.
+        if frames > 1 and first <= state.epoch < len(state.right):
+            hits = hits_of_others_choice(np.stack(state.right), np.stack(state.losses), first)
+            self.fair_top1 = metrics.rate(round(hits), frames)
+            low, high = self.fair_top1["interval"]
+            self.terminal.say(
+                f"top-1 {hits / frames:.2%} ({low:.1%} to {high:.1%}) of {frames} frames, each half"
+                " of them judged by the epoch that the other half chooses"
+            )
 
     def _load(self, dataset: Dataset, name: str) -> Frames:
         file = self.work / f"{name}.npy"
@@ -160,9 +180,9 @@ class Training:
     def _begin(self) -> Checkpoint:
         if self.options.pretrained:
             self._train_head()
-        loss, top1 = self._validate()
-        self.terminal.say(f"before fine-tuning: validation loss {loss:.4f}, top-1 {top1:.2%}")
         state = Checkpoint()
+        loss, top1 = self._validate(state)
+        self.terminal.say(f"before fine-tuning: validation loss {loss:.4f}, top-1 {top1:.2%}")
         if not self.options.sparsity:
             state.best_top1, state.best_loss = top1, loss
         state.best = self.model.get_weights()
@@ -223,7 +243,7 @@ class Training:
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         if self.pruner:
             self.pruner.apply(state.epoch * self.steps)
-        loss, top1 = self._validate()
+        loss, top1 = self._validate(state)
         better = (top1, -loss) > (state.best_top1, -state.best_loss)
         better = better and self._sparse_enough(state.epoch)
         if better:
@@ -264,14 +284,18 @@ class Training:
     def _augmented(self, pixels: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
         return np.stack([augment(p, rng, self.options.augmentation) for p in pixels])
 
-    def _validate(self) -> tuple[float, float]:
-        """Return mean cross entropy in nats, and the share of frames whose best class is right."""
+    def _validate(self, state: Checkpoint) -> tuple[float, float]:
+        """Return mean cross entropy in nats, and the share of frames whose best class is right.
+        `state` gets both of each frame."""
         logits = self._forward(self.model, self.validation.pixels).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         log_sum = np.log(np.exp(logits).sum(axis=1))
         labels = self.validation.labels
-        loss = (log_sum - logits[np.arange(len(labels)), labels]).mean()
-        return float(loss), float((logits.argmax(axis=1) == labels).mean())
+        losses = log_sum - logits[np.arange(len(labels)), labels]
+        right = logits.argmax(axis=1) == labels
+        state.right.append(right.astype(np.float32))
+        state.losses.append(losses.astype(np.float32))
+        return float(losses.mean()), float(right.mean())
 
     def _forward(self, model: Any, pixels: NDArray[np.uint8], text: str = "") -> NDArray[Any]:
         starts = range(0, len(pixels), self.options.batch)

@@ -23,6 +23,7 @@ from convert.sources import keras as sources
 from convert.terminal import suppress_native_output, tensorflow
 from convert.training import distill
 from convert.training.checkpoint import CHECKPOINT, Checkpoint, exclusive_lock, fingerprint
+from convert.training.epochs import hits_of_others_choice
 from convert.training.inputs import Augmentation, augment, class_weights
 from convert.training.network import schedule
 from server.errors import BundleError
@@ -108,7 +109,10 @@ def test_a_training_ends_in_a_bundle_that_serves(bundles: Path, folder: Path) ->
     assert manifest.verdict is not None
     assert manifest.verdict.accept == ("light",)
     assert not list((bundles / ".training").iterdir())
-    assert "also chose the epoch" in (bundle.folder / "report.html").read_text("utf-8")
+    page = (bundle.folder / "report.html").read_text("utf-8")
+    assert "also chose the epoch" in page
+    assert "judged by the epoch that the other half chooses" in page
+    assert "Labels that may be wrong" in page
     pool = InterpreterPool(bundle.model_path, 1)
     recognizer = Recognizer(bundle, pool, Admission(1, 1), Limits())
     try:
@@ -255,6 +259,21 @@ def test_unusable_images_are_refused_before_training(
     leak = shutil.copytree(folder, tmp_path / "val")
     assert main(command(folder, tmp_path, "--validate", str(leak))) == 1
     assert str(leak / "dark" / "0.png") in capsys.readouterr().err
+
+
+def test_frames_are_judged_by_the_epoch_that_others_choose() -> None:
+    # Twenty epochs, each right on half of the frames by chance: the best of them flatters.
+    flattering, fair = [], []
+    for seed in range(30):
+        right = np.random.default_rng(seed).integers(0, 2, (20, 60)).astype(np.float32)
+        flattering.append(right.sum(axis=1).max())
+        fair.append(hits_of_others_choice(right, 1 - right, 0))
+    assert np.mean(flattering) > 36
+    assert np.mean(fair) == pytest.approx(30, abs=2)
+    # One epoch is the best by far, whoever chooses.
+    right[7] = 1
+    assert hits_of_others_choice(right, 1 - right, 0) == pytest.approx(60)
+    assert hits_of_others_choice(right, 1 - right, 8) < 60
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
