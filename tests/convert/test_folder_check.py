@@ -143,7 +143,7 @@ def write_surfaces(root: Path) -> None:
     cv2.imwrite(str(root / "coarse" / "0.png"), again)
 
 
-def test_one_picture_under_two_labels_is_told_without_weights(
+def test_one_picture_of_two_labels_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "nothing"))
