@@ -20,7 +20,7 @@ from fault_run.frames import read_frames
 from fault_run.history import History, read_history
 from fault_run.jobs import Jobs, Triggers
 from fault_run.plant import ROOT, Plant
-from fault_run.processes import await_that
+from fault_run.processes import NotReadyError, await_that
 
 FAULTS: tuple[Fault, ...] = (
     *kills.FAULTS,
@@ -92,13 +92,17 @@ def _make_load(
 
 def _settle(plant: Plant, history: History) -> None:
     """Wait until outputs and journal have everything, and note the journal's rows."""
-    await_that(plant.outputs_are_empty, "no message waits", DRAIN_TIMEOUT_S)
-    plant.server.stop()  # writes what waits
-    plant.server.start()
+    try:
+        await_that(plant.outputs_are_empty, "no message waits for an output", DRAIN_TIMEOUT_S)
+        plant.server.stop()  # writes what waits
+        plant.server.start()
+    except NotReadyError as error:
+        history.record("end", "end", "finding", text=str(error))
     status, body = plant.get("/v1/journal?format=jsonl", JOURNAL_TIMEOUT_S)
     if status != 200:
-        history.record("journal", "journal", "finding", text=f"the journal answers {status}")
-    for line in body.splitlines() if status == 200 else ():
+        history.record("end", "end", "finding", text=f"the journal answers {status}")
+        return
+    for line in body.splitlines():
         row = json.loads(line)
         history.record(row["request_id"], "journal", "row", row=row)
 

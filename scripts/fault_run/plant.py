@@ -229,7 +229,7 @@ class Plant:
         if self._tap is not None:
             self._tap.close()
         if self.data_on_tmpfs:
-            subprocess.run(["umount", str(self.data)], check=False)
+            subprocess.run(["umount", "--lazy", str(self.data)], check=False)
 
 
 def _output(name: str, kind: str, port: int) -> dict[str, object]:

@@ -158,6 +158,23 @@ def test_faults_excuse_only_what_they_may_harm() -> None:
     assert check(*no_row, *fault(down=True), late).findings
 
 
+def test_plc_may_see_new_numbers_only_with_a_new_outbox() -> None:
+    """A PLC is not told the stream. After another start the server goes on with the old one."""
+
+    def taken(op: str, seq: int, at: float) -> Entry:
+        values = {"seq": seq, "verdict": "pass", "label": "good", "camera": "st1"}
+        return Entry(at, op, "plc", "taken", values | {"redelivered": False, "op": op})
+
+    numbers = [("a", 1, 10.0), ("b", 2, 11.0), ("c", 1, 12.0), ("d", 2, 13.0), ("e", 3, 60.0)]
+    entries = [taken(*each) for each in (*numbers, ("f", 3, 61.0))]
+    entries += [entry for op, _, _ in numbers for entry in frame(op)] + frame("f")
+    entries += [row(op) for op in "abcdef"]
+    entries.sort(key=lambda entry: entry.at)
+    new = fault(loses=["numbers"])
+    assert account_for(sorted([*entries, *new], key=lambda entry: entry.at), ["plc"]).findings == []
+    assert account_for(entries, ["plc"]).findings
+
+
 def test_history_is_read_though_its_last_line_is_cut(tmp_path: Path) -> None:
     history = History(tmp_path / "history.jsonl")
     history.record("a", "frame", "invoke", frame="good")

@@ -124,7 +124,9 @@ class Numbering:
         stream = message.get("stream")
         streams = [stream] if stream else self._nearest()
         for each in streams:
-            if self._seen.get((each, seq)) == same:
+            # Without a mark it is one that looks the same, of a stream that begins again.
+            marked = message["redelivered"] or not renewed
+            if marked and self._seen.get((each, seq)) == same:
                 return "again"
             if self._last.get(each, 0) + 1 == seq:
                 return self._take(each, seq, same)

@@ -6,6 +6,7 @@ import resource
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ ROOM_BYTES = 24 << 20
 SIDE = 7000
 LARGE_FRAMES = 3
 POLL_INTERVAL_S = 0.02
+REMOVAL_TIMEOUT_S = 15.0
 
 
 def _own_cgroup() -> Path | None:
@@ -65,14 +67,24 @@ def _limited(plant: Plant) -> Iterator[str]:
         limit.write_text(str(sum(map(_resident, pids)) + ROOM_BYTES))
         yield limit.name
     finally:
-        for pid in map(int, (group / "cgroup.procs").read_text().split()):
-            assert own is not None
-            _move(pid, own)
+        assert own is not None
+        await_that(partial(_is_removed, group, own), f"{group} is removed", REMOVAL_TIMEOUT_S)
+
+
+def _is_removed(group: Path, own: Path) -> bool:
+    """Take all processes out of a cgroup, and remove it. Return whether it worked: others may have
+    been started meanwhile, or be on their way out."""
+    for pid in map(int, (group / "cgroup.procs").read_text().split()):
+        _move(pid, own)
+    try:
         group.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def _move(pid: int, group: Path) -> None:
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(OSError):  # it has ended
         (group / "cgroup.procs").write_text(str(pid))
 
 
@@ -98,24 +110,31 @@ def _starve(context: Context) -> dict[str, Any]:
     picture = np.zeros((SIDE, SIDE, 3), np.uint8)
     data = cv2.imencode(".png", picture)[1].tobytes()
     watch = _Watch(context)
-    with _limited(plant) as means:
-        watch.start()
-        senders = [
-            threading.Thread(target=_send, args=(context, f"{context.op}-large-{number}", data))
-            for number in range(LARGE_FRAMES)
-        ]
-        for sender in senders:
-            sender.start()
-        for sender in senders:
-            sender.join()
-        time.sleep(context.hold_s())
-    watch.stop()
+    try:
+        with _limited(plant) as means:
+            watch.start()
+            _send_large(context, data)
+            time.sleep(context.hold_s())
+    finally:
+        watch.stop()
     if means == "RLIMIT_AS":
         # The limit goes with the process.
         context.kill_server()
         context.start_server()
     await_that(plant.is_ready, "the server is ready")
     return {"means": means, "kills": watch.kills}
+
+
+def _send_large(context: Context, data: bytes) -> None:
+    """Send some large frames at once, and return when all have ended."""
+    senders = [
+        threading.Thread(target=_send, args=(context, f"{context.op}-large-{number}", data))
+        for number in range(LARGE_FRAMES)
+    ]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
 
 
 class _Watch(threading.Thread):
@@ -138,7 +157,8 @@ class _Watch(threading.Thread):
 
     def stop(self) -> None:
         self._stopping.set()
-        self.join()
+        if self.ident is not None:
+            self.join()
 
 
 def _send(context: Context, op: str, data: bytes) -> None:
