@@ -135,7 +135,9 @@ def _other_kind(path: Path, head: bytes) -> str | None:
 def _is_pickle(path: Path, head: bytes) -> bool:
     if head[:1] != b"\x80" or not 2 <= int.from_bytes(head[1:2]) <= pickle.HIGHEST_PROTOCOL:
         return False
-    with suppress(ValueError, IndexError, UnicodeDecodeError), path.open("rb") as file:
+    # MemoryError: of an operand that claims to be longer than any memory.
+    faults = (ValueError, IndexError, UnicodeDecodeError, MemoryError)
+    with suppress(*faults), path.open("rb") as file:
         for number, _ in enumerate(pickletools.genops(file)):
             if number > 8:
                 break

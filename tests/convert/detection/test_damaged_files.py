@@ -97,7 +97,12 @@ def test_metadata_that_is_nested_too_deeply_says_nothing() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"\x80", b"\x08", embedded("a", b"b").replace(b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\x5a")],
+    [
+        b"\x80",
+        b"\x08",
+        b"\x80\x04\x8e" + b"\x7f" * 8,
+        embedded("a", b"b").replace(b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\x5a"),
+    ],
 )
 def test_file_of_a_few_bytes_is_no_model(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "model").write_bytes(data)
