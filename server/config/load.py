@@ -237,7 +237,10 @@ def merge_settings(text: str, values: Mapping[str, int | float]) -> str:
 
     Raises ValueError if the text is not TOML, or sets a value in a way that can't be replaced.
     """
-    before = tomllib.loads(text)
+    try:
+        before = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("its lists or tables are nested too deeply") from None
     table = TABLE.search(text)
     head, tail = (text[: table.start()], text[table.start() :]) if table else (text, "")
     for name, value in values.items():

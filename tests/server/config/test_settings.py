@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from server.config.load import describe_settings, load, to_environ
+from server.config.load import describe_settings, load, to_environ, write_settings
 from server.config.settings import Settings
 from server.errors import SettingsError
 from server.recognition.manifest import Recipe
@@ -186,3 +186,9 @@ def test_list_that_is_no_json_is_named() -> None:
     for text in ('["a"', '["a", 1]'):
         with pytest.raises(SettingsError, match="LINESIDE_PRELOAD can't be"):
             load({"LINESIDE_PRELOAD": text})
+
+
+def test_file_nested_too_deeply_is_not_changed(tmp_path: Path) -> None:
+    file = toml(tmp_path, "port = " + "[" * 5000)
+    with pytest.raises(SettingsError, match="nested too deeply"):
+        write_settings(file, {"port": 1})
