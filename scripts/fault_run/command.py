@@ -34,7 +34,6 @@ FAULTS: tuple[Fault, ...] = (
 PUSHED = ("st1", "st2")
 # Seconds after the last fault until the outputs have everything.
 DRAIN_TIMEOUT_S = 120.0
-JOURNAL_TIMEOUT_S = 60.0
 
 
 def run(
@@ -98,13 +97,8 @@ def _settle(plant: Plant, history: History) -> None:
         plant.server.start()
     except NotReadyError as error:
         history.record("end", "end", "finding", text=str(error))
-    status, body = plant.get("/v1/journal?format=jsonl", JOURNAL_TIMEOUT_S)
-    if status != 200:
-        history.record("end", "end", "finding", text=f"the journal answers {status}")
-        return
-    for line in body.splitlines():
-        row = json.loads(line)
-        history.record(row["request_id"], "journal", "row", row=row)
+    if not plant.note_journal():
+        history.record("end", "end", "finding", text="the journal can't be read")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,6 +25,7 @@ MODEL = "parts"
 DISK_MB = 96
 PULL_INTERVAL_S = 1.0
 PROBE_TIMEOUT_S = 5.0
+JOURNAL_TIMEOUT_S = 60.0
 # The name of a pulled camera is this and the name of the frame that it shows.
 PULLED = "pull-"
 
@@ -217,6 +218,14 @@ class Plant:
         """Return whether no message waits for an output."""
         status, body = self.get("/v1/outputs")
         return status == 200 and not any(one["waiting"] for one in json.loads(body)["outputs"])
+
+    def note_journal(self) -> bool:
+        """Note the journal's rows in the history. Return whether it can be read."""
+        status, body = self.get("/v1/journal?format=jsonl", JOURNAL_TIMEOUT_S)
+        for line in body.splitlines() if status == 200 else ():
+            row = json.loads(line)
+            self.history.record(row["request_id"], "journal", "row", row=row)
+        return status == 200
 
     def close(self) -> None:
         """End every process, and unmount `data`."""

@@ -45,6 +45,7 @@ def damage(path: Path, rng: random.Random) -> dict[str, Any]:
 
 
 def _while_down(harm: Harm, name: str, context: Context) -> dict[str, Any]:
+    _note_rows(context, name)
     context.kill_server()
     path = context.plant.data / f"{name}.db"
     fields = harm(path, context.rng)
@@ -53,10 +54,17 @@ def _while_down(harm: Harm, name: str, context: Context) -> dict[str, Any]:
 
 
 def _while_up(harm: Harm, name: str, context: Context) -> dict[str, Any]:
+    _note_rows(context, name)
     path = context.plant.data / f"{name}.db"
     fields = harm(path, context.rng)
     time.sleep(context.hold_s())
     return fields | _meet(context, path)
+
+
+def _note_rows(context: Context, name: str) -> None:
+    """Account for the rows of a journal before it is harmed."""
+    if name == "journal":
+        context.plant.note_journal()
 
 
 def _meet(context: Context, path: Path) -> dict[str, Any]:
