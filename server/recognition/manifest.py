@@ -108,7 +108,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         """Raises ValueError for a region that is not in the frame, for regions that contradict each
-        other, and for tiles that can't be merged, or too many of them."""
+        other, for tiles that can't be merged, or too many of them, and for numbers of channels that
+        a gray image does not have."""
+        for name in ("scale", "offset"):
+            if self.color == "gray" and isinstance(getattr(self, name), tuple):
+                raise ValueError(f"recipe.{name} should be one number, since the color is gray")
         if self.region is not None and beyond_frame(self.region):
             raise ValueError("recipe.region reaches beyond the frame, where a share is more than 1")
         for number, each in enumerate(self.regions):

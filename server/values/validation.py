@@ -174,9 +174,7 @@ def _problem(value: Any, kind: inspect.Type, path: str) -> str | None:
         if isinstance(choice, inspect.StructType) and isinstance(value, Mapping):
             return _problem_of_fields(value, choice, path)
         if isinstance(choice, _LISTS) and isinstance(value, _LIST) and _long_enough(value, choice):
-            problem = _problem_of_items(value, choice, path)
-            if problem or len(choices) == 1:
-                return problem
+            return _problem_of_items(value, choice, path)
         if isinstance(choice, inspect.DictType) and isinstance(value, Mapping):
             items = list(value.items())[:CHECKED_ITEMS_MAX]
             problems = (

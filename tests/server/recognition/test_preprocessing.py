@@ -17,6 +17,8 @@ from server.recognition.preprocessing import (
     to_input_pixels,
     to_tensor,
 )
+from server.values import json_values
+from server.values.validation import InvalidValueError
 
 FLOAT = TensorSpec("image", (1, 32, 32, 3), "float32")
 
@@ -170,3 +172,10 @@ def test_brightness_is_the_exact_mean(color: str, resize: str, size: tuple[int, 
         picture(*size), recipe(width=40, height=24, color=color, resize=resize)
     )
     assert mean_grey(pixels) == float(pixels.mean())
+
+
+@pytest.mark.parametrize("name", ["scale", "offset"])
+def test_gray_recipe_with_a_number_a_channel_is_refused(name: str) -> None:
+    text = f'{{"width": 8, "height": 8, "color": "gray", "{name}": [1, 2, 3]}}'.encode()
+    with pytest.raises(InvalidValueError, match=rf"recipe\.{name} should be one number"):
+        json_values.decode(text, Recipe)
