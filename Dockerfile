@@ -4,7 +4,8 @@ ARG BASE=amd64/python:3.13.9-slim-trixie
 FROM ${BASE} AS build
 WORKDIR /opt/lineside
 COPY requirements.txt requirements.lock ./
-COPY scripts/runtime scripts/hashed.py scripts/slim.py scripts/
+COPY scripts/runtime scripts/slim.py scripts/
+COPY scripts/supply/hashed.py scripts/supply/
 RUN ["scripts/runtime", "/opt/lineside/site"]
 COPY server server
 RUN ["python", "-m", "compileall", "-q", "server"]

@@ -32,7 +32,7 @@ environment() {
   for file in "$@"; do args+=(-r "$file"); done
   # Of the device's packages alone, requirements.lock has the hashes.
   if [ "$*" = requirements.txt ]; then
-    "$folder/bin/python" scripts/hashed.py requirements.txt >"$folder/hashed.txt" || exit 1
+    "$folder/bin/python" scripts/supply/hashed.py requirements.txt >"$folder/hashed.txt" || exit 1
     args=(--require-hashes -r "$folder/hashed.txt")
   fi
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "${args[@]}" \

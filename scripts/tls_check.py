@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from long_run.site import ROOT, free_port
+from soak.site import ROOT, free_port
 
 OLD, TAKEN = ("tls1", "tls1_1"), ("tls1_2", "tls1_3")
 # Of OpenSSL's names for groups of TLS 1.2's suites, with what is wrong with them.

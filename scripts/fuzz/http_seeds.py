@@ -1,4 +1,4 @@
-"""Valid requests of every operation of the API, for `fuzz_http` to spoil."""
+"""Valid requests of every operation of the API, for `fuzz_http.py` to spoil."""
 
 import io
 import json

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_run.account.checker import account_for
-from fault_run.account.ledger import Account
-from fault_run.history import Entry, History, read_history
-from fault_run.mqtt_tap import Packets
+from chaos.account.checker import account_for
+from chaos.account.ledger import Account
+from chaos.history import Entry, History, read_history
+from chaos.mqtt_tap import Packets
 from line_outputs import MOSQUITTO
 from server_process import ROOT, environ_without_coverage
 
@@ -199,7 +199,7 @@ def test_packets_come_whole_whatever_the_pieces() -> None:
 def test_short_run_accounts_for_everything(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     done = subprocess.run(
-        [sys.executable, "scripts/chaos.py", *SHORT_RUN, "--json", str(figures)],
+        [sys.executable, "scripts/chaos/run.py", *SHORT_RUN, "--json", str(figures)],
         cwd=ROOT,
         env=environ_without_coverage(),
         capture_output=True,

@@ -11,7 +11,7 @@ COUNT = 3000
 
 def test_no_spoilt_request_gets_a_wrong_answer() -> None:
     done = subprocess.run(
-        [sys.executable, "scripts/fuzz_http.py", "--count", str(COUNT), "--seed", "20"],
+        [sys.executable, "scripts/fuzz/fuzz_http.py", "--count", str(COUNT), "--seed", "20"],
         cwd=ROOT,
         env=environ_without_coverage(),
         capture_output=True,

@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 import pytest
+from fuzz.fuzz_images import DAMAGES, case, run
 from fuzz.image_kinds import KINDS
-from fuzz_images import DAMAGES, case, run
 from server_process import ROOT
 
 COUNT = 400
@@ -29,7 +29,7 @@ def test_cases_are_seeded_and_of_every_kind() -> None:
 CRASH = """
 import os, sys
 sys.path[:0] = ["scripts"]
-import fuzz_images
+from fuzz import fuzz_images
 from server.recognition import frame
 
 def decode(data, recipe, limits):

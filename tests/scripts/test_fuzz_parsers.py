@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from fuzz.child import HEAD, STATE_BYTES, Runner
+from fuzz.fuzz_parsers import GROUPS
 from fuzz.mutation import Draw, Mutator
 from fuzz.runs import run_target
 from fuzz.target import Target
-from fuzz_parsers import GROUPS
 
 INPUTS = 200
 # It answers in a thread that lives as long as its process.

@@ -6,11 +6,11 @@ import sys
 from typing import Any
 
 import pytest
-from long_run.readings import Reading
-from long_run.score import Score
-from long_run.verdict import Ending, judge, percentile, rows, text
-from long_run.wire import Reply
 from server_process import ROOT, environ_without_coverage
+from soak.readings import Reading
+from soak.score import Score
+from soak.verdict import Ending, judge, percentile, rows, text
+from soak.wire import Reply
 
 SECONDS, MB = 3600.0, 1_000_000
 WELL = Ending(stop_code=0, waiting=0, worker_lives=True)
@@ -168,7 +168,7 @@ def test_tables_name_what_does_not_hold() -> None:
 
 def test_run_of_some_seconds_answers_every_frame() -> None:
     done = subprocess.run(
-        [sys.executable, "scripts/soak.py", "--minutes", "0.08", "--share", "0.3", "--json"],
+        [sys.executable, "scripts/soak/run.py", "--minutes", "0.08", "--share", "0.3", "--json"],
         cwd=ROOT,
         env=environ_without_coverage(),
         capture_output=True,

@@ -11,8 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hashed import LOCK, LockError, pins, with_hashes
 from server_process import ROOT
+from supply.hashed import LOCK, LockError, pins, with_hashes
 
 DEVICE_FILES = (ROOT / "requirements.txt", *sorted((ROOT / "server").glob("requirements-*.txt")))
 DIST = "tiny_part-1.0.dist-info"
@@ -42,9 +42,9 @@ def wheel(tmp_path: Path) -> Path:
 def checkout(tmp_path: Path) -> Path:
     """The scripts that install the device's packages, which are one."""
     folder = tmp_path / "checkout"
-    (folder / "scripts").mkdir(parents=True)
-    for name in ("runtime", "hashed.py", "slim.py"):
-        shutil.copy(ROOT / "scripts" / name, folder / "scripts")
+    (folder / "scripts" / "supply").mkdir(parents=True)
+    for name in ("runtime", "supply/hashed.py", "slim.py"):
+        shutil.copy(ROOT / "scripts" / name, folder / "scripts" / name)
     (folder / "requirements.txt").write_text("# The device's.\nTiny.Part==1.0\n")
     return folder
 
@@ -90,7 +90,7 @@ def test_pin_without_hash_is_not_installed(checkout: Path, wheel: Path) -> None:
     (checkout / "requirements.txt").write_text("tiny-part==1.1\n")
     done = install(checkout, wheel)
     assert done.returncode != 0
-    assert "requirements.lock has no hash of tiny-part==1.1: run scripts/lock" in done.stderr
+    assert "requirements.lock has no hash of tiny-part==1.1: run scripts/supply/lock" in done.stderr
     (checkout / "requirements.txt").write_text("tiny-part>=1.0\n")
     with pytest.raises(LockError, match="is no pin"):
         list(with_hashes([checkout / "requirements.txt"], LOCK))
@@ -102,7 +102,7 @@ def test_sbom_lists_what_is_installed(tmp_path: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     done = subprocess.run(
-        [str(ROOT / "scripts" / "sbom"), str(tmp_path / "venv" / "bin" / "python")],
+        [str(ROOT / "scripts" / "supply" / "sbom"), str(tmp_path / "venv" / "bin" / "python")],
         capture_output=True,
         text=True,
     )

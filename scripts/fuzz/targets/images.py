@@ -2,8 +2,8 @@
 
 import cv2
 import numpy as np
-from fuzz_images import LIMITS, repair_checksums
 
+from fuzz.fuzz_images import LIMITS, repair_checksums
 from fuzz.image_kinds import KINDS
 from fuzz.mutation import Draw
 from fuzz.target import Target, promise

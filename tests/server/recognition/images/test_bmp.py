@@ -1,8 +1,8 @@
 """The reader of BMP: rows and run lengths right, no damage answered."""
 
 import pytest
+from fuzz.fuzz_images import by_pillow
 from fuzz.image_kinds import HEIGHT, WIDTH, bmp, encode, padded
-from fuzz_images import by_pillow
 from image_reading import PICTURE, read
 from PIL import Image
 

@@ -4,8 +4,8 @@ import random
 
 import numpy as np
 import pytest
+from fuzz.fuzz_images import by_pillow, compare
 from fuzz.image_kinds import KINDS
-from fuzz_images import by_pillow, compare
 from image_reading import Damage, noise, read, repeat, swap, zeros
 
 from server.errors import LinesideError, UnsupportedImageError

@@ -7,8 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from fuzz.fuzz_images import compare
 from fuzz.image_kinds import HEIGHT, KINDS, WIDTH, chunk, encode, interlaced, picture
-from fuzz_images import compare
 from image_reading import EXACT, LIMITS, PICTURE, read
 from numpy.typing import NDArray
 from PIL import Image
