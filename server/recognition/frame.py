@@ -7,12 +7,17 @@ for it: at most MEMORY_FACTOR times the bytes of its pixels. Each format has its
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from types import ModuleType
 
 import msgspec
 
-from server.errors import ImageTooLargeError, UnsupportedImageError
+from server.errors import (
+    ImageTooLargeError,
+    LinesideError,
+    UndecodableImageError,
+    UnsupportedImageError,
+)
 from server.recognition.images import bmp, jpeg, png, pnm, webp
 from server.recognition.images.header import Header, Limits
 from server.recognition.images.pixels import Pixels, to_upright, upper_bits_empty
@@ -182,6 +187,19 @@ def decode_frame(data: bytes, recipe: Recipe, limits: Limits, guard: Guard | Non
         return _decode_frame(data, recipe, limits)
     with guard(data):
         return _decode_frame(data, recipe, limits)
+
+
+def decode_every_way(data: bytes, limits: Limits) -> None:
+    """Has an image file's bytes read as for every recipe: a JPEG at each of its sizes. Raises
+    nothing for an image that is refused or damaged."""
+    with suppress(LinesideError):
+        header = read_header(data, limits)
+        if header.format != "JPEG":
+            to_upright(_decode_other(data, header, limits), header.orientation)
+            return
+        for eighths in (1, 2, 4, 8):
+            with suppress(UndecodableImageError):
+                to_upright(jpeg.decode(data, header, eighths), header.orientation)
 
 
 def _decode_frame(data: bytes, recipe: Recipe, limits: Limits) -> Frame:

@@ -3,7 +3,8 @@
 A reader that crashes leaves no time to write anything down. So a frame's bytes are copied to shared
 memory (memfd_create(2)) before the reader is entered, and forgotten after it. The supervisor holds
 the memory's descriptor, and the next worker finds in it which frames were in hand when the one
-before it died. Each of those is decoded once more in a process of its own:
+before it died. Each of those is decoded once more, a JPEG at each of its sizes, in a process
+of its own:
 
 python -m server.recognition.reader_guard LIMITS < FRAME ends by a signal if the frame kills its
 reader, else with exit code 0. LIMITS: a `Limits` as JSON.
@@ -212,15 +213,12 @@ def _confine() -> None:
 def main() -> int:
     """Decodes standard input within LIMITS; 0 whether it is an image or not."""
     _confine()
-    from server.errors import LinesideError
     from server.recognition import frame
-    from server.recognition.manifest import Recipe
     from server.system import process
 
     process.configure_process()
     limits = msgspec.json.decode(sys.argv[1], type=Limits)
-    with suppress(LinesideError):
-        frame.decode(sys.stdin.buffer.read(), Recipe(width=224, height=224), limits)
+    frame.decode_every_way(sys.stdin.buffer.read(), limits)
     return 0
 
 

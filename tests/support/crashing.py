@@ -20,17 +20,20 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 KILLER = b"lineside-killer"
+OF_SIZE = b" eighths of its size"
 READERS = ("server.recognition.images.png", "server.recognition.images.jpeg")
 
 
-def killer(seed: int = 0, kind: str = "PNG") -> bytes:
+def killer(seed: int = 0, kind: str = "PNG", side: int = 16, eighths: int = 0) -> bytes:
     """A picture that ends the process that decodes it; one of its own by `seed`. kind: PNG or
-    JPEG."""
+    JPEG. side: in pixels. eighths: of its size at which alone a JPEG does so; 0: at every size."""
     comment, file = f"{KILLER.decode()} {seed}", io.BytesIO()
+    if eighths:
+        comment += f" at {eighths}{OF_SIZE.decode()}"
     text = PngImagePlugin.PngInfo()
     text.add_text("Comment", comment)
     how: dict[str, Any] = {"pnginfo": text} if kind == "PNG" else {"comment": comment}
-    Image.new("RGB", (16, 16), (seed % 256, 0, 255)).save(file, kind, **how)
+    Image.new("RGB", (side, side), (seed % 256, 0, 255)).save(file, kind, **how)
     return file.getvalue()
 
 
@@ -54,7 +57,8 @@ class Faulty(importlib.abc.MetaPathFinder):
             decode = module.decode
 
             def faulty(data: bytes, *args: Any) -> Any:
-                if KILLER in data:
+                this_size = b"%d" % args[-1] + OF_SIZE if OF_SIZE in data else KILLER
+                if KILLER in data and this_size in data:
                     signal.raise_signal(signal.SIGSEGV)  # in this thread, as a fault is
                 return decode(data, *args)
 
