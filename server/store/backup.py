@@ -22,6 +22,7 @@ import msgspec
 from server import __version__
 from server.errors import StartError
 from server.store import data_lock
+from server.store.journal.waiting import NAMES
 from server.system.files import make_folder, open_plain_file, sync, write_whole
 
 FORMAT = 1
@@ -309,7 +310,9 @@ def _keep_owner(path: Path) -> None:
 def _swap(folder: Path, aside: Path) -> None:
     """Move what lies in `folder` to `aside`, and what lies in its stage to it. Raises OSError."""
     stage = folder / STAGE
-    if before := list(_visible(folder)):
+    # Rows that wait for the journal there must not get into the restored one.
+    waiting = [folder / name for name in NAMES if os.path.lexists(folder / name)]
+    if before := [*_visible(folder), *waiting]:
         aside.mkdir()
         for path in before:
             path.rename(aside / path.name)

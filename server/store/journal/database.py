@@ -20,6 +20,8 @@ PAGE_BYTES = 4096
 ROWS_PER_INSERT = 50
 # Rows that one DELETE takes, so that no transaction grows long.
 ROWS_PER_DELETE = 200
+# Errors for values that SQLite can never keep, such as half of a surrogate pair.
+UNUSABLE = (ValueError, OverflowError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
 # Seconds that another process may hold the file before a write counts as failed.
 LOCK_TIMEOUT_S = 1.0
 
@@ -115,8 +117,13 @@ class JournalFile:
             raise
 
     def without_known(self, rows: Sequence[Values]) -> list[Values]:
-        """Return those of `rows` that are not in the file."""
-        return [row for row in rows if self._base.execute(_KNOWN, row).fetchone() is None]
+        """Return those of `rows` that are not in the file, also those that it can't hold."""
+        return [row for row in rows if not self._knows(row)]
+
+    def _knows(self, row: Values) -> bool:
+        with suppress(*UNUSABLE):
+            return self._base.execute(_KNOWN, row).fetchone() is not None
+        return False
 
     def delete_older_than(self, time: float) -> bool:
         """Deletes some of the rows that are older than `time`, Unix seconds. Returns whether more

@@ -35,13 +35,15 @@ _decode = msgspec.msgpack.Decoder(tuple).decode
 
 
 class _File:
-    """One of the files, empty at first unless `last` is set. last: number of its newest row, 0 if
-    it is empty. `descriptor` is -1 while it can't be used."""
+    """One of the files. last: number of its newest row, 0 if it has none. whole: bytes of the rows
+    that it has at first; what follows them, such as half a row, is cut off before others are added.
+    `descriptor` is -1 while it can't be used."""
 
-    def __init__(self, path: Path, last: int) -> None:
+    def __init__(self, path: Path, last: int, whole: int) -> None:
         self.path = path
         self.last = last
         self.descriptor = -1
+        self._whole = whole
 
     def append(self, data: bytes, number: int) -> None:
         """Add a row. Raises OSError."""
@@ -54,14 +56,20 @@ class _File:
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, OPEN_FLAGS, 0o600)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(f"{self.path} is no plain file")
+            if status.st_size > self._whole:
+                os.ftruncate(descriptor, self._whole)
+        except OSError:
             os.close(descriptor)
-            raise OSError(f"{self.path} is no plain file")
+            raise
         self.descriptor = descriptor
 
     def clear(self) -> None:
         """Empty it; anew if it was deleted. Raises OSError."""
-        self.last = 0
+        self.last = self._whole = 0
         if self.descriptor < 0:
             self._open()
         os.ftruncate(self.descriptor, 0)
@@ -84,12 +92,12 @@ class WaitingRows:
 
     def __init__(self, folder: Path) -> None:
         self._lock = threading.RLock()
-        found = [list(_read(folder / name)) for name in NAMES]
-        self.left = sorted((row for rows in found for row in rows), key=lambda row: float(row[0]))
+        found = [_read(folder / name) for name in NAMES]
+        self.left = sorted((row for rows, _ in found for row in rows), key=lambda row: row[0])
         self._number = len(self.left)  # of the newest row
         self._files = [
-            _File(folder / name, self._number if rows else 0)
-            for name, rows in zip(NAMES, found, strict=True)
+            _File(folder / name, self._number if rows else 0, whole)
+            for name, (rows, whole) in zip(NAMES, found, strict=True)
         ]
         self._current = self._files[0]
         self._paused = False
@@ -146,29 +154,32 @@ class WaitingRows:
                 file.close()
 
 
-def _read(path: Path) -> Iterator[Values]:
-    """Yield the rows of a file up to the first that is not whole."""
+def _read(path: Path) -> tuple[list[Values], int]:
+    """Return the rows of a file up to the first that is not whole, and the bytes that they take."""
+    rows: list[Values] = []
+    at = 0
     try:
         data = read_plain_file(path, FILE_BYTES_MAX)
     except (FileNotFoundError, NotADirectoryError):
-        return
+        return rows, at
     except OSError as error:
         fields = {"path": str(path), "reason": str(error)}
         logger.error("rows that waited for the journal can't be read", extra={"fields": fields})
-        return
-    at = 0
+        return rows, at
     while at + HEAD.size <= len(data):
         size, checksum = HEAD.unpack_from(data, at)
         packed = data[at + HEAD.size : at + HEAD.size + size]
         if len(packed) < size or zlib.crc32(packed) != checksum:
-            return
-        yield from _row_of(packed)
+            break
+        rows += _row_of(packed)
         at += HEAD.size + size
+    return rows, at
 
 
 def _row_of(packed: bytes) -> Iterator[Values]:
-    """Yield the row in `packed`, unless it is of a program whose rows have other columns."""
+    """Yield the row in `packed`, with the columns of this program: one before it had fewer, and one
+    after it may have more."""
     with suppress(msgspec.DecodeError):
         row: Values = _decode(packed)
-        if len(row) == len(COLUMNS) - 1:
-            yield row
+        if row and isinstance(row[0], int | float):
+            yield (row + (None,) * len(COLUMNS))[: len(COLUMNS) - 1]

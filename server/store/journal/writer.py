@@ -19,7 +19,7 @@ import msgspec
 
 from server.observe.logs import ProblemLog
 from server.recognition.answers import FrameAnswered, FrameRefused
-from server.store.journal.database import JournalFile
+from server.store.journal.database import UNUSABLE, JournalFile
 from server.store.journal.schema import Values, answered, refused
 from server.store.journal.waiting import WaitingRows
 from server.system.background import BackgroundQueue
@@ -45,8 +45,6 @@ DELETES_MAX = 100
 # Seconds between two looks at the rows' age.
 AGE_CHECK_INTERVAL_S = 60.0
 DAY_S = 86_400.0
-# Errors for values that SQLite can never keep, such as half of a surrogate pair.
-UNUSABLE = (ValueError, OverflowError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
 FAILURES = (sqlite3.Error, OSError)
 MINUTE_S = 60.0
 # The bytes that the calling thread has handed to the kernel to be written (proc_pid_io(5)). If the
@@ -209,16 +207,16 @@ class Writer:
             self._doubted.clear()
             check_whole(file.path)
         if self._inherited:
-            self._write_inherited(file)
+            self._write_inherited(file, now, last)
         while rows and self._write_some(file, rows, now, last):
             pass
         self._forget(file, wall, now)
 
-    def _write_inherited(self, file: JournalFile) -> None:
-        missing = deque(file.without_known(self._inherited))
-        count = len(missing)
-        self._write(file, missing)
-        self._inherited.clear()
+    def _write_inherited(self, file: JournalFile, now: float, last: bool) -> None:
+        self._inherited = deque(file.without_known(self._inherited))
+        count = len(self._inherited)
+        while self._inherited and self._write_some(file, self._inherited, now, last):
+            pass
         logger.info("rows that waited at a kill are written", extra={"fields": {"rows": count}})
 
     def doubt(self) -> None:
@@ -364,6 +362,7 @@ class Journal:
         )
         if self._waiting is not None and self._waiting.left:
             self._writer.inherit(self._waiting.left)
+            self._waiting.left.clear()
             self._queue.wake()
 
     def answered(self, event: FrameAnswered) -> None:

@@ -26,6 +26,7 @@ from server.store.backup import (
     restore_backup,
     write_backup,
 )
+from server.store.journal.waiting import NAMES
 from server.store.keys import add_key
 
 AT = "2026-01-01T00:00:00Z"
@@ -108,6 +109,17 @@ def test_another_machine_goes_on_with_all_of_it(
     with live_server(**there, **how) as server:
         assert kept(server, job) == before
     assert "mes" in (tmp_path / "k.jsonl").read_text()
+
+
+def test_rows_that_wait_for_the_journal_there_are_set_aside(tmp_path: Path) -> None:
+    """The server was killed before it was restored: its last rows are not of the backup."""
+    here, file = fill(tmp_path / "here"), tmp_path / "b.tar"
+    write_backup(here, file, AT)
+    for name in NAMES:
+        (here.data / name).write_text("rows")
+    restore_backup(file, here, "now", replace=True)
+    assert not [name for name in NAMES if (here.data / name).exists()]
+    assert {(here.data / f"{ASIDE}now" / name).read_text() for name in NAMES} == {"rows"}
 
 
 def test_places_hold_the_same_afterwards_and_nothing_else(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from server_process import ROOT, environ_without_coverage
 
 from server.recognition.answers import FrameRefused
 from server.store.journal.reader import Filter, JournalReader
-from server.store.journal.schema import Values, refused
+from server.store.journal.schema import COLUMNS, Values, refused
 from server.store.journal.waiting import NAMES, WaitingRows
 from server.store.journal.writer import Journal, JournalLimits
 
@@ -111,6 +111,53 @@ def test_damage_ends_the_rows(tmp_path: Path) -> None:
     data[len(data) // 2] ^= 0xFF
     file.write_bytes(data)
     assert written(tmp_path / "journal.db") == ["id-0", "id-1"]
+
+
+@pytest.mark.parametrize("keep", [10, 150])
+def test_rows_after_half_a_row_outlive_the_next_kill(tmp_path: Path, keep: int) -> None:
+    """Also if the file has no whole row, or nothing of ours at all."""
+    os.truncate(leave(tmp_path), keep)
+    (tmp_path / NAMES[1]).write_bytes(b"x" * 1000)
+    for number in range(5, 8):
+        waiting = WaitingRows(tmp_path)
+        assert waiting.put(refused(frame(number)), lambda _: True)
+        waiting.settle(1, [])  # nothing is written; the other file is next
+        assert waiting.put(refused(frame(number + 3)), lambda _: True)
+        waiting.close()
+    assert written(tmp_path / "journal.db")[-6:] == [f"id-{number}" for number in range(5, 11)]
+
+
+def test_rows_of_other_programs_are_written(tmp_path: Path) -> None:
+    """One before this program had fewer columns, one after it may have more."""
+    for row in (ROWS[0][:20], (*ROWS[1], "more")):
+        waiting = WaitingRows(tmp_path)
+        assert waiting.put(row, lambda _: True)
+        waiting.close()
+    assert written(tmp_path / "journal.db") == ["id-0", "id-1"]
+
+
+def test_a_row_that_no_journal_can_hold_stops_no_other(tmp_path: Path) -> None:
+    version = COLUMNS.index("version") - 1
+    waiting = WaitingRows(tmp_path)
+    for row in ((*ROWS[0][:version], 1 << 63, *ROWS[0][version + 1 :]), ROWS[1]):
+        assert waiting.put(row, lambda _: True)
+    waiting.close()
+    lost: list[int] = []
+    path = tmp_path / "journal.db"
+    open_journal(path, lost).close()
+    assert (ids_of(path), lost) == (["id-1"], [1])
+    assert not any(sizes(tmp_path))
+
+
+def test_rows_left_keep_the_journal_within_its_bytes(tmp_path: Path) -> None:
+    path, limits = tmp_path / "journal.db", JournalLimits(days=0, bytes=1 << 20)
+    waiting = WaitingRows(tmp_path)
+    for number in range(5000):
+        assert waiting.put((*refused(frame(number))[:-3], "x" * 200, None, None), lambda _: True)
+    waiting.close()
+    Journal(path, limits, lambda rows: None).close()
+    assert path.stat().st_size <= limits.bytes
+    assert ids_of(path)[-1] == "id-4999"
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "link"])
