@@ -220,15 +220,18 @@ def split(
 
 
 def _whole_groups(numbers: Sequence[int], count: int, decided: Mapping[int, bool]) -> list[bool]:
-    """Return which of one class's frames are held out: whole groups in their order, until there are
-    about `count`. decided: of groups that another class has frames of."""
+    """Return which of one class's frames are held out: whole groups in their order, as long as
+    there are at most `count` frames; the smallest if none has so few. decided: of groups that
+    another class has frames of."""
     sizes = Counter(numbers)
     out = {number: decided[number] for number in sizes if number in decided}
     total = sum(sizes[number] for number, is_held in out.items() if is_held)
-    for number in dict.fromkeys(numbers):
-        if number not in out:
-            out[number] = total + sizes[number] <= count or total == 0
-            total += sizes[number] * out[number]
+    free = [number for number in dict.fromkeys(numbers) if number not in out]
+    for number in free:
+        out[number] = total + sizes[number] <= count
+        total += sizes[number] * out[number]
+    if not total and free:
+        out[min(free, key=lambda number: sizes[number])] = True
     return [out[number] for number in numbers]
 
 

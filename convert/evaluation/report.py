@@ -141,6 +141,8 @@ def folder_pictures(check: FolderCheck, recipe: Recipe) -> dict[str, Any]:
             }
             for pair in pairs[:PAIRS_SHOWN]
         ],
+        "untold": folder_result.UNTOLD,
+        "more_pairs": len(pairs[PAIRS_SHOWN:]),
     }
 
 

@@ -55,7 +55,7 @@ def read_fingerprints(
 def grouped(dataset: Dataset, prints: Mapping[Path, Fingerprint]) -> dict[Path, int]:
     """Return a number for each frame, the same for those that are nearly the same picture."""
     paths = [item.path for item in dataset.frames]
-    pairs = near_duplicates([prints[path] for path in paths])
+    pairs = near_duplicates([prints[path] for path in paths]) or ()
     return dict(zip(paths, groups(len(paths), pairs).tolist(), strict=True))
 
 
@@ -78,7 +78,7 @@ def check_folder(
     """
     frames = (*train.frames, *(validation.frames if validation else ()))
     held = len(validation.frames) if validation else 0
-    pairs = tuple(near_duplicates([prints[item.path] for item in frames]))
+    pairs = near_duplicates([prints[item.path] for item in frames])
     if not download and not network_features.have_weights():
         why = "ImageNet's weights of MobileNetV2 1.0 at 224 pixels are not on this machine"
         return FolderCheck(train.classes, frames, held, pairs, why_not=why)
@@ -89,5 +89,5 @@ def check_folder(
     classes = len(train.classes)
     terminal.say("looking for labels that may be wrong, and at what more photographs would add")
     suspects = suspected(features, labels, classes)
-    curve = learning_curve(features, labels, classes, groups(len(frames), pairs))
+    curve = learning_curve(features, labels, classes, groups(len(frames), pairs or ()))
     return FolderCheck(train.classes, frames, held, pairs, tuple(suspects), curve)

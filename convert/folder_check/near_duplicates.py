@@ -54,13 +54,13 @@ def _small(grey: NDArray[np.float32], side: int) -> NDArray[Any]:
     return np.asarray(cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA), np.float32)
 
 
-def near_duplicates(prints: Sequence[Fingerprint]) -> list[tuple[int, int]]:
+def near_duplicates(prints: Sequence[Fingerprint]) -> list[tuple[int, int]] | None:
     """Return pairs of frames, lower index first, that are nearly the same picture.
 
-    Empty for fewer than MIN_FRAMES, and if all pictures look too alike to tell.
+    None if that can't be told: of fewer than MIN_FRAMES, or if all pictures look too alike.
     """
     if len(prints) < MIN_FRAMES:
-        return []
+        return None
     bits = np.stack([each.bits for each in prints])
     relief = np.stack([each.relief for each in prints]).astype(np.float32)
     # What all pictures share, as of parts in one place before one camera, says nothing.
@@ -81,7 +81,7 @@ def near_duplicates(prints: Sequence[Fingerprint]) -> list[tuple[int, int]]:
         pairs = [(i, j) for i, j, value in found if value >= least]
         if np.bincount(groups(len(prints), pairs)).max() <= len(prints) * _LARGEST_GROUP:
             return pairs
-    return []
+    return None
 
 
 def groups(count: int, pairs: Sequence[tuple[int, int]]) -> NDArray[np.intp]:

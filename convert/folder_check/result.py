@@ -1,15 +1,18 @@
 """What the check of a folder found, as lines of text and as plain values for a report."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from convert.data.dataset import LabelledFrame
 from convert.folder_check.curve import Curve, Gain
 from convert.folder_check.judge import Suspect
+from convert.folder_check.near_duplicates import MIN_FRAMES
 
 # A person looks at so many; report.json has them all.
 SHOWN = 40
 _CLASSES_NAMED = 3
+UNTOLD = f"there are fewer than {MIN_FRAMES} frames, or all of them look too alike"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +20,14 @@ class FolderCheck:
     """The check of labelled frames before any training.
 
     frames: those to train on, then those to validate on, which `validation` counts. pairs: indices
-    of frames that are nearly the same picture. suspects: the most suspected first; curve: of all
-    frames; both None without features, and `why_not` says why.
+    of frames that are nearly the same picture, None if that can't be told. suspects: the most
+    suspected first; curve: of all frames; both None without features, and `why_not` says why.
     """
 
     classes: tuple[str, ...]
     frames: tuple[LabelledFrame, ...]
     validation: int
-    pairs: tuple[tuple[int, int], ...] = ()
+    pairs: Sequence[tuple[int, int]] | None = ()
     suspects: tuple[Suspect, ...] | None = None
     curve: Curve | None = None
     why_not: str = ""
@@ -37,12 +40,14 @@ class FolderCheck:
     @property
     def across(self) -> tuple[tuple[int, int], ...]:
         """Return pairs of a frame to train on and one to validate on."""
-        return tuple((i, j) for i, j in self.pairs if i < self.held <= j)
+        return tuple((i, j) for i, j in self.pairs or () if i < self.held <= j)
 
     @property
     def contradictory(self) -> tuple[tuple[int, int], ...]:
         """Return pairs whose labels differ."""
-        return tuple((i, j) for i, j in self.pairs if self.frames[i].label != self.frames[j].label)
+        return tuple(
+            (i, j) for i, j in self.pairs or () if self.frames[i].label != self.frames[j].label
+        )
 
     def name(self, frame: int) -> str:
         """Return folder and name of a frame's file."""
@@ -53,7 +58,9 @@ class FolderCheck:
 def lines(check: FolderCheck, shown: int = SHOWN) -> list[str]:
     """Return what was found, for the terminal, with at most `shown` frames of each kind."""
     out = []
-    if check.pairs:
+    if check.pairs is None:
+        out.append(f"near-duplicates not looked for: {UNTOLD}")
+    elif check.pairs:
         out.append(f"{len(check.pairs)} pairs of frames are nearly the same picture")
     if check.across:
         seen = len({j for _, j in check.across})
@@ -106,10 +113,12 @@ def curve_lines(curve: Curve, classes: tuple[str, ...]) -> list[str]:
 def advice(curve: Curve, classes: tuple[str, ...]) -> str:
     """Return a sentence that says if more photographs would help, and of which class."""
     added = f"the second half of them added {_points(curve.gain)}"
-    if not curve.gain.helps:
-        verdict = f"more photographs like these would likely change little: {added}"
-    else:
+    if curve.gain.helps:
         verdict = f"more photographs would likely help: {added}"
+    elif curve.gain.may_help:
+        verdict = f"there are too few frames to say if more would help: {added}"
+    else:
+        verdict = f"more photographs like these would likely change little: {added}"
     # The classes that more of them helped so far, those that are seldom right first.
     helped = sorted((g for g in curve.classes if g.helps), key=lambda g: g.right)
     if helped:
@@ -138,7 +147,9 @@ def details(check: FolderCheck) -> dict[str, Any]:
             name: sum(item.label == c for item in check.frames)
             for c, name in enumerate(check.classes)
         },
-        "near_duplicates": [_pair(check, pair) for pair in check.pairs],
+        "near_duplicates": None
+        if check.pairs is None
+        else [_pair(check, pair) for pair in check.pairs],
         "across": [_pair(check, pair) for pair in check.across],
         "validation_frames_seen": len({j for _, j in check.across}),
         "contradictory": [_pair(check, pair) for pair in check.contradictory],

@@ -38,6 +38,7 @@ def test_two_exposures_are_nearly_the_same_picture() -> None:
     pictures = [surface(seed) for seed in range(20)]
     pictures += [darker(pictures[3]), darker(pictures[7])]
     pairs = near_duplicates([fingerprint(each) for each in pictures])
+    assert pairs is not None
     assert sorted(pairs) == [(3, 20), (7, 21)]
     assert len(set(groups(len(pictures), pairs).tolist())) == 20
 
@@ -50,10 +51,19 @@ def test_parts_that_lie_alike_are_not_nearly_the_same() -> None:
     assert near_duplicates([fingerprint(np.asarray(each, np.uint8)) for each in pictures]) == []
 
 
-def test_even_pictures_and_too_few_ones_have_no_duplicates() -> None:
+def test_even_pictures_have_no_duplicates() -> None:
     even = np.full((40, 40, 3), 90, np.uint8)
     assert near_duplicates([fingerprint(even)] * 12) == []
-    assert near_duplicates([fingerprint(surface(1))] * 5) == []
+
+
+def test_what_can_not_be_told_is_not_called_no_duplicate() -> None:
+    assert near_duplicates([fingerprint(surface(1))] * 5) is None
+    halves = [surface(seed) for seed in (1, 2)] * 6
+    assert near_duplicates([fingerprint(each) for each in halves]) is None
+    frames = tuple(LabelledFrame(Path(f"a/{i}.png"), 0) for i in range(5))
+    found = FolderCheck(("a", "b"), frames, 2, None)
+    assert "near-duplicates not looked for" in lines(found)[0]
+    assert (found.across, details(found)["near_duplicates"]) == ((), None)
 
 
 def test_a_split_keeps_groups_on_one_side() -> None:
@@ -67,6 +77,10 @@ def test_a_split_keeps_groups_on_one_side() -> None:
         assert set(kept.frames) | set(held.frames) == set(frames)
         assert min(held.counts()) >= 1
         assert 4 <= held.counts()[0] <= 12
+    # Most of a class is one group: it is held out only if no other has so few frames.
+    large = {item.path: -1 if 12 <= place < 36 else place for place, item in enumerate(frames)}
+    for seed in range(5):
+        assert split(whole, 0.2, seed, large)[1].counts() == (8, 2)
     alone = {item.path: place for place, item in enumerate(frames)}
     assert split(whole, 0.2, 3, alone) == split(whole, 0.2, 3)
     # One group is the whole class: its frames are divided after all.
@@ -123,6 +137,8 @@ def test_a_curve_says_if_more_frames_help() -> None:
     assert flat.points[-1].right == 1.0
     assert not flat.gain.helps
     assert "would likely change little" in advice(flat, ("a", "b", "c"))
+    few = learning_curve(easy[::15], known[::15], 3, np.arange(12, dtype=np.intp))
+    assert "too few frames to say" in advice(few, ("a", "b", "c"))
     gains = tuple(Gain(c, 30, 0.6 + c / 10, (0.4, 0.8), 0.1, (0.02 - c, 0.2)) for c in range(3))
     told = advice(type(flat)(flat.points, gains[0], gains), ("a", "b", "c"))
     assert told.startswith(
@@ -130,6 +146,21 @@ def test_a_curve_says_if_more_frames_help() -> None:
     )
     assert "first of all of a (60% right" in told
     assert " b (" not in told
+
+
+def test_gains_of_few_groups_claim_no_certainty() -> None:
+    """One group of a class that all of the frames name right, and half of them do not."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(2), (6, 24)).astype(np.intp)
+    features = np.asarray(rng.normal(0, 1, (30, 8)), np.float32)
+    for each in (np.arange(30), np.where(labels == 0, 0, np.arange(30)), np.zeros(30)):
+        curve = learning_curve(features, labels, 2, each.astype(np.intp))
+        groups_judged = len(np.unique(each))
+        low, high = curve.points[-1].interval
+        assert high - low > 1.2 / np.sqrt(groups_judged + 4)
+        for gain in (curve.gain, *curve.classes):
+            assert gain.gain_interval[1] - gain.gain_interval[0] > 0.1
+        assert not curve.classes[0].helps
 
 
 def write_surfaces(root: Path) -> None:
