@@ -65,6 +65,10 @@ def choose_recipe(
         recipe = recipe_with(base, **given)
         return Choice(recipe, "as given", _doubt(recipe, shape.readings or (), rates))
     plausible = _of_this_colour(shape.readings or ALL, shape.channels)
+    if shape.readings == UNSCALED:
+        # Only a hint: weights before a normalisation may have any scale.
+        others = (name for name in ALL if name not in UNSCALED)
+        plausible = _of_this_colour((*UNSCALED, *others), shape.channels)
     if shape.readings and len(plausible) == 1:
         [name] = plausible
         best = max(rates, key=lambda key: rates[key], default=name)
@@ -152,7 +156,7 @@ def _doubt(recipe: Recipe, readings: Sequence[str], rates: Mapping[str, float]) 
             f" and with {READINGS[best].options} on {rates[best]:.0%}"
         )
     low, high = input_range(recipe)
-    if tuple(readings) == UNSCALED and high - low < _LEAST_SPAN:
+    if not rates and tuple(readings) == UNSCALED and high - low < _LEAST_SPAN:
         return (
             "warning: fed so, a picture hardly changes what the model's first layer answers; with"
             " --scale 1 pixels would stay as they are"
@@ -189,7 +193,7 @@ def _question(
     elif tuple(readings) == UNSCALED:
         what = (
             "pixels of 0..1 or -1..1 hardly change what the model's first layer answers, so the"
-            " scaling seems to be in its weights, but they do not show all of it"
+            " scaling seems to be in its weights, unless a normalisation follows them"
         )
     else:
         what = "the model does not show how its pixels are scaled: several ways are plausible"

@@ -119,7 +119,8 @@ def readings_heard(responses: Opening, size: tuple[int, int, int]) -> tuple[str,
     """Return the names in READINGS of the ways by which a picture moves a model's first layer.
 
     A converter may have multiplied the scaling of pixels into the first weights, where no operator
-    shows it. Pixels that are scaled once more then hardly change what the layer answers.
+    shows it. Pixels that are scaled once more then hardly change what the layer answers. This is a
+    hint and no proof: weights that a normalisation follows may be as small by themselves.
 
     responses: from a model's input, float32 [1, height, width, channels] of `size`, to what its
     first operators with weights answer. All names if those are no convolutions, whose answers are
