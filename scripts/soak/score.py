@@ -24,14 +24,14 @@ class Score:
 
     latencies: milliseconds from when a good frame was due to its right answer, by tenth of the
     run. sent: good frames. wrong: those that got another label than the first time. refusals: by
-    code. acts: everything else that was done, by name. faults: what should not have been, the
-    first of them in words; `fault_count` has them all.
+    code. acts: everything else that was done, by name; refused_acts: how many of them were refused.
+    faults: what should not have been, the first of them in words; `fault_count` has them all.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.latencies: list[list[float]] = [[] for _ in range(TENTHS)]
-        self.sent = self.wrong = self.fault_count = 0
+        self.sent = self.wrong = self.refused_acts = self.fault_count = 0
         self.refusals: Counter[str] = Counter()
         self.acts: Counter[str] = Counter()
         self.faults: list[str] = []
@@ -75,6 +75,7 @@ class Score:
         if refused(reply):
             with self._lock:
                 self.refusals[reply.code()] += 1
+                self.refused_acts += 1
         else:
             self.fault(f"{name}: {reply.status} and not {statuses}: {reply.body[:200]!r}")
         return False

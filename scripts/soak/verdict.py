@@ -20,6 +20,8 @@ JOBS_MB, OUTBOX_MB = 20.0, 32.0
 P99_SHARE = 1.2
 # Good frames that may be refused by a sentence, of all.
 REFUSED_SHARE = 0.001
+# Of everything else: less than the jobs, the swaps or the loads of another model alone.
+REFUSED_ACTS_SHARE = 0.01
 # The samples' folder holds a small file of its own beside what the setting limits.
 SAMPLES_SLACK_MB = 0.1
 # In a shorter run the journal and the samples need not reach their limits.
@@ -105,6 +107,13 @@ def judge(
     add("answered wrong", score.wrong, "0", score.wrong == 0)
     most = REFUSED_SHARE * score.sent
     add("not answered", refused, f"at most {REFUSED_SHARE:.1%}, with a code", refused <= most)
+    done = sum(score.acts.values())
+    add(
+        "other requests refused",
+        score.refused_acts,
+        f"at most {REFUSED_ACTS_SHARE:.0%} of {done}, with a code",
+        score.refused_acts <= REFUSED_ACTS_SHARE * done,
+    )
     add("faults", score.fault_count, "0", score.fault_count == 0)
     ratio = last["p99_ms"] / first["p99_ms"]
     add(

@@ -74,6 +74,8 @@ FORBIDDEN: dict[str, tuple[list[Entry], str]] = {
     "wrong label": (frame("a", label="dented", verdict="fail"), "good is right"),
     "pass of a damaged frame": (frame("a", frame="damaged"), "damaged"),
     "pass of an unknown frame": (frame("a", frame="unknown"), "verdict pass"),
+    "answer without a verdict": (frame("a", verdict=None), "verdict None"),
+    "answer in time that is unsure": (frame("a", verdict="unsure"), "verdict unsure"),
     "answer of a broken version": ([*frame("a", version=2)], "version 2"),
     "refusal without a code": (frame("a", "refused", status=503, code=None), "refused by 503"),
     "error of the server": (frame("a", "refused", status=500, code="INTERNAL"), "500"),
@@ -115,6 +117,14 @@ FORBIDDEN: dict[str, tuple[list[Entry], str]] = {
         ],
         "no verdict",
     ),
+    "trigger that fails by itself": (
+        [
+            Entry(10.0, "a", "trigger", "invoke", {"frame": "good"}),
+            Entry(10.1, "a", "trigger", "ok", {"frame": "good"}),
+            message("a", 1, label=None, verdict=None, error="INTERNAL"),
+        ],
+        "has the errors",
+    ),
     "plant that does not come back": (fault()[:1], "did not come back"),
 }
 
@@ -154,6 +164,10 @@ def test_faults_excuse_only_what_they_may_harm() -> None:
     no_row = [*frame("a"), message("a", 1)]
     killed = Entry(10.3, "fault-1", "fault", "killed", {})
     assert check(*no_row, *fault(down=True), killed).findings == []
+    noted = Entry(12.0, "fault-1", "fault", "noted", {"began": 12.0})
+    harmed = fault(loses=["journal"])
+    assert check(*no_row, *harmed, noted).findings == []
+    assert check(*no_row, *harmed, noted._replace(fields={"began": 60.0})).findings
     late = killed._replace(at=14.9)
     assert check(*no_row, *fault(down=True), late).findings
 

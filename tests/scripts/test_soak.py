@@ -115,6 +115,15 @@ def test_hour_that_reached_no_limit_shows_nothing(name: str) -> None:
     assert name not in {c.name for c in judge(made, score, WELL, minutes=1) if not c.holds}
 
 
+def test_refusals_of_everything_else_are_few() -> None:
+    score = good_score()
+    for number in range(1000):
+        score.expect("job sent", refusal("JOBS_FULL") if number < 10 else Reply(202, b""), 202)
+    assert failed(table(score), score) == set()
+    score.expect("job sent", refusal("JOBS_FULL"), 202)
+    assert failed(table(score), score) == {"other requests refused"}
+
+
 def test_wrong_label_fails() -> None:
     score = good_score()
     score.frame(3, 5.0, answer("dented"), "good")

@@ -9,6 +9,8 @@ from chaos.account.operations import FRAMES, Operation
 from chaos.account.windows import AFTER_S, Faults
 from chaos.history import Entry
 
+# Errors with which no frame of a pulled camera, which is never damaged, may be refused.
+AT_FAULT = frozenset({None, "", "INTERNAL", "UNDECODABLE_IMAGE"})
 ContentCheck = Callable[[str, str, "str | None", dict[str, Any]], None]
 
 
@@ -80,6 +82,10 @@ class MessageCheck:
             return
         if messages:
             judged = any(message["label"] for message in messages)
+            errors = {message["error"] for message in messages if not message["label"]}
+            if not judged and errors & AT_FAULT:
+                self._ledger.unaccounted("trigger", f"{operation} has the errors {errors}")
+                return
             self._ledger.count("trigger", "right" if judged else "refused")
         elif self._faults.may_lose("outbox", operation.ended):
             self._ledger.count("trigger", "lost with its database")

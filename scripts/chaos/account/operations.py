@@ -11,6 +11,8 @@ from chaos.history import Entry
 
 # Kinds of operations whose answer is one frame's.
 FRAMES = ("frame", "triton-http", "triton-grpc", "slow", "large")
+# Of these, those whose answer has a verdict. A late frame of them is refused.
+JUDGED = ("frame", "slow", "large")
 ENDS = ("ok", "refused", "lost")
 JOB_EVENTS = ("ended", "gone", "endless", "final")
 # Statuses by which a frame that is not at fault may be refused; Triton's clients have texts.
@@ -88,7 +90,10 @@ class OperationCheck:
 
     def _check_answer(self, operation: Operation) -> None:
         fields = operation.fields
-        fault = answer_fault(operation.frames[0], fields["label"], fields["verdict"])
+        at_once = operation.kind in JUDGED
+        fault = answer_fault(
+            operation.frames[0], fields["label"], fields["verdict"], at_once=at_once
+        )
         if not fault and fields.get("version") not in (None, 1):
             fault = f"was answered by version {fields['version']}, which is broken"
         if fault:

@@ -6,8 +6,11 @@ from typing import Any
 from chaos.frames import DAMAGED, expected
 
 
-def answer_fault(frame: str, label: str | None, verdict: str | None) -> str:
-    """Return what is wrong with an answer to the frame of that name; empty if nothing is."""
+def answer_fault(
+    frame: str, label: str | None, verdict: str | None, *, at_once: bool = False
+) -> str:
+    """Return what is wrong with an answer to the frame of that name; empty if nothing is. at_once:
+    it came in time and has a verdict, so that only the right one will do."""
     right = expected(frame)
     if right.refused:
         return f"has the label {label}, of a frame that is damaged"
@@ -16,7 +19,8 @@ def answer_fault(frame: str, label: str | None, verdict: str | None) -> str:
     if right.label and label != right.label:
         return f"has the label {label}, and {right.label} is right"
     # Triton's protocol has no verdict; that of an answer that comes late is unsure.
-    if right.verdict and verdict not in (None, right.verdict, "unsure"):
+    allowed = (right.verdict,) if at_once else (None, right.verdict, "unsure")
+    if right.verdict and verdict not in allowed:
         return f"has the verdict {verdict}, and {right.verdict} is right"
     return ""
 

@@ -10,7 +10,7 @@ from chaos.history import Entry
 AFTER_S = 2.0
 # Seconds until the journal has taken in the row of an answer; with kill -9 before it is lost.
 UNWRITTEN_S = 0.5
-# Seconds after a fault in which the outputs get what waited.
+# Seconds after a fault in which the outputs and the journal get what waited.
 DRAINED_S = 15.0
 # What a fault loses if the outbox may begin with new numbers.
 RENEWING = {"outbox", "numbers"}
@@ -21,13 +21,15 @@ NOTED_S = 0.1
 class FaultWindow(NamedTuple):
     """A fault from its beginning until the plant was well again. down: the times between which
     connections might be lost. loses: databases whose content might be lost, and `numbers` if those
-    of messages might begin again. kills: when the process
-    that answers was killed. lost_until: when the loss ends, after the fault if the server has not
-    met the damage yet. failed: why the plant did not come back; empty if it did."""
+    of messages might begin again. lost_from, lost_until: when the loss begins, minus infinity if
+    nothing was noted before the harm; and when it ends, infinity if the server has not met the
+    damage yet. kills: when the process that answers was killed. failed: why the plant did not come
+    back; empty if it did."""
 
     name: str
     began: float
     ended: float
+    lost_from: float
     lost_until: float
     down: tuple[tuple[float, float], ...]
     loses: tuple[str, ...]
@@ -57,7 +59,11 @@ class Faults:
 
     def may_lose(self, database: str, at: float) -> bool:
         """Return whether what was written at `at` may be gone with its database."""
-        return any(at <= window.lost_until for window in self.windows if database in window.loses)
+        return any(
+            window.lost_from <= at <= window.lost_until
+            for window in self.windows
+            if database in window.loses
+        )
 
     def may_renew_outbox(self, at: float) -> bool:
         """Return whether at `at` a message may come of an outbox that is new, or from which some
@@ -86,6 +92,7 @@ def _read_windows(entries: Sequence[Entry]) -> Iterator[FaultWindow]:
         if end.event != "end":
             fields["failed"], ended = "it has no end", float("inf")
         kills = tuple(event.at for event in events if event.event == "killed")
+        noted = [event.fields["began"] for event in events if event.event == "noted"]
         ups = [event.at for event in events if event.event == "up"]
         ends = [event.at for event in events if event.event in ("killed", "leaves")]
         down = [(at, min((up for up in ups if up > at), default=ended)) for at in ends]
@@ -95,6 +102,7 @@ def _read_windows(entries: Sequence[Entry]) -> Iterator[FaultWindow]:
             fields["name"],
             begin.at,
             ended,
+            noted[0] - DRAINED_S if noted else float("-inf"),
             float("inf") if fields.get("latent") else ended,
             tuple(down),
             tuple(fields["loses"]),

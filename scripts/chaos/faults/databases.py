@@ -62,9 +62,10 @@ def _while_up(harm: Harm, name: str, context: Context) -> dict[str, Any]:
 
 
 def _note_rows(context: Context, name: str) -> None:
-    """Account for the rows of a journal before it is harmed."""
-    if name == "journal":
-        context.plant.note_journal()
+    """Note the rows of a journal before it is harmed: no older one may be lost by it."""
+    began = time.monotonic()
+    if name == "journal" and context.plant.note_journal():
+        context.history.record(context.op, "fault", "noted", began=began)
 
 
 def _meet(context: Context, path: Path) -> dict[str, Any]:
