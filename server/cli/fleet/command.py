@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-SSH = "ssh -o BatchMode=yes -o ServerAliveInterval=10"
+# A connection that ssh keeps for later ones would keep its output open too.
+SSH = "ssh -o BatchMode=yes -o ControlMaster=no -o ServerAliveInterval=10"
+TIMEOUT_MAX_S = 86_400.0
 CHECKOUT = Path(__file__).parents[3]
 
 
@@ -37,7 +39,7 @@ def add_parser(commands: Any, *, flags: bool) -> None:
         "--reach", default=SSH, help=f"gets a shell's place and a command, as ssh does ({SSH})"
     )
     upgrade.add_argument(
-        "--install-timeout", type=float, default=1800.0, help="of scripts/install, in s (1800)"
+        "--install-timeout", type=_seconds, default=1800.0, help="of scripts/install, in s (1800)"
     )
     key = actions.add_parser("key", help="make, list and revoke keys on all devices")
     keys = key.add_subparsers(dest="key_action", metavar="ACTION", required=True)
@@ -65,13 +67,20 @@ def _add_devices(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--key-file", type=Path, help="file with an API key (else the environment's FLEET_KEY)"
     )
-    action.add_argument("--timeout", type=float, default=60.0, help="of each step, in s (60)")
+    action.add_argument("--timeout", type=_seconds, default=60.0, help="of each step, in s (60)")
     action.add_argument(
         "--ca", type=Path, help="certificates, PEM, that vouch for https:// devices"
     )
     action.add_argument(
         "--client-certificate", type=Path, help="PEM of this machine's certificate and key"
     )
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= TIMEOUT_MAX_S:
+        raise argparse.ArgumentTypeError(f"it may be up to {TIMEOUT_MAX_S:.0f}, and not 0")
+    return number
 
 
 def _count(text: str) -> int:

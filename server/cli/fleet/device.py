@@ -70,14 +70,20 @@ class Device:
         """name: what the user calls it. address: HOST, HOST:PORT, or a URL of http or https. key:
         its API key, empty for none. timeout: of each request, in seconds. tls: of https addresses;
         None: with the machine's own authorities. shell: where a remote shell finds it; empty: the
-        host of the address. Raises StartError if `address` is none."""
+        host of the address. Raises StartError if `address` or `key` is none."""
         try:
             parts = urlsplit(address if "://" in address else f"http://{address}")
             port = parts.port
+            # As a socket does, which knows no other names.
+            (parts.hostname or "").encode("idna")
         except ValueError:
             raise _no_address(address) from None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        # A shell's command would take a name that begins with - as an option.
+        if parts.scheme not in ("http", "https") or (parts.hostname or "-").startswith("-"):
             raise _no_address(address)
+        assert parts.hostname
+        if not (key.isascii() and key.isprintable()):
+            raise StartError(f"the key for {name} is more than one line, or no key")
         port = port or (443 if parts.scheme == "https" else DEFAULT_PORT)
         self.name = name
         self.shell = shell or parts.hostname

@@ -114,14 +114,16 @@ def pull_journal(device: Device, folder: Path) -> int | None:
         if last and _is_another(device, last):
             path.rename(_free_name(folder))
             last = None
+        rows = _rows(device, last.id if last else 0)
         with path.open("ab") as file:
-            while rows := _rows(device, last.id if last else 0):
+            while rows:
                 file.write(b"".join(bytes(row) + b"\n" for row in rows))
                 file.flush()
                 count += len(rows)
                 before, last = last, decode(bytes(rows[-1]), RowHead)
                 if before and last.id <= before.id:
                     raise DeviceError(f"its journal goes on with row {last.id} after {before.id}")
+                rows = _rows(device, last.id)
             os.fsync(file.fileno())
     except DeviceError as error:
         if error.status == 404:

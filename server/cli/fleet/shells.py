@@ -10,8 +10,9 @@ from types import TracebackType
 
 from server.cli.fleet.device import DeviceError
 
-# Seconds that a command has to end once its input is closed.
-END_TIMEOUT_S = 120.0
+# Seconds that a command has to end once its input is closed, and the rest of its output to come
+# once it ended: what it started may keep that open.
+END_TIMEOUT_S, OUTPUT_TIMEOUT_S = 120.0, 5.0
 
 
 class RemoteCommand:
@@ -47,7 +48,6 @@ class RemoteCommand:
             self._process.kill()
         self._process.wait()
         self._close_input()
-        self._reader.join()
 
     def _close_input(self) -> None:
         assert self._process.stdin is not None
@@ -94,7 +94,7 @@ class RemoteCommand:
             code = self._process.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             return None
-        self._reader.join(END_TIMEOUT_S)
+        self._reader.join(OUTPUT_TIMEOUT_S)
         return code
 
     def last_words(self) -> str:
@@ -104,10 +104,13 @@ class RemoteCommand:
 
 def run(reach: str, target: str, command: str, data: bytes = b"") -> str:
     """Run a command to its end with `data` as input; return its last line. Raises DeviceError if it
-    fails."""
+    fails, or does not end."""
     with RemoteCommand(reach, target, command) as remote:
         if data:
             remote.send(data)
-        if code := remote.finish():
+        code = remote.finish()
+        if code is None:
+            raise DeviceError(f"its shell does not end: {remote.last_words()}")
+        if code:
             raise DeviceError(f"its shell failed ({code}): {remote.last_words()}")
         return remote.last_words()

@@ -37,7 +37,10 @@ CONFIRM = "--confirm"
 # device that goes back is ready again; and between two looks.
 CONFIRM_TIMEOUT_S, BACK_TIMEOUT_S, POLL_S = 60.0, 120.0, 0.5
 # /tmp may be in memory. What is sent goes with the shell, however that ends.
-UNPACK = "set -e; d=$(mktemp -d /var/tmp/lineside-upgrade.XXXXXX); tar -xz -f - -C $d; echo $d"
+UNPACK = (
+    "set -e; d=$(mktemp -d /var/tmp/lineside-upgrade.XXXXXX); trap 'rm -rf $d' EXIT; "
+    "tar -xz -f - -C $d; trap - EXIT; echo $d"
+)
 INSTALL = (
     "d={folder}; trap 'rm -rf $d' EXIT; cd $d; "
     'if [ "$(id -u)" = 0 ]; then scripts/install {confirm}; '
@@ -150,7 +153,8 @@ def _upgrade(device: Device, args: argparse.Namespace, archive: bytes, program: 
         fault = _install(device, remote, before, program, args.install_timeout)
         code = remote.finish()
     if fault is None and code != 0:
-        fault = f"scripts/install failed ({code}): {remote.last_words()}"
+        how = "does not end" if code is None else f"failed ({code})"
+        fault = f"scripts/install {how}: {remote.last_words()}"
     if fault is not None:
         raise DeviceError(f"{fault}; {_after_failure(device, before)}")
     golden = "its golden frame is right" if before.frame else "no bundle has a golden frame"

@@ -194,6 +194,27 @@ def test_a_name_gets_keys_and_loses_them_on_every_device(
     assert (code, lines) == (0, ["st4: has no key camera-9"])
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["st4..local"], "'st4..local' is no HOST"),
+        (["http://-oProxyCommand=x"], "is no HOST"),
+        (["st4:port"], "'st4:port' is no HOST"),
+        (["st4", "--key-file", "two-lines"], "the key for st4 is more than one line, or no key"),
+        (["st4", "--timeout", "nan"], "--timeout: it may be"),
+        (["st4", "--timeout", "0"], "--timeout: it may be"),
+    ],
+)
+def test_what_no_device_can_be_asked_with_is_refused(
+    words: list[str], says: str, tmp_path: Path
+) -> None:
+    """By a sentence, before any device is asked."""
+    (tmp_path / "two-lines").write_text("ls_a\nls_b\n")
+    paths = [tmp_path / word if word == "two-lines" else word for word in words]
+    code, lines = fleet("status", *paths)
+    assert (code > 0, says in lines[-1]) == (True, True), lines
+
+
 DEVICE = '[[device]]\nname = "a"\naddress = "a"\n'
 
 
