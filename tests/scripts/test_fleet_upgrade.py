@@ -23,6 +23,8 @@ from images import encode, plain
 from server_process import ROOT, free_port
 from tiny_models import change_manifest
 
+from server.cli.fleet.device import Device
+from server.cli.fleet.status import measured
 from server.recognition.manifest import MANIFEST
 from server.system.program import program_id
 
@@ -258,6 +260,21 @@ def test_upgrade_loses_nothing_and_goes_back_by_itself(
     assert lost(good) == []
     newest = good.ask("/v1/journal?limit=1")["rows"][0]
     assert newest["request_id"] == answer["request_id"]
+
+    # The connection ends while the new program waits to be confirmed.
+    command = [str(reach), good.shell(), f"cd {new} && exec scripts/install --confirm 300"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT) as remote:
+        assert remote.stdin
+        assert remote.stdout
+        while not (line := remote.stdout.readline()).startswith(b"confirm within"):
+            assert line, "scripts/install ended early"
+        assert measured(Device("good", good.url, KEY, 60)).program == program
+        remote.stdout.close()
+        remote.stdin.close()
+        assert remote.wait(100) != 0
+    assert measured(Device("good", good.url, KEY, 60)).program is None
+    assert lost(good) == []
 
 
 def test_device_without_a_shell_is_not_changed(
