@@ -173,6 +173,9 @@ def _read(path: Path) -> tuple[list[Values], int]:
             break
         rows += _row_of(packed)
         at += HEAD.size + size
+    if at < len(data):
+        damaged = {"path": str(path), "bytes": len(data) - at}
+        logger.error("rows that waited for the journal are damaged", extra={"fields": damaged})
     return rows, at
 
 

@@ -105,12 +105,15 @@ def test_a_row_that_is_not_whole_is_left_out(tmp_path: Path, cut: int) -> None:
     assert written(tmp_path / "journal.db") == [f"id-{number}" for number in range(4)]
 
 
-def test_damage_ends_the_rows(tmp_path: Path) -> None:
+def test_damage_ends_the_rows_and_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = leave(tmp_path)
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 0xFF
     file.write_bytes(data)
     assert written(tmp_path / "journal.db") == ["id-0", "id-1"]
+    assert caplog.messages[0] == "rows that waited for the journal are damaged"
 
 
 @pytest.mark.parametrize("keep", [10, 150])
