@@ -51,8 +51,9 @@ PICKED_LABELS_MAX = 16
 
 
 def to_probabilities(output: Tensor, spec: TensorSpec, manifest: Manifest) -> Probabilities:
-    """Turns a classifier's output [1, ..., classes] to float32 [classes] in 0..1, as
-    `manifest.output` says it is to be read."""
+    """Turns a classifier's output [1, ..., classes] to float32 [classes], as `manifest.output` says
+    it is to be read. They are in 0..1, unless it says that they are probabilities and they are
+    not."""
     values = dequantize(output, spec).reshape(-1)
     if manifest.output == "logits":
         # The result of infinite ones is not finite, which the caller checks.
@@ -68,7 +69,7 @@ def top_k(
     probabilities: Probabilities, labels: Sequence[Label], k: int, threshold: float = 0.0
 ) -> tuple[Prediction, ...]:
     """Returns the `k` most probable labels of at least `threshold`, best first; of equal ones, the
-    lower class_id first."""
+    lower class_id first. Those beyond 0..1 are ordered as they are, and then cut to it."""
     k = min(k, len(labels))
     if k <= PICKED_LABELS_MAX:
         rest, best = probabilities.copy(), []
@@ -79,13 +80,14 @@ def top_k(
         best = np.argsort(-probabilities, kind="stable")[:k].tolist()
     return tuple(
         Prediction(i, labels[i].name, probability, labels[i].id)
-        for i, probability in zip(best, probabilities[best].tolist(), strict=True)
+        for i, probability in zip(best, probabilities[best].clip(0, 1).tolist(), strict=True)
         if probability >= threshold
     )
 
 
 class ClassValues(msgspec.Struct, frozen=True):
-    """probabilities: float32 [labels]. familiarity: 0..1; None if the model has no such output."""
+    """probabilities: float32 [labels], which a model without a softmax may give beyond 0..1.
+    familiarity: 0..1; None if the model has no such output."""
 
     probabilities: Probabilities
     familiarity: float | None = None
@@ -115,14 +117,14 @@ class ClassReader(Reader[ClassValues]):
         self._has_familiarity = has_familiarity(pool)
 
     def decode(self, outputs: Sequence[Tensor]) -> ClassValues:
-        """Returns values in 0..1, also of outputs that go beyond. Raises NotFiniteError."""
+        """Returns the values of `outputs`. Raises NotFiniteError."""
         values = self.read(outputs)
         if not values.finite:
             raise NotFiniteError
         familiarity = values.familiarity
         if familiarity is not None:
             familiarity = min(1.0, max(0.0, familiarity))
-        return ClassValues(values.probabilities.clip(0, 1), familiarity)
+        return ClassValues(values.probabilities, familiarity)
 
     def read(self, outputs: Sequence[Tensor]) -> ClassValues:
         """Returns the values of `outputs`, finite or not."""

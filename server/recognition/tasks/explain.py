@@ -81,14 +81,15 @@ def explain(
     if not isinstance(recognizer.reader, ClassReader):
         return shown
     with turn():
-        whole = _probabilities(recognizer, pixels)
-    best = int(whole.argmax())
+        probabilities = _probabilities(recognizer, pixels)
+    best = int(probabilities.argmax())
+    whole = probabilities[best].clip(0, 1)
     without = _cover(recognizer, pixels, place, turn, best)
-    places = _odds(whole[best]) - _odds(without)
+    places = _odds(whole) - _odds(without)
     return msgspec.structs.replace(
         shown,
         label=recognizer.labels[best].name,
-        probability=float(whole[best]),
+        probability=float(whole),
         places=_rows(places, 3),
         without=_rows(without, 6),
     )
@@ -124,7 +125,7 @@ def _cover(
             ] = paint
             with turn():
                 without[row, column] = _probabilities(recognizer, covered)[label]
-    return without
+    return without.clip(0, 1)
 
 
 def _odds(probability: Any) -> Any:

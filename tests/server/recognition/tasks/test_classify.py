@@ -76,11 +76,20 @@ def test_output_beyond_a_probability_is_cut(sent: float, wanted: float) -> None:
     pool: Any = SimpleNamespace(outputs=specs)
     reader = ClassReader(Bundle(Path("m"), manifest("probabilities"), LABELS), pool)
     values = reader.decode([np.full((1, 6), sent, np.float32), np.full((1, 1), sent, np.float32)])
-    assert set(values.probabilities.tolist()) == {wanted}
+    assert [p.probability for p in top_k(values.probabilities, LABELS, 6, -1)] == [wanted] * 6
     assert values.familiarity == wanted
     for bad in (np.nan, np.inf):
         with pytest.raises(NotFiniteError):
             reader.decode([np.full((1, 6), bad, np.float32), np.zeros((1, 1), np.float32)])
+
+
+@pytest.mark.parametrize("k", [1, 3, 20])
+def test_the_best_of_outputs_beyond_a_probability_stays_so(k: int) -> None:
+    """Cut first, the first of those above 1 would be the best."""
+    labels = tuple(Label(f"{number}") for number in range(20))
+    values = np.zeros(20, np.float32)
+    values[[2, 5, 7]] = 3.0, 16.0, 8.0
+    assert [p.label for p in top_k(values, labels, k)][:3] == ["5", "7", "2"][:k]
 
 
 @pytest.mark.parametrize(("dtype", "zero_point"), [("uint8", 0), ("int8", -128)])
