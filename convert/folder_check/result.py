@@ -38,15 +38,21 @@ class FolderCheck:
         return len(self.frames) - self.validation
 
     @property
+    def repeated(self) -> tuple[tuple[int, int], ...]:
+        """Return each frame that is nearly the same as an earlier one, with the first of these."""
+        return _first_of_each(self.pairs or ())
+
+    @property
     def across(self) -> tuple[tuple[int, int], ...]:
-        """Return pairs of a frame to train on and one to validate on."""
-        return tuple((i, j) for i, j in self.pairs or () if i < self.held <= j)
+        """Return each frame to validate on that is nearly the same as one to train on, with it."""
+        return _first_of_each([(i, j) for i, j in self.pairs or () if i < self.held <= j])
 
     @property
     def contradictory(self) -> tuple[tuple[int, int], ...]:
-        """Return pairs whose labels differ."""
-        return tuple(
-            (i, j) for i, j in self.pairs or () if self.frames[i].label != self.frames[j].label
+        """Return each frame that is nearly the same as an earlier one of another label, with it."""
+        frames = self.frames
+        return _first_of_each(
+            [(i, j) for i, j in self.pairs or () if frames[i].label != frames[j].label]
         )
 
     def name(self, frame: int) -> str:
@@ -55,18 +61,26 @@ class FolderCheck:
         return f"{path.parent.name}/{path.name}"
 
 
+def _first_of_each(pairs: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Return the first pair of each later frame: all pairs of 1000 alike frames are half a
+    million."""
+    first: dict[int, int] = {}
+    for i, j in pairs:
+        first.setdefault(j, i)
+    return tuple((i, j) for j, i in first.items())
+
+
 def lines(check: FolderCheck, shown: int = SHOWN) -> list[str]:
     """Return what was found, for the terminal, with at most `shown` frames of each kind."""
     out = []
     if check.pairs is None:
         out.append(f"near-duplicates not looked for: {UNTOLD}")
     elif check.pairs:
-        out.append(f"{len(check.pairs)} pairs of frames are nearly the same picture")
+        out.append(f"{len(check.repeated)} frames are nearly the same picture as an earlier one")
     if check.across:
-        seen = len({j for _, j in check.across})
         out.append(
-            f"{seen} of {check.validation} frames to validate on are nearly the same as one to"
-            " train on, which flatters the result"
+            f"{len(check.across)} of {check.validation} frames to validate on are nearly the same"
+            " as one to train on, which flatters the result"
         )
     out += _listed(
         "nearly the same picture, but another label",
@@ -149,9 +163,8 @@ def details(check: FolderCheck) -> dict[str, Any]:
         },
         "near_duplicates": None
         if check.pairs is None
-        else [_pair(check, pair) for pair in check.pairs],
+        else [_pair(check, pair) for pair in check.repeated],
         "across": [_pair(check, pair) for pair in check.across],
-        "validation_frames_seen": len({j for _, j in check.across}),
         "contradictory": [_pair(check, pair) for pair in check.contradictory],
         "suspects": None
         if check.suspects is None

@@ -194,9 +194,12 @@ def test_one_picture_of_two_labels_is_told_of(
 def test_frames_to_validate_on_that_were_seen_are_counted() -> None:
     frames = tuple(LabelledFrame(Path(f"a/{i}.png"), 0) for i in range(6))
     found = FolderCheck(("a", "b"), frames, 2, ((0, 4), (1, 4), (2, 3)))
-    assert found.across == ((0, 4), (1, 4))
+    assert (found.across, found.repeated) == (((0, 4),), ((0, 4), (2, 3)))
     assert "1 of 2 frames to validate on are nearly the same as one to train on" in lines(found)[1]
-    assert details(found)["validation_frames_seen"] == 1
+    # Many frames of one thing are as many rows, not as many as they have pairs.
+    alike = tuple((i, j) for j in range(6) for i in range(j))
+    told = details(FolderCheck(("a", "b"), frames, 2, alike))
+    assert [len(told[name]) for name in ("near_duplicates", "across")] == [5, 2]
 
 
 @pytest.mark.usefixtures("keras_home")
