@@ -230,6 +230,4 @@ def recipe_with(recipe: Recipe, **given: Any) -> Recipe:
     numbers = np.array([*np.atleast_1d(made.scale), *np.atleast_1d(made.offset)])
     if not np.isfinite(numbers).all() or not np.all(made.scale):
         raise ConvertError("--scale and --offset take finite numbers, and a scale is not 0")
-    if made.channels == 1 and (isinstance(made.scale, tuple) or isinstance(made.offset, tuple)):
-        raise ConvertError("--scale and --offset take one number each for a grey image")
     return made

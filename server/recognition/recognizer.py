@@ -444,12 +444,6 @@ def _check_recipe(bundle: Bundle, recipe: Recipe, inputs: tuple[TensorSpec, ...]
             " recipe's zero_inputs names all of them but the image"
         )
     [spec] = images
-    if recipe.channels == 1 and any(
-        isinstance(numbers, tuple) for numbers in (recipe.scale, recipe.offset)
-    ):
-        raise BundleError(
-            f"{bundle.folder}: the recipe's scale and offset are one number each for a grey image"
-        )
     shape = spec.shape[1:]
     if shape != recipe.shape or spec.dtype != recipe.dtype:
         order = "channels, height, width" if recipe.layout == "nchw" else "height, width, channels"

@@ -236,7 +236,7 @@ def test_an_unknown_layer_is_named(tf: Any, tmp_path: Path) -> None:
 
 
 def test_a_grey_image_has_one_scale() -> None:
-    with pytest.raises(ConvertError, match="take one number each for a grey image"):
+    with pytest.raises(ConvertError, match=r"recipe\.scale should be one number"):
         recipe_with(Recipe(width=8, height=8, color="gray"), scale=(1.0, 2.0, 3.0))
 
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from images import encode, picture, plain
 from server_process import ROOT
-from tiny_models import RECIPE, MakeModel, write_bundle
+from tiny_models import RECIPE, MakeModel, change_manifest, write_bundle
 
 from server.errors import BundleError, DeadlineExceededError
 from server.recognition.admission import Admission
@@ -83,9 +83,10 @@ def test_layout_that_the_model_lacks_is_refused(tiny_model: MakeModel, tmp_path:
 
 
 def test_grey_recipe_with_three_scales_is_refused(tiny_model: MakeModel, tmp_path: Path) -> None:
-    recipe = msgspec.structs.replace(RECIPE, color="gray", scale=(1.0, 2.0, 3.0))
-    folder = write_bundle(tmp_path / "m" / "1", tiny_model("colors"), recipe=recipe)
-    with pytest.raises(BundleError, match="scale and offset are one number each for a grey image"):
+    folder = write_bundle(tmp_path / "m" / "1", tiny_model("colors"))
+    recipe = msgspec.to_builtins(RECIPE) | {"color": "gray", "scale": [1.0, 2.0, 3.0]}
+    change_manifest(folder, recipe=recipe)
+    with pytest.raises(BundleError, match=r"recipe\.scale should be one number"):
         load(folder)
 
 
