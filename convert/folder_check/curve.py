@@ -72,7 +72,7 @@ def learning_curve(
         chosen = np.random.default_rng(seed).permutation(len(labels))[:_MOST_FRAMES]
         features, labels, groups = features[chosen], labels[chosen], groups[chosen]
     right = np.zeros((len(SHARES), len(labels)))
-    counts = np.zeros(len(SHARES))
+    counts, judged = np.zeros(len(SHARES)), 0
     for repeat in range(_REPEATS):
         rng = np.random.default_rng([seed, repeat])
         fold = folds_by_class(labels, groups, seed + repeat)
@@ -80,15 +80,16 @@ def learning_curve(
             mine = fold == number
             if not mine.any() or mine.all():
                 continue
+            judged += 1
             order = _by_class(rng.permutation(np.flatnonzero(~mine)), labels)
             for place, share in enumerate(SHARES):
                 taken = order[: max(1, round(share * len(order)))]
-                counts[place] += len(taken) / (_REPEATS * FOLDS)
+                counts[place] += len(taken)
                 answers = learned(features[taken], labels[taken], classes)(features[mine])
                 right[place, mine] += (answers.argmax(axis=1) == labels[mine]) / _REPEATS
     points = tuple(
         Point(share, round(count), float(row.mean()), _interval(row, groups))
-        for share, count, row in zip(SHARES, counts, right, strict=True)
+        for share, count, row in zip(SHARES, counts / max(1, judged), right, strict=True)
     )
     every = np.ones(len(labels), bool)
     gains = [_gain(c, right, groups, labels == c) for c in range(classes) if (labels == c).any()]
