@@ -33,7 +33,7 @@ environment() {
   # Of the device's packages alone, requirements.lock has the hashes.
   if [ "$*" = requirements.txt ]; then
     "$folder/bin/python" scripts/supply/hashed.py requirements.txt >"$folder/hashed.txt" || exit 1
-    args=(--require-hashes -r "$folder/hashed.txt")
+    args=(--only-binary=:all: --require-hashes -r "$folder/hashed.txt")
   fi
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "${args[@]}" \
     >"$folder/install.log" 2>&1 ||

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -83,6 +84,34 @@ def test_package_that_was_changed_is_not_installed(checkout: Path, wheel: Path) 
     assert done.returncode != 0
     assert "DO NOT MATCH THE HASHES" in done.stderr
     assert not (checkout / "site" / "tiny_part.py").exists()
+
+
+def test_scripts_serve_takes_wheels_with_known_hashes_alone(checkout: Path, wheel: Path) -> None:
+    """A source archive would run code of its own while it is installed."""
+    shutil.copy(ROOT / "scripts" / "setup.sh", checkout / "scripts")
+    for name in ("convert/requirements.txt", "tests/requirements.txt", "server/requirements-x.txt"):
+        (checkout / name).parent.mkdir(exist_ok=True)
+        (checkout / name).touch()
+    source = wheel.parent / "tiny_part-1.0.tar.gz"
+    with tarfile.open(source, "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("tiny_part-1.0/setup.py"))
+
+    def install(digest: str) -> subprocess.CompletedProcess[str]:
+        lock(checkout, digest)
+        index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheel.parent), "PYTHON": sys.executable}
+        return subprocess.run(
+            ["bash", "-euc", ". scripts/setup.sh; environment .venv requirements.txt"],
+            cwd=checkout,
+            env=os.environ | index,
+            capture_output=True,
+            text=True,
+        )
+
+    done = install("1" * 64)
+    assert (done.returncode, "DO NOT MATCH THE HASHES" in done.stderr) == (1, True)
+    wheel.unlink()
+    done = install(hashlib.sha256(source.read_bytes()).hexdigest())
+    assert (done.returncode, "No matching distribution found" in done.stderr) == (1, True)
 
 
 def test_pin_without_hash_is_not_installed(checkout: Path, wheel: Path) -> None:
