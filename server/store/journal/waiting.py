@@ -95,6 +95,7 @@ class WaitingRows:
         found = [_read(folder / name) for name in NAMES]
         self.left = sorted((row for rows, _ in found for row in rows), key=lambda row: row[0])
         self._number = len(self.left)  # of the newest row
+        self._newest_missing = 0  # number of the newest row that waits in memory alone
         self._files = [
             _File(folder / name, self._number if rows else 0, whole)
             for name, (rows, whole) in zip(NAMES, found, strict=True)
@@ -115,13 +116,15 @@ class WaitingRows:
             return True
 
     def _append(self, data: bytes) -> None:
-        if self._paused:
-            return
-        try:
-            self._current.append(HEAD.pack(len(data), zlib.crc32(data)) + data, self._number)
-            self._failing = False
-        except OSError as error:
-            self._failed(error)
+        if not self._paused:
+            try:
+                self._current.append(HEAD.pack(len(data), zlib.crc32(data)) + data, self._number)
+            except OSError as error:
+                self._failed(error)
+            else:
+                self._failing = False
+                return
+        self._newest_missing = self._number
 
     def _failed(self, error: OSError) -> None:
         """Keep no rows until the next `settle`: what follows half a row can't be read."""
@@ -146,6 +149,11 @@ class WaitingRows:
                 self._paused = self._paused and bool(self._current.last)
             except OSError as error:
                 self._failed(error)
+
+    def hold(self, rows: int) -> bool:
+        """Return whether the files have all of the newest rows, `rows` of them."""
+        with self._lock:
+            return self._newest_missing <= self._number - rows
 
     def close(self) -> None:
         """Close the files. Rows that were not written stay in them."""

@@ -396,11 +396,15 @@ class Journal:
         self._queue.wake()
 
     def close(self) -> None:
-        """Writes the rows that wait, whatever the budget, and closes the file; later rows are
-        lost."""
+        """Writes the rows that wait, whatever the budget, and closes the file. What can't be
+        written is left for the next process if it is kept, and else lost, as later rows are."""
         if rows := self._queue.close(STOP_TIMEOUT_S):
-            self._loss.add(rows)
             fields = {"rows": rows}
-            logger.error("rows of the journal are lost by the stop", extra={"fields": fields})
+            if self._waiting is not None and self._waiting.hold(rows):
+                event = "rows of the journal wait for the next start"
+            else:
+                event = "rows of the journal are lost by the stop"
+                self._loss.add(rows)
+            logger.error(event, extra={"fields": fields})
         if self._waiting is not None:
             self._waiting.close()

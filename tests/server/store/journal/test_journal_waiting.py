@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -161,6 +162,27 @@ def test_rows_left_keep_the_journal_within_its_bytes(tmp_path: Path) -> None:
     Journal(path, limits, lambda rows: None).close()
     assert path.stat().st_size <= limits.bytes
     assert ids_of(path)[-1] == "id-4999"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_stop_says_what_becomes_of_rows_it_can_not_write(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: bool
+) -> None:
+    path, lost = tmp_path / "journal.db", list[int]()
+    assert written(path) == []
+    for name in NAMES if not kept else ():
+        (tmp_path / name).mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        journal = open_journal(path, lost)
+        journal.refused(frame(0))
+        journal.refused(frame(1))
+        journal.close()
+    if kept:
+        assert (lost, caplog.messages[-1]) == ([], "rows of the journal wait for the next start")
+        assert written(path) == ["id-0", "id-1"]
+    else:
+        assert (lost, caplog.messages[-1]) == ([2], "rows of the journal are lost by the stop")
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "link"])
