@@ -21,8 +21,9 @@ PAUSE_S = 0.1
 
 
 # What gRPC's own client says, under the status UNAVAILABLE of refusals, if the connection could not
-# be made or broke.
+# be made or broke; and the status of a call that a server which stops did not wait for.
 LOST_SIGNS = (
+    "StatusCode.CANCELLED",
     *("failed to connect", "Failed to connect", "Socket closed", "Connection reset", "recvmsg"),
     *("Broken pipe", "Stream removed", "GOAWAY", "RST_STREAM", "sendmsg"),
 )

@@ -172,21 +172,45 @@ def test_faults_excuse_only_what_they_may_harm() -> None:
     assert check(*no_row, *fault(down=True), late).findings
 
 
+def plc_entries(numbers: list[tuple[str, int, float, bool]]) -> list[Entry]:
+    """What a PLC took, by frame, number, time and mark, with the frames and their rows."""
+    entries = []
+    for op, seq, at, redelivered in numbers:
+        values = {"seq": seq, "verdict": "pass", "label": "good", "camera": "st1"}
+        entries.append(Entry(at, op, "plc", "taken", values | {"redelivered": redelivered}))
+    for op in {op for op, *_ in numbers}:
+        entries += [*frame(op), row(op)]
+    return entries
+
+
+def plc_findings(*entries: Entry) -> list[str]:
+    return account_for(sorted(entries, key=lambda entry: entry.at), ["plc"]).findings
+
+
 def test_plc_may_see_new_numbers_only_with_a_new_outbox() -> None:
     """A PLC is not told the stream. After another start the server goes on with the old one."""
+    numbers = [("a", 1, 10.0, False), ("b", 2, 11.0, False), ("c", 1, 12.0, False)]
+    numbers += [("d", 2, 13.0, False), ("g", 3, 14.0, False), ("b", 2, 59.0, True)]
+    entries = plc_entries([*numbers, ("e", 3, 60.0, False), ("f", 4, 61.0, False)])
+    assert plc_findings(*entries, *fault(loses=["numbers"])) == []
+    assert plc_findings(*entries)
 
-    def taken(op: str, seq: int, at: float) -> Entry:
-        values = {"seq": seq, "verdict": "pass", "label": "good", "camera": "st1"}
-        return Entry(at, op, "plc", "taken", values | {"redelivered": False, "op": op})
 
-    numbers = [("a", 1, 10.0), ("b", 2, 11.0), ("c", 1, 12.0), ("d", 2, 13.0), ("e", 3, 60.0)]
-    entries = [taken(*each) for each in (*numbers, ("f", 3, 61.0))]
-    entries += [entry for op, _, _ in numbers for entry in frame(op)] + frame("f")
-    entries += [row(op) for op in "abcdef"]
-    entries.sort(key=lambda entry: entry.at)
-    new = fault(loses=["numbers"])
-    assert account_for(sorted([*entries, *new], key=lambda entry: entry.at), ["plc"]).findings == []
-    assert account_for(entries, ["plc"]).findings
+def test_outbox_may_begin_anew_once_its_damage_is_met() -> None:
+    """At the next start, if the server had not met it before."""
+    entries = plc_entries([("a", 1, 8.0, False), ("b", 2, 8.5, False), ("c", 1, 80.0, False)])
+    begin, end = fault(loses=["outbox"])
+    latent = end._replace(fields={"name": "made", "latent": True})
+    restart = [
+        Entry(70.0, "fault-2", "fault", "begin", {"name": "kill", "down": False, "loses": []}),
+        Entry(70.1, "fault-2", "fault", "killed", {}),
+        Entry(75.0, "fault-2", "fault", "up", {}),
+        Entry(76.0, "fault-2", "fault", "end", {"name": "kill"}),
+    ]
+    assert plc_findings(*entries, begin, latent, *restart) == []
+    assert plc_findings(*entries, begin, end, *restart)
+    late = [entry._replace(at=entry.at - 55) for entry in restart]
+    assert plc_findings(*entries, begin, latent, *late)
 
 
 def test_history_is_read_though_its_last_line_is_cut(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ class MessageCheck:
         for entry, message in self._messages:
             renewed = self._faults.may_renew_outbox(entry.at)
             what = f"message {message['seq']} to {self._kind}"
-            match numbering.place(message, renewed):
+            match numbering.place(message | {"op": entry.op}, renewed):
                 case "again":
                     self._ledger.count(self._column, "again")
                     if not message["redelivered"]:
@@ -133,6 +133,7 @@ class Numbering:
             # Without a mark it is one that looks the same, of a stream that begins again.
             marked = message["redelivered"] or not renewed
             if marked and self._seen.get((each, seq)) == same:
+                self._current = each
                 return "again"
             if self._last.get(each, 0) + 1 == seq:
                 return self._take(each, seq, same)

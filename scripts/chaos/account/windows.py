@@ -69,10 +69,18 @@ class Faults:
         """Return whether at `at` a message may come of an outbox that is new, or from which some
         are missing."""
         return any(
-            window.began <= at <= window.ended + DRAINED_S
+            window.began <= at <= self._met(window) + DRAINED_S
             for window in self.windows
             if RENEWING & {*window.loses}
         )
+
+    def _met(self, window: FaultWindow) -> float:
+        """Return when the server has met a damage at the latest: by the end of the fault, or else
+        when it was started again after it."""
+        if window.lost_until < float("inf"):
+            return window.ended
+        starts = (last for other in self.windows for _, last in other.down)
+        return min((start for start in starts if start > window.ended), default=float("inf"))
 
     def killed_within(self, at: float, seconds: float) -> bool:
         """Return whether the process that answers was killed in so many seconds after `at`."""
