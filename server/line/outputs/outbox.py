@@ -21,7 +21,13 @@ import msgspec
 from server.line.outputs.messages import Event, Message
 from server.observe.logs import ProblemLog
 from server.system.files import set_aside
-from server.system.sqlite import COMPANIONS, OpenFiles, is_damage, open_database
+from server.system.sqlite import (
+    COMPANIONS,
+    LOG_BYTES_MAX,
+    OpenFiles,
+    is_damage,
+    open_database,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +252,11 @@ class Outbox:
             place.noted = place.delivered
 
     def _checkpoint(self) -> None:
-        """Take the log into the file by another connection, so that no message waits for it."""
+        """Take the log into the file by another connection, so that no message waits for it.
+
+        SQLite begins a log anew only after a checkpoint that took all of it, which may never happen
+        while messages keep coming. So they wait for the end of one if the log is too long: it has
+        only what came during the checkpoint before to take."""
         if self._files is None:
             return
         try:
@@ -255,9 +265,19 @@ class Outbox:
                 base.execute("PRAGMA wal_checkpoint(PASSIVE)")
             finally:
                 base.close()
-        except sqlite3.Error as error:
+            if self.log_bytes() > LOG_BYTES_MAX:
+                with self._lock:
+                    self._base.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except FAILURES as error:
             with self._lock:
                 self._go_to_memory(error)
+
+    def log_bytes(self) -> int:
+        """Return the size of the log that SQLite keeps beside the file. Raises OSError."""
+        try:
+            return self.path.with_name(f"{self.path.name}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def _go_to_memory(self, error: Exception) -> None:
         """Continue with the same messages in memory. The caller holds the lock."""

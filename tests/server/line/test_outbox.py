@@ -4,6 +4,7 @@ import queue
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from server.line.outputs.base import Delivery, OutputError
 from server.line.outputs.messages import Event, Message, is_wanted
 from server.line.outputs.outbox import FILE, Bounds, Outbox
 from server.line.outputs.service import make_output
+from server.system.sqlite import LOG_BYTES_MAX
 from server.values.template import TextTemplate
 
 
@@ -94,6 +96,33 @@ def test_kill_loses_nothing_that_was_put(tmp_path: Path) -> None:
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == -9
     with outbox(tmp_path / FILE, a=Bounds(1000, 0)) as box:
         assert parts(box, "a") == [f"P{number}" for number in range(50)]
+
+
+def test_log_stays_short_while_messages_keep_coming(tmp_path: Path) -> None:
+    """A checkpoint then hardly ever takes all of the log, unless the messages wait for its end."""
+    turns, messages = 20, 600
+    begun, ended = threading.Barrier(2), threading.Barrier(2)
+
+    def put_and_deliver(box: Outbox) -> None:
+        for number in range(turns * messages):
+            if number % messages == 0:
+                begun.wait()
+            box.put(["a"], event(number))
+            box.delivered("a", number + 1)
+            if number % messages == messages - 1:
+                ended.wait()
+
+    with outbox(tmp_path / FILE) as box:
+        writer = threading.Thread(target=put_and_deliver, args=(box,))
+        writer.start()
+        lengths = []
+        for _ in range(turns):
+            begun.wait()
+            box.turn(time.time())
+            ended.wait()
+            lengths.append(box.log_bytes())
+        writer.join()
+    assert max(lengths) < 2 * LOG_BYTES_MAX
 
 
 def test_oldest_are_dropped_beyond_the_bounds(tmp_path: Path) -> None:
