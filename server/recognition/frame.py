@@ -208,7 +208,8 @@ def _decode_frame(data: bytes, recipe: Recipe, limits: Limits) -> Frame:
         pixels = jpeg.decode(data, header, jpeg_eighths(header, recipe))
     else:
         pixels = _decode_other(data, header, limits)
-    pixels = to_upright(pixels, header.orientation)
+    if header.orientation != 1:
+        pixels = to_upright(pixels, header.orientation)
     width, height = header.width, header.height
     size = (height, width) if header.transposed else (width, height)
     if header.bits == 16 and not limits.significant_bits and upper_bits_empty(pixels):
