@@ -32,7 +32,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """What the second half of the photographs added to the share that is right, 0..1, with its
+    """Says what the second half of the photographs added to the share that is right, 0..1, with its
     95% interval. frames: that were judged. right: share that is right with all. label: the class,
     None for all of them."""
 

@@ -1,4 +1,4 @@
-"""What the check of a folder found, as lines of text and as plain values for a report."""
+"""Says what was found in a folder, as lines of text and as plain values for a report."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

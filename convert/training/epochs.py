@@ -1,4 +1,4 @@
-"""How right the epoch is that the validation chooses, judged by frames that did not choose it."""
+"""Judges the epoch that the validation chooses by frames that did not choose it."""
 
 import numpy as np
 from numpy.typing import NDArray

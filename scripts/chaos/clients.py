@@ -36,7 +36,7 @@ RECONNECTION = [
 
 
 class NotAnsweredError(Exception):
-    """How an operation ended that was not answered. event: `refused` or `lost`."""
+    """An operation was not answered. event: `refused` or `lost`; fields: why."""
 
     def __init__(self, event: str, **fields: Any) -> None:
         super().__init__(event, fields)

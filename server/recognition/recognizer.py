@@ -194,8 +194,8 @@ class Recognizer(LoadedModel):
         *,
         measures: bool = False,
     ) -> None:
-        """guard: makes contexts around the readers of images. measures: answers
-        have the statistics by which the health of a picture is judged."""
+        """guard: makes contexts around the readers of images. measures: answers have the
+        statistics by which the health of a picture is judged."""
         self.recipe = _need_recipe(bundle)
         super().__init__(bundle, pool, admission, on_stage)
         self.limits = limits

@@ -1,8 +1,6 @@
 """The fault run: its account finds each outcome that is not allowed, and a short run has none."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from chaos.account.ledger import Account
 from chaos.history import Entry, History, read_history
 from chaos.mqtt_tap import Packets
 from line_outputs import MOSQUITTO
-from server_process import ROOT, environ_without_coverage
+from server_process import run_script
 
 SHORT_RUN = ("--seconds", "3", "--seed", "3", "--fault", "kill serving process")
 
@@ -236,15 +234,7 @@ def test_packets_come_whole_whatever_the_pieces() -> None:
 
 def test_short_run_accounts_for_everything(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    done = subprocess.run(
-        [sys.executable, "scripts/chaos/run.py", *SHORT_RUN, "--json", str(figures)],
-        cwd=ROOT,
-        env=environ_without_coverage(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_script("scripts/chaos/run.py", *SHORT_RUN, "--json", str(figures))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(figures.read_text("utf-8"))
     assert (found["unaccounted"], found["faults"]) == (0, {"kill serving process": 1})

@@ -1,23 +1,15 @@
 """A short run of the fuzzer of the HTTP API, always the same."""
 
 import json
-import subprocess
-import sys
 
-from server_process import ROOT, environ_without_coverage
+from server_process import run_script
 
 COUNT = 3000
 
 
 def test_no_spoilt_request_gets_a_wrong_answer() -> None:
-    done = subprocess.run(
-        [sys.executable, "scripts/fuzz/fuzz_http.py", "--count", str(COUNT), "--seed", "20"],
-        cwd=ROOT,
-        env=environ_without_coverage(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
+    done = run_script(
+        "scripts/fuzz/fuzz_http.py", "--count", str(COUNT), "--seed", "20", timeout=600
     )
     assert done.stdout, done.stderr
     *faults, last = map(json.loads, done.stdout.splitlines())

@@ -1,12 +1,10 @@
 """The long run: its judgement over made figures, and a run of a few seconds."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
-from server_process import ROOT, environ_without_coverage
+from server_process import run_script
 from soak.readings import Reading
 from soak.score import Score
 from soak.verdict import Ending, judge, percentile, rows, text
@@ -176,15 +174,7 @@ def test_tables_name_what_does_not_hold() -> None:
 
 
 def test_run_of_some_seconds_answers_every_frame() -> None:
-    done = subprocess.run(
-        [sys.executable, "scripts/soak/run.py", "--minutes", "0.08", "--share", "0.3", "--json"],
-        cwd=ROOT,
-        env=environ_without_coverage(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_script("scripts/soak/run.py", "--minutes", "0.08", "--share", "0.3", "--json")
     # Of a run so short, the bounds on growth and latency say nothing.
     assert done.returncode in (0, 1), done.stderr
     figures = json.loads(done.stdout)

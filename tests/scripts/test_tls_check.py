@@ -2,13 +2,12 @@
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from server_process import ROOT, environ_without_coverage, free_port
+from server_process import free_port, run_script
 
 from server.process.certificates import make_certificate
 
@@ -19,15 +18,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is 
 
 def scan(*arguments: str) -> tuple[int, dict[str, list[str]], str]:
     """The exit code, the cells of each row by its first, and all that was printed."""
-    done = subprocess.run(
-        [sys.executable, "scripts/tls_check.py", *arguments],
-        cwd=ROOT,
-        env=environ_without_coverage(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_script("scripts/tls_check.py", *arguments)
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()]
     return done.returncode, {row[0]: row[1:] for row in rows}, done.stdout + done.stderr
 

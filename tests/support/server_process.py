@@ -57,6 +57,20 @@ def environ_without_coverage() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("COVERAGE_", "LINESIDE_"))}
 
 
+def run_script(*command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run Python with the arguments `command` from the project's folder, such as a script of it, to
+    its end, whatever its exit code. timeout: seconds."""
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environ_without_coverage(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
 class LiveServer:
     """`python -m server`, or Python with the arguments `command`, with the given settings
     (lower-case names), until `stop`.

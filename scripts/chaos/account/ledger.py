@@ -1,4 +1,4 @@
-"""What the checks count and find."""
+"""Keeps what the checks count and find."""
 
 from collections import Counter, defaultdict
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What is wrong with an answer, by the frame that was sent."""
+"""Finds what is wrong with an answer, by the frame that was sent."""
 
 from collections.abc import Sequence
 from typing import Any

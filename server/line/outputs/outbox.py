@@ -21,13 +21,7 @@ import msgspec
 from server.line.outputs.messages import Event, Message
 from server.observe.logs import ProblemLog
 from server.system.files import set_aside
-from server.system.sqlite import (
-    COMPANIONS,
-    LOG_BYTES_MAX,
-    OpenFiles,
-    is_damage,
-    open_database,
-)
+from server.system.sqlite import COMPANIONS, LOG_BYTES_MAX, OpenFiles, is_damage, open_database
 
 logger = logging.getLogger(__name__)
 
