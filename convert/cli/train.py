@@ -54,10 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--size", type=int, default=224, help="sides of its input in pixels (224)")
     how.add_argument(
         "--weights",
-        choices=("imagenet", "slice", "none"),
+        choices=("imagenet", "imagenet-224", "slice", "none"),
         default="imagenet",
-        help="to start from: Keras's for this alpha and size, the strongest channels of those of"
-        " alpha 1.0, or random (imagenet)",
+        help="to start from: Keras's for this alpha and size, Keras's for this alpha at 224 pixels,"
+        " the strongest channels of those of alpha 1.0 at 224, or random (imagenet)",
     )
     how.add_argument("--epochs", type=int, default=20, help="of fine-tuning, at most (20)")
     how.add_argument("--patience", type=int, default=6, help="epochs without a better one (6)")
@@ -75,6 +75,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--sparsity", type=float, default=0.0, metavar="SHARE", help="of weights made zero (0)"
+    )
+    how.add_argument(
+        "--frozen",
+        type=int,
+        default=3,
+        metavar="BLOCKS",
+        help="of the 17 blocks of ImageNet's network, those that stay as they are (3)",
+    )
+    how.add_argument(
+        "--smoothing", type=float, default=0.0, metavar="SHARE", help="of a label, for all (0)"
+    )
+    how.add_argument(
+        "--mixup",
+        type=float,
+        default=0.0,
+        metavar="SPREAD",
+        help="mix each frame with another one; 0.2 mixes most of them little (0)",
     )
     how.add_argument("--seed", type=int, default=0)
     how.add_argument(
@@ -178,6 +195,9 @@ def options_from(args: argparse.Namespace) -> "Options":
         ("batch", 1, 4096),
         ("sparsity", 0.0, 0.99),
         ("alpha", 0.05, 4.0),
+        ("frozen", 0, 17),
+        ("smoothing", 0.0, 0.9),
+        ("mixup", 0.0, 10.0),
         ("seed", 0, 2**32 - 1),
     ):
         value = getattr(args, name)
@@ -199,6 +219,9 @@ def options_from(args: argparse.Namespace) -> "Options":
         sparsity=args.sparsity,
         teacher=args.teacher,
         augmentation=Augmentation(flips=not args.no_flips),
+        frozen=args.frozen,
+        smoothing=args.smoothing,
+        mixup=args.mixup,
     )
 
 

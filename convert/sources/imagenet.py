@@ -20,6 +20,7 @@ CLASS_INDEX_URL = (
 WEIGHTS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
 ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 SIZES = (96, 128, 160, 192, 224)
+LARGEST = SIZES[-1]
 LICENSE = "Apache-2.0"
 
 

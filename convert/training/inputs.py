@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -113,6 +113,11 @@ class Augmentation:
     noise: float = 3.0
     blur: float = 0.7
 
+    def scaled(self, strength: float) -> "Augmentation":
+        """Return these bounds times `strength`, 0 or more; flips stay as they are."""
+        names = ("rotation", "brightness", "contrast", "gamma", "noise", "blur")
+        return replace(self, **{name: strength * getattr(self, name) for name in names})
+
 
 def augment(pixels: Pixels, rng: Generator, bounds: Augmentation) -> Pixels:
     """Return a varied copy of pixels, uint8 [h, w, c]. The same `rng` state gives the same copy."""
@@ -145,3 +150,21 @@ def _tone(rng: Generator, bounds: Augmentation) -> Pixels:
     level = (level - 0.5) * (1 + rng.uniform(-1, 1) * bounds.contrast) + 0.5
     level = level * (1 + rng.uniform(-1, 1) * bounds.brightness)
     return np.asarray(np.clip(np.rint(level * 255), 0, 255), np.uint8)
+
+
+def mixed(
+    pixels: NDArray[np.uint8], targets: NDArray[np.float32], rng: Generator, spread: float
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return each frame mixed with another of the batch, and its targets alike.
+
+    pixels: uint8 [n, height, width, channels]. targets: float32 [n, values]. The frame's own share
+    is at least a half, and drawn from a beta distribution of `spread` on both sides: Zhang et al.,
+    «mixup: beyond empirical risk minimization», 2018 (arXiv:1710.09412).
+    """
+    share = rng.beta(spread, spread, len(pixels)).astype(np.float32)
+    share = np.maximum(share, 1 - share)
+    other = rng.permutation(len(pixels))
+    own = share[:, None, None, None]
+    both = own * pixels + (1 - own) * pixels[other]
+    weight = share[:, None]
+    return np.rint(both).astype(np.uint8), weight * targets + (1 - weight) * targets[other]

@@ -6,14 +6,16 @@ from typing import Any, Literal
 import numpy as np
 
 from convert.errors import ConvertError
-from convert.sources.imagenet import ALPHAS, SIZES, WEIGHTS_URL, require_file
+from convert.sources.imagenet import ALPHAS, LARGEST, SIZES, WEIGHTS_URL, require_file
 from convert.terminal import suppress_native_output, tensorflow
 
-Weights = Literal["imagenet", "slice", "none"]
+Weights = Literal["imagenet", "imagenet-224", "slice", "none"]
+# Those whose features are trained already, so that only the head is missing.
+PRETRAINED: tuple[Weights, ...] = ("imagenet", "imagenet-224")
 HEAD = "head"
-# The stem and the blocks before it find edges and textures, which every picture has; leaving them
-# as they are makes an epoch a quarter shorter.
-FIRST_TUNED = "block_3_expand"
+# Of MobileNetV2. The first three and the stem before them find edges and textures, which every
+# picture has; leaving them as they are makes an epoch a quarter shorter.
+BLOCKS, FROZEN_BLOCKS = 17, 3
 # How much of the moving statistics a step leaves. Keras's 0.999 is for ImageNet's epochs of
 # thousands of steps: after the thirty of a small folder they would still be those of the start, and
 # the validation would judge another network than the one that learns.
@@ -23,12 +25,12 @@ STATISTICS_MOMENTUM = 0.9
 def build(classes: int, alpha: float, size: int, weights: Weights) -> Any:
     """Make a `keras.Model`: [batch, size, size, 3] to logits [batch, classes], its head all zeros.
 
-    weights: `imagenet` is Keras's for this alpha and size; `slice` takes of those of alpha 1.0
-    and 224 the channels that this alpha has; `none` is random. Raises ConvertError if they are
-    not available.
+    weights: `imagenet` is Keras's for this alpha and size, `imagenet-224` for this alpha and 224
+    pixels, which fit any size; `slice` takes of those of alpha 1.0 and 224 the channels that this
+    alpha has; `none` is random. Raises ConvertError if they are not available.
     """
     keras = tensorflow().keras
-    base = backbone(keras, alpha, size, "imagenet" if weights == "imagenet" else "none")
+    base = backbone(keras, alpha, size, weights if weights in PRETRAINED else "none")
     if weights == "slice":
         _slice(backbone(keras, 1.0, 224, "imagenet"), base)
     head = keras.layers.Dense(classes, kernel_initializer="zeros", name=HEAD)
@@ -41,37 +43,41 @@ def with_softmax(model: Any) -> Any:
     return keras.Model(model.input, keras.layers.Softmax(name="probabilities")(model.output))
 
 
-def freeze(model: Any, *, pretrained: bool) -> None:
+def freeze(model: Any, *, pretrained: bool, blocks: int = FROZEN_BLOCKS) -> None:
     """Set which layers learn.
 
-    Of pretrained weights the batch normalisation and the layers before FIRST_TUNED stay as they
-    are. `base(x, training=False)` would not hold the normalisation: `fit` overrides it, and the
-    statistics of a small batch then replace those of ImageNet. Random weights all learn.
+    Of pretrained weights the batch normalisation stays as it is, and so do the stem and the first
+    `blocks` of BLOCKS, if that is not 0. `base(x, training=False)` would not hold the
+    normalisation: `fit` overrides it, and the statistics of a small batch then replace those of
+    ImageNet. Random weights all learn.
     """
     keras = tensorflow().keras
-    tuned = not pretrained
+    tuned = not pretrained or blocks == 0
+    first = f"block_{blocks}_expand" if blocks < BLOCKS else "Conv_1"
     for layer in model.layers:
-        tuned = tuned or layer.name == FIRST_TUNED
+        tuned = tuned or layer.name == first
         normalises = isinstance(layer, keras.layers.BatchNormalization)
         if normalises and not pretrained:
             layer.momentum = STATISTICS_MOMENTUM
         layer.trainable = tuned and not (pretrained and normalises)
 
 
-def backbone(keras: Any, alpha: float, size: int, weights: Literal["imagenet", "none"]) -> Any:
+def backbone(keras: Any, alpha: float, size: int, weights: Weights) -> Any:
     """MobileNetV2 without its classifier, a `keras.Model` [batch, size, size, 3] -> [batch,
-    channels]. Raises ConvertError if there are no such weights or they can't be had."""
+    channels], of pretrained weights or else random. Raises ConvertError if there are no such
+    weights or they can't be had."""
     file = None
     if size < 32:
         raise ConvertError(f"--size {size} is too small: MobileNetV2 takes at least 32 pixels")
-    if weights == "imagenet":
-        if alpha not in ALPHAS or size not in SIZES:
+    if weights in PRETRAINED:
+        trained = LARGEST if weights == "imagenet-224" else size
+        if alpha not in ALPHAS or trained not in SIZES:
             raise ConvertError(
-                f"Keras has no ImageNet weights for alpha {alpha:g} at {size} pixels: alpha is one"
-                f" of {', '.join(f'{a:g}' for a in ALPHAS)} and the size one of"
+                f"Keras has no ImageNet weights for alpha {alpha:g} at {trained} pixels: alpha is"
+                f" one of {', '.join(f'{a:g}' for a in ALPHAS)} and the size one of"
                 f" {', '.join(map(str, SIZES))}; --weights slice or none needs no such file"
             )
-        name = backbone_file(alpha, size)
+        name = backbone_file(alpha, trained)
         # By its path: Keras reads KERAS_HOME once, when it is imported.
         file = str(require_file(name, WEIGHTS_URL + name))
     with suppress_native_output():

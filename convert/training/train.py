@@ -22,6 +22,7 @@ from convert.training.inputs import (
     class_weights,
     labels_of,
     load_pixels,
+    mixed,
     to_batch,
 )
 from convert.training.network import Pruner, schedule
@@ -46,7 +47,10 @@ class Options:
     alpha, size, weights: of `network.build`. epochs: of fine-tuning, at most; it stops after
     `patience` epochs without a better validation. batch: frames a step. rate: Adam's highest
     learning rate, None for the one that suits `weights`. sparsity: share of zeros, 0..1, in the
-    pruned kernels. teacher: what `distill.load_teacher` reads, None without one.
+    pruned kernels. teacher: what `distill.load_teacher` reads, None without one. frozen: blocks
+    that stay as they are, of `network.freeze`. smoothing: share of each label, 0..1, that is given
+    to all classes alike: Szegedy et al., 2016 (arXiv:1512.00567), section 7. mixup: `spread` of
+    `inputs.mixed`, 0 for frames as they are.
     """
 
     alpha: float = 1.0
@@ -60,11 +64,14 @@ class Options:
     sparsity: float = 0.0
     teacher: Path | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
+    frozen: int = network.FROZEN_BLOCKS
+    smoothing: float = 0.0
+    mixup: float = 0.0
 
     @property
     def pretrained(self) -> bool:
         """Return True if the features are trained already and only the head is missing."""
-        return self.weights == "imagenet"
+        return self.weights in network.PRETRAINED
 
     @property
     def peak_rate(self) -> float:
@@ -109,7 +116,7 @@ class Training:
         self.weights = class_weights(train.counts())
         # Before the frames, which take longer, so that missing weights are reported at once.
         self.model = network.build(self.classes, options.alpha, options.size, options.weights)
-        network.freeze(self.model, pretrained=options.pretrained)
+        network.freeze(self.model, pretrained=options.pretrained, blocks=options.frozen)
         self.teacher = (
             distill.load_teacher(options.teacher, recipe, train.classes, threads)
             if options.teacher
@@ -267,7 +274,9 @@ class Training:
 
     def _batches(self, epoch: int) -> Iterator[tuple[NDArray[Any], ...]]:
         """(float32 frames, targets, weights) of one epoch; the same for the same epoch."""
-        one_hot = np.eye(self.classes, dtype=np.float32)
+        options = self.options
+        smooth = np.full((self.classes, self.classes), options.smoothing / self.classes, np.float32)
+        smooth += (1 - options.smoothing) * np.eye(self.classes, dtype=np.float32)
         order = np.random.default_rng([self.options.seed, epoch]).permutation(
             len(self.train.labels)
         )
@@ -275,11 +284,15 @@ class Training:
             rows = order[start : start + self.options.batch]
             rng = np.random.default_rng([self.options.seed, epoch, start])
             pixels = self._augmented(self.train.pixels[rows], rng)
-            labels = self.train.labels[rows]
-            targets = one_hot[labels]
+            weights = self.weights[self.train.labels[rows]]
+            targets = smooth[self.train.labels[rows]]
+            if options.mixup:
+                weighed = np.column_stack([targets, weights])
+                pixels, weighed = mixed(pixels, weighed, rng, options.mixup)
+                targets, weights = weighed[:, :-1], weighed[:, -1]
             if self.teacher:
                 targets = np.stack([targets, self.teacher(pixels)], axis=1)
-            yield to_batch(pixels, self.recipe), targets, self.weights[labels]
+            yield to_batch(pixels, self.recipe), targets, weights
 
     def _augmented(self, pixels: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
         return np.stack([augment(p, rng, self.options.augmentation) for p in pixels])

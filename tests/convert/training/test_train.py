@@ -21,10 +21,10 @@ from convert.errors import ConvertError
 from convert.sources import imagenet
 from convert.sources import keras as sources
 from convert.terminal import suppress_native_output, tensorflow
-from convert.training import distill
+from convert.training import distill, network
 from convert.training.checkpoint import CHECKPOINT, Checkpoint, exclusive_lock, fingerprint
 from convert.training.epochs import hits_of_others_choice
-from convert.training.inputs import Augmentation, augment, class_weights
+from convert.training.inputs import Augmentation, augment, class_weights, mixed
 from convert.training.network import schedule
 from server.errors import BundleError
 from server.recognition.admission import Admission
@@ -78,14 +78,15 @@ sys.exit(main())
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """Options of a training with all that it may have: a teacher, which is the bundle of a small
-    network, pruned kernels, and a verdict."""
+    network, pruned kernels, smoothed labels, mixed frames, and a verdict."""
     layers, folder = tensorflow().keras.layers, tmp_path_factory.mktemp("teacher")
     inner = [layers.Input((32, 32, 3)), layers.Flatten(), layers.Dense(2, activation="softmax")]
     model = folder / "model.tflite"
     model.write_bytes(sources.from_keras(tensorflow().keras.Sequential(inner)))
     teacher = write_bundle(folder / "teacher" / "1", model, ("dark", "light"), imagenet.recipe(32))
     more = ("--teacher", str(teacher), "--sparsity", "0.8", "--seed", "1")
-    return ("--epochs", "3", "--accept", "light", *more)
+    soft = ("--smoothing", "0.1", "--mixup", "0.2")
+    return ("--epochs", "3", "--accept", "light", *more, *soft)
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +208,9 @@ def test_a_work_folder_is_one_trainings(tmp_path: Path) -> None:
         (("--max-size-ratio", "nan"), "--max-size-ratio nan should be"),
         (("--sparsity", "1.5"), "--sparsity 1.5 should be from 0 to 0.99"),
         (("--epochs", "-1"), "--epochs -1 should be from 0"),
+        (("--frozen", "18"), "--frozen 18 should be from 0 to 17"),
+        (("--smoothing", "1"), "--smoothing 1 should be from 0 to 0.9"),
+        (("--mixup", "-1"), "--mixup -1 should be from 0 to 10"),
         (("--teacher", "nowhere"), "--teacher nowhere is neither a bundle's folder"),
         (("--size", "16"), "--size 16 is too small"),
         (("--weights", "imagenet"), "no ImageNet weights for alpha 0.35 at 32 pixels"),
@@ -342,3 +346,38 @@ def test_the_pruning_schedule_rises_over_the_first_half() -> None:
     assert shares == sorted(shares)
     assert shares[50] == shares[100] == 0.8
     assert shares[25] == pytest.approx(0.8 * (1 - 0.5**3))
+
+
+def test_mixed_frames_are_mostly_themselves() -> None:
+    pixels = np.zeros((50, 2, 2, 3), np.uint8)
+    pixels += np.arange(50, dtype=np.uint8)[:, None, None, None] * 5
+    out, targets = mixed(pixels, np.eye(50, dtype=np.float32), np.random.default_rng(0), 0.5)
+    assert out.dtype == np.uint8
+    assert (targets.argmax(axis=1) == np.arange(50)).all()
+    np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-6)
+    assert 0.5 <= targets.max(axis=1).min() < 0.9
+    # A frame is mixed as its target is.
+    np.testing.assert_allclose(out[:, 0, 0, 0], targets @ (np.arange(50) * 5), atol=0.51)
+
+
+def test_a_scaled_augmentation_of_0_changes_nothing() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 20, 3), np.uint8)
+    none = Augmentation(flips=False).scaled(0)
+    assert np.array_equal(augment(pixels, np.random.default_rng(1), none), pixels)
+    assert Augmentation().scaled(2).rotation == 6
+
+
+@pytest.mark.parametrize(("blocks", "first"), [(0, "Conv1"), (3, "block_3_expand"), (17, "Conv_1")])
+def test_frozen_blocks_do_not_learn(blocks: int, first: str) -> None:
+    model = network.build(2, 0.35, 32, "none")
+    network.freeze(model, pretrained=True, blocks=blocks)
+    learning = [layer.name for layer in model.layers if layer.trainable and layer.weights]
+    assert learning[0] == first
+    assert learning[-1] == network.HEAD
+    assert not any("BN" in name or "bn" in name for name in learning)
+
+
+def test_weights_of_224_pixels_fit_another_size(keras_home: Path) -> None:
+    small, large = (network.build(2, 1.0, size, "imagenet-224") for size in (64, 224))
+    for one, other in zip(small.get_weights(), large.get_weights(), strict=True):
+        assert np.array_equal(one, other)
