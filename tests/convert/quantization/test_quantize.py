@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,26 @@ tf = pytest.importorskip("tensorflow")
 
 Frame = NDArray[np.float32]
 SIDE = 32
+# The last release of tflite-runtime, which LiteRT replaced, and the newest NumPy that it runs with.
+OLD_RUNTIME = ("tflite-runtime==2.14.0", "numpy==1.26.4")
+# Writes the answers of MODEL... for the frame in FRAME.npy, each beside its model.
+OLD_READER = """
+import sys
+import numpy
+from tflite_runtime.interpreter import Interpreter
+
+for path in sys.argv[2:]:
+    interpreter = Interpreter(path, num_threads=1)
+    interpreter.allocate_tensors()
+    [source], [target] = interpreter.get_input_details(), interpreter.get_output_details()
+    frame, (scale, zero) = numpy.load(sys.argv[1]), source["quantization"]
+    frame = numpy.rint(frame / scale + zero) if scale else frame
+    interpreter.set_tensor(source["index"], frame.astype(source["dtype"]))
+    interpreter.invoke()
+    answer, (scale, zero) = interpreter.get_tensor(target["index"]), target["quantization"]
+    answer = (answer.astype("float32") - zero) * scale if scale else answer
+    numpy.save(path + ".npy", answer[0])
+"""
 
 
 def _to_tflite(model: object) -> bytes:
@@ -167,6 +189,48 @@ def test_other_readers_read_every_mode(
     ).values()
     other = (other.astype(np.float32) - zero) * scale if scale else other
     np.testing.assert_allclose(other, answer, atol=0.02)
+
+
+@pytest.fixture(scope="module")
+def old_runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tflite-runtime, which can't be in one environment with today's NumPy."""
+    folder = tmp_path_factory.mktemp("tflite-runtime")
+    command = (
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-compile",
+        "--no-deps",
+        "--only-binary=:all:",
+    )
+    done = subprocess.run(
+        [sys.executable, *command, "--target", str(folder), *OLD_RUNTIME],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"{' and '.join(OLD_RUNTIME)} can't be had: {done.stderr.strip()[-200:]}")
+    return folder
+
+
+def test_tflite_runtime_reads_every_mode(
+    float_model: bytes, pictures: list[Frame], old_runtime: Path, tmp_path: Path
+) -> None:
+    """Devices that still have tflite-runtime get the same answers from our files."""
+    frame = tmp_path / "frame.npy"
+    np.save(frame, pictures[0])
+    models = {mode: tmp_path / f"{mode}.tflite" for mode in MODES}
+    for mode, path in models.items():
+        calibration = pictures if mode == "int8" else None
+        path.write_bytes(quantize(float_model, mode, calibration=calibration))
+    script = f"import sys\nsys.path.insert(0, {str(old_runtime)!r})\n{OLD_READER}"
+    command = [sys.executable, "-I", "-c", script, str(frame), *map(str, models.values())]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    for path in models.values():
+        answer = np.load(f"{path}.npy")
+        np.testing.assert_allclose(answer, _run(path.read_bytes(), pictures[0]), atol=0.01)
 
 
 def test_float32_is_returned_as_it_is(float_model: bytes) -> None:
