@@ -26,6 +26,7 @@ COMMANDS = {
     "sklearn": ("convert.cli.onnx_models", "a scikit-learn model of plain numbers, by ONNX"),
     "iris": ("convert.cli.iris", "a small model of plain numbers, from scikit-learn's data"),
     "train": ("convert.cli.train", "a classifier trained on a folder of photographs"),
+    "federate": ("convert.federation.command", "one model trained at several sites"),
     "check": ("convert.cli.check", "photographs, looked at before a training"),
     "train-anomaly": (
         "convert.cli.train_anomaly",

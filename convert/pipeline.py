@@ -1,7 +1,7 @@
 """A float model in, a checked bundle out: quantise, prove, gate, write."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from convert.evaluation.verdicts import lines
 from convert.familiarity import MIN_FRAMES, FamiliarModel, add_familiarity
 from convert.folder_check.result import FolderCheck
 from convert.golden import baseline, golden_and_sample_frames
-from convert.quantization.correction import MAX_FRAMES
+from convert.quantization.correction import MAX_FRAMES, correct_by
 from convert.quantization.integer import IO_DTYPES
 from convert.quantization.onnx_models import quantize_onnx
 from convert.quantization.quantize import MODES, Plan, quantize
@@ -40,6 +40,7 @@ from server.recognition.manifest import (
     Golden,
     Manifest,
     Recipe,
+    Report,
     VerdictPolicy,
 )
 from server.values.labels import Label
@@ -68,6 +69,8 @@ class BundleOptions:
     folder: what the check of the frames found, for the report.
     calibration: frames as in `tensors`. int8 takes its ranges from them, and every mode but
         float32 corrects its biases with them.
+    input_means: of `correction.input_means` on frames that are not here; without `calibration`
+        they correct the biases.
     max_accuracy_drop: percentage points of top-1 that the result may lose against the float model
         on `validation`; None is ACCURACY_DROP_POINTS.
     max_size_ratio: of the result's file to the float model's; None allows any.
@@ -91,6 +94,7 @@ class BundleOptions:
     fair_top1: dict[str, Any] | None = None
     folder: FolderCheck | None = None
     calibration: Sequence[Path] | NDArray[np.uint8] | None = None
+    input_means: Mapping[int, NDArray[np.float64]] | None = None
     verdict: VerdictPolicy | None = None
     max_accuracy_drop: float | None = None
     max_size_ratio: float | None = None
@@ -179,8 +183,24 @@ class Request(BundleOptions):
         return self.file == MODEL
 
 
-def build(request: Request, progress: Progress = print) -> Path:
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What others say of a model, on frames that are not here. report: for bundle.json; one of
+    frames that are here replaces it. files: what else goes into the bundle, by its path there."""
+
+    report: Report
+    files: Mapping[str, bytes]
+
+
+def build(
+    request: Request,
+    progress: Progress = print,
+    judge: Callable[[bytes, Manifest], Judgement] | None = None,
+) -> Path:
     """Make the bundle and returns its folder; `progress` gets one line for each step.
+
+    judge: gets the model and the manifest before the bundle is written, and may refuse it by a
+    GateError.
 
     Raises ConvertError if the request contradicts itself or the result would not be served,
     and GateError if the result is too inaccurate or too large. Then nothing is left behind.
@@ -232,10 +252,14 @@ def build(request: Request, progress: Progress = print) -> Path:
         check_accuracy(found.proof, request, target)
         manifest = found.add_to(manifest)
         files |= found.files
-    else:
+    elif judge is None:
         progress(
             "no --validate: the bundle has no report, no golden frames, and nothing to drift from"
         )
+    if judge is not None:
+        judged = judge(model, manifest)
+        manifest = msgspec.structs.replace(manifest, report=manifest.report or judged.report)
+        files |= judged.files
     folder = bundle.write_bundle(request.out, manifest, model, request.labels, files, request.file)
     progress(f"wrote {folder}")
     progress(
@@ -449,6 +473,9 @@ def _quantized(request: Request, plan: Plan | None, progress: Progress) -> bytes
         return made()
     if frames is not None:
         progress("biases corrected on the calibration frames")
+    elif request.input_means is not None and mode != "float32":
+        model = correct_by(request.float_model, model, request.input_means)
+        progress("biases corrected by means of frames elsewhere")
     return model
 
 

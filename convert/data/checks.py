@@ -27,18 +27,20 @@ def check_dataset(
     on_image: Callable[[], object] = lambda: None,
     *,
     allow_similar: bool = False,
+    partial: bool = False,
 ) -> None:
     """Decode every image, as the server would, and refuses what would spoil a training.
 
     `on_image` is called once for each image, for a progress bar. allow_similar: classes whose names
-    look like one are two.
+    look like one are two. partial: the frames are a part of a larger set, so that one class, or one
+    frame of a class, is enough.
 
     Raises one DatasetError that lists everything found: fewer than two classes, a class with fewer
     than MIN_FRAMES images (or, in the validation set, with none), classes whose names look like
     one, files that are missing or do not decode, files whose bytes or whose pixels occur twice in
     one set, and those that occur in both.
     """
-    problems = [*_class_problems(train, validation)]
+    problems: list[str] = [] if partial else [*_class_problems(train, validation)]
     if not allow_similar:
         problems += _similar(train)
     parts = [("training", train)] + ([("validation", validation)] if validation else [])

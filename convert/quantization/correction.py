@@ -8,7 +8,7 @@ frames: M. Nagel et al., "Data-Free Quantization through Weight Equalization and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any
 
@@ -37,9 +37,15 @@ def correct(float_model: bytes, quantised: bytes, frames: Sequence[NDArray[np.fl
     MAX_FRAMES are looked at, evenly chosen. An operator without a constant bias, and a grouped
     convolution, stay as they are.
     """
-    found, source = operators(float_model), parse(float_model)
     chosen = np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).round().astype(int)
-    means = _input_means(float_model, source, [frames[i] for i in chosen])
+    return correct_by(float_model, quantised, input_means(float_model, [frames[i] for i in chosen]))
+
+
+def correct_by(
+    float_model: bytes, quantised: bytes, means: Mapping[int, NDArray[np.float64]]
+) -> bytes:
+    """As `correct`, by what `input_means` found on frames that may be elsewhere."""
+    found, source = operators(float_model), parse(float_model)
     target = flatbuffer_utils.read_model_from_bytearray(bytearray(quantised))
     kinds = {before.kind for before in found}
     after = [op for op in target.subgraphs[0].operators if kind_of(target, op) in kinds]
@@ -59,10 +65,12 @@ def correct(float_model: bytes, quantised: bytes, frames: Sequence[NDArray[np.fl
     return bytes(flatbuffer_utils.convert_object_to_bytearray(target))
 
 
-def _input_means(
-    float_model: bytes, source: Any, frames: Sequence[NDArray[np.float32]]
+def input_means(
+    float_model: bytes, frames: Sequence[NDArray[np.float32]]
 ) -> dict[int, NDArray[np.float64]]:
-    """Return mean input of each channel of the operators with weights, by the operator's index."""
+    """Return mean input of each channel of the operators with weights, float64 [channels], by the
+    operator's index. frames: at least one, float32 [1, H, W, C]."""
+    source = parse(float_model)
     interpreter = Interpreter(
         model_content=float_model,
         num_threads=1,
