@@ -1,6 +1,8 @@
 """`python -m convert federate`: several sites train one model; only weights travel."""
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 PORT = 8765
 MIN_SITES = 2
+_TERMINATED = 128 + signal.SIGTERM
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,6 +151,8 @@ def run(args: argparse.Namespace) -> int:
     from convert.terminal import Terminal
 
     terminal = Terminal()
+    # Flower's programs end with the command that started them.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     if args.role == "site":
         from convert.federation.site.take_part import take_part
 

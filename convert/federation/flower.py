@@ -151,8 +151,12 @@ def start_run(port: int, security: Security, env: Mapping[str, str], home: Path)
 
 
 def run_status(run: str, env: Mapping[str, str]) -> str:
-    """Return the run's status, such as `running` or `finished:failed`."""
-    found = _asked(["flwr", "ls", "server", "--run-id", run, "--format", "json"], env)
+    """Return the run's status, such as `running` or `finished:failed`; empty if Flower is too busy
+    to say, which a later question finds out."""
+    try:
+        found = _asked(["flwr", "ls", "server", "--run-id", run, "--format", "json"], env)
+    except ConvertError:
+        return ""
     return str(found["runs"][0]["status"])
 
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +95,8 @@ def simulate(
             relay = wire.Relay("127.0.0.1", port, (watchers or {}).get(name))
             stack.callback(relay.close)
             sites.append(Site(name, work / "frames" / name, relay))
-        with _at_work(sites, work):
-            code = serve(plan, "127.0.0.1", port, Security(), terminal)
+        with _at_work(sites, work) as check:
+            code = serve(plan, "127.0.0.1", port, Security(), terminal, check)
         for row in columns(_traffic(sites, work)):
             terminal.say(row)
     return code
@@ -113,27 +113,37 @@ def _traffic(sites: Sequence[Site], work: Path) -> list[tuple[str, ...]]:
 
 
 @contextmanager
-def _at_work(sites: Sequence[Site], work: Path) -> Iterator[None]:
-    """Run `convert federate site` for each, and end those that have not ended by themselves."""
+def _at_work(sites: Sequence[Site], work: Path) -> Iterator[Callable[[], None]]:
+    """Run `convert federate site` for each, and end those that have not ended by themselves.
+
+    The result raises ConvertError if one of them has failed.
+    """
     # TensorFlow takes every core otherwise, in each of the sites.
     threads = str(max(1, available_cores() // len(sites)))
     env = {**os.environ, "TF_NUM_INTRAOP_THREADS": threads, "OMP_NUM_THREADS": threads}
-    running = []
+    running: dict[str, subprocess.Popen[bytes]] = {}
     for site in sites:
-        log = work / f"{site.name}.log"
         command = [sys.executable, "-m", "convert", "federate", "site", str(site.folder)]
         command += ["--server", f"127.0.0.1:{site.relay.port}", "--insecure"]
         command += ["--work", str(work / "sites")]
-        with log.open("wb") as output:
-            running.append(
-                subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=output)
+        with (work / f"{site.name}.log").open("wb") as output:
+            running[site.name] = subprocess.Popen(
+                command, cwd=ROOT, env=env, stdout=output, stderr=output
             )
+
+    def check() -> None:
+        for name, process in running.items():
+            # One that the server has told how it ended is as it should be.
+            if process.poll() and not (work / "sites" / name / plans.OUTCOME).exists():
+                said = (work / f"{name}.log").read_text("utf-8", "replace").strip()
+                raise ConvertError(f"{name} has ended:\n{said}")
+
     try:
-        yield
-        for process in running:
+        yield check
+        for process in running.values():
             process.wait(_STOP_SECONDS)
     finally:
-        for process in running:
+        for process in running.values():
             process.terminate()
-        for process in running:
+        for process in running.values():
             process.wait()

@@ -105,7 +105,7 @@ def test_sites_that_do_not_fit_together(sites: list[SiteFrames], message: str) -
 
 
 def test_weights_travel_as_one_vector() -> None:
-    arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.float32([7, 8])]
+    arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array([7, 8], np.float32)]
     vector = pack(arrays)
     assert vector.dtype == np.float32
     assert vector.tolist() == [0, 1, 2, 3, 4, 5, 7, 8]
@@ -124,7 +124,7 @@ def test_what_a_site_sends_is_checked() -> None:
     with pytest.raises(ConvertError, match=r"north sent float64 \[3\]"):
         check_update("north", sent, np.ones(3))
     with pytest.raises(ConvertError, match="north sent weights that are not finite"):
-        check_update("north", sent, np.float32([0, np.nan, 0]))
+        check_update("north", sent, np.array([0, np.nan, 0], np.float32))
 
 
 def test_the_rate_falls_to_a_tenth() -> None:
@@ -308,9 +308,14 @@ def test_a_site_runs_no_program_of_the_server() -> None:
 def test_plans_come_back_as_they_were(tmp_path: Path) -> None:
     server = ServerPlan(sites=2, course=Course(rate=1e-3), name="x", out=tmp_path, accept=("good",))
     site = SitePlan(name="north", trained=((tmp_path / "a.png", "good"),), held=())
-    for plan in (server, site, Outcome(error="no", exit_code=3)):
-        plans.write(tmp_path / "plan.json", plan)
-        assert plans.read(tmp_path / "plan.json", type(plan)) == plan
+    outcome = Outcome(error="no", exit_code=3)
+    file = tmp_path / "plan.json"
+    plans.write(file, server)
+    assert plans.read(file, ServerPlan) == server
+    plans.write(file, site)
+    assert plans.read(file, SitePlan) == site
+    plans.write(file, outcome)
+    assert plans.read(file, Outcome) == outcome
     with pytest.raises(ConvertError, match=r"other\.json can't be read"):
         plans.read(tmp_path / "other.json", Outcome)
 
