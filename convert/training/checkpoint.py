@@ -19,7 +19,7 @@ from convert.errors import ConvertError
 
 CHECKPOINT = "checkpoint.npz"
 Arrays = list[NDArray[Any]]
-_GROUPS = ("weights", "best", "optimizer", "right", "losses")
+_GROUPS = ("weights", "best", "optimizer", "logits")
 
 
 @dataclass(slots=True)
@@ -28,8 +28,8 @@ class Checkpoint:
 
     epoch: epochs of fine-tuning finished; 0 means that the head is trained. best_epoch: the one
     after which the validation was best so far; best_top1 (0..1) and best_loss: what it was then.
-    weights, best, optimizer: the variables' values in the model's order. right, losses: of each
-    epoch from 0 on, 1 or 0 and the loss of each validation frame, float32 [frames].
+    weights, best, optimizer: the variables' values in the model's order. logits: of each epoch from
+    0 on, those of the validation frames, float32 [frames, classes].
     """
 
     epoch: int = 0
@@ -39,8 +39,7 @@ class Checkpoint:
     weights: Arrays = field(default_factory=list)
     best: Arrays = field(default_factory=list)
     optimizer: Arrays = field(default_factory=list)
-    right: Arrays = field(default_factory=list)
-    losses: Arrays = field(default_factory=list)
+    logits: Arrays = field(default_factory=list)
 
     def save(self, file: Path) -> None:
         """Replace `file`, all or nothing, also when the machine loses power.

@@ -8,6 +8,19 @@ _DIVISIONS = 20
 Rows = NDArray[np.float32]
 
 
+def judged(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> tuple[Rows, Rows]:
+    """Return 1 for each frame named right, else 0, and its cross entropy in nats.
+
+    logits: [..., frames, classes]; truth: [frames]; both results [..., frames].
+    """
+    values = logits.astype(np.float64)
+    values -= values.max(axis=-1, keepdims=True)
+    own = np.take_along_axis(values, np.broadcast_to(truth, values.shape[:-1])[..., None], -1)
+    losses = np.log(np.exp(values).sum(axis=-1)) - own[..., 0]
+    right = values.argmax(axis=-1) == truth
+    return right.astype(np.float32), losses.astype(np.float32)
+
+
 def best_epoch(right: Rows, losses: Rows, epochs: NDArray[np.intp]) -> int:
     """Return the one of `epochs` that named most frames right, and among equal ones the one of
     lowest loss. right, losses: of each epoch and frame, [epochs, frames]."""

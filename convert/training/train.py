@@ -1,7 +1,7 @@
 """From labelled frames to a trained Keras model: the head first, then the layers under it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from convert.evaluation import metrics
 from convert.terminal import Terminal, suppress_native_output, tensorflow
 from convert.training import distill, network
 from convert.training.checkpoint import CHECKPOINT, Arrays, Checkpoint
-from convert.training.epochs import hits_of_others_choice
+from convert.training.epochs import hits_of_others_choice, judged
 from convert.training.inputs import (
     Augmentation,
     augment,
@@ -25,7 +25,7 @@ from convert.training.inputs import (
     mixed,
     to_batch,
 )
-from convert.training.network import Pruner, schedule
+from convert.training.network import Pruner
 from server.recognition import frame
 from server.recognition.manifest import Recipe
 
@@ -78,6 +78,11 @@ class Options:
         """Return the learning rate that `rate` or `weights` asks for."""
         return self.rate or (PRETRAINED_RATE if self.pretrained else SCRATCH_RATE)
 
+    @property
+    def first_epoch(self) -> int:
+        """Return the first epoch after which the weights can be kept: that of full sparsity."""
+        return math.ceil(self.epochs / 2) if self.sparsity else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Frames:
@@ -87,8 +92,17 @@ class Frames:
     labels: NDArray[np.int64]
 
 
+# epoch, top-1 (0..1) and loss of the validation
+OnEpoch = Callable[[int, float, float], object]
+
+
 class Training:
     """One training in the folder `work`, which keeps its checkpoint and its decoded frames.
+
+    frames: those of `train` and `validation`, if they are decoded already. on_epoch: called after
+    each epoch that is stored, from 0 on, with the epoch, and the top-1 (0..1) and loss of the
+    validation; an exception that it raises ends `run`, and a later `run` goes on after that epoch.
+    stop_after: the last epoch of a longer schedule that is trained.
 
     fair_top1: after it, the `metrics.rate` of validation frames that are named right if each is
     judged by the epoch that the other half of them chooses; None before, and for a single frame.
@@ -106,6 +120,10 @@ class Training:
         work: Path,
         terminal: Terminal,
         threads: int,
+        *,
+        frames: tuple[Frames, Frames] | None = None,
+        on_epoch: OnEpoch = lambda *_: None,
+        stop_after: int | None = None,
     ) -> None:
         self.options, self.recipe, self.work, self.terminal = options, recipe, work, terminal
         tf = tensorflow()
@@ -122,8 +140,12 @@ class Training:
             if options.teacher
             else None
         )
-        self.train = self._load(train, "training")
-        self.validation = self._load(validation, "validation")
+        self.train, self.validation = frames or (
+            self._load(train, "training"),
+            self._load(validation, "validation"),
+        )
+        self.on_epoch = on_epoch
+        self.last_epoch = options.epochs if stop_after is None else stop_after
         self.steps = math.ceil(len(self.train.labels) / options.batch)
         total = self.steps * options.epochs
         self.pruner = Pruner(self.model, options.sparsity, total) if options.sparsity else None
@@ -133,6 +155,13 @@ class Training:
         """Trains, or goes on training, and returns a `keras.Model` that answers probabilities,
         with the weights of the epoch that named most validation frames right, and among equal ones
         of that with the lowest loss."""
+        state = self.fit()
+        self._tell_of_others_choice(state)
+        self.model.set_weights(state.best)
+        return network.with_softmax(self.model)
+
+    def fit(self) -> Checkpoint:
+        """Trains, or goes on training, and returns the last checkpoint."""
         state = Checkpoint.load(self.work / CHECKPOINT)
         if state is None:
             state = self._begin()
@@ -140,16 +169,15 @@ class Training:
             self._restore(state)
             self.terminal.say(f"resuming after epoch {state.epoch} of {self.options.epochs}")
         self._tune(state)
-        self._tell_of_others_choice(state)
-        self.model.set_weights(state.best)
-        return network.with_softmax(self.model)
+        return state
 
     def _tell_of_others_choice(self, state: Checkpoint) -> None:
-        first = next(e for e in range(self.options.epochs + 1) if self._sparse_enough(e))
+        first = self.options.first_epoch
         frames = len(self.validation.labels)
         # One frame leaves none to choose by.
-        if frames > 1 and first <= state.epoch < len(state.right):
-            hits = hits_of_others_choice(np.stack(state.right), np.stack(state.losses), first)
+        if frames > 1 and first <= state.epoch < len(state.logits):
+            right, losses = judged(np.stack(state.logits), self.validation.labels)
+            hits = hits_of_others_choice(right, losses, first)
             self.fair_top1 = metrics.rate(round(hits), frames)
             low, high = self.fair_top1["interval"]
             self.terminal.say(
@@ -194,6 +222,7 @@ class Training:
             state.best_top1, state.best_loss = top1, loss
         state.best = self.model.get_weights()
         self._store(state, state.best)
+        self.on_epoch(0, top1, loss)
         return state
 
     def _train_head(self) -> None:
@@ -235,7 +264,7 @@ class Training:
         options = self.options
         done, total = (epochs * self.steps for epochs in (state.epoch, options.epochs))
         with self.terminal.bar("Fine-tuning", total, done) as advance:
-            while state.epoch < options.epochs and not self._exhausted(state):
+            while state.epoch < self.last_epoch and not self._exhausted(state):
                 losses = []
                 for step, batch in enumerate(self._batches(state.epoch), 1):
                     losses.append(float(self.model.train_on_batch(*batch)))
@@ -252,7 +281,7 @@ class Training:
             self.pruner.apply(state.epoch * self.steps)
         loss, top1 = self._validate(state)
         better = (top1, -loss) > (state.best_top1, -state.best_loss)
-        better = better and self._sparse_enough(state.epoch)
+        better = better and state.epoch >= self.options.first_epoch
         if better:
             state.best_top1, state.best_loss, state.best_epoch = top1, loss, state.epoch
             state.best = self.model.get_weights()
@@ -262,15 +291,13 @@ class Training:
             f"epoch {state.epoch} of {self.options.epochs}: loss {train_loss:.4f},"
             f" validation loss {loss:.4f}, top-1 {top1:.2%}{' *' if better else ''}"
         )
-
-    def _sparse_enough(self, epoch: int) -> bool:
-        steps, sparsity = self.steps * self.options.epochs, self.options.sparsity
-        return schedule(epoch * self.steps, steps, sparsity) >= sparsity
+        self.on_epoch(state.epoch, top1, loss)
 
     def _exhausted(self, state: Checkpoint) -> bool:
         """Return True if the last `patience` epochs could have been the best and were not."""
-        first = next(e for e in range(self.options.epochs + 1) if self._sparse_enough(e))
-        return state.epoch - max(state.best_epoch, first) >= self.options.patience
+        return (
+            state.epoch - max(state.best_epoch, self.options.first_epoch) >= self.options.patience
+        )
 
     def _batches(self, epoch: int) -> Iterator[tuple[NDArray[Any], ...]]:
         """(float32 frames, targets, weights) of one epoch; the same for the same epoch."""
@@ -299,15 +326,10 @@ class Training:
 
     def _validate(self, state: Checkpoint) -> tuple[float, float]:
         """Return mean cross entropy in nats, and the share of frames whose best class is right.
-        `state` gets both of each frame."""
-        logits = self._forward(self.model, self.validation.pixels).astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        log_sum = np.log(np.exp(logits).sum(axis=1))
-        labels = self.validation.labels
-        losses = log_sum - logits[np.arange(len(labels)), labels]
-        right = logits.argmax(axis=1) == labels
-        state.right.append(right.astype(np.float32))
-        state.losses.append(losses.astype(np.float32))
+        `state` gets the logits."""
+        logits = self._forward(self.model, self.validation.pixels)
+        state.logits.append(np.asarray(logits, np.float32))
+        right, losses = judged(logits, self.validation.labels)
         return float(losses.mean()), float(right.mean())
 
     def _forward(self, model: Any, pixels: NDArray[np.uint8], text: str = "") -> NDArray[Any]:
