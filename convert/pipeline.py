@@ -17,7 +17,7 @@ from convert.data.frames import input_range, tensors
 from convert.errors import ConvertError, GateError, TooFewFramesError
 from convert.evaluation import report
 from convert.evaluation.evaluate import Model, evaluate
-from convert.evaluation.results import Evaluation, accuracy_drop, sentence, summary
+from convert.evaluation.results import Crossed, Evaluation, accuracy_drop, sentence, summary
 from convert.evaluation.verdicts import lines
 from convert.familiarity import MIN_FRAMES, FamiliarModel, add_familiarity
 from convert.folder_check.result import FolderCheck
@@ -65,7 +65,7 @@ class BundleOptions:
     mode: one of quantize.MODES. io_dtype: of int8's input and output, one of IO_DTYPES.
     validation: frames on which the result and the float model are compared. They make the report,
         the golden frames and the baseline for drift.
-    chose_epoch, fair_top1: as in Evaluation, of `validation`.
+    chose_epoch, fair_top1, crossed, learned: as in Evaluation, of `validation`.
     folder: what the check of the frames found, for the report.
     calibration: frames as in `tensors`. int8 takes its ranges from them, and every mode but
         float32 corrects its biases with them.
@@ -92,6 +92,8 @@ class BundleOptions:
     validation: Dataset | None = None
     chose_epoch: bool = False
     fair_top1: dict[str, Any] | None = None
+    crossed: Crossed | None = None
+    learned: bool = False
     folder: FolderCheck | None = None
     calibration: Sequence[Path] | NDArray[np.uint8] | None = None
     input_means: Mapping[int, NDArray[np.float64]] | None = None
@@ -296,7 +298,9 @@ def _calibrated(
         return None
     paths = [item.path for item in validation.frames]
     truth = np.array([item.label for item in validation.frames], np.intp)
-    calibrated = calibrate(model, request.output, result_recipe(request), paths, truth)
+    # Those of frames that were learned from would say too much.
+    held = request.crossed.logits if request.crossed and request.learned else None
+    calibrated = calibrate(model, request.output, result_recipe(request), paths, truth, held)
     if calibrated is None:
         progress(
             "probabilities: as the model gives them, because it does not end with a softmax or with"
@@ -321,7 +325,7 @@ def _familiar(
     familiar = add_familiarity(
         model,
         result_recipe(request),
-        request.calibration,
+        None if request.learned else request.calibration,
         [item.path for item in validation.frames],
     )
     if familiar is None:
@@ -380,6 +384,8 @@ def evaluate_pair(
         proof,
         chose_epoch=request.chose_epoch,
         fair_top1=request.fair_top1,
+        crossed=request.crossed,
+        learned=request.learned,
         calibration=calibration,
         folder=request.folder,
     )

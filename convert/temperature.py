@@ -39,18 +39,25 @@ class CalibratedModel:
 
 
 def calibrate(
-    model: bytes, output: Output, recipe: Recipe, frames: Sequence[Path], truth: Indices
+    model: bytes,
+    output: Output,
+    recipe: Recipe,
+    frames: Sequence[Path],
+    truth: Indices,
+    held: NDArray[np.float32] | None = None,
 ) -> CalibratedModel | None:
     """Calibrate a classifier on held-back frames; None if `with_temperature` can't, or there are
     fewer than MIN_FRAMES frames.
 
-    recipe: that the model is fed by. truth: class of each frame, [frames]. The error afterwards is
+    recipe: that the model is fed by. truth: class of each frame, [frames]. held: logits of models
+    that were trained alike without the frame, [frames, classes], for frames that the model itself
+    learned from. The error afterwards is
     cross-fitted: each frame's is by a temperature of others. Raises ConvertError as `read_last`
     does.
     """
     if len(frames) < MIN_FRAMES or with_temperature(model, output, 1.0) is None:
         return None
-    logits = _logits(model, output, recipe, frames)
+    logits = _logits(model, output, recipe, frames) if held is None else held.astype(np.float64)
     if not np.isfinite(logits).all():
         return None
     temperature = fit(logits, truth)

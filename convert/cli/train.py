@@ -15,7 +15,10 @@ from convert.cli.arguments import (
 from convert.errors import ConvertError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from convert.data.dataset import Dataset
+    from convert.evaluation.results import Crossed
     from convert.folder_check.near_duplicates import Fingerprint
     from convert.pipeline import BundleOptions
     from convert.terminal import Terminal
@@ -97,6 +100,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--work", type=Path, metavar="FOLDER", help="keeps what resuming needs (OUT/.training)"
     )
+    how.add_argument(
+        "--folds",
+        type=int,
+        metavar="K",
+        help="judge the training by K-fold cross-validation, which trains K models, and then train"
+        " on all of FOLDER; frames that are nearly the same stay in one fold",
+    )
+    how.add_argument(
+        "--similar-apart",
+        action="store_true",
+        help="with --folds: frames that are nearly the same may be in different folds",
+    )
     add_view_arguments(parser)
     add_bundle_arguments(parser, "that of FOLDER")
     parser.set_defaults(name=None)
@@ -134,15 +149,24 @@ def run(args: argparse.Namespace) -> int:
         source=f"trained on {folders}, {len(train.frames)} frames",
         validation=validation,
     )
-    options = dataclasses.replace(options, chose_epoch=True)
+    options = dataclasses.replace(options, chose_epoch=not args.folds, learned=validation is train)
     # The checks of `build`, so that they do not fail only after the training.
     options.destination()
     check_calibration(options, recipe)
-    state = fingerprint((training_options, recipe), train, validation)
+    how = (training_options, recipe, args.folds, args.similar_apart)
+    state = fingerprint(how, train, validation)
     work = (args.work or args.out / ".training") / f"{name}-{state}"
     with exclusive_lock(work):
+        crossed = judge_by_folds(args, train, prints, recipe, training_options, work, terminal)
         training = Training(
-            train, validation, recipe, training_options, work, terminal, available_cores()
+            train,
+            None if crossed else validation,
+            recipe,
+            training_options,
+            work,
+            terminal,
+            available_cores(),
+            stop_after=crossed.epoch if crossed else None,
         )
         if options.calibration is None:
             options = dataclasses.replace(options, calibration=training.train.pixels)
@@ -150,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
         # After the weights that it needs too were fetched.
         folder = check_folder(
             train,
-            validation,
+            None if validation is train else validation,
             prints,
             check_recipe(**view_values(args)),
             terminal,
@@ -160,10 +184,57 @@ def run(args: argparse.Namespace) -> int:
             terminal.say(line)
         options = dataclasses.replace(options, folder=folder)
         model = training.run()
-        options = dataclasses.replace(options, fair_top1=training.fair_top1)
+        options = dataclasses.replace(options, fair_top1=training.fair_top1, crossed=crossed)
         build(options.request(from_keras(model), recipe, "probabilities"), terminal.say)
         shutil.rmtree(work)
     return 0
+
+
+def judge_by_folds(
+    args: argparse.Namespace,
+    train: "Dataset",
+    prints: "Mapping[Path, Fingerprint]",
+    recipe: "Recipe",
+    options: "Options",
+    work: Path,
+    terminal: "Terminal",
+) -> "Crossed | None":
+    """Cross-validate the training, and say what it reached; None without --folds.
+
+    Raises ConvertError as `cross_validate` does.
+    """
+    from convert.evaluation.results import Crossed
+    from convert.folder_check.checking import grouped
+    from convert.training.cross_validation import cross_validate
+    from server.system.resources import available_cores
+
+    if not args.folds:
+        return None
+    found = cross_validate(
+        train,
+        recipe,
+        options,
+        work / "folds",
+        terminal,
+        available_cores(),
+        count=args.folds,
+        groups=None if args.similar_apart else grouped(train, prints),
+        decoded=work / "training.npy",
+    )
+    low, high = found.top1["interval"]
+    terminal.say(
+        f"{args.folds}-fold cross-validation: top-1 {found.top1['share']:.2%} ({low:.1%} to"
+        f" {high:.1%}) of {found.top1['frames']} frames, each by a model that never saw it; now"
+        f" training on all of them for {found.epoch} epochs"
+    )
+    return Crossed(
+        folds=args.folds,
+        epoch=found.epoch,
+        grouped=not args.similar_apart,
+        top1=found.top1,
+        recalls=found.recalls,
+        logits=found.logits,
+    )
 
 
 def check_calibration(options: "BundleOptions", recipe: "Recipe") -> None:
@@ -186,6 +257,7 @@ def check_calibration(options: "BundleOptions", recipe: "Recipe") -> None:
 
 def options_from(args: argparse.Namespace) -> "Options":
     """Return the options of the training. Raises ConvertError for a value out of its range."""
+    from convert.training.folds import MAX_FOLDS, MIN_FOLDS
     from convert.training.inputs import Augmentation
     from convert.training.train import Options
 
@@ -203,6 +275,10 @@ def options_from(args: argparse.Namespace) -> "Options":
         value = getattr(args, name)
         if not low <= value <= high:
             raise ConvertError(f"--{name} {value:g} should be from {low:g} to {high:g}")
+    if args.similar_apart and args.folds is None:
+        raise ConvertError("--similar-apart does nothing without --folds K")
+    if args.folds is not None and not MIN_FOLDS <= args.folds <= MAX_FOLDS:
+        raise ConvertError(f"--folds {args.folds} should be from {MIN_FOLDS} to {MAX_FOLDS}")
     if args.rate is not None and not 0 < args.rate <= LEARNING_RATE_MAX:
         raise ConvertError(
             f"--rate {args.rate:g} should be above 0 and at most {LEARNING_RATE_MAX:g}"
@@ -236,7 +312,7 @@ def read_frames(
     args: argparse.Namespace, name: str, terminal: "Terminal"
 ) -> "tuple[Dataset, Dataset, dict[Path, Fingerprint]]":
     """Read and check the frames to train on and those to validate on, and return them with their
-    fingerprints. Raises DatasetError.
+    fingerprints. The second is the first if --folds alone judges. Raises DatasetError.
 
     name: the model's, whose labelled samples are used if --labelled-of names no other.
     """
@@ -259,15 +335,19 @@ def read_frames(
     recipe = checking.check_recipe(**view_values(args))
     paths = [item.path for item in (*train.frames, *(validation.frames if validation else ()))]
     prints = checking.read_fingerprints(paths, recipe, terminal)
-    if validation is None:
+    if validation is None and args.folds:
+        validation = train
+        terminal.say("no --validate: the folds alone judge the training")
+    elif validation is None:
         groups = checking.grouped(train, prints)
         train, validation = split(train, HELD_OUT_SHARE, args.seed, groups)
         terminal.say(
             f"no --validate: held out {HELD_OUT_SHARE:.0%} of each class, chosen by --seed"
             f" {args.seed}"
         )
+    held = 0 if validation is train else len(validation.frames)
     terminal.say(
-        f"{len(train.frames)} frames to train on, {len(validation.frames)} to validate on: "
+        f"{len(train.frames)} frames to train on, {held} to validate on: "
         + ", ".join(f"{n} {c}" for n, c in zip(train.classes, train.counts(), strict=True))
     )
     return train, validation, prints

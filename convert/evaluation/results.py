@@ -49,6 +49,36 @@ class FamiliarityResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Crossed:
+    """A cross-validation of the training: every frame judged by a float model that never saw it.
+
+    folds: how many. epoch: of fine-tuning, the one that the folds chose for the training on all
+    frames. grouped: nearly the same frames were kept in one fold. top1, recalls: `metrics.rate` of
+    all frames and of each class's. logits: of those models, [frames, classes].
+    """
+
+    folds: int
+    epoch: int
+    grouped: bool
+    top1: dict[str, Any]
+    recalls: Sequence[dict[str, Any]]
+    logits: NDArray[np.float32]
+
+    def details(self, labels: Sequence[Label]) -> dict[str, Any]:
+        """Return all but the logits as plain JSON types."""
+        return {
+            "folds": self.folds,
+            "epoch": self.epoch,
+            "grouped": self.grouped,
+            "top1": self.top1,
+            "classes": [
+                {"label": name, **recall}
+                for name, recall in zip(class_names(labels), self.recalls, strict=True)
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """A model, and the float model it came from if there is one, on the same labelled frames.
 
@@ -58,7 +88,8 @@ class Evaluation:
     answers if each half is judged by the epoch that the other chooses. familiarity: None if the
     model can't say. verdicts: None without a policy. calibration: how the probabilities of both
     models were calibrated, or None. folder: the check of the frames that the model was trained and
-    validated on, or None.
+    validated on, or None. crossed: the cross-validation of the training, or None. learned: the
+    model learned from the frames, so that they say nothing of its accuracy.
     """
 
     title: str
@@ -74,6 +105,8 @@ class Evaluation:
     calibration: Calibration | None = None
     folder: FolderCheck | None = None
     fair_top1: dict[str, Any] | None = None
+    crossed: Crossed | None = None
+    learned: bool = False
 
     @property
     def truth(self) -> Indices:
@@ -98,6 +131,8 @@ def sentence(proof: Evaluation) -> str:
     n, hits = len(proof.frames), proof.hits(proof.result)
     low, high = metrics.wilson(hits, n)
     out = f"top-1 {hits / n:.2%} ({low:.1%} to {high:.1%}) of {n} frames"
+    if proof.learned:
+        out = f"top-1 {hits / n:.2%} of the {n} frames that it learned from"
     if proof.reference is None:
         return out
     same = int((_predicted(proof.reference) == _predicted(proof.result)).sum())
@@ -178,6 +213,8 @@ def details(proof: Evaluation) -> dict[str, Any]:
         "frames": len(proof.frames),
         "chose_epoch": proof.chose_epoch,
         "fair_top1": proof.fair_top1,
+        "crossed": proof.crossed.details(proof.labels) if proof.crossed else None,
+        "learned": proof.learned,
         "accept": list(proof.verdicts.policy.accept) if proof.verdicts else [],
         "verdict": proof.verdicts.details() if proof.verdicts else None,
         "familiarity": _familiarity(proof.familiarity),

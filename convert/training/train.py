@@ -35,6 +35,8 @@ PRETRAINED_RATE, SCRATCH_RATE, HEAD_RATE = 3e-5, 1e-3, 1e-3
 # of so few frames swing by more than an epoch gains (Polyak and Juditsky, 1992).
 AVERAGE_MOMENTUM = 0.98
 HEAD_EPOCHS, HEAD_PATIENCE = 300, 20
+# Of the loss of the frames that are learned from, which never stops falling.
+HEAD_LEAST_GAIN = 2e-3
 # Varied copies of each frame that the head learns from beside the frame itself. A head that has
 # seen none meets them first in fine-tuning, and its errors then damage the features.
 HEAD_COPIES = 2
@@ -99,10 +101,11 @@ OnEpoch = Callable[[int, float, float], object]
 class Training:
     """One training in the folder `work`, which keeps its checkpoint and its decoded frames.
 
-    frames: those of `train` and `validation`, if they are decoded already. on_epoch: called after
-    each epoch that is stored, from 0 on, with the epoch, and the top-1 (0..1) and loss of the
-    validation; an exception that it raises ends `run`, and a later `run` goes on after that epoch.
-    stop_after: the last epoch of a longer schedule that is trained.
+    validation: chooses the epoch that is kept; None keeps the last. frames: those of `train` and
+    `validation`, if they are decoded already. on_epoch: called after each epoch that is stored,
+    from 0 on, with the epoch, and the top-1 (0..1) and loss of the validation, nan without one; an
+    exception that it raises ends `run`, and a later `run` goes on after that epoch. stop_after: the
+    last epoch of a longer schedule that is trained.
 
     fair_top1: after it, the `metrics.rate` of validation frames that are named right if each is
     judged by the epoch that the other half of them chooses; None before, and for a single frame.
@@ -114,14 +117,14 @@ class Training:
     def __init__(
         self,
         train: Dataset,
-        validation: Dataset,
+        validation: Dataset | None,
         recipe: Recipe,
         options: Options,
         work: Path,
         terminal: Terminal,
         threads: int,
         *,
-        frames: tuple[Frames, Frames] | None = None,
+        frames: tuple[Frames, Frames | None] | None = None,
         on_epoch: OnEpoch = lambda *_: None,
         stop_after: int | None = None,
     ) -> None:
@@ -140,10 +143,13 @@ class Training:
             if options.teacher
             else None
         )
-        self.train, self.validation = frames or (
-            self._load(train, "training"),
-            self._load(validation, "validation"),
-        )
+        self.validation: Frames | None = None
+        if frames:
+            self.train, self.validation = frames
+        else:
+            self.train = self._load(train, "training")
+            if validation is not None:
+                self.validation = self._load(validation, "validation")
         self.on_epoch = on_epoch
         self.last_epoch = options.epochs if stop_after is None else stop_after
         self.steps = math.ceil(len(self.train.labels) / options.batch)
@@ -172,6 +178,8 @@ class Training:
         return state
 
     def _tell_of_others_choice(self, state: Checkpoint) -> None:
+        if self.validation is None:
+            return
         first = self.options.first_epoch
         frames = len(self.validation.labels)
         # One frame leaves none to choose by.
@@ -217,7 +225,8 @@ class Training:
             self._train_head()
         state = Checkpoint()
         loss, top1 = self._validate(state)
-        self.terminal.say(f"before fine-tuning: validation loss {loss:.4f}, top-1 {top1:.2%}")
+        if self.validation is not None:
+            self.terminal.say(f"before fine-tuning: validation loss {loss:.4f}, top-1 {top1:.2%}")
         if not self.options.sparsity:
             state.best_top1, state.best_loss = top1, loss
         state.best = self.model.get_weights()
@@ -239,18 +248,27 @@ class Training:
             name = f"Features, training set, {number + 1} of {1 + HEAD_COPIES}"
             passes.append(self._forward(backbone, pixels, name))
         features, labels = np.concatenate(passes), np.tile(self.train.labels, len(passes))
-        held = self._forward(backbone, self.validation.pixels, "Features, validation set")
+        held, monitored, gain = None, "loss", HEAD_LEAST_GAIN
+        if self.validation is not None:
+            pixels = self.validation.pixels
+            held = (
+                self._forward(backbone, pixels, "Features, validation set"),
+                self.validation.labels,
+            )
+            monitored, gain = "val_loss", 0.0
         inputs = keras.Input(features.shape[1:])
         head = keras.Model(inputs, self.model.get_layer(network.HEAD)(inputs))
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         head.compile(keras.optimizers.Adam(HEAD_RATE), loss, jit_compile=False)
-        stop = keras.callbacks.EarlyStopping(patience=HEAD_PATIENCE, restore_best_weights=True)
+        stop = keras.callbacks.EarlyStopping(
+            monitored, gain, patience=HEAD_PATIENCE, restore_best_weights=True
+        )
         with self.terminal.bar("Training the head", HEAD_EPOCHS) as advance:
             head.fit(
                 features,
                 labels,
                 sample_weight=self.weights[labels],
-                validation_data=(held, self.validation.labels),
+                validation_data=held,
                 batch_size=self.options.batch,
                 epochs=HEAD_EPOCHS,
                 verbose=0,
@@ -280,17 +298,17 @@ class Training:
         if self.pruner:
             self.pruner.apply(state.epoch * self.steps)
         loss, top1 = self._validate(state)
-        better = (top1, -loss) > (state.best_top1, -state.best_loss)
+        better = self.validation is None or (top1, -loss) > (state.best_top1, -state.best_loss)
         better = better and state.epoch >= self.options.first_epoch
         if better:
             state.best_top1, state.best_loss, state.best_epoch = top1, loss, state.epoch
             state.best = self.model.get_weights()
         self.model.set_weights(weights)
         self._store(state, weights)
-        self.terminal.say(
-            f"epoch {state.epoch} of {self.options.epochs}: loss {train_loss:.4f},"
-            f" validation loss {loss:.4f}, top-1 {top1:.2%}{' *' if better else ''}"
-        )
+        line = f"epoch {state.epoch} of {self.options.epochs}: loss {train_loss:.4f}"
+        if self.validation is not None:
+            line += f", validation loss {loss:.4f}, top-1 {top1:.2%}{' *' if better else ''}"
+        self.terminal.say(line)
         self.on_epoch(state.epoch, top1, loss)
 
     def _exhausted(self, state: Checkpoint) -> bool:
@@ -325,8 +343,10 @@ class Training:
         return np.stack([augment(p, rng, self.options.augmentation) for p in pixels])
 
     def _validate(self, state: Checkpoint) -> tuple[float, float]:
-        """Return mean cross entropy in nats, and the share of frames whose best class is right.
-        `state` gets the logits."""
+        """Return mean cross entropy in nats, and the share of frames whose best class is right;
+        nan for both without a validation. `state` gets the logits."""
+        if self.validation is None:
+            return math.nan, math.nan
         logits = self._forward(self.model, self.validation.pixels)
         state.logits.append(np.asarray(logits, np.float32))
         right, losses = judged(logits, self.validation.labels)

@@ -1,5 +1,6 @@
 """Training: real tiny networks on a few generated pictures."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -208,6 +209,8 @@ def test_a_work_folder_is_one_trainings(tmp_path: Path) -> None:
         (("--max-size-ratio", "nan"), "--max-size-ratio nan should be"),
         (("--sparsity", "1.5"), "--sparsity 1.5 should be from 0 to 0.99"),
         (("--epochs", "-1"), "--epochs -1 should be from 0"),
+        (("--folds", "1"), "--folds 1 should be from 2 to 20"),
+        (("--similar-apart",), "--similar-apart does nothing without --folds K"),
         (("--frozen", "18"), "--frozen 18 should be from 0 to 17"),
         (("--smoothing", "1"), "--smoothing 1 should be from 0 to 0.9"),
         (("--mixup", "-1"), "--mixup -1 should be from 0 to 10"),
@@ -228,6 +231,22 @@ def test_what_can_not_be_trained_is_refused_in_one_sentence(
     assert message in ended.err
     assert "epoch" not in ended.out
     assert not (tmp_path / "tiny").exists()
+
+
+def test_folds_judge_a_model_of_all_frames(folder: Path, tmp_path: Path) -> None:
+    """Its report has the figures of the folds, and says that its frames were learned from."""
+    assert main(command(folder, tmp_path, "--folds", "2", "--epochs", "0")) == 0
+    bundle = tmp_path / "tiny" / "1"
+    found = json.loads((bundle / "report.json").read_bytes())
+    crossed = found["crossed"]
+    assert (found["learned"], found["chose_epoch"], found["frames"]) == (True, False, 16)
+    assert (crossed["folds"], crossed["epoch"], crossed["top1"]["frames"]) == (2, 0, 16)
+    counts = [(each["label"], each["frames"]) for each in crossed["classes"]]
+    assert counts == [("dark", 8), ("light", 8)]
+    page = (bundle / "report.html").read_text("utf-8")
+    assert "2 float models were each trained on all frames but those of a fold" in page
+    assert "The model learned from these frames" in page
+    assert read_bundle(bundle).manifest.source == "trained on train, 16 frames"
 
 
 def test_a_teacher_of_other_classes_is_refused(
