@@ -1,5 +1,6 @@
 """The terminal: progress bars, and TensorFlow and native code run without their output on it."""
 
+import gc
 import os
 import shutil
 import sys
@@ -91,6 +92,22 @@ def suppress_native_output() -> Iterator[None]:
                     shutil.copyfileobj(held, stderr)
 
 
+@contextmanager
+def _imports_that_stay() -> Iterator[None]:
+    """Keep the garbage collector off the modules of TensorFlow if the block imports them, then and
+    later. They are most of all objects and stay to the end, and each of its conversions would walk
+    them all."""
+    if "tensorflow" in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def tensorflow() -> Any:
     """Return the module `tensorflow`, imported without its log lines.
 
@@ -100,7 +117,7 @@ def tensorflow() -> Any:
     if "tensorflow" not in sys.modules and sys.stdout.isatty():
         print("starting TensorFlow: some seconds, up to a minute the first time", flush=True)
     try:
-        with suppress_native_output():
+        with suppress_native_output(), _imports_that_stay():
             import tensorflow as tf
     except ImportError as error:
         raise ConvertError(
