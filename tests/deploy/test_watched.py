@@ -37,7 +37,7 @@ def device(sample: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     camera = '[{"name": "folder", "kind": "folder", "path": "."}]'
     trigger = '[{"name": "t", "kind": "gpio", "camera": "folder", "chip": "none", "line": 1}]'
     vote = '[{"name": "sides", "cameras": ["st4-side"], "frames": 2, "timeout_s": 1}]'
-    settings: dict[str, object] = {"samples": "on", "drift_min_frames": 1, "golden_check_s": 0.5}
+    settings: dict[str, object] = {"samples": "on", "drift_min_frames": 1, "golden_check_s": 2}
     settings |= {"output": output, "camera": camera, "trigger": trigger, "image_health": "on"}
     settings["vote"] = vote
     with live_server(
