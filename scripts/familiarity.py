@@ -2,9 +2,9 @@
 
     python scripts/familiarity.py BUNDLE OWN OTHER [--photographs FOLDER] [--rounds N]
 
-OWN: held-back frames of the bundle's product, one folder a class. OTHER: frames
-of another product. Prints how many frames of each kind are unfamiliar, and how many pass; and what
-the output costs, in N rounds beside the same model without it.
+OWN: held-back frames of the bundle's product, one folder a class. OTHER: frames of another
+product; flat surfaces are drawn as a third. Prints how many frames of each kind are unfamiliar,
+and how many pass; and what the output costs, in N rounds beside the same model without it.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.latency import measure as take_turns
+from line_camera.surface import KINDS, render_surface
 
 from convert.bundle_writer import load
 from convert.data.frames import tensors
@@ -33,7 +34,7 @@ from server.recognition.recognizer import Recognizer
 Picture = NDArray[np.uint8]
 
 SHARED_FRAMES = Path(__file__).resolve().parents[2] / "shared" / "frames"
-CROPS_PER_PHOTOGRAPH, OTHERS, HALVES, BLURRED, INVERTED = 6, 60, 40, 30, 10
+CROPS_PER_PHOTOGRAPH, OTHERS, SURFACES, HALVES, BLURRED, INVERTED = 6, 60, 30, 40, 30, 10
 SIZE = (480, 640, 3)
 HELD_BACK, NEGATIVES = "held back", "inverted"
 
@@ -76,6 +77,11 @@ def foreign_frames(
             yield "crop of a photograph", picture[top : top + height, left : left + width]
     for index in _some(rng, other, OTHERS):
         yield "another product", read(other[index])
+    # Of its own generator, so that the other kinds are the same frames whatever is drawn here.
+    surfaces = np.random.default_rng([seed, 1])
+    for number in range(SURFACES):
+        drawn, _ = render_surface(KINDS[number % len(KINDS)], surfaces)
+        yield "surface, drawn", np.asarray(drawn[..., ::-1], np.uint8)
     for level, kind in ((0, "black"), (255, "white"), (128, "grey")):
         yield kind, np.full(SIZE, level, np.uint8)
     for spread in (20, 60, 100):
