@@ -3,7 +3,6 @@ them, in one .tflite that answers `score` and `map`."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -17,6 +16,7 @@ from convert.anomaly.statistics import BLUR, CODE_SIDE, SIDE, Floats
 from convert.errors import ConvertError, QuantizeError
 from convert.quantization.quantize import Plan, default_plan, quantize
 from convert.sources.shapes import first_line
+from convert.sources.tf_functions import as_constants
 from convert.terminal import suppress_native_output, tensorflow
 from convert.training.network import Weights, backbone
 
@@ -124,13 +124,10 @@ class AnomalyNetwork:
         tf = tensorflow()
         failed = import_module("tensorflow.lite.python.convert_phase").ConverterError
         image = tf.TensorSpec([1, SIZE, SIZE, 3], tf.float32)
-        with tempfile.TemporaryDirectory() as folder, suppress_native_output():
-            archive = tf.keras.export.ExportArchive()
-            archive.track(self._model)
-            archive.add_endpoint("serve", call, input_signature=[image])
-            archive.write_out(folder, verbose=False)
+        with suppress_native_output():
+            function = tf.function(call).get_concrete_function(image)
             try:
-                return bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+                return bytes(as_constants(tf, function).convert())
             except (tf.errors.OpError, ValueError, RuntimeError, failed) as error:
                 raise ConvertError(
                     f"TensorFlow's converter can't make this model a .tflite: {first_line(error)}"

@@ -17,6 +17,7 @@ from convert.sources.model_files import HDF5, SAVED_MODEL, TFLITE, unpacked
 from convert.sources.quantized import Tflite, read_tflite
 from convert.sources.shapes import Shape, describe, first_line
 from convert.sources.tf_functions import (
+    as_constants,
     check_same_answers,
     in_float32,
     needs_float32,
@@ -63,16 +64,11 @@ def _from_keras(tf: Any, model: Any, image: Any) -> tuple[bytes, Any]:
     # Keras's layers that vary images do so unless they are told that this is no training.
     call, image = with_float_input(tf, lambda value: model(value, training=False), image)
     with suppress_native_output():
-        traced = tf.function(call)
-        function = traced.get_concrete_function(image)
+        function = tf.function(call).get_concrete_function(image)
     if needs_float32(function):
         return _convert(tf, in_float32(tf, function)), function
-    with tempfile.TemporaryDirectory() as folder, suppress_native_output():
-        archive = tf.keras.export.ExportArchive()
-        archive.track(model)
-        archive.add_endpoint("serve", call, input_signature=[image])
-        archive.write_out(folder, verbose=False)
-        return _convert(tf, tf.lite.TFLiteConverter.from_saved_model(folder)), function
+    with suppress_native_output():
+        return _convert(tf, as_constants(tf, function)), function
 
 
 def fixed_shape(
