@@ -108,13 +108,13 @@ def _add_course(parser: argparse.ArgumentParser) -> None:
         default="imagenet",
         help="to start from, as of `train` (imagenet)",
     )
-    how.add_argument("--head-rounds", type=int, default=10, help="of the last layer alone (10)")
+    how.add_argument("--head-rounds", type=int, default=50, help="of the last layer alone (50)")
     how.add_argument("--head-epochs", type=int, default=5, help="at a site in such a round (5)")
-    how.add_argument("--rounds", type=int, default=10, help="of all layers (10)")
-    how.add_argument("--local-epochs", type=int, default=2, help="at a site in such a round (2)")
+    how.add_argument("--rounds", type=int, default=0, help="of all layers (0)")
+    how.add_argument("--local-epochs", type=int, default=1, help="at a site in such a round (1)")
     how.add_argument("--batch", type=int, default=16, help="frames a step (16)")
     how.add_argument(
-        "--rate", type=float, help="highest learning rate (2e-5; 1e-3 without ImageNet weights)"
+        "--rate", type=float, help="highest learning rate (5e-6; 1e-3 without ImageNet weights)"
     )
     how.add_argument("--no-flips", action="store_true", help="for parts whose sides differ")
     how.add_argument("--seed", type=int, default=0)

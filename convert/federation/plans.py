@@ -10,7 +10,7 @@ from convert.training.network import PRETRAINED, Weights
 
 # Adam's. A site's optimiser starts anew in each round, and its first steps are its largest: at 1e-4
 # the average of four sites of unequal classes is worse after a round than before it.
-PRETRAINED_RATE, SCRATCH_RATE = 2e-5, 1e-3
+PRETRAINED_RATE, SCRATCH_RATE = 5e-6, 1e-3
 SERVER_PLAN, SITE_PLAN = "LINESIDE_FEDERATION_SERVER", "LINESIDE_FEDERATION_SITE"
 PLAN, PROGRESS, OUTCOME, MODEL = "plan.json", "progress.txt", "outcome.json", "float.tflite"
 
@@ -27,10 +27,10 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
     alpha: float = 1.0
     size: int = 224
     weights: Weights = "imagenet"
-    head_rounds: int = 10
+    head_rounds: int = 50
     head_epochs: int = 5
-    rounds: int = 10
-    epochs: int = 2
+    rounds: int = 0
+    epochs: int = 1
     batch: int = 16
     rate: float | None = None
     flips: bool = True

@@ -1,6 +1,7 @@
 """A network's arrays as one vector, which travels and is averaged; checked when it comes back."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,8 @@ from convert.errors import ConvertError
 
 Vector = NDArray[np.float32]
 Arrays = list[NDArray[np.float32]]
+# Of a feature that is the same for nearly all frames.
+_LEAST_DEVIATION = 1e-3
 
 
 def pack(arrays: Iterable[NDArray[np.float32]]) -> Vector:
@@ -47,6 +50,58 @@ def check_update(site: str, sent: Vector, came: NDArray[np.generic]) -> None:
         )
     if not np.isfinite(came).all():
         raise ConvertError(f"the site {site} sent weights that are not finite")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Mean and deviation of each feature over the frames of all sites, float32 [features].
+
+    Features of one size each are learned from in a tenth of the rounds.
+    """
+
+    mean: Vector
+    deviation: Vector
+
+    def apply(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return features [frames, features] of mean 0 and deviation 1."""
+        return (features - self.mean) / self.deviation
+
+    def folded(self, kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> Arrays:
+        """Return kernel [features, classes] and bias [classes] that answer for the features
+        themselves what the given ones answer for scaled features."""
+        own = kernel / self.deviation[:, None]
+        return [own, bias - self.mean @ own]
+
+    def to_bytes(self) -> bytes:
+        """Return the scale as a message carries it."""
+        return np.stack([self.mean, self.deviation]).astype(np.float32).tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Scale":
+        """Read what `to_bytes` wrote."""
+        mean, deviation = np.frombuffer(data, np.float32).reshape(2, -1)
+        return cls(mean, deviation)
+
+
+def moments(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the mean of each feature and of its square, float64 [2, features]."""
+    values = features.astype(np.float64)
+    return np.stack([values.mean(axis=0), np.square(values).mean(axis=0)])
+
+
+def scale_of(sites: Sequence[tuple[int, NDArray[np.float64]]]) -> Scale:
+    """Return the scale over all sites, from (frames, moments) of each.
+
+    Raises ConvertError for moments of other features than the first site's, or not finite.
+    """
+    shapes = {values.shape for _, values in sites}
+    frames = sum(count for count, _ in sites)
+    if len(shapes) != 1 or frames < 1 or not all(np.isfinite(v).all() for _, v in sites):
+        raise ConvertError("the sites sent means of features that don't belong to one network")
+    counts = np.array([count for count, _ in sites], np.float64)
+    mean, square = np.tensordot(counts, np.stack([values for _, values in sites]), 1) / frames
+    deviation = np.sqrt(np.maximum(square - mean**2, 0)) + _LEAST_DEVIATION
+    return Scale(mean.astype(np.float32), deviation.astype(np.float32))
 
 
 def rate_of_round(peak: float, number: int, rounds: int) -> float:

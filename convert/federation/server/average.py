@@ -1,11 +1,11 @@
-"""Flower's FedAvg, for few sites: all of them answer, and each answer is checked."""
+"""Flower's FedAvg with momentum, for few sites: all of them answer, and each answer is checked."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from flwr.app import MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvgM
 from numpy.typing import NDArray
 
 from convert.federation.messages import (
@@ -19,11 +19,12 @@ from convert.federation.messages import (
 from convert.federation.weights import check_update, rate_of_round
 
 
-class SiteAverage(FedAvg):
+class SiteAverage(FedAvgM):
     """The average of all sites' weights, each by its frames to train on.
 
     names: of the sites by Flower's number of them. fixed: which values no site trains, [values];
     they come back from the average bit by bit as they were. peak: highest learning rate.
+    momentum: share of the last change of the average that is added to the next, 0 for none.
     """
 
     def __init__(
@@ -32,10 +33,14 @@ class SiteAverage(FedAvg):
         fixed: NDArray[np.bool_],
         peak: float,
         rounds: int,
+        momentum: float,
         say: Callable[[str], None],
     ) -> None:
         super().__init__(
-            fraction_evaluate=0.0, min_train_nodes=len(names), min_available_nodes=len(names)
+            fraction_evaluate=0.0,
+            min_train_nodes=len(names),
+            min_available_nodes=len(names),
+            server_momentum=momentum,
         )
         self.names, self.fixed, self.say = dict(names), fixed, say
         self.peak, self.rounds = peak, rounds
@@ -49,6 +54,8 @@ class SiteAverage(FedAvg):
         config["round"] = server_round
         record = RecordDict({ARRAYS: arrays, CONFIG: config})
         self.sent = vector_of(record)
+        # FedAvgM adds to it what the sites change.
+        self.current_arrays = arrays
         messages: Iterable[Any] = self._construct_messages(record, sorted(self.names), "train")
         return messages
 

@@ -17,6 +17,7 @@ from convert.evaluation.evaluate import Model, predict
 from convert.federation import plans, wire
 from convert.federation.messages import ARRAYS, CONFIG, EXAMPLES, METRICS, arrays_record, vector_of
 from convert.federation.site.training import SiteTraining, dataset
+from convert.federation.weights import Scale
 from convert.quantization.correction import MAX_FRAMES, input_means
 from convert.sources import imagenet
 from server.values.labels import Label
@@ -61,10 +62,11 @@ def describe(message: Any, _context: Any) -> Any:
 
 @app.query("prepare")
 def prepare(message: Any, _context: Any) -> Any:
-    """Compute the features that the last layer learns from; they stay here."""
+    """Compute the features that the last layer learns from; answer their means and squares."""
     training, _ = _training(message)
-    training.prepare(vector_of(message.content))
-    return _reply(message, config=ConfigRecord({"prepared": True}))
+    found = training.prepare(vector_of(message.content))
+    count = ConfigRecord({EXAMPLES: len(training.labels)})
+    return _reply(message, arrays=arrays_record([found]), config=count)
 
 
 @app.train()
@@ -75,7 +77,8 @@ def train(message: Any, _context: Any) -> Any:
     weights = np.array(config["class-weights"], np.float32)
     number = int(config["round"])
     if config["stage"] == "head":
-        learned, judged = training.train_head(vector, weights, number)
+        scale = Scale.from_bytes(config["scale"])
+        learned, judged = training.train_head(vector, scale, weights, number)
     else:
         learned, judged = training.tune(vector, weights, number, float(config["rate"]))
     figures = {

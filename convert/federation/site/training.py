@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from convert.data.dataset import Dataset, LabelledFrame
 from convert.errors import ConvertError
 from convert.federation.plans import Course, SitePlan
-from convert.federation.weights import Arrays, Vector, pack, unpack
+from convert.federation.weights import Arrays, Scale, Vector, moments, pack, unpack
 from convert.sources import imagenet
 from convert.terminal import tensorflow
 from convert.training import network
@@ -47,9 +47,9 @@ class SiteTraining:
         self.pixels = load_pixels(trained, self.recipe, Limits(), work / "trained.npy")
         self.held = load_pixels(held, self.recipe, Limits(), work / "held.npy")
 
-    def prepare(self, weights: Vector) -> None:
+    def prepare(self, weights: Vector) -> NDArray[np.float64]:
         """Compute what the head learns from: the pooled features of the frames and of varied copies
-        of them, kept in this site's folder."""
+        of them, kept in this site's folder; return their `moments`."""
         keras = tensorflow().keras
         model = self._model(weights)
         backbone = keras.Model(model.input, model.layers[-2].output)
@@ -58,18 +58,17 @@ class SiteTraining:
             rng = np.random.default_rng([self.course.seed, number])
             pixels = self._augmented(self.pixels, rng) if number else self.pixels
             passes.append(self._forward(backbone, pixels))
-        np.savez(
-            self.work / FEATURES,
-            trained=np.concatenate(passes),
-            held=self._forward(backbone, self.held),
-        )
+        trained = np.concatenate(passes)
+        np.savez(self.work / FEATURES, trained=trained, held=self._forward(backbone, self.held))
+        return moments(trained)
 
     def train_head(
-        self, head: Vector, class_weights: ClassWeights, number: int
+        self, head: Vector, scale: Scale, class_weights: ClassWeights, number: int
     ) -> tuple[Vector, Judged]:
-        """Return kernel [features, classes] and bias [classes], packed, after round `number`."""
+        """Return kernel [features, classes] and bias [classes] for scaled features, packed, after
+        round `number`."""
         with np.load(self.work / FEATURES) as stored:
-            trained, held = stored["trained"], stored["held"]
+            trained, held = scale.apply(stored["trained"]), scale.apply(stored["held"])
         classes = len(self.classes)
         kernel, bias = unpack(head, [(trained.shape[1], classes), (classes,)])
         judged = self._judged(held @ kernel + bias)

@@ -22,7 +22,16 @@ from convert.federation.simulation import divide, write_folder
 from convert.federation.site.process import check_program
 from convert.federation.site.take_part import SiteOptions, read_frames
 from convert.federation.site.training import SiteTraining, fit_head
-from convert.federation.weights import check_update, mask, pack, rate_of_round, unpack
+from convert.federation.weights import (
+    Scale,
+    check_update,
+    mask,
+    moments,
+    pack,
+    rate_of_round,
+    scale_of,
+    unpack,
+)
 from convert.quantization.correction import correct, correct_by, input_means
 from convert.quantization.quantize import quantize
 from convert.terminal import Terminal
@@ -127,6 +136,22 @@ def test_what_a_site_sends_is_checked() -> None:
         check_update("north", sent, np.array([0, np.nan, 0], np.float32))
 
 
+def test_features_are_scaled_by_those_of_all_sites() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(3, [1, 20, 0], (40, 3)).astype(np.float32)
+    scale = scale_of([(30, moments(features[:30])), (10, moments(features[30:]))])
+    assert Scale.from_bytes(scale.to_bytes()).mean.tolist() == scale.mean.tolist()
+    scaled = scale.apply(features)
+    np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=0.01)
+    np.testing.assert_allclose(scaled.std(axis=0), [1, 1, 0], atol=0.01)
+    kernel, bias = rng.normal(0, 1, (3, 2)).astype(np.float32), np.array([1, 2], np.float32)
+    own_kernel, own_bias = scale.folded(kernel, bias)
+    answers = features @ own_kernel + own_bias
+    np.testing.assert_allclose(answers, scaled @ kernel + bias, rtol=1e-2, atol=1e-2)
+    with pytest.raises(ConvertError, match="don't belong to one network"):
+        scale_of([(1, np.zeros((2, 3))), (1, np.zeros((2, 4)))])
+
+
 def test_the_rate_falls_to_a_tenth() -> None:
     rates = [rate_of_round(1e-3, number, 5) for number in range(1, 6)]
     assert rates == sorted(rates, reverse=True)
@@ -214,8 +239,9 @@ def test_a_site_trains_on_its_own_frames(tmp_path: Path) -> None:
     assert judged.frames == 2
     check_update("north", start, learned)
     assert (learned != start).mean() > 0.5
-    training.prepare(start)
-    head, _ = training.train_head(np.zeros(1281 * 3, np.float32), np.ones(3, np.float32), 1)
+    scale = scale_of([(4, training.prepare(start))])
+    zeros, ones = np.zeros(1281 * 3, np.float32), np.ones(3, np.float32)
+    head, _ = training.train_head(zeros, scale, ones, 1)
     assert head.shape == (1281 * 3,)
     with pytest.raises(ConvertError, match="classes lack light"):
         SiteTraining(plan, course, ("dark", "other"), tmp_path)
