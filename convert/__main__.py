@@ -27,6 +27,10 @@ COMMANDS = {
     "iris": ("convert.cli.iris", "a small model of plain numbers, from scikit-learn's data"),
     "train": ("convert.cli.train", "a classifier trained on a folder of photographs"),
     "federate": ("convert.federation.command", "one model trained at several sites"),
+    "search": (
+        "convert.cli.search",
+        "the best classifier within a latency, searched on a folder of photographs",
+    ),
     "check": ("convert.cli.check", "photographs, looked at before a training"),
     "train-anomaly": (
         "convert.cli.train_anomaly",

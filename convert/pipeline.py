@@ -27,6 +27,7 @@ from convert.quantization.integer import IO_DTYPES
 from convert.quantization.onnx_models import quantize_onnx
 from convert.quantization.quantize import MODES, Plan, quantize
 from convert.quantization.tune import tune
+from convert.search.trail import Trail
 from convert.sources.onnx_models import check_onnx
 from convert.sources.quantized import read_tflite
 from convert.sources.shapes import Output, describe
@@ -66,7 +67,8 @@ class BundleOptions:
     validation: frames on which the result and the float model are compared. They make the report,
         the golden frames and the baseline for drift.
     chose_epoch, fair_top1, crossed, learned: as in Evaluation, of `validation`.
-    folder: what the check of the frames found, for the report.
+    folder: what the check of the frames found, for the report. search: what was tried before, for
+        the report.
     calibration: frames as in `tensors`. int8 takes its ranges from them, and every mode but
         float32 corrects its biases with them.
     input_means: of `correction.input_means` on frames that are not here; without `calibration`
@@ -95,6 +97,7 @@ class BundleOptions:
     crossed: Crossed | None = None
     learned: bool = False
     folder: FolderCheck | None = None
+    search: Trail | None = None
     calibration: Sequence[Path] | NDArray[np.uint8] | None = None
     input_means: Mapping[int, NDArray[np.float64]] | None = None
     verdict: VerdictPolicy | None = None
@@ -388,6 +391,7 @@ def evaluate_pair(
         learned=request.learned,
         calibration=calibration,
         folder=request.folder,
+        search=request.search,
     )
     progress(sentence(proof))
     if proof.verdicts is not None:

@@ -217,7 +217,7 @@ def _regions(args: argparse.Namespace) -> dict[str, Any]:
         return {}
     if not regions[0][0]:
         return {"region": regions[0][1]}
-    learns = args.command in ("train", "train-anomaly", "imagenet")
+    learns = args.command in ("train", "search", "train-anomaly", "imagenet")
     if learns or (args.command != "detector" and (args.validate or args.frames)):
         raise ConvertError(
             "frames with one label each say nothing of several regions: give one --region without a"

@@ -9,7 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from convert.evaluation import metrics
+from convert.search.trail import Trail, pareto
+
 INK, MUTED, LINE, ACCENT = "#1d2733", "#5b6876", "#d9e0e7", "#0b6e99"
+CHOSEN = "#b3261e"
 # More cells than this are too small for a number in each.
 MAX_NUMBERED = 24
 
@@ -83,6 +87,48 @@ def tradeoff_png(points: Sequence[tuple[str, float, float, float]], measure: str
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINE)
     axes.tick_params(colors=MUTED, length=0)
+    return _png(figure)
+
+
+def search_png(trail: Trail) -> bytes:
+    """Candidates of a search: accuracy against latency, the front as a line, the budget dashed."""
+    figure = Figure((8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for state, color, label in (
+        ("stopped", LINE, "stopped after a part of the folds"),
+        ("judged", ACCENT, "judged on all folds"),
+        ("chosen", CHOSEN, "chosen"),
+    ):
+        own = [t for t in trail.tried if t.state == state and t.top1 is not None]
+        if not own:
+            continue
+        times, heights = [t.latency for t in own], [100 * (t.top1 or 0.0) for t in own]
+        axes.scatter(times, heights, s=48, color=color, edgecolor=MUTED, label=label, zorder=3)
+        if state == "stopped":
+            continue
+        for each, height in zip(own, heights, strict=True):
+            low, high = metrics.wilson(each.hits, each.frames)
+            axes.plot([each.latency] * 2, [100 * low, 100 * high], color=color, linewidth=1)
+            axes.annotate(
+                f"{each.settings['alpha']:g}@{each.settings['size']}",
+                (each.latency, height),
+                xytext=(5, 5),
+                textcoords="offset points",
+                color=MUTED,
+                fontsize=8,
+            )
+    front = pareto(trail.tried)
+    steps = [t.latency for t in front], [100 * (t.top1 or 0.0) for t in front]
+    axes.plot(*steps, color=INK, linewidth=1.2, label="front: none is quicker and as accurate")
+    axes.axvline(trail.budget, color=MUTED, linestyle="--", label="budget")
+    axes.set_xlim(0, 1.1 * trail.budget)
+    axes.set_xlabel("latency of one frame on one thread, ms", color=INK)
+    axes.set_ylabel(f"top-1 by {trail.folds}-fold cross-validation, %", color=INK)
+    axes.grid(color=LINE, linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+    axes.tick_params(colors=MUTED, length=0)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
     return _png(figure)
 
 

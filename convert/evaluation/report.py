@@ -11,11 +11,12 @@ import numpy as np
 
 from convert.data.frames import decoded
 from convert.evaluation import metrics
-from convert.evaluation.charts import confusion_png
+from convert.evaluation.charts import confusion_png, search_png
 from convert.evaluation.results import Evaluation, class_names, details
 from convert.evaluation.verdicts import PICTURES_MAX, VerdictProof
 from convert.folder_check import result as folder_result
 from convert.folder_check.result import SHOWN, FolderCheck
+from convert.search import trail as search_trail
 from server.recognition.drawing import Overlay, draw
 from server.recognition.engines.litert import runtime
 from server.recognition.frame import Pixels
@@ -23,6 +24,8 @@ from server.recognition.manifest import Recipe
 from server.recognition.recognizer import Recognizer
 
 JSON, HTML, CONFUSION = "report.json", "report.html", "confusion.png"
+# Of a model that was searched for: everything that was tried.
+SEARCH = "search.csv"
 TEMPLATE = Path(__file__).with_name("report.html")
 FOLDER_TEMPLATE = Path(__file__).with_name("folder.html")
 VERDICT_TEMPLATE = Path(__file__).with_name("verdict.html")
@@ -38,10 +41,12 @@ def files(proof: Evaluation) -> dict[str, bytes]:
     found = details(proof)
     picture = _confusion(proof)
     text = msgspec.json.format(msgspec.json.encode(found), indent=1)
+    tried = {SEARCH: search_trail.csv_text(proof.search).encode()} if proof.search else {}
     return {
         JSON: text + b"\n",
         CONFUSION: picture,
         HTML: page(proof, found, picture).encode(),
+        **tried,
     }
 
 
@@ -108,6 +113,8 @@ def page(proof: Evaluation, found: dict[str, Any], confusion: bytes) -> str:
         confusion=confusion,
         worst=worst,
         folder=folder_pictures(proof.folder, proof.recipe) if proof.folder else None,
+        search=search_png(proof.search) if proof.search else None,
+        training=search_trail.training,
         all_wrong=wrong,
         wrong=[{**each, "picture": thumbnail(proof, i)} for i, each in shown],
         max_rows=MAX_ROWS,

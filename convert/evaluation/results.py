@@ -17,6 +17,8 @@ from convert.evaluation.verdicts import VerdictProof
 from convert.folder_check import result as folder_result
 from convert.folder_check.result import FolderCheck
 from convert.quantization.tune import Latency
+from convert.search import trail as search_trail
+from convert.search.trail import Trail
 from server.recognition.engines.litert import runtime
 from server.recognition.manifest import Calibration, ClassReport, Familiarity, Recipe, Report
 from server.recognition.tasks.classify import FAMILIAR
@@ -89,7 +91,8 @@ class Evaluation:
     model can't say. verdicts: None without a policy. calibration: how the probabilities of both
     models were calibrated, or None. folder: the check of the frames that the model was trained and
     validated on, or None. crossed: the cross-validation of the training, or None. learned: the
-    model learned from the frames, so that they say nothing of its accuracy.
+    model learned from the frames, so that they say nothing of its accuracy. search: what was
+    tried before this model was chosen, or None.
     """
 
     title: str
@@ -104,6 +107,7 @@ class Evaluation:
     verdicts: VerdictProof | None = None
     calibration: Calibration | None = None
     folder: FolderCheck | None = None
+    search: Trail | None = None
     fair_top1: dict[str, Any] | None = None
     crossed: Crossed | None = None
     learned: bool = False
@@ -220,6 +224,7 @@ def details(proof: Evaluation) -> dict[str, Any]:
         "familiarity": _familiarity(proof.familiarity),
         "calibration": msgspec.to_builtins(proof.calibration),
         "folder": folder_result.details(proof.folder) if proof.folder else None,
+        "search": search_trail.details(proof.search) if proof.search else None,
         "labels": list(class_names(proof.labels)),
         "measured_on": {
             "runtime": runtime(),

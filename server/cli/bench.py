@@ -160,7 +160,11 @@ def through_server(port: int, data: bytes, clients: int, seconds: float) -> Serv
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """All figures. stages: by frame (`sample`, `720p`, `1080p`), then by stage."""
+    """All figures. stages: by frame (`sample`, `720p`, `1080p`), then by stage.
+
+    `python -m convert search --device` reads model, version, sha256, machine, runtime and the
+    median inference of the sample from an exported file.
+    """
 
     model: str
     version: int
@@ -256,20 +260,33 @@ def _machine() -> str:
         return f"{platform.node()} ({platform.machine()})"
 
 
-def run(settings: Settings, seconds: float, settings_file: Path | None = None) -> int:
-    """Measure and print; write the figures beside the bundle, and the proposed settings into
-    `settings_file` if there is one. Return the exit code.
+def run(
+    settings: Settings,
+    seconds: float,
+    settings_file: Path | None = None,
+    export: Path | None = None,
+) -> int:
+    """Measure and print; write the figures beside the bundle and to `export`, and the proposed
+    settings into `settings_file`, if there are these. Return the exit code.
 
-    Raises what `measure` raises, and SettingsError if the settings file can't be written.
+    Raises what `measure` raises, StartError if `export` can't be written, and SettingsError if the
+    settings file can't be.
     """
     figures = measure(settings, seconds)
     folder = Path(settings.models) / figures.model
     file = folder / f"bench-{platform.node() or 'device'}.json"
+    text = json.dumps(msgspec.to_builtins(figures), indent=1) + "\n"
     try:
-        file.write_text(json.dumps(msgspec.to_builtins(figures), indent=1) + "\n")
+        file.write_text(text)
         print(f"wrote {file}")
     except OSError as error:
         print(f"{file} can't be written ({error.strerror}), so the figures are only printed")
+    if export is not None:
+        try:
+            export.write_text(text)
+        except OSError as error:
+            raise StartError(f"--export {export} can't be written: {error.strerror}") from None
+        print(f"wrote {export}, which `convert search --device` reads")
     if settings_file is not None:
         write_settings(settings_file, figures.proposed)
         print(f"wrote the proposed settings into {settings_file}; they count from the next start:")

@@ -57,6 +57,12 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
     bench.add_argument(
         "--write", action="store_true", help="set what is proposed in the settings file"
     )
+    bench.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="write the figures to this file too, for `convert search --device`",
+    )
     for command in (serve, check, health, worker, bench):
         command.add_argument("--config", type=Path, help="TOML file of settings")
         for row in describe_settings() if command.prog.endswith(f" {chosen}") else ():
@@ -126,7 +132,7 @@ def _bench(settings: Settings, args: argparse.Namespace) -> int:
         raise SettingsError(
             "--write needs a settings file: name it with --config FILE or LINESIDE_CONFIG"
         )
-    return run(settings, args.seconds, file if args.write else None)
+    return run(settings, args.seconds, file if args.write else None, args.export)
 
 
 def _print_settings() -> int:

@@ -22,7 +22,7 @@ def test_it_measures_writes_and_proposes_usable_settings(shipped: Path, tmp_path
     settings.write_text("# our line\nport = 8123  # not 8080\ninterpreters = 9\n")
     command = [sys.executable, "-m", "server", "bench", "--models", str(tmp_path), "--seconds", "2"]
     done = subprocess.run(
-        [*command, "--config", str(settings), "--write"],
+        [*command, "--config", str(settings), "--write", "--export", str(tmp_path / "st4.json")],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -32,6 +32,7 @@ def test_it_measures_writes_and_proposes_usable_settings(shipped: Path, tmp_path
     (file,) = (tmp_path / "parts").glob("bench-*.json")
     assert f"wrote {file}" in done.stdout
     figures = json.loads(file.read_text())
+    assert json.loads((tmp_path / "st4.json").read_text()) == figures
     assert set(figures["stages"]) == {"sample", "720p", "1080p"}
     assert all(
         stage["median"] > 0 for stages in figures["stages"].values() for stage in stages.values()

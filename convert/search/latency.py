@@ -1,0 +1,137 @@
+"""How long a frame takes of each network, known before any is trained."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
+
+from convert.errors import ConvertError
+from convert.quantization.quantize import quantize
+from convert.quantization.tune import in_turns
+from convert.search.networks import Network
+from convert.sources.keras import from_keras
+from convert.terminal import Terminal
+from convert.training import network
+
+# Float arithmetic, whatever the weights are stored as.
+FLOAT_MODES = ("float16", "float32")
+_CALIBRATION_FRAMES, _CALIBRATION_BLOCKS = 16, 8
+
+
+class Times(msgspec.Struct, frozen=True):
+    """Median milliseconds of networks by their names, on one thread.
+
+    reference: those of the reference models, by the mode of each; measured in the same turns.
+    """
+
+    networks: dict[str, float]
+    reference: dict[str, float] = {}
+
+
+def measure_networks(
+    networks: Sequence[Network],
+    classes: int,
+    references: Mapping[str, bytes],
+    seconds: float,
+    terminal: Terminal,
+) -> Times:
+    """Measure networks of random weights and `references`, .tflite by mode, in turns.
+
+    A width is converted once and then given inputs of each size, which makes of it what a
+    conversion at that size makes: only the sides of its tensors differ. Whatever else the machine
+    does falls on all of them alike. seconds: of the measurement; conversions come on top.
+    """
+    runs: dict[str, Callable[[], object]] = {}
+    kinds = sorted({(each.alpha, _arithmetic(each.mode)) for each in networks})
+    floats: dict[float, bytes] = {}
+    with terminal.bar("Converting networks to measure them", len(kinds)) as advance:
+        for alpha, mode in kinds:
+            own = [n for n in networks if (n.alpha, _arithmetic(n.mode)) == (alpha, mode)]
+            side = max(each.size for each in networks if each.alpha == alpha)
+            if alpha not in floats:
+                model = network.with_softmax(network.build(classes, alpha, side, "none"))
+                floats[alpha] = from_keras(model)
+            frames = _frames(side) if mode == "int8" else None
+            data = quantize(floats[alpha], mode, calibration=frames)
+            runs |= {str(each): _prepared(data, each.size) for each in own}
+            advance()
+    runs |= {f"reference {mode}": _prepared(data, None) for mode, data in references.items()}
+    terminal.say(f"measuring {len(networks)} networks in turns, one thread")
+    found = {name: taken.median * 1e3 for name, taken in in_turns(runs, seconds).items()}
+    return Times(
+        {str(each): found[str(each)] for each in networks},
+        {mode: found[f"reference {mode}"] for mode in references},
+    )
+
+
+def _arithmetic(mode: str) -> str:
+    return "float32" if mode in FLOAT_MODES else mode
+
+
+def _frames(side: int) -> list[NDArray[np.float32]]:
+    """Return frames of random blocks, float32 [1, side, side, 3] in -1..1: ranges, which int8 needs
+    and on which its latency does not depend."""
+    rng = np.random.default_rng(0)
+    blocks = rng.uniform(-1, 1, (_CALIBRATION_FRAMES, _CALIBRATION_BLOCKS, _CALIBRATION_BLOCKS, 3))
+    repeat = -(-side // _CALIBRATION_BLOCKS)
+    large = blocks.repeat(repeat, 1).repeat(repeat, 2)[:, :side, :side].astype(np.float32)
+    return [frame[None] for frame in large]
+
+
+def _prepared(model: bytes, side: int | None) -> Callable[[], object]:
+    """Return what runs a model once on one thread, its input of `side` x `side` pixels."""
+    interpreter = Interpreter(model_content=model, num_threads=1)
+    detail = interpreter.get_input_details()[0]
+    shape = [int(n) for n in detail["shape"]]
+    if side is not None and shape[1:3] != [side, side]:
+        shape[1:3] = side, side
+        interpreter.resize_tensor_input(detail["index"], shape)
+    interpreter.allocate_tensors()
+    # Random rather than zero: with zeros the activations could become denormal, and slow.
+    values = np.random.default_rng(0).uniform(0, 1, shape)
+    if detail["dtype"] != np.float32:
+        values *= np.iinfo(detail["dtype"]).max
+    interpreter.set_tensor(detail["index"], values.astype(detail["dtype"]))
+    interpreter.invoke()
+    run: Callable[[], object] = interpreter.invoke
+    return run
+
+
+def known_times(file: Path, measure: Callable[[], Times]) -> Times:
+    """Return what an earlier call wrote to `file`, so that a search that goes on has the budget
+    and the networks of its begin; otherwise what `measure` returns, which is written.
+
+    Raises ConvertError if it can't be written.
+    """
+    # There is none if this is the first call.
+    with suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode(file.read_bytes(), type=Times)
+    found = measure()
+    part = file.with_suffix(".part")
+    try:
+        part.write_bytes(msgspec.json.encode(found))
+        part.replace(file)
+    except OSError as error:
+        raise ConvertError(f"{file} can't be written: {error.strerror}") from None
+    return found
+
+
+def within_budget(
+    times: Mapping[Network, float], budget: float
+) -> tuple[dict[Network, float], dict[Network, float]]:
+    """Return the networks that take at most `budget` milliseconds, and the others.
+
+    Raises ConvertError if there are none of the former.
+    """
+    fit = {each: ms for each, ms in times.items() if ms <= budget}
+    if not fit:
+        quickest = min(times, key=lambda each: times[each])
+        raise ConvertError(
+            f"--budget-ms {budget:g} is less than the quickest network takes: {quickest} takes"
+            f" {times[quickest]:.2f} ms"
+        )
+    return fit, {each: ms for each, ms in times.items() if each not in fit}
