@@ -1,5 +1,6 @@
 """How long a frame takes of each network, known before any is trained."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -42,8 +43,8 @@ def measure_networks(
     """Measure networks of random weights and `references`, .tflite by mode, in turns.
 
     A width is converted once and then given inputs of each size, which makes of it what a
-    conversion at that size makes: only the sides of its tensors differ. Whatever else the machine
-    does falls on all of them alike. seconds: of the measurement; conversions come on top.
+    conversion at that size makes: only the sides of its tensors differ. Times are of the processor,
+    so that other programs do not count. seconds: of the measurement; conversions come on top.
     """
     runs: dict[str, Callable[[], object]] = {}
     kinds = sorted({(each.alpha, _arithmetic(each.mode)) for each in networks})
@@ -61,7 +62,10 @@ def measure_networks(
             advance()
     runs |= {f"reference {mode}": _prepared(data, None) for mode, data in references.items()}
     terminal.say(f"measuring {len(networks)} networks in turns, one thread")
-    found = {name: taken.median * 1e3 for name, taken in in_turns(runs, seconds).items()}
+    # On a busy machine a longer run is interrupted more often, so that wall time would shut out
+    # the larger networks.
+    taken = in_turns(runs, seconds, time.thread_time)
+    found = {name: each.median * 1e3 for name, each in taken.items()}
     return Times(
         {str(each): found[str(each)] for each in networks},
         {mode: found[f"reference {mode}"] for mode in references},

@@ -143,9 +143,12 @@ def fetch_weights(alphas: Sequence[float], say: Callable[[str], object]) -> None
         name = network.backbone_file(alpha, LARGEST)
         try:
             require_file(name, WEIGHTS_URL + name)
-        except ConvertError as error:
+        except ConvertError:
             # Another address of the same server would not answer either.
-            say(f"searched without the weights that are not on this machine: {error}")
+            say(
+                f"searched without ImageNet's weights of alpha {alpha:g} and others, which are not"
+                " on this machine and can't be fetched"
+            )
             return
 
 

@@ -69,8 +69,8 @@ class Trail:
 
     @property
     def trials(self) -> int:
-        """Return how many candidates were trained, wholly or in part."""
-        return sum(each.number is not None for each in self.tried)
+        """Return how many candidates were compared: judged on all folds or stopped."""
+        return sum(each.state in (*JUDGED, "stopped") for each in self.tried)
 
     @property
     def chosen(self) -> Tried:
