@@ -110,9 +110,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return read_dataset(root)
 
 
-def test_an_ended_cross_validation_goes_on_to_the_same_result(
-    pictures: Dataset, tmp_path: Path
-) -> None:
+def test_an_ended_cross_validation_goes_on(pictures: Dataset, tmp_path: Path) -> None:
     """What the callback raises comes out, and the same call later trains nothing twice. How a fold
     goes on in its middle is a matter of its training."""
     pytest.importorskip("tensorflow", reason="tensorflow trains")
