@@ -113,7 +113,8 @@ def cross_validate(
     """
     options = replace(options, patience=options.epochs + 1)
     folds, labels = assign_folds(dataset, count, options.seed, groups), labels_of(dataset)
-    file = decoded or _made(work) / FRAMES
+    file = decoded or work / FRAMES
+    _made(file.parent)
     with terminal.bar(
         "Decoding the frames", 0 if file.exists() else len(dataset.frames)
     ) as advance:
