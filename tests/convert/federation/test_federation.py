@@ -20,9 +20,16 @@ from server.recognition.manifest import read_bundle
 
 pytest.importorskip("flwr", reason="flwr is not installed: it needs an environment of its own")
 
-ROUNDS = 2
+HEAD_ROUNDS, ROUNDS = 1, 2
 COURSE = Course(
-    alpha=0.35, size=32, weights="none", head_rounds=0, rounds=ROUNDS, epochs=1, rate=1e-3, batch=4
+    alpha=0.35,
+    size=32,
+    weights="none",
+    head_rounds=HEAD_ROUNDS,
+    rounds=ROUNDS,
+    epochs=1,
+    rate=1e-3,
+    batch=4,
 )
 # Long enough that no two pictures share them, short enough that one piece of the wire holds many.
 PIECE = 64
@@ -104,6 +111,10 @@ def test_messages_carry_weights_and_counts_alone(ran: Ran) -> None:
         account = ran.account(site)
         assert {(e.way, e.kind, name) for e in account for name in e.records} == {
             ("sent", "query.describe", "config"),
+            ("received", "query.prepare", "arrays"),
+            ("received", "query.prepare", "config"),
+            ("sent", "query.prepare", "arrays"),
+            ("sent", "query.prepare", "config"),
             ("received", "train", "arrays"),
             ("received", "train", "config"),
             ("sent", "train", "arrays"),
@@ -121,13 +132,13 @@ def test_messages_carry_weights_and_counts_alone(ran: Ran) -> None:
 
 
 def test_the_volume_is_that_of_the_weights(ran: Ran) -> None:
-    """Each round takes the network's weights once each way, with a header of 128 bytes."""
+    """Each round takes what is trained once each way."""
     weights = sum(size for size in sizes(ran.account("site-1"), "received", "train", "arrays"))
     for site in ("site-1", "site-2"):
         account = ran.account(site)
         for way in WAYS:
             trained = sizes(account, way, "train", "arrays")
-            assert len(trained) == ROUNDS
+            assert len(trained) == HEAD_ROUNDS + ROUNDS
             assert sum(trained) == weights
         others = wire.total(account, "sent") - weights
         assert others < weights / 10
