@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,10 +169,10 @@ def run(args: argparse.Namespace) -> int:
     bench = Bench(frames, checking.grouped(frames, prints), args.parts, view, work)
     bench.check()
     with exclusive_lock(work):
+        clock = Clock(work / "spent.json", args.minutes * 60)
         folder = checking.check_folder(
             frames, held, prints, checking.check_recipe(**view), terminal, download=False
         )
-        clock = Clock(work / "spent.json", args.minutes * 60)
         times, measured = _times(args, bench, found, device, terminal)
         fit, slow = within_budget(times, args.budget_ms)
         terminal.say(
@@ -228,8 +229,8 @@ def _base(args: argparse.Namespace) -> "Options":
         for value in values:
             if not low <= value <= high:
                 raise ConvertError(f"--{name} {value:g} should be from {low:g} to {high:g}")
-    if not args.budget_ms > 0:
-        raise ConvertError(f"--budget-ms {args.budget_ms:g} should be above 0")
+    if not 0 < args.budget_ms < math.inf:
+        raise ConvertError(f"--budget-ms {args.budget_ms:g} should be a number above 0")
     if unknown := [mode for mode in args.modes if mode not in MODES]:
         raise ConvertError(f"--modes {unknown[0]} should be some of {', '.join(MODES)}")
     return Options(
@@ -253,7 +254,8 @@ def _times(
     """
     from convert.evaluation.results import processor
     from convert.search.device import device_times
-    from convert.search.latency import known_times, measure_networks
+    from convert.search.kept import kept
+    from convert.search.latency import Times, measure_networks
     from convert.search.networks import Network
 
     networks = [
@@ -262,8 +264,9 @@ def _times(
         for size in sorted(set(args.sizes))
         for mode in dict.fromkeys(args.modes)
     ]
-    times = known_times(
+    times = kept(
         bench.work / "latency.json",
+        Times,
         lambda: measure_networks(
             networks,
             len(bench.frames.classes),
@@ -293,14 +296,21 @@ def _space(
     networks: "list[Network]",
     terminal: "Terminal",
 ) -> "Space":
+    from convert.search.kept import kept
     from convert.search.space import RESIZES, Space, available_starts, fetch_weights
+    from convert.training.network import Weights
 
-    if args.weights is None:
-        fetch_weights(sorted({each.alpha for each in networks}), terminal.say)
-    starts = {
-        (each.alpha, each.size): available_starts(each.alpha, each.size, args.weights)
-        for each in networks
-    }
+    def look() -> list[tuple[float, int, tuple[Weights, ...]]]:
+        if args.weights in (None, "imagenet-224"):
+            fetch_weights(sorted({each.alpha for each in networks}), terminal.say)
+        return [
+            (alpha, size, available_starts(alpha, size, args.weights))
+            for alpha, size in sorted({(each.alpha, each.size) for each in networks})
+        ]
+
+    # Also if others have been fetched since: trials name the weights that they chose from.
+    rows = kept(bench.work / "starts.json", list[tuple[float, int, tuple[Weights, ...]]], look)
+    starts = {(alpha, size): weights for alpha, size, weights in rows}
     taught = frozenset[tuple[int, Any]]()
     if args.teacher:
         taught = _taught(args.teacher, bench, sorted({each.size for each in networks}))

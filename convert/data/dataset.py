@@ -60,7 +60,7 @@ def read_dataset(path: Path, classes: Sequence[str] | None = None) -> Dataset:
         by_class = _csv(path)
     else:
         raise DatasetError(f"{path} is neither a folder of classes nor a CSV of path,label")
-    unusable = [repr(name) for name in by_class if not _fits_a_line(name)]
+    unusable = [repr(name) for name in by_class if not fits_a_line(name)]
     if unusable:
         raise DatasetError(
             f"{path} has the class {', '.join(unusable)}: a name can't begin or end with a space,"
@@ -102,7 +102,7 @@ SPLITS = frozenset(
 )
 
 
-def _fits_a_line(name: str) -> bool:
+def fits_a_line(name: str) -> bool:
     """Return True if a name comes back as it is from a line of labels.txt."""
     # Control characters, undecodable bytes of a file name, line and paragraph separators.
     bad = {"Cc", "Cs", "Zl", "Zp"}

@@ -172,17 +172,23 @@ def summary(proof: Evaluation, details: str | None) -> Report:
     """Return the report for bundle.json; `details` names the file of the bundle with the rest.
 
     Classes without frames are left out, and `confusion` is empty beyond MAX_CLASSES_IN_SUMMARY.
+    Of frames that the model learned from, the accuracies are those of the cross-validation's float
+    models, which never saw them, and there is no verdict.
     """
     n, result = len(proof.frames), proof.result
     reference = proof.reference or result
-    matrix = metrics.confusion(proof.truth, _predicted(result), len(proof.labels))
+    named, hits, hits_float = _predicted(result), proof.hits(result), proof.hits(reference)
+    if proof.learned and proof.crossed:
+        named = np.asarray(proof.crossed.logits.argmax(axis=1), named.dtype)
+        hits = hits_float = int(proof.crossed.top1["count"])
+    matrix = metrics.confusion(proof.truth, named, len(proof.labels))
     precision, recall = metrics.precision_recall(matrix)
     images = matrix.sum(axis=1)
     return Report(
         images=n,
-        top1=proof.hits(result) / n,
-        top1_float=proof.hits(reference) / n,
-        interval=metrics.wilson(proof.hits(result), n),
+        top1=hits / n,
+        top1_float=hits_float / n,
+        interval=metrics.wilson(hits, n),
         classes={
             name: ClassReport(
                 images=int(images[i]), precision=float(precision[i]), recall=float(recall[i])
@@ -198,7 +204,7 @@ def summary(proof: Evaluation, details: str | None) -> Report:
         agreement=float((_predicted(reference) == _predicted(result)).mean())
         if proof.reference
         else None,
-        verdict=proof.verdicts.summary() if proof.verdicts else None,
+        verdict=proof.verdicts.summary() if proof.verdicts and not proof.learned else None,
         calibration=proof.calibration,
         details=details,
     )

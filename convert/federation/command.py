@@ -169,7 +169,8 @@ def run(args: argparse.Namespace) -> int:
             args.folder,
             plan,
             args.concentration,
-            args.work or args.out / ".federation",
+            # Emptied at the start, which a folder of the user's must not be.
+            (args.work or args.out / ".federation") / "simulation",
             terminal,
         )
     from convert.federation.server.serve import serve
@@ -279,12 +280,16 @@ def _site_options(args: argparse.Namespace) -> "SiteOptions":
     host, _, port = args.server.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConvertError(f"--server {args.server} should be HOST:PORT")
+    name = args.site or args.folder.resolve().stem
+    # It names a folder of work, whose files are removed at the start.
+    if Path(name).name != name or name == "..":
+        raise ConvertError(f"--site {name} should be a name: without a /, and not . or ..")
     [authority] = _files(args.authority)
     return SiteOptions(
         folder=args.folder,
         server=args.server,
         security=Security(authority),
-        name=args.site or args.folder.resolve().stem,
+        name=name,
         labelled=args.labelled,
         labelled_of=args.labelled_of,
         hold_back=args.hold_back,

@@ -50,6 +50,15 @@ address = "{address}"
 {security}
 """
 _START_SECONDS, _STOP_SECONDS = 120, 20
+# Those that Flower starts to run what comes to it.
+_PROGRAMS = (
+    "flwr-agentapp",
+    "flwr-clientapp",
+    "flwr-connector",
+    "flwr-model",
+    "flwr-serverapp",
+    "flwr-simulation",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +169,23 @@ def run_status(run: str, env: Mapping[str, str]) -> str:
     return str(found["runs"][0]["status"])
 
 
-def program_folder(folder: Path) -> Path:
-    """Make a folder for PATH whose flwr-clientapp refuses a server's own programs, and return it:
-    Flower starts that name for each message, and would run what the server sends."""
+def with_own_programs(env: Mapping[str, str], folder: Path, side: str) -> dict[str, str]:
+    """Return the environment with `folder` first in its PATH: Flower's program of the `side`, site
+    or server, as it is in `convert.federation.SIDE.process`, and none of its others.
+
+    Flower starts these by their names, and would run what comes over the network.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    script = folder / "flwr-clientapp"
-    script.write_text(
-        f"#!{sys.executable}\nfrom convert.federation.site.process import main\n\nmain()\n"
-    )
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    return folder
+    own = {"site": "flwr-clientapp", "server": "flwr-serverapp"}[side]
+    for name in _PROGRAMS:
+        script = folder / name
+        if name == own:
+            text = f"from convert.federation.{side}.process import main\n\nmain()\n"
+        else:
+            text = f'raise SystemExit("{name} is not run here")\n'
+        script.write_text(f"#!{sys.executable}\n{text}")
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return {**env, "PATH": os.pathsep.join([str(folder), env["PATH"]])}
 
 
 def _asked(command: list[str], env: Mapping[str, str]) -> dict[str, Any]:
@@ -180,6 +196,8 @@ def _asked(command: list[str], env: Mapping[str, str]) -> dict[str, Any]:
         said = (done.stderr + done.stdout).strip().splitlines()
         raise ConvertError(f"{' '.join(command[:2])} failed: {said[-1] if said else 'no answer'}")
     answer: dict[str, Any] = json.loads(done.stdout[start:])
+    if not answer.get("success", True):
+        raise ConvertError(f"{' '.join(command[:2])} failed: {answer.get('error-message')}")
     return answer
 
 

@@ -105,10 +105,11 @@ def _path(kind: type, value: object) -> object:
     raise NotImplementedError
 
 
-def check_course(course: Course) -> None:
+def check_ranges(course: Course) -> None:
     """Raise ConvertError for a value out of its range."""
     for option, value, low, high in (
         ("--alpha", course.alpha, 0.05, 4.0),
+        ("--size", course.size, 32, 1024),
         ("--head-rounds", course.head_rounds, 0, 1000),
         ("--head-epochs", course.head_epochs, 1, 1000),
         ("--rounds", course.rounds, 0, 1000),
@@ -120,6 +121,11 @@ def check_course(course: Course) -> None:
             raise ConvertError(f"{option} {value:g} should be from {low:g} to {high:g}")
     if course.rate is not None and not 0 < course.rate <= 10:
         raise ConvertError(f"--rate {course.rate:g} should be above 0 and at most 10")
+
+
+def check_course(course: Course) -> None:
+    """Raise ConvertError for a value out of its range, and for a course that trains nothing."""
+    check_ranges(course)
     if course.rounds + course.head_rounds == 0:
         raise ConvertError("--rounds 0 and --head-rounds 0 leave nothing to train")
     if course.weights not in PRETRAINED and course.head_rounds:

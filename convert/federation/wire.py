@@ -48,10 +48,16 @@ class Relay:
             end.close()
 
     def _accept(self) -> None:
+        # Until the listener is closed.
         with suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                far = socket.create_connection((self.host, self.target))
+                try:
+                    far = socket.create_connection((self.host, self.target))
+                except OSError:
+                    # Nobody listens yet; who connects here will try again.
+                    near.close()
+                    continue
                 with self._lock:
                     self._open += [near, far]
                 for source, sink, way in ((near, far, "sent"), (far, near, "received")):

@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -103,25 +101,6 @@ def _prepared(model: bytes, side: int | None) -> Callable[[], object]:
     interpreter.invoke()
     run: Callable[[], object] = interpreter.invoke
     return run
-
-
-def known_times(file: Path, measure: Callable[[], Times]) -> Times:
-    """Return what an earlier call wrote to `file`, so that a search that goes on has the budget
-    and the networks of its begin; otherwise what `measure` returns, which is written.
-
-    Raises ConvertError if it can't be written.
-    """
-    # There is none if this is the first call.
-    with suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode(file.read_bytes(), type=Times)
-    found = measure()
-    part = file.with_suffix(".part")
-    try:
-        part.write_bytes(msgspec.json.encode(found))
-        part.replace(file)
-    except OSError as error:
-        raise ConvertError(f"{file} can't be written: {error.strerror}") from None
-    return found
 
 
 def within_budget(

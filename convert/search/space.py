@@ -164,7 +164,8 @@ def available_starts(
     if alpha in ALPHAS:
         if size in SIZES and _has(alpha, size):
             held.append("imagenet")
-        if size != LARGEST and _has(alpha, LARGEST):
+        # At that size they are the same file.
+        if (size != LARGEST or wanted == "imagenet-224") and _has(alpha, LARGEST):
             held.append("imagenet-224")
     if alpha < 1 and _has(1.0, LARGEST):
         held.append("slice")

@@ -43,7 +43,9 @@ class Judged(msgspec.Struct, frozen=True):
     def score(self) -> float:
         """Return the share of hits, and of equal ones more for a lower loss, which never counts as
         much as a frame."""
-        return self.hits / self.frames - min(self.loss, 10.0) / 100 / self.frames
+        # Not by `min`, which would let a loss that is not a number through.
+        loss = self.loss if self.loss < 10 else 10.0
+        return self.hits / self.frames - loss / 100 / self.frames
 
 
 # Told after each epoch of a candidate: its number from 1 on over all folds, and what it reached.
@@ -91,12 +93,13 @@ class Study:
         for broken in trials:
             if broken.state == TrialState.RUNNING:
                 self._study.tell(broken.number, state=TrialState.FAIL)
-                self._queue.append(broken.params)
+                if asked := _asked(broken):
+                    self._queue.append(asked)
         slowest = sorted(space.networks, key=lambda each: -times[each])
         self._queue += [
             wanted
             for wanted in map(space.defaults, slowest[:_DEFAULTS_FIRST])
-            if not any(wanted.items() >= each.params.items() for each in trials)
+            if not any(_asked(each) and wanted.items() >= _asked(each).items() for each in trials)
         ]
 
     @property
@@ -175,6 +178,13 @@ class Study:
             frames=found.frames,
             seconds=trial.user_attrs.get("seconds", 0.0),
         )
+
+
+def _asked(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the parameters of a trial, also of one that was killed before it took those that it
+    was enqueued with."""
+    enqueued: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
+    return {**enqueued, **trial.params}
 
 
 def _judged(trial: FrozenTrial) -> Judged:

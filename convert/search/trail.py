@@ -23,7 +23,7 @@ class Tried:
 
     number: of its trial, None for a network that was only measured. latency: in milliseconds on
     one thread. folds: those it was judged on. hits: of the `frames` of these folds, those that the
-    quantised model named right. seconds: that it took.
+    float models of the folds named right. seconds: that it took.
     """
 
     number: int | None

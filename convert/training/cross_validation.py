@@ -91,8 +91,8 @@ def cross_validate(
     """Train `count` models, each on all frames but those of a fold, and judge every frame once.
 
     A fold's frames are judged after the epoch that names most of the other folds' frames right, so
-    they do not choose it. For the same reason each fold trains all of `options.epochs`: by
-    `patience`, its own frames would say when to stop.
+    they do not choose it. For the same reason each fold trains all of `options.epochs`, and its
+    head as long as one is trained without a validation: its own frames would say when to stop.
 
     groups: frames of one number stay in one fold, see `assign_folds`. work: keeps what resuming
     needs; it belongs to these frames, options and folds alone, and one caller at a time. decoded:
@@ -143,6 +143,7 @@ def cross_validate(
                     Frames(pixels[is_held], labels[is_held]),
                 ),
                 on_epoch=tell,
+                chooses=False,
             )
             state = training.fit()
             # What is left of it to need: the epochs' answers.

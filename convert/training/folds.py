@@ -22,7 +22,8 @@ def assign_folds(
     nearly the same. A class that has only one such group is divided all the same, because the fold
     that holds all of it would learn nothing of it. The same seed and frames give the same folds.
 
-    Raises ConvertError for a class of one frame, and if there are fewer frames than folds.
+    Raises ConvertError for a class of one frame, and if there are fewer frames than folds, or fewer
+    groups of them.
     """
     labels, classes = labels_of(dataset), len(dataset.classes)
     if not MIN_FOLDS <= count <= min(MAX_FOLDS, len(labels)):
@@ -36,6 +37,12 @@ def assign_folds(
             f"{', '.join(lonely)} has one frame: the fold that holds it back learns nothing of it"
         )
     parts = _parts(dataset, labels, groups)
+    if len(parts) < count:
+        raise ConvertError(
+            f"{len(labels)} frames can't be divided into {count} folds: only {len(parts)} of them"
+            " differ, and nearly the same ones stay in one fold; take more photographs, or fewer"
+            " folds"
+        )
     shuffled = np.random.default_rng(seed).permutation(len(parts)).tolist()
     # The largest first: small ones even out what they leave.
     held = np.zeros((count, classes))

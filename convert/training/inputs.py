@@ -87,11 +87,12 @@ def labels_of(dataset: Dataset) -> NDArray[np.int64]:
 
 def class_weights(counts: Sequence[int]) -> NDArray[np.float32]:
     """Weight of a frame of each class: proportional to 1 / sqrt(count), 1 on average over frames.
+    A class without frames weighs nothing.
 
     The root, because with 1 / count a class of a dozen frames shouts down one of hundreds.
     """
     counted = np.asarray(counts, np.float64)
-    weights = 1 / np.sqrt(counted)
+    weights = np.where(counted > 0, 1 / np.sqrt(np.maximum(counted, 1)), 0)
     return np.asarray(weights * counted.sum() / (weights * counted).sum(), np.float32)
 
 

@@ -101,11 +101,12 @@ OnEpoch = Callable[[int, float, float], object]
 class Training:
     """One training in the folder `work`, which keeps its checkpoint and its decoded frames.
 
-    validation: chooses the epoch that is kept; None keeps the last. frames: those of `train` and
-    `validation`, if they are decoded already. on_epoch: called after each epoch that is stored,
-    from 0 on, with the epoch, and the top-1 (0..1) and loss of the validation, nan without one; an
-    exception that it raises ends `run`, and a later `run` goes on after that epoch. stop_after: the
-    last epoch of a longer schedule that is trained.
+    validation: chooses when the head is trained and the epoch that is kept; None keeps the last.
+    chooses: False if it is only judged, after every epoch, and has no influence on the weights of
+    any. frames: those of `train` and `validation`, if they are decoded already. on_epoch: called
+    after each epoch that is stored, from 0 on, with the epoch, and the top-1 (0..1) and loss of the
+    validation, nan without one; an exception that it raises ends `run`, and a later `run` goes on
+    after that epoch. stop_after: the last epoch of a longer schedule that is trained.
 
     fair_top1: after it, the `metrics.rate` of validation frames that are named right if each is
     judged by the epoch that the other half of them chooses; None before, and for a single frame.
@@ -127,7 +128,9 @@ class Training:
         frames: tuple[Frames, Frames | None] | None = None,
         on_epoch: OnEpoch = lambda *_: None,
         stop_after: int | None = None,
+        chooses: bool = True,
     ) -> None:
+        self.chooses = chooses
         self.options, self.recipe, self.work, self.terminal = options, recipe, work, terminal
         tf = tensorflow()
         tf.keras.utils.set_random_seed(options.seed)
@@ -249,7 +252,7 @@ class Training:
             passes.append(self._forward(backbone, pixels, name))
         features, labels = np.concatenate(passes), np.tile(self.train.labels, len(passes))
         held, monitored, gain = None, "loss", HEAD_LEAST_GAIN
-        if self.validation is not None:
+        if self.validation is not None and self.chooses:
             pixels = self.validation.pixels
             held = (
                 self._forward(backbone, pixels, "Features, validation set"),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from convert.data.dataset import fits_a_line
 from convert.data.labels import similar_classes
 from convert.errors import ConvertError
 
@@ -32,9 +33,17 @@ def agree(sites: Sequence[SiteFrames], *, allow_similar: bool = False) -> Agreem
 
     allow_similar: names such as good and Good are two classes.
 
-    Raises ConvertError for two sites of one name, fewer than two classes, a class with fewer than
-    MIN_FRAMES frames to train on or with none held back, and names that look like one class.
+    Raises ConvertError for names and counts that can't be, two sites of one name, fewer than two
+    classes, a class with fewer than MIN_FRAMES frames to train on or with none held back, and names
+    that look like one class.
     """
+    for site in sites:
+        said = (*site.trained, *site.held)
+        counts = (*site.trained.values(), *site.held.values())
+        if not all(map(fits_a_line, (site.name, *said))) or min(counts, default=0) < 0:
+            raise ConvertError(
+                f"the site {site.name!r} sent names or counts that can't be: {said!r}"
+            )
     names = [site.name for site in sites]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConvertError(f"two sites are called {', '.join(twice)}: give each its own by --site")

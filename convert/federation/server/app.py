@@ -81,6 +81,7 @@ class Federation:
     def __init__(self, grid: Any, plan: plans.ServerPlan, folder: Path) -> None:
         self.grid, self.plan, self.folder = grid, plan, folder
         self.names: dict[int, str] = {}
+        self.frames: dict[int, int] = {}
         self.progress = (folder / plans.PROGRESS).open("a", encoding="utf-8", buffering=1)
 
     def say(self, line: str) -> None:
@@ -142,6 +143,7 @@ class Federation:
                 )
             )
             self.names[node] = sites[-1].name
+            self.frames[node] = sum(sites[-1].trained.values())
         agreement = agree(sites, allow_similar=self.plan.allow_similar_classes)
         for site in sites:
             what = ", ".join(f"{count} {name}" for name, count in site.trained.items() if count)
@@ -213,7 +215,13 @@ class Federation:
         """Train the weights of a model or a layer in `rounds` rounds, but for those at `fixed`."""
         start = part.get_weights()
         strategy = SiteAverage(
-            self.names, mask(start, fixed), self.plan.course.peak_rate, rounds, momentum, self.say
+            self.names,
+            self.frames,
+            mask(start, fixed),
+            self.plan.course.peak_rate,
+            rounds,
+            momentum,
+            self.say,
         )
         result = strategy.start(
             self.grid,

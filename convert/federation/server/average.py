@@ -8,9 +8,11 @@ from flwr.app import MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvgM
 from numpy.typing import NDArray
 
+from convert.errors import ConvertError
 from convert.federation.messages import (
     ARRAYS,
     CONFIG,
+    EXAMPLES,
     METRICS,
     answers_of,
     arrays_record,
@@ -22,14 +24,16 @@ from convert.federation.weights import check_update, rate_of_round
 class SiteAverage(FedAvgM):
     """The average of all sites' weights, each by its frames to train on.
 
-    names: of the sites by Flower's number of them. fixed: which values no site trains, [values];
-    they come back from the average bit by bit as they were. peak: highest learning rate.
-    momentum: share of the last change of the average that is added to the next, 0 for none.
+    names: of the sites by Flower's number of them. frames: that each said it trains on. fixed:
+    which values no site trains, [values]; they come back from the average bit by bit as they were.
+    peak: highest learning rate. momentum: share of the last change of the average that is added to
+    the next, 0 for none.
     """
 
     def __init__(
         self,
         names: Mapping[int, str],
+        frames: Mapping[int, int],
         fixed: NDArray[np.bool_],
         peak: float,
         rounds: int,
@@ -42,7 +46,7 @@ class SiteAverage(FedAvgM):
             min_available_nodes=len(names),
             server_momentum=momentum,
         )
-        self.names, self.fixed, self.say = dict(names), fixed, say
+        self.names, self.frames, self.fixed, self.say = dict(names), dict(frames), fixed, say
         self.peak, self.rounds = peak, rounds
         self.sent = np.zeros(0, np.float32)
 
@@ -68,9 +72,17 @@ class SiteAverage(FedAvgM):
         answers = answers_of(replies, self.names)
         for node, content in answers.items():
             check_update(self.names[node], self.sent, vector_of(content))
+            count = int(content.metric_records[METRICS][EXAMPLES])
+            if count != self.frames[node]:
+                raise ConvertError(
+                    f"the site {self.names[node]} says that it trains on {count} frames, and said"
+                    f" {self.frames[node]} before"
+                )
         average, _ = super().aggregate_train(server_round, replies)
         [values] = average.to_numpy_ndarrays()
         kept = np.where(self.fixed, self.sent, values.astype(np.float32))
+        if not np.isfinite(kept).all():
+            raise ConvertError("the average of what the sites sent is not finite")
         figures = [content.metric_records[METRICS] for content in answers.values()]
         right, frames = (sum(int(f[name]) for f in figures) for name in ("right", "held"))
         self.say(

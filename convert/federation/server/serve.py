@@ -36,8 +36,7 @@ def serve(
         for old in (plans.PROGRESS, plans.OUTCOME, LOG):
             (folder / old).unlink(missing_ok=True)
         plans.write(folder / plans.PLAN, plan)
-        home = folder / "flower"
-        env = flower.environment(home, **{plans.SERVER_PLAN: str(folder / plans.PLAN)})
+        home, env = folder / "flower", environment(folder)
         with flower.server(host, port, security, env, folder / LOG) as process:
             terminal.say(f"listening at {host}:{port} for {plan.sites} sites")
             run = flower.start_run(port, security, env, home)
@@ -50,6 +49,12 @@ def serve(
         raise error
     shutil.rmtree(folder)
     return 0
+
+
+def environment(folder: Path) -> Mapping[str, str]:
+    """Return the environment of Flower's programs at a server whose folder is `folder`."""
+    env = flower.environment(folder / "flower", **{plans.SERVER_PLAN: str(folder / plans.PLAN)})
+    return flower.with_own_programs(env, folder / "programs", "server")
 
 
 def _lines(folder: Path, check: Callable[[], None], watch: Callable[[], None]) -> Iterator[str]:

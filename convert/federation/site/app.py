@@ -152,6 +152,7 @@ def finish(message: Any, _context: Any) -> Any:
 def _training(message: Any) -> tuple[SiteTraining, Mapping[str, Any]]:
     config = message.content[CONFIG]
     course = msgspec.json.decode(config["course"], type=plans.Course)
+    plans.check_ranges(course)
     return SiteTraining(_plan(), course, list(config["classes"]), _folder()), config
 
 

@@ -138,8 +138,7 @@ def _all_answered(log: str) -> bool:
 def environment(work: Path) -> Mapping[str, str]:
     """Return the environment of Flower's programs at a site whose folder is `work`."""
     env = flower.environment(work / "flower", **{plans.SITE_PLAN: str(work / plans.PLAN)})
-    env["PATH"] = f"{flower.program_folder(work / 'programs')}:{env['PATH']}"
-    return env
+    return flower.with_own_programs(env, work / "programs", "site")
 
 
 def _build(

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from convert.data.dataset import read_dataset
-from convert.federation import wire
+from convert.federation import flower, wire
 from convert.federation.plans import Course, ServerPlan
+from convert.federation.server.serve import environment
 from convert.federation.simulation import divide, simulate
 from convert.sources import imagenet
 from convert.terminal import Terminal
@@ -168,3 +169,21 @@ def test_the_bundle_is_proved_on_all_held_back_frames(ran: Ran) -> None:
         "labels.txt",
         "model.tflite",
     ]
+
+
+def test_a_server_runs_no_program_of_a_stranger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reaches Flower's port may start a run; what comes with it is refused."""
+    port, log, env = flower.free_port(), tmp_path / "log", environment(tmp_path)
+    program = tmp_path / "flower" / "app" / "stranger.py"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"open({str(tmp_path / 'was-here')!r}, 'w')\napp = None\n")
+    other = flower.APP.replace("convert.federation.server.app:app", "stranger:app")
+    monkeypatch.setattr(flower, "APP", other)
+    with flower.server("127.0.0.1", port, flower.Security(), env, log):
+        run = flower.start_run(port, flower.Security(), env, tmp_path / "flower")
+        while not (status := flower.run_status(run, env)).startswith("finished"):
+            pass
+    assert status == "finished:failed"
+    assert not (tmp_path / "was-here").exists()

@@ -96,6 +96,8 @@ def test_sites_agree_on_their_classes() -> None:
             [SiteFrames("a", {"x": 5, "y": 5}, {"x": 1, "y": 1})] * 2,
             "two sites are called a: give each its own by --site",
         ),
+        ([SiteFrames("a", {"x\ny": 5}, {})], r"the site 'a' sent names .* can't be: \('x\\ny',\)"),
+        ([SiteFrames("a", {"x": -5}, {})], "the site 'a' sent names or counts that can't be"),
         ([SiteFrames("a", {"x": 5}, {"x": 1})], "one class together"),
         ([SiteFrames("a", {"x": 5, "y": 1}, {"x": 1, "y": 1})], "class y has 1 frames to train on"),
         ([SiteFrames("a", {"x": 5, "y": 5}, {"x": 1})], "class y has no frame that a site holds"),
@@ -296,6 +298,23 @@ def test_the_relay_counts_and_shows_both_ways() -> None:
         assert b"".join(piece for side, piece in seen if side == way) == text
 
 
+def test_the_relay_waits_for_its_server() -> None:
+    """Who comes before it is turned away, and who comes later is not."""
+    port = flower.free_port()
+    relay = wire.Relay("127.0.0.1", port)
+    with socket.create_connection(("127.0.0.1", relay.port)) as early:
+        assert early.recv(1) == b""
+    with (
+        socket.create_server(("127.0.0.1", port)) as listener,
+        socket.create_connection(("127.0.0.1", relay.port)) as late,
+    ):
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"hello")
+            assert late.recv(5) == b"hello"
+    relay.close()
+
+
 def test_the_account_adds_up_messages(tmp_path: Path) -> None:
     assert wire.read_account(tmp_path) == ()
     for _ in range(2):
@@ -326,6 +345,7 @@ def test_a_site_runs_no_program_of_the_server() -> None:
         program(pyproject__toml=flower.APP, convert__py="print('hello')"),
         program(pyproject__toml=other),
         program(pyproject__toml=needs),
+        program(pyproject__toml=flower.APP.replace("1.0.0", "1/../../../elsewhere")),
     ):
         with pytest.raises(ConvertError, match="a program of its own, which this site does not"):
             check_program(bundle)
@@ -355,6 +375,8 @@ def test_plans_come_back_as_they_were(tmp_path: Path) -> None:
         (SITE, "TLS needs --authority; --insecure does without"),
         ([*SITE, "--authority", "nothing.pem"], "nothing.pem is not a file"),
         ([*SITE, "--insecure", "--hold-back", "1"], "--hold-back 1 should be from 0 to below 1"),
+        ([*SITE, "--insecure", "--site", ".."], "--site .. should be a name: without a /"),
+        ([*SITE, "--insecure", "--site", "/tmp"], "--site /tmp should be a name: without a /"),
         ([*SITE, "--insecure", "--labelled", "x"], "--labelled needs --labelled-of"),
         ([*SITE, "--insecure", "--accept", "good"], "--accept does nothing without --out"),
         (
@@ -365,6 +387,7 @@ def test_plans_come_back_as_they_were(tmp_path: Path) -> None:
         (SERVER, "TLS needs --certificate, --key and --authority"),
         ([*SERVER, "--insecure", "--mode", "int8"], "--mode int8 should be one of dynamic"),
         ([*SERVER, "--insecure", "--rounds", "-1"], "--rounds -1 should be from 0 to 1000"),
+        ([*SERVER, "--insecure", "--size", "9999"], "--size 9999 should be from 32 to 1024"),
         ([*SERVER, "--insecure", "--rate", "0"], "--rate 0 should be above 0 and at most 10"),
         (
             [*SERVER, "--insecure", "--weights", "none"],

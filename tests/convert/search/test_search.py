@@ -146,7 +146,8 @@ def test_a_killed_search_goes_on_to_a_bundle(
     [
         (("--folds", "1"), "--folds 1 should be from 2 to 20"),
         (("--folds", "12"), "too few pictures for --folds 12"),
-        (("--budget-ms", "-1"), "--budget-ms -1 should be above 0"),
+        (("--budget-ms", "-1"), "--budget-ms -1 should be a number above 0"),
+        (("--budget-ms", "inf"), "--budget-ms inf should be a number above 0"),
         (("--modes", "int4"), "--modes int4 should be some of dynamic, "),
         (("--sizes", "16"), "--sizes 16 should be from 32 to 1024"),
         (("--device", "/nowhere"), "--device /nowhere is not what `python -m server bench"),

@@ -7,16 +7,20 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from convert.errors import ConvertError
 from convert.evaluation.charts import search_png
 from convert.search.clock import Clock, TimeOverError, Watch
 from convert.search.device import Reference, device_times, read_device, references
+from convert.search.kept import kept
 from convert.search.latency import Times, within_budget
 from convert.search.networks import Network
-from convert.search.space import Candidate, Resize, Space
+from convert.search.space import Candidate, Resize, Space, available_starts
 from convert.search.study import JOURNAL, Judged, OnStep, Study
 from convert.search.trail import State, Trail, Tried, csv_text, lines, pareto, too_slow
+from convert.training.network import backbone_file
 from convert.training.train import Options
 
 NETWORKS = (Network(0.35, 96), Network(0.5, 160), Network(1.0, 224))
@@ -95,9 +99,48 @@ def test_a_broken_off_trial_is_asked_for_again(tmp_path: Path) -> None:
     assert [each.state for each in study.tried()] == ["unfinished", "chosen"]
 
 
+def test_a_kill_before_the_first_step_loses_no_default(tmp_path: Path) -> None:
+    """A trial that was asked for, but took no parameters yet, is asked for with them again."""
+    Study(tmp_path, SPACE, TIMES, 2)
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / JOURNAL)))
+    broken = optuna.load_study(study_name="search", storage=storage)
+    broken.enqueue_trial(SPACE.defaults(NETWORKS[2]))
+    broken.ask()
+    asked: list[Candidate] = []
+    study = Study(tmp_path, SPACE, TIMES, 2)
+    for _ in range(3):
+        study.run(judge_by({0.35: 60, 0.5: 80, 1.0: 90}, asked), lambda: 0.0)
+    assert [each.network for each in asked] == list(reversed(NETWORKS))
+
+
+def test_what_was_found_at_the_begin_stays(tmp_path: Path) -> None:
+    """Weights that come later do not change a search that goes on."""
+    kind, file = list[tuple[float, tuple[str, ...]]], tmp_path / "starts.json"
+    found: list[tuple[float, tuple[str, ...]]] = [(0.5, ("slice",))]
+    assert kept(file, kind, lambda: found) == found
+    assert kept(file, kind, lambda: [(0.5, ("imagenet", "slice"))]) == found
+    file.write_text("[")
+    assert kept(file, kind, list) == []
+    with pytest.raises(ConvertError, match=r"starts\.json can't be written"):
+        kept(tmp_path / "nowhere" / "starts.json", kind, list)
+
+
+def test_weights_of_224_fit_224(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One option serves all sizes, that of the weights too."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / backbone_file(1.0, 224)).touch()
+    for size in (96, 224):
+        assert available_starts(1.0, size, "imagenet-224") == ("imagenet-224",)
+    assert available_starts(1.0, 224) == ("imagenet",)
+    with pytest.raises(ConvertError, match=r"are not on this machine for alpha 0\.5 at 96"):
+        available_starts(0.5, 96, "imagenet-224")
+
+
 def test_equal_hits_are_ordered_by_loss() -> None:
     """A lower loss decides between equal hits, and never against a frame."""
     assert Judged(2, 9, 10, 0.2).score > Judged(2, 9, 10, 0.3).score
+    assert Judged(2, 9, 10, float("nan")).score == Judged(2, 9, 10, 10.0).score
     assert Judged(2, 9, 10, 99.0).score > Judged(2, 8, 10, 0.0).score
 
 

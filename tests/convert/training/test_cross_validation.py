@@ -19,8 +19,10 @@ from convert.training.cross_validation import (
     judge,
 )
 from convert.training.folds import assign_folds, without
-from convert.training.inputs import labels_of
-from convert.training.train import Options
+from convert.training.inputs import class_weights, labels_of, load_pixels
+from convert.training.network import HEAD
+from convert.training.train import Frames, Options, Training
+from server.recognition.frame import Limits
 
 TINY = Options(alpha=0.35, size=32, weights="none", epochs=0, batch=4)
 
@@ -58,6 +60,22 @@ def test_near_duplicates_stay_in_one_fold() -> None:
         assert len(set(folds[numbers == number])) == 1
     assert np.bincount(folds[40:]).tolist() == [3, 3, 3]
     assert np.ptp(np.bincount(folds[:40])) <= 3
+
+
+def test_fewer_groups_than_folds_are_refused() -> None:
+    """Each fold needs a frame that differs, or nothing would be judged by it."""
+    dataset = numbered(20, 20)
+    groups = {item.path: row // 10 for row, item in enumerate(dataset.frames)}
+    assert len(set(assign_folds(dataset, 4, 0, groups))) == 4
+    with pytest.raises(ConvertError, match="into 5 folds: only 4 of them differ"):
+        assign_folds(dataset, 5, 0, groups)
+
+
+def test_a_class_that_a_fold_lacks_weighs_nothing() -> None:
+    """Such a fold learns of the others, instead of weights that are not numbers."""
+    weights = class_weights((25, 0, 100))
+    assert weights[1] == 0
+    assert weights[0] == pytest.approx(2 * weights[2])
 
 
 @pytest.mark.parametrize(
@@ -150,3 +168,27 @@ def test_an_ended_cross_validation_goes_on(pictures: Dataset, tmp_path: Path) ->
     assert sum(each["frames"] for each in found.recalls) == found.top1["frames"] == 10
     tops = [found.right[found.folds == fold].mean() for fold in range(2)]
     assert tops == pytest.approx([each.top1 for each in told])
+
+
+def test_frames_that_are_judged_do_not_end_the_head(pictures: Dataset, tmp_path: Path) -> None:
+    """A fold's head is the same whatever the frames are that it is judged by."""
+    pytest.importorskip("tensorflow", reason="tensorflow trains")
+    heads = []
+    pixels = load_pixels(pictures, imagenet.recipe(32), Limits(), tmp_path / "pixels.npy")
+    labels = labels_of(pictures)
+    for held in (labels, 1 - labels):
+        training = Training(
+            pictures,
+            pictures,
+            imagenet.recipe(32),
+            TINY,
+            tmp_path,
+            Terminal(),
+            1,
+            frames=(Frames(pixels, labels), Frames(pixels, held)),
+            chooses=False,
+        )
+        training._train_head()
+        heads.append(training.model.get_layer(HEAD).get_weights())
+    for one, other in zip(*heads, strict=True):
+        np.testing.assert_array_equal(one, other)

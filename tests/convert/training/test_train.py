@@ -246,7 +246,12 @@ def test_folds_judge_a_model_of_all_frames(folder: Path, tmp_path: Path) -> None
     page = (bundle / "report.html").read_text("utf-8")
     assert "2 float models were each trained on all frames but those of a fold" in page
     assert "The model learned from these frames" in page
-    assert read_bundle(bundle).manifest.source == "trained on train, 16 frames"
+    manifest = read_bundle(bundle).manifest
+    assert manifest.source == "trained on train, 16 frames"
+    assert manifest.report is not None
+    assert manifest.report.top1 == manifest.report.top1_float == crossed["top1"]["share"]
+    recalls = [each.recall for each in manifest.report.classes.values()]
+    assert recalls == [each["share"] for each in crossed["classes"]]
 
 
 def test_a_teacher_of_other_classes_is_refused(
