@@ -22,7 +22,7 @@ find_python() {
 environment() {
   local folder=$1 python stamp; shift
   python=$(find_python) || exit 1
-  stamp=$("$python" --version; cat requirements.txt {convert,tests}/requirements.txt server/requirements-*.txt)
+  stamp=$("$python" --version; cat requirements.txt {convert,tests}/requirements*.txt server/requirements-*.txt)
   if [ -x "$folder/bin/python" ] && [ "$(cat "$folder/installed" 2>/dev/null)" = "$stamp" ]; then
     return
   fi
