@@ -53,6 +53,39 @@ def tiles(text: str) -> tuple[int, int]:
     return int(columns), int(rows)
 
 
+def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the folder of labelled frames, and how its classes may be called."""
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="one sub-folder a class, or a CSV of path,label"
+    )
+    parser.add_argument(
+        "--allow-similar-classes",
+        action="store_true",
+        help="accept names such as good and Good, or crak and crack, as two classes",
+    )
+
+
+def add_labelled_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of samples that were labelled on a server."""
+    parser.add_argument(
+        "--labelled",
+        type=Path,
+        metavar="DIR",
+        help="train on the labelled samples in a server's DATA/samples too",
+    )
+    parser.add_argument(
+        "--labelled-of",
+        metavar="MODEL",
+        help="the model that answered the samples (that of --name)",
+    )
+
+
+def add_verdict_arguments(where: argparse._ArgumentGroup) -> None:
+    """Add the options of which answers pass, to a group."""
+    where.add_argument("--accept", metavar="LABEL", nargs="+", help="labels of a good part")
+    where.add_argument("--min-probability", type=float, help="below it the verdict is unsure (0.5)")
+
+
 def add_place_arguments(
     parser: argparse.ArgumentParser, name: str | None = None
 ) -> argparse._ArgumentGroup:
@@ -71,8 +104,7 @@ def add_place_arguments(
 def add_bundle_arguments(parser: argparse.ArgumentParser, name: str | None = None) -> None:
     """Add the options of the bundle's place, its quantisation and its validation."""
     where = add_place_arguments(parser, name)
-    where.add_argument("--accept", metavar="LABEL", nargs="+", help="labels of a good part")
-    where.add_argument("--min-probability", type=float, help="below it the verdict is unsure (0.5)")
+    add_verdict_arguments(where)
     how = parser.add_argument_group("quantisation")
     how.add_argument(
         "--mode",

@@ -3,24 +3,17 @@
 import argparse
 from pathlib import Path
 
-from convert.cli.arguments import add_view_arguments, view_values
+from convert.cli.arguments import add_folder_arguments, add_view_arguments, view_values
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of which frames, and where the report goes."""
-    parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="one sub-folder a class, or a CSV of path,label"
-    )
+    add_folder_arguments(parser)
     parser.add_argument(
         "--validate", type=Path, metavar="FOLDER", help="other photographs of the same classes"
     )
     parser.add_argument(
         "--report", type=Path, metavar="DIR", help="where to write report.html and report.json"
-    )
-    parser.add_argument(
-        "--allow-similar-classes",
-        action="store_true",
-        help="accept names such as good and Good, or crak and crack, as two classes",
     )
     add_view_arguments(parser)
 

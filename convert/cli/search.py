@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convert.cli.arguments import (
+    add_folder_arguments,
+    add_labelled_arguments,
     add_place_arguments,
+    add_verdict_arguments,
     add_view_arguments,
     bundle_options,
     view_values,
@@ -32,9 +35,8 @@ SIZES = (96, 128, 160, 192, 224)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of what is searched, for how long, and where the bundle goes."""
-    parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="one sub-folder a class, or a CSV of path,label"
-    )
+    add_folder_arguments(parser)
+    add_labelled_arguments(parser)
     parser.add_argument(
         "--budget-ms",
         type=float,
@@ -56,9 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="frames that choose nothing and judge the result (a fifth of FOLDER is held back)",
     )
-    parser.add_argument("--labelled", type=Path, metavar="DIR", help="as in `train`")
-    parser.add_argument("--labelled-of", metavar="MODEL", help="as in `train`")
-    parser.add_argument("--allow-similar-classes", action="store_true", help="as in `train`")
     how = parser.add_argument_group("search")
     how.add_argument(
         "--minutes", type=float, default=60.0, help="in all, also after a kill; about (60)"
@@ -94,15 +93,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BUNDLE_OR_KERAS",
         help="larger model to learn from, which has not seen the frames that judge",
     )
-    how.add_argument("--no-flips", action="store_true", help="as in `train`")
+    how.add_argument(
+        "--no-flips",
+        action="store_true",
+        help="for parts whose left and right or up and down differ",
+    )
     how.add_argument("--seed", type=int, default=0)
     how.add_argument(
         "--work", type=Path, metavar="FOLDER", help="keeps what resuming needs (OUT/.search)"
     )
     add_view_arguments(parser)
     where = add_place_arguments(parser, "that of FOLDER")
-    where.add_argument("--accept", metavar="LABEL", nargs="+", help="labels of a good part")
-    where.add_argument("--min-probability", type=float, help="below it the verdict is unsure (0.5)")
+    add_verdict_arguments(where)
     where.add_argument(
         "--max-accuracy-drop",
         type=float,

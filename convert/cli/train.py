@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from convert.cli.arguments import (
     add_bundle_arguments,
+    add_folder_arguments,
+    add_labelled_arguments,
     add_view_arguments,
     bundle_options,
     view_values,
@@ -33,25 +35,8 @@ LEARNING_RATE_MAX = 10.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of what to train on, how, and where the bundle goes."""
-    parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="one sub-folder a class, or a CSV of path,label"
-    )
-    parser.add_argument(
-        "--labelled",
-        type=Path,
-        metavar="DIR",
-        help="train on the labelled samples in a server's DATA/samples too",
-    )
-    parser.add_argument(
-        "--labelled-of",
-        metavar="MODEL",
-        help="the model that answered the samples (that of --name)",
-    )
-    parser.add_argument(
-        "--allow-similar-classes",
-        action="store_true",
-        help="accept names such as good and Good, or crak and crack, as two classes",
-    )
+    add_folder_arguments(parser)
+    add_labelled_arguments(parser)
     how = parser.add_argument_group("training")
     how.add_argument("--alpha", type=float, default=1.0, help="width of MobileNetV2 (1.0)")
     how.add_argument("--size", type=int, default=224, help="sides of its input in pixels (224)")

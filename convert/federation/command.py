@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert.cli.arguments import add_place_arguments
+from convert.cli.arguments import add_place_arguments, add_verdict_arguments
 from convert.errors import ConvertError
 
 if TYPE_CHECKING:
@@ -127,8 +127,7 @@ def _add_course(parser: argparse.ArgumentParser) -> None:
 
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
     where = add_place_arguments(parser, "federated")
-    where.add_argument("--accept", metavar="LABEL", nargs="+", help="labels of a good part")
-    where.add_argument("--min-probability", type=float, help="below it the verdict is unsure (0.5)")
+    add_verdict_arguments(where)
     checks = parser.add_argument_group("quantisation and validation")
     checks.add_argument("--mode", default="dynamic", help="dynamic, float16 or float32 (dynamic)")
     checks.add_argument(

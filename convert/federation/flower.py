@@ -63,8 +63,8 @@ _PROGRAMS = (
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """How the two sides talk. A server has `certificate`, `key` and the `authority` that signed it,
-    a site the authority, all PEM files; without one there is no TLS."""
+    """Secures what the two sides say to each other. A server has `certificate`, `key` and the
+    `authority` that signed it, a site the authority, all PEM files; without one there is no TLS."""
 
     authority: Path | None = None
     certificate: Path | None = None

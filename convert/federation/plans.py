@@ -1,4 +1,4 @@
-"""What one side of a federation is told at its start: JSON files that stay on its machine."""
+"""Tell each side of a federation at its start what to do: JSON files that stay on its machine."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -43,7 +43,7 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server does. sites: that have to be there before it starts. The others are of
+    """Says what the server does. sites: that have to be there before it starts. The others are of
     BundleOptions; `validate` and `calibrate` are folders of the server's own frames, if any."""
 
     sites: int
@@ -71,8 +71,8 @@ class SitePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a federation ended. error: a sentence, empty if it succeeded. exit_code: of the command.
-    bundle: NAME/VERSION on the server. labels, size: of the model's classes and its input."""
+    """Says how a federation ended. error: a sentence, empty if it succeeded. exit_code: of the
+    command. bundle: NAME/VERSION on the server. labels, size: of the model's classes and input."""
 
     error: str = ""
     exit_code: int = 0

@@ -1,4 +1,4 @@
-"""What a server checks before it trains: the classes of the sites."""
+"""Agree on the classes of all sites, before the training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MIN_FRAMES = 2
 
 @dataclass(frozen=True, slots=True)
 class SiteFrames:
-    """What a site says of its frames: how many of each class it trains on and holds back."""
+    """Counts the frames of each class that a site says it trains on and holds back."""
 
     name: str
     trained: Mapping[str, int]
