@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,6 +23,19 @@ def picture(width: int = 64, height: int = 48, seed: int = 0) -> Pixels:
 def plain(color: tuple[int, int, int], width: int = 40, height: int = 30) -> Pixels:
     """A picture of one RGB colour."""
     return np.full((height, width, 3), color, np.uint8)
+
+
+def grainy_classes(folder: Path, count: int, shape: tuple[int, int], blur: float = 0.0) -> Path:
+    """Write `count` grainy pictures of `shape` (height, width) of each of the classes dark and
+    light, in a sub-folder each, and return the folder."""
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 50), ("light", 190)):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            grain = rng.normal(level, 60, (*shape, 3)).clip(0, 255).astype(np.uint8)
+            pixels = cv2.GaussianBlur(grain, (0, 0), blur) if blur else grain
+            cv2.imwrite(str(folder / name / f"{number}.png"), pixels)
+    return folder
 
 
 def encode(pixels: NDArray[Any], kind: str = "JPEG", mode: str | None = None, **how: Any) -> bytes:

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from images import grainy_classes
 from server_process import ROOT, environ_without_coverage
 
 from convert.__main__ import main, parser_for
@@ -35,13 +35,7 @@ TINY = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Grainy pictures of a dark and a light class, 12 of each."""
-    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for name, level in (("dark", 50), ("light", 190)):
-        (root / name).mkdir()
-        for i in range(12):
-            noise = rng.normal(level, 60, (48, 40, 3)).clip(0, 255).astype(np.uint8)
-            cv2.imwrite(str(root / name / f"{i}.png"), cv2.GaussianBlur(noise, (0, 0), 2))
-    return root
+    return grainy_classes(tmp_path_factory.mktemp("pictures"), 12, (48, 40), blur=2)
 
 
 def command(folder: Path, out: Path, *more: str) -> list[str]:

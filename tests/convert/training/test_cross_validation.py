@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from images import grainy_classes
 
 from convert.data.dataset import Dataset, LabelledFrame, read_dataset
 from convert.errors import ConvertError
@@ -119,13 +119,7 @@ def test_a_fold_is_judged_by_an_epoch_that_others_chose() -> None:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Grainy pictures of a dark and a light class, 5 of each."""
-    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for name, level in (("dark", 50), ("light", 190)):
-        (root / name).mkdir()
-        for i in range(5):
-            noise = rng.normal(level, 60, (40, 40, 3)).clip(0, 255).astype(np.uint8)
-            cv2.imwrite(str(root / name / f"{i}.png"), noise)
-    return read_dataset(root)
+    return read_dataset(grainy_classes(tmp_path_factory.mktemp("pictures"), 5, (40, 40)))
 
 
 def test_an_ended_cross_validation_goes_on(pictures: Dataset, tmp_path: Path) -> None:

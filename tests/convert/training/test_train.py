@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
+from images import grainy_classes
 from numpy.typing import NDArray
 from server_process import ROOT, environ_without_coverage
 from tiny_models import write_bundle
@@ -43,14 +43,7 @@ TINY = ("--alpha", "0.35", "--size", "32", "--weights", "none", "--batch", "4", 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Grainy pictures of a dark and a light class, 8 of each."""
-    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for name, level in (("dark", 50), ("light", 190)):
-        (root / "train" / name).mkdir(parents=True)
-        for i in range(8):
-            noise = rng.normal(level, 60, (48, 40, 3)).clip(0, 255).astype(np.uint8)
-            picture = cv2.GaussianBlur(noise, (0, 0), 2)
-            cv2.imwrite(str(root / "train" / name / f"{i}.png"), picture)
-    return root / "train"
+    return grainy_classes(tmp_path_factory.mktemp("pictures") / "train", 8, (48, 40), blur=2)
 
 
 def command(folder: Path, out: Path, *more: str) -> list[str]:
