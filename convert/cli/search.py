@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="FILE",
         help="figures of the device, from `python -m server bench --export FILE`; one of each mode"
-        " (this machine is measured)",
+        " (without it, this machine is measured)",
     )
     parser.add_argument(
         "--validate",
@@ -60,12 +60,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how = parser.add_argument_group("search")
     how.add_argument(
-        "--minutes", type=float, default=60.0, help="in all, also after a kill; about (60)"
+        "--minutes",
+        type=float,
+        default=60.0,
+        help="of the whole search, about (60)",
     )
     how.add_argument("--trials", type=int, metavar="N", help="candidates at most (no limit)")
     # `read_frames` reads the name folds as of a training that holds nothing back.
     how.add_argument(
-        "--folds", type=int, default=5, dest="parts", metavar="K", help="that judge them (5)"
+        "--folds",
+        type=int,
+        default=5,
+        dest="parts",
+        metavar="K",
+        help="of each cross-validation (5)",
     )
     how.add_argument("--epochs", type=int, default=10, help="of fine-tuning, at most (10)")
     how.add_argument("--batch", type=int, default=16, help="frames a step (16)")
@@ -85,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--weights",
         choices=("imagenet", "imagenet-224", "slice", "none"),
-        help="the only ones to start from (all that suit and are there)",
+        help="the only ones to start from, as of `train` (all that suit and are there)",
     )
     how.add_argument(
         "--teacher",

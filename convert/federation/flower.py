@@ -23,7 +23,10 @@ from typing import Any
 from convert.errors import ConvertError
 
 ROOT = Path(__file__).parents[2]
-INSTALL = "pip install -r convert/requirements-federate.txt, in a virtual environment of its own"
+INSTALL = (
+    "pip install -r convert/requirements-federate.txt, in a virtual environment of its own:"
+    " docs/guide.md, Several sites, one model"
+)
 # What a server sends to the sites as its program: the names of what they have already.
 APP = """\
 [project]

@@ -175,7 +175,8 @@ def available_starts(
         return tuple(held)
     if wanted not in held:
         raise ConvertError(
-            f"--weights {wanted} are not on this machine for alpha {alpha:g} at {size} pixels"
+            f"--weights {wanted} are not on this machine for alpha {alpha:g} at {size} pixels:"
+            " point KERAS_HOME at a folder that has them, or begin with --weights none"
         )
     return (wanted,)
 

@@ -82,8 +82,11 @@ class Options:
 
     @property
     def first_epoch(self) -> int:
-        """Return the first epoch after which the weights can be kept: that of full sparsity."""
-        return math.ceil(self.epochs / 2) if self.sparsity else 0
+        """Return the first epoch after which the weights can be kept: that of full sparsity, and
+        never random weights if there is an epoch."""
+        if self.sparsity:
+            return math.ceil(self.epochs / 2)
+        return 0 if self.pretrained else min(1, self.epochs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +233,7 @@ class Training:
         loss, top1 = self._validate(state)
         if self.validation is not None:
             self.terminal.say(f"before fine-tuning: validation loss {loss:.4f}, top-1 {top1:.2%}")
-        if not self.options.sparsity:
+        if not self.options.first_epoch:
             state.best_top1, state.best_loss = top1, loss
         state.best = self.model.get_weights()
         self._store(state, state.best)

@@ -22,7 +22,7 @@ from convert.errors import ConvertError
 from convert.sources import imagenet
 from convert.sources import keras as sources
 from convert.terminal import suppress_native_output, tensorflow
-from convert.training import distill, network
+from convert.training import distill, network, train
 from convert.training.checkpoint import CHECKPOINT, Checkpoint, exclusive_lock, fingerprint
 from convert.training.epochs import hits_of_others_choice
 from convert.training.inputs import Augmentation, augment, class_weights, mixed
@@ -245,6 +245,14 @@ def test_folds_judge_a_model_of_all_frames(folder: Path, tmp_path: Path) -> None
     assert manifest.report.top1 == manifest.report.top1_float == crossed["top1"]["share"]
     recalls = [each.recall for each in manifest.report.classes.values()]
     assert recalls == [each["share"] for each in crossed["classes"]]
+
+
+def test_random_weights_are_never_kept() -> None:
+    """By chance they may name more frames right than later ones."""
+    assert train.Options(weights="none", epochs=3).first_epoch == 1
+    assert train.Options(weights="slice", epochs=3).first_epoch == 1
+    assert train.Options(weights="none", epochs=0).first_epoch == 0
+    assert train.Options(epochs=3).first_epoch == 0
 
 
 def test_a_teacher_of_other_classes_is_refused(
