@@ -92,10 +92,13 @@ ALGEBRA = ("OPENBLAS_NUM_THREADS", "1")
 def _serve(settings: Settings, handover: Handover | None) -> int:
     os.environ.setdefault(*ALLOCATOR)
     os.environ.setdefault(*ALGEBRA)
-    from server.process.http_server import run
     from server.process.startup import application, preflight
 
-    make_app = partial(application, handover=handover, models=preflight(settings))
+    models = preflight(settings)
+    # Imports Flask, which a server that can't start is not to wait for.
+    from server.process.http_server import run
+
+    make_app = partial(application, handover=handover, models=models)
     run(settings, make_app, handover)
     return 0
 

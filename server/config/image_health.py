@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from server.config.tables import Table, key_help
-from server.recognition.answers import ImageProblem
+from server.recognition.images.problems import ImageProblem
 
 
 class CameraLimits(Table, frozen=True, kw_only=True, tag="camera"):

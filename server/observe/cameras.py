@@ -8,8 +8,9 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from server.recognition.answers import PROBLEMS, FrameAnswered, FrameRefused, ImageHealth
+from server.recognition.answers import FrameAnswered, FrameRefused, ImageHealth
 from server.recognition.frame import WARNINGS
+from server.recognition.images.problems import PROBLEMS
 
 logger = logging.getLogger(__name__)
 

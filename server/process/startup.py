@@ -229,6 +229,9 @@ def check(settings: Settings) -> Iterator[str]:
 
     Raises StartError, or NotReadyError, if the server would not come up.
     """
+    check_access(settings)
+    check_values(settings)
+    # Not before: what can't be is to be said at once.
     from server.engine import make_store
     from server.observe import logs
     from server.observe.metrics import Metrics
@@ -237,11 +240,9 @@ def check(settings: Settings) -> Iterator[str]:
     from server.recorders import data_fault
     from server.system import process
 
-    check_access(settings)
     # Whatever is found is yielded; the log has no listener here.
     logging.getLogger(logs.LOGGER).addHandler(logging.NullHandler())
     process.configure_process()
-    check_values(settings)
     store = make_store(settings, Metrics(), Admission(settings.slots, settings.max_waiting))
     yield f"settings are valid; address {settings.host}:{settings.port}"
     threads = settings.threads_per_interpreter

@@ -2,21 +2,16 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import msgspec
 
 from server.recognition.frame import ImageWarning
 from server.recognition.images.measurement import Measurement
+from server.recognition.images.problems import ImageProblem
 from server.recognition.manifest import PolicySource
 from server.recognition.tasks import TaskName
 from server.values.trace import Trace
-
-ImageProblem = Literal[
-    "frozen", "wrong_size", "too_dark", "too_bright", "covered", "blurred", "shifted"
-]
-# The one that comes first names the reason of the verdict.
-PROBLEMS: tuple[ImageProblem, ...] = get_args(ImageProblem)
 
 
 class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):

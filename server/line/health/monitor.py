@@ -17,8 +17,9 @@ from server.errors import CameraNotFoundError
 from server.line.health.baseline import Baseline, learn
 from server.line.health.rules import Comparison, HealthBounds, bounds_of, judge
 from server.line.health.storage import HealthFile, Learned
-from server.recognition.answers import Answer, ImageHealth, ImageProblem, Options, unsure
+from server.recognition.answers import Answer, ImageHealth, Options, unsure
 from server.recognition.images.measurement import Measurement
+from server.recognition.images.problems import ImageProblem
 
 logger = logging.getLogger(__name__)
 

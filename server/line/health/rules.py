@@ -8,8 +8,9 @@ import numpy as np
 from server.config.image_health import CameraLimits
 from server.line.health.baseline import Baseline, Sharpness, relative_contrast
 from server.line.health.shift import Reference
-from server.recognition.answers import PROBLEMS, ImageHealth, ImageProblem
+from server.recognition.answers import ImageHealth
 from server.recognition.images.measurement import Measurement
+from server.recognition.images.problems import PROBLEMS, ImageProblem
 
 # Limits of frames of any camera, until its own are known: gray levels, and their deviation.
 BRIGHTNESS_MIN, BRIGHTNESS_MAX = 6.0, 250.0

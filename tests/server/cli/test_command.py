@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from job_workers import tasks
-from server_process import ROOT, LiveServer, live_server
+from server_process import ROOT, LiveServer, environ_without_coverage, free_port, live_server
 from tiny_models import MakeModel, change_manifest, write_bundle
 
 from server import __version__
@@ -218,6 +218,26 @@ def test_help_and_version() -> None:
     assert "--max-waiting" in run("serve", "--help").stdout
     assert run("bake").returncode == 2
     assert run("serve", "--prot", "1").returncode == 2
+
+
+@pytest.mark.parametrize("words", [("health",), ("key", "list"), ("serve", "--cache-url", "foo")])
+def test_what_answers_nothing_imports_nothing_heavy(words: tuple[str, ...], models: Path) -> None:
+    """Nor does a start that is refused. NumPy is not there before the server has set it up."""
+    command = ("-X", "importtime", "-m", "server", *words)
+    env = {"LINESIDE_MODELS": str(models), "LINESIDE_PORT": str(free_port())}
+    env["LINESIDE_KEYS_FILE"] = str(models / "keys.jsonl")
+    ended = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environ_without_coverage() | env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    imported = [line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()]
+    assert "server.config.settings" in imported
+    assert not {"numpy", "cv2", "flask", "granian"} & set(imported)
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
