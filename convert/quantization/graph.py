@@ -94,6 +94,10 @@ def portable(model: bytes) -> bytes:
     for code in parsed.operatorCodes:
         code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
         code.deprecatedBuiltinCode = min(code.builtinCode, _NEWER_KINDS)
+    # What was written after the graph is read as bytes, which would be packed one by one in Python.
+    for buffer in parsed.buffers:
+        if isinstance(buffer.data, (bytes, bytearray)):
+            buffer.data = np.frombuffer(buffer.data, np.uint8)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(parsed))
 
 
