@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from convert.folder_check.near_duplicates import Fingerprint
     from convert.pipeline import BundleOptions
     from convert.terminal import Terminal
+    from convert.training.learner import Learner
     from convert.training.train import Options
     from server.recognition.manifest import Recipe
 
@@ -118,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     from convert.sources.keras import from_keras
     from convert.terminal import Terminal
     from convert.training.checkpoint import exclusive_lock, fingerprint
-    from convert.training.train import Training
+    from convert.training.train import Training, prepare
     from server.system.resources import available_cores
     from server.values.labels import Label
 
@@ -142,7 +143,11 @@ def run(args: argparse.Namespace) -> int:
     state = fingerprint(how, train, validation)
     work = (args.work or args.out / ".training") / f"{name}-{state}"
     with exclusive_lock(work):
-        crossed = judge_by_folds(args, train, prints, recipe, training_options, work, terminal)
+        # Before the frames, which take longer, so that missing weights are reported at once.
+        learner = prepare(len(train.classes), training_options)
+        crossed = judge_by_folds(
+            args, train, prints, recipe, training_options, work, terminal, learner
+        )
         training = Training(
             train,
             None if crossed else validation,
@@ -152,6 +157,7 @@ def run(args: argparse.Namespace) -> int:
             terminal,
             available_cores(),
             stop_after=crossed.epoch if crossed else None,
+            learner=learner,
         )
         if options.calibration is None:
             options = dataclasses.replace(options, calibration=training.train.pixels)
@@ -183,6 +189,7 @@ def judge_by_folds(
     options: "Options",
     work: Path,
     terminal: "Terminal",
+    learner: "Learner",
 ) -> "Crossed | None":
     """Cross-validate the training, and say what it reached; None without --folds.
 
@@ -205,6 +212,7 @@ def judge_by_folds(
         count=args.folds,
         groups=None if args.similar_apart else grouped(train, prints),
         decoded=work / "training.npy",
+        learner=learner,
     )
     low, high = found.top1["interval"]
     terminal.say(

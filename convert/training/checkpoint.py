@@ -20,6 +20,8 @@ from convert.errors import ConvertError
 CHECKPOINT = "checkpoint.npz"
 Arrays = list[NDArray[Any]]
 _GROUPS = ("weights", "best", "optimizer", "logits")
+# Raise it with any change of what the arrays mean: a training then begins anew.
+_FORMAT = 2
 
 
 @dataclass(slots=True)
@@ -107,7 +109,7 @@ def exclusive_lock(work: Path) -> Iterator[None]:
 
 def fingerprint(options: object, *datasets: Dataset) -> str:
     """12 hex digits that change with any option, class, label or byte of an image."""
-    state = hashlib.sha256(repr(options).encode())
+    state = hashlib.sha256(repr((_FORMAT, options)).encode())
     for dataset in datasets:
         state.update(repr(dataset.classes).encode())
         for item in dataset.frames:

@@ -16,6 +16,7 @@ from convert.training.checkpoint import CHECKPOINT, Checkpoint
 from convert.training.epochs import best_epoch, judged
 from convert.training.folds import assign_folds, without
 from convert.training.inputs import labels_of, load_pixels
+from convert.training.learner import Learner
 from convert.training.train import Frames, OnEpoch, Options, Training
 from server.recognition import frame
 from server.recognition.manifest import Recipe
@@ -87,6 +88,7 @@ def cross_validate(
     groups: Mapping[Path, int] | None = None,
     decoded: Path | None = None,
     on_progress: OnProgress = lambda _: None,
+    learner: Learner | None = None,
 ) -> CrossValidation:
     """Train `count` models, each on all frames but those of a fold, and judge every frame once.
 
@@ -98,6 +100,8 @@ def cross_validate(
     needs; it belongs to these frames, options and folds alone, and one caller at a time. decoded:
     .npy of the frames as `recipe` shows them, written if it is not there; calls with the same
     frames and recipe may share it. None for FRAMES in `work`.
+
+    learner: of `prepare`, if it is used elsewhere too.
 
     on_progress: called for each epoch of each fold in turn, also for those that an earlier call
     trained. What it raises comes out of this function; the same call then goes on where this one
@@ -144,7 +148,9 @@ def cross_validate(
                 ),
                 on_epoch=tell,
                 chooses=False,
+                learner=learner,
             )
+            learner = training.learner
             state = training.fit()
             # What is left of it to need: the epochs' answers.
             replace(state, weights=[], best=[], optimizer=[]).save(place / CHECKPOINT)

@@ -43,6 +43,13 @@ def with_softmax(model: Any) -> Any:
     return keras.Model(model.input, keras.layers.Softmax(name="probabilities")(model.output))
 
 
+def cross_entropy(targets: Any, logits: Any) -> Any:
+    """Return the cross entropy of each frame in nats, [n]. targets: shares of the classes; both
+    [n, classes]."""
+    losses = tensorflow().keras.losses
+    return losses.categorical_crossentropy(targets, logits, from_logits=True)
+
+
 def freeze(model: Any, *, pretrained: bool, blocks: int = FROZEN_BLOCKS) -> None:
     """Set which layers learn.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from convert.data.dataset import Dataset
 from convert.evaluation import metrics
-from convert.terminal import Terminal, suppress_native_output, tensorflow
+from convert.terminal import Terminal, tensorflow
 from convert.training import distill, network
 from convert.training.checkpoint import CHECKPOINT, Arrays, Checkpoint
 from convert.training.epochs import hits_of_others_choice, judged
@@ -25,15 +25,13 @@ from convert.training.inputs import (
     mixed,
     to_batch,
 )
+from convert.training.learner import Learner
 from convert.training.network import Pruner
 from server.recognition import frame
 from server.recognition.manifest import Recipe
 
 # Adam's rates. A few hundred frames lose the ImageNet features at several times the first.
 PRETRAINED_RATE, SCRATCH_RATE, HEAD_RATE = 3e-5, 1e-3, 1e-3
-# What is validated and kept is a moving average of the weights over some fifty steps: single steps
-# of so few frames swing by more than an epoch gains (Polyak and Juditsky, 1992).
-AVERAGE_MOMENTUM = 0.98
 HEAD_EPOCHS, HEAD_PATIENCE = 300, 20
 # Of the loss of the frames that are learned from, which never stops falling.
 HEAD_LEAST_GAIN = 2e-3
@@ -97,6 +95,23 @@ class Frames:
     labels: NDArray[np.int64]
 
 
+def prepare(classes: int, options: Options) -> Learner:
+    """Return the network of a training with its first weights.
+
+    Raises ConvertError for weights that can't be had.
+    """
+    tf = tensorflow()
+    tf.keras.utils.set_random_seed(options.seed)
+    tf.config.experimental.enable_op_determinism()
+    model = network.build(classes, options.alpha, options.size, options.weights)
+    network.freeze(model, pretrained=options.pretrained, blocks=options.frozen)
+    if options.teacher:
+        return Learner(model, distill.loss(), (2, classes))
+    return Learner(model, network.cross_entropy, (classes,))
+
+
+# frames, targets and weights, as `Learner.learn` takes them
+Batch = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 # epoch, top-1 (0..1) and loss of the validation
 OnEpoch = Callable[[int, float, float], object]
 
@@ -110,6 +125,8 @@ class Training:
     after each epoch that is stored, from 0 on, with the epoch, and the top-1 (0..1) and loss of the
     validation, nan without one; an exception that it raises ends `run`, and a later `run` goes on
     after that epoch. stop_after: the last epoch of a longer schedule that is trained.
+    learner: of `prepare` for as many classes and the same options; trainings may share it one after
+    the other, since TensorFlow takes seconds to prepare a network.
 
     fair_top1: after it, the `metrics.rate` of validation frames that are named right if each is
     judged by the epoch that the other half of them chooses; None before, and for a single frame.
@@ -132,18 +149,17 @@ class Training:
         on_epoch: OnEpoch = lambda *_: None,
         stop_after: int | None = None,
         chooses: bool = True,
+        learner: Learner | None = None,
     ) -> None:
         self.chooses = chooses
         self.options, self.recipe, self.work, self.terminal = options, recipe, work, terminal
-        tf = tensorflow()
-        tf.keras.utils.set_random_seed(options.seed)
-        tf.config.experimental.enable_op_determinism()
         self.fair_top1: dict[str, Any] | None = None
         self.classes = len(train.classes)
         self.weights = class_weights(train.counts())
         # Before the frames, which take longer, so that missing weights are reported at once.
-        self.model = network.build(self.classes, options.alpha, options.size, options.weights)
-        network.freeze(self.model, pretrained=options.pretrained, blocks=options.frozen)
+        self.learner = learner or prepare(self.classes, options)
+        self.learner.reset()
+        self.model = self.learner.model
         self.teacher = (
             distill.load_teacher(options.teacher, recipe, train.classes, threads)
             if options.teacher
@@ -161,7 +177,12 @@ class Training:
         self.steps = math.ceil(len(self.train.labels) / options.batch)
         total = self.steps * options.epochs
         self.pruner = Pruner(self.model, options.sparsity, total) if options.sparsity else None
-        self._compile(total)
+        self._rate = tensorflow().keras.optimizers.schedules.CosineDecay(
+            options.peak_rate / 10,
+            max(1, total - self.steps),
+            warmup_target=options.peak_rate,
+            warmup_steps=self.steps,
+        )
 
     def run(self) -> Any:
         """Trains, or goes on training, and returns a `keras.Model` that answers probabilities,
@@ -206,26 +227,6 @@ class Training:
             pixels = load_pixels(dataset, self.recipe, frame.Limits(), file, advance)
         return Frames(pixels, labels_of(dataset))
 
-    def _compile(self, total: int) -> None:
-        keras = tensorflow().keras
-        rate = keras.optimizers.schedules.CosineDecay(
-            self.options.peak_rate / 10,
-            max(1, total - self.steps),
-            warmup_target=self.options.peak_rate,
-            warmup_steps=self.steps,
-        )
-        loss = (
-            distill.loss()
-            if self.teacher
-            else keras.losses.CategoricalCrossentropy(from_logits=True)
-        )
-        # XLA on a CPU computes the gradient of a depthwise convolution many times slower.
-        optimizer = keras.optimizers.Adam(
-            rate, use_ema=True, ema_momentum=AVERAGE_MOMENTUM, ema_overwrite_frequency=None
-        )
-        self.model.compile(optimizer, loss, jit_compile=False)
-        optimizer.build(self.model.trainable_variables)
-
     def _begin(self) -> Checkpoint:
         if self.options.pretrained:
             self._train_head()
@@ -244,21 +245,21 @@ class Training:
         """Return the dense layer alone, to convergence, on the features of the frames and of varied
         copies of them."""
         keras = tensorflow().keras
-        with suppress_native_output():
-            backbone = keras.Model(self.model.input, self.model.layers[-2].output)
+        # The same, whatever was computed before in this process.
+        keras.utils.set_random_seed(self.options.seed)
         passes = []
         for number in range(1 + HEAD_COPIES):
             rng = np.random.default_rng([self.options.seed, number])
             frames = self.train.pixels
             pixels = self._augmented(frames, rng) if number else frames
             name = f"Features, training set, {number + 1} of {1 + HEAD_COPIES}"
-            passes.append(self._forward(backbone, pixels, name))
+            passes.append(self._forward(pixels, name)[0])
         features, labels = np.concatenate(passes), np.tile(self.train.labels, len(passes))
         held, monitored, gain = None, "loss", HEAD_LEAST_GAIN
         if self.validation is not None and self.chooses:
             pixels = self.validation.pixels
             held = (
-                self._forward(backbone, pixels, "Features, validation set"),
+                self._forward(pixels, "Features, validation set")[0],
                 self.validation.labels,
             )
             monitored, gain = "val_loss", 0.0
@@ -290,17 +291,18 @@ class Training:
         with self.terminal.bar("Fine-tuning", total, done) as advance:
             while state.epoch < self.last_epoch and not self._exhausted(state):
                 losses = []
-                for step, batch in enumerate(self._batches(state.epoch), 1):
-                    losses.append(float(self.model.train_on_batch(*batch)))
+                first = state.epoch * self.steps
+                for step, batch in enumerate(self._batches(state.epoch), first):
+                    losses.append(self.learner.learn(*batch, float(self._rate(step))))
                     if self.pruner:
-                        self.pruner.apply(state.epoch * self.steps + step)
+                        self.pruner.apply(step + 1)
                     advance()
                 state.epoch += 1
                 self._finish_epoch(state, float(np.mean(losses)))
 
     def _finish_epoch(self, state: Checkpoint, train_loss: float) -> None:
         weights = self.model.get_weights()
-        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        self.learner.optimizer.take_average()
         if self.pruner:
             self.pruner.apply(state.epoch * self.steps)
         loss, top1 = self._validate(state)
@@ -323,7 +325,7 @@ class Training:
             state.epoch - max(state.best_epoch, self.options.first_epoch) >= self.options.patience
         )
 
-    def _batches(self, epoch: int) -> Iterator[tuple[NDArray[Any], ...]]:
+    def _batches(self, epoch: int) -> Iterator[Batch]:
         """(float32 frames, targets, weights) of one epoch; the same for the same epoch."""
         options = self.options
         smooth = np.full((self.classes, self.classes), options.smoothing / self.classes, np.float32)
@@ -353,27 +355,30 @@ class Training:
         nan for both without a validation. `state` gets the logits."""
         if self.validation is None:
             return math.nan, math.nan
-        logits = self._forward(self.model, self.validation.pixels)
-        state.logits.append(np.asarray(logits, np.float32))
+        logits = self._forward(self.validation.pixels)[1]
+        state.logits.append(logits)
         right, losses = judged(logits, self.validation.labels)
         return float(losses.mean()), float(right.mean())
 
-    def _forward(self, model: Any, pixels: NDArray[np.uint8], text: str = "") -> NDArray[Any]:
+    def _forward(
+        self, pixels: NDArray[np.uint8], text: str = ""
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what the head takes, [n, features], and the logits, [n, classes]."""
         starts = range(0, len(pixels), self.options.batch)
         outputs = []
         with self.terminal.bar(text, len(starts) if text else 0) as advance:
             for start in starts:
                 batch = to_batch(pixels[start : start + self.options.batch], self.recipe)
-                outputs.append(np.asarray(model.predict_on_batch(batch)))
+                outputs.append(self.learner.forward(batch))
                 advance()
-        return np.concatenate(outputs)
+        features, logits = zip(*outputs, strict=True)
+        return np.concatenate(features), np.concatenate(logits)
 
     def _store(self, state: Checkpoint, weights: Arrays) -> None:
         state.weights = weights
-        state.optimizer = [np.asarray(v) for v in self.model.optimizer.variables]
+        state.optimizer = self.learner.optimizer.state
         state.save(self.work / CHECKPOINT)
 
     def _restore(self, state: Checkpoint) -> None:
         self.model.set_weights(state.weights)
-        for variable, value in zip(self.model.optimizer.variables, state.optimizer, strict=True):
-            variable.assign(value)
+        self.learner.optimizer.restore(state.optimizer)

@@ -5,6 +5,7 @@ Frames, their pixels and their features stay in the site's own folder of work.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from convert.errors import ConvertError
 from convert.federation.plans import Course, SitePlan
 from convert.federation.weights import Arrays, Scale, Vector, moments, pack, unpack
 from convert.sources import imagenet
-from convert.terminal import tensorflow
 from convert.training import network
 from convert.training.inputs import Augmentation, augment, labels_of, load_pixels, to_batch
+from convert.training.learner import Learner
 from convert.training.train import HEAD_COPIES, HEAD_RATE
 from server.recognition.frame import Limits
 
@@ -50,16 +51,14 @@ class SiteTraining:
     def prepare(self, weights: Vector) -> NDArray[np.float64]:
         """Compute what the head learns from: the pooled features of the frames and of varied copies
         of them, kept in this site's folder; return their `moments`."""
-        keras = tensorflow().keras
-        model = self._model(weights)
-        backbone = keras.Model(model.input, model.layers[-2].output)
+        learner = self._learner(weights)
         passes = []
         for number in range(1 + HEAD_COPIES):
             rng = np.random.default_rng([self.course.seed, number])
             pixels = self._augmented(self.pixels, rng) if number else self.pixels
-            passes.append(self._forward(backbone, pixels))
+            passes.append(self._forward(learner, pixels)[0])
         trained = np.concatenate(passes)
-        np.savez(self.work / FEATURES, trained=trained, held=self._forward(backbone, self.held))
+        np.savez(self.work / FEATURES, trained=trained, held=self._forward(learner, self.held)[0])
         return moments(trained)
 
     def train_head(
@@ -81,14 +80,8 @@ class SiteTraining:
         self, weights: Vector, class_weights: ClassWeights, number: int, rate: float
     ) -> tuple[Vector, Judged]:
         """Return all arrays of the model, packed, after round `number`, at Adam's `rate`."""
-        keras = tensorflow().keras
-        keras.utils.set_random_seed(self.course.seed + number)
-        model = self._model(weights)
-        judged = self._judged(self._forward(model, self.held))
-        network.freeze(model, pretrained=self.course.weights in network.PRETRAINED)
-        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-        # XLA on a CPU computes the gradient of a depthwise convolution many times slower.
-        model.compile(keras.optimizers.Adam(rate), loss, jit_compile=False)
+        learner = self._learner(weights)
+        judged = self._judged(self._forward(learner, self.held)[1])
         one_hot = np.eye(len(self.classes), dtype=np.float32)
         rng = np.random.default_rng([self.course.seed, number])
         for _ in range(self.course.epochs):
@@ -97,28 +90,45 @@ class SiteTraining:
                 rows = order[start : start + self.course.batch]
                 labels = self.labels[rows]
                 batch = to_batch(self._augmented(self.pixels[rows], rng), self.recipe)
-                model.train_on_batch(batch, one_hot[labels], class_weights[labels])
-        return pack(model.get_weights()), judged
+                learner.learn(batch, one_hot[labels], class_weights[labels], rate)
+        return pack(learner.model.get_weights()), judged
 
     def network(self) -> Any:
         """Make the `keras.Model` that all sites train, with random weights."""
         return network.build(len(self.classes), self.course.alpha, self.course.size, "none")
 
-    def _model(self, weights: Vector) -> Any:
+    @cached_property
+    def _prepared(self) -> Learner:
         model = self.network()
+        network.freeze(model, pretrained=self.course.weights in network.PRETRAINED)
+        return Learner(model, network.cross_entropy, (len(self.classes),))
+
+    def _learner(self, weights: Vector) -> Learner:
+        """Return a learner that begins with these weights."""
+        learner = self._prepared
+        learner.reset()
+        model = learner.model
         model.set_weights(unpack(weights, [tuple(v.shape) for v in model.weights]))
-        return model
+        return learner
 
     def _augmented(self, pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         bounds = Augmentation(flips=self.course.flips)
         return np.stack([augment(p, rng, bounds) for p in pixels])
 
-    def _forward(self, model: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _forward(
+        self, learner: Learner, pixels: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what the head takes, [n, features], and the logits, [n, classes]."""
         outputs = [
-            np.asarray(model.predict_on_batch(to_batch(pixels[start : start + 16], self.recipe)))
+            learner.forward(to_batch(pixels[start : start + 16], self.recipe))
             for start in range(0, len(pixels), 16)
         ]
-        return np.concatenate(outputs) if outputs else np.zeros((0, *model.output.shape[1:]))
+        if not outputs:
+            sides = learner.model.layers[-2].output, learner.model.output
+            features, logits = (np.zeros((0, side.shape[1]), np.float32) for side in sides)
+            return features, logits
+        features, logits = (np.concatenate(side) for side in zip(*outputs, strict=True))
+        return features, logits
 
     def _judged(self, logits: NDArray[np.float32]) -> Judged:
         right = int((logits.argmax(axis=1) == self.held_labels).sum()) if len(logits) else 0
