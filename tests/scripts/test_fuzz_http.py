@@ -4,7 +4,7 @@ import json
 
 from server_process import run_script
 
-COUNT = 3000
+COUNT = 1500
 
 
 def test_no_spoilt_request_gets_a_wrong_answer() -> None:

@@ -8,7 +8,7 @@ from fuzz.fuzz_images import DAMAGES, case, run
 from fuzz.image_kinds import KINDS
 from server_process import ROOT
 
-COUNT = 400
+COUNT = 250
 
 
 @pytest.mark.parametrize("format_", KINDS)

@@ -1,6 +1,7 @@
 """A bundle sent to several devices, each a real server with a models folder of its own."""
 
 import io
+import itertools
 import json
 import shutil
 import tarfile
@@ -24,24 +25,43 @@ from server.recognition.manifest import Golden, read_bundle
 from server.store.keys import add_key
 
 UPPER = tuple(color.upper() for color in COLORS)
+NUMBERS = itertools.count(2)
 
 
 @pytest.fixture
-def bundle(tiny_model: MakeModel, tmp_path: Path) -> Path:
-    """colors/2, which answers in capitals."""
-    return write_bundle(tmp_path / "new" / "colors" / "2", tiny_model("fast"), UPPER)
+def bundle(tiny_model: MakeModel, tmp_path: Path, number: int) -> Path:
+    """A new version of colors, which answers in capitals."""
+    return write_bundle(tmp_path / "new" / "colors" / f"{number}", tiny_model("fast"), UPPER)
 
 
 @pytest.fixture
-def devices(tiny_model: MakeModel, tmp_path: Path) -> Iterator[list[LiveServer]]:
+def number() -> int:
+    """The number of a version that no device has had."""
+    return next(NUMBERS)
+
+
+@pytest.fixture(scope="module")
+def running(
+    tiny_model: MakeModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[LiveServer]]:
     """Three servers of colors/1; the last holds its version and takes no other."""
     with ExitStack() as stack:
         made = []
-        for number, more in enumerate(({}, {}, {"version": 1})):
-            models = tmp_path / f"device{number}"
+        for more in ({}, {}, {"version": 1}):
+            models = tmp_path_factory.mktemp("device")
             write_bundle(models / "colors" / "1", tiny_model("fast"))
             made.append(stack.enter_context(live_server(models=models, **more)))
         yield made
+
+
+@pytest.fixture
+def devices(running: list[LiveServer]) -> list[LiveServer]:
+    """The servers, which serve colors/1 again."""
+    for server in running:
+        if serving(server) != 1:
+            url = f"{server.url}/v1/models/colors/activate"
+            requests.post(url, json={"version": 1}, timeout=60).raise_for_status()
+    return running
 
 
 def serving(server: LiveServer) -> int:
@@ -49,52 +69,58 @@ def serving(server: LiveServer) -> int:
     return int(answer["serving"])
 
 
-def test_devices_get_the_bundle_and_serve_it(bundle: Path, devices: list[LiveServer]) -> None:
+def test_devices_get_the_bundle_and_serve_it(
+    bundle: Path, number: int, devices: list[LiveServer]
+) -> None:
     urls = [device.url for device in devices[:2]]
     code, lines = fleet("push", bundle, *urls)
-    assert (code, lines) == (0, [f"{url}: serves colors/2, before 1" for url in urls])
-    assert [serving(device) for device in devices] == [2, 2, 1]
+    assert (code, lines) == (0, [f"{url}: serves colors/{number}, before 1" for url in urls])
+    assert [serving(device) for device in devices] == [number, number, 1]
     code, lines = fleet("push", bundle, *urls)
-    assert (code, lines) == (0, [f"{url}: served colors/2 already" for url in urls])
+    assert (code, lines) == (0, [f"{url}: served colors/{number} already" for url in urls])
     code, lines = fleet("status", *urls, "127.0.0.1:1")
     assert code == 1
     for url, line in zip(urls, lines[:2], strict=True):
-        assert line.startswith(f"{url}: ready, colors/2; program 0.1.0 (")
+        assert line.startswith(f"{url}: ready, colors/{number}; program 0.1.0 (")
     assert lines[2].startswith("127.0.0.1:1: failed, no answer")
 
 
 @pytest.mark.parametrize("back", [True, False])
-def test_the_first_failure_ends_it(bundle: Path, devices: list[LiveServer], back: bool) -> None:
+def test_the_first_failure_ends_it(
+    bundle: Path, number: int, devices: list[LiveServer], back: bool
+) -> None:
     good, last, bad = (device.url for device in devices)
     how = ["--rollback-on-failure"] if back else []
     code, lines = fleet("push", bundle, *how, good, bad, last)
     assert code == 1
-    assert lines[0] == f"{good}: serves colors/2, before 1"
+    assert lines[0] == f"{good}: serves colors/{number}, before 1"
     assert lines[1].startswith(f"{bad}: failed, 409: ")
     told = "back to colors/1" if back else "changed, and left so"
     assert lines[2:] == [f"{good}: {told}", f"{last}: untouched"]
-    assert [serving(device) for device in devices] == [1 if back else 2, 1, 1]
+    assert [serving(device) for device in devices] == [1 if back else number, 1, 1]
 
 
 def test_device_keeps_version_if_golden_frame_fails(
-    tiny_model: MakeModel, devices: list[LiveServer], tmp_path: Path
+    tiny_model: MakeModel, number: int, devices: list[LiveServer], tmp_path: Path
 ) -> None:
     """A device on which a golden frame fails keeps its version."""
     golden = (("golden/red.png", encode(plain((255, 0, 0)), "PNG")),)
     wrong = (Golden(file="golden/red.png", label=COLORS[1], probability=0.9),)
-    new = tmp_path / "faulty" / "colors" / "2"
+    new = tmp_path / "faulty" / "colors" / f"{number}"
     write_bundle(new, tiny_model("fast"), golden=golden)
     change_manifest(new, golden=msgspec.to_builtins(wrong))
     code, lines = fleet("push", new, devices[0].url, devices[1].url)
     assert code == 1
-    assert lines[0].startswith(f"{devices[0].url}: failed, 422: version 2 of colors is refused")
+    assert lines[0].startswith(
+        f"{devices[0].url}: failed, 422: version {number} of colors is refused"
+    )
     assert "should be green at 0.900 but this model says red" in lines[0]
     assert lines[1:] == [f"{devices[1].url}: untouched"]
     assert serving(devices[0]) == 1
 
 
 def test_a_key_is_needed_and_read_from_a_file(
-    bundle: Path, tiny_model: MakeModel, tmp_path: Path
+    bundle: Path, number: int, tiny_model: MakeModel, tmp_path: Path
 ) -> None:
     write_bundle(tmp_path / "models" / "colors" / "1", tiny_model("fast"))
     keys, file = tmp_path / "keys.jsonl", tmp_path / "key"
@@ -104,7 +130,7 @@ def test_a_key_is_needed_and_read_from_a_file(
         assert code == 1
         assert "401" in lines[0]
         code, lines = fleet("push", bundle, server.url, "--key-file", file)
-        assert (code, lines) == (0, [f"{server.url}: serves colors/2, before 1"])
+        assert (code, lines) == (0, [f"{server.url}: serves colors/{number}, before 1"])
     assert fleet("push", bundle, "x", "--key-file", tmp_path / "absent")[0] == 1
 
 
@@ -135,13 +161,13 @@ def other() -> Iterator[str]:
 
 
 def test_what_is_no_lineside_server_is_a_failure_too(
-    bundle: Path, devices: list[LiveServer], other: str
+    bundle: Path, number: int, devices: list[LiveServer], other: str
 ) -> None:
     good, failed = devices[0].url, f"{other}: failed, no Lineside server answers: <html> <p>Sign in"
     code, lines = fleet("push", bundle, "--rollback-on-failure", good, other)
     assert code == 1
     assert lines == [
-        f"{good}: serves colors/2, before 1",
+        f"{good}: serves colors/{number}, before 1",
         failed,
         f"{good}: back to colors/1",
     ]
@@ -176,12 +202,12 @@ def link(kind: bytes, name: str = "model.tflite") -> bytes:
 
 
 def test_what_is_no_bundle_leaves_nothing(
-    bundle: Path, tiny_model: MakeModel, tmp_path: Path
+    bundle: Path, number: int, tiny_model: MakeModel, tmp_path: Path
 ) -> None:
     models = tmp_path / "models"
     write_bundle(models / "colors" / "1", tiny_model("fast"))
     whole = pack(bundle, read_bundle(bundle).manifest)
-    other = shutil.copytree(bundle, tmp_path / "other" / "colors" / "2")
+    other = shutil.copytree(bundle, tmp_path / "other" / "colors" / f"{number}")
     (other / "labels.txt").write_text("changed\n")
     with live_server(models=models, max_bundle_mb=1) as server:
 
@@ -213,7 +239,7 @@ def test_what_is_no_bundle_leaves_nothing(
         assert send(whole) == (200, "true")
         assert send(whole) == (200, "false")
         assert serving(server) == 1
-        (models / "colors" / "2" / "bundle.json").write_text("{}")
+        (models / "colors" / f"{number}" / "bundle.json").write_text("{}")
         assert send(whole) == (409, "VERSION_EXISTS")
 
 

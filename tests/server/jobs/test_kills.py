@@ -30,7 +30,7 @@ from server.jobs.queue import Broker
 from server.store.bundles.layout import open_bundle
 from server.store.jobs.records import JobOptions
 
-JOBS = 200
+JOBS = 120
 WORKER_KILLS, SERVER_KILLS = 5, 2
 
 

@@ -114,15 +114,6 @@ def test_motion_that_settles_gives_one_verdict(line: Line) -> None:
     assert [row["label"] for row in reversed(rows)] == [*colors, "red"]
 
 
-def test_video_gives_each_frame_once_then_ends(line: Line) -> None:
-    state = line.await_state("video", "ended")
-    assert state["frames"] == 3
-    rows = await_that(lambda: (r := line.rows(camera="video")) and len(r) == 3 and r, "3 rows")
-    assert {row["label"] for row in rows} == {"red", "green", "blue"}
-    response = line.trigger("video")
-    assert (response.status_code, response.json()["error"]["code"]) == (503, "CAMERA_UNAVAILABLE")
-
-
 def test_folder_gives_a_file_once_it_is_whole(line: Line) -> None:
     line.await_state("folder", "connected")
     with (line.folder / "frame.jpg").open("wb") as file:
@@ -169,6 +160,16 @@ def test_trigger_with_a_body_is_refused(line: Line) -> None:
 def test_trigger_of_an_unknown_camera_is_refused(line: Line) -> None:
     response = line.trigger("none")
     assert (response.status_code, response.json()["error"]["code"]) == (404, "CAMERA_NOT_FOUND")
+
+
+def test_video_gives_each_frame_once_then_ends(line: Line) -> None:
+    """After other tests, during which it goes on."""
+    state = line.await_state("video", "ended")
+    assert state["frames"] == 3
+    rows = await_that(lambda: (r := line.rows(camera="video")) and len(r) == 3 and r, "3 rows")
+    assert {row["label"] for row in rows} == {"red", "green", "blue"}
+    response = line.trigger("video")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "CAMERA_UNAVAILABLE")
 
 
 def test_stopped_reader_is_replaced(line: Line) -> None:

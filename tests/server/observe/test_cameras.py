@@ -3,6 +3,7 @@
 import base64
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -263,53 +264,59 @@ def test_build_and_readiness_are_told(colors_server: LiveServer) -> None:
     assert 'lineside_build_info{program="' in text
 
 
-def test_failure_right_after_first_frame_is_counted(colors: Path) -> None:
+@pytest.fixture(scope="module")
+def site(colors: Path) -> Iterator[LiveServer]:
+    """A server for tests with cameras of their own."""
+    with live_server(models=colors) as running:
+        yield running
+
+
+def test_failure_right_after_first_frame_is_counted(site: LiveServer) -> None:
     """A frame that fails right after its camera's first frame is counted for the camera."""
     frames = 20
-    with live_server(models=colors) as server, requests.Session() as session:
+    with requests.Session() as session:
 
         def send(data: bytes, camera: str) -> int:
-            url = f"{server.url}/v1/recognize?camera={camera}"
+            url = f"{site.url}/v1/recognize?camera={camera}"
             return session.post(url, data, headers={"Content-Type": "image/png"}).status_code
 
         for number in range(frames):
             assert send(GREEN, f"c{number}") == 200
             assert send(b"x", f"c{number}") == 415
         bad = {
-            f"c{number}": server.sample(FRAMES, camera=f"c{number}", result="bad")
+            f"c{number}": site.sample(FRAMES, camera=f"c{number}", result="bad")
             for number in range(frames)
         }
     assert bad == dict.fromkeys(bad, 1.0)
 
 
-def journal(server: LiveServer, count: int) -> list[dict[str, Any]] | None:
-    """The rows of the camera a, once there are `count`."""
-    answer = requests.get(server.url + "/v1/journal?camera=a", timeout=60)
+def journal(server: LiveServer, camera: str, count: int) -> list[dict[str, Any]] | None:
+    """The rows of a camera, once there are `count`."""
+    answer = requests.get(f"{server.url}/v1/journal?camera={camera}", timeout=60)
     rows: list[dict[str, Any]] = answer.json()["rows"]
     return rows if len(rows) >= count else None
 
 
 @pytest.mark.parametrize("way", ["multipart", "json", "form", "batch"])
-def test_early_failures_are_counted_for_their_camera(colors: Path, way: str) -> None:
+def test_early_failures_are_counted_for_their_camera(site: LiveServer, way: str) -> None:
     """Frames that fail before they are worked on are counted for their camera."""
     text = base64.b64encode(GREEN).decode()
-    with live_server(models=colors) as server:
 
-        def send(**fields: str) -> int:
-            url, given = server.url + "/v1/recognize", {"camera": "a", **fields}
-            if way == "json":
-                answer = requests.post(url, json=dict(given, image_base64=text), timeout=60)
-            elif way == "form":
-                answer = requests.post(url, {"image_base64": text, **given}, timeout=60)
-            else:
-                url += "/batch" if way == "batch" else ""
-                answer = requests.post(url, given, files={"file": GREEN}, timeout=60)
-            return answer.status_code
+    def send(**fields: str) -> int:
+        url, given = site.url + "/v1/recognize", {"camera": way, **fields}
+        if way == "json":
+            answer = requests.post(url, json=dict(given, image_base64=text), timeout=60)
+        elif way == "form":
+            answer = requests.post(url, {"image_base64": text, **given}, timeout=60)
+        else:
+            url += "/batch" if way == "batch" else ""
+            answer = requests.post(url, given, files={"file": GREEN}, timeout=60)
+        return answer.status_code
 
-        assert send() == 200
-        assert send(model="nobody") == 404
-        assert send() == 200
-        rows = await_that(lambda: journal(server, 3), "the row of each frame")
-        counts = [server.sample(FRAMES, camera="a", result=each) for each in ("answered", "bad")]
+    assert send() == 200
+    assert send(model="nobody") == 404
+    assert send() == 200
+    rows = await_that(lambda: journal(site, way, 3), "the row of each frame")
+    counts = [site.sample(FRAMES, camera=way, result=each) for each in ("answered", "bad")]
     assert counts == [2, 1]
     assert sorted(row["status"] for row in rows) == [200, 200, 404]

@@ -53,6 +53,12 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
     manager.close()
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[LiveServer]:
+    with live_server(traced=True) as running:
+        yield running
+
+
 @contextmanager
 def watching(settings: Settings, manager: Manager) -> Iterator[None]:
     ended = threading.Event()
@@ -106,8 +112,10 @@ def test_without_a_watchdog_it_only_says_that_it_is_ready(
         manager.next(0)
 
 
-def test_nothing_is_said_while_the_server_does_not_answer(manager: Manager) -> None:
-    with live_server(traced=True) as server, watching(Settings(port=server.port), manager):
+def test_nothing_is_said_while_the_server_does_not_answer(
+    server: LiveServer, manager: Manager
+) -> None:
+    with watching(Settings(port=server.port), manager):
         assert manager.next() == "READY=1"
         assert manager.next() == "WATCHDOG=1"
         worker = server.worker_pid()
@@ -124,8 +132,10 @@ def test_nothing_is_said_while_the_server_does_not_answer(manager: Manager) -> N
         assert manager.next() == "WATCHDOG=1"
 
 
-def test_a_manager_that_is_away_for_a_while_is_told_again(manager: Manager) -> None:
-    with live_server(traced=True) as server, watching(Settings(port=server.port), manager):
+def test_a_manager_that_is_away_for_a_while_is_told_again(
+    server: LiveServer, manager: Manager
+) -> None:
+    with watching(Settings(port=server.port), manager):
         assert manager.next() == "READY=1"
         manager.close()
         manager.path.unlink()
@@ -183,9 +193,8 @@ def health(port: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-def test_health_of_a_server_that_is_ready() -> None:
-    with live_server(traced=True) as server:
-        done = health(server.port)
+def test_health_of_a_server_that_is_ready(server: LiveServer) -> None:
+    done = health(server.port)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"127.0.0.1:{server.port} is ready\n"
 

@@ -158,13 +158,17 @@ def test_file_that_is_half_written_loses_no_key(
 
 @pytest.mark.parametrize("damage", [emptied, missing])
 def test_file_that_stays_empty_leaves_the_keys_as_they_were(
-    tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("server.store.keys.SETTLE_S", 0.2)
     file, keys = file_of(tmp_path, "a")
     ring = KeyRing(file)
     damage(file)
     assert opens(ring, keys["a"]) == [True]
-    threading.Event().wait(2.5)  # longer than SETTLE_S
+    threading.Event().wait(0.5)  # longer than SETTLE_S
     assert opens(ring, keys["a"]) == [True]
     assert caplog.messages == ["keys file unusable, keys stay as before"]
     with caplog.at_level("INFO"):

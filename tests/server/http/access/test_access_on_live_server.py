@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 from images import encode, plain
-from server_process import ROOT, free_port, live_server
+from server_process import ROOT, LiveServer, free_port, live_server
 
 from server.store.keys import add_key
 
@@ -102,22 +102,21 @@ def test_a_key_counts_whatever_a_proxy_adds(colors: Path, tmp_path: Path) -> Non
             connection.close()
 
 
-def test_a_key_as_a_name_is_refused_in_any_body(colors: Path) -> None:
+def test_a_key_as_a_name_is_refused_in_any_body(colors_server: LiveServer) -> None:
     key = "ls_" + "A" * 43
-    with live_server(models=colors) as server:
-        url = server.url + "/v1/recognize"
-        image = base64.b64encode(RED).decode()
-        for how in (
-            {"params": {"camera": key}, "data": RED, "headers": {"Content-Type": "image/png"}},
-            {"data": {"part": key}, "files": {"file": RED}},
-            {"json": {"image_base64": image, "camera": key}},
-        ):
-            answer = requests.post(url, timeout=60, **how)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "INVALID_FIELD")
-            assert "looks like a key" in answer.json()["error"]["message"]
-            assert key not in answer.text
-        named = requests.post(url, RED, params={"camera": "wheels_of_the_press_at_line_4"})
-        assert named.json()["camera"] == "wheels_of_the_press_at_line_4"
+    url = colors_server.url + "/v1/recognize"
+    image = base64.b64encode(RED).decode()
+    for how in (
+        {"params": {"camera": key}, "data": RED, "headers": {"Content-Type": "image/png"}},
+        {"data": {"part": key}, "files": {"file": RED}},
+        {"json": {"image_base64": image, "camera": key}},
+    ):
+        answer = requests.post(url, timeout=60, **how)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "INVALID_FIELD")
+        assert "looks like a key" in answer.json()["error"]["message"]
+        assert key not in answer.text
+    named = requests.post(url, RED, params={"camera": "wheels_of_the_press_at_line_4"})
+    assert named.json()["camera"] == "wheels_of_the_press_at_line_4"
 
 
 def count_admitted(url: str, key: str, start: threading.Barrier) -> tuple[int, int, set[int]]:
@@ -208,9 +207,8 @@ def test_a_server_for_others_starts_when_it_is_told_to(colors: Path, tmp_path: P
         assert requests.post(url, RED, headers=bearer(key), timeout=60).status_code == 200
 
 
-def test_headers_are_bounded(colors: Path) -> None:
-    with live_server(models=colors) as server:
-        for headers in ({"X-Long": "x" * 2_000_000}, {f"X-{n}": "x" for n in range(150)}):
-            answer = requests.get(server.url + "/livez", headers=headers, timeout=60)
-            assert answer.status_code == 431
-        assert requests.get(server.url + "/livez", timeout=60).status_code == 200
+def test_headers_are_bounded(colors_server: LiveServer) -> None:
+    url = colors_server.url + "/livez"
+    for headers in ({"X-Long": "x" * 2_000_000}, {f"X-{n}": "x" for n in range(150)}):
+        assert requests.get(url, headers=headers, timeout=60).status_code == 431
+    assert requests.get(url, timeout=60).status_code == 200

@@ -77,7 +77,7 @@ def test_withheld_bodies_take_no_more_than_their_budget(colors: Path, head: str)
 
         watcher = stack.enter_context(ThreadPoolExecutor(1)).submit(watch)
         stack.callback(done.set)
-        with ThreadPoolExecutor(30) as pool:
+        with ThreadPoolExecutor(CROWD) as pool:
             for client in pool.map(lambda _: send_most(server, head), range(CROWD)):
                 stack.enter_context(client)
         for path in ("/livez", "/readyz", "/metrics"):

@@ -75,8 +75,10 @@ def bomb(compression: str) -> bytes:
     """A TIFF of 16 x 16 pixels whose strip holds a gigabyte, or what its bytes can hold."""
     number, _ = tiffs.COMPRESSIONS[compression]
     if compression == "deflate":
-        packer = zlib.compressobj()
-        part = b"".join([packer.compress(bytes(1 << 20)) for _ in range(1024)]) + packer.flush()
+        # The same block again and again, an empty last one, and the Adler-32 of zeros (RFC 1950).
+        packer, checksum = zlib.compressobj(wbits=-15), (1 << 30) % 65521 << 16 | 1
+        block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+        part = b"\x78\x9c" + block * 1024 + b"\x03\0" + checksum.to_bytes(4)
     elif compression == "packbits":
         part = b"\x81\0" * 1_000_000
     else:
