@@ -110,34 +110,36 @@ def pack_bits(data: bytes, row: int) -> bytes:
 
 def lzw(data: bytes, narrow_end: bool = False) -> bytes:
     """LZW as libtiff writes it; narrow_end: as its versions before 4.2 wrote the end code."""
-    bits = array("B")
-    table: dict[bytes, int] = {}
-    width = 9
-
-    def put(code: int) -> None:
-        bits.extend((code >> bit) & 1 for bit in range(width - 1, -1, -1))
-
-    put(256)
-    word = b""
+    codes, widths = array("H", [256]), array("B", [9])
+    # The code of a word by those of the word without its last byte and of that byte.
+    table: dict[int, int] = {}
+    width, word = 9, -1
     for value in data:
-        longer = word + bytes([value])
-        if len(longer) == 1 or longer in table:
-            word = longer
+        longer = word << 8 | value
+        known = value if word < 0 else table.get(longer)
+        if known is not None:
+            word = known
             continue
-        put(table[word] if len(word) > 1 else word[0])
+        codes.append(word)
+        widths.append(width)
         table[longer] = 258 + len(table)
         if 258 + len(table) > (1 << width) - 1:
             width += 1
         if 258 + len(table) == 4094:
-            put(256)
+            codes.append(256)
+            widths.append(width)
             table, width = {}, 9
-        word = longer[-1:]
-    if word:
-        put(table[word] if len(word) > 1 else word[0])
+        word = value
+    if word >= 0:
+        codes.append(word)
+        widths.append(width)
         if 259 + len(table) > (1 << width) - 1 and not narrow_end:
             width += 1
-    put(257)
-    return np.packbits(np.frombuffer(bits, np.uint8)).tobytes()
+    codes.append(257)
+    widths.append(width)
+    places = np.arange(11, -1, -1)
+    bits = (np.array(codes)[:, None] >> places) & 1
+    return np.packbits(bits[places < np.array(widths)[:, None]].astype(np.uint8)).tobytes()
 
 
 def group4(data: bytes, width: int) -> bytes:

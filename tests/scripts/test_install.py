@@ -47,18 +47,19 @@ grep ExecStart /etc/systemd/system/lineside.service
 lineside health
 """
 # From a folder, with paths that begin there.
-RELATIVE = """
+RELATIVE = """(
 mkdir -p /tmp/elsewhere/server && cd /tmp/elsewhere
 cp -R {source}/models/parts/1 bundle
 echo secret > key
 lineside fleet push bundle 127.0.0.1:1 --key-file key || true
+)
 """
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What scripts/install is begun from."""
-    source = tmp_path / "source"
+    source = tmp_path_factory.mktemp("install") / "source"
     for name in ("server", "scripts", "models", "deploy"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("README.md", "LICENSE", "requirements.txt"):
@@ -84,9 +85,16 @@ def in_fresh_root(source: Path, *steps: str) -> subprocess.CompletedProcess[str]
     return done
 
 
-def test_version_that_does_not_start_is_rolled_back(source: Path) -> None:
+@pytest.fixture(scope="module")
+def done(source: Path) -> subprocess.CompletedProcess[str]:
+    """What was said of a device on which all of this happened."""
+    return in_fresh_root(source, PREPARED, RELATIVE, BROKEN)
+
+
+def test_version_that_does_not_start_is_rolled_back(
+    done: subprocess.CompletedProcess[str],
+) -> None:
     """A version that does not start gives way to the one before it."""
-    done = in_fresh_root(source, PREPARED, BROKEN)
     assert done.returncode == 0, done.stderr
     assert re.search(r"lineside: the page is at http://127.0.0.1:\d+/: open it", done.stderr)
     assert "lineside: the service did not start" in done.stderr
@@ -99,7 +107,6 @@ def test_version_that_does_not_start_is_rolled_back(source: Path) -> None:
     ]
 
 
-def test_paths_begin_where_the_command_is_called(source: Path) -> None:
-    done = in_fresh_root(source, PREPARED, RELATIVE)
+def test_paths_begin_where_the_command_is_called(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stderr
     assert "127.0.0.1:1: failed, no answer" in done.stdout
