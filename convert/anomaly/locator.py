@@ -81,7 +81,12 @@ def learn(features: Floats, shares: Floats, seed: int = 0) -> Locator:
     rate = tf.keras.optimizers.schedules.CosineDecay(RATE, steps)
     optimizer = tf.keras.optimizers.AdamW(rate, weight_decay=1e-4)
 
-    @tf.function(reduce_retracing=True)
+    # Prepared once, also for a last batch that is smaller, and without AutoGraph, which would
+    # rewrite functions that branch on no tensor.
+    sides = (None, SIDE, SIDE)
+    signature = [tf.TensorSpec((*sides, standard.shape[3])), tf.TensorSpec(sides)]
+
+    @tf.function(input_signature=signature, autograph=False)
     def step(grid: Any, truth: Any) -> None:
         with tf.GradientTape() as tape:
             answers = logits(grid, variables)[..., 0]

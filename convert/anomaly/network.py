@@ -125,7 +125,8 @@ class AnomalyNetwork:
         failed = import_module("tensorflow.lite.python.convert_phase").ConverterError
         image = tf.TensorSpec([1, SIZE, SIZE, 3], tf.float32)
         with suppress_native_output():
-            function = tf.function(call).get_concrete_function(image)
+            # AutoGraph would rewrite these functions, which branch on no tensor.
+            function = tf.function(call, autograph=False).get_concrete_function(image)
             try:
                 return bytes(as_constants(tf, function).convert())
             except (tf.errors.OpError, ValueError, RuntimeError, failed) as error:

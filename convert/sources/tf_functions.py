@@ -49,7 +49,7 @@ def as_constants(tf: Any, function: Any) -> Any:
         return tf.nest.pack_sequence_as(function.structured_outputs, answers)
 
     image = tf.TensorSpec(source.shape, source.dtype, source.op.name)
-    named = tf.function(call).get_concrete_function(image)
+    named = tf.function(call, autograph=False).get_concrete_function(image)
     return tf.lite.TFLiteConverter.from_concrete_functions([named], tf.Module())
 
 
