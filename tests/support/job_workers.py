@@ -26,10 +26,12 @@ DEADLINE = 60.0
 
 def await_that(done: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
     """What `done` returns, once that is true; fails after `seconds`."""
-    pause, until = threading.Event(), time.monotonic() + seconds
+    pause, until, length = threading.Event(), time.monotonic() + seconds, 0.01
     while not (found := done()):
         assert time.monotonic() < until, f"not within {seconds:g} s: {what}"
-        pause.wait(0.02)
+        # Most of `done` ask a server, which takes the processor from what they wait for.
+        pause.wait(length)
+        length = min(0.1, 1.5 * length)
     return found
 
 
