@@ -339,7 +339,7 @@ def _familiar(
         return None
     settings = familiar.settings
     progress(
-        f"familiarity: of {settings.held_back} frames held back"
+        f"familiarity: of {settings.held_back} frames, each held back in turn,"
         f" {settings.held_back_unfamiliar:.2%} are called unfamiliar"
         f" (stated: {settings.false_unfamiliar:.2%})"
     )
