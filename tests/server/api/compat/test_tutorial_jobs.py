@@ -60,9 +60,9 @@ def test_recognize_async(clients: LiveServer, image: Path) -> None:
 
 
 def test_the_stage_of_a_frame_at_a_worker_is_told(client_models: Path) -> None:
-    settings = {"model": "corners", "max_pixels": 12_000**2, "job_workers": 1}
+    settings = {"model": "corners", "max_pixels": 8_000**2, "job_workers": 1}
     with live_server(models=client_models, **settings) as server:
-        files = {"file": huge_png(12_000)}
+        files = {"file": huge_png(8_000)}
 
         def told() -> bool:
             """Whether the stage could be seen before the task ended."""
