@@ -163,7 +163,6 @@ def run(args: argparse.Namespace) -> int:
 
         plan = _server_plan(args)
         _check_split(args)
-        flower.require()
         return simulate(
             args.folder,
             plan,

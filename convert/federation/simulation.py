@@ -85,6 +85,8 @@ def simulate(
     site's wire, by the site's name. Raises ConvertError and GateError.
     """
     parts = divide(read_dataset(folder), plan.sites, concentration, plan.course.seed)
+    # What is wrong with the folder is said even where the packages are not there.
+    flower.require()
     shutil.rmtree(work, ignore_errors=True)
     port = flower.free_port()
     with ExitStack() as stack:

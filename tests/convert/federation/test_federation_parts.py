@@ -404,6 +404,7 @@ def test_plans_come_back_as_they_were(tmp_path: Path) -> None:
             ["federate", "simulate", "pictures", "--concentration", "0"],
             "--concentration 0 should be a number above 0",
         ),
+        (["federate", "simulate", "pictures"], "pictures is neither a folder of classes nor"),
     ],
 )
 def test_arguments_that_can_not_be(
