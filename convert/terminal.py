@@ -108,6 +108,21 @@ def _imports_that_stay() -> Iterator[None]:
         gc.enable()
 
 
+@contextmanager
+def _without_scikit_learn() -> Iterator[None]:
+    """Keep Keras from importing scikit-learn if the block imports Keras. It does so for wrappers
+    that are not used here, and that is a fifth of TensorFlow's start. Whoever needs it imports it
+    later."""
+    if "sklearn" in sys.modules:
+        yield
+        return
+    sys.modules["sklearn"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["sklearn"]
+
+
 def tensorflow() -> Any:
     """Return the module `tensorflow`, imported without its log lines.
 
@@ -117,7 +132,7 @@ def tensorflow() -> Any:
     if "tensorflow" not in sys.modules and sys.stdout.isatty():
         print("starting TensorFlow: some seconds, up to a minute the first time", flush=True)
     try:
-        with suppress_native_output(), _imports_that_stay():
+        with suppress_native_output(), _imports_that_stay(), _without_scikit_learn():
             import tensorflow as tf
     except ImportError as error:
         raise ConvertError(
