@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,9 @@ class Operator:
     grouped: bool
 
 
-def operators(float_model: bytes) -> list[Operator]:
+# A conversion asks for those of one model several times.
+@lru_cache(maxsize=1)
+def operators(float_model: bytes) -> tuple[Operator, ...]:
     """Return the operators with constant weights of a float32 .tflite, in order of execution.
 
     Raises QuantizeError for bytes that are no TFLite model, for a model without exactly one graph
@@ -61,7 +64,7 @@ def operators(float_model: bytes) -> list[Operator]:
             )
         if fixed:
             found.append(_operator(index, kind, source.shape, weights.shape, output))
-    return found
+    return tuple(found)
 
 
 def parse(model: bytes) -> Any:

@@ -97,7 +97,7 @@ def _autocorrelation(frame: NDArray[np.float32]) -> float:
 
 def integer(
     model: bytes,
-    found: list[Operator],
+    found: Sequence[Operator],
     frames: Sequence[NDArray[np.float32]],
     io_dtype: str,
     taken: tuple[float, float] | None,
@@ -195,7 +195,7 @@ def _input_range(low: float, high: float) -> tuple[float, float]:
     return -bound * 128 / 127, bound
 
 
-def _representable(model: bytes, found: list[Operator], ranges: Mapping[str, Any]) -> bytes:
+def _representable(model: bytes, found: Sequence[Operator], ranges: Mapping[str, Any]) -> bytes:
     # A bias is stored in units of input scale times weight scale. In a channel that training has
     # all but switched off the weights are so small that the int32 overflows and the bias turns
     # up with the wrong sign. One weight raised to where it fits moves the output by less than

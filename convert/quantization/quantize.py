@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -158,7 +158,7 @@ def default_plan(float_model: bytes) -> Plan:
     return Plan(tuple(sorted(integer)))
 
 
-def _dynamic_steps(found: list[Operator], plan: Plan) -> list[Step]:
+def _dynamic_steps(found: Sequence[Operator], plan: Plan) -> list[Step]:
     if plan.integer and not {op.shape for op in found} & set(plan.integer):
         raise QuantizeError("The plan names no operator of this model.")
     return [

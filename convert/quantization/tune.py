@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,12 +134,12 @@ def _silent(_: str) -> None:
     return None
 
 
-def _shapes(found: list[Operator], *kinds: str) -> tuple[str, ...]:
+def _shapes(found: Sequence[Operator], *kinds: str) -> tuple[str, ...]:
     return tuple(sorted({op.shape for op in found if op.kind in kinds and not op.grouped}))
 
 
 def _by_operator(
-    float_model: bytes, found: list[Operator], seconds: float, say: Callable[[str], None]
+    float_model: bytes, found: Sequence[Operator], seconds: float, say: Callable[[str], None]
 ) -> Plan:
     # Depthwise ones are left out: quantised dynamically they leave XNNPACK, which splits the graph
     # and costs the neighbours time that the operator by itself does not show.
