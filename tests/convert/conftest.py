@@ -44,6 +44,15 @@ def keras_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield home
 
 
+@pytest.fixture
+def without_weights(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Keras home without any weights, as if other tests had not asked for them. A training then
+    does not look at its labels, which takes a large network."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+
+
 @pytest.fixture(scope="session")
 def colours_keras(tf: Any) -> Any:
     """A Keras model that tells blue, green and red pictures of 32 x 32 pixels apart: each class

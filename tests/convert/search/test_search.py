@@ -62,8 +62,10 @@ sys.exit(main())
 """
 
 
-@pytest.fixture(scope="module")
-def quickest(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
+@pytest.fixture
+def quickest(
+    folder: Path, without_weights: None, tmp_path_factory: pytest.TempPathFactory
+) -> float:
     """Milliseconds of the quickest network, by the refusal of a budget that is less."""
     arguments = command(folder, tmp_path_factory.mktemp("models"), "--budget-ms", "1e-6")
     with pytest.raises(ConvertError) as refused:

@@ -21,7 +21,7 @@ from convert.training.cross_validation import (
 from convert.training.folds import assign_folds, without
 from convert.training.inputs import class_weights, labels_of, load_pixels
 from convert.training.network import HEAD
-from convert.training.train import Frames, Options, Training
+from convert.training.train import Frames, Options, Training, prepare
 from server.recognition.frame import Limits
 
 TINY = Options(alpha=0.35, size=32, weights="none", epochs=0, batch=4)
@@ -168,6 +168,7 @@ def test_frames_that_are_judged_do_not_end_the_head(pictures: Dataset, tmp_path:
     """A fold's head is the same whatever the frames are that it is judged by."""
     pytest.importorskip("tensorflow", reason="tensorflow trains")
     heads = []
+    learner = prepare(2, TINY)
     pixels = load_pixels(pictures, imagenet.recipe(32), Limits(), tmp_path / "pixels.npy")
     labels = labels_of(pictures)
     for held in (labels, 1 - labels):
@@ -181,6 +182,7 @@ def test_frames_that_are_judged_do_not_end_the_head(pictures: Dataset, tmp_path:
             1,
             frames=(Frames(pixels, labels), Frames(pixels, held)),
             chooses=False,
+            learner=learner,
         )
         training._train_head()
         heads.append(training.model.get_layer(HEAD).get_weights())

@@ -130,6 +130,7 @@ def constants(model: Path) -> list[tuple[tuple[int, ...], bytes]]:
     )
 
 
+@pytest.mark.usefixtures("without_weights")
 def test_killed_training_resumes_to_the_same_model(
     bundles: Path,
     folder: Path,
@@ -226,6 +227,7 @@ def test_what_can_not_be_trained_is_refused_in_one_sentence(
     assert not (tmp_path / "tiny").exists()
 
 
+@pytest.mark.usefixtures("without_weights")
 def test_folds_judge_a_model_of_all_frames(folder: Path, tmp_path: Path) -> None:
     """Its report has the figures of the folds, and says that its frames were learned from."""
     assert main(command(folder, tmp_path, "--folds", "2", "--epochs", "0")) == 0
