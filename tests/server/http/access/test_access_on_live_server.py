@@ -21,7 +21,7 @@ from server.store.keys import add_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RED = encode(plain((255, 0, 0)), "PNG")
-RATE, SECONDS = 40, 4
+RATE, SECONDS = 40, 3
 
 
 def bearer(key: str) -> dict[str, str]:

@@ -48,11 +48,11 @@ for path in map(Path, sys.argv[1:]):
 def zeros(side: int, bits: int, channels: int, **how: Any) -> bytes:
     """A deflated TIFF of side x side pixels, all zero, in one strip."""
     row = -(-side * bits * channels // 8)
-    packer = zlib.compressobj()
+    packer = zlib.compressobj(level=1)
     packed = b"".join([packer.compress(bytes(row)) for _ in range(side)]) + packer.flush()
     planes = how.get("planes", 1)
     if planes > 1:
-        packer = zlib.compressobj()
+        packer = zlib.compressobj(level=1)
         rows = bytes(row // planes)
         packed = b"".join([packer.compress(rows) for _ in range(side)]) + packer.flush()
     tags: Tags = {
