@@ -30,11 +30,12 @@ LONGEST_FILES = (
     "convert/sources/test_sources.py",
     "convert/sources/test_model_files.py",
     "server/jobs/test_workers.py",
-    "server/api/test_journal.py",
-    "server/http/body/test_body_memory.py",
-    "server/api/recognize/test_caching.py",
+    "server/store/test_damaged_data.py",
     "server/jobs/test_kills.py",
-    "server/http/body/test_slow_bodies.py",
+    "server/api/test_journal.py",
+    "server/process/test_stopping.py",
+    "scripts/test_fleet_upgrade.py",
+    "server/store/test_crashes.py",
 )
 
 
