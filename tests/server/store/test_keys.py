@@ -190,7 +190,10 @@ def test_revoked_key_is_closed_with_the_next_request(tmp_path: Path) -> None:
     assert ring.present()
 
 
-def test_line_removed_by_hand_is_closed_soon(tmp_path: Path) -> None:
+def test_line_removed_by_hand_is_closed_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.store.keys.SETTLE_S", 0.2)
     file, keys = file_of(tmp_path, "a", "b")
     ring = KeyRing(file)
     cut_between_lines(file)

@@ -183,8 +183,11 @@ def test_a_key_that_has_expired_opens_nothing(colors: Path, tmp_path: Path) -> N
     assert (answer.status_code, error(answer)["message"]) == (401, "the key has expired")
 
 
-def test_damaged_keys_file_stops_the_start_only(tmp_path: Path) -> None:
+def test_damaged_keys_file_stops_the_start_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A damaged keys file stops the start, but not a server that runs."""
+    monkeypatch.setattr("server.store.keys.SETTLE_S", 0.2)
     file = tmp_path / "keys"
     secret = add_key(file, "a", ["admin"], now=NOW)
     ring = KeyRing(file)
