@@ -76,7 +76,7 @@ def test_eight_clients_get_the_answers_of_one(imagenet_server: LiveServer, frame
 
     def client(number: int) -> None:
         with requests.Session() as session:
-            for turn in range(number, 200, 8):
+            for turn in range(number, 80, 8):
                 which = turn % len(photographs)
                 answer = session.post(
                     imagenet_server.url + "/v1/recognize", photographs[which], timeout=60
