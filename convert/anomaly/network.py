@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
 from convert.anomaly.locator import BLURS, LEAST_DISTANCE, Locator, logits
@@ -133,6 +134,33 @@ class AnomalyNetwork:
                 raise ConvertError(
                     f"TensorFlow's converter can't make this model a .tflite: {first_line(error)}"
                 ) from None
+
+
+def with_thresholds(
+    model: bytes, old: tuple[float, float], new: tuple[float, float]
+) -> bytes | None:
+    """Return a .tflite of `anomaly_model` with other thresholds, without another conversion.
+
+    old, new: `threshold` and `of_places`. None if it does not show where the old ones are, of which
+    each should be a constant that no other is equal to.
+    """
+    parsed = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    for before, after in zip(_constants(old), _constants(new), strict=True):
+        held = [
+            buffer
+            for buffer in parsed.buffers
+            if buffer.data is not None and bytes(buffer.data) == before.tobytes()
+        ]
+        if len(held) != 1:
+            return None
+        held[0].data = np.frombuffer(after.tobytes(), np.uint8)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(parsed))
+
+
+def _constants(thresholds: tuple[float, float]) -> tuple[np.float32, np.float32]:
+    """Return what the model adds to the raw score and to the logarithm of the map."""
+    score, places = thresholds
+    return np.float32(score), np.float32(-np.log(places))
 
 
 def _evenly_lit(image: Any) -> Any:

@@ -15,7 +15,7 @@ from convert.anomaly import report
 from convert.anomaly.evaluation import Alternative, contaminated, learning_curve
 from convert.anomaly.frames import answers, painted_features, seen_by
 from convert.anomaly.locator import calibrated, learn
-from convert.anomaly.network import CHANNELS, DEPTH, SIZE, AnomalyNetwork
+from convert.anomaly.network import CHANNELS, DEPTH, SIZE, AnomalyNetwork, with_thresholds
 from convert.anomaly.scoring import fit, held_out
 from convert.anomaly.statistics import SIDE, Floats, folds, projection, threshold_of
 from convert.data.dataset import Dataset
@@ -147,8 +147,10 @@ def build(options: AnomalyOptions, terminal: Terminal) -> Path:
     exact = fitted.scores(features[:: max(1, len(options.good) // 50)])
     ratio = scores / np.maximum(1 - scores, 1e-6) * raw / np.maximum(exact, 1e-9)
     rounding = float(np.median(ratio))
-    raw, of_places = raw * rounding, of_places * rounding
-    _, quantised = network.anomaly_model(turn, fitted, locator, raw, of_places)
+    old, (raw, of_places) = (raw, of_places), (raw * rounding, of_places * rounding)
+    quantised = with_thresholds(rough, old, (raw, of_places))
+    if quantised is None:
+        _, quantised = network.anomaly_model(turn, fitted, locator, raw, of_places)
     terminal.say(
         f"threshold from frames held back in turns: {options.false_rejects:.2%} of good ones are"
         f" to score above 0.5; model of {len(quantised) / 1e6:.2f} MB"

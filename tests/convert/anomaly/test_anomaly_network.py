@@ -20,6 +20,7 @@ from convert.anomaly.network import (
     SCORE,
     SIZE,
     AnomalyNetwork,
+    with_thresholds,
 )
 from convert.anomaly.scoring import FINE_CHANNELS, Features
 from convert.anomaly.statistics import SIDE
@@ -78,6 +79,20 @@ def test_model_computes_what_the_statistics_do(made: Any, name: str, which: int)
     answers = run(made[which], made[2])
 
     np.testing.assert_allclose(answers[name].reshape(expected.shape), expected, atol=0.05)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_thresholds_are_changed_in_the_file(made: Any, which: int) -> None:
+    """A raw score s becomes s / (s + threshold), and a place of the map alike."""
+    before = run(made[which], made[2])
+    old, new = (THRESHOLD, OF_PLACES), (0.7, 4.0)
+    changed = with_thresholds(made[which], old, new)
+    assert changed is not None
+    after = run(changed, made[2])
+    for name, was, now in zip((SCORE, MAP), old, new, strict=True):
+        raw = before[name] / (1 - before[name]) * was
+        np.testing.assert_allclose(after[name], raw / (raw + now), rtol=1e-3, atol=1e-5)
+    assert with_thresholds(made[which], new, old) is None
 
 
 def test_quantised_model_is_far_smaller_than_float(made: Any) -> None:
