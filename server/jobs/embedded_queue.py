@@ -8,12 +8,15 @@ and all others move to it. Messages are only wake-ups, and results are on their 
 jobs: what is lost here is sent again.
 """
 
+import fcntl
 import logging
+import os
 import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty
 from typing import Any, TypeVar
@@ -23,7 +26,7 @@ from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 from kombu.utils.json import dumps, loads
 
-from server.system.files import set_aside
+from server.system.files import make_folder, set_aside
 from server.system.sqlite import COMPANIONS, OpenFiles, is_damage, open_database
 
 logger = logging.getLogger(__name__)
@@ -59,7 +62,20 @@ class QueueFile:
         # Kept open, since the last to close one removes, by name, the log of the file that is there
         # now.
         self._lost: deque[sqlite3.Connection] = deque(maxlen=LOST_MAX)
-        self._connection, self._files = self._open()
+        with self._alone():
+            self._connection, self._files = self._open()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other process begin, set aside or open the file meanwhile. Of two that begin a new
+        one at once, SQLite would fail in one, or each would go on with a file of its own."""
+        make_folder(self._path.parent)
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def _open(self) -> tuple[sqlite3.Connection, OpenFiles]:
         try:
@@ -94,13 +110,15 @@ class QueueFile:
         found damaged."""
         with self._lock:
             if reason := self._files.lost():
-                self._rebuild(reason)
+                with self._alone():
+                    self._rebuild(reason)
             try:
                 return use(self._connection)
             except sqlite3.Error as error:
                 if not is_damage(error):
                     raise
-                self._rebuild(str(error))
+                with self._alone():
+                    self._rebuild(str(error))
             return use(self._connection)
 
     def run(self, statement: str, *values: object) -> list[Any]:

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -94,6 +96,24 @@ def test_both_processes_meet_again(
     names = {each.name.removesuffix("-wal").removesuffix("-shm") for each in aside}
     # Folders that hold something are nobody's to remove.
     assert len(names) <= SET_ASIDE_MAX + sum(each.is_dir() for each in aside)
+
+
+def test_two_that_begin_a_new_file_at_once_share_it(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    one, other, threads = QueueFile(path), QueueFile(path), ThreadPoolExecutor(2)
+    with closing(one), closing(other), threads:
+        for turn in range(100):
+            path.unlink()
+            at_once = threading.Barrier(2)
+
+            def use(file: QueueFile, at_once: threading.Barrier = at_once) -> None:
+                at_once.wait()
+                file.run(TAKE)
+
+            list(threads.map(use, (one, other)))
+            value = b"%d" % turn
+            one.run(PUT, "key", value)
+            assert other.run(TAKE) == [(value,)]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
