@@ -23,19 +23,19 @@ settings.load_profile("lineside")
 LONGEST_FILES = (
     "test_readme.py",
     "convert/training/test_train.py",
-    "deploy/test_watched.py",
     "server/api/test_openapi.py",
-    "convert/cli/test_imagenet.py",
-    "convert/data/test_labelled_samples.py",
-    "convert/sources/test_sources.py",
-    "convert/sources/test_model_files.py",
+    "server/api/test_console_tabs.py",
     "server/jobs/test_workers.py",
     "server/store/test_damaged_data.py",
     "server/jobs/test_kills.py",
+    "deploy/test_watched.py",
     "server/api/test_journal.py",
     "server/process/test_stopping.py",
-    "scripts/test_fleet_upgrade.py",
     "server/store/test_crashes.py",
+    "server/api/recognize/test_caching.py",
+    "server/http/body/test_slow_bodies.py",
+    "convert/anomaly/test_train_anomaly.py",
+    "scripts/test_fleet_upgrade.py",
 )
 
 

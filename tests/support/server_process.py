@@ -176,7 +176,7 @@ class LiveServer:
     def sample(self, name: str, **labels: str) -> float:
         """The value of one line of /metrics, 0 where it is absent."""
         text = requests.get(self.url + "/metrics", timeout=60).text
-        own = [line for line in text.splitlines() if line.startswith(name)]
+        own = [line for line in text.split("\n") if line.startswith(name)]
         for family in text_string_to_metric_families("\n".join([*own, ""])):
             for line in family.samples:
                 if line.name == name and line.labels == labels:
