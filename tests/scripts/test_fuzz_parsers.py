@@ -100,6 +100,17 @@ def targets():
     return (Target("faulty", run, (b"vx", b"kx", b"ky", b"cx", b"ok"), (), (ValueError,)),)
 """
 
+GREEDY = """
+from fuzz.target import Target
+
+def run(data):
+    if data == b"much":
+        bytearray(b"x") * (256 << 20)
+
+def targets():
+    return (Target("greedy", run, (b"little", b"much"), memory_mb=8),)
+"""
+
 
 def test_crash_and_undocumented_error_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -120,12 +131,17 @@ def test_crash_and_undocumented_error_are_found(
     assert (second["fault"], Path(second["file"]).read_bytes()) == ("crashed", b"cx")
 
 
-def test_memory_beyond_the_bound_is_found(state: mmap.mmap) -> None:
-    held: list[bytes] = []
-    target = Target("greedy", lambda data: held.append(b"x" * (512 << 20)), (b"",), memory_mb=8)
-    found: list[str] = []
-    Runner(target, state, found.append).run(b"abc")
-    assert [json.loads(each)["fault"] for each in found if "memory" in each] == ["memory"]
+def test_memory_beyond_the_bound_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "greedy_target.py").write_text(GREEDY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    # More than the program's own memory, which starts from this process.
+    own = bytearray(b"x") * (1 << 30)
+    outcome = run_target(
+        "greedy_target", "greedy", engine="plain", inputs=2, seconds=600, seed=1, keep=tmp_path
+    )
+    del own
+    (found,) = outcome.findings
+    assert (found["fault"], Path(found["file"]).read_bytes()) == ("memory", b"much")
 
 
 def test_inputs_are_seeded_and_values_drawn() -> None:
