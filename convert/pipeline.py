@@ -190,8 +190,11 @@ class Request(BundleOptions):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What others say of a model, on frames that are not here. report: for bundle.json; one of
-    frames that are here replaces it. files: what else goes into the bundle, by its path there."""
+    """The judgement of others about a model, on frames that are not here.
+
+    report: for bundle.json; one of frames that are here replaces it. files: what else goes into the
+    bundle, by its path there.
+    """
 
     report: Report
     files: Mapping[str, bytes]

@@ -1,4 +1,4 @@
-"""What all tests share: the shipped bundle, tiny models, and live servers."""
+"""Fixtures of all tests: the shipped bundle, tiny models, and live servers."""
 
 import gc
 from collections.abc import Generator, Iterator

@@ -1,4 +1,4 @@
-"""What goes over the wire: a relay that counts bytes, and an account of messages."""
+"""Accounts for the wire: a relay that counts its bytes, and the sizes of its messages."""
 
 import json
 import socket

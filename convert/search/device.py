@@ -27,7 +27,7 @@ class Stages(msgspec.Struct):
 
 
 class Device(msgspec.Struct):
-    """What is needed of the figures. model, version, sha256: of the bundle that was measured.
+    """The figures that are needed. model, version, sha256: of the bundle that was measured.
     stages: by frame, `sample` among them."""
 
     model: str

@@ -28,7 +28,7 @@ from server.system.resources import available_cores
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all candidates are judged on.
+    """The frames that judge all candidates.
 
     frames: those that may choose. groups: a number for each of them, the same for those that are
     nearly the same picture. folds: of the cross-validation. view: fields of the recipe that the

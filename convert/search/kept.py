@@ -1,4 +1,4 @@
-"""What a search found at its begin and keeps in its folder of work, so that it goes on alike."""
+"""Keeps what a search found at its beginning in its folder of work, so that it goes on alike."""
 
 from collections.abc import Callable
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""What is searched: the networks, and what a training of one of them may do."""
+"""The space of a search: the networks, and the options of a training of one of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ _STRENGTH_MOST, _STRENGTH_STEP = 2.0, 0.5
 
 
 class Suggests(Protocol):
-    """What is needed of an Optuna trial: each method returns one of the values it is given."""
+    """The part of an Optuna trial that is needed: each method returns one of the values given."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
 

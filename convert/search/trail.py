@@ -1,4 +1,4 @@
-"""What a search tried: plain values for the table, the plot and the reports."""
+"""The trail of a search: plain values for the table, the plot and the reports."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""What a training computes of a batch, prepared by TensorFlow once for batches of any size.
+"""Computes a training's steps, by functions that TensorFlow prepares once for batches of any size.
 
 Keras prepares its functions anew for a last batch that is smaller and for each network, and its
 Adam treats MobileNetV2's 158 weights one by one, which takes longer to prepare than the gradient.

@@ -1,4 +1,4 @@
-"""What the conversion tests share: a tiny classifier of colours, frames for it, and ImageNet."""
+"""Fixtures of the conversion tests: a tiny classifier of colours, frames for it, and ImageNet."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec

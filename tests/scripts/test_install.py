@@ -58,7 +58,7 @@ lineside fleet push bundle 127.0.0.1:1 --key-file key || true
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What scripts/install is begun from."""
+    """The folder that scripts/install is begun from."""
     source = tmp_path_factory.mktemp("install") / "source"
     for name in ("server", "scripts", "models", "deploy"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -87,7 +87,7 @@ def in_fresh_root(source: Path, *steps: str) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def done(source: Path) -> subprocess.CompletedProcess[str]:
-    """What was said of a device on which all of this happened."""
+    """The output of a device on which all of this happened."""
     return in_fresh_root(source, PREPARED, RELATIVE, BROKEN)
 
 

@@ -30,7 +30,7 @@ _ASKED, _ANSWERED = "Receiving: ", "Sent successfully"
 
 @dataclass(frozen=True, slots=True)
 class SiteOptions:
-    """What a site is asked to do. hold_back: share of each class that judges and does not train.
+    """The options of a site. hold_back: share of each class that judges and does not train.
     work: for decoded frames. out: for a bundle of its own, None for none. The others are as on the
     command line."""
 

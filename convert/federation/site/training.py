@@ -31,7 +31,7 @@ _FIRST, _SECOND, _LEAST = 0.9, 0.999, 1e-7
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """How many of a site's held-back frames the weights name right that came to it."""
+    """Counts of a site's held-back frames: those that the weights name right, and all."""
 
     right: int
     frames: int

@@ -114,7 +114,7 @@ def test_a_folder_without_what_is_wanted_says_what_it_has(
 def test_from_the_line_to_the_next_version(
     tiny_model: MakeModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What a model answered wrong is labelled, and its next version is trained with that."""
+    """Frames that a model answered wrong are labelled, and its next version learns them."""
     rng = np.random.default_rng(0)
 
     def grainy(level: int) -> bytes:
