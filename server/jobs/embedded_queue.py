@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import Empty
 from typing import Any, TypeVar
@@ -43,6 +43,8 @@ CREATE TABLE IF NOT EXISTS results (
 """
 # Connections to lost files that a process keeps open.
 LOST_MAX = 8
+# Seconds to wait until no other process opens the file, and between two tries.
+LOCK_MAX_S, LOCK_INTERVAL_S = 2.0, 0.01
 # Celery imports these by name.
 TRANSPORT = "server.jobs.embedded_queue:Transport"
 BACKEND = "server.jobs.embedded_queue:Backend"
@@ -68,14 +70,20 @@ class QueueFile:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Let no other process begin, set aside or open the file meanwhile. Of two that begin a new
-        one at once, SQLite would fail in one, or each would go on with a file of its own."""
+        one at once, SQLite would fail in one, or each would go on with a file of its own.
+
+        Goes on all the same if the folder can't be locked: another process may be stopped while it
+        has the lock, and somebody else may lock the folder."""
         make_folder(self._path.parent)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            # SQLite does not need the right to read the folder.
+            with suppress(PermissionError):
+                folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                stack.callback(os.close, folder)
+                if _lock(folder):
+                    # A child that was forked meanwhile would keep it locked.
+                    stack.callback(fcntl.flock, folder, fcntl.LOCK_UN)
             yield
-        finally:
-            os.close(folder)
 
     def _open(self) -> tuple[sqlite3.Connection, OpenFiles]:
         try:
@@ -128,6 +136,20 @@ class QueueFile:
     def close(self) -> None:
         with self._lock:
             self._connection.close()
+
+
+def _lock(folder: int) -> bool:
+    """Lock the open folder; return False if others keep it locked, or where there are no locks."""
+    give_up = time.monotonic() + LOCK_MAX_S
+    while time.monotonic() < give_up:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(LOCK_INTERVAL_S)
+        except OSError:
+            return False
+    return False
 
 
 def renew(path: Path) -> None:

@@ -1,5 +1,7 @@
 """The queue of jobs, whose file is damaged or lost under the processes that share it."""
 
+import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -114,6 +116,17 @@ def test_two_that_begin_a_new_file_at_once_share_it(tmp_path: Path) -> None:
             value = b"%d" % turn
             one.run(PUT, "key", value)
             assert other.run(TAKE) == [(value,)]
+
+
+def test_queue_opens_while_others_lock_its_folder(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        with closing(QueueFile(tmp_path / FILE)) as file:
+            file.run(PUT, "key", b"1")
+            assert file.run(TAKE) == [(b"1",)]
+    finally:
+        os.close(folder)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
