@@ -142,18 +142,25 @@ def with_thresholds(
     """Return a .tflite of `anomaly_model` with other thresholds, without another conversion.
 
     old, new: `threshold` and `of_places`. None if it does not show where the old ones are, of which
-    each should be a constant that no other is equal to.
+    each should be a constant that one operator takes: equal constants are stored once.
     """
     parsed = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
     for before, after in zip(_constants(old), _constants(new), strict=True):
         held = [
-            buffer
-            for buffer in parsed.buffers
+            number
+            for number, buffer in enumerate(parsed.buffers)
             if buffer.data is not None and bytes(buffer.data) == before.tobytes()
         ]
-        if len(held) != 1:
+        taken = [
+            number
+            for graph in parsed.subgraphs
+            for operator in graph.operators
+            for number in operator.inputs
+            if number >= 0 and graph.tensors[number].buffer in held
+        ]
+        if len(held) != 1 or len(taken) != 1:
             return None
-        held[0].data = np.frombuffer(after.tobytes(), np.uint8)
+        parsed.buffers[held[0]].data = np.frombuffer(after.tobytes(), np.uint8)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(parsed))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
 from convert.anomaly import scoring, statistics
@@ -93,6 +94,25 @@ def test_thresholds_are_changed_in_the_file(made: Any, which: int) -> None:
         raw = before[name] / (1 - before[name]) * was
         np.testing.assert_allclose(after[name], raw / (raw + now), rtol=1e-3, atol=1e-5)
     assert with_thresholds(made[which], new, old) is None
+
+
+def test_threshold_that_another_operator_takes_stays(made: Any) -> None:
+    """Equal constants are stored once."""
+    parsed = flatbuffer_utils.read_model_from_bytearray(bytearray(made[0]))
+    (graph,), wanted = parsed.subgraphs, np.float32(THRESHOLD).tobytes()
+    constants = {
+        number: tensor
+        for operator in graph.operators
+        for number in operator.inputs
+        if number >= 0
+        and (data := parsed.buffers[(tensor := graph.tensors[number]).buffer].data) is not None
+        and len(data) == 4
+    }
+    (own,) = (t for t in constants.values() if bytes(parsed.buffers[t.buffer].data) == wanted)
+    other = next(t for t in constants.values() if t is not own)
+    other.buffer = own.buffer
+    shared = bytes(flatbuffer_utils.convert_object_to_bytearray(parsed))
+    assert with_thresholds(shared, (THRESHOLD, OF_PLACES), (0.7, 4.0)) is None
 
 
 def test_quantised_model_is_far_smaller_than_float(made: Any) -> None:
