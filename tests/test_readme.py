@@ -23,15 +23,23 @@ CURLS = [shlex.split(text) for kind, text in BLOCKS if kind == "sh" and text.sta
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[str]:
-    """The address of a server started by the README's first command."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server started by the README's first command, with data and keys of its own:
+    another one may be running in this folder."""
+    own = tmp_path_factory.mktemp("served")
     assert ("sh", "scripts/serve\n") in BLOCKS
     port = str(free_port())
     env = {k: v for k, v in os.environ.items() if not k.startswith("LINESIDE_")}
     process = subprocess.Popen(
         ["scripts/serve"],
         cwd=ROOT,
-        env={**env, "LINESIDE_PORT": port, "LINESIDE_MAX_WAIT_MS": "60000"},
+        env={
+            **env,
+            "LINESIDE_PORT": port,
+            "LINESIDE_MAX_WAIT_MS": "60000",
+            "LINESIDE_DATA": str(own / "data"),
+            "LINESIDE_KEYS_FILE": str(own / "keys.jsonl"),
+        },
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
