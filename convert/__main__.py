@@ -77,6 +77,16 @@ def run(args: argparse.Namespace) -> int:
     except StartError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "convert", "server"):
+            raise
+        print(
+            f"error: {package} is not installed in {sys.prefix}: pip install -r"
+            " convert/requirements.txt, in an environment of its own",
+            file=sys.stderr,
+        )
+        return 1
     except BrokenPipeError:
         # Whoever read the output has seen enough; the interpreter must not flush it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

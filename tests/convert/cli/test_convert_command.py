@@ -26,6 +26,18 @@ def test_help_needs_none_of_the_heavy_packages() -> None:
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+def test_environment_without_the_packages_is_told(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['rich'] = None\n"
+        "from convert.__main__ import main\n"
+        f"sys.exit(main(['train', {str(tmp_path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: rich is not installed in {sys.prefix}: pip install -r")
+
+
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     for name in COMMANDS:
         with pytest.raises(SystemExit) as ended:
