@@ -120,7 +120,7 @@ def _without_scikit_learn() -> Iterator[None]:
     try:
         yield
     finally:
-        del sys.modules["sklearn"]
+        sys.modules.pop("sklearn", None)
 
 
 def tensorflow() -> Any:

@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     """
     import shutil
 
-    from convert.folder_check.checking import check_folder, check_recipe
+    from convert.folder_check.checking import check_folder, check_recipe, grouped
     from convert.folder_check.result import lines
     from convert.pipeline import build
     from convert.recipe.choice import recipe_with
@@ -119,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
     from convert.sources.keras import from_keras
     from convert.terminal import Terminal
     from convert.training.checkpoint import exclusive_lock, fingerprint
+    from convert.training.folds import assign_folds
     from convert.training.train import Training, prepare
     from server.system.resources import available_cores
     from server.values.labels import Label
@@ -143,6 +144,10 @@ def run(args: argparse.Namespace) -> int:
     state = fingerprint(how, train, validation)
     work = (args.work or args.out / ".training") / f"{name}-{state}"
     with exclusive_lock(work):
+        if args.folds:
+            # Folds that can't be are told before weights are fetched.
+            groups = None if args.similar_apart else grouped(train, prints)
+            assign_folds(train, args.folds, args.seed, groups)
         # Before the frames, which take longer, so that missing weights are reported at once.
         learner = prepare(len(train.classes), training_options)
         crossed = judge_by_folds(

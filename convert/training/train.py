@@ -126,7 +126,8 @@ class Training:
     validation, nan without one; an exception that it raises ends `run`, and a later `run` goes on
     after that epoch. stop_after: the last epoch of a longer schedule that is trained.
     learner: of `prepare` for as many classes and the same options; trainings may share it one after
-    the other, since TensorFlow takes seconds to prepare a network.
+    the other, since TensorFlow takes seconds to prepare a network. What one of them returns then
+    holds until the next begins.
 
     fair_top1: after it, the `metrics.rate` of validation frames that are named right if each is
     judged by the epoch that the other half of them chooses; None before, and for a single frame.
@@ -156,9 +157,7 @@ class Training:
         self.fair_top1: dict[str, Any] | None = None
         self.classes = len(train.classes)
         self.weights = class_weights(train.counts())
-        # Before the frames, which take longer, so that missing weights are reported at once.
         self.learner = learner or prepare(self.classes, options)
-        self.learner.reset()
         self.model = self.learner.model
         self.teacher = (
             distill.load_teacher(options.teacher, recipe, train.classes, threads)
@@ -195,6 +194,7 @@ class Training:
 
     def fit(self) -> Checkpoint:
         """Trains, or goes on training, and returns the last checkpoint."""
+        self.learner.reset()
         state = Checkpoint.load(self.work / CHECKPOINT)
         if state is None:
             state = self._begin()

@@ -172,6 +172,7 @@ def test_frames_that_are_judged_do_not_end_the_head(pictures: Dataset, tmp_path:
     pixels = load_pixels(pictures, imagenet.recipe(32), Limits(), tmp_path / "pixels.npy")
     labels = labels_of(pictures)
     for held in (labels, 1 - labels):
+        learner.reset()
         training = Training(
             pictures,
             pictures,
