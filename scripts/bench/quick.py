@@ -13,21 +13,31 @@ from bench.inputs import Model
 from bench.servers.lineside import Bare, added_latency, start_server
 
 CLIENTS, FORMS = 8, ("raw", "multipart")
+# Seconds of load before the first round, and those that tell a frame's label without a warm-up.
+WARM_UP, LABEL_S = 1.0, 0.1
 Result = dict[str, Any]
 
 
 def compare(
-    python: Path, model: Model, frame: Path, folder: Path, rounds: int, seconds: float, pairs: int
+    python: Path,
+    model: Model,
+    frame: Path,
+    folder: Path,
+    rounds: int,
+    seconds: float,
+    pairs: int,
+    warm_up: float = WARM_UP,
 ) -> Result:
     """`rounds` of bare limit, raw and multipart load, each `seconds` long, then `pairs` single
-    frames each way for the latency. `folder` takes temporary files.
+    frames each way for the latency. `folder` takes temporary files. warm_up: seconds of each load
+    before the first round; 0 for none.
 
     Returns `rounds` (by way, a list of figures), `latency`, `first_answer` (s) and `memory` (MB).
     """
     data = frame.read_bytes()
     requests = {form: build(form, "file", data) for form in FORMS}
     with Bare(python, model.bundle) as bare:
-        label = bare.measure(frame, 1.0)["label"]
+        label = bare.measure(frame, warm_up or LABEL_S)["label"]
         with start_server(python, model, folder / "server.log") as server:
             ready = server.await_answer(requests["raw"], label)
             ways: dict[str, Callable[[float], Figures]] = {"bare": partial(bare.measure, frame)}
@@ -36,8 +46,8 @@ def compare(
                     wrk, server.url, requests[form], label, CLIENTS, folder, server.cpu_seconds
                 )
             taken: dict[str, list[Figures]] = {way: [] for way in ways}
-            for measure in ways.values():
-                measure(1.0)
+            for measure in ways.values() if warm_up else ():
+                measure(warm_up)
             for _ in range(rounds):
                 for way, measure in ways.items():
                     taken[way].append(measure(seconds))

@@ -204,7 +204,7 @@ def test_a_short_run_gives_every_figure(
     python = Path(sys.executable)
     model = inputs.lay_out(shipped, tmp_path / "models", exact=False)
     frame = inputs.find_frames(tmp_path, python)["720p"]
-    result = quick.compare(python, model, frame, tmp_path, 1, 1.0, 5)
+    result = quick.compare(python, model, frame, tmp_path, 1, 0.5, 5, warm_up=0)
     assert set(result["rounds"]) == {"bare", "raw", "multipart"}
     for way, row in quick.summarize(result["rounds"]).items():
         assert row["bad"] == 0, way
