@@ -243,8 +243,8 @@ request-timeout = 60
 [checks]
 not_a_server_error.expected-statuses = ["2xx", "4xx", 503]
 """
-# Operations that read their requests as another one does, with the same code. Their values are not all
-# tried again: the other phases do ask them, with right and with wrong requests.
+# Operations that read their requests as another one does, with the same code. Their values are not
+# all tried again: the other phases do ask them, with right and with wrong requests.
 SAME_REQUESTS = (
     "post_api_recognize_async",
     "post_api_recognize_cached",
@@ -263,7 +263,9 @@ phases.coverage.enabled = false
 
 def test_schemathesis_finds_nothing(clients: LiveServer, tmp_path: Path) -> None:
     pytest.importorskip("schemathesis", reason="schemathesis is not installed")
-    (tmp_path / "schemathesis.toml").write_text(CONFIG + "".join(map(NOT_ALL_VALUES.format, SAME_REQUESTS)), "utf-8")
+    (tmp_path / "schemathesis.toml").write_text(
+        CONFIG + "".join(map(NOT_ALL_VALUES.format, SAME_REQUESTS)), "utf-8"
+    )
     done = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{clients.url}/openapi.json"),
