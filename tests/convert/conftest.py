@@ -44,13 +44,17 @@ def keras_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield home
 
 
+@pytest.fixture(scope="session")
+def no_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Keras home without any weights. A training there does not look at its labels, which takes a
+    large network."""
+    return tmp_path_factory.mktemp("keras")
+
+
 @pytest.fixture
-def without_weights(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A Keras home without any weights, as if other tests had not asked for them. A training then
-    does not look at its labels, which takes a large network."""
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+def without_weights(no_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Keras home without any weights, as if other tests had not asked for them."""
+    monkeypatch.setenv("KERAS_HOME", str(no_weights))
 
 
 @pytest.fixture(scope="session")

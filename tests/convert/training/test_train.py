@@ -50,18 +50,21 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
     return ["train", str(folder), "--out", str(out), "--name", "tiny", *TINY, *more]
 
 
-# `python -m convert` that ends by SIGKILL when it has told of its second epoch. It sends that to
+# `python -m convert` that ends by SIGKILL when it has told of its third and last epoch. When it has
+# told of its first one it copies the folder `out`: what a kill would have left then. It does both
 # itself, since another process might be late.
 KILLED = """
-import os, signal, sys
+import os, shutil, signal, sys
 from convert.__main__ import main
 from convert.terminal import Terminal
 
-say = Terminal.say
+say, out, copy = Terminal.say, sys.argv.pop(1), sys.argv.pop(1)
 
 def say_and_die(terminal, line):
     say(terminal, line)
-    if line.startswith("epoch 2 of 3"):
+    if line.startswith("epoch 1 of 3"):
+        shutil.copytree(out, copy)
+    if line.startswith("epoch 3 of 3"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 Terminal.say = say_and_die
@@ -84,13 +87,37 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
+def killed(
+    folder: Path,
+    options: tuple[str, ...],
+    no_weights: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path]:
+    """Models folders of a training that was killed: after its third and last epoch, and as it was
+    after the first, so that both epochs that may be chosen follow."""
+    root = tmp_path_factory.mktemp("killed")
+    last, first = root / "last", root / "first"
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, str(last), str(first), *command(folder, last, *options)],
+        cwd=ROOT,
+        env=environ_without_coverage() | {"KERAS_HOME": str(no_weights)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    assert not (last / "tiny").exists()
+    return last, first
+
+
+@pytest.fixture(scope="module")
 def bundles(
-    folder: Path, options: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+    folder: Path, options: tuple[str, ...], no_weights: Path, killed: tuple[Path, Path]
 ) -> Path:
-    """A models folder with tiny/1, trained for three epochs without a break."""
-    out = tmp_path_factory.mktemp("models")
-    assert main(command(folder, out, *options)) == 0
-    return out
+    """A models folder with tiny/1, trained for three epochs without a break, then killed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_HOME", str(no_weights))
+        assert main(command(folder, killed[0], *options)) == 0
+    return killed[0]
 
 
 def test_a_training_ends_in_a_bundle_that_serves(bundles: Path, folder: Path) -> None:
@@ -135,29 +162,20 @@ def test_killed_training_resumes_to_the_same_model(
     bundles: Path,
     folder: Path,
     options: tuple[str, ...],
-    tmp_path: Path,
+    killed: tuple[Path, Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A killed training goes on and ends in the same model."""
-    arguments = command(folder, tmp_path, *options)
-    run = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments],
-        cwd=ROOT,
-        env=environ_without_coverage(),
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == -signal.SIGKILL, run.stderr
-    assert not (tmp_path / "tiny").exists()
-
-    assert main(arguments) == 0
+    """A training that goes on after its first epoch ends in the model of one that had all three in
+    one process."""
+    out = killed[1]
+    assert not (out / "tiny").exists()
+    assert main(command(folder, out, *options)) == 0
     said = capsys.readouterr().out
-    assert "resuming after epoch 2 of 3" in said
+    assert "resuming after epoch 1 of 3" in said
     assert "epoch 1 of 3:" not in said
-    assert "epoch 2 of 3:" not in said
-    killed, whole = (p / "tiny" / "1" / MODEL for p in (tmp_path, bundles))
-    assert constants(killed) == constants(whole)
-    assert not list((tmp_path / ".training").iterdir())
+    resumed, whole = (p / "tiny" / "1" / MODEL for p in (out, bundles))
+    assert constants(resumed) == constants(whole)
+    assert not list((out / ".training").iterdir())
 
 
 def test_pruned_kernels_are_zero(bundles: Path) -> None:
