@@ -30,8 +30,8 @@ from server.jobs.queue import Broker
 from server.store.bundles.layout import open_bundle
 from server.store.jobs.records import JobOptions
 
-JOBS = 120
-WORKER_KILLS, SERVER_KILLS = 5, 2
+JOBS = 80
+WORKER_KILLS, SERVER_KILLS = 3, 2
 
 
 class Plant:
