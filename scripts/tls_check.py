@@ -244,10 +244,8 @@ class OwnServer:
             )
 
     def make(self, name: str) -> None:
-        """A new certificate and key, in place of those of this name."""
+        """A certificate and key of this name."""
         files = {kind: self._folder / f"{name}{kind}.pem" for kind in ("", "-key")}
-        for path in files.values():
-            path.unlink(missing_ok=True)
         made = [f"--certificate={files['']}", f"--key={files['-key']}"]
         subprocess.run(
             [sys.executable, "-m", "server", "certificate", "localhost", "127.0.0.1", *made],
@@ -296,10 +294,12 @@ class OwnServer:
             connection.close()
 
         before = _shown(target)
+        self.make("next")
         threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
         for thread in threads:
             thread.start()
-        self.make("server")
+        for kind in ("", "-key"):
+            (self._folder / f"next{kind}.pem").replace(self._folder / f"server{kind}.pem")
         until = time.monotonic() + SWAP_S
         while (after := _shown(target)) == before and time.monotonic() < until:
             time.sleep(0.05)

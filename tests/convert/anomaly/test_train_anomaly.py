@@ -59,7 +59,7 @@ def made(keras_home: Path, tf: Any, frames: Path, tmp_path_factory: pytest.TempP
     out = tmp_path_factory.mktemp("models")
     arguments = [str(frames / "train" / "good"), "--validate", str(frames / "val")]
     arguments += ["--masks", str(frames / "masks"), "--out", str(out), "--seconds", "0.1"]
-    arguments += ["--samples", "1", "--region", REGION, "--painted", "200"]
+    arguments += ["--samples", "1", "--region", REGION, "--painted", "100"]
     assert main(["train-anomaly", *arguments, "--false-rejects", "0.001", "--name", "metal"]) == 0
     return out / "metal" / "1"
 
