@@ -35,10 +35,13 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, url: str, tab: str = "") -> Iterator[Any]:
+def opened(browser: Any, url: str, tab: str = "", *, clocked: bool = False) -> Iterator[Any]:
     """The page of the server at `url`; nothing may be asked of another host, and nothing may go
-    wrong in it. tab: with which it opens; else that depends on whether the server has cameras."""
+    wrong in it. tab: with which it opens; else that depends on whether the server has cameras.
+    clocked: its clock can be put forward."""
     page = browser.new_page(viewport={"width": 1200, "height": 800})
+    if clocked:
+        page.clock.install()
     asked: list[str] = []
     wrong: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

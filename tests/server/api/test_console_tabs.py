@@ -24,6 +24,8 @@ __all__ = ["browser"]
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
 TABS = ("now", "try", "look", "journal", "models", "setup")
 SAMPLES = 10
+# After which the page speaks of a picture or a server that it still waits for.
+AWHILE_MS = 6000
 POLICY = {"accept": ["green"], "min_probability": 0.5}
 
 
@@ -45,7 +47,7 @@ def line(tiny_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def page(browser: Any, line: LiveServer) -> Iterator[Any]:
-    with opened(browser, line.url) as page:
+    with opened(browser, line.url, clocked=True) as page:
         yield page
 
 
@@ -87,6 +89,7 @@ def test_card_tells_of_the_frame_on_its_picture(page: Any, line: LiveServer) -> 
     assert page.locator("#strip li").last.get_attribute("data-verdict") == "fail"
     assert tile.locator(".verdict").text_content() == "pass"
     assert "S-1" in tile.inner_text()
+    page.clock.fast_forward(AWHILE_MS)
     sync_api.expect(tile.locator(".verdict")).to_have_text("fail")
     sync_api.expect(tile).to_have_class("tile before")
     sync_api.expect(tile).to_contain_text("S-2")
@@ -103,6 +106,7 @@ def test_lost_server_is_told_and_its_return(page: Any, line: LiveServer) -> None
     worker = line.worker_pid()
     os.kill(worker, signal.SIGSTOP)
     try:
+        page.clock.fast_forward(AWHILE_MS)
         sync_api.expect(page.locator("#no-data")).to_be_visible()
         sync_api.expect(page.locator("#no-data")).to_contain_text("No data from the server since")
     finally:
