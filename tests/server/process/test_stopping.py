@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from images import encode, plain
+from job_workers import await_that
 from server_process import ROOT, LiveServer
 from tiny_models import MakeModel, write_bundle
 
@@ -154,8 +155,7 @@ def test_a_body_that_is_still_coming_is_waited_for(slow: Path) -> None:
             client.sendall(head.encode() + GREEN[:30])
             server.recognize(GREEN)
             server.process.send_signal(signal.SIGTERM)
-            while is_open(server.port):
-                pass
+            await_that(lambda: not is_open(server.port), "a closed door")
             client.sendall(GREEN[30:])
             answer = b"".join(iter(lambda: client.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 200 ")
