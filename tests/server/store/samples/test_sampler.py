@@ -22,6 +22,8 @@ from server.store.samples.sampler import Policy, Sampler
 
 VERDICT = VerdictPolicy(accept=("good",), min_probability=0.7)
 ALL = Policy(share=1.0, per_minute=100_000)
+# Some ninety times what a megabyte holds of those of the cap's test.
+FRAMES = 3000
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +164,7 @@ def test_frames_are_answered_while_others_return_slots(tmp_path: Path) -> None:
     assert failures == []
 
 
-def test_ten_thousand_frames_never_exceed_the_cap(tmp_path: Path) -> None:
+def test_thousands_of_frames_never_exceed_the_cap(tmp_path: Path) -> None:
     """Sizes differ by a factor of thirty; the folder is looked at all the while."""
     cap = 1_000_000
     bench = Bench(tmp_path, ALL, cap)
@@ -182,7 +184,7 @@ def test_ten_thousand_frames_never_exceed_the_cap(tmp_path: Path) -> None:
 
     looking = threading.Thread(target=look)
     looking.start()
-    for number in range(10_000):
+    for number in range(FRAMES):
         bench.sampler(observation(jpeg(number, (number * 7919) % 60_000)))
         if number % 100 == 99:
             expected = number + 1
@@ -190,7 +192,7 @@ def test_ten_thousand_frames_never_exceed_the_cap(tmp_path: Path) -> None:
     bench.sampler.close()
     over.set()
     looking.join()
-    assert bench.kept["random"] + bench.lost["busy"] == 10_000
+    assert bench.kept["random"] + bench.lost["busy"] == FRAMES
     assert bench.lost["disk"] == 0
     assert 0.5 * cap < most <= cap
     assert bench.sampler.folder.size <= cap
