@@ -113,16 +113,16 @@ class Triton:
             options = {"channel_args": RECONNECTION}
         self._client = self._module.InferenceServerClient(f"127.0.0.1:{port}", **options)
         self._timeout = {} if over == "http" else {"client_timeout": TIMEOUT_S}
-        found = self._client.get_model_metadata(MODEL)
-        outputs = found["outputs"] if isinstance(found, dict) else found.outputs
-        self._output = outputs[0]["name"] if isinstance(found, dict) else outputs[0].name
+        self._output = ""
 
     def send(self, op: str, frame: Frame) -> dict[str, Any]:
         image = self._module.InferInput("image", [1], "BYTES")
         image.set_data_from_numpy(np.array([frame.data], dtype=object))
-        wanted = self._module.InferRequestedOutput(self._output, class_count=1)
         headers = {"x-request-id": op}
         try:
+            # Asked with the first frame, since a fault may be there before it.
+            self._output = self._output or self._first_output()
+            wanted = self._module.InferRequestedOutput(self._output, class_count=1)
             answer = self._client.infer(
                 MODEL, [image], outputs=[wanted], headers=headers, **self._timeout
             )
@@ -136,6 +136,11 @@ class Triton:
             raise NotAnsweredError("lost", reason=repr(error)) from None
         text = answer.as_numpy(self._output).reshape(-1)[0].decode()
         return {"label": text.split(":")[2], "verdict": None, "version": None}
+
+    def _first_output(self) -> str:
+        found = self._client.get_model_metadata(MODEL)
+        name = found["outputs"][0]["name"] if isinstance(found, dict) else found.outputs[0].name
+        return str(name)
 
     def close(self) -> None:
         self._client.close()
