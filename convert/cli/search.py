@@ -175,7 +175,11 @@ def run(args: argparse.Namespace) -> int:
         check_calibration(usable, recipe_with(imagenet.recipe(args.sizes[0]), **view))
     there = {mode: each.there for mode, each in found.items()}
     state = fingerprint((_searched(args), there, base, view), frames, held)
-    work = (args.work or args.out / ".search") / f"{name}-{state}"
+    root = args.work or args.out / ".search"
+    work = root / f"{name}-{state}"
+    # Not in `work`, which is of one budget: whoever is told that it is too low raises it.
+    networks = fingerprint((_networks(args), len(frames.classes), there))
+    latency = root / f"{name}-{networks}.json"
     bench = Bench(frames, checking.grouped(frames, prints), args.parts, view, work)
     bench.check()
     with exclusive_lock(work):
@@ -183,8 +187,12 @@ def run(args: argparse.Namespace) -> int:
         folder = checking.check_folder(
             frames, held, prints, checking.check_recipe(**view), terminal, download=False
         )
-        times, measured = _times(args, bench, found, device, terminal)
-        fit, slow = within_budget(times, args.budget_ms)
+        times, measured = _times(args, bench, latency, found, device, terminal)
+        try:
+            fit, slow = within_budget(times, args.budget_ms)
+        except ConvertError:
+            shutil.rmtree(work)  # with this budget it can't go on
+            raise
         terminal.say(
             f"{len(fit)} of {len(times)} networks take at most {args.budget_ms:g} ms"
             f" ({min(fit.values()):.2f} to {max(fit.values()):.2f}), {measured}"
@@ -204,6 +212,7 @@ def run(args: argparse.Namespace) -> int:
             terminal.say(line)
         _finish(dataclasses.replace(options, folder=folder, search=trail), best, bench, terminal)
         shutil.rmtree(work)
+        latency.unlink(missing_ok=True)
     return 0
 
 
@@ -251,31 +260,39 @@ def _base(args: argparse.Namespace) -> "Options":
     )
 
 
+def _networks(args: argparse.Namespace) -> "list[Network]":
+    """Return the networks that may be searched, smaller ones first."""
+    from convert.search.networks import Network
+
+    return [
+        Network(alpha, size, mode)
+        for alpha in sorted(set(args.alphas))
+        for size in sorted(set(args.sizes))
+        for mode in dict.fromkeys(args.modes)
+    ]
+
+
 def _times(
     args: argparse.Namespace,
     bench: "Bench",
+    latency: Path,
     found: "dict[str, Reference]",
     device: str,
     terminal: "Terminal",
 ) -> "tuple[dict[Network, float], str]":
     """Return the milliseconds of each network that may be searched, and where they come from.
 
-    found, device: of `device.references`; empty without --device.
+    latency: the file that keeps them. found, device: of `device.references`; empty without
+    --device.
     """
     from convert.evaluation.results import processor
     from convert.search.device import device_times
     from convert.search.kept import kept
     from convert.search.latency import Times, measure_networks
-    from convert.search.networks import Network
 
-    networks = [
-        Network(alpha, size, mode)
-        for alpha in sorted(set(args.alphas))
-        for size in sorted(set(args.sizes))
-        for mode in dict.fromkeys(args.modes)
-    ]
+    networks = _networks(args)
     times = kept(
-        bench.work / "latency.json",
+        latency,
         Times,
         lambda: measure_networks(
             networks,

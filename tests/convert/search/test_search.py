@@ -63,11 +63,9 @@ sys.exit(main())
 
 
 @pytest.fixture
-def quickest(
-    folder: Path, without_weights: None, tmp_path_factory: pytest.TempPathFactory
-) -> float:
+def quickest(folder: Path, without_weights: None, tmp_path: Path) -> float:
     """Milliseconds of the quickest network, by the refusal of a budget that is less."""
-    arguments = command(folder, tmp_path_factory.mktemp("models"), "--budget-ms", "1e-6")
+    arguments = command(folder, tmp_path, "--budget-ms", "1e-6")
     with pytest.raises(ConvertError) as refused:
         run(parser_for("search").parse_args(arguments))
     said = re.fullmatch(
@@ -92,6 +90,8 @@ def test_a_killed_search_goes_on_to_a_bundle(
         text=True,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
+    # The refused search has kept what it measured.
+    assert "Converting networks" not in killed.stdout
     (decoded,) = (tmp_path / ".search").glob("*/candidate-*/frames.npy")
     learned = np.load(decoded).reshape(20, -1)
 
