@@ -92,11 +92,10 @@ def await_series(
 ) -> None:
     """Sends frames until each of `exprs` has series; fails with those that have none."""
     pause, until = threading.Event(), time.monotonic() + timeout
-    while exprs:
+    while exprs := without_series(watching, exprs):
         assert time.monotonic() < until, f"no series: {sorted(exprs)}"
         send_some(server, sample)
         pause.wait(0.5)
-        exprs = without_series(watching, exprs)
 
 
 def test_every_rule_has_series_after_a_mixed_load(
