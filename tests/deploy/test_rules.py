@@ -27,13 +27,14 @@ def test_promtool_accepts_the_configuration_and_the_rules() -> None:
 
 def test_promtool_tests_every_alert_firing_and_silent() -> None:
     """Promtool passes a test of every alert, firing and silent."""
-    (file,) = (PROMETHEUS / "tests").glob("*.yml")
-    assert "SUCCESS" in promtool("test", "rules", str(file))
+    files = sorted((PROMETHEUS / "tests").glob("*.yml"))
+    assert promtool("test", "rules", *map(str, files)).count("SUCCESS") == len(files) == 2
     rules = msgspec.yaml.decode((PROMETHEUS / "rules" / "alerts.yml").read_bytes())
     alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
     fires: set[str] = set()
     quiet: set[str] = set()
-    for test in msgspec.yaml.decode(file.read_bytes())["tests"]:
+    tests = [test for file in files for test in msgspec.yaml.decode(file.read_bytes())["tests"]]
+    for test in tests:
         for case in test.get("alert_rule_test", ()):
             (fires if case["exp_alerts"] else quiet).add(case["alertname"])
     assert fires == alerts
