@@ -20,7 +20,16 @@ def test_it_measures_writes_and_proposes_usable_settings(shipped: Path, tmp_path
     shutil.copytree(shipped, tmp_path / "parts" / "1")
     settings = tmp_path / "lineside.toml"
     settings.write_text("# our line\nport = 8123  # not 8080\ninterpreters = 9\n")
-    command = [sys.executable, "-m", "server", "bench", "--models", str(tmp_path), "--seconds", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "server",
+        "bench",
+        "--models",
+        str(tmp_path),
+        "--seconds",
+        "0.2",
+    ]
     done = subprocess.run(
         [*command, "--config", str(settings), "--write", "--export", str(tmp_path / "st4.json")],
         cwd=ROOT,
