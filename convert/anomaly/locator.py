@@ -80,6 +80,8 @@ def learn(features: Floats, shares: Floats, seed: int = 0) -> Locator:
     steps = EPOCHS * -(-len(standard) // BATCH)
     rate = tf.keras.optimizers.schedules.CosineDecay(RATE, steps)
     optimizer = tf.keras.optimizers.AdamW(rate, weight_decay=1e-4)
+    # Otherwise the first step makes its variables, and TensorFlow prepares the step twice.
+    optimizer.build(variables)
 
     # Prepared once, also for a last batch that is smaller, and without AutoGraph, which would
     # rewrite functions that branch on no tensor.

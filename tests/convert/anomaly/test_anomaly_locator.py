@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 
 from convert.anomaly import locator
 from convert.anomaly.defects import LARGEST_AREA, LEAST_CHANGE, paint
@@ -24,9 +25,13 @@ def frames(count: int, seed: int) -> tuple[Floats, Floats]:
     return np.asarray(features, np.float32), shares
 
 
-def test_locator_scores_the_defect_above_the_rest(tf: Any) -> None:
+@pytest.fixture(scope="module")
+def learned(tf: Any) -> locator.Locator:
+    return locator.learn(*frames(200, 1))
+
+
+def test_locator_scores_the_defect_above_the_rest(learned: locator.Locator) -> None:
     """The distance is the same all over: what the network learned decides alone."""
-    learned = locator.learn(*frames(200, 1))
     features, shares = frames(20, 2)
     alike = np.full(shares.shape, 2.0, np.float32)
     maps = locator.calibrated(learned, features, alike + shares).maps(features, alike)
@@ -35,11 +40,11 @@ def test_locator_scores_the_defect_above_the_rest(tf: Any) -> None:
     assert all(share[place] == 1 for share, place in zip(shares, highest, strict=True))
 
 
-def test_calibrated_evidence_varies_by_its_influence(tf: Any) -> None:
+def test_calibrated_evidence_varies_by_its_influence(learned: locator.Locator) -> None:
     rng = np.random.default_rng(0)
     good = rng.normal(0, 0.5, (100, SIDE * SIDE, DEPTH)).astype(np.float32)
     distances = rng.lognormal(1, 0.2, (100, SIDE, SIDE)).astype(np.float32)
-    fitted = locator.calibrated(locator.learn(*frames(50, 1)), good, distances)
+    fitted = locator.calibrated(learned, good, distances)
 
     evidence = fitted.evidence(good)
     assert abs(float(evidence.mean())) < 0.01
