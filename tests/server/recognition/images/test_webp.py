@@ -71,7 +71,7 @@ def test_webp_with_chunks_that_nobody_knows() -> None:
 
 @pytest.mark.parametrize("quality", [5, 50, 80, 100])
 @pytest.mark.parametrize("lossless", [False, True])
-@pytest.mark.parametrize("side", [1, 17, 200])
+@pytest.mark.parametrize("side", [1, 17, 130])
 def test_webp_of_any_encoding_is_whole(quality: int, lossless: bool, side: int) -> None:
     """None is taken for damaged, of plain pictures, of noise and of real ones."""
     noisy = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
