@@ -88,7 +88,7 @@ def test_replacement_takes_frames_once_it_is_ready(tiny_model: MakeModel, tmp_pa
 
 def test_stop_during_the_pause_ends_the_server(colors: Path) -> None:
     with serving(colors) as server:
-        for _ in range(4):
+        for _ in range(3):
             await_that(lambda: children(server.process.pid), "a worker")
             kill_worker(server)
         assert server.stop() == 0
