@@ -1,5 +1,6 @@
 """python -m server [serve | worker | check | health | bench | settings | key | journal | fleet]"""
 
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -21,9 +22,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     handover = Handover() if arguments[0] == "serve" else None
 
     def run() -> int:
+        # Imports make objects that stay to the end, so to look for garbage among them is in vain.
+        # The server collects again once it is put together.
+        gc.disable()
         # Not before the fork: what watches the server stays small.
         from server.cli import main as command
 
+        if handover is None:
+            gc.enable()
         return command.run_for_reader(lambda: command.main(arguments, handover))
 
     return supervise(run, handover) if handover else run()
