@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert.tools import flatbuffer_utils
-from numpy.typing import NDArray
 
 from convert.anomaly.locator import BLURS, LEAST_DISTANCE, Locator, logits
 from convert.anomaly.scoring import FINE_CHANNELS, FINE_SIDE, Usual
@@ -19,6 +18,7 @@ from convert.quantization.quantize import Plan, default_plan, quantize
 from convert.sources.shapes import first_line
 from convert.sources.tf_functions import as_constants
 from convert.terminal import suppress_native_output, tensorflow
+from convert.training.light import blurred, evenly_lit
 from convert.training.network import Weights, backbone
 
 SIZE = 224
@@ -26,12 +26,6 @@ SIZE = 224
 # more than surfaces, and cost as much again.
 UPPER, LOWER = ("block_4_add", "block_5_add"), ("block_7_add", "block_9_add")
 CHANNELS, DEPTH = 192, 64
-# Light is what is left of an image at so many places a side, blurred by so much.
-LIGHT_SIDE = 28
-LIGHT_BLUR = np.exp(-0.5 * (np.arange(-6, 7) / 2) ** 2).astype(np.float32)
-LIGHT_BLUR /= LIGHT_BLUR.sum()
-# In grey levels; and relative to the light: noise alone should not become a texture.
-LEAST_LIGHT, LEAST_CONTRAST = 4.0, 0.02
 # In float: its inputs differ in range by channel, which one scale for all would round away.
 _PROJECTION = f"CONV_2D 1x1 {CHANNELS}>{DEPTH} @{SIDE}x{SIDE}"
 SCORE, MAP, FEATURES, FINE = "score", "map", "features", "fine"
@@ -95,16 +89,16 @@ class AnomalyNetwork:
                 tf.reshape(residual, [1, 1, 1, -1]), tf.constant(whitening), 1, "VALID"
             )
             squares = tf.square(tf.reshape(white, [1, SIDE, SIDE, depth]))
-            smooth = _blurred(tf.sqrt(tf.reduce_mean(squares, axis=3, keepdims=True)))
+            smooth = blurred(tf.sqrt(tf.reduce_mean(squares, axis=3, keepdims=True)), BLUR)
             fine -= tf.constant(texture.mean.reshape(1, FINE_SIDE, FINE_SIDE, FINE_CHANNELS))
             white = tf.nn.conv2d(fine, tf.constant(texture.whitening[None, None]), 1, "VALID")
-            detail = _blurred(tf.sqrt(tf.reduce_mean(tf.square(white), axis=3, keepdims=True)))
+            detail = blurred(tf.sqrt(tf.reduce_mean(tf.square(white), axis=3, keepdims=True)), BLUR)
             highest = [tf.reduce_max(each, axis=[1, 2, 3]) for each in (smooth, detail)]
             raw = tf.sqrt(highest[0] * highest[1])
             evidence = logits(centred, locator.weights)
             places = tf.math.log(tf.maximum(smooth, LEAST_DISTANCE)) + evidence
             for _ in range(BLURS):
-                places = _blurred(places)
+                places = blurred(places, BLUR)
             share = tf.sigmoid(places - float(np.log(of_places)))
             return {SCORE: raw / (raw + threshold), MAP: share}
 
@@ -115,7 +109,7 @@ class AnomalyNetwork:
         """[1, SIDE, SIDE, CHANNELS], each a mean over 3 x 3 places, so that a place knows its
         neighbours and small shifts of a part count less; and the last of the finer ends alone."""
         tf = tensorflow()
-        ends = self._model(_evenly_lit(image), training=False)
+        ends = self._model(evenly_lit(image), training=False)
         first, second = tf.concat(ends[: len(UPPER)], 3), tf.concat(ends[len(UPPER) :], 3)
         first = tf.nn.avg_pool2d(tf.nn.avg_pool2d(first, 3, 1, "SAME"), 2, 2, "VALID")
         coarse = tf.concat([first, tf.nn.avg_pool2d(second, 3, 1, "SAME")], 3)
@@ -168,33 +162,6 @@ def _constants(thresholds: tuple[float, float]) -> tuple[np.float32, np.float32]
     """Return what the model adds to the raw score and to the logarithm of the map."""
     score, places = thresholds
     return np.float32(score), np.float32(-np.log(places))
-
-
-def _evenly_lit(image: Any) -> Any:
-    """The same image, [1, SIZE, SIZE, 3] in -1..1, in even light and with a usual contrast.
-
-    Light that differs over a frame, or from frame to frame, would take more frames to learn than a
-    user has. Each pixel is divided by the light about it, so colours stay.
-    """
-    tf = tensorflow()
-    levels = (image + 1) * 127.5 + 1
-    cell = SIZE // LIGHT_SIDE
-    light = tf.nn.avg_pool2d(tf.reduce_mean(levels, 3, keepdims=True), cell, cell, "VALID")
-    light = _blurred(light, LIGHT_BLUR) + LEAST_LIGHT
-    light = tf.image.resize(light, (SIZE, SIZE), "bilinear")
-    relief = levels / light - 1
-    contrast = tf.maximum(tf.math.reduce_std(relief, [1, 2, 3], keepdims=True), LEAST_CONTRAST)
-    usual = 110 + 30 * relief / contrast
-    return tf.clip_by_value(usual, 0, 255) / 127.5 - 1
-
-
-def _blurred(grid: Any, weights: NDArray[Any] = BLUR) -> Any:
-    """`weights` along both sides of [1, side, side, 1]."""
-    tf = tensorflow()
-    kernel = np.outer(weights, weights)[..., None, None]
-    around = [len(weights) // 2] * 2
-    padded = tf.pad(grid, [[0, 0], around, around, [0, 0]], "REFLECT")
-    return tf.nn.conv2d(padded, tf.constant(kernel), 1, "VALID")
 
 
 def _quantized(float_model: bytes) -> bytes:

@@ -91,6 +91,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (dynamic)",
     )
     how.add_argument(
+        "--lights",
+        nargs="+",
+        choices=("as-is", "even"),
+        default=("as-is", "even"),
+        help="of the pictures that a network is shown; int8 is shown them as they are (both)",
+    )
+    how.add_argument(
         "--weights",
         choices=("imagenet", "imagenet-224", "slice", "none"),
         help="the only ones to start from, as of `train` (all that suit and are there)",
@@ -224,6 +231,7 @@ def _searched(args: argparse.Namespace) -> tuple[object, ...]:
         tuple(args.alphas),
         tuple(args.sizes),
         tuple(args.modes),
+        tuple(args.lights),
         args.weights,
         args.teacher,
     )
@@ -252,6 +260,8 @@ def _base(args: argparse.Namespace) -> "Options":
         raise ConvertError(f"--budget-ms {args.budget_ms:g} should be a number above 0")
     if unknown := [mode for mode in args.modes if mode not in MODES]:
         raise ConvertError(f"--modes {unknown[0]} should be some of {', '.join(MODES)}")
+    if set(args.modes) == {"int8"} and set(args.lights) == {"even"}:
+        raise ConvertError("--lights even can't be with --modes int8, which is too coarse for it")
     return Options(
         epochs=args.epochs,
         batch=args.batch,
@@ -261,14 +271,17 @@ def _base(args: argparse.Namespace) -> "Options":
 
 
 def _networks(args: argparse.Namespace) -> "list[Network]":
-    """Return the networks that may be searched, smaller ones first."""
+    """Return the networks that may be searched, smaller ones first. The whole numbers of int8 are
+    too coarse for even light."""
     from convert.search.networks import Network
 
     return [
-        Network(alpha, size, mode)
+        Network(alpha, size, mode, light)
         for alpha in sorted(set(args.alphas))
         for size in sorted(set(args.sizes))
         for mode in dict.fromkeys(args.modes)
+        for light in dict.fromkeys(args.lights)
+        if light == "as-is" or mode != "int8"
     ]
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from convert.pipeline import BundleOptions
     from convert.terminal import Terminal
     from convert.training.learner import Learner
+    from convert.training.light_choice import LightChoice
     from convert.training.train import Options
     from server.recognition.manifest import Recipe
 
@@ -82,6 +83,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SPREAD",
         help="mix each frame with another one; 0.2 mixes most of them little (0)",
     )
+    how.add_argument(
+        "--light",
+        choices=("auto", "as-is", "even"),
+        default="auto",
+        help="of the pictures that the network is shown: as they are, or in even light, made inside"
+        " the network; auto chooses by what ImageNet's features tell apart, as-is if they are not"
+        " used or --mode is int8 (auto)",
+    )
     how.add_argument("--seed", type=int, default=0)
     how.add_argument(
         "--work", type=Path, metavar="FOLDER", help="keeps what resuming needs (OUT/.training)"
@@ -110,6 +119,8 @@ def run(args: argparse.Namespace) -> int:
     continues where it stopped.
     """
     import shutil
+
+    import numpy as np
 
     from convert.folder_check.checking import check_folder, check_recipe, grouped
     from convert.folder_check.result import lines
@@ -140,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
     # The checks of `build`, so that they do not fail only after the training.
     options.destination()
     check_calibration(options, recipe)
-    how = (training_options, recipe, args.folds, args.similar_apart)
+    how = (training_options, recipe, args.folds, args.similar_apart, args.light, args.mode)
     state = fingerprint(how, train, validation)
     work = (args.work or args.out / ".training") / f"{name}-{state}"
     with exclusive_lock(work):
@@ -150,9 +161,13 @@ def run(args: argparse.Namespace) -> int:
             assign_folds(train, args.folds, args.seed, groups)
         # Before the frames, which take longer, so that missing weights are reported at once.
         learner = prepare(len(train.classes), training_options)
+        lights = light_choice(args, train, recipe, training_options, work, terminal, learner)
         crossed = judge_by_folds(
-            args, train, prints, recipe, training_options, work, terminal, learner
+            args, train, prints, recipe, training_options, work, terminal, learner, lights
         )
+        if lights:
+            training_options, learner = lights.training_on(np.full(len(train.frames), True))
+            terminal.say(told(lights))
         training = Training(
             train,
             None if crossed else validation,
@@ -186,6 +201,42 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def light_choice(
+    args: argparse.Namespace,
+    train: "Dataset",
+    recipe: "Recipe",
+    options: "Options",
+    work: Path,
+    terminal: "Terminal",
+    learner: "Learner",
+) -> "LightChoice | None":
+    """Return what chooses the light, or None if --light names it, if the features that it would
+    choose by are not used, or for int8, whose whole numbers are too coarse for even light."""
+    from convert.training.inputs import labels_of, load_pixels
+    from convert.training.light_choice import LightChoice
+    from convert.training.train import Frames
+    from server.recognition.frame import Limits
+
+    if args.light != "auto" or not options.pretrained or args.mode == "int8":
+        return None
+    file = work / "training.npy"
+    left = 0 if file.exists() else len(train.frames)
+    with terminal.bar("Decoding the training set", left) as advance:
+        pixels = load_pixels(train, recipe, Limits(), file, advance)
+    frames = Frames(pixels, labels_of(train))
+    return LightChoice(frames, len(train.classes), recipe, options, terminal, learner)
+
+
+def told(lights: "LightChoice") -> str:
+    """Return the line that says which light was chosen, and why."""
+    as_is, even = lights.tops
+    shown = "in even light" if lights.light == "even" else "as they are"
+    return (
+        f"--light {lights.light}: the network is shown the frames {shown}; ImageNet's features tell"
+        f" {as_is:.1%} of them apart as they are, {even:.1%} in even light"
+    )
+
+
 def judge_by_folds(
     args: argparse.Namespace,
     train: "Dataset",
@@ -195,6 +246,7 @@ def judge_by_folds(
     work: Path,
     terminal: "Terminal",
     learner: "Learner",
+    lights: "LightChoice | None",
 ) -> "Crossed | None":
     """Cross-validate the training, and say what it reached; None without --folds.
 
@@ -218,6 +270,7 @@ def judge_by_folds(
         groups=None if args.similar_apart else grouped(train, prints),
         decoded=work / "training.npy",
         learner=learner,
+        lights=lights,
     )
     low, high = found.top1["interval"]
     terminal.say(
@@ -273,6 +326,8 @@ def options_from(args: argparse.Namespace) -> "Options":
         value = getattr(args, name)
         if not low <= value <= high:
             raise ConvertError(f"--{name} {value:g} should be from {low:g} to {high:g}")
+    if args.light == "even" and args.mode == "int8":
+        raise ConvertError("--light even can't be with --mode int8, which is too coarse for it")
     if args.similar_apart and args.folds is None:
         raise ConvertError("--similar-apart does nothing without --folds K")
     if args.folds is not None and not MIN_FOLDS <= args.folds <= MAX_FOLDS:
@@ -296,6 +351,7 @@ def options_from(args: argparse.Namespace) -> "Options":
         frozen=args.frozen,
         smoothing=args.smoothing,
         mixup=args.mixup,
+        light="even" if args.light == "even" else "as-is",
     )
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -13,8 +14,9 @@ from convert.quantization.quantize import quantize
 from convert.quantization.tune import in_turns
 from convert.search.networks import Network
 from convert.sources.keras import from_keras
-from convert.terminal import Terminal
+from convert.terminal import Terminal, tensorflow
 from convert.training import network
+from convert.training.light import even_light_layer
 
 # Float arithmetic, whatever the weights are stored as.
 FLOAT_MODES = ("float16", "float32")
@@ -41,8 +43,9 @@ def measure_networks(
     """Measure networks of random weights and `references`, .tflite by mode, in turns.
 
     A width is converted once and then given inputs of each size, which makes of it what a
-    conversion at that size makes: only the sides of its tensors differ. Times are of the processor,
-    so that other programs do not count. seconds: of the measurement; conversions come on top.
+    conversion at that size makes: only the sides of its tensors differ. Even light is measured by
+    itself and added. Times are of the processor, so that other programs do not count. seconds: of
+    the measurement; conversions come on top.
     """
     runs: dict[str, Callable[[], object]] = {}
     kinds = sorted({(each.alpha, _arithmetic(each.mode)) for each in networks})
@@ -56,8 +59,10 @@ def measure_networks(
                 floats[alpha] = from_keras(model)
             frames = _frames(side) if mode == "int8" else None
             data = quantize(floats[alpha], mode, calibration=frames)
-            runs |= {str(each): _prepared(data, each.size) for each in own}
+            runs |= {_as_is(each): _prepared(data, each.size) for each in own}
             advance()
+    for side in sorted({each.size for each in networks if each.light == "even"}):
+        runs[_of_light(side)] = _prepared(_even_light(side), None)
     runs |= {f"reference {mode}": _prepared(data, None) for mode, data in references.items()}
     terminal.say(f"measuring {len(networks)} networks in turns, one thread")
     # On a busy machine a longer run is interrupted more often, so that wall time would shut out
@@ -65,9 +70,30 @@ def measure_networks(
     taken = in_turns(runs, seconds, time.thread_time)
     found = {name: each.median * 1e3 for name, each in taken.items()}
     return Times(
-        {str(each): found[str(each)] for each in networks},
+        {
+            str(each): found[_as_is(each)]
+            + (found[_of_light(each.size)] if each.light == "even" else 0.0)
+            for each in networks
+        },
         {mode: found[f"reference {mode}"] for mode in references},
     )
+
+
+def _as_is(each: Network) -> str:
+    return str(replace(each, light="as-is"))
+
+
+def _of_light(side: int) -> str:
+    return f"even light {side}"
+
+
+def _even_light(side: int) -> bytes:
+    """Return what makes the light of pictures of `side` x `side` pixels even, a float32 .tflite."""
+    keras = tensorflow().keras
+    image = keras.Input((side, side, 3))
+    # The mean of each colour takes next to nothing, and makes a classifier of it.
+    means = keras.layers.GlobalAveragePooling2D()(even_light_layer(keras)(image))
+    return from_keras(keras.Model(image, means))
 
 
 def _arithmetic(mode: str) -> str:

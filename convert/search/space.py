@@ -50,6 +50,7 @@ class Candidate:
             "alpha": self.network.alpha,
             "size": self.network.size,
             "mode": self.network.mode,
+            "light": self.network.light,
             "weights": options.weights,
             "resize": self.resize,
             "augmentation": self.strength,
@@ -113,6 +114,7 @@ class Space:
             mixup=mixup,
             augmentation=self.base.augmentation.scaled(strength),
             teacher=self.teacher if taught else None,
+            light=chosen.light,
         )
         return Candidate(chosen, resize, options, strength)
 

@@ -166,7 +166,8 @@ class Study:
             TrialState.PRUNED: "stopped",
         }
         settings: dict[str, Setting] = trial.user_attrs["settings"]
-        network = Network(settings["alpha"], settings["size"], settings["mode"])  # type: ignore[arg-type]
+        names = ("alpha", "size", "mode", "light")
+        network = Network(*(settings[name] for name in names))  # type: ignore[arg-type]
         found = _judged(trial) if _RESULT in trial.user_attrs else Judged(0, 0, 0, 0.0)
         return Tried(
             number=trial.number + 1,

@@ -47,6 +47,7 @@ def too_slow(network: Network, latency: float) -> Tried:
         "alpha": network.alpha,
         "size": network.size,
         "mode": network.mode,
+        "light": network.light,
     }
     return Tried(None, "over budget", settings, latency)
 
@@ -175,6 +176,7 @@ def training(settings: dict[str, Setting]) -> str:
     words = [
         f"{settings['weights']}",
         f"{settings['resize']}",
+        "even light" if settings["light"] == "even" else "light as it is",
         f"rate {settings['rate']:.1e}",
         f"frozen {settings['frozen']}",
         f"augmentation {settings['augmentation']:g}",

@@ -17,6 +17,7 @@ from convert.training.epochs import best_epoch, judged
 from convert.training.folds import assign_folds, without
 from convert.training.inputs import labels_of, load_pixels
 from convert.training.learner import Learner
+from convert.training.light_choice import LightChoice
 from convert.training.train import Frames, OnEpoch, Options, Training
 from server.recognition import frame
 from server.recognition.manifest import Recipe
@@ -89,6 +90,7 @@ def cross_validate(
     decoded: Path | None = None,
     on_progress: OnProgress = lambda _: None,
     learner: Learner | None = None,
+    lights: LightChoice | None = None,
 ) -> CrossValidation:
     """Train `count` models, each on all frames but those of a fold, and judge every frame once.
 
@@ -101,7 +103,8 @@ def cross_validate(
     .npy of the frames as `recipe` shows them, written if it is not there; calls with the same
     frames and recipe may share it. None for FRAMES in `work`.
 
-    learner: of `prepare`, if it is used elsewhere too.
+    learner: of `prepare`, if it is used elsewhere too. lights: chooses for each fold, from the
+    other folds, the light of the pictures; None for that of `options`.
 
     on_progress: called for each epoch of each fold in turn, also for those that an earlier call
     trained. What it raises comes out of this function; the same call then goes on where this one
@@ -115,7 +118,7 @@ def cross_validate(
     The same frames, options and machine give the same result, killed in between or not. Raises
     ConvertError as `assign_folds` and `Training` do, and if `work` can't be written.
     """
-    options = replace(options, patience=options.epochs + 1)
+    options = _to_the_end(options)
     folds, labels = assign_folds(dataset, count, options.seed, groups), labels_of(dataset)
     file = decoded or work / FRAMES
     _made(file.parent)
@@ -135,10 +138,14 @@ def cross_validate(
             for epoch, (hits, nats) in enumerate(zip(right, losses, strict=True)):
                 tell(epoch, float(hits.mean()), float(nats.mean()))
         if state is None or state.epoch < options.epochs:
+            own = options
+            if lights is not None:
+                chosen, learner = lights.training_on(~is_held)
+                own = _to_the_end(chosen)
             training = Training(
                 *without(dataset, folds, fold),
                 recipe,
-                options,
+                own,
                 place,
                 terminal,
                 threads,
@@ -157,6 +164,11 @@ def cross_validate(
         runs.append(np.stack(state.logits))
         finished += (float(judged(runs[-1][-1], labels[is_held])[0].mean()),)
     return judge(runs, labels, folds, options.first_epoch)
+
+
+def _to_the_end(options: Options) -> Options:
+    """Return the same options for a training that no epoch ends early."""
+    return replace(options, patience=options.epochs + 1)
 
 
 def _made(folder: Path) -> Path:

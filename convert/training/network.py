@@ -8,6 +8,7 @@ import numpy as np
 from convert.errors import ConvertError
 from convert.sources.imagenet import ALPHAS, LARGEST, SIZES, WEIGHTS_URL, require_file
 from convert.terminal import suppress_native_output, tensorflow
+from convert.training.light import Light, even_light_layer
 
 Weights = Literal["imagenet", "imagenet-224", "slice", "none"]
 # Those whose features are trained already, so that only the head is missing.
@@ -22,15 +23,16 @@ BLOCKS, FROZEN_BLOCKS = 17, 3
 STATISTICS_MOMENTUM = 0.9
 
 
-def build(classes: int, alpha: float, size: int, weights: Weights) -> Any:
+def build(classes: int, alpha: float, size: int, weights: Weights, light: Light = "as-is") -> Any:
     """Make a `keras.Model`: [batch, size, size, 3] to logits [batch, classes], its head all zeros.
 
     weights: `imagenet` is Keras's for this alpha and size, `imagenet-224` for this alpha and 224
     pixels, which fit any size; `slice` takes of those of alpha 1.0 and 224 the channels that this
-    alpha has; `none` is random. Raises ConvertError if they are not available.
+    alpha has; `none` is random. light: of the pictures that MobileNetV2 is shown. Raises
+    ConvertError if the weights are not available.
     """
     keras = tensorflow().keras
-    base = backbone(keras, alpha, size, weights if weights in PRETRAINED else "none")
+    base = backbone(keras, alpha, size, weights if weights in PRETRAINED else "none", light)
     if weights == "slice":
         _slice(backbone(keras, 1.0, 224, "imagenet"), base)
     head = keras.layers.Dense(classes, kernel_initializer="zeros", name=HEAD)
@@ -69,7 +71,7 @@ def freeze(model: Any, *, pretrained: bool, blocks: int = FROZEN_BLOCKS) -> None
         layer.trainable = tuned and not (pretrained and normalises)
 
 
-def backbone(keras: Any, alpha: float, size: int, weights: Weights) -> Any:
+def backbone(keras: Any, alpha: float, size: int, weights: Weights, light: Light = "as-is") -> Any:
     """MobileNetV2 without its classifier, a `keras.Model` [batch, size, size, 3] -> [batch,
     channels], of pretrained weights or else random. Raises ConvertError if there are no such
     weights or they can't be had."""
@@ -88,13 +90,13 @@ def backbone(keras: Any, alpha: float, size: int, weights: Weights) -> Any:
         # By its path: Keras reads KERAS_HOME once, when it is imported.
         file = str(require_file(name, WEIGHTS_URL + name))
     with suppress_native_output():
-        return keras.applications.MobileNetV2(
-            input_shape=(size, size, 3),
-            alpha=alpha,
-            include_top=False,
-            pooling="avg",
-            weights=file,
+        image = keras.Input((size, size, 3))
+        shown = even_light_layer(keras)(image) if light == "even" else image
+        base = keras.applications.MobileNetV2(
+            input_tensor=shown, alpha=alpha, include_top=False, pooling="avg", weights=file
         )
+        # Its own input is a list of one.
+        return keras.Model(image, base.output)
 
 
 def backbone_file(alpha: float, size: int) -> str:

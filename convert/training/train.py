@@ -26,6 +26,7 @@ from convert.training.inputs import (
     to_batch,
 )
 from convert.training.learner import Learner
+from convert.training.light import Light
 from convert.training.network import Pruner
 from server.recognition import frame
 from server.recognition.manifest import Recipe
@@ -50,7 +51,7 @@ class Options:
     pruned kernels. teacher: what `distill.load_teacher` reads, None without one. frozen: blocks
     that stay as they are, of `network.freeze`. smoothing: share of each label, 0..1, that is given
     to all classes alike: Szegedy et al., 2016 (arXiv:1512.00567), section 7. mixup: `spread` of
-    `inputs.mixed`, 0 for frames as they are.
+    `inputs.mixed`, 0 for frames as they are. light: of the pictures that the network is shown.
     """
 
     alpha: float = 1.0
@@ -67,6 +68,7 @@ class Options:
     frozen: int = network.FROZEN_BLOCKS
     smoothing: float = 0.0
     mixup: float = 0.0
+    light: Light = "as-is"
 
     @property
     def pretrained(self) -> bool:
@@ -103,7 +105,7 @@ def prepare(classes: int, options: Options) -> Learner:
     tf = tensorflow()
     tf.keras.utils.set_random_seed(options.seed)
     tf.config.experimental.enable_op_determinism()
-    model = network.build(classes, options.alpha, options.size, options.weights)
+    model = network.build(classes, options.alpha, options.size, options.weights, options.light)
     network.freeze(model, pretrained=options.pretrained, blocks=options.frozen)
     if options.teacher:
         return Learner(model, distill.loss(), (2, classes))

@@ -29,6 +29,7 @@ pytest.importorskip("tensorflow", reason="tensorflow trains")
 TINY = (
     *("--alphas", "0.35", "--sizes", "32", "192", "--weights", "none", "--batch", "8"),
     *("--folds", "2", "--epochs", "0", "--trials", "1", "--seconds", "0.1"),
+    *("--lights", "as-is"),
 )
 
 

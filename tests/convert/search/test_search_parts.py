@@ -15,11 +15,12 @@ from convert.evaluation.charts import search_png
 from convert.search.clock import Clock, TimeOverError, Watch
 from convert.search.device import Reference, device_times, read_device, references
 from convert.search.kept import kept
-from convert.search.latency import Times, within_budget
+from convert.search.latency import Times, measure_networks, within_budget
 from convert.search.networks import Network
 from convert.search.space import Candidate, Resize, Space, available_starts
 from convert.search.study import JOURNAL, Judged, OnStep, Study
 from convert.search.trail import State, Trail, Tried, csv_text, lines, pareto, too_slow
+from convert.terminal import Terminal
 from convert.training.network import backbone_file
 from convert.training.train import Options
 
@@ -209,6 +210,12 @@ def test_a_device_is_as_much_slower_as_its_reference(shipped: Path, tmp_path: Pa
         references([file, tmp_path / "other.json"], [shipped.parents[1]])
     with pytest.raises(ConvertError, match=r"parts/1, which is not in .* copy the device's bundle"):
         references([file], [tmp_path])
+
+
+def test_even_light_is_counted_in_a_latency() -> None:
+    pair = (Network(0.35, 32), Network(0.35, 32, light="even"))
+    times = measure_networks(pair, 2, {}, 0.05, Terminal())
+    assert 0 < times.networks["0.35@32 dynamic"] < times.networks["0.35@32 dynamic in even light"]
 
 
 @pytest.mark.parametrize(

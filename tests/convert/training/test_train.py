@@ -214,6 +214,7 @@ def test_a_work_folder_is_one_trainings(tmp_path: Path) -> None:
         (("--accept", "shiny"), "--accept shiny is not one of the labels dark, light"),
         (("--mode", "int4"), "--mode int4 should be one of"),
         (("--mode", "int8", "--io", "foo"), "--io foo should be one of"),
+        (("--mode", "int8", "--light", "even"), "--light even can't be with --mode int8"),
         (("--mode", "int8", "--tune"), "--tune is for --mode dynamic"),
         (("--min-probability", "3"), "--min-probability 3 should be in 0..1"),
         (("--min-probability", "0.9"), "--min-probability does nothing without --accept LABEL"),
