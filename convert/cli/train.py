@@ -161,7 +161,9 @@ def run(args: argparse.Namespace) -> int:
             assign_folds(train, args.folds, args.seed, groups)
         # Before the frames, which take longer, so that missing weights are reported at once.
         learner = prepare(len(train.classes), training_options)
-        lights = light_choice(args, train, recipe, training_options, work, terminal, learner)
+        lights = light_choice(
+            args, train, prints, recipe, training_options, work, terminal, learner
+        )
         crossed = judge_by_folds(
             args, train, prints, recipe, training_options, work, terminal, learner, lights
         )
@@ -204,6 +206,7 @@ def run(args: argparse.Namespace) -> int:
 def light_choice(
     args: argparse.Namespace,
     train: "Dataset",
+    prints: "Mapping[Path, Fingerprint]",
     recipe: "Recipe",
     options: "Options",
     work: Path,
@@ -212,6 +215,9 @@ def light_choice(
 ) -> "LightChoice | None":
     """Return what chooses the light, or None if --light names it, if the features that it would
     choose by are not used, or for int8, whose whole numbers are too coarse for even light."""
+    import numpy as np
+
+    from convert.folder_check.checking import grouped
     from convert.training.inputs import labels_of, load_pixels
     from convert.training.light_choice import LightChoice
     from convert.training.train import Frames
@@ -223,8 +229,9 @@ def light_choice(
     left = 0 if file.exists() else len(train.frames)
     with terminal.bar("Decoding the training set", left) as advance:
         pixels = load_pixels(train, recipe, Limits(), file, advance)
-    frames = Frames(pixels, labels_of(train))
-    return LightChoice(frames, len(train.classes), recipe, options, terminal, learner)
+    frames, numbers = Frames(pixels, labels_of(train)), grouped(train, prints)
+    groups = np.array([numbers[item.path] for item in train.frames], np.intp)
+    return LightChoice(frames, groups, len(train.classes), recipe, options, terminal, learner)
 
 
 def told(lights: "LightChoice") -> str:

@@ -24,8 +24,10 @@ class LightChoice:
     apart better.
 
     A logistic regression on the pooled features judges each frame by those of other folds. frames:
-    all of them. options: of the training, with pretrained weights. learner: of `prepare` for the
-    same options.
+    all of them. groups: a number for each frame, [frames], the same for those that are nearly the
+    same picture, which stay in one fold: in even light a part in another exposure is the same
+    picture again, and says nothing of other parts. options: of the training, with pretrained
+    weights. learner: of `prepare` for the same options.
 
     light: the one that was chosen last; tops: top-1 of both, 0..1, in the order of LIGHTS.
     """
@@ -33,13 +35,14 @@ class LightChoice:
     def __init__(
         self,
         frames: Frames,
+        groups: NDArray[np.intp],
         classes: int,
         recipe: Recipe,
         options: Options,
         terminal: Terminal,
         learner: Learner,
     ) -> None:
-        self.frames, self._classes, self._recipe = frames, classes, recipe
+        self.frames, self._groups, self._classes, self._recipe = frames, groups, classes, recipe
         self._options, self._terminal = options, terminal
         self._learners: dict[Light, Learner] = {options.light: learner}
         self._features: dict[Light, NDArray[np.float32]] = {}
@@ -50,8 +53,9 @@ class LightChoice:
         """Return the options and the network of a training on the frames that `chosen`, [frames],
         is True for. No other frame has a part in it."""
         labels = self.frames.labels[chosen].astype(np.intp)
+        folds = folds_by_class(labels, self._groups[chosen], self._options.seed)
         as_is, even = (
-            _named_right(self._read(light)[chosen], labels, self._classes, self._options.seed)
+            _named_right(self._read(light)[chosen], labels, self._classes, folds)
             for light in LIGHTS
         )
         self.light = "even" if is_better(even, as_is) else "as-is"
@@ -82,10 +86,9 @@ class LightChoice:
 
 
 def _named_right(
-    features: NDArray[np.float32], labels: NDArray[np.intp], classes: int, seed: int
+    features: NDArray[np.float32], labels: NDArray[np.intp], classes: int, folds: NDArray[np.intp]
 ) -> NDArray[np.bool_]:
-    """True for each frame that is named right by a regression on others' features, [frames]."""
-    folds = folds_by_class(labels, np.arange(len(labels), dtype=np.intp), seed)
+    """True for each frame that is named right by a regression on other folds, [frames]."""
     answers = probabilities(strongest(features), labels, classes, folds)
     return np.asarray(answers.argmax(axis=1) == labels)
 

@@ -11,6 +11,7 @@ from convert.sources import imagenet
 from convert.sources.keras import from_keras
 from convert.terminal import Terminal
 from convert.training import network
+from convert.training.learner import Learner
 from convert.training.light import evenly_lit
 from convert.training.light_choice import LightChoice, is_better
 from convert.training.train import Frames, Options, prepare
@@ -80,8 +81,16 @@ def test_even_light_has_to_be_better_than_chance(gained: int, lost: int, *, bett
     assert is_better(ours, others) is better
 
 
+OPTIONS = Options(alpha=0.35, size=32, weights="none")
+
+
 @pytest.fixture(scope="module")
-def striped() -> LightChoice:
+def learner() -> Learner:
+    return prepare(2, OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def striped(learner: Learner) -> LightChoice:
     """Of 80 pictures of two classes, which differ in the direction of their stripes, under light
     that differs by far more."""
     rng = np.random.default_rng(0)
@@ -93,10 +102,9 @@ def striped() -> LightChoice:
         slopes = [np.linspace(first, last, 32) for first, last in ends]
         levels.append(60 * stripes * np.outer(*slopes))
     gray = np.clip(levels, 0, 255).astype(np.uint8)
-    options = Options(alpha=0.35, size=32, weights="none")
     frames = Frames(np.repeat(gray[..., None], 3, axis=3), labels)
-    learner = prepare(2, options)
-    return LightChoice(frames, 2, imagenet.recipe(32), options, Terminal(), learner)
+    every = np.arange(80, dtype=np.intp)
+    return LightChoice(frames, every, 2, imagenet.recipe(32), OPTIONS, Terminal(), learner)
 
 
 def test_it_is_chosen_if_light_hides_the_classes(striped: LightChoice) -> None:
@@ -113,3 +121,14 @@ def test_frames_that_judge_have_no_part_in_the_choice(striped: LightChoice) -> N
     striped.frames.labels[60:] = 0
     striped.training_on(mine)
     assert (striped.light, striped.tops) == before
+
+
+def test_same_picture_twice_says_nothing_of_others(learner: Learner) -> None:
+    """Noise, each picture twice, of a class at random: only its copy knows its class."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8).repeat(2, axis=0)
+    frames = Frames(pixels, rng.integers(0, 2, 40).repeat(2))
+    for groups, known in ((np.arange(80), True), (np.arange(80) // 2, False)):
+        lights = LightChoice(frames, groups, 2, imagenet.recipe(32), OPTIONS, Terminal(), learner)
+        lights.training_on(np.full(80, True))
+        assert all((top > 0.8) is known for top in lights.tops)
