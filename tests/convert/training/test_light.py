@@ -128,7 +128,10 @@ def test_same_picture_twice_says_nothing_of_others(learner: Learner) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8).repeat(2, axis=0)
     frames = Frames(pixels, rng.integers(0, 2, 40).repeat(2))
-    for groups, known in ((np.arange(80), True), (np.arange(80) // 2, False)):
-        lights = LightChoice(frames, groups, 2, imagenet.recipe(32), OPTIONS, Terminal(), learner)
-        lights.training_on(np.full(80, True))
-        assert all((top > 0.8) is known for top in lights.tops)
+    groups = np.arange(80)
+    lights = LightChoice(frames, groups, 2, imagenet.recipe(32), OPTIONS, Terminal(), learner)
+    lights.training_on(np.full(80, True))
+    assert min(lights.tops) > 0.8
+    groups //= 2
+    lights.training_on(np.full(80, True))
+    assert max(lights.tops) < 0.8
