@@ -55,6 +55,7 @@ def _expires(text: str | None) -> datetime | None:
 def run(args: argparse.Namespace, path: Path) -> int:
     """Add, list or revoke keys in the file `path`, as `args` say. Raises KeysError."""
     if args.action == "add":
+        was_open = not path.exists()
         now, expires = datetime.now(UTC).replace(microsecond=0), _expires(args.expires)
         if expires and expires <= now:
             raise KeysError(f"--expires can't be {args.expires!r}: that moment has passed")
@@ -69,16 +70,23 @@ def run(args: argparse.Namespace, path: Path) -> int:
         )
         print(secret)
         print(f"{path} holds only its hash: this is the one time it is shown", file=sys.stderr)
+        if was_open:
+            print(
+                f"a server with {path} now refuses whoever shows no key; to open it again, set auth"
+                " to off, or remove the file and start the server anew",
+                file=sys.stderr,
+            )
     elif args.action == "revoke":
         revoke_key(path, args.name)
         print(f"{args.name} no longer opens anything", file=sys.stderr)
         _warn_if_none_is_usable(read_keys(path))
     else:
+        if not path.exists():
+            print(f"there is no {path}: no key has been made yet", file=sys.stderr)
+            return 0
         keys = read_keys(path)
         if not keys:
             print(f"{path} has no keys", file=sys.stderr)
-            if not path.exists():
-                return 0
         for key in keys:
             ends = f", until {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else ""
             late = " (expired)" if expired(key) else ""

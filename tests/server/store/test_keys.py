@@ -298,6 +298,14 @@ def key_command(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_first_key_says_how_to_open_the_server_again(tmp_path: Path) -> None:
+    file = str(tmp_path / "keys.jsonl")
+    assert f"there is no {file}" in key_command("list", "--keys-file", file).stderr
+    assert "now refuses" in (first := key_command("add", "a", "--keys-file", file)).stderr
+    assert "set auth to off, or remove the file" in first.stderr
+    assert "now refuses" not in key_command("add", "b", "--keys-file", file).stderr
+
+
 def test_revoking_the_last_key_says_what_follows(tmp_path: Path) -> None:
     file, _ = file_of(tmp_path, "a", "b")
     assert "no key opens" not in key_command("revoke", "a", "--keys-file", str(file)).stderr
