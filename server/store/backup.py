@@ -22,7 +22,6 @@ import msgspec
 from server import __version__
 from server.errors import StartError
 from server.store import data_lock
-from server.store.journal.waiting import NAMES
 from server.system.files import make_folder, open_plain_file, sync, write_whole
 
 FORMAT = 1
@@ -311,6 +310,9 @@ def _swap(folder: Path, aside: Path) -> None:
     """Move what lies in `folder` to `aside`, and what lies in its stage to it. Raises OSError."""
     stage = folder / STAGE
     # Rows that wait for the journal there must not get into the restored one.
+    # Here, since it imports NumPy, for which a start that is refused is not to wait.
+    from server.store.journal.waiting import NAMES
+
     waiting = [folder / name for name in NAMES if os.path.lexists(folder / name)]
     if before := [*_visible(folder), *waiting]:
         aside.mkdir()

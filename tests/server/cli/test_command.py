@@ -220,7 +220,16 @@ def test_help_and_version() -> None:
     assert run("serve", "--prot", "1").returncode == 2
 
 
-@pytest.mark.parametrize("words", [("health",), ("key", "list"), ("serve", "--cache-url", "foo")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("health",),
+        ("key", "list"),
+        ("serve", "--cache-url", "foo"),
+        ("serve", "--host", "0.0.0.0"),
+        ("check", "--host", "0.0.0.0"),
+    ],
+)
 def test_what_answers_nothing_imports_nothing_heavy(words: tuple[str, ...], models: Path) -> None:
     """Nor does a start that is refused. NumPy is not there before the server has set it up."""
     command = ("-X", "importtime", "-m", "server", *words)
