@@ -219,7 +219,7 @@ class Training:
             low, high = self.fair_top1["interval"]
             self.terminal.say(
                 f"top-1 {hits / frames:.2%} ({low:.1%} to {high:.1%}) of {frames} frames, each half"
-                " of them judged by the epoch that the other half chooses"
+                " of them judged by the epoch that the other half chooses, a mean of divisions"
             )
 
     def _load(self, dataset: Dataset, name: str) -> Frames:
