@@ -48,7 +48,7 @@ CLIENTS, REQUESTS_AFTER = 8, 20
 
 
 class Row(NamedTuple):
-    """What was looked at, what was found, what is right, and whether it holds."""
+    """One check: its subject, what was found, what is right, and whether that holds."""
 
     what: str
     found: str
@@ -122,7 +122,7 @@ def _after(text: str, begin: str) -> str:
 
 
 def versions(target: Target) -> Iterator[Row]:
-    """Which versions of TLS are taken."""
+    """Yield which versions of TLS are taken."""
     for version in (*OLD, *TAKEN):
         old = version in OLD
         weak = ("-cipher", f"ALL:{ANY_LEVEL}") if old else ()
@@ -135,7 +135,7 @@ def versions(target: Target) -> Iterator[Row]:
 
 
 def ciphers(target: Target) -> Iterator[Row]:
-    """Which suites are taken, and that no weak one is."""
+    """Yield which suites are taken, and that no weak one is."""
     for group, fault in WEAK.items():
         offered = _suites(group)
         if not offered:
@@ -176,7 +176,7 @@ def _suites(group: str) -> list[str]:
 
 
 def _has_zlib() -> bool:
-    """Whether this openssl can offer compression."""
+    """Return True if this openssl can offer compression."""
     done = subprocess.run(
         ["openssl", "list", "-disabled"], capture_output=True, text=True, check=False
     )

@@ -88,7 +88,7 @@ AT_END = "lineside.at_end"
 
 
 class Part(Protocol):
-    """What ends with the application."""
+    """A part that ends with the application."""
 
     def close(self) -> object:
         """End it. Whoever calls it waits for that."""

@@ -1,4 +1,4 @@
-"""How long a frame takes of each network, known before any is trained."""
+"""Measures how long each network takes for a frame, before any is trained."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

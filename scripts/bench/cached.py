@@ -1,4 +1,4 @@
-"""What a cached answer takes beside an empty Flask route that reads the same body.
+"""Measures what a cached answer takes beside an empty Flask route that reads the same body.
 
     python scripts/bench/cached.py [--pairs N] [--redis URL]
 

@@ -1,4 +1,4 @@
-"""What is served and posted: the bundle, laid out as a models folder, and the frames."""
+"""Prepares what is served and posted: the bundle, laid out as a models folder, and the frames."""
 
 import json
 import shutil

@@ -1,4 +1,5 @@
-"""What HTTP adds to one frame: the same frame in process and over a kept connection, in turn.
+"""Measures what HTTP adds to one frame: the same frame in process and over a kept connection, in
+turn.
 
     python -m bench.latency MODELS URL FRAME PAIRS
 

@@ -41,7 +41,7 @@ def _kind(outcome: Outcome) -> str:
 
 
 def judge(outcomes: list[Outcome], seconds: float) -> Figures:
-    """What came of the requests of one stream, offered over `seconds`."""
+    """Return how the requests of one stream ended, offered over `seconds`."""
     took = {id(o): o.milliseconds for o in outcomes}
     accepted = [ms for o in outcomes if o.status == 200 and (ms := took[id(o)]) is not None]
     refused = [ms for o in outcomes if o.status == 503 and (ms := took[id(o)]) is not None]

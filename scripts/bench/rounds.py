@@ -26,8 +26,8 @@ Visit = Callable[[], dict[str, Figures]]
 
 @dataclass(frozen=True)
 class Bench:
-    """What all measurements of a run share. `model` is the bundle as it is, `exact` its copy that
-    decodes every pixel; `labels` what bare recognition by either finds, by (exact, size);
+    """The parts that all measurements of a run share. `model` is the bundle as it is, `exact` its
+    copy that decodes every pixel; `labels` what bare recognition by either finds, by (exact, size);
     `pythons` the environments by name; `folder` takes temporary files."""
 
     model: Model
@@ -130,7 +130,7 @@ def install(only: tuple[str, ...]) -> tuple[dict[str, Path], dict[str, str]]:
 def label_frames(
     python: Path, model: Model, frames: dict[str, Path]
 ) -> dict[tuple[bool, str], str]:
-    """What bare recognition says of each frame, by (every pixel decoded, size)."""
+    """Return the answer of bare recognition to each frame, by (every pixel decoded, size)."""
     with Bare(python, model.bundle) as bare:
         return {
             (exact, size): bare.measure(frame, 0.5, exact=exact)["label"]
@@ -140,8 +140,8 @@ def label_frames(
 
 
 def ours_alone(bench: Bench, rounds: int, pairs: int, frames: int) -> dict[str, Any]:
-    """What only our server is asked: close turns with the bare limit, overload, memory up to the
-    `frames`th frame."""
+    """Measure what only our server is asked: close turns with the bare limit, overload, memory up
+    to the `frames`th frame."""
     data, label = bench.frames["720p"].read_bytes(), bench.labels[False, "720p"]
     request = build("raw", "file", data)
     say("close turns of bare limit and ours")

@@ -26,7 +26,7 @@ PATIENCE = 60.0
 
 
 def is_ready(port: int) -> bool:
-    """Whether /readyz answers 200 now."""
+    """Return True if /readyz answers 200 now."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request("GET", "/readyz")

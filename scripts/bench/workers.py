@@ -1,5 +1,5 @@
-"""How much faster two workers finish the same jobs than one: they share nothing with the server but
-a Redis, and have one interpreter each.
+"""Measures how much faster two workers finish the same jobs than one: they share nothing with the
+server but a Redis, and have one interpreter each.
 
     python scripts/bench/workers.py [--jobs 200] [--rounds 3] [--size 1080p] [--bundle FOLDER]
 
@@ -32,7 +32,7 @@ WARM_UP = 24
 
 
 def last_end(data: Path) -> float:
-    """When the last job ended, in Unix seconds."""
+    """Return when the last job ended, in Unix seconds."""
     with sqlite3.connect(f"file:{data}/jobs.db?mode=ro", uri=True, timeout=10) as db:
         found: float = db.execute("SELECT max(finished) FROM jobs").fetchone()[0]
     db.close()

@@ -132,7 +132,7 @@ def by_pillow(data: bytes, format_: str, *, upright: bool = True) -> NDArray[np.
 
 
 def compare(data: bytes, format_: str) -> tuple[str, str] | None:
-    """How the server's reading of a file differs from Pillow's: fault and detail."""
+    """Return how the server's reading of a file differs from Pillow's: fault and detail."""
     try:
         ours = frame.decode(data, EXACT, LIMITS)
     except LinesideError:

@@ -98,7 +98,7 @@ class Draw:
 
     @property
     def left(self) -> bool:
-        """Whether bytes are left."""
+        """Return True if bytes are left."""
         return self._at < len(self._data)
 
     def rest(self) -> bytes:

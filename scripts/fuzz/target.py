@@ -12,7 +12,7 @@ SECONDS_MAX, MEMORY_MB_MAX = 2.0, 64
 
 
 class BrokenPromiseError(AssertionError):
-    """What a parser returned breaks a promise of its docstring."""
+    """Raised if what a parser returned breaks a promise of its docstring."""
 
 
 def as_it_is(data: bytes) -> bytes:

@@ -102,7 +102,7 @@ def bore(ring: Ring, x: Field, y: Field, radius: Field) -> Field:
 
 
 def on_metal(ring: Ring, points: Points, margin: float) -> NDArray[np.bool_]:
-    """Which of the N x 2 points lie on the top face, at least `margin` from every edge."""
+    """Return which of the N x 2 points lie on the top face, at least `margin` from every edge."""
     x, y = (points[:, i].astype(np.float32) for i in (0, 1))
     radius = np.hypot(x, y)
     inside = (outline(ring, x, y, radius) < -margin) & (bore(ring, x, y, radius) > margin)

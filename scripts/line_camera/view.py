@@ -43,7 +43,7 @@ class View:
         return x / w, y / w
 
     def below(self, x: Field, y: Field, depth: float) -> tuple[Field, Field]:
-        """Where the sight lines through (x, y) on the top face meet the plane z = -depth."""
+        """Return where the sight lines through (x, y) on the top face meet the plane z = -depth."""
         reach = np.float32(depth / self.camera[2])
         grow = np.float32(1.0) + reach
         return (

@@ -70,7 +70,8 @@ def run(minutes: float, share: float, folder: Path) -> tuple[dict[str, object], 
 
 
 class _Observed:
-    """What was read while frames were sent. worker: the server's processes at the beginning."""
+    """The readings that were taken while frames were sent. worker: the server's processes at the
+    beginning."""
 
     def __init__(self, worker: int) -> None:
         self.worker = worker

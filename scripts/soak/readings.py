@@ -1,4 +1,4 @@
-"""What the processes and files of the server under test take at a moment."""
+"""Reads what the processes and files of the server under test take at a moment."""
 
 import os
 from contextlib import suppress
@@ -61,7 +61,7 @@ def _bytes_of(folder: Path, pattern: str) -> int:
 
 
 def read(pid: int, data: Path, at: float) -> Reading:
-    """What the process `pid`, its descendants and the folder `data` take."""
+    """Return what the process `pid`, its descendants and the folder `data` take."""
     tree = process_tree(pid)
     return Reading(
         at,

@@ -1,4 +1,4 @@
-"""How good frames and everything else ended, as the senders count it."""
+"""Counts how good frames and everything else ended, as the senders count it."""
 
 import threading
 from collections import Counter
@@ -15,7 +15,7 @@ REFUSALS = frozenset(
 
 
 def refused(reply: Reply) -> bool:
-    """Whether it is a 503 that says why the server does not take the request now."""
+    """Return True if it is a 503 that says why the server does not take the request now."""
     return reply.status == 503 and reply.code() in REFUSALS
 
 

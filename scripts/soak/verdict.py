@@ -1,4 +1,4 @@
-"""Whether a run was well: bounds, one table, and the reasons if it was not."""
+"""Judges whether a run was well: bounds, one table, and the reasons if it was not."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -38,7 +38,7 @@ class Check(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """What is known after the run. waiting: messages that the outputs still hold. worker_lives:
+    """The state after the run. waiting: messages that the outputs still hold. worker_lives:
     the process that answers is the one of the beginning."""
 
     stop_code: int

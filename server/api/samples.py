@@ -133,7 +133,7 @@ class ExportQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class _Pieces(io.RawIOBase):
-    """What a zip writes, until it is taken."""
+    """Keeps what a zip writes until it is taken."""
 
     def __init__(self) -> None:
         self._data = bytearray()

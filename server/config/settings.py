@@ -448,7 +448,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def engine_options(self) -> EngineOptions:
-        """What is asked of the engines that run models."""
+        """Return the settings of the engines that run models."""
         return EngineOptions(
             self.engine,
             self.onnx_providers,
@@ -459,7 +459,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def measures_images(self) -> bool:
-        """Whether answers have what the health of a picture is judged by."""
+        """Return True if answers have the figures by which the health of a picture is judged."""
         return self.image_health == "on"
 
     @property

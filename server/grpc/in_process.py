@@ -24,7 +24,7 @@ HEADERS = frozenset(
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call asks over HTTP. query: by name. json: the part of the body before its binary
+    """A call as an HTTP request. query: by name. json: the part of the body before its binary
     data; empty: there is no body. data: the binary data, of each tensor. refused: why it can't be
     asked; the route, which knows whose it is and how to log and count that, raises it."""
 

@@ -106,7 +106,7 @@ class Messages:
 
 
 class Held:
-    """What one call holds: `size` bytes."""
+    """The share of one call: `size` bytes."""
 
     def __init__(self, messages: Messages, call: Cancelled, size: int) -> None:
         self._messages, self._call, self.size = messages, call, size

@@ -22,7 +22,7 @@ NAME_CHARACTERS_MAX = 128
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """How a request was answered. at: seconds since 1970; seconds: from the arrival. path: as
+    """An answered request. at: seconds since 1970; seconds: from the arrival. path: as
     asked; rule: as registered. address: of the sender. names: the values of the query string.
     quiet: one of the scrapes and probes, which come every few seconds and say nothing of the
     line."""

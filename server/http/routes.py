@@ -106,7 +106,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def foreign(self) -> bool:
-        """Whether its errors have another protocol's shape."""
+        """Return True if its errors have another protocol's shape."""
         return bool(self.group.foreign_paths)
 
     @property
@@ -206,7 +206,7 @@ class RouteTable:
         return self._by_endpoint.get(endpoint or "")
 
     def is_foreign(self, path: str) -> bool:
-        """Whether an error at `path`, be it a route's or not, has another protocol's shape."""
+        """Return True if an error at `path`, a route's or not, has another protocol's shape."""
         return self._foreign.match(path) is not None
 
 
@@ -254,6 +254,6 @@ def current_table() -> RouteTable:
 
 
 def current_route() -> Route | None:
-    """What the route of this request declares; None if there is no route, or it declares
+    """Return what the route of this request declares; None if there is no route, or it declares
     nothing."""
     return current_table().get(request.endpoint)

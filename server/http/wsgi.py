@@ -100,7 +100,7 @@ class RequestContext(msgspec.Struct):
 
     @property
     def leaving(self) -> bool:
-        """Whether the server was told to stop."""
+        """Return True if the server was told to stop."""
         return self.stopping is not None and self.stopping.is_set()
 
     @property

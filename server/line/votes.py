@@ -29,7 +29,7 @@ RESULT_LIFETIME_S = 60.0
 
 
 class Key(msgspec.Struct, frozen=True):
-    """What frames have in common that vote together. is_part: `name` is a part's, else a camera's.
+    """The key that frames share that vote together. is_part: `name` is a part's, else a camera's.
     Parts of two products, or batches, may have the same name."""
 
     table: str

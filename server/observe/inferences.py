@@ -1,4 +1,5 @@
-"""What each version of a model has done since the start: inferences, failures, and their time."""
+"""Counts what each version of a model has done since the start: inferences, failures, and their
+time."""
 
 import threading
 from collections.abc import Mapping

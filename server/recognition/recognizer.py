@@ -86,7 +86,7 @@ class StageTimer:
 
 
 class Seen(NamedTuple):
-    """What a model says of a frame or a region of it: the values of `Reader.decode`, and the
+    """The answer of a model to a frame or a region of it: the values of `Reader.decode`, and the
     placement that they are in."""
 
     values: Any
@@ -125,7 +125,7 @@ class LoadedModel:
 
     @property
     def unfit(self) -> str:
-        """Why this model may not answer now; empty if it may."""
+        """Return why this model may not answer now; empty if it may."""
         if self.golden_misses < GOLDEN_MISSES_MAX:
             return ""
         return (

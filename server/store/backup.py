@@ -38,7 +38,7 @@ UNFINISHED = ".restore-unfinished"
 
 
 class Places(msgspec.Struct, frozen=True):
-    """Where a server keeps its things. models: None if they are left out."""
+    """The folders and the file of a server. models: None if they are left out."""
 
     data: Path
     models: Path | None

@@ -1,4 +1,4 @@
-"""Which program this is: the same version may come with other code."""
+"""Tells which program this is: the same version may come with other code."""
 
 import hashlib
 from functools import cache

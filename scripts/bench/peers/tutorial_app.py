@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-not-found
-"""What the tutorials show: python tutorial_app.py PORT. Flask's own server and its threads,
+"""Serves as the tutorials show: python tutorial_app.py PORT. Flask's own server and its threads,
 Pillow, tensorflow's interpreter, one for all threads and without a lock."""
 
 import io

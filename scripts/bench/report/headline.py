@@ -1,4 +1,4 @@
-"""What Lineside aims at, beside what a result shows."""
+"""Puts what Lineside aims at beside what a result shows."""
 
 from collections.abc import Iterator
 from statistics import median

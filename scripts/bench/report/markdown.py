@@ -92,7 +92,7 @@ def clients(result: Result) -> list[str]:
 
 
 def costs(result: Result) -> list[str]:
-    """What a server takes beside time, and what went wrong under load."""
+    """Return what a server takes beside time, and what went wrong under load."""
     head = ["server", "first answer s", "RSS MB", "PSS MB", "processes", "installed MB"]
     head += ["good", "wrong label", "429, 503", "other status", "socket errors", "timeouts"]
     rows = []

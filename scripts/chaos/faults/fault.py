@@ -12,7 +12,7 @@ HOLD_MIN_S, HOLD_MAX_S = 2.0, 5.0
 
 
 class Context(NamedTuple):
-    """What a fault works with. op: its name in the history."""
+    """The means of a fault. op: its name in the history."""
 
     plant: Plant
     history: History

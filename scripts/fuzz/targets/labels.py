@@ -1,4 +1,4 @@
-"""What people labelled: COCO's JSON, YOLO's text files, Pascal VOC's XML, lists of pictures."""
+"""Fuzzes files of labels: COCO's JSON, YOLO's text files, Pascal VOC's XML, lists of pictures."""
 
 import tempfile
 from pathlib import Path

@@ -138,7 +138,7 @@ def _infer_seeds() -> tuple[bytes, ...]:
 
 
 def _json(data: bytes) -> None:
-    """What the body is of in the first byte, then the body."""
+    """Decode a body. data: its kind in the first byte, then the body."""
     kind = BODIES[data[0] % len(BODIES)] if data else dict
     body = decode_json(kind, data[1:], not_finite=bool(data[0] & 0x80) if data else False)
     if isinstance(body, FrameBody) and body.image_base64:

@@ -1,4 +1,4 @@
-"""What a request's line and headers say: queries, moments, addresses, logins, traces."""
+"""Fuzzes what a request's line and headers say: queries, moments, addresses, logins, traces."""
 
 import math
 import tempfile

@@ -97,7 +97,7 @@ class MemoryUsage(msgspec.Struct, frozen=True):
 
 
 class ModelStatistics(msgspec.Struct, frozen=True):
-    """What a version that serves has done since the start. last_inference: in milliseconds since
+    """The work of a version that serves, since the start. last_inference: in milliseconds since
     1970; 0 for never. inference_count: frames, and rows of tensors."""
 
     name: str

@@ -8,9 +8,9 @@ from server.observe.alerts import Alert, Alerts, Part
 
 
 class AlertList(msgspec.Struct, frozen=True):
-    """What holds now, what fires first. parts: the health of every part. unseen: the alerts that
-    only Prometheus can see. reach_s: seconds of the past that rates are judged by; what they are
-    over is up to 15 minutes, and known from the first question on."""
+    """The alerts that hold now, those that fire first. parts: the health of every part. unseen: the
+    alerts that only Prometheus can see. reach_s: seconds of the past that rates are judged by; what
+    they are over is up to 15 minutes, and known from the first question on."""
 
     alerts: tuple[Alert, ...]
     parts: tuple[Part, ...]

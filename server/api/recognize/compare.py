@@ -64,7 +64,7 @@ class ComparedModel(msgspec.Struct, frozen=True):
 
 
 class ComparedAnswer(msgspec.Struct, frozen=True):
-    """What one side says of a frame. error: the sentence, if it can't be answered."""
+    """The answer of one side to a frame. error: the sentence, if it can't be answered."""
 
     label: str | None = None
     probability: float | None = None

@@ -1,4 +1,4 @@
-"""Which devices a fleet has: the host file, or addresses; and work on many of them at once."""
+"""Finds the devices of a fleet: the host file, or addresses; and work on many of them at once."""
 
 import argparse
 import os

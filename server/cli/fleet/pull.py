@@ -54,7 +54,7 @@ class SamplePage(msgspec.Struct, frozen=True):
 
 
 class Pulled(msgspec.Struct, frozen=True):
-    """What came new. rows: None if the device keeps no journal."""
+    """Counts of what came new. rows: None if the device keeps no journal."""
 
     rows: int | None
     samples: int

@@ -21,13 +21,13 @@ class FiringAlert(msgspec.Struct, frozen=True):
 
 
 class AlertList(msgspec.Struct, frozen=True):
-    """What a device says of its alerts."""
+    """The alerts of a device."""
 
     alerts: tuple[FiringAlert, ...]
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What the metrics of a device say; None for what they don't have.
+    """The figures of a device's metrics; None for what they don't have.
 
     program: digest of the program's files, None of a program that came before it. requests, errors:
     since the server's start. drift: the highest index of all models and signals. disk_free: the

@@ -69,7 +69,7 @@ class SettingList(msgspec.Struct, frozen=True):
 
 
 class Explained(msgspec.Struct, frozen=True):
-    """What a device finds in a frame that is not judged."""
+    """Return what a device finds in a frame that is not judged."""
 
     label: str | None
     probability: float | None

@@ -1,5 +1,5 @@
-"""What proxies say of a request: who sent it, by which scheme, under which path. Anyone can send
-these headers, so they count only from the addresses that the operator lists.
+"""Reads what proxies say of a request: who sent it, by which scheme, under which path. Anyone can
+send these headers, so they count only from the addresses that the operator lists.
 """
 
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network

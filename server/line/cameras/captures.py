@@ -96,7 +96,7 @@ class StreamClock:
 
 
 class ErrorLog:
-    """What libraries write to standard error in this process."""
+    """Reads what libraries write to standard error in this process."""
 
     def __init__(self) -> None:
         self._read, write = os.pipe()

@@ -48,7 +48,7 @@ class Shot(NamedTuple):
 
 
 class Source(ABC):
-    """Where frames come from. `seen`: when the camera last gave something (time.monotonic()); -inf
+    """A source of frames. `seen`: when the camera last gave something (time.monotonic()); -inf
     if it never did."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What is usual for a camera: learned from its first frames, compared with each later one.
+"""The usual figures of a camera: learned from its first frames, compared with each later one.
 
 A value is out of bounds if it is farther from the usual than SPREADS robust standard deviations
 (1.4826 times the median absolute deviation, Huber 1981) and a margin.

@@ -1,5 +1,5 @@
-"""What was learned of cameras, in `data/image_health.json`, so that a restart does not learn from
-a lens that is covered then."""
+"""Keeps what was learned of cameras, in `data/image_health.json`, so that a restart does not learn
+from a lens that is covered then."""
 
 import logging
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ FILE = "image_health.json"
 
 
 class Learned(msgspec.Struct, frozen=True):
-    """What was learned of a camera's frames for one model."""
+    """The usual figures of a camera's frames for one model."""
 
     camera: str
     model: str

@@ -28,7 +28,7 @@ class Signal(msgspec.Struct, frozen=True):
 
 
 class TriggerSource(Protocol):
-    """What triggers one camera. Used by one thread."""
+    """The trigger of one camera. Used by one thread."""
 
     def open(self) -> None:
         """Begin to listen. What came before is no trigger. Raises OutputError if the other side

@@ -33,7 +33,7 @@ OPENVINO_DEVICE = "CPU"
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
-    """What a device asks of engines; fields and values are those of the settings."""
+    """The engines' settings of a device; fields and values are those of the settings."""
 
     engine: EngineChoice = "auto"
     onnx_providers: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class Engine(Protocol):
 
     @property
     def fault(self) -> str:
-        """Why it does not run its models as asked; '' if it does."""
+        """Return why it does not run its models as asked; '' if it does."""
 
     @property
     def platform(self) -> str:

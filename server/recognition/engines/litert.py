@@ -226,7 +226,7 @@ class LiteRT:
 
     @property
     def fault(self) -> str:
-        """Why the delegate is not used any more; '' if nothing is wrong."""
+        """Return why the delegate is not used any more; '' if nothing is wrong."""
         return self._use.fault if self._use else ""
 
     def load(

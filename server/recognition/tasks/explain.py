@@ -36,12 +36,13 @@ Box = tuple[int, ...]
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model was shown, and where it looked. input: what goes into the model, upright, as a
-    PNG in base64. label, probability: the best one; null for other tasks than classify. box: left,
-    top, width and height, in pixels of the frame as sent, of the part that `places` covers. places:
-    rows from the top, each from the left, by how much less probable the label is without it: its
-    logarithm of odds is lower by so many; below 0 if the place speaks against the label. without:
-    the label's probability without each place. Both are empty for other tasks."""
+    """The picture that a model was shown, and the places that it looked at. input: what goes into
+    the model, upright, as a PNG in base64. label, probability: the best one; null for other tasks
+    than classify. box: left, top, width and height, in pixels of the frame as sent, of the part
+    that `places` covers. places: rows from the top, each from the left, by how much less probable
+    the label is without it: its logarithm of odds is lower by so many; below 0 if the place speaks
+    against the label. without: the label's probability without each place. Both are empty for other
+    tasks."""
 
     model: str
     model_version: int

@@ -1,4 +1,4 @@
-"""What a task is: from a bundle and the outputs of its model to a typed result, and everything that
+"""Defines a task: from a bundle and the outputs of its model to a typed result, and everything that
 the server does with that result.
 
 `Task` has the defaults that suit any task whose result has a best label. `Reader` belongs to one

@@ -1,4 +1,4 @@
-"""Which engine runs a version on this device.
+"""Chooses the engine that runs a version on this device.
 
 `models/NAME/engine-VERSION.json` keeps the engine that `python -m server bench` found the quickest
 here for a version, with the sha256 of the model's file. It is only a matter of speed: a file that
