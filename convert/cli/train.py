@@ -155,18 +155,15 @@ def run(args: argparse.Namespace) -> int:
     state = fingerprint(how, train, validation)
     work = (args.work or args.out / ".training") / f"{name}-{state}"
     with exclusive_lock(work):
+        groups = grouped(train, prints)
         if args.folds:
             # Folds that can't be are told before weights are fetched.
-            groups = None if args.similar_apart else grouped(train, prints)
-            assign_folds(train, args.folds, args.seed, groups)
+            assign_folds(train, args.folds, args.seed, None if args.similar_apart else groups)
         # Before the frames, which take longer, so that missing weights are reported at once.
         learner = prepare(len(train.classes), training_options)
-        lights = light_choice(
-            args, train, prints, recipe, training_options, work, terminal, learner
-        )
-        crossed = judge_by_folds(
-            args, train, prints, recipe, training_options, work, terminal, learner, lights
-        )
+        plan = Plan(train, groups, recipe, training_options, work, terminal, learner)
+        lights = light_choice(args, plan)
+        crossed = judge_by_folds(args, plan, lights)
         if lights:
             training_options, learner = lights.training_on(np.full(len(train.frames), True))
             terminal.say(told(lights))
@@ -203,35 +200,53 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def light_choice(
-    args: argparse.Namespace,
-    train: "Dataset",
-    prints: "Mapping[Path, Fingerprint]",
-    recipe: "Recipe",
-    options: "Options",
-    work: Path,
-    terminal: "Terminal",
-    learner: "Learner",
-) -> "LightChoice | None":
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """A training before it begins.
+
+    groups: a number for each frame of `train`, the same for those that are nearly the same picture.
+    work: the folder that keeps what resuming needs. learner: of `prepare` for these options.
+    """
+
+    train: "Dataset"
+    groups: "Mapping[Path, int]"
+    recipe: "Recipe"
+    options: "Options"
+    work: Path
+    terminal: "Terminal"
+    learner: "Learner"
+
+    @property
+    def decoded(self) -> Path:
+        """Return the .npy of the frames as the network is shown them."""
+        return self.work / "training.npy"
+
+
+def light_choice(args: argparse.Namespace, plan: Plan) -> "LightChoice | None":
     """Return what chooses the light, or None if --light names it, if the features that it would
     choose by are not used, or for int8, whose whole numbers are too coarse for even light."""
     import numpy as np
 
-    from convert.folder_check.checking import grouped
     from convert.training.inputs import labels_of, load_pixels
     from convert.training.light_choice import LightChoice
     from convert.training.train import Frames
     from server.recognition.frame import Limits
 
+    options, train = plan.options, plan.train
     if args.light != "auto" or not options.pretrained or args.mode == "int8":
         return None
-    file = work / "training.npy"
-    left = 0 if file.exists() else len(train.frames)
-    with terminal.bar("Decoding the training set", left) as advance:
-        pixels = load_pixels(train, recipe, Limits(), file, advance)
-    frames, numbers = Frames(pixels, labels_of(train)), grouped(train, prints)
-    groups = np.array([numbers[item.path] for item in train.frames], np.intp)
-    return LightChoice(frames, groups, len(train.classes), recipe, options, terminal, learner)
+    left = 0 if plan.decoded.exists() else len(train.frames)
+    with plan.terminal.bar("Decoding the training set", left) as advance:
+        pixels = load_pixels(train, plan.recipe, Limits(), plan.decoded, advance)
+    return LightChoice(
+        Frames(pixels, labels_of(train)),
+        np.array([plan.groups[item.path] for item in train.frames], np.intp),
+        len(train.classes),
+        plan.recipe,
+        options,
+        plan.terminal,
+        plan.learner,
+    )
 
 
 def told(lights: "LightChoice") -> str:
@@ -245,42 +260,33 @@ def told(lights: "LightChoice") -> str:
 
 
 def judge_by_folds(
-    args: argparse.Namespace,
-    train: "Dataset",
-    prints: "Mapping[Path, Fingerprint]",
-    recipe: "Recipe",
-    options: "Options",
-    work: Path,
-    terminal: "Terminal",
-    learner: "Learner",
-    lights: "LightChoice | None",
+    args: argparse.Namespace, plan: Plan, lights: "LightChoice | None"
 ) -> "Crossed | None":
     """Cross-validate the training, and say what it reached; None without --folds.
 
     Raises ConvertError as `cross_validate` does.
     """
     from convert.evaluation.results import Crossed
-    from convert.folder_check.checking import grouped
     from convert.training.cross_validation import cross_validate
     from server.system.resources import available_cores
 
     if not args.folds:
         return None
     found = cross_validate(
-        train,
-        recipe,
-        options,
-        work / "folds",
-        terminal,
+        plan.train,
+        plan.recipe,
+        plan.options,
+        plan.work / "folds",
+        plan.terminal,
         available_cores(),
         count=args.folds,
-        groups=None if args.similar_apart else grouped(train, prints),
-        decoded=work / "training.npy",
-        learner=learner,
+        groups=None if args.similar_apart else plan.groups,
+        decoded=plan.decoded,
+        learner=plan.learner,
         lights=lights,
     )
     low, high = found.top1["interval"]
-    terminal.say(
+    plan.terminal.say(
         f"{args.folds}-fold cross-validation: top-1 {found.top1['share']:.2%} ({low:.1%} to"
         f" {high:.1%}) of {found.top1['frames']} frames, each by a model that never saw it; now"
         f" training on all of them for {found.epoch} epochs"
