@@ -1,12 +1,17 @@
 """Even light: what it evens out, what it keeps, and when a training chooses it."""
 
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from images import grainy_classes
 from numpy.typing import NDArray
 
+from convert.__main__ import parser_for
+from convert.cli.train import Plan, light_choice, options_from, told
+from convert.data.dataset import Dataset, read_dataset
 from convert.sources import imagenet
 from convert.sources.keras import from_keras
 from convert.terminal import Terminal
@@ -81,6 +86,7 @@ def test_even_light_has_to_be_better_than_chance(gained: int, lost: int, *, bett
     assert is_better(ours, others) is better
 
 
+RECIPE = imagenet.recipe(32)
 OPTIONS = Options(alpha=0.35, size=32, weights="none")
 
 
@@ -104,7 +110,7 @@ def striped(learner: Learner) -> LightChoice:
     gray = np.clip(levels, 0, 255).astype(np.uint8)
     frames = Frames(np.repeat(gray[..., None], 3, axis=3), labels)
     every = np.arange(80, dtype=np.intp)
-    return LightChoice(frames, every, 2, imagenet.recipe(32), OPTIONS, Terminal(), learner)
+    return LightChoice(frames, every, 2, RECIPE, OPTIONS, Terminal(), learner)
 
 
 def test_it_is_chosen_if_light_hides_the_classes(striped: LightChoice) -> None:
@@ -129,9 +135,34 @@ def test_same_picture_twice_says_nothing_of_others(learner: Learner) -> None:
     pixels = rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8).repeat(2, axis=0)
     frames = Frames(pixels, rng.integers(0, 2, 40).repeat(2))
     groups = np.arange(80)
-    lights = LightChoice(frames, groups, 2, imagenet.recipe(32), OPTIONS, Terminal(), learner)
+    lights = LightChoice(frames, groups, 2, RECIPE, OPTIONS, Terminal(), learner)
     lights.training_on(np.full(80, True))
     assert min(lights.tops) > 0.8
     groups //= 2
     lights.training_on(np.full(80, True))
     assert max(lights.tops) < 0.8
+
+
+@pytest.mark.parametrize("how", [("--light", "even"), ("--mode", "int8"), ("--weights", "none")])
+def test_nothing_is_chosen_if_it_is_named_or_can_not_be(
+    striped: LightChoice, learner: Learner, tmp_path: Path, how: tuple[str, ...]
+) -> None:
+    args = parser_for("train").parse_args(["train", "folder", *how])
+    train = Dataset(("a", "b"), ())
+    plan = Plan(train, {}, RECIPE, options_from(args), tmp_path, Terminal(), learner)
+    assert light_choice(args, plan) is None
+
+
+def test_train_says_which_light_it_chose(keras_home: Path, tmp_path: Path) -> None:
+    """How light a picture is tells the classes here."""
+    words = ["train", "folder", "--weights", "imagenet-224", "--size", "32"]
+    args = parser_for("train").parse_args(words)
+    train = read_dataset(grainy_classes(tmp_path / "pictures", 8, (48, 40), blur=2))
+    groups = {item.path: number for number, item in enumerate(train.frames)}
+    options = options_from(args)
+    plan = Plan(train, groups, RECIPE, options, tmp_path, Terminal(), prepare(2, options))
+    lights = light_choice(args, plan)
+    assert lights is not None
+    assert lights.training_on(np.full(16, True))[0].light == "as-is"
+    assert lights.tops[0] > lights.tops[1]
+    assert told(lights).startswith("--light as-is: the network is shown the frames as they are;")
