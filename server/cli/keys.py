@@ -1,11 +1,13 @@
 """python -m server key [add | list | revoke]: the API keys of a device."""
 
 import argparse
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from server.config.settings import Settings
 from server.errors import KeysError
 from server.store.keys import RIGHTS, Key, Right, add_key, expired, read_keys, revoke_key
 
@@ -52,10 +54,12 @@ def _expires(text: str | None) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def run(args: argparse.Namespace, path: Path) -> int:
-    """Add, list or revoke keys in the file `path`, as `args` say. Raises KeysError."""
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Add, list or revoke keys in the `keys_file` of the settings, as `args` say. Raises
+    KeysError."""
+    path = Path(settings.keys_file)
     if args.action == "add":
-        was_open = not path.exists()
+        is_first = settings.auth != "off" and not os.path.exists(path)
         now, expires = datetime.now(UTC).replace(microsecond=0), _expires(args.expires)
         if expires and expires <= now:
             raise KeysError(f"--expires can't be {args.expires!r}: that moment has passed")
@@ -70,7 +74,7 @@ def run(args: argparse.Namespace, path: Path) -> int:
         )
         print(secret)
         print(f"{path} holds only its hash: this is the one time it is shown", file=sys.stderr)
-        if was_open:
+        if is_first:
             print(
                 f"a server with {path} now refuses whoever shows no key; to open it again, set auth"
                 " to off, or remove the file and start the server anew",
@@ -81,10 +85,10 @@ def run(args: argparse.Namespace, path: Path) -> int:
         print(f"{args.name} no longer opens anything", file=sys.stderr)
         _warn_if_none_is_usable(read_keys(path))
     else:
-        if not path.exists():
+        keys = read_keys(path)
+        if not keys and not os.path.exists(path):
             print(f"there is no {path}: no key has been made yet", file=sys.stderr)
             return 0
-        keys = read_keys(path)
         if not keys:
             print(f"{path} has no keys", file=sys.stderr)
         for key in keys:

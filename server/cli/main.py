@@ -178,7 +178,7 @@ def main(argv: Sequence[str], handover: Handover | None = None) -> int:
             return certificate_command.run(args)
         settings = _settings(args)
         if args.command == "key":
-            return keys_command.run(args, Path(settings.keys_file))
+            return keys_command.run(args, settings)
         if args.command == "journal":
             return journal_command.run(args, settings)
         if args.command in ("backup", "restore"):

@@ -306,6 +306,24 @@ def test_first_key_says_how_to_open_the_server_again(tmp_path: Path) -> None:
     assert "now refuses" not in key_command("add", "b", "--keys-file", file).stderr
 
 
+def test_first_key_changes_nothing_with_auth_off(tmp_path: Path) -> None:
+    settings = tmp_path / "settings.toml"
+    settings.write_text(f'auth = "off"\nkeys_file = "{tmp_path / "keys.jsonl"}"\n')
+    assert "now refuses" not in key_command("add", "a", "--config", str(settings)).stderr
+
+
+@pytest.mark.parametrize("words", [("list",), ("add", "b")])
+@pytest.mark.parametrize("name", ["file/keys.jsonl", "k" * 300])
+def test_path_that_can_be_no_file_is_told(
+    tmp_path: Path, name: str, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        key_command(*words, "--keys-file", str(tmp_path / name))
+    assert failed.value.stderr.startswith(f"lineside: the keys file {tmp_path / name} can't be ")
+    assert "Traceback" not in failed.value.stderr
+
+
 def test_revoking_the_last_key_says_what_follows(tmp_path: Path) -> None:
     file, _ = file_of(tmp_path, "a", "b")
     assert "no key opens" not in key_command("revoke", "a", "--keys-file", str(file)).stderr
