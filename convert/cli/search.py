@@ -314,6 +314,7 @@ def _times(
             args.seconds,
             terminal,
         ),
+        lambda each: each.has(networks, found),
     )
     if not found:
         here = {each: times.networks[str(each)] for each in networks}

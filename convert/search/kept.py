@@ -12,12 +12,19 @@ from convert.errors import ConvertError
 Found = TypeVar("Found")
 
 
-def kept(file: Path, kind: type[Found], find: Callable[[], Found]) -> Found:
-    """Return what an earlier call wrote to `file`, of the type `kind`; otherwise what `find`
-    returns, which is written. Raises ConvertError if it can't be written."""
+def kept(
+    file: Path,
+    kind: type[Found],
+    find: Callable[[], Found],
+    is_usable: Callable[[Found], bool] = lambda _: True,
+) -> Found:
+    """Return what an earlier call wrote to `file`, of the type `kind`, if it is usable; otherwise
+    what `find` returns, which is written. Raises ConvertError if it can't be written."""
     # There is none if this is the first call.
     with suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode(file.read_bytes(), type=kind)
+        earlier = msgspec.json.decode(file.read_bytes(), type=kind)
+        if is_usable(earlier):
+            return earlier
     found = find()
     part = file.with_suffix(".part")
     try:

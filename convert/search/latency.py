@@ -1,7 +1,7 @@
 """Measures how long each network takes for a frame, before any is trained."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -31,6 +31,12 @@ class Times(msgspec.Struct, frozen=True):
 
     networks: dict[str, float]
     reference: dict[str, float] = {}
+
+    def has(self, networks: Iterable[Network], modes: Iterable[str]) -> bool:
+        """Return True if none of these networks and modes is missing."""
+        return {str(each) for each in networks} <= self.networks.keys() and (
+            set(modes) <= self.reference.keys()
+        )
 
 
 def measure_networks(

@@ -122,6 +122,8 @@ def test_what_was_found_at_the_begin_stays(tmp_path: Path) -> None:
     assert kept(file, kind, lambda: [(0.5, ("imagenet", "slice"))]) == found
     file.write_text("[")
     assert kept(file, kind, list) == []
+    assert kept(file, kind, lambda: found, bool) == found
+    assert kept(file, kind, list, lambda each: each == found) == found
     with pytest.raises(ConvertError, match=r"starts\.json can't be written"):
         kept(tmp_path / "nowhere" / "starts.json", kind, list)
 
@@ -210,6 +212,13 @@ def test_a_device_is_as_much_slower_as_its_reference(shipped: Path, tmp_path: Pa
         references([file, tmp_path / "other.json"], [shipped.parents[1]])
     with pytest.raises(ConvertError, match=r"parts/1, which is not in .* copy the device's bundle"):
         references([file], [tmp_path])
+
+
+def test_kept_latencies_that_lack_a_network_are_not_used() -> None:
+    times = Times({str(NETWORKS[0]): 1.0, str(NETWORKS[1]): 2.0}, {"dynamic": 5.0})
+    assert times.has(NETWORKS[:2], ["dynamic"])
+    assert not times.has(NETWORKS, ["dynamic"])
+    assert not times.has(NETWORKS[:2], ["float32"])
 
 
 def test_even_light_is_counted_in_a_latency() -> None:
