@@ -1,5 +1,6 @@
 """Small test pictures and image files of every format."""
 
+import functools
 import io
 import struct
 import zlib
@@ -64,6 +65,7 @@ def files(pixels: Pixels) -> dict[str, bytes]:
     }
 
 
+@functools.cache
 def huge_png(side: int = 20_000) -> bytes:
     """A valid grey PNG of `side` by `side` pixels in a few kilobytes: one bit a pixel, all zero."""
     packer = zlib.compressobj(9)

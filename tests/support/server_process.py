@@ -156,9 +156,15 @@ class LiveServer:
             assert line["event"] != "end", f"the server ended: {self.lines}"
 
     def worker_pid(self) -> int:
-        """The process that answers: the only child of the one that was started."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return int(children.split()[0])
+        """The process that answers: the only child of the one that was started. Between two of
+        them, the next one is awaited."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        pause = threading.Event()
+        until = time.monotonic() + 60
+        while not (numbers := children.read_text().split()):
+            assert time.monotonic() < until, "the server has no worker"
+            pause.wait(0.01)
+        return int(numbers[0])
 
     def memory(self) -> int:
         """Resident bytes of the worker."""
