@@ -364,7 +364,7 @@ def evaluate_pair(
     probabilities were calibrated; those of the float model are divided alike.
     """
     both = "the model" if request.quantized else "both models"
-    progress(f"judging {both} on {len(validation.frames)} frames")
+    progress(f"judging {both} on {counted(len(validation.frames), 'frame')}")
     recipe, labels, reference = request.recipe, request.labels, request.float_model
     if calibration is not None:
         reference = divided(reference, request.output, calibration)

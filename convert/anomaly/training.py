@@ -195,7 +195,7 @@ def _judge(
 ) -> report.AnomalyEvaluation:
     scores, maps = np.empty(0, np.float32), np.empty((0, SIDE, SIDE), np.float32)
     if options.validation:
-        terminal.say(f"judging the model on {len(options.validation.frames)} frames")
+        terminal.say(f"judging the model on {counted(len(options.validation.frames), 'frame')}")
         paths = [item.path for item in options.validation.frames]
         scores, maps = answers(model, paths, options.recipe)
     latency: Latency = measure({"model": model}, seconds=options.seconds)["model"]

@@ -171,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
         args,
         tuple(Label(label) for label in frames.classes),
         name=name,
-        source=f"searched on {args.folder.name}, {len(frames.frames)} frames",
+        source=f"searched on {args.folder.name}, {counted(len(frames.frames), 'frame')}",
         validation=held,
     )
     options.destination()

@@ -15,6 +15,7 @@ from convert.cli.arguments import (
     view_values,
 )
 from convert.errors import ConvertError
+from server.values.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -144,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
         args,
         tuple(Label(label) for label in train.classes),
         name=name,
-        source=f"trained on {folders}, {len(train.frames)} frames",
+        source=f"trained on {folders}, {counted(len(train.frames), 'frame')}",
         validation=validation,
     )
     options = dataclasses.replace(options, chose_epoch=not args.folds, learned=validation is train)
@@ -166,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
         crossed = judge_by_folds(args, plan, lights)
         if lights:
             training_options, learner = lights.training_on(np.full(len(train.frames), True))
-            terminal.say(told(lights))
+            terminal.say(lights.told)
         training = Training(
             train,
             None if crossed else validation,
@@ -246,16 +247,6 @@ def light_choice(args: argparse.Namespace, plan: Plan) -> "LightChoice | None":
         options,
         plan.terminal,
         plan.learner,
-    )
-
-
-def told(lights: "LightChoice") -> str:
-    """Return the line that says which light was chosen, and why."""
-    as_is, even = lights.tops
-    shown = "in even light" if lights.light == "even" else "as they are"
-    return (
-        f"--light {lights.light}: the network is shown the frames {shown}; ImageNet's features tell"
-        f" {as_is:.1%} of them apart as they are, {even:.1%} in even light"
     )
 
 
@@ -414,7 +405,7 @@ def read_frames(
         )
     held = 0 if validation is train else len(validation.frames)
     terminal.say(
-        f"{len(train.frames)} frames to train on, {held} to validate on: "
+        f"{counted(len(train.frames), 'frame')} to train on, {held} to validate on: "
         + ", ".join(f"{n} {c}" for n, c in zip(train.classes, train.counts(), strict=True))
     )
     return train, validation, prints

@@ -8,6 +8,7 @@ from convert.data.dataset import LabelledFrame
 from convert.folder_check.curve import Curve, Gain
 from convert.folder_check.judge import Suspect
 from convert.folder_check.near_duplicates import MIN_FRAMES
+from server.values.wording import counted
 
 # A person looks at so many; report.json has them all.
 SHOWN = 40
@@ -76,7 +77,8 @@ def lines(check: FolderCheck, shown: int = SHOWN) -> list[str]:
     if check.pairs is None:
         out.append(f"near-duplicates not looked for: {UNTOLD}")
     elif check.pairs:
-        out.append(f"{len(check.repeated)} frames are nearly the same picture as an earlier one")
+        frames = counted(len(check.repeated), "frame is", "frames are")
+        out.append(f"{frames} nearly the same picture as an earlier one")
     if check.across:
         out.append(
             f"{len(check.across)} of {check.validation} frames to validate on are nearly the same"

@@ -142,6 +142,7 @@ def cross_validate(
             if lights is not None:
                 chosen, learner = lights.training_on(~is_held)
                 own = _to_the_end(chosen)
+                terminal.say(lights.told)
             training = Training(
                 *without(dataset, folds, fold),
                 recipe,

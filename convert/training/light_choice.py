@@ -62,6 +62,16 @@ class LightChoice:
         self.tops = float(as_is.mean()), float(even.mean())
         return replace(self._options, light=self.light), self._learner(self.light)
 
+    @property
+    def told(self) -> str:
+        """Return the line that says which light was chosen last, and why."""
+        shown = "in even light" if self.light == "even" else "as they are"
+        as_is, even = self.tops
+        return (
+            f"--light {self.light}: the network is shown the frames {shown}; ImageNet's features"
+            f" tell {as_is:.1%} of them apart as they are, {even:.1%} in even light"
+        )
+
     def _learner(self, light: Light) -> Learner:
         if light not in self._learners:
             options = replace(self._options, light=light)

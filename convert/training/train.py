@@ -190,6 +190,8 @@ class Training:
         with the weights of the epoch that named most validation frames right, and among equal ones
         of that with the lowest loss."""
         state = self.fit()
+        if self.validation is not None and state.epoch and not state.best_epoch:
+            self.terminal.say("no epoch was better than the head alone, which is kept")
         self._tell_of_others_choice(state)
         self.model.set_weights(state.best)
         return network.with_softmax(self.model)

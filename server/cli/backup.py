@@ -8,6 +8,7 @@ from typing import Any
 from server.config.settings import Settings
 from server.errors import StartError
 from server.system.clock import rfc3339
+from server.values.wording import counted
 
 
 def add_parsers(commands: Any) -> None:
@@ -48,7 +49,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         index = backup.write_backup(
             places, args.file, rfc3339(time.time()), samples=not args.no_samples
         )
-        print(f"{args.file}: {len(index.files)} files, {args.file.stat().st_size / 1e6:.1f} MB")
+        size = args.file.stat().st_size / 1e6
+        print(f"{args.file}: {counted(len(index.files), 'file')}, {size:.1f} MB")
         return 0
     if not args.file.is_file():
         raise StartError(f"there is no file {args.file}")
@@ -58,5 +60,5 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         raise StartError(f"{places.data} can't be used: {lock.fault or 'it can not be written to'}")
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     index = backup.restore_backup(args.file, places, stamp, replace=args.replace)
-    print(f"{len(index.files)} files of {index.at} by lineside {index.program} are restored")
+    print(f"restored {counted(len(index.files), 'file')} of {index.at} by lineside {index.program}")
     return 0

@@ -83,7 +83,7 @@ def listening_socket(host: str, port: int, handover: Handover | None = None) -> 
             raise
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise StartError(f"can't listen on {host}:{port}: {reason}") from None
+        raise StartError(f"can't listen on {host}:{port} (host, port): {reason}") from None
     if handover:
         handover.leave(PORT, sock.fileno())
     return sock

@@ -201,7 +201,7 @@ def is_loopback(host: str) -> bool:
     try:
         addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise StartError(f"can't listen on {host}: {error.strerror}") from None
+        raise StartError(f"can't listen on {host} (host): {error.strerror}") from None
     return all(ip_address(address[4][0]).is_loopback for address in addresses)
 
 

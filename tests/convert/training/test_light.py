@@ -10,7 +10,7 @@ from images import grainy_classes
 from numpy.typing import NDArray
 
 from convert.__main__ import parser_for
-from convert.cli.train import Plan, light_choice, options_from, told
+from convert.cli.train import Plan, light_choice, options_from
 from convert.data.dataset import Dataset, read_dataset
 from convert.sources import imagenet
 from convert.sources.keras import from_keras
@@ -165,4 +165,4 @@ def test_train_says_which_light_it_chose(keras_home: Path, tmp_path: Path) -> No
     assert lights is not None
     assert lights.training_on(np.full(16, True))[0].light == "as-is"
     assert lights.tops[0] > lights.tops[1]
-    assert told(lights).startswith("--light as-is: the network is shown the frames as they are;")
+    assert lights.told.startswith("--light as-is: the network is shown the frames as they are;")

@@ -31,4 +31,6 @@ def test_one_of_two_started_at_once_serves(colors: Path, tmp_path: Path) -> None
     serving.send_signal(signal.SIGTERM)
     told = {server: server.communicate(timeout=60)[1] for server in servers}
     assert (ended.returncode, serving.returncode) == (1, 0)
-    assert told[ended].endswith(f"can't listen on 127.0.0.1:{port}: Address already in use\n")
+    assert told[ended].endswith(
+        f"can't listen on 127.0.0.1:{port} (host, port): Address already in use\n"
+    )
