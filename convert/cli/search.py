@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="of each cross-validation (5)",
     )
-    how.add_argument("--epochs", type=int, default=10, help="of fine-tuning, at most (10)")
+    how.add_argument("--epochs", type=int, default=20, help="of fine-tuning, at most (20)")
     how.add_argument("--batch", type=int, default=16, help="frames a step (16)")
     how.add_argument(
         "--alphas", type=float, nargs="+", default=ALPHAS, help="widths (0.35 0.5 0.75 1.0)"
@@ -158,6 +158,7 @@ def run(args: argparse.Namespace) -> int:
     from convert.sources import imagenet
     from convert.terminal import Terminal
     from convert.training.checkpoint import exclusive_lock, fingerprint
+    from convert.training.train import suited
     from server.values.labels import Label
 
     base, terminal = _base(args), Terminal()
@@ -167,6 +168,7 @@ def run(args: argparse.Namespace) -> int:
         found, device = references(args.device, (args.out, SHIPPED_MODELS))
     name = args.name or default_name(args.folder)
     frames, held, prints = read_frames(args, name, terminal)
+    base = suited(base, len(frames.frames) * (args.parts - 1) // args.parts)
     options = bundle_options(
         args,
         tuple(Label(label) for label in frames.classes),

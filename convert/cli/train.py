@@ -51,10 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " the strongest channels of those of alpha 1.0 at 224, or random (imagenet)",
     )
     how.add_argument("--epochs", type=int, default=20, help="of fine-tuning, at most (20)")
-    how.add_argument("--patience", type=int, default=6, help="epochs without a better one (6)")
+    how.add_argument(
+        "--patience",
+        type=int,
+        help="end after so many epochs without a better one (6; never if the normalisation learns)",
+    )
     how.add_argument("--batch", type=int, default=16, help="frames a step (16)")
     how.add_argument(
-        "--rate", type=float, help="highest learning rate (3e-5; 1e-3 without ImageNet weights)"
+        "--rate", type=float, help="highest learning rate (1e-3; 3e-5 if the normalisation is kept)"
     )
     how.add_argument(
         "--no-flips",
@@ -73,6 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=3,
         metavar="BLOCKS",
         help="of the 17 blocks of ImageNet's network, those that stay as they are (3)",
+    )
+    how.add_argument(
+        "--normalisation",
+        choices=("auto", "learn", "keep"),
+        default="auto",
+        help="of ImageNet's network: learn it with all else, or keep it, which suits few frames;"
+        " auto learns it from 150 frames to train on (auto)",
     )
     how.add_argument(
         "--smoothing", type=float, default=0.0, metavar="SHARE", help="of a label, for all (0)"
@@ -140,6 +151,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipe_with(imagenet.recipe(args.size), **view_values(args))
     name = args.name or default_name(args.folder)
     train, validation, prints = read_frames(args, name, terminal)
+    training_options = normalised(args, training_options, len(train.frames))
     folders = f"{args.folder.name} and a server's samples" if args.labelled else args.folder.name
     options = bundle_options(
         args,
@@ -314,7 +326,7 @@ def options_from(args: argparse.Namespace) -> "Options":
     """Return the options of the training. Raises ConvertError for a value out of its range."""
     from convert.training.folds import MAX_FOLDS, MIN_FOLDS
     from convert.training.inputs import Augmentation
-    from convert.training.train import Options
+    from convert.training.train import PATIENCE, Options
 
     for name, low, high in (
         ("epochs", 0, 100_000),
@@ -328,7 +340,7 @@ def options_from(args: argparse.Namespace) -> "Options":
         ("seed", 0, 2**32 - 1),
     ):
         value = getattr(args, name)
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             raise ConvertError(f"--{name} {value:g} should be from {low:g} to {high:g}")
     if args.light == "even" and args.mode == "int8":
         raise ConvertError("--light even can't be with --mode int8, which is too coarse for it")
@@ -345,7 +357,7 @@ def options_from(args: argparse.Namespace) -> "Options":
         size=args.size,
         weights=args.weights,
         epochs=args.epochs,
-        patience=args.patience,
+        patience=args.patience or PATIENCE,
         batch=args.batch,
         rate=args.rate,
         seed=args.seed,
@@ -357,6 +369,18 @@ def options_from(args: argparse.Namespace) -> "Options":
         mixup=args.mixup,
         light="even" if args.light == "even" else "as-is",
     )
+
+
+def normalised(args: argparse.Namespace, options: "Options", frames: int) -> "Options":
+    """Return the options with the normalisation that --normalisation names, or else that suits so
+    many frames to train on, and with --patience or what suits that."""
+    from convert.training.train import suited
+
+    if args.normalisation == "auto":
+        options = suited(options, frames)
+    elif args.normalisation == "learn":
+        options = dataclasses.replace(options, normalisation="learn", patience=None)
+    return dataclasses.replace(options, patience=args.patience or options.patience)
 
 
 def default_name(folder: Path) -> str:

@@ -15,7 +15,9 @@ from convert.training.train import Options
 Resize = Literal["stretch", "letterbox", "crop"]
 RESIZES: tuple[Resize, ...] = ("stretch", "letterbox", "crop")
 # Adam's highest rate, about the default of a training on both sides.
-_RATES_PRETRAINED, _RATES_SCRATCH = (1e-5, 3e-4), (3e-4, 3e-3)
+_RATES_KEPT, _RATES = (1e-5, 3e-4), (3e-4, 3e-3)
+# One parameter has but one range in a study.
+_RATE_KEPT, _RATE = "rate with ImageNet's normalisation", "rate"
 _MIXUPS = (0.0, 0.1, 0.2, 0.4)
 _FROZEN_MOST, _FROZEN_STEP = 15, 3
 _SMOOTHING_MOST, _SMOOTHING_STEP = 0.2, 0.05
@@ -88,13 +90,13 @@ class Space:
         weights = starts[0]
         if len(starts) > 1:
             weights = trial.suggest_categorical(f"weights of {'/'.join(starts)}", starts)
-        pretrained = weights in network.PRETRAINED
-        if pretrained:
-            rate = trial.suggest_float("rate", *_RATES_PRETRAINED, log=True)
-            frozen = trial.suggest_int("frozen", 0, _FROZEN_MOST, step=_FROZEN_STEP)
+        if replace(self.base, weights=weights).keeps:
+            rate = trial.suggest_float(_RATE_KEPT, *_RATES_KEPT, log=True)
         else:
-            rate = trial.suggest_float("rate from scratch", *_RATES_SCRATCH, log=True)
-            frozen = self.base.frozen
+            rate = trial.suggest_float(_RATE, *_RATES, log=True)
+        frozen = self.base.frozen
+        if weights in network.PRETRAINED:
+            frozen = trial.suggest_int("frozen", 0, _FROZEN_MOST, step=_FROZEN_STEP)
         strength = trial.suggest_float("strength", 0, _STRENGTH_MOST, step=_STRENGTH_STEP)
         smoothing = trial.suggest_float("smoothing", 0, _SMOOTHING_MOST, step=_SMOOTHING_STEP)
         mixup = trial.suggest_categorical("mixup", _MIXUPS)
@@ -121,12 +123,11 @@ class Space:
     def defaults(self, chosen: Network) -> dict[str, Any]:
         """Return the parameters of the training that `convert train` would do of a network."""
         starts = self.starts[chosen.alpha, chosen.size]
-        rate = replace(self.base, weights=starts[0], rate=None).peak_rate
-        pretrained = starts[0] in network.PRETRAINED
+        base = replace(self.base, weights=starts[0], rate=None)
         return {
             "network": str(chosen),
             f"weights of {'/'.join(starts)}": starts[0],
-            "rate" if pretrained else "rate from scratch": rate,
+            _RATE_KEPT if base.keeps else _RATE: base.peak_rate,
             "frozen": network.FROZEN_BLOCKS,
             "strength": 1.0,
             "smoothing": 0.0,

@@ -14,6 +14,8 @@ Weights = Literal["imagenet", "imagenet-224", "slice", "none"]
 # Those whose features are trained already, so that only the head is missing.
 PRETRAINED: tuple[Weights, ...] = ("imagenet", "imagenet-224")
 HEAD = "head"
+# Of pretrained batch normalisation: whether it learns as the layers do, or stays as it is.
+Normalisation = Literal["learn", "keep"]
 # Of MobileNetV2. The first three and the stem before them find edges and textures, which every
 # picture has; leaving them as they are makes an epoch a quarter shorter.
 BLOCKS, FROZEN_BLOCKS = 17, 3
@@ -52,23 +54,30 @@ def cross_entropy(targets: Any, logits: Any) -> Any:
     return losses.categorical_crossentropy(targets, logits, from_logits=True)
 
 
-def freeze(model: Any, *, pretrained: bool, blocks: int = FROZEN_BLOCKS) -> None:
+def freeze(
+    model: Any,
+    *,
+    pretrained: bool,
+    blocks: int = FROZEN_BLOCKS,
+    normalisation: Normalisation = "keep",
+) -> None:
     """Set which layers learn.
 
-    Of pretrained weights the batch normalisation stays as it is, and so do the stem and the first
-    `blocks` of BLOCKS, if that is not 0. `base(x, training=False)` would not hold the
-    normalisation: `fit` overrides it, and the statistics of a small batch then replace those of
-    ImageNet. Random weights all learn.
+    Of pretrained weights the stem and the first `blocks` of BLOCKS stay as they are, if that is not
+    0, and so does the batch normalisation with `keep`. `base(x, training=False)` would not hold it:
+    `fit` overrides that, and the statistics of a small batch then replace those of ImageNet. With
+    `learn` they are meant to. Random weights all learn.
     """
     keras = tensorflow().keras
     tuned = not pretrained or blocks == 0
+    keeps = pretrained and normalisation == "keep"
     first = f"block_{blocks}_expand" if blocks < BLOCKS else "Conv_1"
     for layer in model.layers:
         tuned = tuned or layer.name == first
         normalises = isinstance(layer, keras.layers.BatchNormalization)
-        if normalises and not pretrained:
+        if normalises and not keeps:
             layer.momentum = STATISTICS_MOMENTUM
-        layer.trainable = tuned and not (pretrained and normalises)
+        layer.trainable = tuned and not (keeps and normalises)
 
 
 def backbone(keras: Any, alpha: float, size: int, weights: Weights, light: Light = "as-is") -> Any:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,15 @@ from convert.training.network import Pruner
 from server.recognition import frame
 from server.recognition.manifest import Recipe
 
-# Adam's rates. A few hundred frames lose the ImageNet features at several times the first.
-PRETRAINED_RATE, SCRATCH_RATE, HEAD_RATE = 3e-5, 1e-3, 1e-3
+# Adam's rates. If ImageNet's normalisation is kept, several times the first lose its features in a
+# few hundred frames.
+KEPT_RATE, RATE, HEAD_RATE = 3e-5, 1e-3, 1e-3
 HEAD_EPOCHS, HEAD_PATIENCE = 300, 20
+# From so many frames on, normalisation that learns names more parts right that it has not seen.
+LEARNING_FRAMES = 150
+# Epochs without a better one that end a training, unless its normalisation learns: its last ones
+# are nearly always the best.
+PATIENCE = 6
 # Of the loss of the frames that are learned from, which never stops falling.
 HEAD_LEAST_GAIN = 2e-3
 # Varied copies of each frame that the head learns from beside the frame itself. A head that has
@@ -45,20 +51,21 @@ HEAD_COPIES = 2
 class Options:
     """The options of a training.
 
-    alpha, size, weights: of `network.build`. epochs: of fine-tuning, at most; it stops after
-    `patience` epochs without a better validation. batch: frames a step. rate: Adam's highest
-    learning rate, None for the one that suits `weights`. sparsity: share of zeros, 0..1, in the
-    pruned kernels. teacher: what `distill.load_teacher` reads, None without one. frozen: blocks
-    that stay as they are, of `network.freeze`. smoothing: share of each label, 0..1, that is given
-    to all classes alike: Szegedy et al., 2016 (arXiv:1512.00567), section 7. mixup: `spread` of
-    `inputs.mixed`, 0 for frames as they are. light: of the pictures that the network is shown.
+    alpha, size, weights: of `network.build`. epochs: of fine-tuning, at most. patience: epochs
+    without a better validation after which it ends, None for never. batch: frames a step. rate:
+    Adam's highest learning rate, None for the one that suits the rest. sparsity: share of zeros,
+    0..1, in the pruned kernels. teacher: what `distill.load_teacher` reads, None without one.
+    frozen: blocks that stay as they are, and normalisation: both of `network.freeze`. smoothing:
+    share of each label, 0..1, that is given to all classes alike: Szegedy et al., 2016
+    (arXiv:1512.00567), section 7. mixup: `spread` of `inputs.mixed`, 0 for frames as they are.
+    light: of the pictures that the network is shown.
     """
 
     alpha: float = 1.0
     size: int = 224
     weights: network.Weights = "imagenet"
     epochs: int = 20
-    patience: int = 6
+    patience: int | None = PATIENCE
     batch: int = 16
     rate: float | None = None
     seed: int = 0
@@ -66,6 +73,7 @@ class Options:
     teacher: Path | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     frozen: int = network.FROZEN_BLOCKS
+    normalisation: network.Normalisation = "keep"
     smoothing: float = 0.0
     mixup: float = 0.0
     light: Light = "as-is"
@@ -78,7 +86,12 @@ class Options:
     @property
     def peak_rate(self) -> float:
         """Return the learning rate that `rate` or `weights` asks for."""
-        return self.rate or (PRETRAINED_RATE if self.pretrained else SCRATCH_RATE)
+        return self.rate or (KEPT_RATE if self.keeps else RATE)
+
+    @property
+    def keeps(self) -> bool:
+        """Return True if ImageNet's normalisation stays as it is."""
+        return self.pretrained and self.normalisation == "keep"
 
     @property
     def first_epoch(self) -> int:
@@ -87,6 +100,17 @@ class Options:
         if self.sparsity:
             return math.ceil(self.epochs / 2)
         return 0 if self.pretrained else min(1, self.epochs)
+
+
+def suited(options: Options, frames: int) -> Options:
+    """Return the options with the normalisation that suits so many frames to train on, and with the
+    patience that suits it."""
+    learns = options.pretrained and frames >= LEARNING_FRAMES
+    return replace(
+        options,
+        normalisation="learn" if learns else "keep",
+        patience=None if learns else options.patience,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +130,12 @@ def prepare(classes: int, options: Options) -> Learner:
     tf.keras.utils.set_random_seed(options.seed)
     tf.config.experimental.enable_op_determinism()
     model = network.build(classes, options.alpha, options.size, options.weights, options.light)
-    network.freeze(model, pretrained=options.pretrained, blocks=options.frozen)
+    network.freeze(
+        model,
+        pretrained=options.pretrained,
+        blocks=options.frozen,
+        normalisation=options.normalisation,
+    )
     if options.teacher:
         return Learner(model, distill.loss(), (2, classes))
     return Learner(model, network.cross_entropy, (classes,))
@@ -241,7 +270,12 @@ class Training:
         if not self.options.first_epoch:
             state.best_top1, state.best_loss = top1, loss
         state.best = self.model.get_weights()
-        self._store(state, state.best)
+        if not self.options.keeps:
+            # The features that it learned from are ImageNet's, which other statistics change. Its
+            # errors would then do more harm than learning it again.
+            head = self.model.get_layer(network.HEAD)
+            head.set_weights([np.zeros_like(values) for values in head.get_weights()])
+        self._store(state, self.model.get_weights())
         self.on_epoch(0, top1, loss)
         return state
 
@@ -325,9 +359,8 @@ class Training:
 
     def _exhausted(self, state: Checkpoint) -> bool:
         """Return True if the last `patience` epochs could have been the best and were not."""
-        return (
-            state.epoch - max(state.best_epoch, self.options.first_epoch) >= self.options.patience
-        )
+        others = state.epoch - max(state.best_epoch, self.options.first_epoch)
+        return self.options.patience is not None and others >= self.options.patience
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         """(float32 frames, targets, weights) of one epoch; the same for the same epoch."""
@@ -337,9 +370,9 @@ class Training:
         order = np.random.default_rng([self.options.seed, epoch]).permutation(
             len(self.train.labels)
         )
-        for start in range(0, len(order), self.options.batch):
-            rows = order[start : start + self.options.batch]
-            rng = np.random.default_rng([self.options.seed, epoch, start])
+        # Of one size: the statistics of a last one with a frame or two would be worth little.
+        for step, rows in enumerate(np.array_split(order, self.steps)):
+            rng = np.random.default_rng([self.options.seed, epoch, step])
             pixels = self._augmented(self.train.pixels[rows], rng)
             weights = self.weights[self.train.labels[rows]]
             targets = smooth[self.train.labels[rows]]

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from server_process import ROOT, environ_without_coverage
 from tiny_models import write_bundle
 
-from convert.__main__ import main
+from convert.__main__ import main, parser_for
+from convert.cli.train import normalised, options_from
 from convert.data.dataset import read_dataset
 from convert.errors import ConvertError
 from convert.sources import imagenet
 from convert.sources import keras as sources
-from convert.terminal import suppress_native_output, tensorflow
+from convert.terminal import Terminal, suppress_native_output, tensorflow
 from convert.training import distill, network, train
 from convert.training.checkpoint import CHECKPOINT, Checkpoint, exclusive_lock, fingerprint
 from convert.training.epochs import hits_of_others_choice
@@ -421,6 +422,70 @@ def test_frozen_blocks_do_not_learn(blocks: int, first: str) -> None:
     assert learning[0] == first
     assert learning[-1] == network.HEAD
     assert not any("BN" in name or "bn" in name for name in learning)
+
+
+@pytest.mark.parametrize(
+    ("words", "frames", "learns", "patience", "rate"),
+    [
+        ((), 149, False, 6, 3e-5),
+        ((), 150, True, None, 1e-3),
+        (("--patience", "3"), 200, True, 3, 1e-3),
+        (("--normalisation", "keep"), 200, False, 6, 3e-5),
+        (("--normalisation", "learn"), 20, True, None, 1e-3),
+        (("--weights", "none"), 200, False, 6, 1e-3),
+    ],
+)
+def test_normalisation_suits_the_number_of_frames(
+    words: tuple[str, ...], frames: int, learns: bool, patience: int | None, rate: float
+) -> None:
+    args = parser_for("train").parse_args(["train", "folder", *words])
+    options = normalised(args, options_from(args), frames)
+    assert (options.normalisation == "learn") is learns
+    assert (options.patience, options.peak_rate) == (patience, rate)
+
+
+def test_a_head_begins_anew_if_normalisation_learns(
+    keras_home: Path, folder: Path, tmp_path: Path
+) -> None:
+    """It is kept beside, in case that no epoch is better."""
+    options = train.Options(
+        size=32, weights="imagenet-224", epochs=1, batch=4, normalisation="learn"
+    )
+    dataset, terminal = read_dataset(folder), Terminal()
+    training = train.Training(
+        dataset, dataset, imagenet.recipe(32), options, tmp_path, terminal, 1, stop_after=0
+    )
+    begun = training.fit()
+    head = [values.shape for values in training.model.get_layer(network.HEAD).get_weights()]
+    assert [values.shape for values in begun.best[-2:]] == head
+    assert all(np.any(values) for values in begun.best[-2:])
+    assert not any(np.any(values) for values in begun.weights[-2:])
+    whole = train.Training(
+        dataset,
+        dataset,
+        imagenet.recipe(32),
+        options,
+        tmp_path,
+        terminal,
+        1,
+        learner=training.learner,
+    ).fit()
+    changed = [
+        not np.array_equal(one, other)
+        for one, other in zip(begun.weights, whole.weights, strict=True)
+    ]
+    assert 150 < sum(changed) < len(changed)
+    assert np.isfinite(whole.logits[1]).all()
+
+
+def test_normalisation_learns_if_asked_to() -> None:
+    """From the first block that learns on, with statistics that follow a few steps."""
+    model = network.build(2, 0.35, 32, "none")
+    network.freeze(model, pretrained=True, blocks=3, normalisation="learn")
+    norms = [layer for layer in model.layers if "BN" in layer.name]
+    learning = [layer for layer in norms if layer.trainable]
+    assert 0 < len(learning) < len(norms)
+    assert {layer.momentum for layer in learning} == {network.STATISTICS_MOMENTUM}
 
 
 def test_weights_of_224_pixels_fit_another_size(keras_home: Path) -> None:
