@@ -158,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
     from convert.sources import imagenet
     from convert.terminal import Terminal
     from convert.training.checkpoint import exclusive_lock, fingerprint
-    from convert.training.train import suited
+    from convert.training.train import suited_normalisation
     from server.values.labels import Label
 
     base, terminal = _base(args), Terminal()
@@ -168,7 +168,8 @@ def run(args: argparse.Namespace) -> int:
         found, device = references(args.device, (args.out, SHIPPED_MODELS))
     name = args.name or default_name(args.folder)
     frames, held, prints = read_frames(args, name, terminal)
-    base = suited(base, len(frames.frames) * (args.parts - 1) // args.parts)
+    suited = suited_normalisation(len(frames.frames), base.batch, args.parts)
+    base = dataclasses.replace(base, normalisation=suited)
     options = bundle_options(
         args,
         tuple(Label(label) for label in frames.classes),

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from convert.cli.arguments import (
     add_bundle_arguments,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from convert.terminal import Terminal
     from convert.training.learner import Learner
     from convert.training.light_choice import LightChoice
+    from convert.training.network import Normalisation
     from convert.training.train import Options
     from server.recognition.manifest import Recipe
 
@@ -54,11 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--patience",
         type=int,
-        help="end after so many epochs without a better one (6; never if the normalisation learns)",
+        help="end after so many epochs without a better one (6; with --normalisation learn never)",
     )
     how.add_argument("--batch", type=int, default=16, help="frames a step (16)")
     how.add_argument(
-        "--rate", type=float, help="highest learning rate (1e-3; 3e-5 if the normalisation is kept)"
+        "--rate", type=float, help="highest learning rate (1e-3; with --normalisation keep 3e-5)"
     )
     how.add_argument(
         "--no-flips",
@@ -82,8 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--normalisation",
         choices=("auto", "learn", "keep"),
         default="auto",
-        help="of ImageNet's network: learn it with all else, or keep it, which suits few frames;"
-        " auto learns it from 150 frames to train on (auto)",
+        help="of ImageNet's network: learn it with all else, in all of the epochs, or keep it,"
+        " which suits few frames; auto learns it from 150 frames to train on, and 4 a step (auto)",
     )
     how.add_argument(
         "--smoothing", type=float, default=0.0, metavar="SHARE", help="of a label, for all (0)"
@@ -151,7 +152,16 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipe_with(imagenet.recipe(args.size), **view_values(args))
     name = args.name or default_name(args.folder)
     train, validation, prints = read_frames(args, name, terminal)
-    training_options = normalised(args, training_options, len(train.frames))
+    training_options = dataclasses.replace(
+        training_options, normalisation=normalisation_of(args, len(train.frames))
+    )
+    if training_options.pretrained:
+        terminal.say(
+            "--normalisation keep: ImageNet's stays as it is"
+            if training_options.keeps
+            else "--normalisation learn: it learns with all else, so that the first epochs are far"
+            " below the head alone"
+        )
     folders = f"{args.folder.name} and a server's samples" if args.labelled else args.folder.name
     options = bundle_options(
         args,
@@ -326,7 +336,8 @@ def options_from(args: argparse.Namespace) -> "Options":
     """Return the options of the training. Raises ConvertError for a value out of its range."""
     from convert.training.folds import MAX_FOLDS, MIN_FOLDS
     from convert.training.inputs import Augmentation
-    from convert.training.train import PATIENCE, Options
+    from convert.training.network import PRETRAINED
+    from convert.training.train import LEARNING_BATCH, Options
 
     for name, low, high in (
         ("epochs", 0, 100_000),
@@ -344,6 +355,16 @@ def options_from(args: argparse.Namespace) -> "Options":
             raise ConvertError(f"--{name} {value:g} should be from {low:g} to {high:g}")
     if args.light == "even" and args.mode == "int8":
         raise ConvertError("--light even can't be with --mode int8, which is too coarse for it")
+    if args.normalisation != "auto" and args.weights not in PRETRAINED:
+        raise ConvertError(
+            f"--normalisation {args.normalisation} does nothing with --weights {args.weights}:"
+            " all of its layers learn"
+        )
+    if args.normalisation == "learn" and args.batch < LEARNING_BATCH:
+        raise ConvertError(
+            f"--normalisation learn takes the statistics of a step's frames: --batch {args.batch}"
+            f" should be at least {LEARNING_BATCH}"
+        )
     if args.similar_apart and args.folds is None:
         raise ConvertError("--similar-apart does nothing without --folds K")
     if args.folds is not None and not MIN_FOLDS <= args.folds <= MAX_FOLDS:
@@ -357,7 +378,7 @@ def options_from(args: argparse.Namespace) -> "Options":
         size=args.size,
         weights=args.weights,
         epochs=args.epochs,
-        patience=args.patience or PATIENCE,
+        patience=args.patience,
         batch=args.batch,
         rate=args.rate,
         seed=args.seed,
@@ -371,16 +392,12 @@ def options_from(args: argparse.Namespace) -> "Options":
     )
 
 
-def normalised(args: argparse.Namespace, options: "Options", frames: int) -> "Options":
-    """Return the options with the normalisation that --normalisation names, or else that suits so
-    many frames to train on, and with --patience or what suits that."""
-    from convert.training.train import suited
+def normalisation_of(args: argparse.Namespace, frames: int) -> "Normalisation":
+    """Return the normalisation that --normalisation names, or that suits so many frames."""
+    from convert.training.train import suited_normalisation
 
-    if args.normalisation == "auto":
-        options = suited(options, frames)
-    elif args.normalisation == "learn":
-        options = dataclasses.replace(options, normalisation="learn", patience=None)
-    return dataclasses.replace(options, patience=args.patience or options.patience)
+    chosen: Normalisation | Literal["auto"] = args.normalisation
+    return suited_normalisation(frames, args.batch, args.folds) if chosen == "auto" else chosen
 
 
 def default_name(folder: Path) -> str:

@@ -169,7 +169,7 @@ def cross_validate(
 
 def _to_the_end(options: Options) -> Options:
     """Return the same options for a training that no epoch ends early."""
-    return replace(options, patience=None)
+    return replace(options, patience=options.epochs + 1)
 
 
 def _made(folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ KEPT_RATE, RATE, HEAD_RATE = 3e-5, 1e-3, 1e-3
 HEAD_EPOCHS, HEAD_PATIENCE = 300, 20
 # From so many frames on, normalisation that learns names more parts right that it has not seen.
 LEARNING_FRAMES = 150
+# Frames a step at least: the statistics of fewer are worth little, and of one frame they hide it.
+LEARNING_BATCH = 4
 # Epochs without a better one that end a training, unless its normalisation learns: its last ones
 # are nearly always the best.
 PATIENCE = 6
@@ -52,11 +54,11 @@ class Options:
     """The options of a training.
 
     alpha, size, weights: of `network.build`. epochs: of fine-tuning, at most. patience: epochs
-    without a better validation after which it ends, None for never. batch: frames a step. rate:
-    Adam's highest learning rate, None for the one that suits the rest. sparsity: share of zeros,
-    0..1, in the pruned kernels. teacher: what `distill.load_teacher` reads, None without one.
-    frozen: blocks that stay as they are, and normalisation: both of `network.freeze`. smoothing:
-    share of each label, 0..1, that is given to all classes alike: Szegedy et al., 2016
+    without a better validation after which it ends, and rate: Adam's highest learning rate; both
+    None for what suits weights and normalisation. batch: frames a step. sparsity: share
+    of zeros, 0..1, in the pruned kernels. teacher: what `distill.load_teacher` reads, None without
+    one. frozen: blocks that stay as they are, and normalisation: both of `network.freeze`.
+    smoothing: share of each label, 0..1, that is given to all classes alike: Szegedy et al., 2016
     (arXiv:1512.00567), section 7. mixup: `spread` of `inputs.mixed`, 0 for frames as they are.
     light: of the pictures that the network is shown.
     """
@@ -65,7 +67,7 @@ class Options:
     size: int = 224
     weights: network.Weights = "imagenet"
     epochs: int = 20
-    patience: int | None = PATIENCE
+    patience: int | None = None
     batch: int = 16
     rate: float | None = None
     seed: int = 0
@@ -85,13 +87,20 @@ class Options:
 
     @property
     def peak_rate(self) -> float:
-        """Return the learning rate that `rate` or `weights` asks for."""
+        """Return Adam's highest learning rate: `rate`, or what suits."""
         return self.rate or (KEPT_RATE if self.keeps else RATE)
 
     @property
     def keeps(self) -> bool:
         """Return True if ImageNet's normalisation stays as it is."""
         return self.pretrained and self.normalisation == "keep"
+
+    @property
+    def idle_epochs(self) -> float:
+        """Return after how many epochs without a better one it ends, inf for never: `patience`, or
+        what suits."""
+        learns = self.pretrained and not self.keeps
+        return self.patience or (math.inf if learns else PATIENCE)
 
     @property
     def first_epoch(self) -> int:
@@ -102,15 +111,16 @@ class Options:
         return 0 if self.pretrained else min(1, self.epochs)
 
 
-def suited(options: Options, frames: int) -> Options:
-    """Return the options with the normalisation that suits so many frames to train on, and with the
-    patience that suits it."""
-    learns = options.pretrained and frames >= LEARNING_FRAMES
-    return replace(
-        options,
-        normalisation="learn" if learns else "keep",
-        patience=None if learns else options.patience,
-    )
+def suited_normalisation(
+    frames: int, batch: int, folds: int | None = None
+) -> network.Normalisation:
+    """Return the normalisation that suits so many frames to train on, `batch` of them a step.
+
+    folds: parts of the frames of which each training holds one back, None if there are none.
+    """
+    if folds:
+        frames = frames * (folds - 1) // folds
+    return "learn" if frames >= LEARNING_FRAMES and batch >= LEARNING_BATCH else "keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,9 +368,9 @@ class Training:
         self.on_epoch(state.epoch, top1, loss)
 
     def _exhausted(self, state: Checkpoint) -> bool:
-        """Return True if the last `patience` epochs could have been the best and were not."""
-        others = state.epoch - max(state.best_epoch, self.options.first_epoch)
-        return self.options.patience is not None and others >= self.options.patience
+        """Return True if the last `idle_epochs` could have been the best and were not."""
+        idle = state.epoch - max(state.best_epoch, self.options.first_epoch)
+        return idle >= self.options.idle_epochs
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         """(float32 frames, targets, weights) of one epoch; the same for the same epoch."""

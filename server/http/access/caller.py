@@ -1,4 +1,4 @@
-"""Who asks: an API key or a bearer token, read from a request's headers; and whether a server may
+"""Reads from a request's headers who asks, by an API key or a bearer token; says if a server may
 start without asking for any. Imports nothing heavy: the start asks it first.
 
 Tokens are JSON Web Tokens (RFC 7519), verified by PyJWT. The algorithm is the operator's, never the

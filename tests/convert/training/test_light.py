@@ -154,7 +154,7 @@ def test_nothing_is_chosen_if_it_is_named_or_can_not_be(
 
 
 def test_train_says_which_light_it_chose(keras_home: Path, tmp_path: Path) -> None:
-    """How light a picture is tells the classes here."""
+    """It is shown pictures whose brightness tells their class."""
     words = ["train", "folder", "--weights", "imagenet-224", "--size", "32"]
     args = parser_for("train").parse_args(words)
     train = read_dataset(grainy_classes(tmp_path / "pictures", 8, (48, 40), blur=2))

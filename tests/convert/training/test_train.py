@@ -1,10 +1,12 @@
 """Training: real tiny networks on a few generated pictures."""
 
 import json
+import math
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from server_process import ROOT, environ_without_coverage
 from tiny_models import write_bundle
 
 from convert.__main__ import main, parser_for
-from convert.cli.train import normalised, options_from
+from convert.cli.train import normalisation_of, options_from
 from convert.data.dataset import read_dataset
 from convert.errors import ConvertError
 from convert.sources import imagenet
@@ -223,6 +225,11 @@ def test_a_work_folder_is_one_trainings(tmp_path: Path) -> None:
         (("--max-size-ratio", "nan"), "--max-size-ratio nan should be"),
         (("--sparsity", "1.5"), "--sparsity 1.5 should be from 0 to 0.99"),
         (("--epochs", "-1"), "--epochs -1 should be from 0"),
+        (("--normalisation", "learn"), "--normalisation learn does nothing with --weights none"),
+        (
+            ("--weights", "imagenet", "--normalisation", "learn", "--batch", "3"),
+            "--batch 3 should be at least 4",
+        ),
         (("--folds", "1"), "--folds 1 should be from 2 to 20"),
         (("--similar-apart",), "--similar-apart does nothing without --folds K"),
         (("--frozen", "18"), "--frozen 18 should be from 0 to 17"),
@@ -428,20 +435,23 @@ def test_frozen_blocks_do_not_learn(blocks: int, first: str) -> None:
     ("words", "frames", "learns", "patience", "rate"),
     [
         ((), 149, False, 6, 3e-5),
-        ((), 150, True, None, 1e-3),
+        ((), 150, True, math.inf, 1e-3),
         (("--patience", "3"), 200, True, 3, 1e-3),
         (("--normalisation", "keep"), 200, False, 6, 3e-5),
-        (("--normalisation", "learn"), 20, True, None, 1e-3),
+        (("--normalisation", "learn"), 20, True, math.inf, 1e-3),
+        (("--batch", "3"), 200, False, 6, 3e-5),
+        (("--folds", "5"), 187, False, 6, 3e-5),
+        (("--folds", "5"), 188, True, math.inf, 1e-3),
         (("--weights", "none"), 200, False, 6, 1e-3),
     ],
 )
 def test_normalisation_suits_the_number_of_frames(
-    words: tuple[str, ...], frames: int, learns: bool, patience: int | None, rate: float
+    words: tuple[str, ...], frames: int, learns: bool, patience: float, rate: float
 ) -> None:
     args = parser_for("train").parse_args(["train", "folder", *words])
-    options = normalised(args, options_from(args), frames)
-    assert (options.normalisation == "learn") is learns
-    assert (options.patience, options.peak_rate) == (patience, rate)
+    options = replace(options_from(args), normalisation=normalisation_of(args, frames))
+    assert (options.pretrained and not options.keeps) is learns
+    assert (options.idle_epochs, options.peak_rate) == (patience, rate)
 
 
 def test_a_head_begins_anew_if_normalisation_learns(
